@@ -1,0 +1,263 @@
+"""Everything that can go wrong, in one tree, sorted by whose fault it is.
+
+- `UsageError`: the person or program that called us asked for something impossible. Ask differently.
+- `MachineError`: this machine lacks or refuses something (a binary, disk space, a socket). Mend the machine.
+- `AgentError`: `claude`, or the API behind it, did something that ends the work. Look at the session.
+- `InternalError`: a bug of ours. Report it.
+
+Each class carries a stable `code` (for programs, over RPC and in `--json`), an `exit_code` (for shells,
+see `ExitCode`) and a `hint` that says what to do next. `str(error)` is always one line for a person:
+what happened, and to what.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class ExitCode(enum.IntEnum):
+    """What a `cms` command's exit status means. Documented in the README, never reused."""
+
+    COMPLETED = 0
+    FAILED = 1
+    USAGE = 2
+    NEEDS_INPUT = 3
+    COST_EXCEEDED = 4
+    TURNS_EXCEEDED = 5
+    TIME_EXCEEDED = 6
+    PROTECTED_PATH = 7
+    VERIFICATION_FAILED = 8
+    RATE_LIMITED = 9
+    NOT_FOUND = 10
+    DAEMON_UNAVAILABLE = 11
+    INTERRUPTED = 130
+
+
+class CmsError(Exception):
+    """The root of the tree: catch this to catch everything that cms raises on purpose.
+
+    Attributes:
+        message: one line, no trailing full stop.
+        hint: what to do about it, one line, or "".
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+# --- the caller's fault -------------------------------------------------------------------------
+
+
+class UsageError(CmsError):
+    """The request itself cannot be carried out as it stands."""
+
+    code = "usage"
+    exit_code = ExitCode.USAGE
+
+
+class NameTaken(UsageError):
+    """A session of that name exists already; nothing was changed."""
+
+    code = "name_taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"a session named {name!r} exists already",
+            hint=f"choose another name, or go on with it: cms send {name} MESSAGE",
+        )
+        self.name = name
+
+
+class SessionNotFound(UsageError):
+    """No session has that name.
+
+    Attributes:
+        name: the name that was asked for.
+        nearest: the existing name most like it, or "".
+    """
+
+    code = "not_found"
+    exit_code = ExitCode.NOT_FOUND
+
+    def __init__(self, name: str, nearest: str = "") -> None:
+        super().__init__(
+            f"no session named {name!r}",
+            hint=f"did you mean {nearest!r}?" if nearest else "`cms list` shows all sessions",
+        )
+        self.name = name
+        self.nearest = nearest
+
+
+class WrongStatus(UsageError):
+    """The session exists, but is in a status in which this cannot be done (paused, busy, stopping ...)."""
+
+    code = "wrong_status"
+
+    def __init__(self, name: str, status: str, wanted: str, *, hint: str = "") -> None:
+        super().__init__(f"session {name!r} is {status}: cannot {wanted}", hint=hint)
+        self.name = name
+        self.status = status
+
+
+# --- the machine's fault ------------------------------------------------------------------------
+
+
+class MachineError(CmsError):
+    """Something outside of cms and of the agent is missing, full, or refuses."""
+
+    code = "machine"
+
+
+class ClaudeNotFound(MachineError):
+    """No `claude` binary in any of the three places where it is looked for."""
+
+    code = "claude_not_found"
+
+    def __init__(self, tried: str) -> None:
+        super().__init__(
+            f"no `claude` found: {tried}",
+            hint="set CMS_CLAUDE to the binary, put `claude` on PATH, or pip install "
+            "'claude-multi-session[claude]'",
+        )
+
+
+class HomeUnusable(MachineError):
+    """CMS_HOME cannot be created, read or written."""
+
+    code = "home_unusable"
+
+
+class StoreError(MachineError):
+    """The store could not read or write; what was to be acknowledged was not."""
+
+    code = "store"
+
+
+class WorkDirError(MachineError):
+    """A session's work dir is gone, is no directory, or cannot be entered."""
+
+    code = "work_dir"
+    exit_code = ExitCode.USAGE
+
+
+class ContainmentError(MachineError):
+    """A process tree could not be put into a container, or could not be proved to have ended."""
+
+    code = "containment"
+
+
+class DaemonUnavailable(MachineError):
+    """The daemon does not answer, could not be started, or went away in the middle of a request."""
+
+    code = "daemon_unavailable"
+    exit_code = ExitCode.DAEMON_UNAVAILABLE
+
+
+class DaemonVersionMismatch(DaemonUnavailable):
+    """The daemon that holds the socket speaks another protocol version than this command."""
+
+    code = "daemon_version"
+
+
+# --- the agent's or its API's fault -------------------------------------------------------------
+
+
+class AgentError(CmsError):
+    """`claude` or the API behind it ended the work."""
+
+    code = "agent"
+
+
+class ProtocolError(AgentError):
+    """The child broke the protocol beyond repair (an endless line, an impossible answer)."""
+
+    code = "protocol"
+
+
+class LineTooLong(ProtocolError):
+    """One line from the child passed the limit.
+
+    Attributes:
+        limit: the limit in bytes.
+    """
+
+    code = "line_too_long"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"a line of the agent's output passed {limit} bytes",
+            hint="raise CMS_MAX_LINE (bytes) if the task really needs such lines",
+        )
+        self.limit = limit
+
+
+class AgentDied(AgentError):
+    """The child ended though nobody asked it to.
+
+    Attributes:
+        returncode: its exit status, negative for a signal.
+        stderr_tail: the last of what it wrote to stderr.
+    """
+
+    code = "agent_died"
+
+    def __init__(self, stage: str, returncode: int | None, stderr_tail: str = "") -> None:
+        how = "vanished" if returncode is None else (
+            f"was killed by signal {-returncode}" if returncode < 0 else f"exited with {returncode}"
+        )
+        tail = f": {stderr_tail.strip().splitlines()[-1][:300]}" if stderr_tail.strip() else ""
+        super().__init__(f"claude {how} {stage}{tail}")
+        self.returncode = returncode
+        self.stderr_tail = stderr_tail
+
+
+class NotLoggedIn(AgentError):
+    """The binary has no credentials at all."""
+
+    code = "not_logged_in"
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(
+            f"claude is not logged in{': ' + detail if detail else ''}",
+            hint="run `claude` once and log in, or set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN",
+        )
+
+
+class AuthenticationFailed(AgentError):
+    """The API refused the credentials (401 or 403); waiting does not help."""
+
+    code = "authentication_failed"
+
+
+class ControlTimeout(AgentError):
+    """The child did not answer a control request in time.
+
+    Attributes:
+        subtype: which request.
+        seconds: how long was waited.
+    """
+
+    code = "control_timeout"
+
+    def __init__(self, subtype: str, seconds: float) -> None:
+        super().__init__(f"claude did not answer `{subtype}` within {seconds:g} s")
+        self.subtype = subtype
+        self.seconds = seconds
+
+
+# --- our fault ----------------------------------------------------------------------------------
+
+
+class InternalError(CmsError):
+    """A bug of ours: please report it with the daemon's log."""
+
+    code = "internal"
