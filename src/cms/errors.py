@@ -31,6 +31,7 @@ class ExitCode(enum.IntEnum):
     RATE_LIMITED = 9
     NOT_FOUND = 10
     DAEMON_UNAVAILABLE = 11
+    STALLED = 12
     INTERRUPTED = 130
 
 

@@ -1,0 +1,131 @@
+"""Settings: where things live, which limits hold by default, which binary is `claude`.
+
+Frozen values, read once from the environment (and, for what a person wants always, from flags). No I/O but
+the look for the binary; nothing is created here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from .errors import ClaudeNotFound, UsageError
+from .session.model import Limits
+
+#: What a delegation may use when nobody says otherwise.
+DELEGATE_LIMITS = Limits(max_cost=2.0, max_turns=50)
+DEFAULT_MODEL = "sonnet"
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Everything a supervisor needs to know about its surroundings.
+
+    Attributes:
+        home: the folder with the store, the raw logs, the socket and the lock (`CMS_HOME`).
+        claude: argv prefix that starts claude. Empty: look for it when first needed (`find_claude`).
+        environ: the environment that sessions' environments are cut from.
+        max_line: bytes of one line of the agent's output (`CMS_MAX_LINE`).
+        idle_exit: seconds without a live session or a client after which a daemon leaves
+            (`CMS_IDLE_EXIT`); None means never.
+        start_timeout: seconds for a new process to answer its first request.
+        control_timeout: seconds for any later control request.
+        grace: seconds that each rung of the stop ladder gets.
+        containment: "auto", or the name of one mechanism (`CMS_CONTAINMENT`).
+    """
+
+    home: Path
+    claude: tuple[str, ...] = ()
+    environ: Mapping[str, str] = {}
+    max_line: int = 64 * 1024 * 1024
+    idle_exit: float | None = 600.0
+    start_timeout: float = 60.0
+    control_timeout: float = 20.0
+    grace: float = 5.0
+    containment: str = "auto"
+
+    @property
+    def socket(self) -> Path:
+        return self.home / "daemon.sock"
+
+    @property
+    def lock(self) -> Path:
+        return self.home / "daemon.lock"
+
+    @property
+    def log(self) -> Path:
+        return self.home / "daemon.log"
+
+    @property
+    def database(self) -> Path:
+        return self.home / "cms.db"
+
+    @property
+    def raw(self) -> Path:
+        """The folder of the append-only raw line logs, one file a session."""
+        return self.home / "raw"
+
+
+def _number(environ: Mapping[str, str], key: str, default: float) -> float:
+    text = environ.get(key, "")
+    if not text:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{key}={text!r} is not a positive number")
+    return value
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment.
+
+    Raises:
+        UsageError: a variable holds what cannot be meant.
+    """
+    env = dict(os.environ if environ is None else environ)
+    home_text = env.get("CMS_HOME", "")
+    home = Path(home_text).expanduser() if home_text else Path("~/.claude-multi-session").expanduser()
+    idle_text = env.get("CMS_IDLE_EXIT", "")
+    return Settings(
+        home=Path(os.path.abspath(home)),  # noqa: PTH100 - Path.resolve would follow links, which a user may want kept
+        environ=env,
+        max_line=int(_number(env, "CMS_MAX_LINE", 64 * 1024 * 1024)),
+        idle_exit=None if idle_text in ("0", "never") else _number(env, "CMS_IDLE_EXIT", 600.0),
+        start_timeout=_number(env, "CMS_START_TIMEOUT", 60.0),
+        control_timeout=_number(env, "CMS_CONTROL_TIMEOUT", 20.0),
+        grace=_number(env, "CMS_GRACE", 5.0),
+        containment=env.get("CMS_CONTAINMENT", "auto"),
+    )
+
+
+def find_claude(settings: Settings) -> tuple[str, ...]:
+    """The argv prefix that starts claude: `CMS_CLAUDE`, else PATH, else the `claude-agent-sdk` wheel.
+
+    Raises:
+        ClaudeNotFound: none of the three has it; the message names what was tried.
+    """
+    if settings.claude:
+        return settings.claude
+    named = settings.environ.get("CMS_CLAUDE", "")
+    if named:
+        found = shutil.which(named, path=settings.environ.get("PATH"))
+        if found:
+            return (found,)
+        raise ClaudeNotFound(f"CMS_CLAUDE names {named!r}, which is not an executable file")
+    found = shutil.which("claude", path=settings.environ.get("PATH"))
+    if found:
+        return (found,)
+    # find_spec, not import: importing the SDK takes most of a second.
+    spec = importlib.util.find_spec("claude_agent_sdk")
+    if spec is not None and spec.origin is not None:
+        bundled = Path(spec.origin).parent / "_bundled" / "claude"
+        if os.access(bundled, os.X_OK):
+            return (str(bundled),)
+    raise ClaudeNotFound("CMS_CLAUDE is not set, PATH has none, and claude-agent-sdk is not installed")

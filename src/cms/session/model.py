@@ -1,0 +1,333 @@
+"""The records: what a session, an interaction, a limit, a verdict and a receipt are.
+
+Values only. They are what the store keeps, what the RPC carries and what `--json` prints, so their field
+names (camelCase on the outside) are the product's vocabulary and change only with a migration.
+
+Units, everywhere: money in US dollars, times in seconds since the epoch (UTC), durations in seconds, except
+`DelegateResult.duration` and `Reply.duration`, which are milliseconds because programs written against the
+original tool read them so.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from ..errors import ExitCode
+
+
+class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=False):
+    """A frozen value with camelCase names on the outside."""
+
+
+class SessionStatus(enum.StrEnum):
+    """Where a session is in its life. Each has an icon in `cms list`."""
+
+    CREATED = "created"  # in the books, nothing started yet
+    STARTING = "starting"  # a process is coming up
+    READY = "ready"  # a live process, nothing to do
+    BUSY = "busy"  # a live process at work
+    PAUSED = "paused"  # a live process that accepts no message
+    STOPPED = "stopped"  # ended gracefully; resumable
+    KILLED = "killed"  # ended by force; resumable
+    FAILED = "failed"  # the process died or could not start; resumable where a conversation exists
+    ERROR = "error"  # its end could not be proved: processes may be left
+    COMPLETED = "completed"  # a delegation that was judged done; resumable
+
+
+#: Statuses in which a process is (or is about to be) alive.
+LIVE = frozenset(
+    {SessionStatus.STARTING, SessionStatus.READY, SessionStatus.BUSY, SessionStatus.PAUSED}
+)
+
+
+class InteractionState(enum.StrEnum):
+    """What is known of one message. Nothing leaves `queued` before that is on disk."""
+
+    QUEUED = "queued"  # stored, not yet written to the process: certainly unsent
+    SENT = "sent"  # written, or about to be: doubtful after a crash
+    RUNNING = "running"  # claude said that it began
+    DONE = "done"  # answered
+    FAILED = "failed"  # ended with an error
+    INTERRUPTED = "interrupted"  # a limit, a person, a crash or a stop ended it
+    DOUBTFUL = "doubtful"  # after a crash: it may or may not have reached claude
+
+
+#: States that an interaction never leaves.
+ENDED = frozenset(
+    {
+        InteractionState.DONE,
+        InteractionState.FAILED,
+        InteractionState.INTERRUPTED,
+        InteractionState.DOUBTFUL,
+    }
+)
+
+
+class Outcome(enum.StrEnum):
+    """How a delegation ended. Each has its exit code (`exit_code_of`) and its icon."""
+
+    COMPLETED = "completed"
+    NEEDS_INPUT = "needs_input"
+    FAILED = "failed"
+    COST_EXCEEDED = "cost_exceeded"
+    TURNS_EXCEEDED = "turns_exceeded"
+    TIME_EXCEEDED = "time_exceeded"
+    STALLED = "stalled"
+    PROTECTED_PATH = "protected_path"
+    VERIFICATION_FAILED = "verification_failed"
+    RATE_LIMITED = "rate_limited"
+    INTERRUPTED = "interrupted"
+
+
+_EXIT_CODES = {
+    Outcome.COMPLETED: ExitCode.COMPLETED,
+    Outcome.FAILED: ExitCode.FAILED,
+    Outcome.NEEDS_INPUT: ExitCode.NEEDS_INPUT,
+    Outcome.COST_EXCEEDED: ExitCode.COST_EXCEEDED,
+    Outcome.TURNS_EXCEEDED: ExitCode.TURNS_EXCEEDED,
+    Outcome.TIME_EXCEEDED: ExitCode.TIME_EXCEEDED,
+    Outcome.STALLED: ExitCode.STALLED,
+    Outcome.PROTECTED_PATH: ExitCode.PROTECTED_PATH,
+    Outcome.VERIFICATION_FAILED: ExitCode.VERIFICATION_FAILED,
+    Outcome.RATE_LIMITED: ExitCode.RATE_LIMITED,
+    Outcome.INTERRUPTED: ExitCode.INTERRUPTED,
+}
+
+
+def exit_code_of(outcome: Outcome) -> ExitCode:
+    """The exit status of a command that waited for a delegation that ended so."""
+    return _EXIT_CODES[outcome]
+
+
+class Limits(Record, frozen=True):
+    """What a session may use. None means no limit of ours.
+
+    Cost, turns and tool calls bound the whole session, follow-ups included; time and silence bound each
+    interaction (a session may rest for days between two).
+    """
+
+    max_cost: float | None = None  # USD
+    max_turns: int | None = None  # API calls of the main conversation
+    max_time: float | None = None  # seconds of one interaction
+    max_silence: float | None = None  # seconds without a line from claude while busy
+    max_tool_calls: int | None = None
+    max_memory: int | None = None  # bytes, the whole process tree
+    max_procs: int | None = None
+
+
+Preset = Literal["read-only", "review", "edit", "full", "plan"]
+PRESETS: tuple[Preset, ...] = ("read-only", "review", "edit", "full", "plan")
+OnViolation = Literal["stop", "deny"]
+
+
+class SessionOptions(Record, frozen=True):
+    """Everything a person chose about a session; enough to start it, and to resume it days later."""
+
+    name: str
+    work_dir: str  # absolute
+    model: str = "sonnet"
+    preset: Preset = "edit"
+    limits: Limits = Limits()
+    delegated: bool = False
+    safety: bool = True
+    permission_mode: str = ""  # overrides the preset's arrangement; the gate still stands in front
+    allowed_tools: tuple[str, ...] = ()  # permission rules handed to claude: `Bash(pytest *)`
+    disallowed_tools: tuple[str, ...] = ()
+    system_prompt: str = ""
+    append_system_prompt: str = ""
+    agent: str = ""
+    fallback_model: str = ""
+    effort: str = ""
+    add_dirs: tuple[str, ...] = ()
+    mcp_config: tuple[str, ...] = ()
+    settings: str = ""
+    protect: tuple[str, ...] = ()  # globs added to the protected paths
+    protect_read: tuple[str, ...] = ()  # globs that may not even be read
+    allow_write: tuple[str, ...] = ()  # globs taken out of the protected paths
+    on_violation: OnViolation = "stop"
+    verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
+
+
+class TokenUsage(Record, frozen=True):
+    """Tokens and money that one model took (a line of claude's `modelUsage`)."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        return TokenUsage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cache_read_input_tokens + other.cache_read_input_tokens,
+            self.cache_creation_input_tokens + other.cache_creation_input_tokens,
+            self.cost_usd + other.cost_usd,
+        )
+
+
+class Denial(Record, frozen=True):
+    """One tool call that was refused, by whom and why."""
+
+    tool: str
+    detail: str  # the path, the command: what it was about, in a line
+    reason: str
+    by: Literal["gate", "nobody", "claude"] = "gate"
+    violation: bool = False  # it touched a protected path
+
+
+class Question(Record, frozen=True):
+    """What the model asked a person (AskUserQuestion), one question of possibly several."""
+
+    question: str
+    header: str = ""
+    options: tuple[str, ...] = ()
+    multi_select: bool = False
+
+
+class Interaction(Record, frozen=True):
+    """One message and everything that came back for it."""
+
+    id: str  # the message's UUID, ours
+    session_id: str
+    number: int  # 1 is the session's first
+    type: str  # "spawn", "send", "resume", "fork", "delegate", "continue"
+    prompt: str
+    timestamp: float  # when it was accepted
+    state: InteractionState = InteractionState.QUEUED
+    response: str = ""
+    cost: float = 0.0
+    cost_exact: bool = True  # False: at least this much (the process died before it said)
+    turns: int = 0
+    duration: float = 0.0  # seconds
+    ended: float | None = None
+    is_error: bool = False
+    error: str = ""
+    outcome: Outcome | None = None
+    tools_used: tuple[str, ...] = ()  # each once, in order of first use
+    tool_calls: int = 0
+    denials: tuple[Denial, ...] = ()
+    questions: tuple[Question, ...] = ()
+    usage: dict[str, TokenUsage] = {}
+
+
+class Step(Record, frozen=True):
+    """One rung of the stop ladder: what was tried and how long it took."""
+
+    name: Literal["interrupt", "eof", "terminate", "kill"]
+    seconds: float
+    worked: bool
+
+
+class Receipt(Record, frozen=True):
+    """The proof of an end: what was alive, what was done, what is left."""
+
+    reason: str
+    steps: tuple[Step, ...] = ()
+    returncode: int | None = None
+    alive: tuple[str, ...] = ()  # "pid command" of what still lived when force was used
+    seconds: float = 0.0
+    mechanism: str = ""
+    empty: bool = False  # proved: nothing of the process tree is left
+    left: tuple[str, ...] = ()
+    at: float = 0.0
+
+
+class SessionRecord(Record, frozen=True):
+    """A session as the store knows it."""
+
+    id: str  # our UUID; also the first conversation id handed to claude
+    name: str
+    status: SessionStatus
+    options: SessionOptions
+    created: float
+    last_saved: float
+    claude_session_id: str = ""  # the conversation now (`/clear` gives a new one); "" before the first init
+    parent_id: str = ""  # the session this one was forked from
+    pid: int | None = None
+    total_cost_usd: float = 0.0
+    cost_exact: bool = True
+    total_turns: int = 0
+    interaction_count: int = 0
+    tool_calls: int = 0
+    error: str = ""
+    claude_version: str = ""
+    unknown_lines: int = 0
+    noise_lines: int = 0
+    receipt: Receipt | None = None
+    depth: int = 0
+
+
+class Reply(Record, frozen=True):
+    """The answer to one message, as `spawn`, `send` and `resume` give it."""
+
+    name: str
+    status: SessionStatus
+    text: str
+    cost: float
+    turns: int
+    duration: int  # milliseconds
+    is_error: bool
+    session_id: str
+    interaction_id: str
+    pid: int | None = None
+    error: str = ""
+    total_cost_usd: float = 0.0
+    outcome: Outcome = Outcome.COMPLETED
+    questions: tuple[Question, ...] = ()
+    denials: tuple[Denial, ...] = ()
+
+
+class Violation(Record, frozen=True):
+    """One touch of a protected path, as the original's programs read it."""
+
+    message: str
+
+
+class Safety(Record, frozen=True):
+    """What the safety net saw during a delegation."""
+
+    enabled: bool = True
+    total_violations: int = 0
+    violations: tuple[Violation, ...] = ()
+    denials: tuple[Denial, ...] = ()
+
+
+class DelegateResult(Record, frozen=True):
+    """What `delegate` and `continue` give: the verdict, and everything it rests on."""
+
+    status: Outcome
+    name: str
+    response: str
+    error: str | None
+    cost: float
+    turns: int
+    duration: int  # milliseconds
+    tools_used: tuple[str, ...]
+    can_continue: bool
+    safety: Safety
+    reasons: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
+    session_id: str = ""
+    cost_exact: bool = True
+    tool_calls: int = 0
+    receipt: Receipt | None = None
+
+
+class Progress(Record, frozen=True):
+    """What a watcher of a session is told; small, droppable, never the only copy of anything."""
+
+    name: str
+    kind: Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]
+    text: str = ""
+    status: SessionStatus = SessionStatus.BUSY
+    cost: float = 0.0
+    max_cost: float | None = None
+    turns: int = 0
+    max_turns: int | None = None
+    tool: str = ""
+    at: float = 0.0
