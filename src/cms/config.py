@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import ClaudeNotFound, UsageError
-from .session.model import Limits
+from cms.errors import ClaudeNotFound, UsageError
+from cms.session.model import Limits
 
 #: What a delegation may use when nobody says otherwise.
 DELEGATE_LIMITS = Limits(max_cost=2.0, max_turns=50)

@@ -212,8 +212,10 @@ class AgentDied(AgentError):
     code = "agent_died"
 
     def __init__(self, stage: str, returncode: int | None, stderr_tail: str = "") -> None:
-        how = "vanished" if returncode is None else (
-            f"was killed by signal {-returncode}" if returncode < 0 else f"exited with {returncode}"
+        how = (
+            "vanished"
+            if returncode is None
+            else (f"was killed by signal {-returncode}" if returncode < 0 else f"exited with {returncode}")
         )
         tail = f": {stderr_tail.strip().splitlines()[-1][:300]}" if stderr_tail.strip() else ""
         super().__init__(f"claude {how} {stage}{tail}")

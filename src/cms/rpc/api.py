@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from ..session.model import (
+from cms.session.model import (
     DelegateResult,
     Interaction,
     Limits,

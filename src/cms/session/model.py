@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from ..errors import ExitCode
+from cms.errors import ExitCode
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=False):
@@ -38,9 +38,7 @@ class SessionStatus(enum.StrEnum):
 
 
 #: Statuses in which a process is (or is about to be) alive.
-LIVE = frozenset(
-    {SessionStatus.STARTING, SessionStatus.READY, SessionStatus.BUSY, SessionStatus.PAUSED}
-)
+LIVE = frozenset({SessionStatus.STARTING, SessionStatus.READY, SessionStatus.BUSY, SessionStatus.PAUSED})
 
 
 class InteractionState(enum.StrEnum):
