@@ -31,13 +31,17 @@ import trio
 from msgspec import Struct
 
 from . import events
-from .script import Block, Drop, Fail, Message, Place, RateLimit, Reply, Usage, locate
+from .script import Block, Drop, Fail, Message, Place, RateLimit, Reply, locate
 
 MAX_BODY: Final = 64 * 1024 * 1024
 """Bytes of a request body; more is answered with 413."""
 
 KEPT_REQUESTS: Final = 10_000
 _RECEIVE: Final = 65536
+
+# How compaction begins its request, and an answer in the shape it wants (else it asks again).
+_SUMMARY_WANTED: Final = "CRITICAL: Respond with TEXT ONLY"
+_SIDE_REPLY: Final = Reply(text="<summary>What was rehearsed so far.</summary>")
 
 _ERROR_TYPES: Final = {
     400: "invalid_request_error",
@@ -81,7 +85,7 @@ class Request(Struct, frozen=True):
         messages: how many the conversation had.
         step: which reply of the script was due; attempts at it count from 0.
         scripted: whether there was a script at all.
-        side: a call that `claude` makes for itself (a title, a quota check), with no part in a script.
+        side: a call that `claude` makes for itself (a summary), with no part in a script.
         status: what it was answered with; 0 where the connection was to be dropped.
     """
 
@@ -180,7 +184,7 @@ class ScriptedAPI:
                 await wire.error(413, f"the body passes {MAX_BODY} bytes")
                 return
             match head.method, target:
-                case b"HEAD", "/":
+                case b"HEAD", _:  # `claude` asks / and /api/hello whether anybody is there
                     await wire.send_whole(200, b"")
                 case b"POST", "/v1/messages":
                     await self._answer(wire, head, body)
@@ -201,7 +205,7 @@ class ScriptedAPI:
 
         side = _is_side_call(question)
         session_id = dict(head.headers).get(b"x-claude-code-session-id", b"").decode("latin-1")
-        reply = Reply(text="Rehearsal", usage=Usage()) if side else place.reply
+        reply = _SIDE_REPLY if side else place.reply
         attempt = 0
         if reply.faults:
             key = f"{session_id}/{place.key}"
@@ -392,7 +396,13 @@ def _encode(value: object) -> bytes:
 
 
 def _is_side_call(question: _Question) -> bool:
-    return False
+    """Whether `claude` asks for a purpose of its own.
+
+    Measured (2.1.330, `-p`): no titles, no quota checks, no classifier; only the summary that compaction asks
+    for, as one more user message in the conversation.
+    """
+    texts = [text for message in question.messages[-1:] for text in message.texts()]
+    return bool(texts) and texts[-1].startswith(_SUMMARY_WANTED)
 
 
 def _rate_limit_headers(limit: RateLimit | None) -> list[tuple[str, str]]:

@@ -49,6 +49,7 @@ _MACHINE_MADE: Final = (
     "<command-name>",
     "<command-message>",
     "[Request interrupted",
+    "This session is being continued from a previous conversation",
     "[SYSTEM NOTIFICATION",
     "Caveat: ",
     "Continue from where you left off.",
@@ -250,10 +251,12 @@ class Price(Struct, frozen=True):
         ) / 1e6
 
 
+# As claude 2.1.330 reckons its current models (measured through the scripted API).
 _PRICES: Final = {
-    "opus": Price(4.0, 20.0, 5.0, 0.4),
-    "sonnet": Price(3.0, 15.0, 3.75, 0.3),
-    "haiku": Price(1.0, 5.0, 1.25, 0.1),
+    "opus": Price(4.0, 20.0, 5.0, 0.2),
+    "sonnet": Price(2.0, 10.0, 2.5, 0.1),
+    "haiku": Price(0.1, 0.5, 0.125, 0.01),
+    "fable": Price(10.0, 50.0, 12.5, 1.0),
 }
 
 
@@ -338,9 +341,9 @@ class Place(Struct, frozen=True):
     @property
     def reply(self) -> Reply:
         """What the model says next: never nothing, for a conversation must be able to go on."""
-        if self.script is None:
+        if self.script is None and self.said:
             return Reply(text=f"You said: {self.said[:200]}", usage=Usage(output_tokens=10))
-        if self.step < len(self.script.replies):
+        if self.script is not None and self.step < len(self.script.replies):
             return self.script.replies[self.step]
         return Reply(text="Done.")
 
@@ -355,7 +358,9 @@ def locate(messages: Iterable[Message]) -> Place:
     """Find the script in force and the step it is at.
 
     The prompt in force is the last user text that no machine made. `claude` may put several prompts into one
-    message (after an interrupt) and its own notes around them, so texts are looked at, not messages.
+    message (after an interrupt) and its own notes around them, so texts are looked at, not messages. Two things
+    end a script early: a compaction, which takes the prompt out of the conversation, and nothing else; a
+    prompt sent while a tool runs comes as a `system` message, and the script in force goes on across it.
     """
     current, prompts, step = "", 0, 0
     for message in messages:
