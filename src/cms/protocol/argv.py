@@ -1,0 +1,165 @@
+"""From what a person chose about a session to the argv and the environment of `claude`.
+
+An arrangement is what a preset means in claude's own terms: a permission mode and the hard list of built-in
+tools. The list is the stronger of the two: a tool that is not on it does not exist in the session, nor for
+its subagents, so a read-only session has no tool that writes.
+
+The mode is `manual` with us as the permission host. There a tool call runs only if the gate (the PreToolUse
+hook, which comes first) allows it, or if claude itself deems it harmless; what is left is asked of us
+and refused. An error, a closed pipe or a silent gate refuse too. `dontAsk` fails closed as well but hides the
+model's questions to a person; `bypassPermissions` and `acceptEdits` fail open (an error answer runs the tool),
+so they are used only when a person names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from cms.session.model import Preset, SessionOptions
+
+READ_TOOLS = ("Read", "Grep", "Glob", "LSP", "NotebookRead")
+WRITE_TOOLS = ("Edit", "Write", "MultiEdit", "NotebookEdit")
+#: The agent's own book-keeping: nothing outside of the session changes.
+OWN_TOOLS = ("TodoWrite", "TaskOutput", "TaskStop", "ToolSearch", "Skill", "ReportFindings")
+#: Subagents; their tools come from the same list and their calls pass the same gate.
+AGENT_TOOLS = ("Task", "Agent", "SendMessage", "ListAgents")
+QUESTION_TOOL = "AskUserQuestion"
+PLAN_TOOL = "ExitPlanMode"
+
+_EDIT = (*READ_TOOLS, *WRITE_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, "Bash", QUESTION_TOOL)
+
+
+class Arrangement(msgspec.Struct, frozen=True):
+    """Permission mode and hard tool list of a preset. `tools` None: every built-in tool exists."""
+
+    mode: str
+    tools: tuple[str, ...] | None
+
+
+ARRANGEMENTS: dict[Preset, Arrangement] = {
+    "read-only": Arrangement("manual", (*READ_TOOLS, QUESTION_TOOL)),
+    "review": Arrangement("manual", (*READ_TOOLS, "ReportFindings", *AGENT_TOOLS, QUESTION_TOOL)),
+    "plan": Arrangement("plan", (*READ_TOOLS, PLAN_TOOL, QUESTION_TOOL)),
+    "edit": Arrangement("manual", _EDIT),
+    "full": Arrangement("manual", None),
+}
+
+#: Put behind the system prompt, so that the model knows what it is in.
+_UNATTENDED = (
+    "You are running unattended: nobody watches and nobody can grant permissions. A refused tool call stays "
+    "refused; find another way or say what you would need. If you cannot go on without an answer from a "
+    "person, ask once with AskUserQuestion and stop."
+)
+_REVIEW = "Review only: read, judge, and report findings with file and line. Change nothing."
+
+
+def build_argv(
+    claude: Sequence[str],
+    options: SessionOptions,
+    *,
+    session_id: str,
+    resume: str = "",
+    fork: bool = False,
+    budget: float | None = None,
+    turns: int | None = None,
+) -> list[str]:
+    """The whole argv of a session's process.
+
+    Args:
+        claude: the argv prefix that starts the binary.
+        session_id: the conversation id for a new conversation (or for the branch, with `fork`).
+        resume: the conversation to go on with; "" starts a new one.
+        fork: branch off `resume` instead of going on in it.
+        budget: USD that this process may spend: claude's own second lock behind our gate.
+        turns: API calls a message may take, likewise.
+    """
+    arrangement = ARRANGEMENTS[options.preset]
+    argv = [
+        *claude,
+        "-p",
+        "--input-format=stream-json",
+        "--output-format=stream-json",
+        "--verbose",
+        "--include-partial-messages",
+        "--permission-prompt-tool=stdio",
+        f"--permission-mode={options.permission_mode or arrangement.mode}",
+        f"--model={options.model}",
+    ]
+    if resume:
+        argv.append(f"--resume={resume}")
+        if fork:
+            argv += ["--fork-session", f"--session-id={session_id}"]
+    else:
+        argv.append(f"--session-id={session_id}")
+    if arrangement.tools is not None and not options.permission_mode:
+        argv.append(f"--tools={','.join(arrangement.tools)}")
+    # One `--flag=value` per value: the flags take lists, and would swallow what follows.
+    argv += [f"--allowedTools={rule}" for rule in options.allowed_tools]
+    argv += [f"--disallowedTools={rule}" for rule in options.disallowed_tools]
+    if options.system_prompt:
+        argv.append(f"--system-prompt={options.system_prompt}")
+    appended = [options.append_system_prompt] if options.append_system_prompt else []
+    if options.preset == "review":
+        appended.append(_REVIEW)
+    if options.delegated:
+        appended.append(_UNATTENDED)
+    if appended:
+        argv.append("--append-system-prompt=" + "\n\n".join(appended))
+    for flag, value in (
+        ("--agent", options.agent),
+        ("--fallback-model", options.fallback_model),
+        ("--effort", options.effort),
+        ("--settings", options.settings),
+    ):
+        if value:
+            argv.append(f"{flag}={value}")
+    argv += [f"--add-dir={folder}" for folder in options.add_dirs]
+    argv += [f"--mcp-config={config}" for config in options.mcp_config]
+    if budget is not None:
+        argv.append(f"--max-budget-usd={budget:.6f}")
+    if turns is not None:
+        argv.append(f"--max-turns={turns}")
+    return argv
+
+
+#: What a parent Claude Code sets for its own children; in ours it would change the child's behaviour.
+_KEEP_CLAUDE_CODE = frozenset(
+    {
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "CLAUDE_CODE_USE_BEDROCK",
+        "CLAUDE_CODE_USE_VERTEX",
+        "CLAUDE_CODE_USE_FOUNDRY",
+        "CLAUDE_CODE_SKIP_BEDROCK_AUTH",
+        "CLAUDE_CODE_SKIP_VERTEX_AUTH",
+        "CLAUDE_CODE_SKIP_FOUNDRY_AUTH",
+        "CLAUDE_CODE_API_KEY_HELPER_TTL_MS",
+        "CLAUDE_CODE_CLIENT_CERT",
+        "CLAUDE_CODE_CLIENT_KEY",
+        "CLAUDE_CODE_CLIENT_KEY_PASSPHRASE",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS",
+        "CLAUDE_CODE_SHELL",
+        "CLAUDE_CODE_SUBAGENT_MODEL",
+    }
+)
+
+
+def build_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a session's process, cut from ours.
+
+    Out goes what a parent Claude Code left (`CLAUDECODE`, `CLAUDE_CODE_*`) unless it names a provider or a
+    credential, and everything of our own (`CMS_*`). What a user configured on purpose stays.
+    """
+    child = {
+        key: value
+        for key, value in environ.items()
+        if key != "CLAUDECODE"
+        and not key.startswith("CMS_")
+        and (not key.startswith("CLAUDE_CODE_") or key in _KEEP_CLAUDE_CODE)
+    }
+    # Without it there is no `idle`, and with it the end of the work is known (see session.state).
+    child["CLAUDE_CODE_SDK_READS_SESSION_STATE"] = "1"
+    child.setdefault("DISABLE_AUTOUPDATER", "1")
+    return child

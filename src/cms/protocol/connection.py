@@ -1,0 +1,194 @@
+"""One side of a conversation with `claude`, without I/O.
+
+    lines = connection.receive_data(await stdout.receive_some())   # raw, for the log, before parsing
+    while (event := connection.next_event()) is not None:
+        ...
+    await stdin.send_all(connection.send_message(uuid, text))
+
+Rules it keeps:
+
+- Each control request of ours has an id; its answer comes out as `Answered` with the request that it
+  answers. An answer to nothing we asked comes out as `Unknown`.
+- Each request of claude's is answered at most once (`answer`, `refuse`); an answer to a request that it took
+  back, or that was answered before, is a bug of ours and raises `InternalError`.
+- After end of file every question of ours that is still open comes out as `Unanswered`, then `Closed`.
+
+Time-outs are the caller's: the connection knows no clock, `forget` takes a question back.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import msgspec
+
+from cms.errors import InternalError
+from cms.protocol.framing import MAX_LINE, LineBuffer
+from cms.protocol.messages import (
+    Answer,
+    Ask,
+    CanUseTool,
+    ControlCancelRequest,
+    ControlResponse,
+    HookCallback,
+    Line,
+    Noise,
+    Unknown,
+    UnknownControlRequest,
+    decode,
+    encode_answer,
+    encode_message,
+    encode_refusal,
+    encode_request,
+)
+
+
+class Answered(Line, frozen=True):
+    """claude answered a control request of ours.
+
+    Attributes:
+        ask: what we asked.
+        response: the answer's body, "{}" where there is none.
+        error: claude's words if it refused, else "".
+    """
+
+    request_id: str
+    ask: Ask
+    response: msgspec.Raw
+    error: str = ""
+
+
+class Unanswered(Line, frozen=True):
+    """The stream ended before this control request of ours was answered."""
+
+    request_id: str
+    ask: Ask
+
+
+class Closed(Line, frozen=True):
+    """claude closed its stdout: nothing more will come."""
+
+
+class Connection:
+    """Frames, decodes, and matches questions with answers, both ways.
+
+    Attributes:
+        unknown: how many lines of an unknown kind were seen.
+        noise: how many lines were no JSON object.
+    """
+
+    def __init__(self, max_line: int = MAX_LINE) -> None:
+        self._buffer = LineBuffer(max_line)
+        self._lines: deque[bytes] = deque()
+        self._asked: dict[str, Ask] = {}
+        self._owed: set[str] = set()
+        self._count = 0
+        self._ended: deque[Line] | None = None
+        self.unknown = 0
+        self.noise = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"<Connection asked={len(self._asked)} owed={len(self._owed)} lines={len(self._lines)} "
+            f"pending={self._buffer.pending} unknown={self.unknown} noise={self.noise}>"
+        )
+
+    # --- in ---
+
+    def receive_data(self, data: bytes) -> list[bytes]:
+        """Take what was read, b"" for end of file; return the raw lines that it completed.
+
+        Raises:
+            LineTooLong: the connection is of no use afterwards.
+        """
+        if data:
+            lines = self._buffer.receive(data)
+        else:
+            rest = self._buffer.close()
+            lines = [rest] if rest else []
+            if self._ended is None:
+                self._ended = deque()
+                self._ended.extend(Unanswered(key, ask) for key, ask in self._asked.items())
+                self._ended.append(Closed())
+                self._asked.clear()
+                self._owed.clear()
+        self._lines.extend(lines)
+        return lines
+
+    def next_event(self) -> Line | None:
+        """The next event, or None when more data is needed (or, after `Closed`, for ever)."""
+        if self._lines:
+            return self._interpret(decode(self._lines.popleft()))
+        if self._ended:
+            return self._ended.popleft()
+        return None
+
+    def _interpret(self, line: Line) -> Line:
+        match line:
+            case ControlResponse(response=reply):
+                ask = self._asked.pop(reply.request_id, None)
+                if ask is None:
+                    self.unknown += 1
+                    return Unknown("control_response", reply.subtype, bytes(reply.response))
+                error = reply.error or "unknown error" if reply.subtype != "success" else ""
+                return Answered(reply.request_id, ask, reply.response, error)
+            case HookCallback() | CanUseTool() | UnknownControlRequest():
+                if self._ended is None:
+                    self._owed.add(line.request_id)
+            case ControlCancelRequest():
+                self._owed.discard(line.request_id)
+            case Unknown():
+                self.unknown += 1
+            case Noise():
+                self.noise += 1
+            case _:
+                pass
+        return line
+
+    # --- out ---
+
+    def send_message(self, uuid: str, text: str) -> bytes:
+        """A user message as bytes to write.
+
+        Raises:
+            ProtocolError: the text cannot be put into a line.
+        """
+        return encode_message(uuid, text)
+
+    def ask(self, ask: Ask) -> tuple[str, bytes]:
+        """A control request: its id, by which the answer will be known, and the bytes to write."""
+        self._count += 1
+        request_id = f"cms-{self._count}"
+        self._asked[request_id] = ask
+        return request_id, encode_request(request_id, ask)
+
+    def forget(self, request_id: str) -> None:
+        """Give up on an answer (a time-out of the caller's). Should it come, it counts as unknown."""
+        self._asked.pop(request_id, None)
+
+    def owes(self, request_id: str) -> bool:
+        """Whether claude still waits for our answer to this request of its."""
+        return request_id in self._owed
+
+    def answer(self, request_id: str, answer: Answer) -> bytes:
+        """The answer to a request of claude's, as bytes to write.
+
+        Raises:
+            InternalError: nothing is owed under this id.
+        """
+        self._settle(request_id)
+        return encode_answer(request_id, answer)
+
+    def refuse(self, request_id: str, error: str) -> bytes:
+        """The error answer to a request that we do not know. Never for a tool call: there it fails open.
+
+        Raises:
+            InternalError: nothing is owed under this id.
+        """
+        self._settle(request_id)
+        return encode_refusal(request_id, error)
+
+    def _settle(self, request_id: str) -> None:
+        if request_id not in self._owed:
+            raise InternalError(f"an answer to control request {request_id!r}, which waits for none")
+        self._owed.discard(request_id)

@@ -1,0 +1,586 @@
+"""Every line that `claude` writes and that we write, as typed values.
+
+Decoding has two stages, because a line is told apart by `type` and often also by `subtype`, and neither is
+always the first key: a `Head` that skips everything else, then the struct that the head names. A line whose
+type is new, or whose shape changed beyond what we read of it, becomes `Unknown`: kept and counted, never an
+error, since each release of Claude Code brings new ones. A line that is no JSON object becomes `Noise`.
+
+Only fields that somebody uses are named; msgspec skips the rest without building objects. Field names are
+claude's own, so a reader can hold them against a raw log.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cms.errors import ProtocolError
+
+
+class Line(msgspec.Struct, frozen=True):
+    """The base of everything that can come out of `decode`."""
+
+
+class Head(msgspec.Struct, frozen=True):
+    type: str = ""
+    subtype: str | None = None
+
+
+class Unknown(Line, frozen=True):
+    """A line of a kind or a shape that this version does not know."""
+
+    type: str
+    subtype: str
+    raw: bytes
+
+
+class Noise(Line, frozen=True):
+    """Something on stdout that is no JSON object (a warning, a torn last line)."""
+
+    raw: bytes
+
+
+# --- content ------------------------------------------------------------------------------------
+
+
+class TextBlock(msgspec.Struct, frozen=True, tag="text"):
+    text: str = ""
+
+
+class ThinkingBlock(msgspec.Struct, frozen=True, tag="thinking"):
+    thinking: str = ""
+
+
+class ToolUseBlock(msgspec.Struct, frozen=True, tag="tool_use"):
+    id: str
+    name: str
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class ToolResultBlock(msgspec.Struct, frozen=True, tag="tool_result"):
+    tool_use_id: str = ""
+    is_error: bool | None = None
+    content: msgspec.Raw = msgspec.Raw(b'""')
+
+
+Block = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
+
+_block_decoder = msgspec.json.Decoder(Block)
+_content_decoder = msgspec.json.Decoder(str | list[msgspec.Raw])
+
+
+def blocks_of(content: msgspec.Raw) -> tuple[Block, ...]:
+    """The blocks of a message that we know; others (images, server tools ...) are passed over."""
+    try:
+        decoded = _content_decoder.decode(content)
+    except msgspec.DecodeError:
+        return ()
+    if isinstance(decoded, str):
+        return (TextBlock(decoded),)
+    blocks: list[Block] = []
+    for raw in decoded:
+        try:
+            blocks.append(_block_decoder.decode(raw))
+        except msgspec.DecodeError:
+            continue
+    return tuple(blocks)
+
+
+class ApiUsage(msgspec.Struct, frozen=True):
+    output_tokens: int = 0
+
+
+class MessageBody(msgspec.Struct, frozen=True):
+    content: msgspec.Raw = msgspec.Raw(b"[]")
+    id: str = ""
+    model: str = ""
+
+
+# --- the conversation ---------------------------------------------------------------------------
+
+
+class Init(Line, frozen=True):
+    """`system/init`: opens every user turn, not only the first."""
+
+    session_id: str = ""
+    model: str = ""
+    tools: tuple[str, ...] = ()
+    permissionMode: str = ""  # noqa: N815 - claude's name
+    claude_code_version: str = ""
+    apiKeySource: str = ""  # noqa: N815 - claude's name
+    cwd: str = ""
+
+
+class Assistant(Line, frozen=True):
+    """One finished content block of the model's; several lines can share `message.id`."""
+
+    message: MessageBody
+    parent_tool_use_id: str | None = None  # set: a subagent speaks
+    error: str | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return blocks_of(self.message.content)
+
+
+class User(Line, frozen=True):
+    """Tool results and notes, as they go back to the model."""
+
+    message: MessageBody
+    parent_tool_use_id: str | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        return blocks_of(self.message.content)
+
+
+class Delta(msgspec.Struct, frozen=True):
+    type: str = ""
+    text: str = ""
+
+
+class EventMessage(msgspec.Struct, frozen=True):
+    id: str = ""
+    model: str = ""
+
+
+class ApiEvent(msgspec.Struct, frozen=True):
+    """One server-sent event of the API, as claude passes it on."""
+
+    type: str = ""
+    delta: Delta | None = None
+    message: EventMessage | None = None
+    usage: ApiUsage | None = None
+
+
+class StreamEvent(Line, frozen=True):
+    """`stream_event`: comes with `--include-partial-messages`, for the main conversation."""
+
+    event: ApiEvent
+    parent_tool_use_id: str | None = None
+
+
+class ModelUsage(msgspec.Struct, frozen=True, rename="camel"):
+    """What one model took since the conversation began, subagents included."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+    cost_usd: float = msgspec.field(default=0.0, name="costUSD")
+
+
+class PermissionDenial(msgspec.Struct, frozen=True):
+    tool_name: str = ""
+    tool_use_id: str = ""
+    tool_input: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class Result(Line, frozen=True):
+    """The end of one turn; not always the end of the work (see `session.state`)."""
+
+    subtype: str = ""
+    is_error: bool = False
+    result: str | None = None
+    total_cost_usd: float | None = None  # cumulative, see `session.ledger`
+    num_turns: int = 0
+    modelUsage: dict[str, ModelUsage] = {}  # noqa: N815 - claude's name
+    permission_denials: tuple[PermissionDenial, ...] = ()
+    terminal_reason: str | None = None
+    api_error_status: int | None = None
+    session_id: str = ""
+    errors: tuple[str, ...] = ()
+
+
+class ConversationReset(Line, frozen=True):
+    """`/clear`: a new conversation id, and claude's total starts again at 0."""
+
+    new_conversation_id: str = ""
+
+
+# --- what goes on around it ---------------------------------------------------------------------
+
+
+class ApiRetry(Line, frozen=True):
+    attempt: int = 0
+    max_retries: int = 0
+    retry_delay_ms: float = 0.0
+    error_status: int | None = None
+    error: str | None = None
+
+
+class RateLimitInfo(msgspec.Struct, frozen=True):
+    status: str = ""
+    resetsAt: float | None = None  # noqa: N815 - claude's name; epoch seconds
+    rateLimitType: str | None = None  # noqa: N815 - claude's name
+    utilization: float | None = None
+
+
+class RateLimitEvent(Line, frozen=True):
+    rate_limit_info: RateLimitInfo = RateLimitInfo()
+
+
+class PermissionDenied(Line, frozen=True):
+    """A tool call that claude refused without asking anybody."""
+
+    tool_name: str = ""
+    tool_use_id: str = ""
+    message: str = ""
+
+
+class Task(msgspec.Struct, frozen=True):
+    task_id: str
+    task_type: str = ""
+    description: str = ""
+
+
+class TasksChanged(Line, frozen=True):
+    """`system/background_tasks_changed`: all that runs in the background now."""
+
+    tasks: tuple[Task, ...] = ()
+
+
+class TaskStarted(Line, frozen=True):
+    task_id: str = ""
+    task_type: str = ""
+    description: str = ""
+
+
+class TaskPatch(msgspec.Struct, frozen=True):
+    status: str = ""
+
+
+class TaskUpdated(Line, frozen=True):
+    task_id: str = ""
+    patch: TaskPatch = TaskPatch()
+
+
+class TaskNotification(Line, frozen=True):
+    task_id: str = ""
+    status: str = ""
+    summary: str = ""
+
+
+class SessionState(Line, frozen=True):
+    """`running`, `requires_action` or `idle`; idle = no further turn is owed."""
+
+    state: str = ""
+
+
+class CommandLifecycle(Line, frozen=True):
+    """The delivery receipt of one user message."""
+
+    command_uuid: str = ""
+    state: str = ""  # queued, started, completed, cancelled
+
+
+class Notice(Line, frozen=True):
+    """A known line that says how things go and changes nothing for us."""
+
+    type: str
+    subtype: str = ""
+
+
+# --- the control protocol -----------------------------------------------------------------------
+
+
+class ControlReply(msgspec.Struct, frozen=True):
+    subtype: str
+    request_id: str
+    response: msgspec.Raw = msgspec.Raw(b"{}")
+    error: str = ""
+
+
+class ControlResponse(Line, frozen=True):
+    response: ControlReply
+
+
+class HookInput(msgspec.Struct, frozen=True):
+    hook_event_name: str = ""
+    tool_name: str = ""
+    tool_input: msgspec.Raw = msgspec.Raw(b"{}")
+    tool_use_id: str = ""
+    agent_id: str | None = None
+
+
+class HookRequest(msgspec.Struct, frozen=True, tag_field="subtype", tag="hook_callback"):
+    callback_id: str
+    input: HookInput
+    tool_use_id: str | None = None
+
+
+class PermissionRequest(msgspec.Struct, frozen=True, tag_field="subtype", tag="can_use_tool"):
+    tool_name: str
+    tool_use_id: str = ""
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    blocked_path: str | None = None
+    decision_reason: str | None = None
+    requires_user_interaction: bool = False
+
+
+class _HookLine(msgspec.Struct, frozen=True):
+    request_id: str
+    request: HookRequest | PermissionRequest
+
+
+class _RequestHead(msgspec.Struct, frozen=True):
+    request_id: str
+    request: Head = Head()
+
+
+class HookCallback(Line, frozen=True):
+    """A tool call stands before its start and waits for our answer."""
+
+    request_id: str
+    request: HookRequest
+
+
+class CanUseTool(Line, frozen=True):
+    """A permission question, or the model's question to a person (`AskUserQuestion`)."""
+
+    request_id: str
+    request: PermissionRequest
+
+
+class UnknownControlRequest(Line, frozen=True):
+    """Something was asked of us that we do not know; it must be answered with an error."""
+
+    request_id: str
+    subtype: str
+
+
+class ControlCancelRequest(Line, frozen=True):
+    """claude takes back a request of its own."""
+
+    request_id: str = ""
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+_head_decoder = msgspec.json.Decoder(Head)
+_hook_decoder = msgspec.json.Decoder(_HookLine)
+_request_head_decoder = msgspec.json.Decoder(_RequestHead)
+
+_Decoders = dict[tuple[str, str], "msgspec.json.Decoder[Line]"]
+
+
+def _decoder(kind: type[Line]) -> msgspec.json.Decoder[Line]:
+    return msgspec.json.Decoder(kind)
+
+
+#: (type, subtype) -> decoder; the subtype "" stands for all subtypes of that type.
+_DECODERS: _Decoders = {
+    ("system", "init"): _decoder(Init),
+    ("system", "api_retry"): _decoder(ApiRetry),
+    ("system", "permission_denied"): _decoder(PermissionDenied),
+    ("system", "task_started"): _decoder(TaskStarted),
+    ("system", "task_updated"): _decoder(TaskUpdated),
+    ("system", "task_notification"): _decoder(TaskNotification),
+    ("system", "background_tasks_changed"): _decoder(TasksChanged),
+    ("system", "session_state_changed"): _decoder(SessionState),
+    ("assistant", ""): _decoder(Assistant),
+    ("user", ""): _decoder(User),
+    ("stream_event", ""): _decoder(StreamEvent),
+    ("result", ""): _decoder(Result),
+    ("rate_limit_event", ""): _decoder(RateLimitEvent),
+    ("conversation_reset", ""): _decoder(ConversationReset),
+    ("command_lifecycle", ""): _decoder(CommandLifecycle),
+    ("control_response", ""): _decoder(ControlResponse),
+    ("control_cancel_request", ""): _decoder(ControlCancelRequest),
+}
+
+#: Known lines of which nothing is read.
+_NOTICES = frozenset(
+    {
+        ("system", "compact_boundary"),
+        ("system", "status"),
+        ("system", "thinking_tokens"),
+        ("system", "task_progress"),
+        ("system", "informational"),
+        ("system", "hook_started"),
+        ("system", "hook_response"),
+        ("tool_progress", ""),
+        ("tool_use_summary", ""),
+        ("keep_alive", ""),
+        ("prompt_suggestion", ""),
+    }
+)
+
+
+def decode(line: bytes) -> Line:
+    """One line of claude's stdout as a value. Never raises: see `Unknown` and `Noise`."""
+    try:
+        head = _head_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _misfit(line)
+    subtype = head.subtype or ""
+    key = (head.type, subtype) if head.type == "system" else (head.type, "")
+    if key in _NOTICES:
+        return Notice(head.type, subtype)
+    try:
+        if head.type == "control_request":
+            return _decode_control_request(line)
+        decoder = _DECODERS.get(key)
+        if decoder is not None:
+            return decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return Unknown(head.type, subtype, line)
+
+
+def _misfit(line: bytes) -> Line:
+    """JSON that is an object but has an odd `type` is unknown; anything else is noise."""
+    try:
+        msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Noise(line)
+    return Unknown("", "", line)
+
+
+def _decode_control_request(line: bytes) -> Line:
+    head = _request_head_decoder.decode(line)
+    subtype = head.request.subtype or ""
+    if subtype in ("hook_callback", "can_use_tool"):
+        try:
+            known = _hook_decoder.decode(line)
+        except msgspec.DecodeError:
+            # It waits for an answer all the same; the runner refuses what it cannot read.
+            return UnknownControlRequest(head.request_id, subtype)
+        if isinstance(known.request, HookRequest):
+            return HookCallback(known.request_id, known.request)
+        return CanUseTool(known.request_id, known.request)
+    return UnknownControlRequest(head.request_id, subtype)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+class UserBody(msgspec.Struct):
+    content: str
+    role: Literal["user"] = "user"
+
+
+class UserMessage(msgspec.Struct, tag_field="type", tag="user"):
+    """What a person (or a program) says to the session. `uuid` brings the `command_lifecycle` lines."""
+
+    uuid: str
+    message: UserBody
+
+
+class HookMatcher(msgspec.Struct, rename="camel"):
+    hook_callback_ids: tuple[str, ...]
+    matcher: str | None = None
+    timeout: float | None = None  # seconds; afterwards claude refuses the call
+
+
+class Initialize(msgspec.Struct, tag_field="subtype", tag="initialize"):
+    hooks: dict[str, tuple[HookMatcher, ...]]
+
+
+class Interrupt(msgspec.Struct, tag_field="subtype", tag="interrupt"):
+    pass
+
+
+class GetUsage(msgspec.Struct, tag_field="subtype", tag="get_usage"):
+    skip_behaviors: bool = True
+
+
+class SetModel(msgspec.Struct, tag_field="subtype", tag="set_model"):
+    model: str
+
+
+class SetPermissionMode(msgspec.Struct, tag_field="subtype", tag="set_permission_mode"):
+    mode: str
+
+
+class StopTask(msgspec.Struct, tag_field="subtype", tag="stop_task"):
+    task_id: str
+
+
+Ask = Initialize | Interrupt | GetUsage | SetModel | SetPermissionMode | StopTask
+
+
+class ControlRequest(msgspec.Struct, tag_field="type", tag="control_request"):
+    request_id: str
+    request: Ask
+
+
+class PreToolUseOutput(msgspec.Struct, rename="camel"):
+    permission_decision: Literal["allow", "deny"]
+    permission_decision_reason: str = ""
+    hook_event_name: Literal["PreToolUse"] = "PreToolUse"
+
+
+class HookAnswer(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Our word on one tool call. Empty = no opinion: the permission mode decides."""
+
+    hook_specific_output: PreToolUseOutput | None = None
+    continue_: bool = msgspec.field(default=True, name="continue")
+    stop_reason: str = ""
+
+
+class PermitAnswer(msgspec.Struct, rename="camel", tag_field="behavior", tag="allow"):
+    updated_input: msgspec.Raw
+
+
+class RefuseAnswer(msgspec.Struct, tag_field="behavior", tag="deny"):
+    message: str
+    interrupt: bool = False
+
+
+Answer = HookAnswer | PermitAnswer | RefuseAnswer
+
+
+class _Success(msgspec.Struct, tag_field="subtype", tag="success"):
+    request_id: str
+    response: Answer
+
+
+class _Failure(msgspec.Struct, tag_field="subtype", tag="error"):
+    request_id: str
+    error: str
+
+
+class _ControlAnswer(msgspec.Struct, tag_field="type", tag="control_response"):
+    response: _Success | _Failure
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_message(uuid: str, text: str) -> bytes:
+    """A user message as a line."""
+    try:
+        return _encoder.encode(UserMessage(uuid, UserBody(text))) + b"\n"
+    except UnicodeEncodeError as error:
+        raise ProtocolError("the message holds half of a character (a lone surrogate)") from error
+
+
+def encode_request(request_id: str, ask: Ask) -> bytes:
+    """A control request as a line."""
+    return _encoder.encode(ControlRequest(request_id, ask)) + b"\n"
+
+
+def encode_answer(request_id: str, answer: Answer) -> bytes:
+    """The answer to one of claude's own requests as a line."""
+    return _encoder.encode(_ControlAnswer(_Success(request_id, answer))) + b"\n"
+
+
+def encode_refusal(request_id: str, error: str) -> bytes:
+    """The error answer to a request that we do not know."""
+    return _encoder.encode(_ControlAnswer(_Failure(request_id, error))) + b"\n"
+
+
+# --- answers that we read -----------------------------------------------------------------------
+
+
+class UsageTotals(msgspec.Struct, frozen=True):
+    total_cost_usd: float
+    model_usage: dict[str, ModelUsage] = {}
+
+
+class UsageReply(msgspec.Struct, frozen=True):
+    """The answer to `get_usage`: exact, also in the middle of a turn."""
+
+    session: UsageTotals
