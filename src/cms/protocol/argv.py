@@ -6,9 +6,9 @@ its subagents, so a read-only session has no tool that writes.
 
 The mode is `manual` with us as the permission host. There a tool call runs only if the gate (the PreToolUse
 hook, which comes first) allows it, or if claude itself deems it harmless; what is left is asked of us
-and refused. An error, a closed pipe or a silent gate refuse too. `dontAsk` fails closed as well but hides the
-model's questions to a person; `bypassPermissions` and `acceptEdits` fail open (an error answer runs the tool),
-so they are used only when a person names them.
+and refused. An error, a closed pipe or a silent gate refuse too. `dontAsk` fails closed as well but hides
+the model's questions to a person; `bypassPermissions` and `acceptEdits` fail open (an error answer runs the
+tool), so they are used only when a person names them.
 """
 
 from __future__ import annotations

@@ -138,6 +138,7 @@ class User(Line, frozen=True):
 class Delta(msgspec.Struct, frozen=True):
     type: str = ""
     text: str = ""
+    stop_reason: str | None = None
 
 
 class EventMessage(msgspec.Struct, frozen=True):

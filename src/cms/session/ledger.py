@@ -102,7 +102,7 @@ def _growth(now: TokenUsage, before: TokenUsage) -> TokenUsage | None:
         max(now.cache_creation_input_tokens - before.cache_creation_input_tokens, 0),
         max(now.cost_usd - before.cost_usd, 0.0),
     )
-    return None if more == TokenUsage() or more.cost_usd <= EPSILON and _no_tokens(more) else more
+    return None if more == TokenUsage() or (more.cost_usd <= EPSILON and _no_tokens(more)) else more
 
 
 def _no_tokens(usage: TokenUsage) -> bool:

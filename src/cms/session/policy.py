@@ -1,0 +1,452 @@
+"""What is to be done about a state: limits, the tool gate, and the verdict at the end. Pure.
+
+`decide(state, rules, now)` returns actions; the runner carries them out and tells the state that it did.
+Called after every event and at `wake_at`. The rules, in prose:
+
+Limits
+- Cost is looked at before each tool call, with a meter reading that covers the reply that made the call. The
+  next API call would come after the call's result, so refusing here is refusing that next call: the cost at
+  the end passes the limit by at most the one call that reached it. Subagents' replies are not streamed to us;
+  for their calls the reading is from when the call arrived, and each running subagent may add one call of its
+  own to the bound. claude's own `--max-budget-usd` stands behind this as a second lock.
+- Between tool calls the meter is read after each reply and every `METER_EVERY` seconds while something runs.
+- A meter that does not answer within `METER_PATIENCE` ends the interaction: an unknown cost is a breach.
+- Turns and tool calls are counted at the gate, time and silence by the clock.
+- A final reply that passes the cost limit does not undo the work: nothing more would have been spent.
+
+Breach
+- What ends an interaction early is told to claude in the answer to a call at the gate (`deny` with
+  `continue: false`: the turn ends cleanly, the conversation can go on). Without a call at the gate, or if
+  the turn is not over `PATIENCE` later, `interrupt` is sent; if that does not help within `PATIENCE`, the
+  process is stopped.
+
+The gate
+- `judge` gives `allow`, `deny` or `pass`. `pass` leaves the call to claude's permission mode: it runs what it
+  deems read-only and what `--allow` rules name (claude parses shell lines; we do not), and asks us about the
+  rest, which is then refused, since nobody is there.
+- What cannot be read (an input of a new shape for a tool that writes) is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
+from cms.protocol.messages import (
+    Answer,
+    HookAnswer,
+    PermitAnswer,
+    PreToolUseOutput,
+    RefuseAnswer,
+)
+from cms.session.model import Denial, Limits, Outcome, Preset, Question
+from cms.session.paths import PathRules
+from cms.session.state import Breach, PendingCall, Phase, State, agents, is_over, more_to_come, shells
+
+METER_EVERY = 2.0
+METER_PATIENCE = 30.0
+PATIENCE = 3.0
+
+#: Words that the model reads when a call is refused.
+NOBODY = "refused: nobody is there to permit this (name it with --allow to permit it)"
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """Everything about a session that the policy needs and that does not change while it runs."""
+
+    limits: Limits
+    preset: Preset
+    paths: PathRules
+    read_paths: PathRules
+    folders: tuple[str, ...]  # where `edit` may write: work dir and added dirs, as written and resolved
+    safety: bool = True
+    permission_mode: str = ""
+    stop_on_violation: bool = True
+
+
+# --- the gate -------------------------------------------------------------------------------------
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The gate's word on one call."""
+
+    word: Literal["allow", "deny", "pass"]
+    reason: str = ""
+    detail: str = ""
+    violation: bool = False
+    questions: tuple[Question, ...] = ()
+    plan: str = ""
+    by: Literal["gate", "nobody"] = "gate"
+
+
+class _Option(msgspec.Struct, frozen=True):
+    label: str = ""
+
+
+class _Question(msgspec.Struct, frozen=True, rename="camel"):
+    question: str = ""
+    header: str = ""
+    options: tuple[_Option, ...] = ()
+    multi_select: bool = False
+
+
+class ToolInput(msgspec.Struct, frozen=True):
+    """The fields of all tools' inputs that we look at."""
+
+    file_path: str | None = None
+    notebook_path: str | None = None
+    path: str | None = None
+    command: str | None = None
+    pattern: str | None = None
+    url: str | None = None
+    query: str | None = None
+    description: str | None = None
+    plan: str = ""
+    questions: tuple[_Question, ...] = ()
+
+    @property
+    def detail(self) -> str:
+        """What the call is about, in a line."""
+        for text in (
+            self.file_path,
+            self.notebook_path,
+            self.command,
+            self.url,
+            self.pattern,
+            self.path,
+            self.query,
+            self.description,
+        ):
+            if text:
+                return text.splitlines()[0][:200]
+        return ""
+
+
+def describe(raw: msgspec.Raw) -> str:
+    """What a tool call is about, in a line; "" if its input says nothing that we know."""
+    try:
+        return msgspec.json.decode(raw, type=ToolInput).detail
+    except msgspec.DecodeError:
+        return ""
+
+
+_READS = frozenset(READ_TOOLS)
+_WRITES = frozenset(WRITE_TOOLS)
+_HARMLESS = frozenset(OWN_TOOLS)
+_AGENTS = frozenset(AGENT_TOOLS)
+
+
+def judge(call: PendingCall, rules: Rules) -> Verdict:
+    """The gate's word on a call, limits aside."""
+    try:
+        given = msgspec.json.decode(call.input, type=ToolInput)
+    except msgspec.DecodeError:
+        if call.tool in _WRITES or call.tool == QUESTION_TOOL:
+            return Verdict("deny", "refused: the gate cannot read this call's input")
+        given = ToolInput()
+    detail = given.detail
+    if call.tool == QUESTION_TOOL:
+        asked = tuple(
+            Question(q.question, q.header, tuple(o.label for o in q.options), q.multi_select)
+            for q in given.questions
+        )
+        return Verdict("deny", "the question was noted; nobody can answer it now", detail, questions=asked)
+    if call.tool == PLAN_TOOL:
+        return Verdict("deny", "the plan was noted; nothing is carried out now", detail, plan=given.plan)
+    if rules.safety and (refused := _violation(call, given, rules)) is not None:
+        return refused
+    if call.kind == "permission":
+        if not rules.safety:
+            return Verdict("allow", detail=detail)
+        return Verdict("deny", NOBODY, detail or call.blocked_path, by="nobody")
+    if not rules.safety or rules.permission_mode == "bypassPermissions":
+        return Verdict("allow", detail=detail)
+    if rules.permission_mode:
+        return Verdict("pass", detail=detail)
+    return _by_preset(call.tool, given, rules)
+
+
+def _violation(call: PendingCall, given: ToolInput, rules: Rules) -> Verdict | None:
+    target = given.file_path or given.notebook_path
+    if call.tool in _WRITES:
+        if target is None:
+            return Verdict("deny", "refused: a write that names no file")
+        if pattern := rules.paths.match(target):
+            return Verdict("deny", f"{target} is protected ({pattern})", given.detail, violation=True)
+        return None
+    # Any other tool that names a file reads it.
+    for place in (target, given.path):
+        if place is not None and (pattern := rules.read_paths.match(place)):
+            return Verdict(
+                "deny", f"{place} is protected from reading ({pattern})", given.detail, violation=True
+            )
+    return None
+
+
+def _by_preset(tool: str, given: ToolInput, rules: Rules) -> Verdict:
+    detail = given.detail
+    if tool in _READS or tool in _HARMLESS:
+        return Verdict("allow", detail=detail)
+    if rules.preset == "full":
+        return Verdict("allow", detail=detail)
+    if tool in _AGENTS and rules.preset in ("edit", "review"):
+        return Verdict("allow", detail=detail)
+    if rules.preset == "edit":
+        if tool in _WRITES:
+            target = given.file_path or given.notebook_path or ""
+            if rules.paths.within(target, rules.folders):
+                return Verdict("allow", detail=detail)
+            return Verdict("deny", f"{target} is outside of the work dir (preset edit)", detail)
+        return Verdict("pass", detail=detail)
+    return Verdict("deny", f"{tool} is not in preset {rules.preset}", detail)
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def _money(usd: float) -> str:
+    return f"${usd:.4f}"
+
+
+def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
+    """The first limit that the interaction in flight has passed, or None."""
+    turn, limits = state.turn, rules.limits
+    if turn is None or is_over(state):
+        return None
+    hooks = [call for call in state.gate if call.kind == "hook"]
+    spent = state.ledger.spent
+    if limits.max_cost is not None and spent >= limits.max_cost and more_to_come(state):
+        return Breach(Outcome.COST_EXCEEDED, f"{_money(spent)} spent of {_money(limits.max_cost)}", now)
+    # A subagent's calls are not turns of ours, but once the turns are used up nothing may act any more.
+    if limits.max_turns is not None and (
+        state.turns > limits.max_turns
+        or (state.turns == limits.max_turns and any(c.ripe is not None for c in hooks))
+    ):
+        return Breach(Outcome.TURNS_EXCEEDED, f"{state.turns} of {limits.max_turns} turns used", now)
+    if limits.max_tool_calls is not None and state.tool_calls + len(hooks) > limits.max_tool_calls:
+        return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} permitted tool calls used", now)
+    if limits.max_time is not None and now - turn.started >= limits.max_time:
+        return Breach(Outcome.TIME_EXCEEDED, f"{limits.max_time:g} s are over", now)
+    if limits.max_silence is not None and now - state.last_heard >= limits.max_silence:
+        return Breach(Outcome.STALLED, f"no sign of life for {limits.max_silence:g} s", now)
+    if turn.retry is not None and turn.retry.error_status in (401, 403):
+        return Breach(
+            Outcome.FAILED,
+            f"the API refused the credentials ({turn.retry.error_status}): log in again, or mend the key",
+            now,
+        )
+    if limits.max_cost is not None and state.asked_seq is not None and now - state.asked_at >= METER_PATIENCE:
+        return Breach(Outcome.COST_EXCEEDED, "claude does not say any more what it has spent", now)
+    return None
+
+
+# --- decide ---------------------------------------------------------------------------------------
+
+
+class Action(msgspec.Struct, frozen=True):
+    """Something for the runner to do."""
+
+
+class AnswerCall(Action, frozen=True):
+    """Answer a call at the gate; goes into the audit log."""
+
+    call: PendingCall
+    verdict: Verdict
+    answer: Answer
+    denial: Denial | None
+
+
+class AskMeter(Action, frozen=True):
+    """Ask claude what it has spent."""
+
+
+class SendInterrupt(Action, frozen=True):
+    """Ask claude to end its turn now."""
+
+
+class StopProcess(Action, frozen=True):
+    """The turn does not end by itself: walk down the stop ladder."""
+
+    reason: str
+
+
+class Note(Action, frozen=True):
+    """An interaction is being ended early, from now on."""
+
+    breach: Breach
+
+
+class Settle(Action, frozen=True):
+    """The interaction is over: judge it and store it."""
+
+
+def _answer(call: PendingCall, verdict: Verdict, breach: Breach | None) -> AnswerCall:
+    if breach is not None and verdict.word != "deny":
+        verdict = Verdict("deny", breach.reason, verdict.detail or describe(call.input))
+    denial = None
+    if verdict.word == "deny" and not verdict.questions and not verdict.plan:
+        denial = Denial(call.tool, verdict.detail, verdict.reason, verdict.by, verdict.violation)
+    answer: Answer
+    if call.kind == "permission":
+        if verdict.word == "allow":
+            answer = PermitAnswer(call.input)
+        else:
+            answer = RefuseAnswer(verdict.reason, interrupt=breach is not None)
+    elif verdict.word == "pass":
+        answer = HookAnswer()
+    elif verdict.word == "allow":
+        answer = HookAnswer(PreToolUseOutput("allow"))
+    elif breach is None:
+        answer = HookAnswer(PreToolUseOutput("deny", verdict.reason))
+    else:
+        answer = HookAnswer(PreToolUseOutput("deny", verdict.reason), False, breach.reason)
+    return AnswerCall(call, verdict, answer, denial)
+
+
+def _metered(state: State, rules: Rules, call: PendingCall) -> bool:
+    """Whether the books cover everything that led to this call."""
+    return rules.limits.max_cost is None or (call.ripe is not None and state.metered_seq >= call.ripe)
+
+
+def _wants_meter(state: State, now: float) -> bool:
+    """A reply has ended since the last reading, or the reading grows old while something runs."""
+    if state.phase is not Phase.BUSY or state.asked_seq is not None:
+        return False
+    return (
+        max(state.reply_seq, *(c.ripe or 0 for c in state.gate), 0) > state.metered_seq
+        or now - state.asked_at >= METER_EVERY
+    )
+
+
+def _breach_of(verdict: Verdict, rules: Rules, now: float) -> Breach | None:
+    """What the verdict on one call means for the whole interaction."""
+    if verdict.questions:
+        return Breach(Outcome.NEEDS_INPUT, verdict.questions[0].question, now)
+    if verdict.plan:
+        return Breach(Outcome.COMPLETED, "the plan is complete", now)
+    if verdict.violation and rules.stop_on_violation:
+        return Breach(Outcome.PROTECTED_PATH, verdict.reason, now)
+    return None
+
+
+def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
+    """What to do now. Each call at the gate is answered at most once, when its time has come."""
+    turn = state.turn
+    if state.phase is Phase.ENDED:
+        return ()
+    if turn is None:
+        # A call out of turn (a subagent that outlived its interaction): nothing runs unwatched.
+        return tuple(
+            _answer(call, Verdict("deny", "refused: no message is in flight"), None) for call in state.gate
+        )
+    actions: list[Action] = []
+    breach = turn.breach
+    if breach is None:
+        breach = find_breach(state, rules, now)
+        if breach is not None:
+            actions.append(Note(breach))
+    for call in state.gate:
+        if breach is None and not _metered(state, rules, call):
+            continue
+        verdict = judge(call, rules)
+        if breach is None:
+            breach = _breach_of(verdict, rules, now)
+            if breach is not None:
+                actions.append(Note(breach))
+        actions.append(_answer(call, verdict, breach))
+    answered = any(isinstance(action, AnswerCall) for action in actions)
+    if is_over(state):
+        return (*actions, Settle())
+    if breach is not None:
+        if turn.interrupted_at is None:
+            if not answered and (turn.breach is None or now - breach.at >= PATIENCE):
+                actions.append(SendInterrupt())
+        elif now - turn.interrupted_at >= PATIENCE:
+            actions.append(StopProcess(breach.reason))
+    elif _wants_meter(state, now):
+        actions.append(AskMeter())
+    return tuple(actions)
+
+
+def wake_at(state: State, rules: Rules) -> float | None:
+    """When `decide` must be called again though no event came, or None."""
+    turn, limits = state.turn, rules.limits
+    if turn is None or state.phase is not Phase.BUSY:
+        return None
+    if turn.breach is not None:
+        since = turn.interrupted_at if turn.interrupted_at is not None else turn.breach.at
+        return since + PATIENCE
+    times = [state.asked_at + (METER_EVERY if state.asked_seq is None else METER_PATIENCE)]
+    if limits.max_time is not None:
+        times.append(turn.started + limits.max_time)
+    if limits.max_silence is not None:
+        times.append(state.last_heard + limits.max_silence)
+    return min(times)
+
+
+# --- the verdict ----------------------------------------------------------------------------------
+
+
+class Conclusion(msgspec.Struct, frozen=True):
+    """How an interaction ended, and what that rests on."""
+
+    outcome: Outcome
+    error: str = ""
+    reasons: tuple[str, ...] = ()
+
+
+def conclude(state: State) -> Conclusion:
+    """The verdict on the interaction in flight, from what was seen and not from what was said."""
+    turn = state.turn
+    if turn is None:
+        return Conclusion(Outcome.FAILED, "nothing was in flight")
+    reasons: list[str] = []
+    if turn.denials:
+        reasons.append(f"{len(turn.denials)} tool call(s) refused")
+    left = shells(state)
+    if left:
+        reasons.append(f"still running in the background: {', '.join(left)}")
+    if (alive := agents(state)) and not is_over(state):
+        reasons.append(f"subagents still at work: {', '.join(alive)}")
+    breach, result = turn.breach, turn.result
+    if breach is not None and breach.outcome is not Outcome.COMPLETED:
+        return Conclusion(breach.outcome, breach.reason, (breach.reason, *reasons))
+    if result is None:
+        return Conclusion(Outcome.INTERRUPTED, "it did not come to an end", tuple(reasons))
+    if result.subtype == "error_max_budget_usd":
+        error = f"{_money(state.ledger.spent)} spent: claude's own lock closed"
+        return Conclusion(Outcome.COST_EXCEEDED, error, (error, *reasons))
+    if result.subtype == "error_max_turns":
+        error = f"{state.turns} turns used: claude's own lock closed"
+        return Conclusion(Outcome.TURNS_EXCEEDED, error, (error, *reasons))
+    if result.is_error:
+        error = (result.result or " ".join(result.errors) or result.subtype).strip()
+        limited = result.api_error_status == 429 or (
+            state.rate_limit is not None and state.rate_limit.status == "rejected"
+        )
+        if state.api_key_source == "none" and "logged in" in error.lower():
+            error += " (run `claude` once and log in, or set ANTHROPIC_API_KEY)"
+        outcome = Outcome.RATE_LIMITED if limited else Outcome.FAILED
+        if (result.terminal_reason or "").startswith("aborted"):
+            outcome, error = Outcome.INTERRUPTED, "interrupted"
+        return Conclusion(outcome, error, tuple(reasons))
+    if turn.denials and not turn.acted:
+        # It asked to act, was refused each time, and says it is done: it did nothing.
+        error = "every tool call that would have changed something was refused"
+        return Conclusion(Outcome.NEEDS_INPUT, error, (error, *reasons))
+    return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
+
+
+def response_of(state: State) -> str:
+    """The text that answers the interaction in flight: one paragraph per result, or the plan."""
+    turn = state.turn
+    if turn is None:
+        return ""
+    texts = list(turn.texts)
+    if turn.last_text and turn.last_text not in texts:
+        texts.append(turn.last_text)
+    if turn.plan:
+        texts.append(turn.plan)
+    return "\n\n".join(texts)

@@ -1,0 +1,508 @@
+"""What is known of a live session, and how each event changes it. Pure: `fold(state, event, now) -> state`.
+
+Rules, in prose first:
+
+- A session's process is `starting` until its baseline is known, then `ready`; a message makes it `busy`; the
+  end of the work makes it `ready` again; the end of the process makes it `ended`, from anywhere.
+
+      starting --Opened--> ready --Began--> busy --Settled--> ready
+      any --Ended--> ended
+
+- One message is in flight at a time; what comes later waits in the store (where it can be taken back).
+- A result is the end of a turn, not of the work. The work is over (`is_over`) when there was a result,
+  claude said `idle` after it, and no background subagent lives. A binary that never says `idle` is taken
+  at its first result without live subagents. A later result, unasked, belongs to the same interaction.
+- A live background shell does not keep the work going; it is reported.
+- A tool call waits at the gate from its hook until `Judged`. Claude starts a tool while the reply that
+  contains it is still being streamed, and that reply's price is known only when it is complete. So a call
+  is `ripe` only from the end of its reply on, and a meter reading is fresh for it only if asked after that.
+  The order of events is counted in `seq`; no clock takes part in it.
+- A turn is one API call of the main conversation that brought something (a subagent's calls cost money, but
+  are its own turns). `num_turns` of the result is not used: it also counts the note of an interrupt.
+- What ends an interaction early is its `breach`; the first one stays, whatever comes after.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Literal
+
+import msgspec
+
+from cms.protocol.argv import OWN_TOOLS, READ_TOOLS
+from cms.protocol.connection import Answered
+from cms.protocol.messages import (
+    ApiRetry,
+    Assistant,
+    CanUseTool,
+    CommandLifecycle,
+    ControlCancelRequest,
+    ConversationReset,
+    GetUsage,
+    HookCallback,
+    Init,
+    Line,
+    ModelUsage,
+    PermissionDenied,
+    RateLimitEvent,
+    RateLimitInfo,
+    Result,
+    SessionState,
+    StreamEvent,
+    TasksChanged,
+    TaskStarted,
+    TaskUpdated,
+    TextBlock,
+    ToolResultBlock,
+    UsageReply,
+    User,
+)
+from cms.session.ledger import Charge, Ledger
+from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
+
+#: Background work that owes us a further turn, by claude's `task_type`.
+AGENT_TASKS = frozenset({"local_agent", "local_workflow", "remote_agent"})
+
+#: The model name of lines that claude makes up itself (an API error as an assistant line).
+SYNTHETIC = "<synthetic>"
+
+
+class Phase(enum.StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    ENDED = "ended"
+
+
+class Breach(msgspec.Struct, frozen=True):
+    """Why an interaction is ended before its time, and since when."""
+
+    outcome: Outcome
+    reason: str
+    at: float
+
+
+class PendingCall(msgspec.Struct, frozen=True):
+    """A tool call that stands at the gate, or a permission question.
+
+    Attributes:
+        ripe: the `seq` from which a meter reading covers the reply that made the call; None while that
+            reply is still being streamed.
+    """
+
+    request_id: str
+    kind: Literal["hook", "permission"]
+    tool: str
+    input: msgspec.Raw
+    tool_use_id: str
+    agent_id: str | None
+    ripe: int | None
+    blocked_path: str = ""
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """The interaction in flight."""
+
+    id: str
+    started: float
+    spent_before: float
+    state: InteractionState = InteractionState.SENT
+    turns: int = 0
+    tool_calls: int = 0
+    tools_used: tuple[str, ...] = ()
+    acted: int = 0  # tool calls that may have changed something, and succeeded
+    at_work: dict[str, str] = {}  # tool_use_id -> tool, let through and not finished
+    texts: tuple[str, ...] = ()  # one per result
+    last_text: str = ""  # of the main conversation, since the last result
+    plan: str = ""
+    denials: tuple[Denial, ...] = ()
+    denied_ids: frozenset[str] = frozenset()
+    questions: tuple[Question, ...] = ()
+    result: Result | None = None  # the newest
+    breach: Breach | None = None
+    interrupted_at: float | None = None
+    retry: ApiRetry | None = None  # the one under way
+    models: dict[str, TokenUsage] = {}
+
+
+class State(msgspec.Struct, frozen=True):
+    """A live session. Times are seconds since the epoch, as the caller gave them."""
+
+    phase: Phase = Phase.STARTING
+    seq: int = 0
+    last_heard: float = 0.0
+    conversation_id: str = ""
+    model: str = ""
+    version: str = ""
+    api_key_source: str = ""
+    turn: Turn | None = None
+    idle: bool | None = None  # None: this binary never said
+    tasks: dict[str, tuple[str, str]] = {}  # task id -> (type, description)
+    open_message: str = ""  # the reply that is being streamed
+    last_message: str = ""
+    last_stop: str = ""  # stop_reason of the last complete reply
+    reply_seq: int = 0  # seq of the end of the last complete reply
+    gate: tuple[PendingCall, ...] = ()
+    ledger: Ledger = Ledger()
+    charges: tuple[Charge, ...] = ()  # not yet in the store; taken by `Charged`
+    asked_seq: int | None = None  # a meter question is out since
+    asked_at: float = 0.0
+    metered_seq: int = 0  # the last answered question was asked at
+    rate_limit: RateLimitInfo | None = None
+    turns: int = 0  # over the session's whole life
+    tool_calls: int = 0
+    returncode: int | None = None
+
+
+# --- what we do ourselves, told to the state -----------------------------------------------------
+
+
+class Opened(Line, frozen=True):
+    """The process answered its first questions; its baseline is known."""
+
+    total: float
+    models: dict[str, TokenUsage]
+
+
+class Began(Line, frozen=True):
+    """A message is about to be written."""
+
+    interaction_id: str
+
+
+class MeterAsked(Line, frozen=True):
+    """`get_usage` is about to be written."""
+
+
+class Judged(Line, frozen=True):
+    """A call at the gate was decided."""
+
+    request_id: str
+    denial: Denial | None = None
+    questions: tuple[Question, ...] = ()
+    plan: str = ""
+
+
+class Breached(Line, frozen=True):
+    """A limit, a violation, a person or a stop ends the interaction in flight."""
+
+    breach: Breach
+
+
+class InterruptSent(Line, frozen=True):
+    """`interrupt` is about to be written."""
+
+
+class Charged(Line, frozen=True):
+    """The first `count` charges are in the store."""
+
+    count: int
+
+
+class Settled(Line, frozen=True):
+    """The interaction in flight was judged and stored."""
+
+
+class Ended(Line, frozen=True):
+    """The process is gone; `exact` False if it may have spent what it did not report."""
+
+    returncode: int | None
+    exact: bool
+
+
+# --- questions to a state ------------------------------------------------------------------------
+
+
+def agents(state: State) -> tuple[str, ...]:
+    """Descriptions of the background subagents that live."""
+    return tuple(text for kind, text in state.tasks.values() if kind in AGENT_TASKS)
+
+
+def shells(state: State) -> tuple[str, ...]:
+    """Descriptions of the other background tasks (shells, monitors) that live."""
+    return tuple(text for kind, text in state.tasks.values() if kind not in AGENT_TASKS)
+
+
+def is_over(state: State) -> bool:
+    """Whether the interaction in flight has come to its end."""
+    return (
+        state.turn is not None
+        and state.turn.result is not None
+        and state.idle is not False
+        and not agents(state)
+    )
+
+
+def more_to_come(state: State) -> bool:
+    """Whether claude is going to call the API again if nobody stops it."""
+    return bool(state.gate or state.open_message or agents(state) or state.last_stop == "tool_use")
+
+
+# --- fold ----------------------------------------------------------------------------------------
+
+
+def fold(state: State, event: Line, now: float) -> State:
+    """The state after `event`. Total: an event that makes no sense in a state changes nothing but `seq`."""
+    state = _replace(state, seq=state.seq + 1, last_heard=now)
+    if state.phase is Phase.ENDED:
+        return state
+    match event:
+        case StreamEvent():
+            return _stream(state, event)
+        case Assistant():
+            return _assistant(state, event)
+        case User():
+            return _user(state, event)
+        case HookCallback(request_id=key, request=hook):
+            ripe = None if hook.input.agent_id is None and state.open_message else state.seq
+            call = PendingCall(
+                key,
+                "hook",
+                hook.input.tool_name,
+                hook.input.tool_input,
+                hook.input.tool_use_id,
+                hook.input.agent_id,
+                ripe,
+            )
+            return _replace(state, gate=(*state.gate, call))
+        case CanUseTool(request_id=key, request=ask):
+            call = PendingCall(
+                key,
+                "permission",
+                ask.tool_name,
+                ask.input,
+                ask.tool_use_id,
+                None,
+                state.seq,
+                ask.blocked_path or "",
+            )
+            return _replace(state, gate=(*state.gate, call))
+        case ControlCancelRequest(request_id=key):
+            return _replace(state, gate=tuple(call for call in state.gate if call.request_id != key))
+        case Judged():
+            return _judged(state, event)
+        case Answered(ask=GetUsage()):
+            return _metered(state, event)
+        case MeterAsked():
+            return _replace(state, asked_seq=state.seq, asked_at=now)
+        case Result():
+            return _result(state, event)
+        case SessionState(state=word):
+            return _replace(state, idle=word == "idle")
+        case CommandLifecycle(command_uuid=uuid, state=word):
+            turn = state.turn
+            if turn is not None and turn.id == uuid and word == "started":
+                return _in_turn(state, state=InteractionState.RUNNING)
+            return state
+        case Init():
+            return _replace(
+                state,
+                conversation_id=event.session_id,
+                model=event.model,
+                version=event.claude_code_version,
+                api_key_source=event.apiKeySource,
+            )
+        case ConversationReset(new_conversation_id=new):
+            return _replace(state, conversation_id=new or state.conversation_id, ledger=state.ledger.reset())
+        case TasksChanged(tasks=tasks):
+            return _replace(state, tasks={t.task_id: (t.task_type, t.description) for t in tasks})
+        case TaskStarted(task_id=key, task_type=kind, description=text):
+            return _replace(state, tasks={**state.tasks, key: (kind, text)})
+        case TaskUpdated(task_id=key, patch=patch):
+            if patch.status in ("completed", "failed", "killed", "stopped"):
+                return _replace(state, tasks={k: v for k, v in state.tasks.items() if k != key})
+            return state
+        case PermissionDenied(tool_name=tool, tool_use_id=use, message=message):
+            turn = state.turn
+            if turn is None or use in turn.denied_ids:
+                return state
+            denial = Denial(tool, "", message, by="claude")
+            return _in_turn(state, denials=(*turn.denials, denial), denied_ids=turn.denied_ids | {use})
+        case ApiRetry():
+            return _in_turn(state, retry=event)
+        case RateLimitEvent(rate_limit_info=info):
+            return _replace(state, rate_limit=info)
+        case Opened(total=total, models=models):
+            return _replace(state, phase=Phase.READY, ledger=state.ledger.open(total, models))
+        case Began(interaction_id=key):
+            if state.phase is not Phase.READY:
+                return state
+            turn = Turn(key, started=now, spent_before=state.ledger.spent)
+            # Told `idle` by the turn before: not so any more. Never told: stay so.
+            idle = None if state.idle is None else False
+            return _replace(state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="")
+        case Breached(breach=breach):
+            turn = state.turn
+            if turn is None or turn.breach is not None:
+                return state
+            return _in_turn(state, breach=breach)
+        case InterruptSent():
+            return _in_turn(state, interrupted_at=now)
+        case Charged(count=count):
+            return _replace(state, charges=state.charges[count:])
+        case Settled():
+            if state.phase is not Phase.BUSY:
+                return state
+            return _replace(state, phase=Phase.READY, turn=None, gate=(), open_message="")
+        case Ended(returncode=returncode, exact=exact):
+            return _replace(
+                state,
+                phase=Phase.ENDED,
+                returncode=returncode,
+                ledger=state.ledger.close(exact=exact),
+                gate=(),
+                tasks={},
+                open_message="",
+            )
+        case _:
+            return state
+
+
+_replace = msgspec.structs.replace
+
+
+def _in_turn(state: State, /, **changes: object) -> State:
+    if state.turn is None:
+        return state
+    return _replace(state, turn=_replace(state.turn, **changes))
+
+
+def _count_reply(state: State, message_id: str, model: str) -> State:
+    """A reply of the main conversation has begun: one more turn, once per message id."""
+    if not message_id or message_id == state.last_message or model == SYNTHETIC:
+        return state
+    state = _replace(state, last_message=message_id, turns=state.turns + 1, last_stop="")
+    if state.turn is not None:
+        state = _in_turn(state, turns=state.turn.turns + 1, retry=None)
+    return state
+
+
+def _close_reply(state: State) -> State:
+    """The reply is complete: its calls at the gate are ripe."""
+    gate = tuple(call if call.ripe is not None else _replace(call, ripe=state.seq) for call in state.gate)
+    return _replace(state, open_message="", reply_seq=state.seq, gate=gate)
+
+
+def _stream(state: State, line: StreamEvent) -> State:
+    if line.parent_tool_use_id is not None:
+        return state
+    event = line.event
+    match event.type:
+        case "message_start" if event.message is not None:
+            state = _count_reply(state, event.message.id, event.message.model)
+            return _replace(state, open_message=event.message.id)
+        case "message_delta" if event.delta is not None and event.delta.stop_reason:
+            return _replace(state, last_stop=event.delta.stop_reason)
+        case "message_stop":
+            return _close_reply(state)
+        case _:
+            return state
+
+
+def _assistant(state: State, line: Assistant) -> State:
+    if line.parent_tool_use_id is not None:
+        return state
+    state = _count_reply(state, line.message.id, line.message.model)
+    text = "".join(block.text for block in line.blocks if isinstance(block, TextBlock))
+    return _in_turn(state, last_text=text) if text else state
+
+
+def _user(state: State, line: User) -> State:
+    turn = state.turn
+    if turn is None:
+        return state
+    at_work = dict(turn.at_work)
+    acted = turn.acted
+    for block in line.blocks:
+        if isinstance(block, ToolResultBlock) and block.tool_use_id in at_work:
+            tool = at_work.pop(block.tool_use_id)
+            acted += not block.is_error and tool not in READ_TOOLS and tool not in OWN_TOOLS
+    return state if at_work == turn.at_work else _in_turn(state, at_work=at_work, acted=acted)
+
+
+def _judged(state: State, event: Judged) -> State:
+    call = next((call for call in state.gate if call.request_id == event.request_id), None)
+    if call is None:
+        return state
+    state = _replace(state, gate=tuple(c for c in state.gate if c is not call))
+    turn = state.turn
+    first = call.kind == "hook"  # a permission question repeats a call that the hook has seen
+    if first:
+        state = _replace(state, tool_calls=state.tool_calls + 1)
+    if turn is None:
+        return state
+    at_work = dict(turn.at_work)
+    if event.denial is None:
+        at_work[call.tool_use_id] = call.tool
+    else:
+        at_work.pop(call.tool_use_id, None)
+    return _in_turn(
+        state,
+        tool_calls=turn.tool_calls + first,
+        tools_used=turn.tools_used if call.tool in turn.tools_used else (*turn.tools_used, call.tool),
+        at_work=at_work,
+        denials=turn.denials if event.denial is None else (*turn.denials, event.denial),
+        denied_ids=turn.denied_ids if event.denial is None else turn.denied_ids | {call.tool_use_id},
+        questions=(*turn.questions, *event.questions),
+        plan=event.plan or turn.plan,
+    )
+
+
+def usage_of(models: dict[str, ModelUsage]) -> dict[str, TokenUsage]:
+    """claude's figures per model in our own terms."""
+    return {
+        name: TokenUsage(
+            m.input_tokens,
+            m.output_tokens,
+            m.cache_read_input_tokens,
+            m.cache_creation_input_tokens,
+            m.cost_usd,
+        )
+        for name, m in models.items()
+    }
+
+
+def _observed(state: State, total: float, models: dict[str, ModelUsage]) -> State:
+    ledger, charge = state.ledger.observe(total, usage_of(models))
+    state = _replace(state, ledger=ledger)
+    if charge is None:
+        return state
+    if state.turn is not None:
+        merged = dict(state.turn.models)
+        for name, more in charge.usage.items():
+            merged[name] = merged.get(name, TokenUsage()) + more
+        state = _in_turn(state, models=merged)
+    return _replace(state, charges=(*state.charges, charge))
+
+
+def _metered(state: State, event: Answered) -> State:
+    asked = state.asked_seq
+    state = _replace(state, asked_seq=None)
+    if event.error or asked is None:
+        return state
+    try:
+        reply = msgspec.json.decode(event.response, type=UsageReply)
+    except msgspec.DecodeError:
+        # No figure, so no fresh reading: whoever waits for one goes on waiting, and nothing runs.
+        return state
+    state = _observed(state, reply.session.total_cost_usd, reply.session.model_usage)
+    return _replace(state, metered_seq=asked)
+
+
+def _result(state: State, event: Result) -> State:
+    if event.total_cost_usd is not None:
+        state = _observed(state, event.total_cost_usd, event.modelUsage)
+    state = _close_reply(state)
+    turn = state.turn
+    if turn is None:
+        return state
+    # An error's `result` is prose about the error, not an answer; what the model said before it is kept.
+    text = (event.result or "") if not event.is_error else ""
+    text = text or turn.last_text
+    return _in_turn(
+        state,
+        result=event,
+        texts=(*turn.texts, text) if text else turn.texts,
+        last_text="",
+        retry=None,
+    )
