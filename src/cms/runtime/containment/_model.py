@@ -1,0 +1,207 @@
+"""The words this package speaks: what a container is asked for, what it promises, and what it proves.
+
+Values only. Nothing here starts, signals or reads a process.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+
+@functools.total_ordering
+class Level(enum.Enum):
+    """How much a machine can hold an agent to; `A` is the most, and `Level.A > Level.B`.
+
+    A level is read off the guarantees, never declared: see `Guarantees.level`.
+    """
+
+    A = "A"
+    B = "B"
+    C = "C"
+    D = "D"
+    E = "E"
+
+    def __lt__(self, other: object) -> bool:
+        if not isinstance(other, Level):
+            return NotImplemented
+        return self.value > other.value
+
+
+Strength = Literal["strong", "weak", "none"]
+
+
+class Guarantee(msgspec.Struct, frozen=True):
+    """One promise: how far it goes, and in a few words why not further."""
+
+    strength: Strength
+    why: str = ""
+
+    @property
+    def strong(self) -> bool:
+        """True if no program inside the container is known to get round it."""
+        return self.strength == "strong"
+
+
+class Guarantees(msgspec.Struct, frozen=True):
+    """What a mechanism promises on this machine, one field for each thing that can be asked of it.
+
+    - `kill_all`: kill ends every descendant, whatever it does to escape.
+    - `dies_with_supervisor`: our own death, SIGKILL included, ends them too.
+    - `protected_paths`: the tree cannot change what was named as protected.
+    - `hidden_paths`: the tree cannot reach what was named as hidden.
+    - `freeze`: a frozen tree runs no instruction until it is thawed.
+    - `memory_cap`, `process_cap`: the tree cannot take more than it was given.
+    """
+
+    kill_all: Guarantee
+    dies_with_supervisor: Guarantee
+    protected_paths: Guarantee
+    hidden_paths: Guarantee
+    freeze: Guarantee
+    memory_cap: Guarantee
+    process_cap: Guarantee
+
+    @property
+    def level(self) -> Level:
+        """A: all strong. B: a kill that holds, and walls. C: the kill alone. D: best effort."""
+        ends = self.kill_all.strong and self.dies_with_supervisor.strong
+        walls = self.protected_paths.strong and self.hidden_paths.strong
+        rest = self.freeze.strong and self.memory_cap.strong and self.process_cap.strong
+        if ends and walls and rest:
+            return Level.A
+        if ends and walls:
+            return Level.B
+        return Level.C if ends else Level.D
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """One command and the container it is to run in.
+
+    `protected` and `hidden` hold in both modes. `sandbox` decides about everything else: False leaves the
+    file system as it is (a process container only), True makes it read-only but for `writable`, with
+    private /dev, /run and /tmp.
+
+    Attributes:
+        argv: the command; `argv[0]` is looked up on the PATH of `env`.
+        env: the whole environment of the command; nothing of ours is added.
+        cwd: where it starts.
+        writable: what the tree may write when `sandbox` is True (a missing one is an error).
+        protected: read-only for the tree; names are kept, too (see `_mounts`).
+        hidden: unreachable for the tree: a folder reads as empty, a file or socket as /dev/null.
+        placeholders: create an empty file for each protected path that does not exist, for as long as the
+            container lives, so that the tree cannot create it. Else such a path is told by `unenforced`.
+        max_memory: bytes for the whole tree, or None.
+        max_procs: processes (threads count where a cgroup counts) for the whole tree, or None.
+        label: for people, in errors and receipts.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: Path
+    writable: tuple[Path, ...] = ()
+    protected: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
+    placeholders: bool = False
+    max_memory: int | None = None
+    max_procs: int | None = None
+    label: str = ""
+    sandbox: bool = False
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A process of the tree at one instant.
+
+    Attributes:
+        pid: as the host counts.
+        started: clock ticks since boot; with `pid` it names a process for good.
+        command: its command line (or [name]), cut.
+        state: one letter as in ps: R, S, D, T, Z ...
+        rss: resident memory in bytes.
+    """
+
+    pid: int
+    started: int
+    command: str
+    state: str
+    rss: int
+
+
+class Proof(msgspec.Struct, frozen=True):
+    """The receipt of a kill: what was alive, what was done, and whether anything is left.
+
+    Attributes:
+        mechanism: the container's mechanism.
+        alive: the members just before.
+        rounds: how many times the tree had to be struck.
+        seconds: from the decision to the last process gone.
+        empty: True only if the kernel said so; False is the state `unkilled`.
+        left: the members that are still there if not `empty`.
+        how: what was done and what the proof rests on, in order.
+    """
+
+    mechanism: str
+    alive: tuple[Member, ...]
+    rounds: int
+    seconds: float
+    empty: bool
+    left: tuple[Member, ...] = ()
+    how: tuple[str, ...] = ()
+
+
+class Statistics(msgspec.Struct, frozen=True):
+    """What the tree takes just now.
+
+    Attributes:
+        processes: how many there are.
+        rss: resident bytes, shared pages counted once for each process that maps them.
+        memory: bytes as the cgroup counts them, None without a memory controller.
+        frozen: True between freeze and thaw.
+    """
+
+    processes: int
+    rss: int
+    memory: int | None
+    frozen: bool
+
+
+class LimitsHit(msgspec.Struct, frozen=True):
+    """How often the kernel held the tree back; zero where it does not count (no cgroup controllers)."""
+
+    memory: int = 0
+    processes: int = 0
+
+
+class LostMount(msgspec.Struct, frozen=True):
+    """A path whose protection is not there (any more), and why."""
+
+    path: Path
+    why: str
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One step that the probe really did on this machine, and how it went."""
+
+    step: str
+    ok: bool
+    detail: str = ""
+    hint: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What `cms doctor` shows: the mechanism found, its promises, and what would make it better."""
+
+    mechanism: str
+    level: Level
+    guarantees: Guarantees
+    attempts: tuple[Attempt, ...]
+    seconds: float
+
+    @property
+    def missing(self) -> tuple[Attempt, ...]:
+        """The steps that failed and that something can be done about."""
+        return tuple(attempt for attempt in self.attempts if not attempt.ok and attempt.hint)

@@ -1,0 +1,464 @@
+"""The one program of ours inside a container: it starts the command, keeps the tree, and tells how it ended.
+
+Run as `python -I -S _shim.py FD`, it must start fast (about 12 ms) and see nothing of the project, so it
+imports a handful of light modules only; `json`, `socket`, `subprocess` would double its start. The
+supervisor imports it for `Orders` alone.
+
+It has three modes:
+
+- `init`: bwrap made the namespaces and started us as their pid 1.
+- `unshare`: we make the namespaces ourselves; the outer process plays bwrap's part, the inner is pid 1.
+- `guard`: there are none. We are a child subreaper, so every orphan of the tree becomes our child, and we
+  are childless only when the whole tree is gone.
+
+Why not let bwrap run the command itself: its own init tells an exit by signal as 128 + n, which a plain exit
+can be too, and cannot say why an exec failed.
+
+The control socket is a lifeline, too: it reads as ended the moment the supervisor dies, however it dies, and
+then the tree is ended from here. That is the second lock; the first is the parent-death signal (bwrap's or
+ours), which a kernel clears in some cases (set-uid programs) and which does not reach grandchildren.
+
+Lines we write: `init PID`, `command PID` (each sent by the process it names, so that the kernel's credentials
+on the message translate the pid), `failed STAGE ERRNO`, `running`, `exit STATUS`, `empty`. Lines we read:
+`go`, `kill` (guard mode only); their end means that the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import select
+import signal
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_CAPBSET_DROP = 24
+PR_SET_CHILD_SUBREAPER = 36
+PR_SET_NO_NEW_PRIVS = 38
+CLONE_NEWNS = 0x00020000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_SLAVE = 0x80000
+SYS_LANDLOCK_CREATE_RULESET = 444
+SYS_LANDLOCK_RESTRICT_SELF = 446
+LANDLOCK_SCOPE_SIGNAL = 2
+
+_IGNORED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGALRM,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGPIPE,
+)
+_FIRST_NAP = 0.001
+_LONGEST_NAP = 0.05
+
+
+class Orders:
+    """What the supervisor tells the shim, through a file that only the two of them have open."""
+
+    __slots__ = (
+        "argv",
+        "caps",
+        "control",
+        "cwd",
+        "env",
+        "mode",
+        "mounts",
+        "nproc",
+        "scoped",
+        "stdio",
+        "supervisor",
+        "user_namespace",
+    )
+
+    def __init__(
+        self,
+        mode: str,
+        argv: list[bytes],
+        env: dict[bytes, bytes],
+        cwd: bytes,
+        control: int,
+        stdio: tuple[int, ...],
+        supervisor: int,
+        *,
+        user_namespace: bool = False,
+        mounts: tuple[tuple[str, bytes], ...] = (),
+        caps: tuple[int, ...] = (),
+        nproc: int = 0,
+        scoped: bool = False,
+    ) -> None:
+        self.mode = mode
+        self.argv = argv
+        self.env = env
+        self.cwd = cwd
+        self.control = control
+        self.stdio = stdio
+        self.supervisor = supervisor
+        self.user_namespace = user_namespace
+        self.mounts = mounts
+        self.caps = caps
+        self.nproc = nproc
+        self.scoped = scoped
+
+    def dump(self) -> bytes:
+        """Marshal: both ends are the same interpreter, and the shim has it without an import."""
+        return marshal.dumps({name: getattr(self, name) for name in self.__slots__})
+
+    @classmethod
+    def load(cls, raw: bytes) -> Orders:
+        """The inverse of `dump`."""
+        return cls(**marshal.loads(raw))  # noqa: S302 (our own parent wrote it)
+
+
+class Libc:
+    """The system calls that Python 3.11 does not wrap. Loaded only where needed: ctypes costs 3 ms."""
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self._ctypes = ctypes
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def _check(self, result: int, what: str) -> int:
+        if result < 0:
+            code = self._ctypes.get_errno()
+            raise OSError(code, os.strerror(code), what)
+        return result
+
+    def prctl(self, option: int, value: int) -> None:
+        ulong = self._ctypes.c_ulong
+        self._check(self._libc.prctl(option, ulong(value), ulong(0), ulong(0), ulong(0)), "prctl")
+
+    def unshare(self, flags: int) -> None:
+        self._check(self._libc.unshare(flags), "unshare")
+
+    def mount(
+        self, source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None
+    ) -> None:
+        self._check(
+            self._libc.mount(source, target, kind, self._ctypes.c_ulong(flags), data),
+            f"mount {os.fsdecode(target)}",
+        )
+
+    def scope_signals(self) -> None:
+        """Landlock, ABI 6: from here on this process and its children can signal only each other."""
+        ctypes = self._ctypes
+        syscall = self._libc.syscall
+        attributes = (ctypes.c_uint64 * 3)(0, 0, LANDLOCK_SCOPE_SIGNAL)
+        ruleset = self._check(
+            syscall(
+                ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET),
+                ctypes.byref(attributes),
+                ctypes.c_size_t(ctypes.sizeof(attributes)),
+                ctypes.c_uint32(0),
+            ),
+            "landlock",
+        )
+        self.prctl(PR_SET_NO_NEW_PRIVS, 1)
+        self._check(
+            syscall(ctypes.c_long(SYS_LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint32(0)),
+            "landlock",
+        )
+        os.close(ruleset)
+
+
+class Shim:
+    """The keeper of one tree."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.orders = orders
+        self.command = 0
+        self.childless = False
+        self._libc: Libc | None = None
+
+    @property
+    def libc(self) -> Libc:
+        if self._libc is None:
+            self._libc = Libc()
+        return self._libc
+
+    def tell(self, line: str) -> None:
+        try:
+            os.write(self.orders.control, line.encode() + b"\n")
+        except OSError:
+            pass  # the supervisor is gone: the loop will see the end of the lifeline
+
+    # --- on the way up ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Never returns."""
+        orders = self.orders
+        for fd in (orders.control, *orders.stdio):
+            os.set_inheritable(fd, False)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
+        stage = "prepare"
+        try:
+            if orders.mode == "guard":
+                self.die_with(orders.supervisor, signal.SIGCHLD)
+                if sys.platform == "linux":
+                    self.libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+            elif orders.mode == "unshare":
+                self.die_with(orders.supervisor, signal.SIGKILL)
+                stage = "namespaces"
+                self.enter_namespaces()
+                stage = "mounts"
+                self.mount_all()
+        except OSError as error:
+            self.tell(f"failed {stage} {error.errno or 0} {error}")
+            os._exit(1)
+        self.tell(f"init {os.getpid()}")
+        wakeup, wake = os.pipe()
+        os.set_blocking(wakeup, False)
+        os.set_blocking(wake, False)
+        signal.signal(signal.SIGCHLD, _awake)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        executed, executing = os.pipe()
+        self.command = os.fork()
+        if self.command == 0:
+            self.become_command(executing)
+        for fd in (*orders.stdio, executing):
+            os.close(fd)
+        if not os.read(executed, 1):
+            self.tell("running")
+        os.close(executed)
+        self.keep(wakeup)
+
+    def die_with(self, supervisor: int, death_signal: int) -> None:
+        """In guard mode the signal only wakes us: dying at once would leave the tree behind."""
+        if sys.platform == "linux":
+            self.libc.prctl(PR_SET_PDEATHSIG, death_signal)
+        if os.getppid() != supervisor:
+            os._exit(1)
+
+    def enter_namespaces(self) -> None:
+        """Returns in the inner process, pid 1 of the new namespace; the outer waits for it and ends with
+        it.
+        """
+        uid, gid = os.geteuid(), os.getegid()
+        flags = CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWIPC
+        if self.orders.user_namespace:
+            self.libc.unshare(CLONE_NEWUSER | flags)
+            for name, text in (
+                ("setgroups", "deny"),
+                ("uid_map", f"{uid} {uid} 1"),
+                ("gid_map", f"{gid} {gid} 1"),
+            ):
+                with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 (pathlib costs its import)
+                    file.write(text)
+        else:
+            self.libc.unshare(flags)
+        inner = os.fork()
+        if inner:
+            # Whoever holds the lifeline's end keeps it alive: the outer process lets go of everything.
+            for fd in (self.orders.control, *self.orders.stdio):
+                os.close(fd)
+            os.waitpid(inner, 0)
+            os._exit(0)
+        self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def mount_all(self) -> None:
+        """The mounts of `_mounts.plan`, with mount(2); bwrap does the same from its flags."""
+        libc = self.libc
+        libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE)
+        for word, path in self.orders.mounts:
+            if word == "proc":
+                libc.mount(b"proc", path, b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            elif word in ("empty", "private"):
+                mode = b"mode=1777" if word == "private" else b"mode=555"
+                libc.mount(b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, mode)
+                if word == "empty":
+                    self.read_only(path)
+            elif word == "null":
+                libc.mount(b"/dev/null", path, None, MS_BIND)
+                self.read_only(path)
+            else:
+                libc.mount(path, path, None, MS_BIND | MS_REC)
+                if word == "read":
+                    self.read_only(path)
+        for capability in self.orders.caps:
+            try:
+                libc.prctl(PR_CAPBSET_DROP, capability)
+            except OSError:
+                pass  # a capability that this kernel does not know
+        if self.orders.user_namespace:
+            libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+    def read_only(self, path: bytes) -> None:
+        """A remount must repeat the flags that an owner outside has locked, or it is refused."""
+        here = os.statvfs(path)
+        kept = here.f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
+        kept |= here.f_flag & (os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)
+        names = ((os.ST_NOSUID, MS_NOSUID), (os.ST_NODEV, MS_NODEV), (os.ST_NOEXEC, MS_NOEXEC))
+        times = ((os.ST_NOATIME, 0x400), (os.ST_NODIRATIME, 0x800), (os.ST_RELATIME, 0x200000))
+        flags = MS_REMOUNT | MS_BIND | MS_RDONLY
+        for seen, wanted in names + times:
+            if kept & seen:
+                flags |= wanted
+        self.libc.mount(b"none", path, None, flags)
+
+    def become_command(self, executing: int) -> None:
+        """In the forked child: everything up to the exec. Never returns."""
+        orders = self.orders
+        stage = "session"
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (*_IGNORED, signal.SIGCHLD, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            os.setsid()
+            for target, fd in enumerate(orders.stdio):
+                os.dup2(fd, target)
+            stage = "chdir"
+            os.chdir(orders.cwd)
+            stage = "limits"
+            if orders.nproc:
+                import resource
+
+                resource.setrlimit(resource.RLIMIT_NPROC, (orders.nproc, orders.nproc))
+            self.volunteer()
+            if orders.scoped:
+                self.libc.scope_signals()
+            self.tell(f"command {os.getpid()}")
+            if os.read(orders.control, 3) != b"go\n":
+                os._exit(1)
+            stage = "exec"
+            os.execvpe(orders.argv[0], orders.argv, orders.env)  # noqa: S606 (starting it is what we are for)
+        except OSError as error:
+            self.tell(f"failed {stage} {error.errno or 0} {error.strerror}")
+            os.write(executing, b"!")
+        finally:
+            os._exit(127)
+
+    def volunteer(self) -> None:
+        """When memory runs out the kernel is to choose the agent, not its supervisor."""
+        try:
+            with open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123 (as above)
+                now = int(file.read())
+                file.seek(0)
+                file.write(str(min(1000, now + 300)))
+        except (OSError, ValueError):
+            pass  # best effort; nothing else depends on it
+
+    # --- while it runs, and at its end --------------------------------------------------------------
+
+    def keep(self, wakeup: int) -> None:
+        """Reap, tell, and watch the lifeline. Never returns."""
+        poller = select.poll()
+        poller.register(wakeup, select.POLLIN)
+        poller.register(self.orders.control, select.POLLIN)
+        while True:
+            for fd, _ in poller.poll():
+                if fd == wakeup:
+                    os.read(wakeup, 4096)
+                    continue
+                heard = os.read(self.orders.control, 4096)
+                if not heard:
+                    self.end()
+                if self.orders.mode == "guard" and b"kill\n" in heard:
+                    self.sweep()
+                    self.tell("empty")
+            self.reap()
+            if self.orders.mode == "guard" and os.getppid() != self.orders.supervisor:
+                self.end()
+
+    def end(self) -> None:
+        """The supervisor is gone: so is the tree. Exiting as pid 1 makes the kernel kill the namespace."""
+        if self.orders.mode == "guard":
+            self.sweep()
+        os._exit(0)
+
+    def reap(self) -> int:
+        """Collect the dead; returns how many. Sets `childless` when the kernel says there is nobody else."""
+        count = 0
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self.childless = True
+                return count
+            if pid == 0:
+                self.childless = False
+                return count
+            count += 1
+            if pid == self.command:
+                self.command = 0
+                self.tell(f"exit {status}")
+
+    def sweep(self) -> None:
+        """Guard mode: kill our children until there are none.
+
+        Each is a child that we have not reaped, so its pid cannot have been given to anybody else. The
+        orphans of the killed become our children in their turn, so the loop goes down the whole tree; it
+        has to be tight, for it races with whatever forks and exits.
+        """
+        nap = _FIRST_NAP
+        while not self.childless:
+            for pid in children():
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            if self.reap() == 0 and not self.childless:
+                time.sleep(nap)  # nobody died: they sleep in the kernel, or are about to be ours
+                nap = min(nap * 2, _LONGEST_NAP)
+            else:
+                nap = _FIRST_NAP
+
+
+def children() -> list[int]:
+    """Our own children, as the kernel lists them; by a walk where it does not (CONFIG_PROC_CHILDREN)."""
+    own = os.getpid()
+    try:
+        with open(f"/proc/{own}/task/{own}/children", "rb") as file:  # noqa: PTH123 (as above)
+            return [int(word) for word in file.read().split()]
+    except OSError:
+        pass
+    found = []
+    if sys.platform == "linux":
+        for name in [entry.name for entry in os.scandir("/proc")]:
+            if name.isdigit():
+                try:
+                    with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 (as above)
+                        fields = file.read().rpartition(b")")[2].split()
+                except OSError:
+                    continue
+                if int(fields[1]) == own:
+                    found.append(int(name))
+    else:
+        with os.popen("ps -axo pid=,ppid=") as listing:  # noqa: S605 (fixed words)
+            for line in listing:
+                pid, _, parent = line.strip().partition(" ")
+                if parent.strip() == str(own):
+                    found.append(int(pid))
+    return found
+
+
+def _awake(_number: int, _frame: object) -> None:
+    """SIGCHLD needs a handler, or the wake-up descriptor is not written."""
+
+
+def main() -> None:
+    with os.fdopen(int(sys.argv[1]), "rb") as file:
+        orders = Orders.load(file.read())
+    Shim(orders).run()
+
+
+if __name__ == "__main__":
+    main()
