@@ -1,0 +1,88 @@
+"""The border: what SQLite and the file system throw becomes `StoreError`, once, and says what to do.
+
+Nobody outside of this room handles a `sqlite3.Error` or an `OSError` of the store.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cms.errors import StoreError
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+
+def _full(path: Path) -> StoreError:
+    return StoreError(
+        f"no space left to write {path}",
+        hint="free some disk space and try again; what was acknowledged before is safe",
+    )
+
+
+def _read_only(path: Path) -> StoreError:
+    return StoreError(
+        f"cannot write {path}", hint="make it and its folder writable for you, or set CMS_HOME to another"
+    )
+
+
+def from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
+    """The StoreError that says what `error` means for the database at `path`."""
+    code = getattr(error, "sqlite_errorcode", None)
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    match code & 0xFF if isinstance(code, int) else None:  # the low byte: extended codes refine it
+        case sqlite3.SQLITE_FULL:
+            return _full(path)
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return _read_only(path)
+        case sqlite3.SQLITE_CANTOPEN:
+            return StoreError(
+                f"cannot open {path}",
+                hint="look at its permissions and at the space left on its disk, or set CMS_HOME to another",
+            )
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreError(
+                f"{path} is locked by another program",
+                hint="close what has it open (a database viewer, a backup) and try again",
+            )
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return StoreError(
+                f"{path} is damaged or no database",
+                hint="move it away to begin a new one, or restore it; the raw logs beside it are not touched",
+            )
+        case sqlite3.SQLITE_IOERR:
+            return StoreError(f"reading or writing {path} failed ({name})", hint="look at the disk")
+        case _:
+            return StoreError(f"the store refused: {error} ({name}, {path})")
+
+
+def from_os(error: OSError, path: Path) -> StoreError:
+    """The StoreError that says what `error` means for the file at `path`."""
+    if error.errno in _NO_SPACE:
+        return _full(path)
+    if error.errno in _NO_ACCESS:
+        return _read_only(path)
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return StoreError(f"reading or writing {path} failed: {reason}", hint="look at the disk")
+
+
+@contextmanager
+def border(path: Path) -> Iterator[None]:
+    """Translates what the body throws.
+
+    Raises:
+        StoreError: for any `sqlite3.Error`, any `OSError`, and text or numbers that no database can hold.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise from_sqlite(error, path) from error
+    except OSError as error:
+        raise from_os(error, path) from error
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise StoreError(f"a value cannot be stored: {error}") from error

@@ -1,0 +1,302 @@
+"""The journal: the store as the rest of the house sees it, on trio.
+
+    async with open_journal(settings) as journal:
+        await journal.recover(now)
+        await journal.commit(session=record, interaction=interaction)  # on disk when this returns
+
+Every write is one transaction, in one thread, in the order of the calls, synced before the call returns: a
+caller may acknowledge what it was told. A call that is cancelled either never began (nothing was written) or
+ends as if it had not been cancelled. Reads have a connection and a thread of their own, so a long list does
+not hold up an acknowledgement; they see every write that has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from typing import TypeVar
+
+import trio
+
+from cms.config import Settings
+from cms.errors import StoreError
+from cms.session.model import Interaction, Receipt, SessionRecord
+from cms.store.books import Books, Grouping, decision_row
+from cms.store.owners import Owner
+from cms.store.records import Charge, Decision, Recovery, Total
+from cms.store.rows import Value
+from cms.store.schema import prepare_home
+
+T = TypeVar("T")
+
+
+class _Waiting:
+    """A decision that no transaction has taken along yet. Compared by identity."""
+
+    __slots__ = ("row", "written")
+
+    def __init__(self, row: tuple[Value, ...]) -> None:
+        self.row = row
+        self.written = False
+
+
+@asynccontextmanager
+async def open_journal(settings: Settings) -> AsyncIterator[Journal]:
+    """The store in `settings.home`, made and migrated as needed, closed at the end.
+
+    Nothing is recovered yet: call `Journal.recover` when you are ready to tell somebody.
+
+    Raises:
+        HomeUnusable: the folder cannot be made or written.
+        StoreError: the database cannot be opened, or is of a newer cms.
+    """
+    limiter = trio.CapacityLimiter(1)
+    journal = await trio.to_thread.run_sync(_open, settings, limiter=limiter)
+    try:
+        yield journal
+    finally:
+        with trio.CancelScope(shield=True):
+            await journal._close()
+
+
+def _open(settings: Settings) -> Journal:
+    prepare_home(settings.home)
+    owners = settings.home / "owners"
+    owner = Owner(owners)
+    with ExitStack() as undo:
+        undo.callback(owner.release)
+        writer = Books.open(settings.database, owner, owners)
+        undo.callback(writer.close)
+        reader = Books.open(settings.database, owner, owners)
+        undo.pop_all()
+    return Journal(writer, reader, owner)
+
+
+class Journal:
+    """One open store, made by `open_journal`. Each method raises StoreError if disk or SQLite refuses."""
+
+    def __init__(self, writer: Books, reader: Books, owner: Owner) -> None:
+        self._writer = writer
+        self._reader = reader
+        self._owner = owner
+        # A lock as well as the limiter: the decisions to take along are picked when the turn has come.
+        self._turn = trio.Lock()
+        self._write_limiter = trio.CapacityLimiter(1)
+        self._read_limiter = trio.CapacityLimiter(1)
+        self._waiting: list[_Waiting] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{len(self._waiting)} decisions waiting"
+        return f"<Journal {self._writer.path}: {state}>"
+
+    # --- writing --------------------------------------------------------------------------------
+
+    async def commit(
+        self,
+        *,
+        session: SessionRecord | None = None,
+        interaction: Interaction | None = None,
+        interactions: Iterable[Interaction] = (),
+        charges: Iterable[Charge] = (),
+        receipt: Receipt | None = None,
+        process: str = "",
+    ) -> None:
+        """Writes what belongs together: all of it is on disk when this returns, or none of it.
+
+        Session and interactions are saved as they are now, whether or not the store knew them; charges and
+        the receipt are added. Decisions that wait go along.
+
+        Args:
+            process: the id of the process that the receipt is about.
+
+        Raises:
+            NameTaken: another session has this one's name.
+            WrongStatus: the session lives in another process of cms, which has this store open too.
+            StoreError: nothing was written.
+        """
+        several = (*interactions, *(() if interaction is None else (interaction,)))
+        spent = tuple(charges)
+        if receipt is not None and session is None:
+            raise TypeError("a receipt needs its session")
+
+        def work(books: Books) -> None:
+            if session is not None:
+                books.save_session(session)
+            for one in several:
+                books.save_interaction(one)
+            for charge in spent:
+                books.add_charge(charge)
+            if session is not None and receipt is not None:
+                books.add_receipt(session.id, process, receipt)
+
+        await self._write(work)
+
+    async def add_session(self, record: SessionRecord, interaction: Interaction | None = None) -> None:
+        """Writes a new session, and its first message if it has one already.
+
+        Raises:
+            NameTaken: there is one of that name.
+        """
+
+        def work(books: Books) -> None:
+            books.add_session(record)
+            if interaction is not None:
+                books.save_interaction(interaction)
+
+        await self._write(work)
+
+    async def save_session(self, record: SessionRecord) -> None:
+        """`commit` of a session alone."""
+        await self.commit(session=record)
+
+    async def add_interaction(self, interaction: Interaction) -> None:
+        """Accepts a message: it is not lost from here on."""
+        await self.commit(interaction=interaction)
+
+    async def save_interaction(self, interaction: Interaction) -> None:
+        """`commit` of an interaction alone."""
+        await self.commit(interaction=interaction)
+
+    async def add_charge(self, charge: Charge) -> None:
+        """`commit` of a charge alone."""
+        await self.commit(charges=(charge,))
+
+    async def add_receipt(self, session_id: str, process: str, receipt: Receipt) -> None:
+        """Writes how a process of the session ended."""
+        await self._write(lambda books: books.add_receipt(session_id, process, receipt))
+
+    async def add_decision(self, decision: Decision) -> None:
+        """Writes a decision of the gate; it is on disk when this returns, so the tool may run.
+
+        Many at once share a transaction. If the caller is cancelled the decision is still written, with the
+        next transaction.
+
+        Raises:
+            StoreError: it was not written: no tool may run.
+        """
+        waiting = _Waiting(decision_row(decision))
+        self._waiting.append(waiting)
+        try:
+            async with self._turn:
+                if not waiting.written:
+                    await self._write_in_turn(_nothing)
+        except StoreError:
+            # The caller refuses the call now, so the log must not say later that it was allowed.
+            self._waiting.remove(waiting)
+            raise
+
+    async def delete_session(self, session_id: str) -> bool:
+        """Removes a session, its interactions, receipts and decisions; its money stays in the ledger.
+
+        Returns False if there was none. The raw log is not the store's (rawlog.py).
+
+        Raises:
+            WrongStatus: it lives in another process of cms.
+        """
+        return await self._write(lambda books: books.delete_session(session_id))
+
+    async def recover(self, now: float) -> Recovery:
+        """Writes down what became of what a crash left open, and returns it as it now stands.
+
+        Sessions with a live status become `stopped`. A message that was `queued` was certainly never sent and
+        becomes `interrupted`, one that was `sent` becomes `doubtful`, one that was `running` `interrupted`;
+        the costs of the last two are lower bounds from now on. `error` tells a person what that
+        means. What belongs to another process that lives is left alone, and so is what this journal wrote.
+        """
+        return await self._write(lambda books: books.recover(now))
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def get_session(self, name: str) -> SessionRecord | None:
+        """The session of that name."""
+        return await self._read(lambda books: books.session_by_name(name))
+
+    async def get_session_by_id(self, session_id: str) -> SessionRecord | None:
+        """The session of that id."""
+        return await self._read(lambda books: books.session_by_id(session_id))
+
+    async def all_sessions(self, status: str = "") -> list[SessionRecord]:
+        """All sessions, or those of a status, newest first."""
+        return await self._read(lambda books: books.all_sessions(status))
+
+    async def names(self) -> list[str]:
+        """The names of all sessions, sorted."""
+        return await self._read(lambda books: books.names())
+
+    async def interactions(self, session_id: str, last: int | None = None) -> list[Interaction]:
+        """The interactions of a session, or its newest `last`, oldest first."""
+        return await self._read(lambda books: books.interactions(session_id, last))
+
+    async def get_interaction(self, interaction_id: str) -> Interaction | None:
+        """The interaction of that id."""
+        return await self._read(lambda books: books.interaction(interaction_id))
+
+    async def total(self, session_id: str | None = None, *, since: float | None = None) -> Total:
+        """What was spent: in all or in a session, ever or since a time."""
+        return await self._read(lambda books: books.total(session_id, since=since))
+
+    async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
+        """What was spent, by session and model dearest first, by day (local time) oldest first."""
+        return await self._read(lambda books: books.totals(by, since))
+
+    async def charges(self, session_id: str) -> list[Charge]:
+        """The ledger of a session, oldest first."""
+        return await self._read(lambda books: books.charges(session_id))
+
+    async def receipts(self, session_id: str) -> list[Receipt]:
+        """How the processes of a session ended, oldest first."""
+        return await self._read(lambda books: books.receipts(session_id))
+
+    async def decisions(self, session_id: str) -> list[Decision]:
+        """The audit log of a session, oldest first."""
+        return await self._read(lambda books: books.decisions(session_id))
+
+    # --- threads --------------------------------------------------------------------------------
+
+    async def _write(self, work: Callable[[Books], T]) -> T:
+        async with self._turn:
+            return await self._write_in_turn(work)
+
+    async def _write_in_turn(self, work: Callable[[Books], T]) -> T:
+        """One transaction of `work` and of the decisions that wait. The caller holds the turn."""
+        self._check_open()
+        along = tuple(self._waiting)
+        rows = [waiting.row for waiting in along]
+
+        def transact() -> T:
+            with self._writer.transaction():
+                self._writer.add_decisions(rows)
+                return work(self._writer)
+
+        result = await trio.to_thread.run_sync(transact, abandon_on_cancel=False, limiter=self._write_limiter)
+        for waiting in along:
+            waiting.written = True
+        del self._waiting[: len(along)]  # others may have come behind them
+        return result
+
+    async def _read(self, work: Callable[[Books], T]) -> T:
+        self._check_open()
+        return await trio.to_thread.run_sync(
+            work, self._reader, abandon_on_cancel=False, limiter=self._read_limiter
+        )
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the store is closed")
+
+    async def _close(self) -> None:
+        try:
+            if self._waiting:
+                await self._write(_nothing)
+        finally:
+            self._closed = True
+            # In turn behind whoever still writes or reads.
+            async with self._turn:
+                await trio.to_thread.run_sync(self._reader.close, limiter=self._read_limiter)
+                await trio.to_thread.run_sync(self._writer.close, limiter=self._write_limiter)
+            self._owner.release()
+
+
+def _nothing(_books: Books) -> None:
+    pass

@@ -1,0 +1,239 @@
+"""The database: its folder, its connection, its schema as small numbered migrations.
+
+`PRAGMA user_version` is the number of migrations that have been applied. To change the schema append a
+function to `MIGRATIONS`; never edit one that was released. A field of a record that no query needs lives in
+the row's JSON (`rest`) and needs no migration as long as it has a default (rows.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from cms.errors import HomeUnusable, StoreError
+from cms.store.faults import border
+
+Migration = Callable[[sqlite3.Connection], None]
+
+#: Marks the file as ours ("cms1"), so that somebody else's database is never migrated by mistake.
+APPLICATION_ID: Final = 0x636D7331
+
+#: Seconds that a statement waits for another process (a second supervisor on the same CMS_HOME) to finish.
+BUSY_TIMEOUT: Final = 10.0
+
+#: What every connection is set to. FULL: in WAL mode NORMAL may lose the last commits when the power fails,
+#: and a commit here is an acknowledgement. A checkpoint every 1,000 pages (the default) keeps the WAL
+#: near 4 MB.
+PRAGMAS: tuple[str, ...] = (
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA trusted_schema = OFF",
+)
+
+
+def _v1(db: sqlite3.Connection) -> None:
+    """Sessions, interactions, the ledger, receipts, decisions."""
+    # `owner` is the journal that last wrote the session (owners.py): a crash is recovered only for the dead.
+    db.execute(
+        """CREATE TABLE sessions (
+            id TEXT PRIMARY KEY NOT NULL,
+            name TEXT NOT NULL UNIQUE,
+            status TEXT NOT NULL,
+            created REAL NOT NULL,
+            last_saved REAL NOT NULL,
+            total_cost_usd REAL NOT NULL,
+            rest TEXT NOT NULL,
+            owner TEXT NOT NULL DEFAULT ''
+        )"""
+    )
+    db.execute("CREATE INDEX sessions_created ON sessions (created)")
+    db.execute("CREATE INDEX sessions_status ON sessions (status, created)")
+    db.execute(
+        """CREATE TABLE interactions (
+            id TEXT PRIMARY KEY NOT NULL,
+            session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+            number INTEGER NOT NULL,
+            type TEXT NOT NULL,
+            state TEXT NOT NULL,
+            timestamp REAL NOT NULL,
+            ended REAL,
+            cost REAL NOT NULL,
+            prompt TEXT NOT NULL,
+            response TEXT NOT NULL,
+            rest TEXT NOT NULL,
+            UNIQUE (session_id, number)
+        )"""
+    )
+    # Partial: a store has many interactions and few that are open, and recovery asks for those alone.
+    db.execute(
+        "CREATE INDEX interactions_open ON interactions (session_id)"
+        " WHERE state IN ('queued', 'sent', 'running')"
+    )
+    # No foreign key: what was spent stays on the books when its session is deleted.
+    db.execute(
+        """CREATE TABLE ledger (
+            at REAL NOT NULL,
+            session_id TEXT NOT NULL,
+            session_name TEXT NOT NULL,
+            interaction_id TEXT NOT NULL,
+            process TEXT NOT NULL,
+            model TEXT NOT NULL,
+            cost_usd REAL NOT NULL CHECK (cost_usd >= 0),
+            input_tokens INTEGER NOT NULL CHECK (input_tokens >= 0),
+            output_tokens INTEGER NOT NULL CHECK (output_tokens >= 0),
+            cache_read_input_tokens INTEGER NOT NULL CHECK (cache_read_input_tokens >= 0),
+            cache_creation_input_tokens INTEGER NOT NULL CHECK (cache_creation_input_tokens >= 0),
+            process_total REAL NOT NULL,
+            exact INTEGER NOT NULL
+        )"""
+    )
+    db.execute("CREATE INDEX ledger_at ON ledger (at)")
+    db.execute("CREATE INDEX ledger_session ON ledger (session_id, interaction_id)")
+    for what in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER ledger_no_{what.lower()} BEFORE {what} ON ledger"
+            " BEGIN SELECT RAISE (ABORT, 'the ledger is append-only'); END"
+        )
+    db.execute(
+        """CREATE TABLE receipts (
+            session_id TEXT NOT NULL REFERENCES sessions (id) ON DELETE CASCADE,
+            process TEXT NOT NULL,
+            at REAL NOT NULL,
+            reason TEXT NOT NULL,
+            receipt TEXT NOT NULL
+        )"""
+    )
+    db.execute("CREATE INDEX receipts_session ON receipts (session_id)")
+    # No foreign key: decisions travel in the transactions of others (journal.py), which they must not break.
+    db.execute(
+        """CREATE TABLE decisions (
+            session_id TEXT NOT NULL,
+            interaction_id TEXT NOT NULL,
+            at REAL NOT NULL,
+            tool TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            cost REAL NOT NULL
+        )"""
+    )
+    db.execute("CREATE INDEX decisions_session ON decisions (session_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1,)
+
+
+def prepare_home(home: Path) -> None:
+    """Makes `home` a folder that its owner alone can enter (0700).
+
+    Raises:
+        HomeUnusable: it cannot be made, is no folder, or cannot be written.
+    """
+    hint = "make it a folder that you can write, or set CMS_HOME to another"
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = home.stat()
+        # A folder made beforehand with a plain mkdir is open to others; it will hold prompts and a socket.
+        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
+            home.chmod(0o700)
+    except OSError as error:
+        raise HomeUnusable(f"cannot use {home}: {error.strerror or error}", hint=hint) from error
+    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
+        raise HomeUnusable(f"cannot use {home}: it cannot be read and written", hint=hint)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection to the database at `path`, which is made (0600) if it is missing; not yet migrated.
+
+    In autocommit mode (transactions are begun by name), and free to move between threads, of which one at a
+    time may use it.
+
+    Raises:
+        StoreError: it cannot be opened, is no database, or stays locked.
+    """
+    with border(path):
+        # Before SQLite does it with the umask; its -wal and -shm files take the mode of this one.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+        db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        try:
+            _use_wal(db)
+            for pragma in PRAGMAS:
+                db.execute(pragma)
+        except BaseException:
+            db.close()
+            raise
+    return db
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    # Two processes that meet a new database at once: SQLite fails the second at once instead of waiting,
+    # since waiting with a shared lock in hand could deadlock. So we wait here, with nothing in hand.
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def version(db: sqlite3.Connection) -> int:
+    """How many migrations the database has seen."""
+    return _integer(db, "PRAGMA user_version")
+
+
+def _integer(db: sqlite3.Connection, query: str) -> int:
+    value: object = db.execute(query).fetchone()[0]
+    return value if isinstance(value, int) else 0
+
+
+def migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration] | None = None) -> int:
+    """Brings the database to the newest version, a transaction a step; returns how many steps that took.
+
+    A step that fails leaves the version before it. Several processes may do this at once.
+
+    Raises:
+        StoreError: the database was made by a newer cms or by another program, or a step failed.
+    """
+    steps = MIGRATIONS if migrations is None else migrations
+    applied = 0
+    with border(path):
+        while True:
+            db.execute("BEGIN IMMEDIATE")  # before looking: another process may be migrating too
+            try:
+                at = version(db)
+                _check_ours(db, path, at, len(steps))
+                if at == len(steps):
+                    db.execute("ROLLBACK")
+                    return applied
+                steps[at](db)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                db.execute(f"PRAGMA user_version = {at + 1}")
+                db.execute("COMMIT")
+                applied += 1
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+
+def _check_ours(db: sqlite3.Connection, path: Path, at: int, known: int) -> None:
+    blank = at == 0 and _integer(db, "SELECT count(*) FROM sqlite_master") == 0
+    if not blank and _integer(db, "PRAGMA application_id") != APPLICATION_ID:
+        raise StoreError(
+            f"{path} belongs to another program", hint="move it away, or set CMS_HOME to another folder"
+        )
+    if at > known:
+        raise StoreError(
+            f"{path} was written by a newer cms (schema {at}, this one knows {known})",
+            hint="upgrade this cms, or set CMS_HOME to another folder",
+        )

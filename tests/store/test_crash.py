@@ -1,0 +1,123 @@
+"""A journal's process is killed at any moment: what it acknowledged is there, and nothing is half there."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from cms.config import Settings
+from cms.session.model import InteractionState, SessionStatus
+from cms.store.journal import open_journal
+from cms.store.rawlog import raw_log_path, read_lines
+from store import making
+
+#: Several tasks write at once; each prints the number of what it wrote only after the journal said so.
+WRITER = """
+import os, sys
+from pathlib import Path
+import trio
+sys.path.insert(0, sys.argv[2])
+from store import making
+from cms.config import Settings
+from cms.session.model import InteractionState, SessionStatus
+from cms.store.journal import open_journal
+from cms.store.rawlog import RawLog, raw_log_path
+
+settings = Settings(home=Path(sys.argv[1]))
+
+async def write(journal, of):
+    session = making.session(of, status=SessionStatus.BUSY)
+    await journal.add_session(session)
+    with RawLog(raw_log_path(settings.raw, session.id)) as log:
+        for number in range(1, 100_000):
+            queued = making.interaction(number, of=of)
+            await journal.add_interaction(queued)
+            log.append("in", b"%d" % number, 1.0)
+            await journal.add_decision(making.decision(number, of=of))
+            session = making.replace(session, total_turns=number)
+            done = making.replace(queued, state=InteractionState.DONE)
+            await journal.commit(
+                session=session, interaction=done, charges=[making.charge(0.25, of=of, number=number)]
+            )
+            os.write(1, b"%d %d\\n" % (of, number))
+
+async def main():
+    async with open_journal(settings) as journal, trio.open_nursery() as nursery:
+        for of in (1, 2, 3):
+            nursery.start_soon(write, journal, of)
+
+trio.run(main)
+"""
+
+
+async def run_and_kill(settings: Settings, acknowledged: int) -> bytes:
+    """Kills the writer, at whatever it is doing, once so many lines were seen; returns all that it printed."""
+    argv = [sys.executable, "-c", WRITER, str(settings.home), str(Path(__file__).parents[1])]
+    printed = b""
+    with trio.fail_after(60):
+        child = await trio.lowlevel.open_process(argv, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        try:
+            while printed.count(b"\n") < acknowledged:
+                piece = await child.stdout.receive_some()
+                assert piece, "the writer ended by itself"
+                printed += piece
+        finally:
+            child.kill()
+            with trio.CancelScope(shield=True):
+                async for piece in child.stdout:
+                    printed += piece
+                await child.wait()
+    assert child.returncode == -signal.SIGKILL
+    return printed
+
+
+@pytest.mark.parametrize("acknowledged", [1, 2, 7, 20, 41, 83])
+async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: int) -> None:
+    printed = await run_and_kill(settings, acknowledged)
+    last = {1: 0, 2: 0, 3: 0}
+    for line in printed.splitlines():
+        of, number = map(int, line.split())
+        last[of] = number
+
+    async with open_journal(settings) as journal:
+        recovery = await journal.recover(9000.0)
+        assert {record.id for record in recovery.sessions} == {
+            record.id for record in await journal.all_sessions()
+        }
+        for of, number in last.items():
+            record = await journal.get_session(f"name-{of}")
+            if record is None:
+                assert number == 0
+                continue
+            interactions = await journal.interactions(record.id)
+            # All or nothing: session, interaction and charge of one commit agree with each other.
+            done = [one for one in interactions if one.state is InteractionState.DONE]
+            assert [one.number for one in done] == list(range(1, record.total_turns + 1))
+            assert len(await journal.charges(record.id)) == len(done)
+            assert (await journal.total(record.id)).usage.cost_usd == 0.25 * len(done)
+            # Nothing acknowledged is lost, and at most one more was under way.
+            assert number <= len(done) <= number + 1
+            left = interactions[len(done) :]
+            assert len(left) <= 1
+            for one in left:
+                assert one.state is InteractionState.INTERRUPTED
+                assert "safe to send again" in one.error
+            decisions = await journal.decisions(record.id)
+            assert decisions == [making.decision(n, of=of) for n in range(1, len(decisions) + 1)]
+            assert len(done) <= len(decisions) <= len(interactions)
+            logged = list(read_lines(raw_log_path(settings.raw, record.id), "in"))
+            assert logged == [b"%d" % n for n in range(1, len(logged) + 1)]
+            assert len(decisions) <= len(logged) <= len(interactions)
+            assert record.status is SessionStatus.STOPPED
+    assert not list((settings.home / "owners").iterdir())
+    db = sqlite3.connect(settings.database)
+    assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+    db.close()
