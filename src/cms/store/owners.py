@@ -27,7 +27,7 @@ class Owner:
         """
         self.id = uuid.uuid4().hex
         self._path = folder / self.id
-        # Under a hidden name until it is locked: else somebody who sweeps just now would take it for a dead one.
+        # Under a hidden name until it is locked: whoever sweeps just now would take it for a dead one.
         unlocked = folder / f".{self.id}"
         with border(self._path):
             folder.mkdir(mode=0o700, exist_ok=True)
