@@ -57,7 +57,7 @@ trio.run(main)
 
 
 async def run_and_kill(settings: Settings, acknowledged: int) -> bytes:
-    """Kills the writer, at whatever it is doing, once so many lines were seen; returns all that it printed."""
+    """Kills the writer, at whatever it is doing, once so many lines came; returns all that it printed."""
     argv = [sys.executable, "-c", WRITER, str(settings.home), str(Path(__file__).parents[1])]
     printed = b""
     with trio.fail_after(60):
@@ -88,9 +88,7 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
 
     async with open_journal(settings) as journal:
         recovery = await journal.recover(9000.0)
-        assert {record.id for record in recovery.sessions} == {
-            record.id for record in await journal.all_sessions()
-        }
+        assert {record.name for record in recovery.sessions} == set(await journal.names())
         for of, number in last.items():
             record = await journal.get_session(f"name-{of}")
             if record is None:

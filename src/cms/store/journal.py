@@ -292,10 +292,12 @@ class Journal:
         finally:
             self._closed = True
             # In turn behind whoever still writes or reads.
-            async with self._turn:
-                await trio.to_thread.run_sync(self._reader.close, limiter=self._read_limiter)
-                await trio.to_thread.run_sync(self._writer.close, limiter=self._write_limiter)
-            self._owner.release()
+            try:
+                async with self._turn:
+                    await trio.to_thread.run_sync(self._reader.close, limiter=self._read_limiter)
+                    await trio.to_thread.run_sync(self._writer.close, limiter=self._write_limiter)
+            finally:
+                self._owner.release()
 
 
 def _nothing(_books: Books) -> None:
