@@ -12,18 +12,21 @@ child is killed.
 
 from __future__ import annotations
 
+import functools
+import marshal
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
+from importlib.abc import InspectLoader
 from typing import IO, TypeVar
 
 import trio
 
 from cms.errors import ContainmentError, WorkDirError
+from cms.runtime.containment import _shim
 from cms.runtime.containment._cgroup import Delegation, Leaf
 from cms.runtime.containment._container import Container, Control, Streams
 from cms.runtime.containment._model import Spec
@@ -31,7 +34,16 @@ from cms.runtime.containment._mounts import Plan, remove_placeholders, verify
 from cms.runtime.containment._shim import Orders
 
 START_WITHIN = 20.0
-_SHIM = Path(__file__).with_name("_shim.py")
+# The shim travels as compiled code, in the file that also holds its orders: that saves compiling it, and it
+# need not be visible inside (a private /tmp may cover where we are installed). The words in front are for
+# people who read `ps`.
+_SHIM = """'cms: keeps one session contained'
+import marshal, sys
+letter = open(int(sys.argv[1]), "rb")
+exec(marshal.load(letter))
+orders = letter.read()
+letter.close()
+main(orders)"""
 C = TypeVar("C", bound=Container)
 Wrap = Callable[[list[str]], list[str]]
 MakeOrders = Callable[[int, tuple[int, ...]], Orders]
@@ -65,9 +77,10 @@ class _Attempt:
                 ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self.control = Control(ours)
             with tempfile.TemporaryFile() as letter:
+                letter.write(_shim_code())
                 letter.write(orders(theirs.fileno(), self.theirs).dump())
                 letter.seek(0)
-                shim = [os.path.realpath(sys.executable), "-I", "-S", str(_SHIM), str(letter.fileno())]
+                shim = [os.path.realpath(sys.executable), "-I", "-S", "-c", _SHIM, str(letter.fileno())]
                 self.child = subprocess.Popen(
                     wrap(shim),
                     stdin=subprocess.DEVNULL,
@@ -187,6 +200,14 @@ async def launch(
     except BaseException:
         await attempt.undo()
         raise
+
+
+@functools.cache
+def _shim_code() -> bytes:
+    loader = _shim.__spec__.loader
+    assert isinstance(loader, InspectLoader)  # noqa: S101 (for the type checker; every loader of source is one)
+    code = loader.get_code(_shim.__name__)
+    return marshal.dumps(code)
 
 
 def bytes_of(spec: Spec) -> tuple[list[bytes], dict[bytes, bytes], bytes]:

