@@ -24,6 +24,11 @@ def python(source: str, cwd: Path, *arguments: str) -> Spec:
     return Spec(argv=(PYTHON, "-I", "-S", "-c", source, *arguments), env=ENV, cwd=cwd)
 
 
+def open_descriptors() -> int:
+    """How many this process has, to see that none is lost."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 async def read_until(container: Container, wanted: bytes) -> bytes:
     """Read the command's stdout until `wanted` has come.
 

@@ -1,7 +1,7 @@
 """Every test that asks for `mechanism` runs once with each mechanism; those this machine lacks are skipped.
 
-The fall-back must work everywhere: where not even that one passes its exercise, the tests fail. After each test no
-child of ours and no cgroup of ours may be left.
+The fall-back must work everywhere: where not even that one passes its exercise, the tests fail. After each
+test no child of ours and no cgroup of ours may be left.
 """
 
 from __future__ import annotations
