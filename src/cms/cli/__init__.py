@@ -1,0 +1,33 @@
+"""The `cms` command: flags in, one request to the daemon, lines or one JSON object out.
+
+Read in this order:
+
+- `app`: which commands exist; the one place where errors and Ctrl-C become lines and exit codes.
+- `flags`, `agent`: what may be typed, made into records of `cms.session.model`, or refused in one line.
+- `talk`: the one place that opens the client, waits, and prints.
+- `looking`, `sessions`, `starting`, `delegation`, `daemon`, `about`: the commands, a file per group.
+- `views`: what `--json` prints. `render`: what a person reads. Both pure.
+- `terminal`: what a stream can show. `progress`: the status line of a command that waits.
+- `foreground`: `delegate --foreground`, the only module here that loads trio, and only when asked.
+
+A command that only asks must be quick, so this package imports nothing by itself, `app` names the
+commands' modules as strings which cyclopts loads on demand, and `tests/cli/test_fast.py` counts what is
+imported.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> int:
+    """Run the command in `sys.argv` and return its exit status (console script)."""
+    from cms.cli.app import main as run
+
+    code = run()
+    if "trio" not in sys.modules:
+        # Everything is flushed and nothing waits for an exit handler. Tearing the interpreter down would
+        # free, one by one, what the kernel frees at once: a tenth of what a fast command takes.
+        os._exit(code)
+    return code

@@ -1,0 +1,223 @@
+"""Which commands exist, and the one place where what goes wrong becomes lines and an exit code.
+
+Commands are named as strings, `module:function`: cyclopts imports a command's module when that command is
+called, so `cms list` does not pay for `delegate`. cyclopts itself is two thirds of what a fast command
+takes; its own work (build, parse, bind) is under 5 ms of it, and rich, which it uses for help and for its
+own error panels, is only loaded by `--help` and by a usage error.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError, Group, UnknownCommandError
+from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+
+from cms._version import __version__
+from cms.cli.help import EPILOGUE, TwoColumns
+from cms.errors import CmsError, ExitCode, InternalError, UsageError
+
+DELEGATION = Group("Delegation", sort_key=1)
+SESSIONS = Group("Sessions", sort_key=2)
+SERVICE = Group("Service", sort_key=3)
+
+#: (names, target, usage after the name, group), in the order in which a person meets them.
+COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
+    (("delegate",), "cms.cli.delegation:delegate", "NAME TASK [flags]", DELEGATION),
+    (("continue",), "cms.cli.delegation:continue_", "NAME MESSAGE [flags]", DELEGATION),
+    (("spawn",), "cms.cli.starting:spawn", "NAME PROMPT [flags]", SESSIONS),
+    (("send", "input"), "cms.cli.sessions:send", "NAME MESSAGE [flags]", SESSIONS),
+    (("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS),
+    (("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS),
+    (("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS),
+    (("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS),
+    (("status",), "cms.cli.looking:status", "NAME [flags]", SESSIONS),
+    (("output",), "cms.cli.looking:output", "NAME [flags]", SESSIONS),
+    (("history",), "cms.cli.looking:history", "NAME [flags]", SESSIONS),
+    (("list",), "cms.cli.looking:list_sessions", "[flags]", SESSIONS),
+    (("demo",), "cms.cli.about:demo", "[flags]", SERVICE),
+    (("help",), "cms.cli.about:help_", "[COMMAND]", SERVICE),
+)
+DAEMON_COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("run", "cms.cli.daemon:run", ""),
+    ("status", "cms.cli.daemon:status", "[flags]"),
+    ("stop", "cms.cli.daemon:stop", "[flags]"),
+    ("logs", "cms.cli.daemon:logs", "[flags]"),
+)
+
+
+def build() -> App:
+    """The whole command line. Cheap: nothing but names."""
+    app = App(
+        name="cms",
+        help="Run many Claude Code sessions: kept alive, held to limits, provably stopped.",
+        usage="cms COMMAND [arguments] [flags]",
+        version=__version__,
+        help_format="plaintext",
+        help_formatter=TwoColumns(),
+        help_epilogue=EPILOGUE,
+        group_arguments=Group("Arguments", sort_key=0),
+        group_parameters=Group("Flags", sort_key=4),
+        group_commands=Group("Flags", sort_key=4),
+        print_error=False,
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for names, target, usage, group in COMMANDS:
+        app.command(
+            target,
+            name=names,
+            group=group,
+            usage=f"cms {names[0]} {usage}",
+            help_epilogue="",
+            help_formatter=TwoColumns(),
+        )
+    daemon = App(
+        name="daemon",
+        help="The process that owns the live sessions. Started by itself when needed.",
+        usage="cms daemon run|status|stop|logs [flags]",
+        help_epilogue="",
+        group=SERVICE,
+        group_commands=Group("Commands", sort_key=1),
+    )
+    app.command(daemon)
+    for name, target, usage in DAEMON_COMMANDS:
+        daemon.command(target, name=name, usage=f"cms daemon {name} {usage}".strip(), help_epilogue="")
+    return app
+
+
+def summon(app: App) -> None:
+    """Load every command, because the overview shows the first line of each."""
+    for name in app:
+        app[name]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; every way in which it can end has its exit code (`ExitCode`)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        result = _run(words)
+        sys.stdout.flush()
+        return int(result)
+    except CmsError as error:
+        return _fail(error, words)
+    except KeyboardInterrupt:
+        return _fail(Interrupted(), words)
+    except BrokenPipeError:
+        # The reader went away (`cms list | head`): nothing to say, and nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except Exception as error:
+        if os.environ.get("CMS_DEBUG"):
+            raise
+        wrapped = InternalError(
+            f"a bug of ours: {type(error).__name__}: {error}",
+            hint="please report it; CMS_DEBUG=1 shows where it happened",
+        )
+        return _fail(wrapped, words)
+
+
+class Interrupted(CmsError):
+    """Ctrl-C, before there was anything else to tell."""
+
+    code = "interrupted"
+    exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self) -> None:
+        super().__init__("interrupted")
+
+
+def _run(words: list[str]) -> int:
+    app = build()
+    if not words or words[0] in ("-h", "--help"):
+        summon(app)
+    elif words[0] == "daemon":
+        summon(app["daemon"])
+    try:
+        result = app(words)
+    except CycloptsError as error:
+        raise _explain(error, app) from None
+    return ExitCode.COMPLETED if result is None else int(result)
+
+
+def _fail(error: CmsError, words: Sequence[str]) -> int:
+    """Tell the error: lines for a person on stderr and, with `--json`, one object on stdout."""
+    from cms.cli import talk
+
+    if wants_json(words):
+        from cms.cli.views import ErrorFields, ErrorView
+
+        talk.show_json(ErrorView(ErrorFields(code=error.code, message=error.message, hint=error.hint)))
+    talk.warn(f"cms: {' '.join(error.message.split())}")
+    if error.hint:
+        talk.warn(f"     {' '.join(error.hint.split())}")
+    return int(error.exit_code)
+
+
+def wants_json(words: Sequence[str]) -> bool:
+    """Whether `--json` was typed as a flag. Looked at by hand because the parse itself may have failed."""
+    flags = words[: words.index("--")] if "--" in words else words
+    return "--json" in flags
+
+
+# --- usage errors ---------------------------------------------------------------------------------
+
+
+def check_command(app: App, word: str) -> str:
+    """The word, if it is a command.
+
+    Raises:
+        UsageError: with the nearest command.
+    """
+    names = [name for name in app if not name.startswith("-")]
+    if word in names:
+        return word
+    raise _unknown("command", word, names, "`cms help` lists all commands")
+
+
+def _unknown(what: str, word: str, names: Sequence[str], otherwise: str) -> UsageError:
+    from cms.cli.flags import nearest, shorten
+
+    meant = nearest(word, names)
+    return UsageError(
+        f"there is no {what} {shorten(word)!r}",
+        hint=f"did you mean {meant!r}? {otherwise}" if meant else otherwise,
+    )
+
+
+def _explain(error: CycloptsError, app: App) -> UsageError:
+    """A parse error of cyclopts in our words: what was typed, and the nearest thing that would do."""
+    from cms.cli.flags import shorten
+
+    chain = " ".join(error.command_chain or ())
+    ask = f"`cms {chain} --help` lists its flags" if chain else "`cms help` lists all commands"
+    if isinstance(error, UnknownCommandError):
+        word = (error.unused_tokens or ["?"])[0]
+        parent = error.app or app
+        return _unknown("command", word, [name for name in parent if not name.startswith("-")], ask)
+    if isinstance(error, UnknownOptionError):
+        known = [
+            name for argument in error.argument_collection for name in argument.names if name[:2] == "--"
+        ]
+        word = error.token.keyword or error.token.value
+        if " " in word:
+            return UsageError(
+                f"unknown flag {shorten(word)!r}", hint="a text that begins with a hyphen goes after `--`"
+            )
+        return _unknown("flag", word, [*known, "--help"], ask)
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return UsageError(f"{error.keyword or error.argument.name} needs a value", hint=ask)
+    if isinstance(error, UnusedCliTokensError):
+        word = (error.unused_tokens or ["?"])[0]
+        return UsageError(
+            f"unexpected argument {shorten(word)!r}", hint=f"quote a text of several words; {ask}"
+        )
+    if isinstance(error, CoercionError) and error.token is not None and error.token.keyword == "--preset":
+        from cms.cli.agent import check_preset
+
+        return UsageError(f"there is no preset {error.token.value!r}", hint=check_preset(error.token.value))
+    text = str(error).strip()
+    return UsageError(text[:1].lower() + text[1:].rstrip("."), hint=ask)

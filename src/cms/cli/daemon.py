@@ -1,0 +1,170 @@
+"""`cms daemon run|status|stop|logs`: the process that owns the live sessions.
+
+None of these is needed in daily use: the first command that needs a daemon starts it, and it leaves when
+nothing has been alive for a while.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, BinaryIO
+
+from cyclopts import Parameter
+
+from cms.cli import flags, render, talk
+from cms.cli.flags import JsonFlag
+from cms.config import load_settings
+from cms.errors import CmsError, DaemonUnavailable, ExitCode
+from cms.rpc.api import DaemonStatus, DaemonStopParams, Nothing
+
+_POLL = 0.25  # seconds between two looks at the log with --follow
+
+
+def run() -> int:
+    """Run the daemon in this terminal, until Ctrl-C or `cms daemon stop`.
+
+    Example::
+
+        cms daemon run
+    """
+    from cms.daemon import run_daemon
+
+    run_daemon(load_settings(), foreground=True)
+    return ExitCode.COMPLETED
+
+
+def status(*, json: JsonFlag = False) -> int:
+    """Show whether a daemon runs, and what it holds. Starts none.
+
+    Exits with 11 when none runs.
+
+    Example::
+
+        cms daemon status
+    """
+    try:
+        with talk.daemon(start=False) as client:
+            reply = client.call("daemon.status", Nothing(), DaemonStatus)
+    except DaemonUnavailable as error:
+        if not _none_runs(error):
+            raise
+        _show_none(f"no daemon runs for {load_settings().home}", stopped=False, json=json)
+        return ExitCode.DAEMON_UNAVAILABLE
+    if json:
+        from cms.cli.views import view_daemon
+
+        talk.show_json(view_daemon(reply))
+    else:
+        talk.show_lines(render.daemon_lines(reply))
+    return ExitCode.COMPLETED
+
+
+def stop(
+    *,
+    grace: Annotated[
+        float,
+        Parameter(
+            name="--grace",
+            converter=flags.to_seconds,
+            metavar="TIME",
+            help="What the sessions get to end by themselves before force is used.",
+        ),
+    ] = 10.0,
+    json: JsonFlag = False,
+) -> int:
+    """Stop every session gracefully, then the daemon. The sessions can be resumed.
+
+    Works on a daemon of any version, and is done when there is none.
+
+    Example::
+
+        cms daemon stop
+    """
+    try:
+        with talk.daemon(start=False, any_protocol=True) as client:
+            pid = client.daemon.pid
+            client.call("daemon.stop", DaemonStopParams(grace=grace), Nothing)
+            client.wait_until_gone(time.monotonic() + grace + 30.0)
+    except DaemonUnavailable as error:
+        if not _none_runs(error):
+            raise
+        _show_none("no daemon runs", stopped=False, json=json)
+        return ExitCode.COMPLETED
+    _show_none(f"daemon stopped (pid {pid})", stopped=True, json=json)
+    return ExitCode.COMPLETED
+
+
+def logs(
+    *,
+    lines: Annotated[
+        int,
+        Parameter(name="--lines", converter=flags.to_count, metavar="N", help="How many of the last lines."),
+    ] = 50,
+    follow: Annotated[
+        bool,
+        Parameter(
+            name=("--follow", "-f"),
+            negative=(),
+            show_default=False,
+            help="Go on and print what comes, until Ctrl-C.",
+        ),
+    ] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Show the daemon's own log.
+
+    Example::
+
+        cms daemon logs --lines 100
+    """
+    path = load_settings().log
+    try:
+        with path.open("rb") as log:
+            last = _tail(log, lines)
+            if json:
+                from cms.cli.views import LogView
+
+                talk.show_json(LogView(path=str(path), lines=tuple(last)))
+                return ExitCode.COMPLETED
+            if last:
+                talk.show_lines(last)
+            while follow:
+                sys.stdout.flush()
+                text = log.read().decode(errors="replace")
+                if text:
+                    sys.stdout.write(text)
+                else:
+                    time.sleep(_POLL)
+    except FileNotFoundError:
+        raise CmsError(f"there is no log yet: {path}", hint="no daemon has run for this home") from None
+    except OSError as error:
+        raise CmsError(f"cannot read {path}: {error.strerror}") from None
+    return ExitCode.COMPLETED
+
+
+def _tail(log: BinaryIO, lines: int) -> list[str]:
+    """The last lines, reading from the end in growing steps; the file stands at its end afterwards."""
+    size = log.seek(0, 2)
+    step = 64 * 1024
+    while True:
+        log.seek(max(0, size - step))
+        data = log.read()
+        if data.count(b"\n") > lines or step >= size:
+            break
+        step *= 4
+    return data.decode(errors="replace").splitlines()[-lines:]
+
+
+def _none_runs(error: DaemonUnavailable) -> bool:
+    """Whether that is all that is wrong. The client has one class for this and for a daemon that hangs."""
+    return error.message.startswith("no daemon runs")
+
+
+def _show_none(text: str, *, stopped: bool, json: bool) -> None:
+    if json:
+        from cms.cli.views import NoDaemonView
+
+        talk.show_json(NoDaemonView(home=str(load_settings().home), stopped=stopped))
+    else:
+        talk.show_lines([text])

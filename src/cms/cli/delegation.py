@@ -1,0 +1,123 @@
+"""Commands for one task under limits: `delegate`, and `continue` for what follows."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cms.cli import agent as agents
+from cms.cli import flags, render, talk
+from cms.cli.agent import AgentFlags, LimitFlags
+from cms.cli.flags import JsonFlag, NameFlag, NameWord
+from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
+from cms.config import DELEGATE_LIMITS
+from cms.errors import UsageError
+from cms.rpc.api import AcceptedReply, ContinueParams, DelegateParams, NameParams, SessionReply
+from cms.session.model import DelegateResult, exit_code_of
+
+DetachFlag = Annotated[
+    bool, flags.switch("--detach", "Do not wait: the daemon does the work, the terminal may be closed.")
+]
+
+
+def delegate(
+    name: NameWord = None,
+    task: Annotated[str | None, Parameter(help="What is to be done; - reads it from stdin.")] = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    task_flag: Annotated[str | None, flags.text_flag("--task", "The task, instead of TASK.")] = None,
+    task_file: Annotated[
+        str | None, flags.text_flag("--task-file", "Read the task from a file.", "FILE")
+    ] = None,
+    context: Annotated[
+        str, flags.text_flag("--context", "What the agent should know besides the task.")
+    ] = "",
+    verify: Annotated[
+        tuple[str, ...],
+        flags.many("--verify", "A shell command that must pass in the work dir. Repeatable.", "CMD"),
+    ] = (),
+    detach: DetachFlag = False,
+    foreground: Annotated[
+        bool, flags.switch("--foreground", "Work inside this command, without the daemon: all ends with it.")
+    ] = False,
+    agent: Annotated[AgentFlags, Parameter(name="*")] = agents.DEFAULT_AGENT,
+    limits: Annotated[LimitFlags, Parameter(name="*")] = agents.NO_LIMITS,
+    json: JsonFlag = False,
+) -> int:
+    """Have one task done under limits, with nobody there to ask.
+
+    Unless given, the task may cost $2.00 and take 50 turns. The session is stopped at the end and can be
+    continued. What the preset does not permit is refused and reported. Ctrl-C stops the work. The exit code
+    says how it ended (`cms help`).
+
+    Examples::
+
+        cms delegate fix-auth "make the login test pass" --verify "pytest -q"
+        cms delegate audit --preset read-only --max-cost 0.50 --task-file ask.md
+        cms delegate night --detach --max-time 2h --allow 'Bash(pytest *)' "tidy up"
+    """
+    who, word = flags.pick_name_and_word("delegate", name, task, name_flag, "task")
+    text = flags.pick_text("delegate", "task", word=word, flag=task_flag, file=task_file)
+    if detach and foreground:
+        raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
+    options = agent.options(who, limits.over(DELEGATE_LIMITS), delegated=True, verify=verify)
+    agent.warn()
+    params = DelegateParams(options=options, task=text or "", context=context, detach=detach)
+    if foreground:
+        from cms.cli import foreground as runner
+
+        return _show(runner.delegate(params, quiet=json), json=json)
+    return _wait("session.delegate", params, who, detach=detach, json=json)
+
+
+def continue_(
+    name: NameWord = None,
+    message: MessageWord = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    message_flag: MessageFlag = None,
+    message_file: MessageFile = None,
+    detach: DetachFlag = False,
+    limits: Annotated[LimitFlags, Parameter(name="*")] = agents.NO_LIMITS,
+    json: JsonFlag = False,
+) -> int:
+    """Follow up on a delegated session, under its limits.
+
+    Cost, turns and tool calls count over the whole session: where one is used up, raise it here.
+
+    Examples::
+
+        cms continue fix-auth "yes, also rename the helper"
+        cms continue fix-auth "go on" --max-cost 5
+    """
+    who, word = flags.pick_name_and_word("continue", name, message, name_flag, "message")
+    text = flags.pick_text("continue", "message", word=word, flag=message_flag, file=message_file)
+    bounds = None
+    if limits != agents.NO_LIMITS:
+        with talk.daemon() as client:
+            session = client.call("session.get", NameParams(name=who), SessionReply).session
+        bounds = limits.over(session.options.limits)
+    params = ContinueParams(name=who, message=text or "", limits=bounds, detach=detach)
+    return _wait("session.continue", params, who, detach=detach, json=json)
+
+
+def _wait(
+    method: str, params: DelegateParams | ContinueParams, name: str, *, detach: bool, json: bool
+) -> int:
+    reply = talk.work(method, params, DelegateResult, name=name, quiet=json or detach)
+    if isinstance(reply, AcceptedReply):
+        return show_accepted(reply, detached=detach, json=json)
+    return _show(reply, json=json)
+
+
+def _show(result: DelegateResult, *, json: bool) -> int:
+    if json:
+        from cms.cli.views import view_delegate
+
+        talk.show_json(view_delegate(result))
+    else:
+        talk.show_lines(render.delegate_lines(result, talk.out_style()))
+    return exit_code_of(result.status)

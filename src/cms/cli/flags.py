@@ -1,0 +1,300 @@
+"""What may be typed, made into values, or refused in one clear line before the daemon is bothered.
+
+Two kinds of thing live here and in `agent` (what only commands that start a session have). The `Annotated`
+types say to cyclopts which flags exist and to `--help` what they are for. The functions check and build:
+each raises `UsageError` with what was typed and, where there is one, the nearest thing that would do.
+
+Only what a person or program types is checked here; whether a session exists, the daemon knows.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter, Token
+
+from cms.errors import UsageError
+
+#: A longer prompt than this is a mistake (a file that was not meant).
+MAX_TEXT = 16 * 1024 * 1024
+MAX_NAME = 64
+
+_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+_TIME_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def nearest(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The choice most like the word, or ""."""
+    import difflib  # only when something is wrong already
+
+    by_fold = {choice.casefold(): choice for choice in choices}
+    found = difflib.get_close_matches(word.casefold(), by_fold, n=1, cutoff=cutoff)
+    return by_fold[found[0]] if found else ""
+
+
+# --- converters: cyclopts calls them, a ValueError becomes "invalid value for --flag: ..." -------
+
+
+def parse_seconds(text: str) -> float:
+    """`90`, `90s`, `15m`, `2h`, `1d` as seconds.
+
+    Raises:
+        ValueError: it is none of these, or not a positive finite number.
+    """
+    unit = _TIME_UNITS.get(text[-1:].lower(), 0.0)
+    try:
+        value = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a duration: write 90, 90s, 15m or 2h") from None
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is not a positive duration")
+    return value
+
+
+def parse_money(text: str) -> float:
+    """`2`, `0.50`, `$1.25` as US dollars.
+
+    Raises:
+        ValueError: it is no number, or not a positive finite one.
+    """
+    try:
+        value = float(text.removeprefix("$"))
+    except ValueError:
+        raise ValueError(f"{text!r} is not an amount in US dollars: write 2 or 0.50") from None
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is not a positive amount in US dollars")
+    return value
+
+
+def parse_count(text: str) -> int:
+    """A positive whole number.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise ValueError(f"{text!r} is not positive: the least is 1")
+    return value
+
+
+def parse_size(text: str) -> int:
+    """`2G`, `512M`, `1048576` as bytes.
+
+    Raises:
+        ValueError: it is none of these, or not positive.
+    """
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    unit = _SIZE_UNITS.get(digits[-1:], 0)
+    try:
+        value = float(digits[:-1]) * unit if unit else float(digits)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a size: write 512M or 2G") from None
+    if not 1 <= value < 2**63:
+        raise ValueError(f"{text!r} is not a positive size")
+    return int(value)
+
+
+def to_seconds(_: object, tokens: Sequence[Token]) -> float:
+    return parse_seconds(tokens[0].value)
+
+
+def to_money(_: object, tokens: Sequence[Token]) -> float:
+    return parse_money(tokens[0].value)
+
+
+def to_count(_: object, tokens: Sequence[Token]) -> int:
+    return parse_count(tokens[0].value)
+
+
+def to_size(_: object, tokens: Sequence[Token]) -> int:
+    return parse_size(tokens[0].value)
+
+
+# --- the flags ------------------------------------------------------------------------------------
+
+OUTPUT = Group("Output", sort_key=13)
+
+
+def text_flag(flag: str, help_text: str, metavar: str = "TEXT", group: Group | None = None) -> Parameter:
+    """A flag with a text, which may begin with a hyphen: `--message --foo` says "--foo"."""
+    return _grouped(
+        Parameter(
+            name=flag, help=help_text, metavar=metavar, allow_leading_hyphen=True, show_default=_unless_empty
+        ),
+        group,
+    )
+
+
+def switch(flag: str, help_text: str, group: Group | None = None) -> Parameter:
+    """A flag without a value."""
+    return _grouped(Parameter(name=flag, help=help_text, negative=(), show_default=False), group)
+
+
+def many(flag: str, help_text: str, metavar: str, group: Group | None = None) -> Parameter:
+    """A flag that may be given again and again, one value each."""
+    return _grouped(
+        Parameter(
+            name=flag,
+            help=help_text,
+            metavar=metavar,
+            negative=(),
+            allow_leading_hyphen=True,
+            show_default=False,
+        ),
+        group,
+    )
+
+
+def _grouped(parameter: Parameter, group: Group | None) -> Parameter:
+    return parameter if group is None else Parameter.combine(parameter, Parameter(group=group))
+
+
+def _unless_empty(value: object) -> str:
+    return str(value) if value else ""
+
+
+NameWord = Annotated[str | None, Parameter(help="The session's name.")]
+NameFlag = Annotated[str | None, text_flag("--name", "The session's name, instead of NAME.", "NAME")]
+JsonFlag = Annotated[
+    bool, switch("--json", "Print one JSON object on stdout; all else goes to stderr.", OUTPUT)
+]
+StopFlag = Annotated[bool, switch("--stop", "Stop the session after the answer; it can be resumed.")]
+DetachFlag = Annotated[bool, switch("--detach", "Do not wait: return once the message is safely stored.")]
+FullFlag = Annotated[bool, switch("--full", "Nothing cut.")]
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+def check_name(name: str) -> str:
+    """A name that a new session may have.
+
+    Raises:
+        UsageError: with the nearest name that it may have.
+    """
+    if not name:
+        raise UsageError("the name is empty", hint="give the session a name, like fix-auth")
+    if len(name) <= MAX_NAME and not name.startswith("-") and _NAME_CHARACTERS.issuperset(name):
+        return name
+    better = "".join(letter if letter in _NAME_CHARACTERS else "-" for letter in name).strip("-")[:MAX_NAME]
+    rule = f"a name has 1 to {MAX_NAME} letters, digits, '.', '_' or '-', and does not begin with '-'"
+    raise UsageError(
+        f"{shorten(name)!r} cannot be a session's name",
+        hint=f"{rule}; {better!r} would do" if better else rule,
+    )
+
+
+def nearest_path(path: Path) -> str:
+    """The entry beside a missing path that is most like it, or the deepest folder that exists."""
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    try:
+        found = nearest(path.name, os.listdir(parent), cutoff=0.6)  # noqa: PTH208 - names, not paths
+    except OSError:
+        found = ""
+    return f"did you mean {parent / found}?" if found else f"{parent} exists"
+
+
+# --- names and texts, positional or by flag -------------------------------------------------------
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """For quoting in an error line."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def usage_hint(command: str, what: str) -> str:
+    return f"usage: cms {command} {what}  (cms {command} --help)"
+
+
+def pick_name(command: str, word: str | None, flag: str | None, what: str = "NAME") -> str:
+    """The one name of a command that takes nothing else.
+
+    Raises:
+        UsageError: missing, or given twice.
+    """
+    if word is not None and flag is not None:
+        raise UsageError(
+            f"unexpected argument {shorten(word)!r}: --name was given", hint=usage_hint(command, what)
+        )
+    name = word if word is not None else flag
+    if not name:
+        raise UsageError(f"{command} needs the name of a session", hint=usage_hint(command, what))
+    return name
+
+
+def pick_name_and_word(
+    command: str, first: str | None, second: str | None, name_flag: str | None, what: str
+) -> tuple[str, str | None]:
+    """The name and the text of `cms COMMAND NAME TEXT`; with `--name`, of `cms COMMAND TEXT`.
+
+    Raises:
+        UsageError: no name, or a word too many.
+    """
+    usage = f"NAME {what.upper()}"
+    if name_flag is None:
+        return pick_name(command, first, None, usage), second
+    if second is not None:
+        raise UsageError(
+            f"unexpected argument {shorten(second)!r}: --name was given", hint=usage_hint(command, usage)
+        )
+    return pick_name(command, None, name_flag, usage), first
+
+
+def pick_text(
+    command: str, what: str, *, word: str | None, flag: str | None, file: str | None, required: bool = True
+) -> str | None:
+    """The prompt, message or task: a word, a flag's value, a file's content, or (for `-`) stdin.
+
+    Raises:
+        UsageError: missing, given twice, empty, not text, or a file that cannot be read.
+    """
+    given = [value for value in (word, flag, file) if value is not None]
+    if len(given) > 1:
+        raise UsageError(
+            f"the {what} is given twice", hint=f"as an argument, by --{what} or by --{what}-file"
+        )
+    if not given:
+        if not required:
+            return None
+        raise UsageError(f"{command} needs a {what}", hint=usage_hint(command, f"NAME {what.upper()}"))
+    text = _read(file, what) if file is not None and file != "-" else given[0]
+    if given[0] == "-":
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError:
+            raise UsageError(f"the {what} on stdin is not valid UTF-8 text") from None
+    if not text.strip():
+        raise UsageError(f"the {what} is empty", hint=f"say what the session is to do, or --{what}-file FILE")
+    if len(text) > MAX_TEXT:
+        raise UsageError(f"the {what} is {len(text)} characters long: more than {MAX_TEXT} is a mistake")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the {what} is not valid UTF-8 text") from None
+    return text
+
+
+def _read(name: str, what: str) -> str:
+    path = Path(name).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"--{what}-file: {path} is not valid UTF-8 text") from None
+    except FileNotFoundError:
+        raise UsageError(
+            f"--{what}-file: there is no file {path}",
+            hint=nearest_path(Path(os.path.abspath(path))),  # noqa: PTH100
+        ) from None
+    except OSError as error:
+        raise UsageError(f"--{what}-file: {path}: {error.strerror}") from None

@@ -1,0 +1,153 @@
+"""Commands that only ask: status, output, history, list. Each in one connection, quick."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cms.cli import flags, render, talk
+from cms.cli.flags import FullFlag, JsonFlag, NameFlag, NameWord
+from cms.errors import CmsError, ExitCode, UsageError
+from cms.rpc.api import (
+    InteractionsParams,
+    InteractionsReply,
+    ListParams,
+    NameParams,
+    SessionReply,
+    SessionsReply,
+)
+from cms.session.model import SessionStatus
+
+
+def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
+    """Show one session: status, cost, turns, limits, pid, what it does now, how it last ended.
+
+    Example::
+
+        cms status fix-auth
+    """
+    who = flags.pick_name("status", name, name_flag)
+    with talk.daemon() as client:
+        reply = client.call("session.get", NameParams(name=who), SessionReply)
+        recent = client.call("session.interactions", InteractionsParams(name=who, last=1), InteractionsReply)
+    last = recent.interactions[-1] if recent.interactions else None
+    if json:
+        from cms.cli.views import view_status
+
+        talk.show_json(view_status(reply.session, reply.activity, last))
+    else:
+        talk.show_lines(
+            render.status_lines(reply.session, reply.activity, last, time.time(), talk.out_style())
+        )
+    return ExitCode.COMPLETED
+
+
+def output(
+    name: NameWord = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    full: Annotated[bool, flags.switch("--full", "The response alone, nothing else.")] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Show the last prompt, when it was, and the response.
+
+    Examples::
+
+        cms output fix-auth
+        cms output fix-auth --full > answer.md
+    """
+    who = flags.pick_name("output", name, name_flag)
+    with talk.daemon() as client:
+        reply = client.call("session.interactions", InteractionsParams(name=who, last=1), InteractionsReply)
+    if not reply.interactions:
+        raise CmsError(f"{who} has no message yet", hint=f"send one: cms send {who} MESSAGE")
+    last = reply.interactions[-1]
+    if json:
+        from cms.cli.views import view_output
+
+        talk.show_json(view_output(reply.session, last))
+    else:
+        talk.show_lines(render.output_lines(last, talk.out_style(), full=full))
+    return ExitCode.COMPLETED
+
+
+def history(
+    name: NameWord = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    full: FullFlag = False,
+    last: Annotated[
+        int | None,
+        Parameter(name="--last", converter=flags.to_count, metavar="N", help="Only the newest N."),
+    ] = None,
+    json: JsonFlag = False,
+) -> int:
+    """Show every interaction: number, type, time, prompt, response, cost, duration.
+
+    Example::
+
+        cms history fix-auth --full
+    """
+    who = flags.pick_name("history", name, name_flag)
+    with talk.daemon() as client:
+        reply = client.call(
+            "session.interactions", InteractionsParams(name=who, last=last), InteractionsReply
+        )
+    if json:
+        from cms.cli.views import HistoryView, view_interaction
+
+        talk.show_json(
+            HistoryView(
+                name=reply.session.name,
+                status=reply.session.status,
+                interactions=tuple(view_interaction(item) for item in reply.interactions),
+                total_cost_usd=reply.session.total_cost_usd,
+            )
+        )
+    else:
+        talk.show_lines(render.history_lines(reply.session, reply.interactions, talk.out_style(), full=full))
+    return ExitCode.COMPLETED
+
+
+def list_sessions(
+    *,
+    status: Annotated[
+        str, Parameter(name="--status", metavar="STATUS", help="Only sessions in this status.")
+    ] = "",
+    json: JsonFlag = False,
+) -> int:
+    """List all sessions, newest first, with a total.
+
+    Examples::
+
+        cms list
+        cms list --status busy --json
+    """
+    known = [each.value for each in SessionStatus]
+    if status and status not in known:
+        meant = flags.nearest(status, known)
+        raise UsageError(
+            f"there is no status {status!r}",
+            hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",
+        )
+    with talk.daemon() as client:
+        reply = client.call("session.list", ListParams(status=status), SessionsReply)
+    if json:
+        from cms.cli.views import ListView, view_session
+
+        talk.show_json(
+            ListView(
+                sessions=tuple(view_session(session) for session in reply.sessions),
+                total=len(reply.sessions),
+                total_cost_usd=reply.total_cost_usd,
+            )
+        )
+    else:
+        talk.show_lines(
+            render.list_table(reply.sessions, reply.total_cost_usd, time.time(), talk.out_style())
+        )
+    return ExitCode.COMPLETED

@@ -1,0 +1,496 @@
+"""Records to lines for a person. Pure: no clock, no file, no terminal; `now` and `Style` are arguments.
+
+Figures as the original shows them: costs with four decimals, durations in seconds with one, ages as
+just now / Nm / Nh / Nd ago, prompts cut at 100 (`output`) or 200 (`history`) characters, responses at 300.
+
+Text that an agent wrote is not trusted: on a terminal its control characters are shown as `?`, so that it
+cannot move the cursor, retitle the window or answer for the person. In a pipe it passes unchanged, because
+there it is data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from cms.cli.terminal import Style
+from cms.rpc.api import AcceptedReply, DaemonStatus
+from cms.session.model import (
+    DelegateResult,
+    Denial,
+    Interaction,
+    InteractionState,
+    Limits,
+    Outcome,
+    Progress,
+    Question,
+    Receipt,
+    Reply,
+    SessionRecord,
+    SessionStatus,
+)
+
+#: status: (icon, its ASCII stand-in, SGR colour).
+STATUS_ICONS: dict[SessionStatus, tuple[str, str, str]] = {
+    SessionStatus.CREATED: ("○", "o", "2"),
+    SessionStatus.STARTING: ("◐", ".", "33"),
+    SessionStatus.READY: ("●", "*", "32"),
+    SessionStatus.BUSY: ("⟳", ">", "33"),
+    SessionStatus.PAUSED: ("⏸", "=", "36"),
+    SessionStatus.STOPPED: ("□", "-", "2"),
+    SessionStatus.KILLED: ("⊘", "/", "31"),
+    SessionStatus.FAILED: ("✗", "x", "31"),
+    SessionStatus.ERROR: ("✗", "x", "31"),
+    SessionStatus.COMPLETED: ("✓", "+", "32"),
+}
+
+OUTCOME_ICONS: dict[Outcome, tuple[str, str, str]] = {
+    Outcome.COMPLETED: ("✓", "+", "32"),
+    Outcome.NEEDS_INPUT: ("?", "?", "33"),
+    Outcome.FAILED: ("✗", "x", "31"),
+    Outcome.COST_EXCEEDED: ("$", "$", "31"),
+    Outcome.TURNS_EXCEEDED: ("#", "#", "31"),
+    Outcome.TIME_EXCEEDED: ("@", "@", "31"),
+    Outcome.STALLED: ("~", "~", "31"),
+    Outcome.PROTECTED_PATH: ("!", "!", "31"),
+    Outcome.VERIFICATION_FAILED: ("✗", "x", "31"),
+    Outcome.RATE_LIMITED: ("%", "%", "33"),
+    Outcome.INTERRUPTED: ("⊘", "/", "33"),
+}
+
+
+# --- small pieces ---------------------------------------------------------------------------------
+
+
+def cost(usd: float, *, exact: bool = True) -> str:
+    return f"${usd:.4f}" if exact else f">=${usd:.4f}"
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f}s"
+
+
+def age(then: float, now: float) -> str:
+    passed = now - then
+    if passed < 60:
+        return "just now"
+    if passed < 3600:
+        return f"{int(passed // 60)}m ago"
+    if passed < 86400:
+        return f"{int(passed // 3600)}h ago"
+    return f"{int(passed // 86400)}d ago"
+
+
+def clock(then: float, style: Style) -> str:
+    return datetime.fromtimestamp(then, style.zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def size(number: int) -> str:
+    for unit, name in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
+        if number >= unit:
+            return f"{number / unit:.1f} {name}"
+    return f"{number} B"
+
+
+def safe(text: str, style: Style) -> str:
+    """An agent's text as it may go to this stream: on a terminal no control character but newline and tab."""
+    if not style.tty or text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter in "\n\t"
+        or not (letter < " " or "\x7f" <= letter <= "\x9f" or "\u202a" <= letter <= "\u202e")
+        else "?"
+        for letter in text.replace("\r\n", "\n")
+    )
+
+
+def one_line(text: str, style: Style) -> str:
+    return safe(" ".join(text.split()), style)
+
+
+def display_width(text: str) -> int:
+    """Columns that a text takes: wide East Asian letters take two, combining marks none."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width  # a shared library: only where needed
+
+    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def cut(text: str, width: int | None, style: Style) -> str:
+    """The text in at most `width` columns, with an ellipsis when something is missing."""
+    if width is None or display_width(text) <= width:
+        return text
+    mark = "…" if style.icons == "unicode" else "..."
+    room, kept = max(0, width - len(mark)), []
+    for letter in text:
+        room -= display_width(letter)
+        if room < 0:
+            break
+        kept.append(letter)
+    return ("".join(kept) + mark)[: max(width, 0)]
+
+
+def cut_characters(text: str, limit: int) -> str:
+    """The original's cut: so many characters, then `...`."""
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def paint(text: str, colour: str, style: Style) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if style.colour and colour else text
+
+
+def _with_icon(word: str, icons: tuple[str, str, str], style: Style) -> str:
+    if style.icons == "none":
+        return word
+    return f"{icons[0] if style.icons == 'unicode' else icons[1]} {word}"
+
+
+def status_word(status: SessionStatus, style: Style) -> str:
+    """`● ready` (uncoloured, so that it can be measured)."""
+    return _with_icon(status.value, STATUS_ICONS[status], style)
+
+
+def outcome_word(outcome: Outcome, style: Style) -> str:
+    return _with_icon(outcome.value, OUTCOME_ICONS[outcome], style)
+
+
+def paint_status(status: SessionStatus, style: Style) -> str:
+    return paint(status_word(status, style), STATUS_ICONS[status][2], style)
+
+
+def paint_outcome(outcome: Outcome, style: Style) -> str:
+    return paint(outcome_word(outcome, style), OUTCOME_ICONS[outcome][2], style)
+
+
+def fields(rows: Iterable[tuple[str, str]], *, indent: str = "  ") -> list[str]:
+    """`label  value` lines, aligned; rows without a value are left out."""
+    kept = [(label, value) for label, value in rows if value]
+    width = max((len(label) for label, _ in kept), default=0)
+    return [f"{indent}{label:<{width}}  {value}" for label, value in kept]
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def receipt_line(receipt: Receipt) -> str:
+    """How a process tree ended: `stop: eof in 0.1s, nothing left (pidns)`."""
+    worked = next((step.name for step in receipt.steps if step.worked), "")
+    steps = ", ".join(step.name for step in receipt.steps if not step.worked)
+    how = f"ended by {worked}" if worked else "ended by itself" if receipt.empty else "not ended"
+    parts = [f"{receipt.reason}: {how} in {seconds(receipt.seconds)}"]
+    if steps:
+        parts.append(f"after {steps} did not")
+    if receipt.alive:
+        parts.append(f"{len(receipt.alive)} killed")
+    if receipt.empty:
+        parts.append("proved empty")
+    elif receipt.left:
+        parts.append(f"STILL ALIVE: {'; '.join(receipt.left)}")
+    else:
+        parts.append("NOT proved empty")
+    mechanism = f" ({receipt.mechanism})" if receipt.mechanism else ""
+    return ", ".join(parts) + mechanism
+
+
+def limits_words(limits: Limits) -> str:
+    words = []
+    if limits.max_time is not None:
+        words.append(f"time {seconds(limits.max_time)}")
+    if limits.max_silence is not None:
+        words.append(f"silence {seconds(limits.max_silence)}")
+    if limits.max_memory is not None:
+        words.append(f"memory {size(limits.max_memory)}")
+    if limits.max_procs is not None:
+        words.append(f"processes {limits.max_procs}")
+    return ", ".join(words)
+
+
+def question_lines(questions: Sequence[Question], style: Style) -> list[str]:
+    lines = []
+    for question in questions:
+        lines.append(f"asks: {one_line(question.question, style)}")
+        lines.extend(f"  - {one_line(option, style)}" for option in question.options)
+    return lines
+
+
+def denial_lines(denials: Sequence[Denial], style: Style, *, most: int = 10) -> list[str]:
+    lines = []
+    for denial in denials[:most]:
+        what = cut(one_line(denial.detail, style), 60, style)
+        lines.append(f"refused: {denial.tool} {what} ({one_line(denial.reason, style)})")
+    if len(denials) > most:
+        lines.append(f"refused: {len(denials) - most} more")
+    return lines
+
+
+def interaction_fate(last: Interaction, style: Style) -> str:
+    """What became of a message, in a line; for an answered one only when."""
+    why = f": {one_line(last.error, style)}" if last.error else ""
+    words = {
+        InteractionState.QUEUED: "stored, not sent yet",
+        InteractionState.SENT: "sent, not begun yet",
+        InteractionState.RUNNING: "being worked on",
+        InteractionState.DONE: "answered",
+        InteractionState.FAILED: f"failed{why}",
+        InteractionState.INTERRUPTED: f"interrupted{why}; what it did before stands, resume to go on",
+        InteractionState.DOUBTFUL: f"in doubt{why}; it may have reached claude or not, and is not sent again",
+    }[last.state]
+    return f"#{last.number} {last.type}, {words}"
+
+
+# --- whole commands -------------------------------------------------------------------------------
+
+
+def list_table(sessions: Sequence[SessionRecord], total_cost: float, now: float, style: Style) -> list[str]:
+    """The table of `list`: newest first as given, cut to the style's width, a total below."""
+    if not sessions:
+        return ["no sessions yet; start one: cms spawn NAME PROMPT"]
+    rows = [
+        (
+            session.name,
+            status_word(session.status, style),
+            session.options.model,
+            str(session.total_turns),
+            cost(session.total_cost_usd, exact=session.cost_exact),
+            str(session.interaction_count),
+            age(session.created, now),
+        )
+        for session in sessions
+    ]
+    heads = ("NAME", "STATUS", "MODEL", "TURNS", "COST", "MSGS", "AGE")
+    widths = [max(display_width(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
+    if style.width is not None:
+        # The name and the model give way, the figures do not.
+        over = sum(widths) + 2 * (len(widths) - 1) - style.width
+        for column, least in ((2, 10), (0, 12), (2, 5), (0, 4)):
+            if over > 0:
+                give = min(over, max(0, widths[column] - least))
+                widths[column] -= give
+                over -= give
+    right = (False, False, False, True, True, True, False)
+
+    def line(cells: Sequence[str], colour: str = "") -> str:
+        out = []
+        for position, cell in enumerate(cells):
+            text = cut(cell, widths[position], style)
+            gap = " " * (widths[position] - display_width(text))
+            if position == 1 and colour:
+                text = paint(text, colour, style)
+            out.append(gap + text if right[position] else text + gap)
+        return "  ".join(out).rstrip()
+
+    lines = [paint(line(heads), "1", style)]
+    lines += [line(row, STATUS_ICONS[session.status][2]) for row, session in zip(rows, sessions, strict=True)]
+    turns = sum(session.total_turns for session in sessions)
+    messages = sum(session.interaction_count for session in sessions)
+    sums = (
+        count(len(sessions), "session"),
+        count(messages, "interaction"),
+        count(turns, "turn"),
+        cost(total_cost),
+    )
+    return [*lines, "", f"total: {', '.join(sums)}"]
+
+
+def status_lines(
+    session: SessionRecord, activity: str, last: Interaction | None, now: float, style: Style
+) -> list[str]:
+    """Everything `status` tells."""
+    limits = session.options.limits
+    spent = cost(session.total_cost_usd, exact=session.cost_exact)
+    not_understood = ", ".join(
+        f"{count(number, word)}"
+        for number, word in ((session.unknown_lines, "unknown line"), (session.noise_lines, "noise line"))
+        if number
+    )
+    return [
+        f"{session.name}  {paint_status(session.status, style)}",
+        *fields(
+            (
+                ("model", session.options.model),
+                ("session id", session.claude_session_id or session.id),
+                ("work dir", session.options.work_dir),
+                ("preset", session.options.preset + ("" if session.options.safety else ", SAFETY OFF")),
+                ("cost", f"{spent} of {cost(limits.max_cost)}" if limits.max_cost is not None else spent),
+                ("turns", _of(session.total_turns, limits.max_turns)),
+                (
+                    "tool calls",
+                    _of(session.tool_calls, limits.max_tool_calls)
+                    if session.tool_calls or limits.max_tool_calls
+                    else "",
+                ),
+                ("limits", limits_words(limits)),
+                ("interactions", str(session.interaction_count)),
+                ("pid", "" if session.pid is None else str(session.pid)),
+                ("created", f"{clock(session.created, style)} ({age(session.created, now)})"),
+                ("last saved", f"{clock(session.last_saved, style)} ({age(session.last_saved, now)})"),
+                ("now", one_line(activity, style)),
+                ("last message", "" if last is None else interaction_fate(last, style)),
+                ("last end", "" if session.receipt is None else receipt_line(session.receipt)),
+                ("error", one_line(session.error, style)),
+                ("not understood", not_understood),
+                ("claude", session.claude_version),
+            )
+        ),
+    ]
+
+
+def _of(used: int, limit: int | None) -> str:
+    return str(used) if limit is None else f"{used} of {limit}"
+
+
+def output_lines(last: Interaction, style: Style, *, full: bool) -> list[str]:
+    """The last prompt and its response; with `full` the response alone."""
+    if full:
+        return safe(last.response, style).split("\n")
+    lines = [
+        f"prompt:  {one_line(cut_characters(last.prompt, 100), style)}",
+        f"time:    {clock(last.timestamp, style)}",
+    ]
+    if last.state is not InteractionState.DONE:
+        lines.append(f"state:   {interaction_fate(last, style)}")
+    if last.response:
+        lines += ["", *safe(last.response, style).split("\n")]
+    return lines
+
+
+def history_lines(
+    session: SessionRecord, interactions: Sequence[Interaction], style: Style, *, full: bool
+) -> list[str]:
+    """Every interaction: number, type, time, prompt, response, cost, duration."""
+    if not interactions:
+        return [f"{session.name}: no messages yet"]
+    lines = []
+    for item in interactions:
+        head = (
+            f"#{item.number} {item.type}  {clock(item.timestamp, style)}  "
+            f"{cost(item.cost, exact=item.cost_exact)}  {seconds(item.duration)}"
+        )
+        lines.append(paint(head, "1", style))
+        if item.state is not InteractionState.DONE:
+            lines.append(f"  {interaction_fate(item, style)}")
+        lines += _block("prompt", item.prompt, 200, style, full=full)
+        if item.response:
+            lines += _block("response", item.response, 300, style, full=full)
+        lines.append("")
+    lines.append(
+        f"total: {count(len(interactions), 'interaction')}, {cost(sum(item.cost for item in interactions))}"
+    )
+    return lines
+
+
+def _block(label: str, text: str, limit: int, style: Style, *, full: bool) -> list[str]:
+    if not full:
+        return [f"  {label}: {one_line(cut_characters(text, limit), style)}"]
+    return [f"  {label}:", *(f"    {line}".rstrip() for line in safe(text, style).split("\n"))]
+
+
+def reply_lines(reply: Reply, style: Style) -> list[str]:
+    """The answer to one message: name, status, cost, turns, duration, text."""
+    figures = (cost(reply.cost), count(reply.turns, "turn"), seconds(reply.duration / 1000))
+    lines = ["  ".join((reply.name, paint_status(reply.status, style), *figures))]
+    if reply.is_error or reply.outcome is not Outcome.COMPLETED:
+        why = f": {one_line(reply.error, style)}" if reply.error else ""
+        outcome = reply.outcome if reply.outcome is not Outcome.COMPLETED else Outcome.FAILED
+        lines.append(f"{paint_outcome(outcome, style)}{why}")
+    lines += denial_lines(reply.denials, style)
+    lines += question_lines(reply.questions, style)
+    if reply.text:
+        lines += ["", *safe(reply.text, style).split("\n")]
+    return lines
+
+
+def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
+    """The verdict of a delegation and what it rests on, then the response."""
+    figures = (
+        cost(result.cost, exact=result.cost_exact),
+        count(result.turns, "turn"),
+        seconds(result.duration / 1000),
+    )
+    lines = ["  ".join((paint_outcome(result.status, style), result.name, *figures))]
+    if result.error:
+        lines.append(f"error: {one_line(result.error, style)}")
+    lines += [f"because: {one_line(reason, style)}" for reason in result.reasons]
+    if result.tools_used:
+        lines.append(f"tools: {', '.join(result.tools_used)}")
+    if not result.safety.enabled:
+        lines.append("safety: OFF (--no-safety)")
+    if result.safety.total_violations:
+        lines.append(f"safety: {count(result.safety.total_violations, 'violation')}")
+        lines += [f"  {one_line(violation.message, style)}" for violation in result.safety.violations]
+    lines += denial_lines([denial for denial in result.safety.denials if not denial.violation], style)
+    lines += question_lines(result.questions, style)
+    if result.receipt is not None and not result.receipt.empty:
+        lines.append(f"end: {receipt_line(result.receipt)}")
+    if result.response:
+        lines += ["", *safe(result.response, style).split("\n")]
+    if result.can_continue:
+        lines += ["", f"go on with: cms continue {result.name} MESSAGE"]
+    return lines
+
+
+def accepted_lines(reply: AcceptedReply) -> list[str]:
+    return [
+        f"{reply.name}: accepted, works on by itself",
+        f"look at it: cms status {reply.name}, then cms output {reply.name}",
+    ]
+
+
+def session_line(session: SessionRecord, style: Style) -> str:
+    pid = "" if session.pid is None else f"  pid {session.pid}"
+    return f"{session.name}  {paint_status(session.status, style)}{pid}"
+
+
+def stopped_lines(session: SessionRecord, receipt: Receipt | None, style: Style) -> list[str]:
+    line = session_line(session, style)
+    return [line, "  " + ("nothing was alive" if receipt is None else receipt_line(receipt))]
+
+
+def daemon_lines(status: DaemonStatus) -> list[str]:
+    idle = "never" if status.idle_exit is None else f"after {seconds(status.idle_exit)} of idleness"
+    return [
+        "daemon running",
+        *fields(
+            (
+                ("pid", str(status.pid)),
+                ("version", status.version),
+                ("home", status.home),
+                ("up", seconds(status.uptime)),
+                ("live", count(status.live, "session")),
+                ("known", count(status.sessions, "session")),
+                ("clients", str(status.clients)),
+                ("containment", status.containment),
+                ("claude", status.claude),
+                ("leaves", idle),
+            )
+        ),
+    ]
+
+
+def progress_line(progress: Progress, elapsed: float, style: Style) -> str:
+    """The status line of a command that waits: what is done now, turns, cost, elapsed."""
+    what = progress.tool or progress.kind
+    if progress.kind == "text":
+        what = "writing"
+    elif progress.kind in ("status", "turn"):
+        what = progress.status.value
+    detail = one_line(progress.text, style) if progress.kind not in ("text", "status", "turn") else ""
+    turns = (
+        f"{progress.turns}/{progress.max_turns}" if progress.max_turns is not None else f"{progress.turns}"
+    )
+    spent = cost(progress.cost)
+    if progress.max_cost is not None:
+        spent += f"/${progress.max_cost:.2f}"
+    figures = f"{turns} {'turns' if turns != '1' else 'turn'}  {spent}  {elapsed:.0f}s"
+    icon = _with_icon(progress.name, STATUS_ICONS[progress.status], style)
+    room = None if style.width is None else style.width - display_width(icon) - len(figures) - 5
+    doing = cut(f"{what} {detail}".strip(), max(room, 0) if room is not None else None, style)
+    return cut(
+        f"{icon}  {doing}  {figures}" if doing else f"{icon}  {figures}", (style.width or 81) - 1, style
+    )

@@ -1,0 +1,75 @@
+"""`spawn`: start a live session."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cms.cli import agent as agents
+from cms.cli import flags
+from cms.cli.agent import AgentFlags, LimitFlags
+from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
+from cms.cli.sessions import send_and_show
+from cms.errors import UsageError
+from cms.rpc.api import SpawnParams
+from cms.session.model import Limits
+
+
+def spawn(
+    name: NameWord = None,
+    prompt: Annotated[str | None, Parameter(help="The first prompt; - reads it from stdin.")] = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    prompt_flag: Annotated[
+        str | None,
+        Parameter(
+            name="--prompt", help="The prompt, instead of PROMPT.", metavar="TEXT", allow_leading_hyphen=True
+        ),
+    ] = None,
+    prompt_file: Annotated[
+        str | None,
+        Parameter(
+            name="--prompt-file",
+            help="Read the prompt from a file.",
+            metavar="FILE",
+            allow_leading_hyphen=True,
+        ),
+    ] = None,
+    stop: StopFlag = False,
+    detach: DetachFlag = False,
+    max_budget: Annotated[
+        float | None,
+        Parameter(
+            name="--max-budget",
+            converter=flags.to_money,
+            metavar="USD",
+            group=agents.LIMITS,
+            help="The same as --max-cost.",
+        ),
+    ] = None,
+    agent: Annotated[AgentFlags, Parameter(name="*")] = agents.DEFAULT_AGENT,
+    limits: Annotated[LimitFlags, Parameter(name="*")] = agents.NO_LIMITS,
+    json: JsonFlag = False,
+) -> int:
+    """Start a live session, send it a prompt, print the answer.
+
+    The session stays alive for `cms send`, from any shell. There are no limits unless given.
+
+    Examples::
+
+        cms spawn fix-auth "find out why the login test fails"
+        cms spawn notes --model haiku --preset read-only --prompt-file ask.txt --stop
+    """
+    who, word = flags.pick_name_and_word("spawn", name, prompt, name_flag, "prompt")
+    text = flags.pick_text("spawn", "prompt", word=word, flag=prompt_flag, file=prompt_file)
+    if max_budget is not None and limits.max_cost is not None:
+        raise UsageError("--max-budget and --max-cost are the same: give one")
+    if stop and detach:
+        raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
+    bounds = limits.over(Limits(max_cost=max_budget))
+    options = agent.options(who, bounds)
+    agent.warn()
+    params = SpawnParams(options=options, prompt=text or "", stop=stop, wait=not detach)
+    return send_and_show(who, "session.spawn", params, detach=detach, json=json)

@@ -1,0 +1,77 @@
+"""The one place that opens the client: ask, or wait with progress. And the one that prints answers.
+
+Two kinds of command. One that only asks sends a request and prints the answer. One that starts work waits
+for its end (`work`) and shows on a terminal what happens meanwhile. Ctrl-C then asks the daemon to stop
+waiting (`Client.call`): a delegation is stopped and still answers with its result, a session works on.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import msgspec
+
+from cms.cli import terminal
+from cms.config import load_settings
+from cms.rpc.api import AcceptedReply
+from cms.rpc.client import Client, connect
+from cms.session.model import Record
+
+R = TypeVar("R", bound=Record)
+
+
+@contextmanager
+def daemon(*, start: bool = True, any_protocol: bool = False) -> Iterator[Client]:
+    """A connection to the daemon, which is started when there is none.
+
+    Raises:
+        DaemonUnavailable, HomeUnusable, UsageError: see `cms.rpc.client.connect` and `load_settings`.
+    """
+    with connect(load_settings(), start=start, any_protocol=any_protocol) as client:
+        yield client
+
+
+def work(method: str, params: Record, want: type[R], *, name: str, quiet: bool) -> R | AcceptedReply:
+    """One request that takes long, with a status line on a terminal unless `quiet`."""
+    with daemon() as client:
+        if quiet or not terminal.can_rewrite(sys.stderr, os.environ):
+            return client.call(method, params, want, AcceptedReply)
+        from cms.cli.progress import StatusLine
+
+        with StatusLine(sys.stderr, name, terminal.style_of(sys.stderr, os.environ)) as line:
+            return client.call(method, params, want, AcceptedReply, on_progress=line.note)
+
+
+# --- printing -------------------------------------------------------------------------------------
+
+
+def out_style() -> terminal.Style:
+    return terminal.style_of(sys.stdout, os.environ)
+
+
+def show_lines(lines: list[str]) -> None:
+    """Lines for a person, on stdout. What the encoding cannot carry is replaced, never an error."""
+    text = "\n".join(lines) + "\n"
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+
+
+def show_json(view: msgspec.Struct) -> None:
+    """The one object of a command with `--json`, on stdout; always UTF-8."""
+    from cms.cli.views import to_json
+
+    sys.stdout.flush()
+    sys.stdout.buffer.write(to_json(view))
+    sys.stdout.buffer.flush()
+
+
+def warn(text: str) -> None:
+    """A line for a person that is no answer, on stderr."""
+    print(
+        text.encode("ascii" if terminal.c_locale(os.environ) else "utf-8", "replace").decode(),
+        file=sys.stderr,
+    )

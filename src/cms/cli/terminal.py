@@ -1,0 +1,92 @@
+"""What a stream can show: icons, colour, width. Decided once per stream, from facts, and then a value.
+
+Rules (design.md, decision 11): icons and colour only on a terminal; `NO_COLOR` (any value) and `TERM=dumb`
+take colour away; under the C locale, or where the stream's encoding cannot carry the icons, they are ASCII.
+In a pipe nothing is cut to a width, because a program may be reading.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import tzinfo
+from typing import Literal, TextIO
+
+import msgspec
+
+Icons = Literal["unicode", "ascii", "none"]
+
+#: Every character outside of ASCII that this package writes by itself.
+PROBE = "○◐●⟳⏸□⊘✗✓…"
+
+
+class Style(msgspec.Struct, frozen=True):
+    """How to render for one stream.
+
+    Attributes:
+        icons: which set, or none at all (not a terminal).
+        colour: SGR colour sequences may be written.
+        width: columns, or None for "do not cut" (a pipe).
+        tty: a terminal reads this, so control characters in an agent's text must not reach it.
+        zone: the time zone of printed times; None is local time.
+    """
+
+    icons: Icons = "none"
+    colour: bool = False
+    width: int | None = None
+    tty: bool = False
+    zone: tzinfo | None = None
+
+
+def can_encode(encoding: str | None, text: str = PROBE) -> bool:
+    """Whether a stream of that encoding can carry the text."""
+    try:
+        text.encode(encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return False
+    return True
+
+
+def c_locale(environ: Mapping[str, str]) -> bool:
+    """Whether the person asked for the C locale.
+
+    Not read from `locale`: Python coerces the C locale to UTF-8 (PEP 538, which sets LC_CTYPE in our own
+    environment, and PEP 540), so the stream's encoding no longer tells what the terminal was said to be.
+    """
+    everything = environ.get("LC_ALL", "")
+    if everything:
+        return everything in ("C", "POSIX")
+    ctype = environ.get("LC_CTYPE", "")
+    if ctype in ("C", "POSIX"):
+        return True
+    coerced = ctype.upper().replace("-", "") in ("", "C.UTF8", "UTF8")
+    return coerced and environ.get("LANG", "") in ("C", "POSIX")
+
+
+def columns(stream: TextIO, environ: Mapping[str, str]) -> int:
+    """The terminal's width: `COLUMNS`, else what the terminal says, else 80."""
+    text = environ.get("COLUMNS", "")
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:
+    """How to render for this stream."""
+    if not stream.isatty():
+        return Style()
+    ascii_only = c_locale(environ) or not can_encode(stream.encoding)
+    return Style(
+        icons="ascii" if ascii_only else "unicode",
+        colour="NO_COLOR" not in environ and environ.get("TERM", "") != "dumb",
+        width=columns(stream, environ),
+        tty=True,
+    )
+
+
+def can_rewrite(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a line on this stream can be erased and written again (for live progress)."""
+    return stream.isatty() and environ.get("TERM", "") not in ("", "dumb")
