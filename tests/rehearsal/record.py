@@ -3,8 +3,8 @@
     python tests/rehearsal/record.py [NAME ...]
 
 Each scene below drives one process and gives two files: `NAME.jsonl`, what `claude` wrote, and
-`NAME.stdin.jsonl`, what was written to it. Every line is kept, in order and with all of its keys; machine paths, the port and the
-user's id are replaced, and what is very long is cut.
+`NAME.stdin.jsonl`, what was written to it. Every line is kept, in order and with all of its keys; machine
+paths, the port and the user's id are replaced, and what is very long is cut.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class Take:
 def shorten(value: object) -> object:
     """Long prose and long lists cut: what they are made of is kept, all that they say is not needed."""
     match value:
-        case str() if len(value) > 1000:
+        case str() if len(value) > 400:
             return value[:200] + "..."
         case list() if len(value) > 12:
             return [shorten(item) for item in value[:6]]
@@ -376,7 +376,7 @@ async def two_messages(take: Take) -> None:
 
 async def api_error(take: Take) -> None:
     async with take.running():
-        await take.turn(prompt("Fail.", say("x").failing(400, message="prompt is odd")))
+        await take.turn(prompt("Fail.", say("x").failing(400, times=9, message="prompt is odd")))
         await take.turn("Still there?")
 
 
@@ -476,14 +476,14 @@ SCENES: Final[tuple[Callable[[Take], Awaitable[None]], ...]] = (
 async def main(names: list[str]) -> None:
     async with serve_api() as api:
         for scene in SCENES:
-            name = scene.__name__  # type: ignore[attr-defined]  # every scene is a function
+            name = scene.__name__
             if names and name not in names:
                 continue
             with tempfile.TemporaryDirectory(prefix="cms-record-") as folder:
                 take = Take(name, api, Path(folder))
                 await scene(take)
                 take.save()
-            print(name, len(take.written), "lines", flush=True)
+            print(name, len(take.written), "lines", flush=True)  # noqa: T201  a script for people
 
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ _MACHINE_MADE: Final = (
     "<command-message>",
     "[Request interrupted",
     "This session is being continued from a previous conversation",
+    "Output token limit hit.",
+    "Your response above was stopped by a safety classifier",
     "[SYSTEM NOTIFICATION",
     "Caveat: ",
     "Continue from where you left off.",
@@ -72,6 +74,14 @@ class Usage(Struct, frozen=True, omit_defaults=True):
             self.output_tokens + other.output_tokens,
             self.cache_creation_input_tokens + other.cache_creation_input_tokens,
             self.cache_read_input_tokens + other.cache_read_input_tokens,
+        )
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens - other.input_tokens,
+            self.output_tokens - other.output_tokens,
+            self.cache_creation_input_tokens - other.cache_creation_input_tokens,
+            self.cache_read_input_tokens - other.cache_read_input_tokens,
         )
 
 
@@ -358,9 +368,9 @@ def locate(messages: Iterable[Message]) -> Place:
     """Find the script in force and the step it is at.
 
     The prompt in force is the last user text that no machine made. `claude` may put several prompts into one
-    message (after an interrupt) and its own notes around them, so texts are looked at, not messages. Two things
-    end a script early: a compaction, which takes the prompt out of the conversation, and nothing else; a
-    prompt sent while a tool runs comes as a `system` message, and the script in force goes on across it.
+    message (after an interrupt) and its own notes around them, so texts are looked at, not messages. A prompt
+    sent while a tool runs comes as a `system` message, and the script in force goes on across it. Only a
+    compaction ends a script early: it takes the prompt out of the conversation.
     """
     current, prompts, step = "", 0, 0
     for message in messages:
