@@ -206,6 +206,7 @@ class Interaction(Record, frozen=True):
     is_error: bool = False
     error: str = ""
     outcome: Outcome | None = None
+    reasons: tuple[str, ...] = ()
     tools_used: tuple[str, ...] = ()  # each once, in order of first use
     tool_calls: int = 0
     denials: tuple[Denial, ...] = ()
@@ -213,10 +214,13 @@ class Interaction(Record, frozen=True):
     usage: dict[str, TokenUsage] = {}
 
 
+Rung = Literal["interrupt", "eof", "terminate", "kill"]
+
+
 class Step(Record, frozen=True):
     """One rung of the stop ladder: what was tried and how long it took."""
 
-    name: Literal["interrupt", "eof", "terminate", "kill"]
+    name: Rung
     seconds: float
     worked: bool
 
@@ -316,11 +320,14 @@ class DelegateResult(Record, frozen=True):
     receipt: Receipt | None = None
 
 
+ProgressKind = Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]
+
+
 class Progress(Record, frozen=True):
     """What a watcher of a session is told; small, droppable, never the only copy of anything."""
 
     name: str
-    kind: Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]
+    kind: ProgressKind
     text: str = ""
     status: SessionStatus = SessionStatus.BUSY
     cost: float = 0.0

@@ -378,12 +378,16 @@ def wake_at(state: State, rules: Rules) -> float | None:
     if turn.breach is not None:
         since = turn.interrupted_at if turn.interrupted_at is not None else turn.breach.at
         return since + PATIENCE
-    times = [state.asked_at + (METER_EVERY if state.asked_seq is None else METER_PATIENCE)]
+    times = []
+    if state.asked_seq is None:
+        times.append(state.asked_at + METER_EVERY)
+    elif limits.max_cost is not None:
+        times.append(state.asked_at + METER_PATIENCE)
     if limits.max_time is not None:
         times.append(turn.started + limits.max_time)
     if limits.max_silence is not None:
         times.append(state.last_heard + limits.max_silence)
-    return min(times)
+    return min(times, default=None)
 
 
 # --- the verdict ----------------------------------------------------------------------------------

@@ -238,6 +238,19 @@ def more_to_come(state: State) -> bool:
     return bool(state.gate or state.open_message or agents(state) or state.last_stop == "tool_use")
 
 
+def may_owe(state: State) -> bool:
+    """Whether money may have been spent that the books do not hold: asked when a process has ended.
+
+    Nothing is owed between interactions, nor while a tool works on its own (no call of the API is under way
+    then) if the meter was read after the last reply.
+    """
+    turn = state.turn
+    if turn is None:
+        return False
+    settled = bool(turn.at_work) and not state.open_message and state.metered_seq >= state.reply_seq
+    return not settled or bool(agents(state))
+
+
 # --- fold ----------------------------------------------------------------------------------------
 
 
@@ -403,6 +416,8 @@ def _assistant(state: State, line: Assistant) -> State:
     if line.parent_tool_use_id is not None:
         return state
     state = _count_reply(state, line.message.id, line.message.model)
+    if line.message.model == SYNTHETIC:
+        return state  # an error in the shape of an answer; the result tells it too
     text = "".join(block.text for block in line.blocks if isinstance(block, TextBlock))
     return _in_turn(state, last_text=text) if text else state
 

@@ -1,0 +1,480 @@
+"""The nursery of sessions: names, admission, and the end of everything.
+
+    async with open_supervisor(settings) as supervisor:
+        await supervisor.create(options)
+        reply = await supervisor.wait(await supervisor.submit("fix-auth", "Fix the login bug", type="spawn"))
+
+Each live session is a `Runner` task in one nursery; a session that is not alive is a row in the store, and is
+brought back by the first message. Leaving the block, in whatever way, stops every session down the ladder and
+returns only when each container is proved empty.
+
+What is done to one session is done in turn (a lock per name), so that two shells cannot start it twice.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import msgspec
+import trio
+
+from cms.config import Settings, find_claude, load_settings
+from cms.errors import InternalError, SessionNotFound, WrongStatus
+from cms.runtime.containment import Mechanism, find_mechanism
+from cms.runtime.process import check_work_dir
+from cms.runtime.runner import Runner
+from cms.runtime.verify import run_checks
+from cms.session.model import (
+    LIVE,
+    DelegateResult,
+    Interaction,
+    Limits,
+    Outcome,
+    Progress,
+    Receipt,
+    Reply,
+    Safety,
+    SessionOptions,
+    SessionRecord,
+    SessionStatus,
+    Violation,
+)
+from cms.store.journal import Journal, open_journal
+from cms.store.records import Recovery
+
+Accepted = Callable[[Interaction], None]
+
+
+@asynccontextmanager
+async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Supervisor]:
+    """A supervisor with its store and its nursery; at the end nothing that it started is left.
+
+    Raises:
+        HomeUnusable, StoreError: there is no place to keep books.
+        ContainmentError: no mechanism of this machine can hold a process tree.
+    """
+    settings = settings or load_settings()
+    mechanism = await find_mechanism()
+    async with open_journal(settings) as journal:
+        recovery = await journal.recover(time.time())
+        async with trio.open_nursery() as nursery:
+            supervisor = Supervisor(settings, journal, mechanism, nursery, recovery)
+            try:
+                yield supervisor
+            finally:
+                # Each runner hears the cancellation, walks down its ladder under a shield, and only then
+                # lets the nursery end.
+                supervisor.close()
+                nursery.cancel_scope.cancel()
+
+
+class Supervisor:
+    """Made by `open_supervisor`.
+
+    Attributes:
+        recovery: what an earlier process left behind when it died, as it now stands.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        mechanism: Mechanism,
+        nursery: trio.Nursery,
+        recovery: Recovery,
+    ) -> None:
+        self.settings = settings
+        self.journal = journal
+        self.mechanism = mechanism
+        self.recovery = recovery
+        self._nursery = nursery
+        self._runners: dict[str, Runner] = {}
+        self._locks: dict[str, trio.Lock] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Supervisor {self.settings.home} live={self.live_count()}>"
+
+    def live_count(self) -> int:
+        """How many sessions have a process."""
+        return len(self._runners)
+
+    def close(self) -> None:
+        """Take nothing more on."""
+        self._closed = True
+
+    # --- making and finding -----------------------------------------------------------------------
+
+    async def create(self, options: SessionOptions, *, parent_id: str = "") -> SessionRecord:
+        """Enter a session in the books; nothing is started yet.
+
+        Raises:
+            NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
+        """
+        check_work_dir(options.work_dir)
+        find_claude(self.settings)
+        now = time.time()
+        record = SessionRecord(
+            id=str(uuid.uuid4()),
+            name=options.name,
+            status=SessionStatus.CREATED,
+            options=options,
+            created=now,
+            last_saved=now,
+            parent_id=parent_id,
+        )
+        await self.journal.add_session(record)
+        return record
+
+    async def get(self, name: str) -> SessionRecord:
+        """The session as it stands.
+
+        Raises:
+            SessionNotFound: with the nearest name that exists.
+        """
+        runner = self._runners.get(name)
+        if runner is not None:
+            return runner.record
+        record = await self.journal.get_session(name)
+        if record is None:
+            near = difflib.get_close_matches(name, await self.journal.names(), n=1)
+            raise SessionNotFound(name, near[0] if near else "")
+        return record
+
+    async def sessions(self, status: str = "") -> list[SessionRecord]:
+        """All sessions, or those of one status, newest first."""
+        records = [self._current(record) for record in await self.journal.all_sessions()]
+        return [record for record in records if not status or record.status == status]
+
+    def _current(self, record: SessionRecord) -> SessionRecord:
+        runner = self._runners.get(record.name)
+        return record if runner is None else runner.record
+
+    async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
+        """A session's interactions, oldest first, or only the newest `last`."""
+        return await self.journal.interactions((await self.get(name)).id, last)
+
+    def activity(self, name: str) -> str:
+        """What a session is doing now, in a line; "" if nothing."""
+        runner = self._runners.get(name)
+        return runner.activity if runner is not None else ""
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[trio.MemoryReceiveChannel[Progress]]:
+        """Notes on what a live session does; the channel ends with its process.
+
+        Raises:
+            WrongStatus: it has no process.
+        """
+        runner = self._runners.get(name)
+        if runner is None:
+            raise WrongStatus(name, "not alive", "be watched")
+        with runner.watch() as notes:
+            yield notes
+
+    # --- processes --------------------------------------------------------------------------------
+
+    def _lock(self, name: str) -> trio.Lock:
+        return self._locks.setdefault(name, trio.Lock())
+
+    async def _runner(self, name: str) -> Runner:
+        """The session's runner, brought up if there is none. The caller holds the session's lock."""
+        runner = self._runners.get(name)
+        if runner is not None and runner.ending:
+            await runner.wait_gone()
+            runner = None
+        if runner is not None:
+            return runner
+        if self._closed:
+            raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
+        record = await self.get(name)
+        if record.status in LIVE:
+            raise WrongStatus(name, str(record.status), "start", hint="another cms process has it")
+        check_work_dir(record.options.work_dir)
+        find_claude(self.settings)
+        runner = Runner(
+            record,
+            settings=self.settings,
+            journal=self.journal,
+            mechanism=self.mechanism,
+            resume=record.claude_session_id,
+        )
+        self._runners[name] = runner
+        self._nursery.start_soon(self._run, name, runner)
+        return runner
+
+    async def _run(self, name: str, runner: Runner) -> None:
+        try:
+            await runner.run()
+        finally:
+            if self._runners.get(name) is runner:
+                del self._runners[name]
+
+    # --- messages ---------------------------------------------------------------------------------
+
+    async def submit(self, name: str, message: str, *, type: str) -> Interaction:  # noqa: A002 - the seed's name
+        """Accept a message: it is on disk when this returns, and will be sent when its turn comes.
+
+        Raises:
+            SessionNotFound, WrongStatus (paused), WorkDirError, ClaudeNotFound, StoreError: not accepted.
+        """
+        async with self._lock(name):
+            runner = await self._runner(name)
+            interaction = Interaction(
+                id=str(uuid.uuid4()),
+                session_id=runner.record.id,
+                number=runner.record.interaction_count + 1,
+                type=type,
+                prompt=message,
+                timestamp=time.time(),
+            )
+            await runner.accept(interaction)
+        return interaction
+
+    async def finished(self, interaction: Interaction) -> Interaction:
+        """The interaction once it has ended; its outcome is on disk."""
+        for runner in self._runners.values():
+            if runner.record.id == interaction.session_id:
+                return await runner.wait_interaction(interaction.id)
+        stored = await self.journal.get_interaction(interaction.id)
+        if stored is None:
+            raise InternalError(f"interaction {interaction.id} is not in the store")
+        return stored
+
+    async def wait(self, interaction: Interaction) -> Reply:
+        """The answer to a message. What went wrong for the agent is in the reply, not raised."""
+        done = await self.finished(interaction)
+        record = await self._by_id(done.session_id)
+        return Reply(
+            name=record.name,
+            status=record.status,
+            text=done.response,
+            cost=done.cost,
+            turns=done.turns,
+            duration=round(done.duration * 1000),
+            is_error=done.is_error and done.outcome is not Outcome.NEEDS_INPUT,
+            session_id=record.id,
+            interaction_id=done.id,
+            pid=record.pid,
+            error=done.error,
+            total_cost_usd=record.total_cost_usd,
+            outcome=done.outcome or Outcome.FAILED,
+            questions=done.questions,
+            denials=done.denials,
+        )
+
+    async def _by_id(self, session_id: str) -> SessionRecord:
+        for runner in self._runners.values():
+            if runner.record.id == session_id:
+                return runner.record
+        record = await self.journal.get_session_by_id(session_id)
+        if record is None:
+            raise InternalError(f"session {session_id} is not in the store")
+        return record
+
+    # --- delegations ------------------------------------------------------------------------------
+
+    async def delegate(
+        self,
+        options: SessionOptions,
+        task: str,
+        *,
+        context: str = "",
+        accepted: Accepted | None = None,
+    ) -> DelegateResult:
+        """One task under limits: a new session, one interaction, checks, and the session stopped again.
+
+        Cancelling it stops the delegation before the cancellation goes on.
+
+        Raises:
+            NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
+        """
+        await self.create(msgspec.structs.replace(options, delegated=True))
+        prompt = f"{task}\n\nContext:\n{context}" if context else task
+        return await self._delegation(options.name, prompt, "delegate", accepted)
+
+    async def continue_(
+        self,
+        name: str,
+        message: str,
+        *,
+        limits: Limits | None = None,
+        accepted: Accepted | None = None,
+    ) -> DelegateResult:
+        """A follow-up to a session, under its limits, or under those given from now on.
+
+        Raises:
+            SessionNotFound, WrongStatus, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
+        """
+        if limits is not None:
+            await self._set_limits(name, limits)
+        return await self._delegation(name, message, "continue", accepted)
+
+    async def _set_limits(self, name: str, limits: Limits) -> None:
+        async with self._lock(name):
+            record = await self.get(name)
+            if name in self._runners:
+                raise WrongStatus(name, str(record.status), "change its limits", hint=f"cms stop {name}")
+            given = {key: value for key, value in msgspec.structs.asdict(limits).items() if value is not None}
+            merged = msgspec.structs.replace(record.options.limits, **given)
+            options = msgspec.structs.replace(record.options, limits=merged)
+            await self.journal.commit(session=msgspec.structs.replace(record, options=options))
+
+    async def _delegation(
+        self, name: str, prompt: str, kind: str, accepted: Accepted | None
+    ) -> DelegateResult:
+        try:
+            interaction = await self.submit(name, prompt, type=kind)
+            if accepted is not None:
+                accepted(interaction)
+            done = await self.finished(interaction)
+            outcome, reasons = done.outcome or Outcome.FAILED, list(done.reasons)
+            error = done.error
+            if outcome is Outcome.COMPLETED:
+                record = await self.get(name)
+                failed = await run_checks(self.mechanism, self.settings, record.options)
+                if failed:
+                    outcome, error = Outcome.VERIFICATION_FAILED, failed[0]
+                    reasons += failed
+        except BaseException:
+            # Cancelled, or never accepted: in both cases nothing of it may go on.
+            with trio.CancelScope(shield=True):
+                if name in self._runners:
+                    await self.stop(name, reason="the delegation was cancelled")
+            raise
+        record, receipt = await self.stop(name, reason="the delegation is over")
+        record = await self._mark(record, outcome, error)
+        violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in done.denials if d.violation)
+        if receipt is not None and not receipt.empty:
+            outcome = Outcome.FAILED
+            error = f"processes are left: {', '.join(receipt.left) or 'unknown'}"
+            reasons.append(error)
+        return DelegateResult(
+            status=outcome,
+            name=name,
+            response=done.response,
+            error=error or None,
+            cost=done.cost,
+            turns=done.turns,
+            duration=round(done.duration * 1000),
+            tools_used=done.tools_used,
+            can_continue=bool(record.claude_session_id)
+            and outcome not in (Outcome.COST_EXCEEDED, Outcome.TURNS_EXCEEDED),
+            safety=Safety(record.options.safety, len(violations), violations, done.denials),
+            reasons=tuple(reasons),
+            questions=done.questions,
+            session_id=record.id,
+            cost_exact=done.cost_exact,
+            tool_calls=done.tool_calls,
+            receipt=receipt,
+        )
+
+    async def _mark(self, record: SessionRecord, outcome: Outcome, error: str) -> SessionRecord:
+        """A delegation that is over has the status that it was judged with."""
+        if record.status is not SessionStatus.STOPPED:
+            return record
+        status = SessionStatus.COMPLETED if outcome is Outcome.COMPLETED else SessionStatus.STOPPED
+        if outcome is Outcome.FAILED:
+            status = SessionStatus.FAILED
+        record = msgspec.structs.replace(record, status=status, error=error)
+        await self.journal.commit(session=record)
+        return record
+
+    async def start_delegate(self, options: SessionOptions, task: str, *, context: str = "") -> Interaction:
+        """Like `delegate`, but returns once accepted; the work goes on in the supervisor's nursery."""
+        return await self._detach(
+            lambda accepted: self.delegate(options, task, context=context, accepted=accepted)
+        )
+
+    async def start_continue(self, name: str, message: str, *, limits: Limits | None = None) -> Interaction:
+        """Like `continue_`, but returns once accepted."""
+        return await self._detach(
+            lambda accepted: self.continue_(name, message, limits=limits, accepted=accepted)
+        )
+
+    async def _detach(self, work: Callable[[Accepted], Awaitable[DelegateResult]]) -> Interaction:
+        """Start `work` in our own nursery and wait until it is accepted; an error before is the caller's."""
+        accepted: list[Interaction] = []
+        failures: list[Exception] = []
+        told = trio.Event()
+
+        def accept(interaction: Interaction) -> None:
+            accepted.append(interaction)
+            told.set()
+
+        async def carry() -> None:
+            try:
+                await work(accept)
+            except Exception as error:
+                # Once accepted, nobody waits here any more: the outcome is in the store and in the log.
+                failures.append(error)
+            finally:
+                told.set()
+
+        self._nursery.start_soon(carry)
+        await told.wait()
+        if accepted:
+            return accepted[0]
+        raise failures[0] if failures else WrongStatus("", "stopping", "take on work")
+
+    # --- ends ---------------------------------------------------------------------------------------
+
+    async def resume(self, name: str) -> SessionRecord:
+        """Bring a session's process up again, or open a paused one for messages.
+
+        Raises:
+            CmsError: it could not be started.
+        """
+        async with self._lock(name):
+            runner = await self._runner(name)
+            if runner.paused:
+                runner.unpause()
+            await runner.wait_ready()
+            return runner.record
+
+    async def interrupt(self, name: str) -> SessionRecord:
+        """End what a session is doing; its process lives on.
+
+        Raises:
+            WrongStatus: it is doing nothing.
+        """
+        record = await self.get(name)
+        runner = self._runners.get(name)
+        if runner is None or not runner.interrupt():
+            raise WrongStatus(name, str(record.status), "be interrupted")
+        return runner.record
+
+    async def stop(
+        self, name: str, *, reason: str = "stopped", grace: float | None = None
+    ) -> tuple[SessionRecord, Receipt | None]:
+        """End a session's process gracefully; None instead of a receipt if it had none."""
+        return await self._end(
+            name, lambda runner: runner.stop(reason, grace=math.inf if grace is None else grace)
+        )
+
+    async def kill(self, name: str, *, reason: str = "killed") -> tuple[SessionRecord, Receipt | None]:
+        """End a session's process tree by force, and prove it."""
+        return await self._end(name, lambda runner: runner.kill(reason))
+
+    async def _end(self, name: str, end: Callable[[Runner], None]) -> tuple[SessionRecord, Receipt | None]:
+        record = await self.get(name)
+        # No lock: an end must get past whatever else waits for this session.
+        runner = self._runners.get(name)
+        if runner is None:
+            return record, None
+        end(runner)
+        await runner.wait_gone()
+        return runner.record, runner.receipt
+
+    async def stop_all(self, *, grace: float) -> None:
+        """Stop every session within `grace` seconds; what is not polite enough by then is killed."""
+        self._closed = True
+        for runner in list(self._runners.values()):
+            runner.stop("cms is shutting down", grace=grace)
+        for runner in list(self._runners.values()):
+            await runner.wait_gone()
