@@ -12,11 +12,16 @@ goes away without a word counts as `cancel`.
 
 The first request on a connection must be `hello`. Errors carry `ErrorData`, from which the client builds
 the same exception that was raised in the daemon.
+
+Stable across protocol versions, so that an old daemon can always be told to go: the framing, `hello` and
+`daemon.stop`. Everything else is refused between two ends that disagree on `PROTOCOL`. Members may be added
+anywhere as long as they have a default: both ends ignore what they do not know.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -39,12 +44,25 @@ PROTOCOL = 1
 MAX_LINE = 32 * 1024 * 1024
 
 
+#: JSON-RPC's own error codes, the one that it leaves to servers, and the one that LSP gave to cancellation.
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+SERVER_ERROR = -32000
+REQUEST_CANCELLED = -32800
+
+#: Chosen by the client, unique among its requests under way. Bounded to what every JSON reader keeps exact.
+RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+
+
 class Request(msgspec.Struct, omit_defaults=True):
     """One call, or (without id) one notification."""
 
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
-    id: int | None = None
+    id: RequestId | None = None
     jsonrpc: Literal["2.0"] = "2.0"
 
 
@@ -55,10 +73,11 @@ class ErrorData(Record, frozen=True):
     message: str
     hint: str = ""
     exit_code: int = 1
+    fields: Mapping[str, str | int | float | None] = {}  # the exception's own: `name`, `nearest` ...
 
 
 class RpcError(msgspec.Struct):
-    """JSON-RPC's error object. `code` is -32000 for ours, else one of the standard's."""
+    """JSON-RPC's error object. `code` is `SERVER_ERROR` for ours, else one of the standard's."""
 
     code: int
     message: str
@@ -66,12 +85,25 @@ class RpcError(msgspec.Struct):
 
 
 class Response(msgspec.Struct, omit_defaults=True):
-    """The end of one call."""
+    """The end of one call.
+
+    `kind` names the result's struct where the method has several (`METHODS`). It stands here because the
+    structs are records that live without any protocol: tags would follow them into the store and `--json`.
+    """
 
     id: int | None
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: RpcError | None = None
+    kind: str = ""
     jsonrpc: Literal["2.0"] = "2.0"
+
+
+class Readiness(Record, frozen=True):
+    """The one line that a daemon writes to whoever started it: I serve, another one does, or I cannot."""
+
+    pid: int  # who serves this home; 0 with `error`
+    taken: bool = False  # another daemon had the home already: the one who writes this leaves
+    error: ErrorData | None = None
 
 
 # --- notifications ------------------------------------------------------------------------------
@@ -81,12 +113,13 @@ class Accepted(Record, frozen=True):
     request_id: int
     session_id: str
     interaction_id: str
+    name: str = ""
 
 
 class ProgressNote(Record, frozen=True):
     request_id: int
     progress: Progress
-    dropped: int = 0  # notes lost because this client was slow
+    dropped: int = 0  # notes lost just before this one because this client was slow
 
 
 class Cancel(Record, frozen=True):
@@ -110,6 +143,7 @@ class HelloReply(Record, frozen=True):
     protocol: int
     pid: int
     home: str
+    stopping: bool = False  # it is about to leave: wait for the end of the connection, then start another
 
 
 class SpawnParams(Record, frozen=True):
@@ -230,8 +264,21 @@ class DaemonStatus(Record, frozen=True):
     idle_exit: float | None  # seconds of idleness after which it leaves
 
 
+#: What a `cancel` ends early; the answer says so. The others are short, or not to be left half done.
+CANCELLABLE = frozenset(
+    {
+        "session.spawn",
+        "session.send",
+        "session.resume",
+        "session.delegate",
+        "session.continue",
+        "session.watch",
+    }
+)
+
 #: method -> (params, result). `spawn`, `send`, `resume` answer `AcceptedReply` when they do not wait,
-#: and so do `delegate` and `continue` when detached.
+#: and so do `delegate` and `continue` when detached. They also answer so when they are cancelled after the
+#: message was accepted; a `delegate` or `continue` that is cancelled answers its result, `interrupted`.
 METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {
     "hello": (Hello, (HelloReply,)),
     "session.spawn": (SpawnParams, (Reply, AcceptedReply)),

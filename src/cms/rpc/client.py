@@ -1,0 +1,491 @@
+"""The command's end: connect to the daemon, start one where there is none, call a method, wait.
+
+Blocking on purpose, and nothing but msgspec and a few light modules of the standard library: a command that
+only asks must not pay for an event loop. What only the start of a daemon needs is imported there.
+
+A `Client` carries one request at a time. It may be used from any thread, by one thread at a time; only
+`Client.cancel` may be called by another one meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar, overload
+
+import msgspec
+
+from cms._version import __version__
+from cms.errors import (
+    CmsError,
+    DaemonUnavailable,
+    DaemonVersionMismatch,
+    HomeUnusable,
+    InternalError,
+    UsageError,
+)
+from cms.rpc.api import (
+    CANCELLABLE,
+    MAX_LINE,
+    PROTOCOL,
+    Accepted,
+    Cancel,
+    Hello,
+    HelloReply,
+    ProgressNote,
+    Readiness,
+    Request,
+    RpcError,
+)
+from cms.rpc.place import peer_uid, prepare_home, reachable
+from cms.rpc.wire import LineBuffer, OverlongLine, error_from
+from cms.session.model import Record
+
+if TYPE_CHECKING:  # pathlib and shutil come with it; whoever has settings has paid already
+    from cms.config import Settings
+
+A = TypeVar("A", bound=Record)
+B = TypeVar("B", bound=Record)
+C = TypeVar("C", bound=Record)
+Connection = TypeVar("Connection", bound="Client")
+
+#: Starts a daemon; `--ready-fd N` is added. `-P`: it runs in `/`, which must not become a source of modules.
+DAEMON_COMMAND = (sys.executable, "-P", "-m", "cms.daemon", "--detach")
+
+HANDSHAKE_TIMEOUT = 10.0  # seconds; a daemon that has the socket answers `hello` in well under a millisecond
+START_PATIENCE = 30.0  # seconds from the first try to a daemon that answers; recovery after a crash included
+_START_AGAIN = 0.5  # seconds between two tries to start one, while another holds the lock without listening
+_POLL = 0.02  # seconds between two looks for a socket that somebody else is about to open
+
+
+class NoDaemon(DaemonUnavailable):
+    """None runs, and none was to be started. Nothing is wrong with that."""
+
+
+class _Incoming(msgspec.Struct):
+    """Any line that the daemon may write: a response, or (with a method) a notification."""
+
+    id: int | None = None
+    method: str = ""
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: RpcError | None = None
+    kind: str = ""
+
+
+_incoming = msgspec.json.Decoder(_Incoming)
+_encode = msgspec.json.encode
+
+
+def connect(
+    settings: Settings,
+    *,
+    start: bool = True,
+    any_protocol: bool = False,
+    command: Sequence[str] = DAEMON_COMMAND,
+    patience: float = START_PATIENCE,
+) -> Client:
+    """A connection to the daemon of `settings.home`; one is started when none runs and `start` is true.
+
+    With `start`, a daemon that is just leaving is waited for, and a new one started. `any_protocol` is for
+    `daemon.stop`, the one request that every version understands.
+
+    Raises:
+        NoDaemon: none runs, and `start` is false.
+        DaemonUnavailable: it does not answer, or it cannot be started.
+        DaemonVersionMismatch: it speaks another protocol.
+        HomeUnusable: there is no place for it.
+    """
+    give_up = time.monotonic() + patience
+    start_again = 0.0
+    while True:
+        client = _dial(settings, any_protocol=any_protocol)
+        if client is not None:
+            if not (start and client.daemon.stopping):
+                return client
+            client.wait_until_gone(give_up)
+        elif not start:
+            raise NoDaemon(
+                f"no daemon runs for {settings.home}",
+                hint="any command that needs one starts it; or run it here: cms daemon run",
+            )
+        elif time.monotonic() >= start_again:
+            if _start(settings, command, give_up) and time.monotonic() < give_up:
+                continue
+            start_again = time.monotonic() + _START_AGAIN
+        if time.monotonic() >= give_up:
+            raise DaemonUnavailable(
+                f"a daemon holds {settings.lock}, but nobody answers at its socket{_holder(settings)}",
+                hint=f"see {settings.log}; kill that process if it hangs, its sessions can be resumed",
+            )
+        time.sleep(_POLL)
+
+
+class Client:
+    """One connection. `daemon` is what the daemon said of itself."""
+
+    daemon: HelloReply
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lines = LineBuffer(MAX_LINE)
+        self._last_id = 0
+        self._sent = False  # the request under way is written out: a `cancel` may follow it
+        self._cancelled = False
+        self._accepted: Accepted | None = None
+
+    def __repr__(self) -> str:
+        return f"<Client {'closed' if self._socket.fileno() < 0 else 'open'}, {self._last_id} requests>"
+
+    def __enter__(self: Connection) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. A request under way counts as cancelled."""
+        self._socket.close()
+
+    @overload
+    def call(
+        self,
+        method: str,
+        params: Record,
+        result: type[A],
+        /,
+        *,
+        on_accepted: Callable[[Accepted], None] | None = None,
+        on_progress: Callable[[ProgressNote], None] | None = None,
+    ) -> A: ...
+
+    @overload
+    def call(
+        self,
+        method: str,
+        params: Record,
+        result: type[A],
+        or_result: type[B],
+        /,
+        *,
+        on_accepted: Callable[[Accepted], None] | None = None,
+        on_progress: Callable[[ProgressNote], None] | None = None,
+    ) -> A | B: ...
+
+    @overload
+    def call(
+        self,
+        method: str,
+        params: Record,
+        result: type[A],
+        or_result: type[B],
+        or_else: type[C],
+        /,
+        *,
+        on_accepted: Callable[[Accepted], None] | None = None,
+        on_progress: Callable[[ProgressNote], None] | None = None,
+    ) -> A | B | C: ...
+
+    def call(
+        self,
+        method: str,
+        params: Record,
+        /,
+        *results: type[Record],
+        on_accepted: Callable[[Accepted], None] | None = None,
+        on_progress: Callable[[ProgressNote], None] | None = None,
+    ) -> Record:
+        """Send one request and wait for its answer, which is one of the `results` types.
+
+        The callbacks hear what the daemon tells meanwhile. Ctrl-C while a cancellable method waits asks the
+        daemon to cancel, and the wait goes on for its answer, which says what became of the work; a second
+        Ctrl-C raises KeyboardInterrupt at once. In other methods the first does.
+
+        Raises:
+            CmsError: the very exception that was raised in the daemon.
+            DaemonUnavailable: the connection was lost.
+            KeyboardInterrupt: as above.
+        """
+        request_id = self._last_id = self._last_id + 1
+        line = _encode(Request(method, msgspec.Raw(_encode(params)), request_id)) + b"\n"
+        if len(line) > MAX_LINE:
+            raise UsageError(f"the request is {len(line)} bytes long; the limit is {MAX_LINE}")
+        self._sent = self._cancelled = False
+        self._accepted = None
+        soft = method in CANCELLABLE and _soften_interrupts(self._on_interrupt)
+        try:
+            self._socket.sendall(line)
+            self._sent = True
+            if self._cancelled:
+                self._send_cancel()
+            answer = self._wait(request_id, on_accepted, on_progress)
+        except BaseException as error:
+            # Whatever ended the wait, an answer may still come: this connection cannot be used again.
+            self.close()
+            if isinstance(error, OSError | msgspec.DecodeError | OverlongLine):
+                raise self._lost(error) from error
+            raise
+        finally:
+            self._sent = False
+            if soft:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+        if answer.error is not None:
+            raise _error_of(answer.error, method)
+        return self._result_of(answer, method, results)
+
+    def cancel(self) -> None:
+        """Ask the daemon to end the request under way early. It is still answered. From any thread."""
+        self._cancelled = True
+        if self._sent:
+            self._send_cancel()
+
+    def wait_until_gone(self, give_up: float) -> None:
+        """Read until the daemon has closed the connection, or until `give_up` (time.monotonic)."""
+        try:
+            while (left := give_up - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                if not self._socket.recv(65536):
+                    break
+        except OSError:
+            pass
+        self.close()
+
+    def _shake_hands(self) -> None:
+        self._socket.settimeout(HANDSHAKE_TIMEOUT)
+        self.daemon = self.call("hello", Hello(__version__, PROTOCOL), HelloReply)
+        self._socket.settimeout(None)
+
+    def _wait(
+        self,
+        request_id: int,
+        on_accepted: Callable[[Accepted], None] | None,
+        on_progress: Callable[[ProgressNote], None] | None,
+    ) -> _Incoming:
+        while True:
+            while (line := self._lines.next_line()) is None:
+                data = self._socket.recv(65536)
+                if not data:
+                    raise ConnectionResetError("the daemon closed the connection")
+                self._lines.feed(data)
+            message = _incoming.decode(line)
+            if message.method == "progress":
+                if on_progress is not None:
+                    note = msgspec.json.decode(message.params, type=ProgressNote)
+                    if note.request_id == request_id:
+                        on_progress(note)
+            elif message.method == "accepted":
+                accepted = msgspec.json.decode(message.params, type=Accepted)
+                if accepted.request_id == request_id:
+                    self._accepted = accepted
+                    if on_accepted is not None:
+                        on_accepted(accepted)
+            elif not message.method and (message.id == request_id or (message.id is None and message.error)):
+                return message
+            # Else: a notification of a later version, or a late word on an earlier request.
+
+    def _result_of(self, answer: _Incoming, method: str, results: Sequence[type[Record]]) -> Record:
+        wanted = results[0]
+        if answer.kind:
+            for wanted in results:
+                if wanted.__name__ == answer.kind:
+                    break
+            else:
+                raise InternalError(
+                    f"the daemon answered {method} with a {answer.kind}, which nobody expects"
+                )
+        try:
+            if answer.result is msgspec.UNSET:
+                raise msgspec.ValidationError("neither result nor error")
+            return msgspec.json.decode(answer.result, type=wanted)
+        except msgspec.DecodeError as error:
+            raise InternalError(f"the daemon's answer to {method} makes no sense: {error}") from error
+
+    def _on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+        # A handler of our own instead of `except KeyboardInterrupt`: that can come between a recv and what
+        # keeps its bytes, and then the rest of the stream makes no sense.
+        if self._cancelled:
+            raise KeyboardInterrupt
+        self.cancel()
+
+    def _send_cancel(self) -> None:
+        notification = Request("cancel", msgspec.Raw(_encode(Cancel(self._last_id))))
+        try:
+            self._socket.sendall(_encode(notification) + b"\n")
+        except OSError:
+            pass  # whoever waits for the answer learns it, and says it better
+
+    def _lost(self, error: Exception) -> CmsError:
+        if not isinstance(error, OSError):
+            return DaemonUnavailable(
+                f"what came from the daemon makes no sense: {error}", hint="see `cms daemon logs`"
+            )
+        if self._accepted is None:
+            return DaemonUnavailable(
+                "the daemon went away before it had accepted the request",
+                hint="run the command again, a new daemon starts; `cms daemon logs` says why that one left",
+            )
+        name = self._accepted.name or "NAME"
+        return DaemonUnavailable(
+            "the daemon went away while it worked; what it had accepted is on disk and not lost",
+            hint=f"`cms status {name}` says what became of it, `cms resume {name}` goes on",
+        )
+
+
+# --- finding and starting a daemon ----------------------------------------------------------------
+
+
+def _dial(settings: Settings, *, any_protocol: bool) -> Client | None:
+    """Connect and shake hands. None: nobody listens, or whoever did left at that moment."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    client = Client(sock)
+    try:
+        sock.settimeout(HANDSHAKE_TIMEOUT)
+        with reachable(settings.socket) as address:
+            sock.connect(address)
+        uid = peer_uid(sock.getsockopt)
+        if uid != os.geteuid():
+            raise DaemonUnavailable(
+                f"the daemon at {settings.socket} belongs to another user (uid {uid})",
+                hint="set CMS_HOME to a folder of yours",
+            )
+        client._shake_hands()
+    except (FileNotFoundError, NotADirectoryError, ConnectionError):
+        client.close()
+        return None
+    except (TimeoutError, BlockingIOError):  # the latter: its queue of callers is full
+        client.close()
+        raise _silent(settings) from None
+    except OSError as error:
+        client.close()
+        raise DaemonUnavailable(
+            f"cannot connect to {settings.socket}: {error.strerror or error}",
+            hint="`cms doctor` looks at the whole set-up",
+        ) from error
+    except DaemonUnavailable as error:
+        client.close()
+        if isinstance(error.__cause__, TimeoutError):
+            raise _silent(settings) from None
+        if isinstance(error.__cause__, ConnectionError):
+            return None
+        raise
+    except BaseException:
+        client.close()
+        raise
+    daemon = client.daemon
+    if daemon.protocol != PROTOCOL and not any_protocol:
+        client.close()
+        raise DaemonVersionMismatch(
+            f"the daemon (version {daemon.version}, pid {daemon.pid}) speaks protocol {daemon.protocol}, "
+            f"this command (version {__version__}) speaks {PROTOCOL}",
+            hint="`cms daemon stop`, then run the command again; its sessions can be resumed",
+        )
+    return client
+
+
+def _silent(settings: Settings) -> DaemonUnavailable:
+    return DaemonUnavailable(
+        f"the daemon listens but does not answer within {HANDSHAKE_TIMEOUT:g} s{_holder(settings)}",
+        hint=f"see {settings.log}; kill that process if it hangs, its sessions can be resumed",
+    )
+
+
+def _start(settings: Settings, command: Sequence[str], give_up: float) -> bool:
+    """Start a daemon and wait until it serves. False: another one has the home.
+
+    The daemon forks once more (`--detach`), so that neither a zombie nor a terminal ties it to this process.
+    """
+    import select
+    import subprocess
+
+    prepare_home(settings.home)
+    try:
+        log = os.open(settings.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise HomeUnusable(f"cannot write {settings.log}: {error.strerror or error}") from error
+    size_before = os.fstat(log).st_size
+    ready, ready_to_child = os.pipe()
+    try:
+        try:
+            process = subprocess.Popen(
+                [*command, "--ready-fd", str(ready_to_child)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                env={**(settings.environ or os.environ), "CMS_HOME": str(settings.home)},
+                pass_fds=(ready_to_child,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise DaemonUnavailable(f"cannot start a daemon: {error}", hint="`cms doctor`") from error
+        finally:
+            os.close(ready_to_child)
+            os.close(log)
+        line = b""
+        while not line.endswith(b"\n"):
+            if not select.select([ready], [], [], max(0.0, give_up - time.monotonic()))[0]:
+                process.kill()  # the one that has not even forked; a daemon that is only slow may yet come up
+                process.wait()
+                raise DaemonUnavailable("the daemon did not come up in time", hint=f"see {settings.log}")
+            chunk = os.read(ready, 65536)
+            if not chunk:
+                break
+            line += chunk
+        process.wait()
+    finally:
+        os.close(ready)
+    try:
+        readiness = msgspec.json.decode(line, type=Readiness)
+    except msgspec.DecodeError:
+        raise DaemonUnavailable(
+            f"the daemon died while it started: {_tail(settings, size_before)}", hint=f"see {settings.log}"
+        ) from None
+    if readiness.error is not None:
+        raise error_from(readiness.error)
+    return not readiness.taken
+
+
+def _tail(settings: Settings, since: int) -> str:
+    """The last line that was written to the log from the offset `since` on."""
+    try:
+        with settings.log.open("rb") as log:
+            size = os.fstat(log.fileno()).st_size
+            log.seek(max(since if since <= size else 0, size - 8192))
+            lines = log.read().decode(errors="replace").split("\n")
+    except OSError:
+        lines = []
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it left no word")
+
+
+def _holder(settings: Settings) -> str:
+    """Who holds the lock, as far as the lock file tells."""
+    try:
+        words = settings.lock.read_text().split()
+    except (OSError, ValueError):
+        words = []
+    return f" (pid {words[0]})" if words else ""
+
+
+def _error_of(error: RpcError, method: str) -> CmsError:
+    if error.data is None:
+        return InternalError(f"the daemon refused {method}: {error.message}")
+    return error_from(error.data)
+
+
+def _soften_interrupts(handler: Callable[[int, FrameType | None], None]) -> bool:
+    """Send Ctrl-C to `handler` instead of raising; False where that is not ours to decide.
+
+    Only Python's own behaviour is replaced: a program with a handler of its own keeps it.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        return False
+    try:
+        signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not the main thread: the signal will not come here either
+        return False
+    return True

@@ -1,0 +1,391 @@
+"""What each method does: params in, one result out, on top of a supervisor.
+
+No sockets here (that is `server`), no processes (that is the supervisor). A method that waits for work does
+so inside `Call.scope`, which ends when its client cancels or goes away: an attached delegation is stopped by
+that, everything else only loses its listener. Outside of that scope nothing is abandoned half done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol, TypeVar
+
+import msgspec
+import trio
+
+from cms._version import __version__
+from cms.config import Settings, find_claude
+from cms.errors import CmsError
+from cms.rpc.api import (
+    PROTOCOL,
+    AcceptedReply,
+    ContinueParams,
+    DaemonStatus,
+    DaemonStopParams,
+    DelegateParams,
+    Hello,
+    HelloReply,
+    InteractionsParams,
+    InteractionsReply,
+    ListParams,
+    NameParams,
+    Nothing,
+    ResumeParams,
+    SendParams,
+    SessionReply,
+    SessionsReply,
+    SpawnParams,
+    StopParams,
+    StopReply,
+    WatchParams,
+)
+from cms.session.model import (
+    DelegateResult,
+    Interaction,
+    Limits,
+    Outcome,
+    Progress,
+    Receipt,
+    Record,
+    Reply,
+    Safety,
+    SessionOptions,
+    SessionRecord,
+    SessionStatus,
+    Violation,
+)
+
+log = logging.getLogger(__name__)
+
+P = TypeVar("P", bound=Record)
+
+
+class Supervisor(Protocol):
+    """The part of `runtime.supervisor.Supervisor` that is used here; a test's fake has no more."""
+
+    def live_count(self) -> int: ...
+
+    async def create(self, options: SessionOptions, *, parent_id: str = "") -> SessionRecord: ...
+
+    async def submit(self, name: str, message: str, *, type: str) -> Interaction: ...  # noqa: A002 - as in the record
+
+    async def wait(self, interaction: Interaction) -> Reply: ...
+
+    async def delegate(
+        self,
+        options: SessionOptions,
+        task: str,
+        *,
+        context: str = "",
+        accepted: Callable[[Interaction], None] | None = None,
+    ) -> DelegateResult: ...
+
+    async def continue_(
+        self,
+        name: str,
+        message: str,
+        *,
+        limits: Limits | None = None,
+        accepted: Callable[[Interaction], None] | None = None,
+    ) -> DelegateResult: ...
+
+    def start_delegate(
+        self, options: SessionOptions, task: str, *, context: str = ""
+    ) -> Awaitable[Interaction]: ...
+
+    def start_continue(
+        self, name: str, message: str, *, limits: Limits | None = None
+    ) -> Awaitable[Interaction]: ...
+
+    async def resume(self, name: str) -> SessionRecord: ...
+
+    async def interrupt(self, name: str) -> SessionRecord: ...
+
+    async def stop(
+        self, name: str, *, reason: str = "stop", grace: float | None = None
+    ) -> tuple[SessionRecord, Receipt | None]: ...
+
+    async def kill(self, name: str, *, reason: str = "kill") -> tuple[SessionRecord, Receipt | None]: ...
+
+    async def stop_all(self, *, grace: float) -> None: ...
+
+    async def get(self, name: str) -> SessionRecord: ...
+
+    def activity(self, name: str) -> str: ...
+
+    async def sessions(self, status: str = "") -> list[SessionRecord]: ...
+
+    async def interactions(self, name: str, last: int | None = None) -> list[Interaction]: ...
+
+    def watch(self, name: str) -> AbstractContextManager[trio.MemoryReceiveChannel[Progress]]: ...
+
+
+class Call(Protocol):
+    """One request on its way, as its method sees it."""
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        """Cancelled when the client cancels this request or goes away. Entered at most once."""
+
+    def accepted(self, name: str, interaction: Interaction) -> None:
+        """Tell the client that the message is on disk, and from here on what the session does."""
+
+    async def follow(self, name: str) -> None:
+        """Tell the client what the session does, until its process has ended."""
+
+
+class Host(Protocol):
+    """The server around the methods: what they need to know of it, and what outlives a request."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    @property
+    def clients(self) -> int: ...
+
+    async def stop(self, grace: float) -> None: ...
+
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None: ...
+
+
+class RequestCancelled(Exception):
+    """The client cancelled before anything was accepted: there is no result to give."""
+
+
+Begin = Callable[[Call, msgspec.Raw], Coroutine[object, object, Record]]
+
+
+class Methods:
+    """All methods, bound to one supervisor. `table` maps a name to a function that decodes and begins."""
+
+    def __init__(self, supervisor: Supervisor, host: Host, settings: Settings, containment: str) -> None:
+        self._supervisor = supervisor
+        self._host = host
+        self._settings = settings
+        self._containment = containment
+        self._started = time.monotonic()
+        self.table: Mapping[str, Begin] = {
+            "hello": _bind(Hello, _quick(self.hello)),
+            "session.spawn": _bind(SpawnParams, self.spawn),
+            "session.send": _bind(SendParams, self.send),
+            "session.resume": _bind(ResumeParams, self.resume),
+            "session.delegate": _bind(DelegateParams, self.delegate),
+            "session.continue": _bind(ContinueParams, self.continue_),
+            "session.interrupt": _bind(NameParams, _quick(self.interrupt)),
+            "session.stop": _bind(StopParams, _quick(self.stop)),
+            "session.kill": _bind(NameParams, _quick(self.kill)),
+            "session.get": _bind(NameParams, _quick(self.get)),
+            "session.list": _bind(ListParams, _quick(self.list_)),
+            "session.interactions": _bind(InteractionsParams, _quick(self.interactions)),
+            "session.watch": _bind(WatchParams, self.watch),
+            "daemon.status": _bind(Nothing, _quick(self.daemon_status)),
+            "daemon.stop": _bind(DaemonStopParams, _quick(self.daemon_stop)),
+        }
+
+    # --- work ---------------------------------------------------------------------------------
+
+    async def spawn(self, call: Call, params: SpawnParams) -> Record:
+        session = await self._supervisor.create(params.options)
+        interaction = await self._supervisor.submit(session.name, params.prompt, type="spawn")
+        return await self._answer(call, session.name, interaction, wait=params.wait, stop=params.stop)
+
+    async def send(self, call: Call, params: SendParams) -> Record:
+        interaction = await self._supervisor.submit(params.name, params.message, type="send")
+        return await self._answer(call, params.name, interaction, wait=params.wait, stop=params.stop)
+
+    async def resume(self, call: Call, params: ResumeParams) -> Record:
+        if params.message is None:
+            return self._session(await self._supervisor.resume(params.name))
+        if (await self._supervisor.get(params.name)).status is SessionStatus.PAUSED:
+            await self._supervisor.resume(params.name)
+        interaction = await self._supervisor.submit(params.name, params.message, type="resume")
+        return await self._answer(call, params.name, interaction, wait=params.wait, stop=False)
+
+    async def delegate(self, call: Call, params: DelegateParams) -> Record:
+        name = params.options.name
+        if params.detach:
+            interaction = await self._supervisor.start_delegate(
+                params.options, params.task, context=params.context
+            )
+            return _accepted(name, interaction)
+        return await self._attached(
+            call,
+            name,
+            lambda accepted: self._supervisor.delegate(
+                params.options, params.task, context=params.context, accepted=accepted
+            ),
+        )
+
+    async def continue_(self, call: Call, params: ContinueParams) -> Record:
+        if params.detach:
+            interaction = await self._supervisor.start_continue(
+                params.name, params.message, limits=params.limits
+            )
+            return _accepted(params.name, interaction)
+        return await self._attached(
+            call,
+            params.name,
+            lambda accepted: self._supervisor.continue_(
+                params.name, params.message, limits=params.limits, accepted=accepted
+            ),
+        )
+
+    async def _answer(
+        self, call: Call, name: str, interaction: Interaction, *, wait: bool, stop: bool
+    ) -> Record:
+        """Wait for the reply where that is wanted. The work is the supervisor's, whoever listens."""
+        if wait:
+            call.accepted(name, interaction)
+            with call.scope:
+                reply = await self._supervisor.wait(interaction)
+                if not stop:
+                    return reply
+            if not call.scope.cancelled_caught:
+                session, _ = await self._supervisor.stop(name)
+                return msgspec.structs.replace(reply, status=session.status, pid=session.pid)
+        if stop:
+            self._host.start_soon(lambda: self._stop_when_answered(name, interaction))
+        return _accepted(name, interaction)
+
+    async def _stop_when_answered(self, name: str, interaction: Interaction) -> None:
+        await self._supervisor.wait(interaction)
+        await self._supervisor.stop(name)
+
+    async def _attached(
+        self,
+        call: Call,
+        name: str,
+        work: Callable[[Callable[[Interaction], None]], Awaitable[DelegateResult]],
+    ) -> DelegateResult:
+        """A delegation that lives no longer than its client's interest."""
+        taken: list[Interaction] = []
+
+        def accepted(interaction: Interaction) -> None:
+            taken.append(interaction)
+            call.accepted(name, interaction)
+
+        with call.scope:
+            return await work(accepted)
+        if not taken:
+            raise RequestCancelled
+        return await self._interrupted(name, taken[0].id)
+
+    async def _interrupted(self, name: str, interaction_id: str) -> DelegateResult:
+        """What a delegation came to that was cancelled: the supervisor's call did not live to say it."""
+        session = await self._supervisor.get(name)
+        interaction = next(i for i in await self._supervisor.interactions(name) if i.id == interaction_id)
+        violations = tuple(
+            Violation(f"{denial.tool}: {denial.reason}") for denial in interaction.denials if denial.violation
+        )
+        return DelegateResult(
+            status=Outcome.INTERRUPTED,
+            name=name,
+            response=interaction.response,
+            error=interaction.error or "stopped because the command that waited for it was",
+            cost=interaction.cost,
+            turns=interaction.turns,
+            duration=round(interaction.duration * 1000),
+            tools_used=interaction.tools_used,
+            can_continue=bool(session.claude_session_id),
+            safety=Safety(
+                enabled=session.options.safety,
+                total_violations=len(violations),
+                violations=violations,
+                denials=interaction.denials,
+            ),
+            reasons=("cancelled",),
+            questions=interaction.questions,
+            session_id=session.id,
+            cost_exact=interaction.cost_exact,
+            tool_calls=interaction.tool_calls,
+            receipt=session.receipt,
+        )
+
+    # --- the session's life -------------------------------------------------------------------
+
+    async def interrupt(self, params: NameParams) -> SessionReply:
+        return self._session(await self._supervisor.interrupt(params.name))
+
+    async def stop(self, params: StopParams) -> StopReply:
+        return StopReply(*await self._supervisor.stop(params.name, grace=params.grace))
+
+    async def kill(self, params: NameParams) -> StopReply:
+        return StopReply(*await self._supervisor.kill(params.name))
+
+    # --- questions ----------------------------------------------------------------------------
+
+    async def get(self, params: NameParams) -> SessionReply:
+        return self._session(await self._supervisor.get(params.name))
+
+    async def list_(self, params: ListParams) -> SessionsReply:
+        sessions = await self._supervisor.sessions(params.status)
+        return SessionsReply(tuple(sessions), sum(session.total_cost_usd for session in sessions))
+
+    async def interactions(self, params: InteractionsParams) -> InteractionsReply:
+        session = await self._supervisor.get(params.name)
+        return InteractionsReply(
+            session, tuple(await self._supervisor.interactions(params.name, params.last))
+        )
+
+    async def watch(self, call: Call, params: WatchParams) -> SessionReply:
+        await self._supervisor.get(params.name)  # an unknown name is told at once
+        with call.scope:
+            await call.follow(params.name)
+        return self._session(await self._supervisor.get(params.name))
+
+    def _session(self, session: SessionRecord) -> SessionReply:
+        return SessionReply(session, self._supervisor.activity(session.name))
+
+    # --- the daemon itself --------------------------------------------------------------------
+
+    async def hello(self, _params: Hello) -> HelloReply:
+        return HelloReply(
+            __version__, PROTOCOL, os.getpid(), str(self._settings.home), stopping=self._host.stopping
+        )
+
+    async def daemon_status(self, _params: Nothing) -> DaemonStatus:
+        try:
+            claude = " ".join(find_claude(self._settings))
+        except CmsError as error:
+            claude = error.message
+        return DaemonStatus(
+            pid=os.getpid(),
+            version=__version__,
+            home=str(self._settings.home),
+            uptime=time.monotonic() - self._started,
+            live=self._supervisor.live_count(),
+            sessions=len(await self._supervisor.sessions()),
+            clients=self._host.clients,
+            containment=self._containment,
+            claude=claude,
+            idle_exit=self._settings.idle_exit,
+        )
+
+    async def daemon_stop(self, params: DaemonStopParams) -> Nothing:
+        await self._host.stop(params.grace)
+        return Nothing()
+
+
+def _accepted(name: str, interaction: Interaction) -> AcceptedReply:
+    return AcceptedReply(name, interaction.session_id, interaction.id)
+
+
+def _bind(params: type[P], method: Callable[[Call, P], Coroutine[object, object, Record]]) -> Begin:
+    """A method behind its decoder. Beginning raises msgspec.DecodeError for bad params, before any work."""
+    decoder = msgspec.json.Decoder(params)
+
+    def begin(call: Call, raw: msgspec.Raw) -> Coroutine[object, object, Record]:
+        return method(call, decoder.decode(raw))
+
+    return begin
+
+
+def _quick(
+    method: Callable[[P], Coroutine[object, object, Record]],
+) -> Callable[[Call, P], Coroutine[object, object, Record]]:
+    """A method that has nothing to tell its client on the way, and is too short to be cancelled."""
+    return lambda _call, params: method(params)
