@@ -520,6 +520,8 @@ class Runner:
             self._poke.set()
         if before.phase is not self._state.phase:
             self._wake_courier()
+        elif before.turn is not None and before.turn.state is not InteractionState.RUNNING:
+            self._store_running()
 
     async def _clock(self) -> None:
         # Once the end has begun, the ladder keeps the time.
@@ -642,6 +644,18 @@ class Runner:
 
         async def store() -> None:
             await self._journal.commit(session=record, charges=rows)
+
+        self._after(store, lambda _error: None)
+
+    def _store_running(self) -> None:
+        """claude says that it has begun: after a crash the message is no longer in doubt."""
+        turn, current = self._state.turn, self._current
+        if turn is None or current is None or turn.state is not InteractionState.RUNNING:
+            return
+        self._current = running = msgspec.structs.replace(current, state=InteractionState.RUNNING)
+
+        async def store() -> None:
+            await self._journal.commit(interaction=running)
 
         self._after(store, lambda _error: None)
 
