@@ -123,11 +123,13 @@ def run_daemon(
             _serve(settings, lock, announce, opener if opener is not None else _open_supervisor)
         finally:
             lock.close()
-    except HomeTaken as taken:
-        announce(Readiness(taken.pid, taken=True))
-        raise
     except CmsError as error:
-        announce(Readiness(0, error=error_data(error)))
+        if not foreground:
+            log.error("%s", error)
+        if isinstance(error, HomeTaken):
+            announce(Readiness(error.pid, taken=True))
+        else:
+            announce(Readiness(0, error=error_data(error)))
         raise
     finally:
         announce.close()
@@ -269,7 +271,16 @@ async def _open_supervisor(settings: Settings) -> AsyncIterator[tuple[Supervisor
     from cms.runtime.supervisor import open_supervisor
 
     async with open_supervisor(settings) as supervisor:
-        mechanism = supervisor.mechanism
+        mechanism, recovery = supervisor.mechanism, supervisor.recovery
+        for session in recovery.sessions:
+            log.warning("recovered session %s (%s), now %s", session.name, session.id, session.status)
+        for interaction in recovery.interactions:
+            log.warning(
+                "recovered message %s of session %s, now %s",
+                interaction.id,
+                interaction.session_id,
+                interaction.state,
+            )
         yield supervisor, f"{mechanism.name}, level {mechanism.level.value}"
 
 
@@ -325,9 +336,7 @@ def main(argv: Sequence[str] | None = None, *, opener: Opener | None = None) -> 
     try:
         run_daemon(load_settings(), ready_fd=options.ready_fd, foreground=not options.detach, opener=opener)
     except CmsError as error:
-        if options.detach:
-            log.error("%s", error)
-        else:
+        if not options.detach:
             sys.stderr.write(f"cms: {error}\n")
         return int(error.exit_code)
     return 0

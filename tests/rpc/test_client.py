@@ -55,7 +55,7 @@ async def connected(house: House) -> AsyncIterator[Client]:
 
 def test_the_import_is_light() -> None:
     program = """
-        import sys, __future__, msgspec, socket, signal, pathlib, struct
+        import sys, __future__, msgspec, socket, signal, struct
         before = set(sys.modules)
         import cms.rpc.client
         print(*sorted(set(sys.modules) - before))

@@ -297,7 +297,7 @@ class Methods:
                 violations=violations,
                 denials=interaction.denials,
             ),
-            reasons=("cancelled",),
+            reasons=interaction.reasons or ("cancelled",),
             questions=interaction.questions,
             session_id=session.id,
             cost_exact=interaction.cost_exact,

@@ -12,9 +12,12 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cms.errors import DaemonUnavailable, HomeUnusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Bytes of a path that fit into `sockaddr_un` everywhere (104 on macOS, 108 on Linux, with the final NUL).
 MAX_ADDRESS = 100

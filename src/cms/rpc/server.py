@@ -249,6 +249,7 @@ class Server:
             await self._stopped.wait()
             return
         self.stopping = True
+        log.info("stopping every session, %g s for all", grace)
         try:
             await self._supervisor.stop_all(grace=grace)
         finally:
@@ -482,8 +483,8 @@ class _Call:
         try:
             with self._relaying:
                 await self.follow(name)
-        except CmsError as error:
-            log.warning("cannot tell what a session does: %s", error)
+        except CmsError:
+            pass  # it has ended already, and so will the call: there is nothing to tell
         except Exception:
             log.exception("cannot tell what a session does, by a bug of ours")
         finally:
