@@ -284,7 +284,10 @@ class Shim:
         if not os.read(executed, 1):
             self.tell("running")
         os.close(executed)
-        self.keep(wakeup)
+        try:
+            self.keep(wakeup)
+        finally:
+            self.end()  # whatever went wrong here, the tree is not left alone
 
     def die_with(self, supervisor: int, death_signal: int) -> None:
         """In guard mode the signal only wakes us: dying at once would leave the tree behind."""
@@ -415,7 +418,7 @@ class Shim:
     # --- while it runs, and at its end --------------------------------------------------------------
 
     def keep(self, wakeup: int) -> None:
-        """Reap, tell, and watch the lifeline. Never returns."""
+        """Reap, tell, and watch the lifeline; returns when the supervisor is gone."""
         poller = select.poll()
         poller.register(wakeup, select.POLLIN)
         poller.register(self.orders.control, select.POLLIN)
@@ -424,15 +427,18 @@ class Shim:
                 if fd == wakeup:
                     os.read(wakeup, 4096)
                     continue
-                heard = os.read(self.orders.control, 4096)
+                try:
+                    heard = os.read(self.orders.control, 4096)
+                except ConnectionResetError:
+                    heard = b""  # the supervisor died before it had read what we told it
                 if not heard:
-                    self.end()
+                    return
                 if self.orders.mode == "guard" and b"kill\n" in heard:
                     self.sweep()
                     self.tell("empty")
             self.reap()
             if self.orders.mode == "guard" and os.getppid() != self.orders.supervisor:
-                self.end()
+                return
 
     def end(self) -> None:
         """The supervisor is gone: so is the tree. Exiting as pid 1 makes the kernel kill the namespace."""
