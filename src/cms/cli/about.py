@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cyclopts import Parameter
-
+from cms.cli import flags
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode
 
 
-def help_(command: Annotated[str | None, Parameter(help="The command to explain.")] = None, /) -> int:
+def help_(command: Annotated[str | None, flags.word("The command to explain.")] = None, /) -> int:
     """Explain cms, or one command.
 
     Example::

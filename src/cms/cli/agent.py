@@ -27,7 +27,7 @@ from cms.cli.flags import (
     to_size,
 )
 from cms.errors import UsageError, WorkDirError
-from cms.session.model import PRESETS, Limits, OnViolation, Preset, SessionOptions
+from cms.session.model import Limits, OnViolation, Preset, SessionOptions
 
 MODEL_ALIASES = ("sonnet", "opus", "haiku")
 PERMISSION_MODES = ("acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan")
@@ -329,9 +329,3 @@ def split_rules(values: Sequence[str]) -> tuple[str, ...]:
                 start = position + 1
         rules.append(value[start:].strip())
     return tuple(rule for rule in rules if rule)
-
-
-def check_preset(word: str) -> str:
-    """What to say of an unknown preset: for the place that words parse errors."""
-    meant = nearest(word, PRESETS)
-    return f"did you mean {meant!r}?" if meant else f"one of {', '.join(PRESETS)}"

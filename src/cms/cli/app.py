@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Literal, get_args, get_origin
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
 from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from cms._version import __version__
+from cms.cli.flags import mark_hyphens, nearest, shorten, unmark
 from cms.cli.help import EPILOGUE, TwoColumns
 from cms.errors import CmsError, ExitCode, InternalError, UsageError
 
@@ -137,7 +139,7 @@ def _run(words: list[str]) -> int:
     elif words[0] == "daemon":
         summon(app["daemon"])
     try:
-        result = app(words)
+        result = app(mark_hyphens(words))
     except CycloptsError as error:
         raise _explain(error, app) from None
     return ExitCode.COMPLETED if result is None else int(result)
@@ -179,8 +181,6 @@ def check_command(app: App, word: str) -> str:
 
 
 def _unknown(what: str, word: str, names: Sequence[str], otherwise: str) -> UsageError:
-    from cms.cli.flags import nearest, shorten
-
     meant = nearest(word, names)
     return UsageError(
         f"there is no {what} {shorten(word)!r}",
@@ -190,12 +190,10 @@ def _unknown(what: str, word: str, names: Sequence[str], otherwise: str) -> Usag
 
 def _explain(error: CycloptsError, app: App) -> UsageError:
     """A parse error of cyclopts in our words: what was typed, and the nearest thing that would do."""
-    from cms.cli.flags import shorten
-
     chain = " ".join(error.command_chain or ())
     ask = f"`cms {chain} --help` lists its flags" if chain else "`cms help` lists all commands"
     if isinstance(error, UnknownCommandError):
-        word = (error.unused_tokens or ["?"])[0]
+        word = unmark((error.unused_tokens or ["?"])[0])
         parent = error.app or app
         return _unknown("command", word, [name for name in parent if not name.startswith("-")], ask)
     if isinstance(error, UnknownOptionError):
@@ -211,13 +209,20 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         return UsageError(f"{error.keyword or error.argument.name} needs a value", hint=ask)
     if isinstance(error, UnusedCliTokensError):
-        word = (error.unused_tokens or ["?"])[0]
+        word = unmark((error.unused_tokens or ["?"])[0])
         return UsageError(
             f"unexpected argument {shorten(word)!r}", hint=f"quote a text of several words; {ask}"
         )
-    if isinstance(error, CoercionError) and error.token is not None and error.token.keyword == "--preset":
-        from cms.cli.agent import check_preset
-
-        return UsageError(f"there is no preset {error.token.value!r}", hint=check_preset(error.token.value))
+    if (
+        isinstance(error, CoercionError)
+        and error.token is not None
+        and get_origin(error.target_type) is Literal
+    ):
+        choices = [str(choice) for choice in get_args(error.target_type)]
+        meant = nearest(error.token.value, choices)
+        return UsageError(
+            f"{error.token.keyword} cannot be {shorten(error.token.value)!r}",
+            hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(choices)}",
+        )
     text = str(error).strip()
     return UsageError(text[:1].lower() + text[1:].rstrip("."), hint=ask)

@@ -18,6 +18,7 @@ from cms.config import load_settings
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
 from cms.rpc.api import DaemonStatus, DaemonStopParams, Nothing
 
+_LEAVING = 30.0  # seconds on top of the grace, for force and proof
 _POLL = 0.25  # seconds between two looks at the log with --follow
 
 
@@ -85,7 +86,13 @@ def stop(
         with talk.daemon(start=False, any_protocol=True) as client:
             pid = client.daemon.pid
             client.call("daemon.stop", DaemonStopParams(grace=grace), Nothing)
-            client.wait_until_gone(time.monotonic() + grace + 30.0)
+            give_up = time.monotonic() + grace + _LEAVING
+            client.wait_until_gone(give_up)
+            if time.monotonic() >= give_up:
+                raise DaemonUnavailable(
+                    f"the daemon (pid {pid}) has not left within {grace + _LEAVING:g} s",
+                    hint="`cms daemon logs` shows what it waits for",
+                )
     except DaemonUnavailable as error:
         if not _none_runs(error):
             raise

@@ -23,7 +23,7 @@ DetachFlag = Annotated[
 
 def delegate(
     name: NameWord = None,
-    task: Annotated[str | None, Parameter(help="What is to be done; - reads it from stdin.")] = None,
+    task: Annotated[str | None, flags.word("What is to be done; - reads it from stdin.")] = None,
     /,
     *,
     name_flag: NameFlag = None,

@@ -119,6 +119,28 @@ def to_size(_: object, tokens: Sequence[Token]) -> int:
     return parse_size(tokens[0].value)
 
 
+#: Stands for a lone `-` while cyclopts parses, which would take that for a flag. No argv can hold a NUL.
+_HYPHEN = "\0-"
+
+
+def mark_hyphens(words: Sequence[str]) -> list[str]:
+    """The words with each lone `-` marked, so that it can be an argument (stdin)."""
+    end = words.index("--") if "--" in words else len(words)
+    return [_HYPHEN if word == "-" and place < end else word for place, word in enumerate(words)]
+
+
+def unmark(word: str) -> str:
+    return word.replace(_HYPHEN, "-")
+
+
+def _word(_: object, tokens: Sequence[Token]) -> str:
+    return unmark(tokens[0].value)
+
+
+def _words(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return tuple(unmark(token.value) for token in tokens)
+
+
 # --- the flags ------------------------------------------------------------------------------------
 
 OUTPUT = Group("Output", sort_key=13)
@@ -128,10 +150,20 @@ def text_flag(flag: str, help_text: str, metavar: str = "TEXT", group: Group | N
     """A flag with a text, which may begin with a hyphen: `--message --foo` says "--foo"."""
     return _grouped(
         Parameter(
-            name=flag, help=help_text, metavar=metavar, allow_leading_hyphen=True, show_default=_unless_empty
+            name=flag,
+            help=help_text,
+            metavar=metavar,
+            converter=_word,
+            allow_leading_hyphen=True,
+            show_default=_unless_empty,
         ),
         group,
     )
+
+
+def word(help_text: str) -> Parameter:
+    """An argument by its place."""
+    return Parameter(help=help_text, converter=_word)
 
 
 def switch(flag: str, help_text: str, group: Group | None = None) -> Parameter:
@@ -146,6 +178,7 @@ def many(flag: str, help_text: str, metavar: str, group: Group | None = None) ->
             name=flag,
             help=help_text,
             metavar=metavar,
+            converter=_words,
             negative=(),
             allow_leading_hyphen=True,
             show_default=False,
@@ -162,7 +195,7 @@ def _unless_empty(value: object) -> str:
     return str(value) if value else ""
 
 
-NameWord = Annotated[str | None, Parameter(help="The session's name.")]
+NameWord = Annotated[str | None, word("The session's name.")]
 NameFlag = Annotated[str | None, text_flag("--name", "The session's name, instead of NAME.", "NAME")]
 JsonFlag = Annotated[
     bool, switch("--json", "Print one JSON object on stdout; all else goes to stderr.", OUTPUT)
@@ -214,7 +247,7 @@ def shorten(text: str, limit: int = 60) -> str:
 
 
 def usage_hint(command: str, what: str) -> str:
-    return f"usage: cms {command} {what}  (cms {command} --help)"
+    return f"usage: cms {command} {what} (cms {command} --help)"
 
 
 def pick_name(command: str, word: str | None, flag: str | None, what: str = "NAME") -> str:

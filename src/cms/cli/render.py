@@ -179,15 +179,17 @@ def fields(rows: Iterable[tuple[str, str]], *, indent: str = "  ") -> list[str]:
 
 
 def receipt_line(receipt: Receipt) -> str:
-    """How a process tree ended: `stop: eof in 0.1s, nothing left (pidns)`."""
-    worked = next((step.name for step in receipt.steps if step.worked), "")
-    steps = ", ".join(step.name for step in receipt.steps if not step.worked)
-    how = f"ended by {worked}" if worked else "ended by itself" if receipt.empty else "not ended"
-    parts = [f"{receipt.reason}: {how} in {seconds(receipt.seconds)}"]
-    if steps:
-        parts.append(f"after {steps} did not")
+    """How a process tree ended: `stop: interrupt, then eof ended it in 0.1s, proved empty (bwrap)`."""
+    steps = ", then ".join(step.name for step in receipt.steps)
+    if not steps:
+        how = "had ended by itself"
+    elif receipt.empty:
+        how = f"{steps} ended it in {seconds(receipt.seconds)}"
+    else:
+        how = f"{steps} did not end it in {seconds(receipt.seconds)}"
+    parts = [f"{receipt.reason}: {how}"]
     if receipt.alive:
-        parts.append(f"{len(receipt.alive)} killed")
+        parts.append(f"{len(receipt.alive)} alive when force was used")
     if receipt.empty:
         parts.append("proved empty")
     elif receipt.left:
@@ -223,7 +225,7 @@ def denial_lines(denials: Sequence[Denial], style: Style, *, most: int = 10) -> 
     lines = []
     for denial in denials[:most]:
         what = cut(one_line(denial.detail, style), 60, style)
-        lines.append(f"refused: {denial.tool} {what} ({one_line(denial.reason, style)})")
+        lines.append(f"refused: {one_line(denial.tool, style)} {what} ({one_line(denial.reason, style)})")
     if len(denials) > most:
         lines.append(f"refused: {len(denials) - most} more")
     return lines
@@ -418,7 +420,7 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
         lines.append(f"error: {one_line(result.error, style)}")
     lines += [f"because: {one_line(reason, style)}" for reason in result.reasons]
     if result.tools_used:
-        lines.append(f"tools: {', '.join(result.tools_used)}")
+        lines.append(f"tools: {one_line(', '.join(result.tools_used), style)}")
     if not result.safety.enabled:
         lines.append("safety: OFF (--no-safety)")
     if result.safety.total_violations:
@@ -475,7 +477,7 @@ def daemon_lines(status: DaemonStatus) -> list[str]:
 
 def progress_line(progress: Progress, elapsed: float, style: Style) -> str:
     """The status line of a command that waits: what is done now, turns, cost, elapsed."""
-    what = progress.tool or progress.kind
+    what = one_line(progress.tool, style) or progress.kind
     if progress.kind == "text":
         what = "writing"
     elif progress.kind in ("status", "turn"):

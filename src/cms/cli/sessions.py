@@ -20,18 +20,10 @@ from cms.rpc.api import (
 )
 from cms.session.model import Outcome, Record, Reply, exit_code_of
 
-MessageWord = Annotated[str | None, Parameter(help="The message; - reads it from stdin.")]
-MessageFlag = Annotated[
-    str | None,
-    Parameter(
-        name="--message", help="The message, instead of MESSAGE.", metavar="TEXT", allow_leading_hyphen=True
-    ),
-]
+MessageWord = Annotated[str | None, flags.word("The message; - reads it from stdin.")]
+MessageFlag = Annotated[str | None, flags.text_flag("--message", "The message, instead of MESSAGE.")]
 MessageFile = Annotated[
-    str | None,
-    Parameter(
-        name="--message-file", help="Read the message from a file.", metavar="FILE", allow_leading_hyphen=True
-    ),
+    str | None, flags.text_flag("--message-file", "Read the message from a file.", "FILE")
 ]
 
 

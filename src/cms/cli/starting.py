@@ -18,24 +18,13 @@ from cms.session.model import Limits
 
 def spawn(
     name: NameWord = None,
-    prompt: Annotated[str | None, Parameter(help="The first prompt; - reads it from stdin.")] = None,
+    prompt: Annotated[str | None, flags.word("The first prompt; - reads it from stdin.")] = None,
     /,
     *,
     name_flag: NameFlag = None,
-    prompt_flag: Annotated[
-        str | None,
-        Parameter(
-            name="--prompt", help="The prompt, instead of PROMPT.", metavar="TEXT", allow_leading_hyphen=True
-        ),
-    ] = None,
+    prompt_flag: Annotated[str | None, flags.text_flag("--prompt", "The prompt, instead of PROMPT.")] = None,
     prompt_file: Annotated[
-        str | None,
-        Parameter(
-            name="--prompt-file",
-            help="Read the prompt from a file.",
-            metavar="FILE",
-            allow_leading_hyphen=True,
-        ),
+        str | None, flags.text_flag("--prompt-file", "Read the prompt from a file.", "FILE")
     ] = None,
     stop: StopFlag = False,
     detach: DetachFlag = False,
@@ -60,7 +49,7 @@ def spawn(
     Examples::
 
         cms spawn fix-auth "find out why the login test fails"
-        cms spawn notes --model haiku --preset read-only --prompt-file ask.txt --stop
+        cms spawn notes --preset read-only --prompt-file ask.txt --stop
     """
     who, word = flags.pick_name_and_word("spawn", name, prompt, name_flag, "prompt")
     text = flags.pick_text("spawn", "prompt", word=word, flag=prompt_flag, file=prompt_file)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+Cms = Callable[..., "Ran"]
+
+
+class Ran(msgspec.Struct, frozen=True):
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> dict[str, object]:
+        return msgspec.json.decode(self.out, type=dict[str, object])
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A private CMS_HOME, for this process and for the commands that it runs."""
+    path = tmp_path / "home"
+    monkeypatch.setenv("CMS_HOME", str(path))
+    for name in ("NO_COLOR", "COLUMNS", "CMS_DEBUG"):
+        monkeypatch.delenv(name, raising=False)
+    return path
+
+
+@pytest.fixture
+def cms(capfdbinary: pytest.CaptureFixture[bytes], home: Path) -> Cms:
+    """Run a command in this process."""
+    from cms.cli.app import main
+
+    def run(*words: str) -> Ran:
+        code = main(words)
+        out, err = capfdbinary.readouterr()
+        return Ran(code, out.decode(), err.decode())
+
+    return run
+
+
+@pytest.fixture
+def cms_process(home: Path) -> Cms:
+    """Run a command as a process of its own, as a shell does."""
+
+    def run(*words: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "cms", *words],
+            input=None if stdin is None else stdin.encode(),
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            env={**os.environ, **(env or {})},
+            timeout=60,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    return run

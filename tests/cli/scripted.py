@@ -1,0 +1,133 @@
+"""A daemon that answers from a script: a thread with a Unix socket that speaks `cms.rpc.api`.
+
+Each method has a function from the raw params to a result, a `CmsError` to be raised at the other end, or
+None: no answer before a `cancel` comes. What was asked is kept in `received`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from cms.errors import CmsError
+from cms.rpc.api import (
+    METHODS,
+    PROTOCOL,
+    SERVER_ERROR,
+    HelloReply,
+    ProgressNote,
+    Request,
+    Response,
+    RpcError,
+)
+from cms.rpc.wire import error_data
+from cms.session.model import Progress, Record
+
+Answer = Record | CmsError | None
+Script = Mapping[str, Callable[[Record], Answer]]
+
+
+class ScriptedDaemon:
+    """Made by `serve`."""
+
+    def __init__(self, script: Script, *, cancelled: Record | None, progress: tuple[Progress, ...]) -> None:
+        self.script = dict(script)
+        self.cancelled = cancelled
+        self.progress = progress
+        self.received: list[Record] = []
+        self.waiting = threading.Event()  # a request is held back until it is cancelled
+
+    def of(self, kind: type[Record]) -> list[Record]:
+        return [params for params in self.received if isinstance(params, kind)]
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rwb") as stream:
+            held = 0
+            for line in stream:
+                request = msgspec.json.decode(line, type=Request)
+                if request.method == "cancel":
+                    assert self.cancelled is not None
+                    self._answer(stream.write, held, self.cancelled)
+                    stream.flush()
+                    continue
+                assert request.id is not None
+                params = msgspec.json.decode(request.params, type=METHODS[request.method][0])
+                if request.method == "hello":
+                    answer: Answer = HelloReply("test", PROTOCOL, os.getpid(), "/home")
+                else:
+                    self.received.append(params)
+                    for progress in self.progress:
+                        note = msgspec.json.encode(ProgressNote(request.id, progress))
+                        stream.write(msgspec.json.encode(Request("progress", msgspec.Raw(note))) + b"\n")
+                    answer = self.script[request.method](params)
+                if answer is None:
+                    held = request.id
+                    stream.flush()
+                    self.waiting.set()
+                    continue
+                self._answer(stream.write, request.id, answer)
+                stream.flush()
+                if request.method == "daemon.stop":
+                    return  # as a daemon that leaves
+
+    @staticmethod
+    def _answer(write: Callable[[bytes], object], request_id: int, answer: Record | CmsError) -> None:
+        if isinstance(answer, CmsError):
+            error = RpcError(SERVER_ERROR, answer.message, error_data(answer))
+            response = Response(request_id, error=error)
+        else:
+            raw = msgspec.Raw(msgspec.json.encode(answer))
+            response = Response(request_id, result=raw, kind=type(answer).__name__)
+        write(msgspec.json.encode(response) + b"\n")
+
+
+@contextmanager
+def serve(
+    home: Path,
+    script: Script,
+    *,
+    cancelled: Record | None = None,
+    progress: tuple[Progress, ...] = (),
+) -> Iterator[ScriptedDaemon]:
+    """A daemon for this home, until the block ends."""
+    daemon = ScriptedDaemon(script, cancelled=cancelled, progress=progress)
+    home.mkdir(mode=0o700, exist_ok=True)
+    path = home / "daemon.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        threads: list[threading.Thread] = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                thread = threading.Thread(target=_survive, args=(daemon._converse, connection))
+                thread.start()
+                threads.append(thread)
+
+        acceptor = threading.Thread(target=accept)
+        acceptor.start()
+        try:
+            yield daemon
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            acceptor.join()
+            for thread in threads:
+                thread.join()
+            path.unlink()
+
+
+def _survive(converse: Callable[[socket.socket], None], connection: socket.socket) -> None:
+    try:
+        converse(connection)
+    except (BrokenPipeError, ConnectionResetError, ValueError):
+        pass  # the client left in the middle, which is one of the things under test

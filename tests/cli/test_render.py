@@ -1,0 +1,273 @@
+"""Records to lines, literally."""
+
+from __future__ import annotations
+
+from datetime import UTC
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.making import NOW, RECEIPT, UNPROVED, interaction, reply, result, session
+from cms.cli import render
+from cms.cli.terminal import Style
+from cms.session.model import (
+    Denial,
+    InteractionState,
+    Limits,
+    Outcome,
+    Progress,
+    Question,
+    Safety,
+    SessionStatus,
+    Violation,
+)
+
+PIPE = Style(zone=UTC)
+TERMINAL = Style(icons="unicode", colour=False, width=80, tty=True, zone=UTC)
+ASCII = Style(icons="ascii", colour=False, width=80, tty=True, zone=UTC)
+UNPROVED_LINE = "kill: kill did not end it in 2.0s, 2 alive when force was used, STILL ALIVE: 41 python"
+COLOUR = Style(icons="unicode", colour=True, width=80, tty=True, zone=UTC)
+
+
+def test_list_as_a_table() -> None:
+    sessions = [
+        session("docs", status=SessionStatus.BUSY, model="haiku", created=NOW - 20, cost=0.002),
+        session("fix-auth"),
+        session("old", status=SessionStatus.KILLED, created=NOW - 3 * 86400, turns=41, cost=1.5),
+    ]
+    assert render.list_table(sessions, 1.6254, NOW, TERMINAL) == [
+        "NAME      STATUS    MODEL   TURNS     COST  MSGS  AGE",
+        "docs      ⟳ busy    haiku       3  $0.0020     2  just now",
+        "fix-auth  ● ready   sonnet      3  $0.1234     2  3m ago",
+        "old       ⊘ killed  sonnet     41  $1.5000     2  3d ago",
+        "",
+        "total: 3 sessions, 6 interactions, 47 turns, $1.6254",
+    ]
+    assert render.list_table(sessions, 1.6254, NOW, ASCII)[1:4] == [
+        "docs      > busy    haiku       3  $0.0020     2  just now",
+        "fix-auth  * ready   sonnet      3  $0.1234     2  3m ago",
+        "old       / killed  sonnet     41  $1.5000     2  3d ago",
+    ]
+    assert render.list_table(sessions, 1.6254, NOW, PIPE)[1].startswith("docs      busy    haiku")
+
+
+def test_list_of_nothing_says_how_to_begin() -> None:
+    assert render.list_table([], 0.0, NOW, TERMINAL) == ["no sessions yet; start one: cms spawn NAME PROMPT"]
+
+
+@given(
+    name=st.text("abcdefgh-", min_size=1, max_size=64),
+    model=st.text("abcdefgh-", min_size=1, max_size=40),
+    status=st.sampled_from(list(SessionStatus)),
+    cost=st.floats(0, 99999),
+    turns=st.integers(0, 99999),
+    age=st.floats(0, 5000 * 86400),
+    style=st.sampled_from([TERMINAL, ASCII]),
+)
+def test_the_table_fits_80_columns_whatever_is_in_it(
+    name: str, model: str, status: SessionStatus, cost: float, turns: int, age: float, style: Style
+) -> None:
+    record = session(name, model=model, status=status, cost=cost, turns=turns, created=NOW - age)
+    for line in render.list_table([record], cost, NOW, style):
+        assert render.display_width(line) <= 80
+
+
+def test_nothing_is_cut_in_a_pipe() -> None:
+    name = "n" * 64
+    assert name in render.list_table([session(name)], 0.0, NOW, PIPE)[1]
+
+
+@pytest.mark.parametrize("status", SessionStatus)
+def test_every_status_has_an_icon_and_its_ascii_stand_in(status: SessionStatus) -> None:
+    unicode, ascii_only = render.status_word(status, TERMINAL), render.status_word(status, ASCII)
+    assert unicode.split() == [render.STATUS_ICONS[status][0], status.value]
+    assert ascii_only.isascii()
+    assert len(ascii_only) == len(status.value) + 2
+    assert render.status_word(status, PIPE) == status.value
+
+
+def test_the_icons_are_the_originals() -> None:
+    icons = {status.value: render.STATUS_ICONS[status][0] for status in SessionStatus}
+    assert icons == {
+        "created": "○",
+        "starting": "◐",
+        "ready": "●",
+        "busy": "⟳",
+        "paused": "⏸",
+        "stopped": "□",
+        "killed": "⊘",
+        "failed": "✗",
+        "error": "✗",
+        "completed": "✓",
+    }
+    original = ("completed", "needs_input", "failed", "cost_exceeded", "turns_exceeded", "protected_path")
+    assert "".join(render.OUTCOME_ICONS[Outcome(outcome)][0] for outcome in original) == "✓?✗$#!"
+    assert set(render.OUTCOME_ICONS) == set(Outcome)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "just now"), (59, "just now"), (60, "1m ago"), (3599, "59m ago"), (3600, "1h ago"),
+     (86399, "23h ago"), (86400, "1d ago"), (40 * 86400, "40d ago"), (-5, "just now")],
+)  # fmt: skip
+def test_ages(seconds: float, words: str) -> None:
+    assert render.age(NOW - seconds, NOW) == words
+
+
+def test_status_of_a_live_session() -> None:
+    record = session(
+        limits=Limits(max_cost=2.0, max_turns=50, max_time=900.0), unknown_lines=1, noise_lines=3
+    )
+    assert render.status_lines(record, "Edit src/app.py", interaction(), NOW, TERMINAL) == [
+        "fix-auth  ● ready",
+        "  model           sonnet",
+        "  session id      22222222-2222-4222-8222-222222222222",
+        "  work dir        /srv/app",
+        "  preset          edit",
+        "  cost            $0.1234 of $2.0000",
+        "  turns           3 of 50",
+        "  limits          time 900.0s",
+        "  interactions    2",
+        "  pid             4242",
+        "  created         2026-11-22 11:27:00 (3m ago)",
+        "  last saved      2026-11-22 11:29:57 (just now)",
+        "  now             Edit src/app.py",
+        "  last message    #2 send, answered",
+        "  not understood  1 unknown line, 3 noise lines",
+    ]
+
+
+def test_status_tells_what_became_of_an_interrupted_turn_and_how_it_ended() -> None:
+    record = session(status=SessionStatus.STOPPED, pid=None, receipt=RECEIPT)
+    last = interaction(state=InteractionState.INTERRUPTED, error="the daemon was killed")
+    lines = render.status_lines(record, "", last, NOW, TERMINAL)
+    fate = "#2 send, interrupted: the daemon was killed; what it did before stands, resume to go on"
+    assert f"  last message  {fate}" in lines
+    assert "  last end      stop: interrupt, then eof ended it in 0.3s, proved empty (pidns)" in lines
+    assert not any(line.startswith("  pid") for line in lines)
+
+
+def test_an_unproved_end_is_loud() -> None:
+    assert render.receipt_line(UNPROVED) == UNPROVED_LINE
+
+
+def test_output() -> None:
+    last = interaction(prompt="p" * 120)
+    assert render.output_lines(last, PIPE, full=False) == [
+        f"prompt:  {'p' * 100}...",
+        "time:    2026-11-22 11:28:30",
+        "",
+        "Done.",
+        "Two tests added.",
+    ]
+    assert render.output_lines(last, PIPE, full=True) == ["Done.", "Two tests added."]
+
+
+def test_history_cuts_and_does_not_with_full() -> None:
+    item = interaction(prompt="p" * 250, response="r" * 350 + "\nend")
+    assert render.history_lines(session(), [item], PIPE, full=False) == [
+        "#2 send  2026-11-22 11:28:30  $0.0500  12.3s",
+        f"  prompt: {'p' * 200}...",
+        f"  response: {'r' * 300}...",
+        "",
+        "total: 1 interaction, $0.0500",
+    ]
+    full = render.history_lines(session(), [item], PIPE, full=True)
+    assert full[1:6] == ["  prompt:", f"    {'p' * 250}", "  response:", f"    {'r' * 350}", "    end"]
+
+
+def test_a_reply() -> None:
+    assert render.reply_lines(reply(), TERMINAL) == [
+        "fix-auth  ● ready  $0.0500  2 turns  12.3s",
+        "",
+        "Done.",
+    ]
+
+
+def test_a_delegate_result() -> None:
+    assert render.delegate_lines(result(), TERMINAL) == [
+        "✓ completed  fix-auth  $0.2500  5 turns  65.4s",
+        "tools: Read, Edit",
+        "",
+        "All tests pass.",
+        "",
+        "go on with: cms continue fix-auth MESSAGE",
+    ]
+
+
+def test_a_delegate_result_that_did_not_complete() -> None:
+    refused = Denial("Bash", "rm -rf /", "not permitted by preset edit")
+    touched = Denial("Write", ".env", "protected", violation=True)
+    bad = msgspec.structs.replace(
+        result(outcome=Outcome.PROTECTED_PATH),
+        safety=Safety(
+            enabled=False,
+            total_violations=1,
+            violations=(Violation("Write to .env"),),
+            denials=(refused, touched),
+        ),
+        questions=(Question("Which one?", options=("a", "b")),),
+        reasons=("a write to .env was tried",),
+        receipt=UNPROVED,
+        cost_exact=False,
+        response="",
+        can_continue=False,
+    )
+    assert render.delegate_lines(bad, TERMINAL) == [
+        "! protected_path  fix-auth  >=$0.2500  5 turns  65.4s",
+        "error: it ended as protected_path",
+        "because: a write to .env was tried",
+        "tools: Read, Edit",
+        "safety: OFF (--no-safety)",
+        "safety: 1 violation",
+        "  Write to .env",
+        "refused: Bash rm -rf / (not permitted by preset edit)",
+        "asks: Which one?",
+        "  - a",
+        "  - b",
+        f"end: {UNPROVED_LINE}",
+    ]
+
+
+def test_progress_in_one_line() -> None:
+    note = Progress(
+        name="fix-auth",
+        kind="tool",
+        tool="Edit",
+        text="src/app.py",
+        cost=0.1234,
+        max_cost=2.0,
+        turns=3,
+        max_turns=50,
+    )
+    assert (
+        render.progress_line(note, 12.4, TERMINAL)
+        == "⟳ fix-auth  Edit src/app.py  3/50 turns  $0.1234/$2.00  12s"
+    )
+    assert render.progress_line(note, 12.4, ASCII).startswith("> fix-auth")
+
+
+@given(text=st.text(max_size=200), tool=st.text(max_size=30), width=st.integers(20, 120))
+def test_progress_never_wraps(text: str, tool: str, width: int) -> None:
+    style = Style(icons="unicode", colour=True, width=width, tty=True)
+    line = render.progress_line(Progress(name="fix-auth", kind="tool", tool=tool, text=text), 3.0, style)
+    assert render.display_width(line) < width
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+@given(st.text())
+def test_an_agents_text_cannot_steer_the_terminal(text: str) -> None:
+    shown = render.safe(text, TERMINAL)
+    assert not any(letter < " " and letter not in "\n\t" for letter in shown)
+    assert not any("\x7f" <= letter <= "\x9f" for letter in shown)
+    assert render.safe(text, PIPE) == text
+
+
+def test_colour_is_only_colour() -> None:
+    plain = render.delegate_lines(result(), TERMINAL)
+    coloured = render.delegate_lines(result(), COLOUR)
+    assert coloured[0].startswith("\x1b[32m✓ completed\x1b[0m")
+    assert [line.replace("\x1b[32m", "").replace("\x1b[0m", "") for line in coloured] == plain
