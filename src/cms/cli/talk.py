@@ -17,6 +17,7 @@ import msgspec
 
 from cms.cli import terminal
 from cms.config import load_settings
+from cms.errors import MachineError
 from cms.rpc.api import AcceptedReply
 from cms.rpc.client import Client, connect
 from cms.session.model import Record
@@ -54,24 +55,44 @@ def out_style() -> terminal.Style:
 
 
 def show_lines(lines: list[str]) -> None:
-    """Lines for a person, on stdout. What the encoding cannot carry is replaced, never an error."""
+    """Lines for a person, on stdout. What the encoding cannot carry is replaced, never an error.
+
+    Raises:
+        MachineError: stdout does not take it (a full disk).
+        BrokenPipeError: whoever read it has left.
+    """
     text = "\n".join(lines) + "\n"
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    with _writing():
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.flush()
 
 
 def show_json(view: msgspec.Struct) -> None:
-    """The one object of a command with `--json`, on stdout; always UTF-8."""
+    """The one object of a command with `--json`, on stdout; always UTF-8. Raises as `show_lines`."""
     from cms.cli.views import to_json
 
-    sys.stdout.flush()
-    sys.stdout.buffer.write(to_json(view))
-    sys.stdout.buffer.flush()
+    with _writing():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(to_json(view))
+        sys.stdout.buffer.flush()
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise MachineError(f"cannot write the answer: {error.strerror}") from None
 
 
 def warn(text: str) -> None:
     """A line for a person that is no answer, on stderr."""
-    print(
-        text.encode("ascii" if terminal.c_locale(os.environ) else "utf-8", "replace").decode(),
-        file=sys.stderr,
-    )
+    ascii_only = terminal.c_locale(os.environ)
+    encoding = "ascii" if ascii_only else sys.stderr.encoding or "ascii"
+    try:
+        print(text.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody reads it, and the exit code still tells

@@ -1,0 +1,73 @@
+"""A command that only asks is quick because of what it does not import. Counted, not timed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.scripted import serve
+from cli.test_commands import SCRIPT
+
+#: Imported by nothing that only asks: event loops, help rendering, servers, and what only rare paths need.
+FORBIDDEN = {
+    *("trio", "rich", "mcp", "asyncio", "anyio", "h11", "docstring_parser", "difflib", "dataclasses"),
+    *("subprocess", "tempfile", "logging", "sqlite3", "cms.runtime", "cms.store", "cms.protocol"),
+    *("cms.cli.agent", "cms.cli.delegation", "cms.cli.progress"),
+}
+
+PROBE = """
+import sys
+from cms.cli.app import main
+code = main(sys.argv[1:])
+print("\\n".join(sys.modules), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def modules_of(*words: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *words],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+        timeout=60,
+        check=True,
+    )
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("list",),
+        ("list", "--json"),
+        ("status", "fix-auth"),
+        ("output", "fix-auth"),
+        ("send", "fix-auth", "hello"),
+    ],
+    ids=" ".join,
+)
+def test_what_a_fast_command_does_not_import(home: Path, words: tuple[str, ...]) -> None:
+    with serve(home, SCRIPT):
+        loaded = modules_of(*words)
+    assert "cms.cli.render" in loaded
+    assert not loaded & FORBIDDEN
+
+
+def test_how_much_comes_on_top_of_cyclopts_and_msgspec(home: Path) -> None:
+    base = subprocess.run(
+        [sys.executable, "-c", "import sys, cyclopts, msgspec; print('\\n'.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    with serve(home, SCRIPT):
+        ours = modules_of("list") - set(base.stdout.split())
+    # Our own, and the standard library's for sockets and files. Before raising this, look at
+    # `python -X importtime -m cms list`.
+    assert len(ours) <= 45, sorted(ours)

@@ -1,0 +1,235 @@
+"""Commands as processes: terminals, locales, pipes, signals."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import Cms
+from cli.making import NOW, interaction, result, session
+from cli.scripted import serve
+from cli.test_commands import ACCEPTED, SCRIPT, always
+from cms.errors import ExitCode
+from cms.rpc.api import InteractionsReply, SessionsReply
+from cms.session.model import Outcome, Progress, SessionStatus
+
+ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class OnTerminal:
+    """A command whose stdin, stdout and stderr are a terminal. `wait_for` reads until it shows something."""
+
+    def __init__(self, *words: str, env: dict[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        environ = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LANG": "C.UTF-8", **(env or {})}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cms", *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environ,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.raw = ""
+
+    def _read(self, deadline: float) -> bool:
+        if not select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise AssertionError(f"nothing more came after {self.raw!r}")
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # EIO: the last process that held the terminal has ended
+            return False
+        self.raw += data.decode()
+        return bool(data)
+
+    def wait_for(self, condition: Callable[[str], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition(self.raw):
+            assert self._read(deadline), f"ended with {self.raw!r}"
+
+    def finish(self) -> int:
+        deadline = time.monotonic() + 30
+        while self._read(deadline):
+            pass
+        os.close(self._master)
+        return self.process.wait(30)
+
+    @property
+    def text(self) -> str:
+        """What stands on the screen at the end: erased lines are gone, colour is stripped."""
+        lines = (line.rsplit("\r\x1b[2K", 1)[-1] for line in self.raw.replace("\r\n", "\n").split("\n"))
+        return "\n".join(ESCAPE.sub("", line) for line in lines)
+
+
+SESSIONS = SessionsReply((session(), session("docs", status=SessionStatus.BUSY)), 0.2468)
+LIST = {"session.list": always(SESSIONS)}
+
+
+def test_a_terminal_gets_icons_and_colour(home: Path) -> None:
+    with serve(home, LIST):
+        shown = OnTerminal("list")
+        assert shown.finish() == 0
+    assert "● ready" in shown.text
+    assert "\x1b[32m● ready\x1b[0m" in shown.raw
+
+
+@pytest.mark.parametrize("env", [{"NO_COLOR": "1"}, {"NO_COLOR": ""}, {"TERM": "dumb"}], ids=str)
+def test_no_colour_where_it_is_not_wanted(home: Path, env: dict[str, str]) -> None:
+    with serve(home, LIST):
+        shown = OnTerminal("list", env=env)
+        assert shown.finish() == 0
+    assert "● ready" in shown.raw
+    assert "\x1b" not in shown.raw
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"LANG": "C"}, {"LC_ALL": "C"}, {"LC_ALL": "POSIX"}, {"PYTHONIOENCODING": "ascii"}],
+    ids=str,
+)
+def test_ascii_where_the_locale_or_the_stream_is(home: Path, env: dict[str, str]) -> None:
+    with serve(home, LIST):
+        shown = OnTerminal("list", env={**env, "NO_COLOR": "1"})
+        assert shown.finish() == 0
+    assert shown.raw.isascii()
+    assert "* ready" in shown.raw
+    assert "> busy" in shown.raw
+
+
+def test_a_pipe_gets_neither_icons_nor_cuts(cms_process: Cms, home: Path) -> None:
+    long = session("n" * 64, model="claude-sonnet-4-5-20250929")
+    with serve(home, {"session.list": always(SessionsReply((long,), 0.0))}):
+        ran = cms_process("list", env={"COLUMNS": "40"})
+    assert f"{'n' * 64}  ready   claude-sonnet-4-5-20250929" in ran.out
+    assert ran.out.isascii()
+
+
+def test_an_answer_that_the_stream_cannot_carry(cms_process: Cms, home: Path) -> None:
+    answer = InteractionsReply(session(), (interaction(response="naïve ✓"),))
+    with serve(home, {"session.interactions": always(answer)}):
+        ran = cms_process("output", "fix-auth", "--full", env={"PYTHONIOENCODING": "ascii"})
+        as_json = cms_process("output", "fix-auth", "--json", env={"PYTHONIOENCODING": "ascii"})
+    assert ran.out == "na?ve ?\n"
+    assert as_json.json()["response"] == "naïve ✓"
+
+
+def test_progress_is_one_line_that_leaves_no_trace(home: Path) -> None:
+    note = Progress(
+        name="fix-auth",
+        kind="tool",
+        tool="Edit",
+        text="src/app.py " * 20,
+        cost=0.25,
+        max_cost=2.0,
+        turns=3,
+        max_turns=50,
+        at=NOW,
+    )
+    script = {**SCRIPT, "session.delegate": always(None)}
+    with serve(home, script, cancelled=result(outcome=Outcome.INTERRUPTED), progress=(note,)) as daemon:
+        shown = OnTerminal("delegate", "fix-auth", "go")
+        shown.wait_for(lambda raw: "3/50 turns  $0.2500/$2.00" in raw)
+        assert daemon.waiting.wait(30)
+        os.kill(shown.process.pid, signal.SIGINT)
+        assert shown.finish() == ExitCode.INTERRUPTED
+    assert "\n" not in shown.raw[: shown.raw.index("3/50 turns")]
+    assert "3/50 turns" not in shown.text
+    assert shown.text.startswith("⊘ interrupted  fix-auth  $0.2500  5 turns")
+
+
+def test_progress_stays_out_of_dumb_terminals_and_json(home: Path) -> None:
+    note = Progress(name="fix-auth", kind="tool", tool="Edit")
+    for words, env in ((("--json",), {}), ((), {"TERM": "dumb"})):
+        with serve(home, SCRIPT, progress=(note,)):
+            shown = OnTerminal("delegate", "fix-auth", "go", *words, env=env)
+            assert shown.finish() == 0
+        assert "Edit " not in shown.raw
+        assert "\x1b[2K" not in shown.raw
+
+
+def test_ctrl_c_on_a_message_leaves_the_session_at_work(home: Path) -> None:
+    with serve(home, {"session.send": always(None)}, cancelled=ACCEPTED) as daemon:
+        shown = OnTerminal("send", "fix-auth", "go")
+        assert daemon.waiting.wait(30)
+        os.kill(shown.process.pid, signal.SIGINT)
+        assert shown.finish() == ExitCode.INTERRUPTED
+    assert "fix-auth works on: `cms interrupt fix-auth` stops it" in shown.text.replace("\n", "")
+
+
+def test_ctrl_c_while_nothing_is_under_way(home: Path) -> None:
+    with serve(home, {"session.list": always(None)}, cancelled=SESSIONS) as daemon:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cms", "list", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert daemon.waiting.wait(30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert out == '{"error":{"code":"interrupted","message":"interrupted","hint":""}}\n'
+    assert err == "cms: interrupted\n"
+
+
+def test_a_reader_that_leaves_early_is_no_drama(home: Path) -> None:
+    many = tuple(session(f"s{number}") for number in range(3000))
+    with serve(home, {"session.list": always(SessionsReply(many, 0.0))}):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cms", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(b"NAME")
+        process.stdout.close()
+        err = process.stderr.read()
+        process.stderr.close()
+        process.wait(30)
+    assert err == b""
+
+
+def test_a_full_disk_is_told(cms_process: Cms, home: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("/dev/full is Linux's")
+    with serve(home, LIST), Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cms", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == ExitCode.FAILED
+    assert done.stderr.startswith(b"cms: cannot write the answer: No space left on device\n")
+
+
+def test_the_script_and_the_module_are_the_same_command(cms_process: Cms) -> None:
+    ran = cms_process("--version")
+    script = subprocess.run(
+        [Path(sys.executable).parent / "cms", "--version"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ran.out == script.stdout
+    assert ran.code == 0
+
+
+def test_no_daemon_can_be_started_in_a_home_that_cannot_be_made(cms_process: Cms, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = cms_process("list", env={"CMS_HOME": str(tmp_path / "file" / "home")})
+    assert ran.code == ExitCode.FAILED
+    assert ran.err.startswith(f"cms: cannot use {tmp_path / 'file' / 'home'}: Not a directory\n")
+    assert ran.err.count("\n") == 2
