@@ -98,6 +98,16 @@ class SessionNotFound(UsageError):
         self.nearest = nearest
 
 
+class Interrupted(UsageError):
+    """Ctrl-C, or a client's `cancel`, before there was anything else to tell."""
+
+    code = "interrupted"
+    exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self, message: str = "interrupted", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+
+
 class WrongStatus(UsageError):
     """The session exists, but is in a status in which this cannot be done (paused, busy, stopping ...)."""
 

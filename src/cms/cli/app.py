@@ -19,7 +19,7 @@ from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOpti
 from cms._version import __version__
 from cms.cli.flags import mark_hyphens, nearest, shorten, unmark
 from cms.cli.help import EPILOGUE, TwoColumns
-from cms.errors import CmsError, ExitCode, InternalError, UsageError
+from cms.errors import CmsError, ExitCode, InternalError, Interrupted, UsageError
 
 DELEGATION = Group("Delegation", sort_key=1)
 SESSIONS = Group("Sessions", sort_key=2)
@@ -120,16 +120,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             hint="please report it; CMS_DEBUG=1 shows where it happened",
         )
         return _fail(wrapped, words)
-
-
-class Interrupted(CmsError):
-    """Ctrl-C, before there was anything else to tell."""
-
-    code = "interrupted"
-    exit_code = ExitCode.INTERRUPTED
-
-    def __init__(self) -> None:
-        super().__init__("interrupted")
 
 
 def _run(words: list[str]) -> int:
