@@ -8,6 +8,7 @@ own error panels, is only loaded by `--help` and by a usage error.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -65,8 +66,6 @@ def build() -> App:
         group_commands=Group("Flags", sort_key=4),
         print_error=False,
         exit_on_error=False,
-        suppress_keyboard_interrupt=False,
-        result_action="return_value",
     )
     for names, target, usage, group in COMMANDS:
         app.command(
@@ -129,10 +128,14 @@ def _run(words: list[str]) -> int:
     elif words[0] == "daemon":
         summon(app["daemon"])
     try:
-        result = app(mark_hyphens(words))
+        command, bound, _ = app.parse_args(mark_hyphens(words))
     except CycloptsError as error:
         raise _explain(error, app) from None
-    return ExitCode.COMPLETED if result is None else int(result)
+    # Off since `cms.cli.main`: what was imported until here is for good, there was nothing to collect.
+    gc.freeze()
+    gc.enable()
+    result: object = command(*bound.args, **bound.kwargs)
+    return result if isinstance(result, int) else ExitCode.COMPLETED
 
 
 def _fail(error: CmsError, words: Sequence[str]) -> int:
