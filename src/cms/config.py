@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,12 @@ from cms.session.model import Limits
 #: What a delegation may use when nobody says otherwise.
 DELEGATE_LIMITS = Limits(max_cost=2.0, max_turns=50)
 DEFAULT_MODEL = "sonnet"
+
+
+#: The environment of whoever asked for the work under way, where that is not this process: a daemon starts
+#: sessions with the credentials, PATH and HOME of the shell that wanted them, not of the shell that happened
+#: to start the daemon. Inherited by every task that the asking one starts; never written to disk.
+caller_environ: ContextVar[Mapping[str, str] | None] = ContextVar("caller_environ", default=None)
 
 
 class Settings(msgspec.Struct, frozen=True):

@@ -151,8 +151,8 @@ async def test_cancel_from_another_thread(tmp_path: Path) -> None:
 
 
 async def test_a_request_too_long_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MAX_LINE", 1000)
     async with open_house(tmp_path) as house, connected(house) as client:
+        monkeypatch.setattr(client_module, "MAX_LINE", 1000)
         with pytest.raises(errors.UsageError, match="limit is 1000"):
             await in_thread(lambda: client.call("session.send", SendParams("a", "x" * 2000), Reply))
 

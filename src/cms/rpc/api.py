@@ -134,8 +134,11 @@ class Nothing(Record, frozen=True):
 
 
 class Hello(Record, frozen=True):
+    """Who calls. `environ` is what sessions that this client starts or brings back are started with."""
+
     version: str
     protocol: int
+    environ: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class HelloReply(Record, frozen=True):

@@ -257,7 +257,7 @@ class Client:
 
     def _shake_hands(self) -> None:
         self._socket.settimeout(HANDSHAKE_TIMEOUT)
-        self.daemon = self.call("hello", Hello(__version__, PROTOCOL), HelloReply)
+        self.daemon = self.call("hello", Hello(__version__, PROTOCOL, _environ()), HelloReply)
         self._socket.settimeout(None)
 
     def _wait(
@@ -487,5 +487,18 @@ def _soften_interrupts(handler: Callable[[int, FrameType | None], None]) -> bool
     try:
         signal.signal(signal.SIGINT, handler)
     except ValueError:  # not the main thread: the signal will not come here either
+        return False
+    return True
+
+
+def _environ() -> dict[str, str]:
+    """Our environment, less what is no text (JSON could not carry it)."""
+    return {key: value for key, value in os.environ.items() if _is_text(key + value)}
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         return False
     return True

@@ -52,11 +52,10 @@ from cms.session.model import (
     Receipt,
     Record,
     Reply,
-    Safety,
     SessionOptions,
     SessionRecord,
     SessionStatus,
-    Violation,
+    delegate_result,
 )
 
 log = logging.getLogger(__name__)
@@ -272,37 +271,16 @@ class Methods:
             return await work(accepted)
         if not taken:
             raise RequestCancelled
-        return await self._interrupted(name, taken[0].id)
-
-    async def _interrupted(self, name: str, interaction_id: str) -> DelegateResult:
-        """What a delegation came to that was cancelled: the supervisor's call did not live to say it."""
+        # The supervisor's call did not live to say what became of it; the books do.
         session = await self._supervisor.get(name)
-        interaction = next(i for i in await self._supervisor.interactions(name) if i.id == interaction_id)
-        violations = tuple(
-            Violation(f"{denial.tool}: {denial.reason}") for denial in interaction.denials if denial.violation
-        )
-        return DelegateResult(
-            status=Outcome.INTERRUPTED,
-            name=name,
-            response=interaction.response,
-            error=interaction.error or "stopped because the command that waited for it was",
-            cost=interaction.cost,
-            turns=interaction.turns,
-            duration=round(interaction.duration * 1000),
-            tools_used=interaction.tools_used,
-            can_continue=bool(session.claude_session_id),
-            safety=Safety(
-                enabled=session.options.safety,
-                total_violations=len(violations),
-                violations=violations,
-                denials=interaction.denials,
-            ),
-            reasons=interaction.reasons or ("cancelled",),
-            questions=interaction.questions,
-            session_id=session.id,
-            cost_exact=interaction.cost_exact,
-            tool_calls=interaction.tool_calls,
-            receipt=session.receipt,
+        done = next(i for i in await self._supervisor.interactions(name) if i.id == taken[0].id)
+        return delegate_result(
+            done,
+            session,
+            session.receipt,
+            outcome=Outcome.INTERRUPTED,
+            error=done.error or "stopped because the command that waited for it was",
+            reasons=done.reasons or ("cancelled",),
         )
 
     # --- the session's life -------------------------------------------------------------------

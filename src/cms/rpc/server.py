@@ -21,13 +21,13 @@ import logging
 import os
 import socket
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
 import msgspec
 import trio
 
-from cms.config import Settings
+from cms.config import Settings, caller_environ
 from cms.errors import (
     CmsError,
     DaemonUnavailable,
@@ -313,6 +313,7 @@ class _Connection:
         self._lines = LineBuffer(MAX_LINE)
         self._calls: dict[int, _Call] = {}
         self._protocol: int | None = None  # what the client said in `hello`
+        self._environ: Mapping[str, str] | None = None  # likewise
         self._reading = trio.CancelScope()
 
     async def run(self) -> None:
@@ -382,7 +383,8 @@ class _Connection:
         try:
             work = begin(call, request.params)
             if request.method == "hello":
-                self._protocol = msgspec.json.decode(request.params, type=Hello).protocol
+                hello = msgspec.json.decode(request.params, type=Hello)
+                self._protocol, self._environ = hello.protocol, hello.environ or None
         except (msgspec.DecodeError, RecursionError) as error:
             self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
             return
@@ -403,6 +405,7 @@ class _Connection:
 
     async def _answer(self, call: _Call, work: Awaitable[Record]) -> None:
         """Do one call's work and put its answer, whatever happens, into the outbox."""
+        caller_environ.set(self._environ)  # for this task, and for whatever it starts
         try:
             result = await work
             answer = Response(call.id, msgspec.Raw(_encode(result)))

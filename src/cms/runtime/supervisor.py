@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager, contextmanager
 import msgspec
 import trio
 
-from cms.config import Settings, find_claude, load_settings
+from cms.config import Settings, caller_environ, find_claude, load_settings
 from cms.errors import InternalError, SessionNotFound, WrongStatus
 from cms.runtime.containment import Mechanism, find_mechanism
 from cms.runtime.process import check_work_dir
@@ -38,11 +38,10 @@ from cms.session.model import (
     Progress,
     Receipt,
     Reply,
-    Safety,
     SessionOptions,
     SessionRecord,
     SessionStatus,
-    Violation,
+    delegate_result,
 )
 from cms.store.journal import Journal, open_journal
 from cms.store.records import Recovery
@@ -117,7 +116,7 @@ class Supervisor:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
         """
         check_work_dir(options.work_dir)
-        find_claude(self.settings)
+        find_claude(self._settings_now())
         now = time.time()
         record = SessionRecord(
             id=str(uuid.uuid4()),
@@ -177,6 +176,11 @@ class Supervisor:
         with runner.watch() as notes:
             yield notes
 
+    def _settings_now(self) -> Settings:
+        """Our settings, with the environment of whoever asks."""
+        environ = caller_environ.get()
+        return self.settings if environ is None else msgspec.structs.replace(self.settings, environ=environ)
+
     # --- processes --------------------------------------------------------------------------------
 
     def _lock(self, name: str) -> trio.Lock:
@@ -196,10 +200,11 @@ class Supervisor:
         if record.status in LIVE:
             raise WrongStatus(name, str(record.status), "start", hint="another cms process has it")
         check_work_dir(record.options.work_dir)
-        find_claude(self.settings)
+        settings = self._settings_now()
+        find_claude(settings)
         runner = Runner(
             record,
-            settings=self.settings,
+            settings=settings,
             journal=self.journal,
             mechanism=self.mechanism,
             resume=record.claude_session_id,
@@ -349,29 +354,8 @@ class Supervisor:
             raise
         record, receipt = await self.stop(name, reason="the delegation is over")
         record = await self._mark(record, outcome, error)
-        violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in done.denials if d.violation)
-        if receipt is not None and not receipt.empty:
-            outcome = Outcome.FAILED
-            error = f"processes are left: {', '.join(receipt.left) or 'unknown'}"
-            reasons.append(error)
-        return DelegateResult(
-            status=outcome,
-            name=name,
-            response=done.response,
-            error=error or None,
-            cost=done.cost,
-            turns=done.turns,
-            duration=round(done.duration * 1000),
-            tools_used=done.tools_used,
-            can_continue=bool(record.claude_session_id)
-            and outcome not in (Outcome.COST_EXCEEDED, Outcome.TURNS_EXCEEDED),
-            safety=Safety(record.options.safety, len(violations), violations, done.denials),
-            reasons=tuple(reasons),
-            questions=done.questions,
-            session_id=record.id,
-            cost_exact=done.cost_exact,
-            tool_calls=done.tool_calls,
-            receipt=receipt,
+        return delegate_result(
+            done, record, receipt, outcome=outcome, error=error, reasons=tuple(reasons)
         )
 
     async def _mark(self, record: SessionRecord, outcome: Outcome, error: str) -> SessionRecord:

@@ -320,6 +320,49 @@ class DelegateResult(Record, frozen=True):
     receipt: Receipt | None = None
 
 
+def delegate_result(
+    done: Interaction,
+    session: SessionRecord,
+    receipt: Receipt | None,
+    *,
+    outcome: Outcome | None = None,
+    error: str = "",
+    reasons: tuple[str, ...] = (),
+) -> DelegateResult:
+    """What a delegation came to, from its interaction and from how its process ended.
+
+    `outcome`, `error` and `reasons` take the place of the interaction's own where they are given (a check
+    that failed after the answer). Processes that are left make any outcome a failure.
+    """
+    outcome = outcome or done.outcome or Outcome.INTERRUPTED
+    error = error or done.error
+    reasons = reasons or done.reasons
+    if receipt is not None and not receipt.empty:
+        outcome = Outcome.FAILED
+        error = f"processes are left: {', '.join(receipt.left) or 'unknown'}"
+        reasons = (*reasons, error)
+    violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in done.denials if d.violation)
+    return DelegateResult(
+        status=outcome,
+        name=session.name,
+        response=done.response,
+        error=error or None,
+        cost=done.cost,
+        turns=done.turns,
+        duration=round(done.duration * 1000),
+        tools_used=done.tools_used,
+        can_continue=bool(session.claude_session_id)
+        and outcome not in (Outcome.COST_EXCEEDED, Outcome.TURNS_EXCEEDED),
+        safety=Safety(session.options.safety, len(violations), violations, done.denials),
+        reasons=reasons,
+        questions=done.questions,
+        session_id=session.id,
+        cost_exact=done.cost_exact,
+        tool_calls=done.tool_calls,
+        receipt=receipt,
+    )
+
+
 ProgressKind = Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]
 
 
