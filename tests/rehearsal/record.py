@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 import trio
 
-from cms.rehearsal.api import ScriptedAPI, serve_api
+from cms.rehearsal.api import environment, serve_api
 from cms.rehearsal.script import Usage, call, prompt, say, together
 
 HERE: Final = Path(__file__).parent.parent / "recordings"
@@ -42,15 +42,16 @@ def claude() -> str:
 class Take:
     """One process under recording: everything it wrote and everything it was told."""
 
-    def __init__(self, name: str, api: ScriptedAPI, folder: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], url: str, folder: Path) -> None:
         self.name = name
+        self._command = command
+        self._url = url
         self.home = folder / "home"
         self.project = folder / "project"
         self.home.mkdir(exist_ok=True)
         self.project.mkdir(exist_ok=True)
         self.written: list[Line] = []
         self.told: list[Line] = []
-        self._api = api
         self._folder = folder
         self._process: trio.Process | None = None
         self._changed = trio.Event()
@@ -70,23 +71,15 @@ class Take:
         """The process for the length of the block; its stdin is closed at the end, and its end awaited."""
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.home), "TMPDIR": str(self._folder)}
         env |= {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1", "CLAUDE_CODE_TMPDIR": str(self._folder)}
-        env |= self._api.env(oauth=oauth)
-        if not credentials:
-            env.pop("ANTHROPIC_API_KEY")
+        env |= environment(self._url)
+        if credentials:
+            env["CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY"] = "rehearsal"
         session = f"--resume={self.session_id}" if resume else f"--session-id={self.session_id}"
-        argv = [
-            claude(),
-            "-p",
-            "--input-format",
-            "stream-json",
-            "--output-format",
-            "stream-json",
-            "--verbose",
-        ]
+        argv = [*self._command, "-p", "--input-format", "stream-json", "--output-format", "stream-json"]
         self._ended = False
         async with trio.open_nursery() as nursery:
             self._process = await trio.lowlevel.open_process(
-                [*argv, session, *flags],
+                [*argv, "--verbose", session, *flags],
                 stdin=-1,
                 stdout=-1,
                 env=env,
@@ -146,6 +139,14 @@ class Take:
         if not holds():
             raise SystemExit(f"{self.name}: no {type_}/{subtype} came; last: {self.written[-3:]}")
 
+    async def until_idle(self) -> None:
+        """Until the state last told is `idle`."""
+        with trio.fail_after(90):
+            await self._until(lambda: self._states()[-1:] == ["idle"])
+
+    def _states(self) -> list[object]:
+        return [line["state"] for line in self.written if line.get("subtype") == "session_state_changed"]
+
     async def tell(self, line: Line) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
@@ -169,10 +170,11 @@ class Take:
         await self.ask("initialize", hooks={"PreToolUse": [{"matcher": None, "hookCallbackIds": ["pre"]}]})
 
     async def turn(self, text: str, results: int = 1) -> None:
-        """A message, and the result it leads to."""
+        """A message, the results it leads to, and the rest that follows."""
         so_far = sum(line["type"] == "result" for line in self.written)
         await self.say(text)
         await self.until("result", count=so_far + results)
+        await self.until_idle()
 
     def path(self, name: str) -> str:
         return str(self.project / name)
@@ -190,7 +192,7 @@ class Take:
             (str(self.home), "/home/user"),
             (slug, "-home-user-project"),
             (str(self._folder), "/tmp"),
-            (self._api.url.removeprefix("http://"), "127.0.0.1:8080"),
+            (self._url.removeprefix("http://"), "127.0.0.1:8080"),
         ):
             text = text.replace(found, instead)
         return re.sub(r"/tmp/claude-\d+/", "/tmp/claude-1000/", text)
@@ -342,17 +344,16 @@ async def interrupt_streaming(take: Take) -> None:
         await take.say(prompt("Talk for ever.", say("Well then, let me begin.").chunked(4).stalling()))
         await take.until("stream_event", count=3)
         await take.ask("interrupt")
-        await take.until("result")
+        await take.until_idle()
         await take.turn("Still there?")
 
 
 async def interrupt_tool(take: Take) -> None:
     async with take.running("--permission-mode=dontAsk"):
         await take.gate(allow_all)
-        await take.say(prompt("Sleep.", call("Bash", command="echo begun; sleep 60"), say("never said")))
-        await take.until("control_request")
-        await take.until("assistant")
-        await trio.sleep(1)
+        await take.say(prompt("Sleep.", call("Bash", command="touch begun; sleep 60"), say("never said")))
+        while not await trio.Path(take.path("begun")).exists():  # noqa: ASYNC110  no event tells of a file
+            await trio.sleep(0.01)
         await take.ask("interrupt")
         await take.until("result")
 
@@ -480,7 +481,7 @@ async def main(names: list[str]) -> None:
             if names and name not in names:
                 continue
             with tempfile.TemporaryDirectory(prefix="cms-record-") as folder:
-                take = Take(name, api, Path(folder))
+                take = Take(name, [claude()], api.url, Path(folder))
                 await scene(take)
                 take.save()
             print(name, len(take.written), "lines", flush=True)  # noqa: T201  a script for people

@@ -465,19 +465,18 @@ def api_process() -> Iterator[str]:
 
 
 async def _main(port: int) -> None:
-    async with serve_api(port) as api, trio.open_nursery() as nursery:
-        print(api.url, flush=True)  # noqa: T201  this line is the program's output
+    async def until_signalled(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        async for _ in signals:
+            scope.cancel()
 
-        async def until_stdin_ends() -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with serve_api(port) as api, trio.open_nursery() as nursery:
+            nursery.start_soon(until_signalled, signals, nursery.cancel_scope)
+            print(api.url, flush=True)  # noqa: T201  this line is the program's output
             async with trio.lowlevel.FdStream(sys.stdin.fileno()) as stdin:
                 async for _ in stdin:
                     pass
             nursery.cancel_scope.cancel()
-
-        nursery.start_soon(until_stdin_ends)
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for _ in signals:
-                nursery.cancel_scope.cancel()
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import ctypes
 import mmap
 import os
 import signal
+import stat
 import struct
 import sys
 import threading
@@ -438,12 +439,171 @@ class Hostile:
         self.ready()
         self.live()
 
+    def walls(self) -> None:
+        """Every way known to change the protected file ARGUMENT; says how each went."""
+        for name, attack in Attacks(Path(self.argument), self._libc).all():
+            try:
+                attack()
+            except OSError as error:
+                self.ready(f"{name}: {error.strerror}")
+            else:
+                self.ready(f"{name}: went through")
+        self.ready()
+        self.live()
+
     def flood(self) -> None:
         """Writes faster than anybody reads."""
         self.ready()
         block = b"x" * 65536
         while self.beat():
             os.write(1, block)
+
+
+class Attacks:
+    """On one protected file, in a folder that may be written."""
+
+    def __init__(self, target: Path, libc: ctypes.CDLL) -> None:
+        self.target = target
+        self.folder = target.parent
+        self._libc = libc
+
+    def all(self) -> list[tuple[str, Callable[[], None]]]:
+        """In order; the last ones would destroy what the earlier ones need."""
+        names = (
+            "write truncate chmod symlink hard_link proc_root init_root proc_fd remount unmount "
+            "nested_namespace device rename_over exchange temporary_file unlink_and_create "
+            "move_folder remove_folder"
+        )
+        return [(name, getattr(self, name)) for name in names.split()]
+
+    def _strike(self, path: Path) -> None:
+        path.write_text("owned")
+
+    def _call(self, result: int) -> None:
+        if result < 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    def write(self) -> None:
+        self._strike(self.target)
+
+    def truncate(self) -> None:
+        os.truncate(self.target, 0)
+
+    def chmod(self) -> None:
+        self.target.chmod(0o777)
+
+    def symlink(self) -> None:
+        link = self.folder / "link"
+        link.symlink_to(self.target)
+        self._strike(link)
+
+    def hard_link(self) -> None:
+        link = self.folder / "hard"
+        link.hardlink_to(self.target)
+        self._strike(link)
+
+    def proc_root(self) -> None:
+        self._strike(Path(f"/proc/self/root{self.target}"))
+
+    def init_root(self) -> None:
+        self._strike(Path(f"/proc/1/root{self.target}"))
+
+    def proc_fd(self) -> None:
+        fd = os.open(self.target, os.O_RDONLY)
+        try:
+            self._strike(Path(f"/proc/self/fd/{fd}"))
+        finally:
+            os.close(fd)
+
+    def remount(self) -> None:
+        remount_bind = 0x20 | 0x1000
+        self._call(self._libc.mount(b"none", os.fsencode(self.target), None, remount_bind, None))
+        self._strike(self.target)
+
+    def unmount(self) -> None:
+        detach = 2
+        self._call(self._libc.umount2(os.fsencode(self.target), detach))
+        self._strike(self.target)
+
+    def nested_namespace(self) -> None:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                self._call(self._libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS))
+                for attack in (self.remount, self.unmount, self.write):
+                    try:
+                        attack()
+                        os.write(writing, b"!")
+                    except OSError:
+                        continue
+            finally:
+                os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(writing)
+        got = os.read(reading, 3)
+        os.close(reading)
+        if not got:
+            raise PermissionError(1, "no way through there either")
+
+    def device(self) -> None:
+        """Only opens the disk below: the point is made without writing to it."""
+        node = self.folder / "disk"
+        os.mknod(node, 0o600 | stat.S_IFBLK, self.target.stat().st_dev)
+        try:
+            os.close(os.open(node, os.O_RDWR))
+        finally:
+            node.unlink()
+
+    def rename_over(self) -> None:
+        fresh = self.folder / "fresh"
+        self._strike(fresh)
+        fresh.rename(self.target)
+
+    def exchange(self) -> None:
+        fresh = self.folder / "fresh"
+        self._strike(fresh)
+        at_cwd, exchange = -100, 2
+        paths = os.fsencode(fresh), os.fsencode(self.target)
+        self._call(self._libc.renameat2(at_cwd, paths[0], at_cwd, paths[1], exchange))
+
+    def temporary_file(self) -> None:
+        fd = os.open(self.folder, os.O_TMPFILE | os.O_RDWR)
+        try:
+            os.write(fd, b"owned")
+            self.target.unlink()
+            at_cwd, follow = -100, 0x400
+            source = os.fsencode(f"/proc/self/fd/{fd}")
+            self._call(self._libc.linkat(at_cwd, source, at_cwd, os.fsencode(self.target), follow))
+        finally:
+            os.close(fd)
+
+    def unlink_and_create(self) -> None:
+        self.target.unlink()
+        self._strike(self.target)
+
+    def move_folder(self) -> None:
+        self.folder.rename(self.folder.with_name("moved"))
+        self.folder.mkdir()
+        self._strike(self.target)
+
+    def remove_folder(self) -> None:
+        def empty(folder: Path) -> None:
+            for path in folder.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    empty(path)
+                    path.rmdir()
+                else:
+                    try:
+                        path.unlink()
+                    except OSError:
+                        continue
+
+        empty(self.folder)
+        self.folder.rmdir()
+        self.folder.mkdir()
+        self._strike(self.target)
 
 
 CASES = (

@@ -20,8 +20,8 @@ Pure: no clock, no I/O, msgspec and the standard library only (the simulated age
 
 from __future__ import annotations
 
-import hashlib
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal
 
@@ -360,8 +360,8 @@ class Place(Struct, frozen=True):
     @property
     def key(self) -> str:
         """Names this step within its conversation, alike for every attempt at it."""
-        body = msgspec.json.encode(self.script)
-        return f"{hashlib.sha256(body).hexdigest()[:16]}/{self.prompts}/{self.step}"
+        script = zlib.crc32(msgspec.json.encode(self.script))
+        return f"{script:08x}/{self.prompts}/{self.step}"
 
 
 def locate(messages: Iterable[Message]) -> Place:

@@ -20,10 +20,11 @@ It imports msgspec and the standard library only, and little of that: it starts 
 | `session` | turns: from a message to its result |
 | `__main__` | stdin, control requests, signals, the end |
 
-What differs from the real one (2.1.330): tools of one reply run one after the other; a retried request waits
-`CMS_REHEARSAL_RETRY_MS` (500, doubling) without jitter; rate limits are told whatever the credentials; of
-slash commands it knows `/clear`; nothing is compacted; MCP, skills, settings files and hooks other than
-PreToolUse are ignored.
+What differs from the real one (2.1.330), apart from keys and prose: a reply's tools run one after the other,
+and once it is told in full; a retried request waits `CMS_REHEARSAL_RETRY_MS` (500, doubling) without jitter;
+no `thinking_tokens`; an interrupted stream is not closed; no credentials are needed, and rate limits are told
+whatever they are; of slash commands it knows `/clear`; nothing is compacted; `max_tokens` and `refusal` end
+a turn like any stop; MCP, skills, settings files and hooks other than PreToolUse are ignored.
 """
 
 from __future__ import annotations

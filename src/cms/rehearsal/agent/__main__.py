@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import traceback
 from types import FrameType
 
 from . import options as command_line
@@ -79,8 +78,8 @@ def _serve(session: Session, wire: Wire) -> int:
     def work() -> None:
         try:
             session.run()
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as exc:
+            sys.excepthook(type(exc), exc, exc.__traceback__)
             os._exit(70)
 
     signal.signal(signal.SIGTERM, end)
@@ -147,10 +146,14 @@ def _control(request_id: str, request: Line, session: Session, wire: Wire) -> No
             answer = {"totalTokens": 12_000, "maxTokens": 1_000_000, "percentage": 1, "categories": []}
         case "set_model":
             session.model = command_line.full_model(str(request.get("model") or ""))
+            said = f"<local-command-stdout>Set model to `{session.model}`</local-command-stdout>"
+            session.voice.replay(said, new_uuid())
             answer = {"model": session.model}
         case "set_permission_mode":
             session.gate.mode = str(request.get("mode"))
-            answer = {"mode": session.gate.mode}
+            _succeed(wire, request_id, {"mode": session.gate.mode})
+            session.voice.system("status", status=None, permissionMode=session.gate.mode)
+            return
         case "stop_task":
             session.tasks.cancel(str(request.get("task_id")))
             answer = {}

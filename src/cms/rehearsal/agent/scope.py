@@ -53,10 +53,12 @@ class Scope:
         if self.cancelled:  # between the check and the list, where `cancel` does not see the question
             question.settle(None)
         try:
-            question.wait(timeout)
+            in_time = question.wait(timeout)
         finally:
             self._questions.remove(question)
         self.check()
+        if not in_time:
+            wire.withdraw(question)
         return question.response
 
     def run(self, argv: Sequence[str], cwd: Path, timeout: float | None = None) -> tuple[int, bytes]:

@@ -219,10 +219,10 @@ class Session:
 
     def _converse(self, talk: Talk) -> None:
         """Reply after reply, until the model makes no more calls."""
-        budget, most_rounds = self._options.max_budget, self._options.max_turns
+        most_rounds = self._options.max_turns
         while True:
-            if budget is not None and self._spent >= budget:
-                error = f"Reached maximum budget (${budget:g})"
+            if self._overdrawn:
+                error = f"Reached maximum budget (${self._options.max_budget:g})"
                 raise TurnOver("error_max_budget_usd", "budget_exhausted", error=error)
             place = locate(talk.transcript.messages)
             reply = talk.last = place.reply
@@ -242,6 +242,10 @@ class Session:
                 error = f"Reached maximum number of turns ({most_rounds})"
                 raise TurnOver("error_max_turns", "max_turns", error=error, lifecycle="completed")
             self._fold(talk)
+
+    @property
+    def _overdrawn(self) -> bool:
+        return self._options.max_budget is not None and self._spent >= self._options.max_budget
 
     def _fold(self, talk: Talk) -> None:
         """Messages that came while a tool ran join this turn (measured); notices wait for their own."""
@@ -273,9 +277,8 @@ class Session:
         self.transcript = Transcript(path.with_name(f"{new_id}.jsonl") if path else None)
         self.tasks.list()
         self.voice.init(item.uuid, self.model, self.gate.mode, self._options.tools)
-        self._say_result(
-            Talk(self.transcript, Scope(), user_lines=-1, uuids=[item.uuid]), None, Totals(), 0.0
-        )
+        talk = Talk(self.transcript, Scope(), user_lines=-1, uuids=[item.uuid])
+        self._say_result(talk, None, Totals(), 0.0)
         self.voice.lifecycle(item.uuid, "completed")
 
     # --- one reply ----------------------------------------------------------------------------
@@ -509,6 +512,8 @@ class Session:
         self.voice.say("user", talk.parent, message=message, **fields)
 
     def _say_tool_result(self, outcome: tools.Outcome, tool_use_id: str, talk: Talk) -> None:
+        if self._overdrawn:
+            return  # the tools of the reply that went over the budget run, and nobody is told (measured)
         result: Line = {"tool_use_id": tool_use_id, "type": "tool_result", "content": outcome.content}
         if outcome.is_error is not None:
             result["is_error"] = outcome.is_error
@@ -536,6 +541,8 @@ class Session:
             "result_index": self._results,
             "user_message_uuids": talk.uuids,
         }
+        if talk.user_lines < 0:  # no turn of the model's, but a command of `claude`'s own
+            del line["terminal_reason"]
         if over is None or over.subtype == "success":
             line["result"] = over.prose if over else talk.last.text
             line["api_error_status"] = over.status if over else None

@@ -86,6 +86,11 @@ class Wire:
         if question is not None:
             question.settle(response)
 
+    def withdraw(self, question: Question) -> None:
+        """Its answer is not waited for any longer."""
+        self._questions.pop(question.id, None)
+        self.write({"type": "control_cancel_request", "request_id": question.id})
+
     def close_questions(self) -> None:
         """Nobody is there any more to answer: all that is asked, and will be, gets None."""
         self._closed = True
