@@ -36,23 +36,25 @@ def machine() -> Found:
 @pytest.fixture(params=NAMES)
 def mechanism(request: pytest.FixtureRequest, machine: Found) -> Iterator[Mechanism]:
     """One of the mechanisms of this machine."""
-    name: str = request.param
+    yield choose(request.param, machine)
+    assert_nothing_left()
+
+
+@pytest.fixture(params=[name for name in NAMES if not name.startswith("guard")])
+def walled(request: pytest.FixtureRequest, machine: Found) -> Iterator[Mechanism]:
+    """One of those that promise to protect and hide paths."""
+    yield choose(request.param, machine)
+    assert_nothing_left()
+
+
+def choose(name: str, machine: Found) -> Mechanism:
     if name not in machine:
         pytest.skip(f"this machine has no {name}")
     found, attempt = machine[name]
     if not attempt.ok and name != "guard":
         pytest.skip(f"{name}: {attempt.detail}")
     assert attempt.ok, attempt
-    yield found
-    assert_nothing_left()
-
-
-@pytest.fixture
-def walled(mechanism: Mechanism) -> Mechanism:
-    """Only the mechanisms that promise to protect and hide paths."""
-    if not mechanism.guarantees.protected_paths.strong:
-        pytest.skip(f"{mechanism.name} has no walls")
-    return mechanism
+    return found
 
 
 def assert_nothing_left() -> None:

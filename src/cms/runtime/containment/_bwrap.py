@@ -98,6 +98,7 @@ def flags(plan: _mounts.Plan) -> list[str]:
     for step in plan.steps:
         path = str(step.path)
         if step.word == "null":
+            # bwrap adds nodev, so it cannot even be read. Were it writable, a chmod would reach the host's.
             found += ["--ro-bind", "/dev/null", path]
         elif step.word == "read":
             found += ["--ro-bind", path, path]

@@ -8,7 +8,7 @@ deeper wins:
     read    the same, read-only
     pin     like write; it is there only so that the folder cannot be renamed or removed
     empty   an empty read-only folder in its place
-    null    /dev/null in its place
+    null    /dev/null in its place: reads as empty, or not at all
     private an empty folder that the tree may write
     dev     a /dev with the harmless devices only
     proc    the namespace's own /proc

@@ -347,6 +347,8 @@ class Shim:
                 libc.mount(b"tmpfs", path + b"/shm", b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=1777")
             elif word in ("empty", "private"):
                 mode = b"mode=1777" if word == "private" else b"mode=0555"
+                if not os.path.isdir(path):  # noqa: PTH112 (as above)
+                    os.makedirs(path)  # noqa: PTH103 (below a place just covered)
                 libc.mount(b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, mode)
                 if word == "empty":
                     empty.append(path)
