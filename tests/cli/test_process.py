@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import os
-import pty
-import re
-import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,59 +13,11 @@ import pytest
 from cli.conftest import Cms
 from cli.making import NOW, interaction, result, session
 from cli.scripted import serve
+from cli.terminal import OnTerminal
 from cli.test_commands import ACCEPTED, SCRIPT, always
 from cms.errors import ExitCode
 from cms.rpc.api import InteractionsReply, SessionsReply
 from cms.session.model import Outcome, Progress, SessionStatus
-
-ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-
-
-class OnTerminal:
-    """A command whose stdin, stdout and stderr are a terminal. `wait_for` reads until it shows something."""
-
-    def __init__(self, *words: str, env: dict[str, str] | None = None) -> None:
-        self._master, slave = pty.openpty()
-        environ = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LANG": "C.UTF-8", **(env or {})}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "cms", *words],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env=environ,
-            start_new_session=True,
-        )
-        os.close(slave)
-        self.raw = ""
-
-    def _read(self, deadline: float) -> bool:
-        if not select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise AssertionError(f"nothing more came after {self.raw!r}")
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:  # EIO: the last process that held the terminal has ended
-            return False
-        self.raw += data.decode()
-        return bool(data)
-
-    def wait_for(self, condition: Callable[[str], bool]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition(self.raw):
-            assert self._read(deadline), f"ended with {self.raw!r}"
-
-    def finish(self) -> int:
-        deadline = time.monotonic() + 30
-        while self._read(deadline):
-            pass
-        os.close(self._master)
-        return self.process.wait(30)
-
-    @property
-    def text(self) -> str:
-        """What stands on the screen at the end: erased lines are gone, colour is stripped."""
-        lines = (line.rsplit("\r\x1b[2K", 1)[-1] for line in self.raw.replace("\r\n", "\n").split("\n"))
-        return "\n".join(ESCAPE.sub("", line) for line in lines)
-
 
 SESSIONS = SessionsReply((session(), session("docs", status=SessionStatus.BUSY)), 0.2468)
 LIST = {"session.list": always(SESSIONS)}
@@ -164,7 +111,7 @@ def test_ctrl_c_on_a_message_leaves_the_session_at_work(home: Path) -> None:
         assert daemon.waiting.wait(30)
         os.kill(shown.process.pid, signal.SIGINT)
         assert shown.finish() == ExitCode.INTERRUPTED
-    assert "fix-auth works on: `cms interrupt fix-auth` stops it" in shown.text.replace("\n", "")
+    assert "cms: no longer waiting; fix-auth works on\n     `cms interrupt fix-auth` stops it" in shown.text
 
 
 def test_ctrl_c_while_nothing_is_under_way(home: Path) -> None:
@@ -233,3 +180,26 @@ def test_no_daemon_can_be_started_in_a_home_that_cannot_be_made(cms_process: Cms
     assert ran.code == ExitCode.FAILED
     assert ran.err.startswith(f"cms: cannot use {tmp_path / 'file' / 'home'}: Not a directory\n")
     assert ran.err.count("\n") == 2
+
+
+def test_a_daemon_in_a_terminal_of_its_own(cms_process: Cms, home: Path) -> None:
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "cms", "daemon", "run"],
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    assert daemon.stderr is not None
+    for line in daemon.stderr:
+        if "serving at" in line:
+            break
+    status = cms_process("daemon", "status", "--json").json()
+    assert (status["running"], status["pid"], status["live"]) == (True, daemon.pid, 0)
+    assert cms_process("list").out == "no sessions yet; start one: cms spawn NAME PROMPT\n"
+    second = cms_process("daemon", "run")
+    assert second.code == ExitCode.USAGE
+    assert f"another daemon (pid {daemon.pid}" in second.err
+    assert cms_process("daemon", "stop").out == f"daemon stopped (pid {daemon.pid})\n"
+    assert daemon.wait(30) == 0
+    daemon.stderr.close()
+    assert cms_process("daemon", "status").code == ExitCode.DAEMON_UNAVAILABLE

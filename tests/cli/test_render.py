@@ -21,6 +21,7 @@ from cms.session.model import (
     Question,
     Safety,
     SessionStatus,
+    Step,
     Violation,
 )
 
@@ -145,8 +146,17 @@ def test_status_tells_what_became_of_an_interrupted_turn_and_how_it_ended() -> N
     lines = render.status_lines(record, "", last, NOW, TERMINAL)
     fate = "#2 send, interrupted: the daemon was killed; what it did before stands, resume to go on"
     assert f"  last message  {fate}" in lines
-    assert "  last end      stop: interrupt, then eof ended it in 0.3s, proved empty (pidns)" in lines
+    assert "  last end      stop: interrupt, then eof ended it in 300 ms, proved empty (pidns)" in lines
     assert not any(line.startswith("  pid") for line in lines)
+
+
+def test_the_broom_after_a_gentle_end_is_not_told() -> None:
+    swept = msgspec.structs.replace(RECEIPT, steps=(Step("eof", 0.06, True), Step("kill", 0.002, True)))
+    assert render.receipt_line(swept) == "stop: eof ended it in 300 ms, proved empty (pidns)"
+    left_behind = msgspec.structs.replace(swept, alive=("41 sh",))
+    assert render.receipt_line(left_behind) == (
+        "stop: eof, then kill ended it in 300 ms, 1 alive when force was used, proved empty (pidns)"
+    )
 
 
 def test_an_unproved_end_is_loud() -> None:

@@ -125,7 +125,7 @@ def _run(words: list[str]) -> int:
     app = build()
     if not words or words[0] in ("-h", "--help"):
         summon(app)
-    elif words[0] == "daemon":
+    elif words[0] == "daemon" and words[1:2] in ([], ["-h"], ["--help"]):
         summon(app["daemon"])
     try:
         command, bound, _ = app.parse_args(mark_hyphens(words))
@@ -145,7 +145,10 @@ def _fail(error: CmsError, words: Sequence[str]) -> int:
     if wants_json(words):
         from cms.cli.views import ErrorFields, ErrorView
 
-        talk.show_json(ErrorView(ErrorFields(code=error.code, message=error.message, hint=error.hint)))
+        try:
+            talk.show_json(ErrorView(ErrorFields(code=error.code, message=error.message, hint=error.hint)))
+        except (OSError, CmsError):
+            pass  # stdout takes nothing any more; stderr and the exit code still tell
     talk.warn(f"cms: {' '.join(error.message.split())}")
     if error.hint:
         talk.warn(f"     {' '.join(error.hint.split())}")

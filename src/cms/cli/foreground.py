@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
 from cms.cli import terminal
 from cms.cli.progress import StatusLine
 from cms.config import load_settings
-from cms.errors import InternalError
+from cms.errors import CmsError, InternalError
 from cms.rpc.api import DelegateParams, ProgressNote
 from cms.rpc.methods import Methods, RequestCancelled
 from cms.runtime.supervisor import Supervisor, open_supervisor
@@ -37,10 +37,36 @@ def delegate(params: DelegateParams, *, quiet: bool) -> DelegateResult:
         KeyboardInterrupt: a signal came before anything had begun.
     """
     if quiet or not terminal.can_rewrite(sys.stderr, os.environ):
-        return trio.run(_delegate, params, None)
+        return _run(params, None)
     style = terminal.style_of(sys.stderr, os.environ)
     with StatusLine(sys.stderr, params.options.name, style) as line:
-        return trio.run(_delegate, params, line.note)
+        return _run(params, line.note)
+
+
+def _run(params: DelegateParams, tell: Callable[[ProgressNote], None] | None) -> DelegateResult:
+    """`trio.run`, with what went wrong told from the nurseries that it came through."""
+    failures: list[CmsError] = []
+    try:
+        return trio.run(_delegate, params, tell)
+    except* CmsError as group:
+        failures.extend(_leaves(group))
+    except* _NeverBegan:
+        pass
+    if failures:
+        raise failures[0]
+    raise KeyboardInterrupt
+
+
+def _leaves(group: BaseExceptionGroup[CmsError]) -> Iterator[CmsError]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+class _NeverBegan(Exception):
+    """A signal came before the task was accepted: there is no result."""
 
 
 class _Here:
@@ -86,7 +112,7 @@ async def _delegate(params: DelegateParams, tell: Callable[[ProgressNote], None]
             try:
                 result = await methods.delegate(here, params)
             except RequestCancelled:
-                raise KeyboardInterrupt from None
+                raise _NeverBegan from None
             finally:
                 nursery.cancel_scope.cancel()
         outer.cancel_scope.cancel()

@@ -70,6 +70,11 @@ def seconds(value: float) -> str:
     return f"{value:.1f}s"
 
 
+def brief(value: float) -> str:
+    """A duration that may be tiny: `65 ms`, `2.0s`."""
+    return f"{value * 1000:.0f} ms" if value < 1 else seconds(value)
+
+
 def age(then: float, now: float) -> str:
     passed = now - then
     if passed < 60:
@@ -179,14 +184,17 @@ def fields(rows: Iterable[tuple[str, str]], *, indent: str = "  ") -> list[str]:
 
 
 def receipt_line(receipt: Receipt) -> str:
-    """How a process tree ended: `stop: interrupt, then eof ended it in 0.1s, proved empty (bwrap)`."""
-    steps = ", then ".join(step.name for step in receipt.steps)
+    """How a process tree ended: `stop: interrupt, then eof ended it in 90 ms, proved empty (bwrap)`."""
+    gentle = any(step.worked and step.name in ("eof", "terminate") for step in receipt.steps)
+    # After a gentle end the kill is only the broom that the proof needs, unless something still lived.
+    names = [step.name for step in receipt.steps if step.name != "kill" or receipt.alive or not gentle]
+    steps = ", then ".join(names)
     if not steps:
         how = "had ended by itself"
     elif receipt.empty:
-        how = f"{steps} ended it in {seconds(receipt.seconds)}"
+        how = f"{steps} ended it in {brief(receipt.seconds)}"
     else:
-        how = f"{steps} did not end it in {seconds(receipt.seconds)}"
+        how = f"{steps} did not end it in {brief(receipt.seconds)}"
     parts = [f"{receipt.reason}: {how}"]
     if receipt.alive:
         parts.append(f"{len(receipt.alive)} alive when force was used")
@@ -418,7 +426,7 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     lines = ["  ".join((paint_outcome(result.status, style), result.name, *figures))]
     if result.error:
         lines.append(f"error: {one_line(result.error, style)}")
-    lines += [f"because: {one_line(reason, style)}" for reason in result.reasons]
+    lines += [f"because: {one_line(why, style)}" for why in result.reasons if why != result.error]
     if result.tools_used:
         lines.append(f"tools: {one_line(', '.join(result.tools_used), style)}")
     if not result.safety.enabled:

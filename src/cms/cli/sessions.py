@@ -160,10 +160,8 @@ def reply_exit(reply: Reply) -> ExitCode:
 def show_accepted(reply: AcceptedReply, *, detached: bool, json: bool) -> int:
     """A message that is on disk and not waited for: as asked (`--detach`), or because of Ctrl-C."""
     if not detached:
-        talk.warn(
-            f"cms: no longer waiting, {reply.name} works on: `cms interrupt {reply.name}` stops it, "
-            f"`cms output {reply.name}` shows the answer"
-        )
+        talk.warn(f"cms: no longer waiting; {reply.name} works on")
+        talk.warn(f"     `cms interrupt {reply.name}` stops it, `cms output {reply.name}` shows the answer")
     if json:
         from cms.cli.views import AcceptedView
 

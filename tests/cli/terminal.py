@@ -1,0 +1,60 @@
+"""A command on a real (pseudo) terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class OnTerminal:
+    """A command whose stdin, stdout and stderr are a terminal. `wait_for` reads until it shows something."""
+
+    def __init__(self, *words: str, env: dict[str, str] | None = None) -> None:
+        self._master, slave = pty.openpty()
+        environ = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LANG": "C.UTF-8", **(env or {})}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "cms", *words],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env=environ,
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.raw = ""
+
+    def _read(self, deadline: float) -> bool:
+        if not select.select([self._master], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise AssertionError(f"nothing more came after {self.raw!r}")
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # EIO: the last process that held the terminal has ended
+            return False
+        self.raw += data.decode()
+        return bool(data)
+
+    def wait_for(self, condition: Callable[[str], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition(self.raw):
+            assert self._read(deadline), f"ended with {self.raw!r}"
+
+    def finish(self) -> int:
+        deadline = time.monotonic() + 30
+        while self._read(deadline):
+            pass
+        os.close(self._master)
+        return self.process.wait(30)
+
+    @property
+    def text(self) -> str:
+        """What stands on the screen at the end: erased lines are gone, colour is stripped."""
+        lines = (line.rsplit("\r\x1b[2K", 1)[-1] for line in self.raw.replace("\r\n", "\n").split("\n"))
+        return "\n".join(ESCAPE.sub("", line) for line in lines)
