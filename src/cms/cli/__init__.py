@@ -27,7 +27,10 @@ def main() -> int:
     # Collections while modules are loaded find nothing and take a twentieth of a fast command; `app` turns
     # them on again before the command itself runs.
     gc.disable()
-    from cms.cli.app import main as run
+    try:
+        from cms.cli.app import main as run
+    except KeyboardInterrupt:
+        return 130
 
     code = run()
     if "trio" not in sys.modules:
