@@ -5,17 +5,25 @@ always the first key: a `Head` that skips everything else, then the struct that 
 type is new, or whose shape changed beyond what we read of it, becomes `Unknown`: kept and counted, never an
 error, since each release of Claude Code brings new ones. A line that is no JSON object becomes `Noise`.
 
+Two kinds of damage are mended first, because a lost line can mean a tool call that nobody answers or a turn
+that never ends: half of a character (JavaScript cuts long texts anywhere, and writes a lone surrogate), which
+becomes U+FFFD, and a result with a field of a new shape, of which the other fields are kept.
+
 Only fields that somebody uses are named; msgspec skips the rest without building objects. Field names are
 claude's own, so a reader can hold them against a raw log.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 import msgspec
 
 from cms.errors import ProtocolError
+
+#: What decoding may raise, `Raw` parts of a line that was read included: those are not looked into before.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -74,7 +82,7 @@ def blocks_of(content: msgspec.Raw) -> tuple[Block, ...]:
     """The blocks of a message that we know; others (images, server tools ...) are passed over."""
     try:
         decoded = _content_decoder.decode(content)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ()
     if isinstance(decoded, str):
         return (TextBlock(decoded),)
@@ -82,7 +90,7 @@ def blocks_of(content: msgspec.Raw) -> tuple[Block, ...]:
     for raw in decoded:
         try:
             blocks.append(_block_decoder.decode(raw))
-        except msgspec.DecodeError:
+        except UNREADABLE:
             continue
     return tuple(blocks)
 
@@ -409,11 +417,34 @@ _NOTICES = frozenset(
 )
 
 
+#: One escape sequence of JSON; the group catches half of a surrogate pair that stands alone.
+_ESCAPE = re.compile(
+    rb"\\(?:[^u]|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|u)",
+    re.DOTALL,
+)
+
+
 def decode(line: bytes) -> Line:
     """One line of claude's stdout as a value. Never raises: see `Unknown` and `Noise`."""
+    if not line.isascii():
+        line = line.decode("utf-8", "replace").encode()
+    decoded = _decode(line)
+    if isinstance(decoded, Unknown | Noise):
+        if rb"\u" in line and (mended := _ESCAPE.sub(_whole, line)) != line:
+            decoded = _decode(mended)
+        if isinstance(decoded, Unknown) and decoded.type == "result":
+            return _salvage_result(decoded)
+    return decoded
+
+
+def _whole(escape: re.Match[bytes]) -> bytes:
+    return rb"\ufffd" if escape[1] else escape[0]
+
+
+def _decode(line: bytes) -> Line:
     try:
         head = _head_decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _misfit(line)
     subtype = head.subtype or ""
     key = (head.type, subtype) if head.type == "system" else (head.type, "")
@@ -425,16 +456,34 @@ def decode(line: bytes) -> Line:
         decoder = _DECODERS.get(key)
         if decoder is not None:
             return decoder.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         pass
     return Unknown(head.type, subtype, line)
+
+
+def _salvage_result(line: Unknown) -> Line:
+    """A result of which some field has changed its shape: every field that can still be read.
+
+    Lost altogether it would leave a turn without an end. Whether it went well is never assumed.
+    """
+    try:
+        raw = msgspec.json.decode(line.raw, type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        return line
+    kept: dict[str, object] = {"is_error": True}
+    for field in msgspec.structs.fields(Result):
+        try:
+            kept[field.name] = msgspec.json.decode(raw[field.encode_name], type=field.type)
+        except (KeyError, *UNREADABLE):
+            continue
+    return msgspec.convert(kept, Result)
 
 
 def _misfit(line: bytes) -> Line:
     """JSON that is an object but has an odd `type` is unknown; anything else is noise."""
     try:
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Noise(line)
     return Unknown("", "", line)
 
@@ -445,8 +494,8 @@ def _decode_control_request(line: bytes) -> Line:
     if subtype in ("hook_callback", "can_use_tool"):
         try:
             known = _hook_decoder.decode(line)
-        except msgspec.DecodeError:
-            # It waits for an answer all the same; the runner refuses what it cannot read.
+        except UNREADABLE:
+            # It waits for an answer all the same: `Connection.refuse` denies the call.
             return UnknownControlRequest(head.request_id, subtype)
         if isinstance(known.request, HookRequest):
             return HookCallback(known.request_id, known.request)
