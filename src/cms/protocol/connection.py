@@ -11,7 +11,10 @@ Rules it keeps:
   answers. An answer to nothing we asked comes out as `Unknown`.
 - Each request of claude's is answered at most once (`answer`, `refuse`); an answer to a request that it took
   back, or that was answered before, is a bug of ours and raises `InternalError`.
-- After end of file every question of ours that is still open comes out as `Unanswered`, then `Closed`.
+- What claude asked about a tool call is never answered with an error, which some permission modes take for
+  consent: `refuse` denies the call instead.
+- After end of file, and after all that came before it, every question of ours that is still open comes out
+  as `Unanswered`, then `Closed`.
 
 Time-outs are the caller's: the connection knows no clock, `forget` takes a question back.
 """
@@ -30,9 +33,12 @@ from cms.protocol.messages import (
     CanUseTool,
     ControlCancelRequest,
     ControlResponse,
+    HookAnswer,
     HookCallback,
     Line,
     Noise,
+    PreToolUseOutput,
+    RefuseAnswer,
     Unknown,
     UnknownControlRequest,
     decode,
@@ -81,8 +87,9 @@ class Connection:
         self._buffer = LineBuffer(max_line)
         self._lines: deque[bytes] = deque()
         self._asked: dict[str, Ask] = {}
-        self._owed: set[str] = set()
+        self._owed: dict[str, str] = {}  # request id -> subtype
         self._count = 0
+        self._eof = False
         self._ended: deque[Line] | None = None
         self.unknown = 0
         self.noise = 0
@@ -106,12 +113,7 @@ class Connection:
         else:
             rest = self._buffer.close()
             lines = [rest] if rest else []
-            if self._ended is None:
-                self._ended = deque()
-                self._ended.extend(Unanswered(key, ask) for key, ask in self._asked.items())
-                self._ended.append(Closed())
-                self._asked.clear()
-                self._owed.clear()
+            self._eof = True
         self._lines.extend(lines)
         return lines
 
@@ -119,9 +121,13 @@ class Connection:
         """The next event, or None when more data is needed (or, after `Closed`, for ever)."""
         if self._lines:
             return self._interpret(decode(self._lines.popleft()))
-        if self._ended:
-            return self._ended.popleft()
-        return None
+        if self._eof and self._ended is None:
+            # Not before all lines are read: the answer may be among the last of them.
+            self._ended = deque(Unanswered(key, ask) for key, ask in self._asked.items())
+            self._ended.append(Closed())
+            self._asked.clear()
+            self._owed.clear()
+        return self._ended.popleft() if self._ended else None
 
     def _interpret(self, line: Line) -> Line:
         match line:
@@ -132,11 +138,14 @@ class Connection:
                     return Unknown("control_response", reply.subtype, bytes(reply.response))
                 error = reply.error or "unknown error" if reply.subtype != "success" else ""
                 return Answered(reply.request_id, ask, reply.response, error)
-            case HookCallback() | CanUseTool() | UnknownControlRequest():
-                if self._ended is None:
-                    self._owed.add(line.request_id)
+            case HookCallback():
+                self._owed[line.request_id] = "hook_callback"
+            case CanUseTool():
+                self._owed[line.request_id] = "can_use_tool"
+            case UnknownControlRequest(subtype=subtype):
+                self._owed[line.request_id] = subtype
             case ControlCancelRequest():
-                self._owed.discard(line.request_id)
+                self._owed.pop(line.request_id, None)
             case Unknown():
                 self.unknown += 1
             case Noise():
@@ -180,15 +189,21 @@ class Connection:
         return encode_answer(request_id, answer)
 
     def refuse(self, request_id: str, error: str) -> bytes:
-        """The error answer to a request that we do not know. Never for a tool call: there it fails open.
+        """The answer to a request that we do not know or cannot read: an error, or a denial of a tool call.
 
         Raises:
             InternalError: nothing is owed under this id.
         """
-        self._settle(request_id)
-        return encode_refusal(request_id, error)
+        match self._settle(request_id):
+            case "hook_callback":
+                return encode_answer(request_id, HookAnswer(PreToolUseOutput("deny", error)))
+            case "can_use_tool":
+                return encode_answer(request_id, RefuseAnswer(error))
+            case _:
+                return encode_refusal(request_id, error)
 
-    def _settle(self, request_id: str) -> None:
-        if request_id not in self._owed:
+    def _settle(self, request_id: str) -> str:
+        subtype = self._owed.pop(request_id, None)
+        if subtype is None:
             raise InternalError(f"an answer to control request {request_id!r}, which waits for none")
-        self._owed.discard(request_id)
+        return subtype
