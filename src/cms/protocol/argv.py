@@ -2,7 +2,7 @@
 
 An arrangement is what a preset means in claude's own terms: a permission mode and the hard list of built-in
 tools. The list is the stronger of the two: a tool that is not on it does not exist in the session, nor for
-its subagents, so a read-only session has no tool that writes.
+its subagents, so a read-only session has no tool that writes, whichever permission mode a person asks for.
 
 The mode is `manual` with us as the permission host. There a tool call runs only if the gate (the PreToolUse
 hook, which comes first) allows it, or if claude itself deems it harmless; what is left is asked of us
@@ -93,7 +93,8 @@ def build_argv(
             argv += ["--fork-session", f"--session-id={session_id}"]
     else:
         argv.append(f"--session-id={session_id}")
-    if arrangement.tools is not None and not options.permission_mode:
+    # A mode that a person names replaces what `edit`, the default, arranges; the narrow presets stay narrow.
+    if arrangement.tools is not None and not (options.permission_mode and options.preset == "edit"):
         argv.append(f"--tools={','.join(arrangement.tools)}")
     # One `--flag=value` per value: the flags take lists, and would swallow what follows.
     argv += [f"--allowedTools={rule}" for rule in options.allowed_tools]
