@@ -40,10 +40,20 @@ def claude() -> str:
 
 
 class Take:
-    """One process under recording: everything it wrote and everything it was told."""
+    """One process under recording: everything it wrote and everything it was told.
 
-    def __init__(self, name: str, command: Sequence[str], url: str, folder: Path) -> None:
+    The tests of the simulated agent use it too.
+
+    Attributes:
+        written: the lines that are JSON.
+        noise: those that are not.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], url: str, folder: Path, extra: dict[str, str] | None = None
+    ) -> None:
         self.name = name
+        self._extra = extra or {}
         self._command = command
         self._url = url
         self.home = folder / "home"
@@ -51,6 +61,7 @@ class Take:
         self.home.mkdir(exist_ok=True)
         self.project.mkdir(exist_ok=True)
         self.written: list[Line] = []
+        self.noise: list[bytes] = []
         self.told: list[Line] = []
         self._folder = folder
         self._process: trio.Process | None = None
@@ -71,7 +82,7 @@ class Take:
         """The process for the length of the block; its stdin is closed at the end, and its end awaited."""
         env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(self.home), "TMPDIR": str(self._folder)}
         env |= {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1", "CLAUDE_CODE_TMPDIR": str(self._folder)}
-        env |= environment(self._url)
+        env |= environment(self._url) | self._extra
         if credentials:
             env["CLAUDE_CODE_OAUTH_TOKEN" if oauth else "ANTHROPIC_API_KEY"] = "rehearsal"
         session = f"--resume={self.session_id}" if resume else f"--session-id={self.session_id}"
@@ -88,33 +99,55 @@ class Take:
             nursery.start_soon(self._read)
             try:
                 yield
-                assert self._process.stdin is not None
-                await self._process.stdin.aclose()
-                with trio.fail_after(60):
-                    await self._process.wait()
-                    await self._until(lambda: self._ended)
+                await self.close()
             finally:
                 if self._process.returncode is None:
                     self._process.kill()
                 nursery.cancel_scope.cancel()
 
-    async def _read(self) -> None:
+    @property
+    def process(self) -> trio.Process:
         assert self._process is not None
-        assert self._process.stdout is not None
-        held = b""
-        async for data in self._process.stdout:
-            *lines, held = (held + data).split(b"\n")
+        return self._process
+
+    async def close(self) -> int:
+        """Close its stdin, and wait for its end and for the last it wrote; gives its exit status."""
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+        return await self.ended()
+
+    async def ended(self) -> int:
+        """Wait for its end and for the last it wrote; gives its exit status."""
+        with trio.fail_after(60):
+            status = await self.process.wait()
+            await self._until(lambda: self._ended)
+        return status
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        held: list[bytes] = []
+        async for data in self.process.stdout:
+            *lines, rest = data.split(b"\n")
             for raw in lines:
-                line = msgspec.json.decode(raw, type=Line)
-                self.written.append(line)
-                await self._answer(line)
+                await self._receive(b"".join([*held, raw]))
+                held.clear()
+            held.append(bytes(rest))
             self._notify()
         self._ended = True
         self._notify()
 
+    async def _receive(self, raw: bytes) -> None:
+        try:
+            line = msgspec.json.decode(raw, type=Line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            self.noise.append(raw)
+        else:
+            self.written.append(line)
+            await self._answer(line)
+
     async def _answer(self, line: Line) -> None:
         request = line.get("request")
-        if line["type"] == "control_request" and isinstance(request, dict):
+        if line["type"] == "control_request" and isinstance(request, dict) and self.answers:
             answer = self.answers[str(request["subtype"])](request)
             done = {"subtype": "success", "request_id": line["request_id"], "response": answer}
             await self.tell({"type": "control_response", "response": done})
@@ -148,21 +181,23 @@ class Take:
         return [line["state"] for line in self.written if line.get("subtype") == "session_state_changed"]
 
     async def tell(self, line: Line) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         self.told.append(line)
-        await self._process.stdin.send_all(msgspec.json.encode(line) + b"\n")
+        await self.process.stdin.send_all(msgspec.json.encode(line) + b"\n")
 
     async def say(self, text: str) -> None:
         message = {"role": "user", "content": text}
         await self.tell({"type": "user", "uuid": self._new_id(), "message": message})
 
-    async def ask(self, subtype: str, **arguments: object) -> None:
-        """A control request, and its answer."""
+    async def ask(self, subtype: str, **arguments: object) -> Line:
+        """A control request; gives the answer."""
         answered = sum(line["type"] == "control_response" for line in self.written)
         request = {"subtype": subtype, **arguments}
         await self.tell({"type": "control_request", "request_id": self._new_id(), "request": request})
         await self.until("control_response", count=answered + 1)
+        response = [line["response"] for line in self.written if line["type"] == "control_response"][answered]
+        assert isinstance(response, dict)
+        return response
 
     async def gate(self, decide: Callable[[Line], Line]) -> None:
         """Register a PreToolUse hook, decided by this."""
@@ -363,7 +398,7 @@ async def folded_message(take: Take) -> None:
     async with take.running("--permission-mode=dontAsk"):
         await take.gate(allow_all)
         await take.say(prompt("Work.", call("Bash", command="sleep 1"), say("Done with both.")))
-        await take.until("assistant")
+        await take.until("control_request")
         await take.say("One more thing.")
         await take.until("result")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -30,8 +31,6 @@ _SWITCHES: Final = frozenset(
 )
 
 _MODELS: Final = {
-    "": "claude-opus-5-5",
-    "default": "claude-opus-5-5",
     "opus": "claude-opus-5-5",
     "sonnet": "claude-sonnet-5-5",
     "haiku": "claude-haiku-5-5",
@@ -92,7 +91,10 @@ def parse(argv: Sequence[str]) -> Options:
 
 
 def full_model(name: str) -> str:
-    """A model's full id from its alias."""
+    """A model's full id from its alias; the default is another one for a plan's user (measured)."""
+    if name in ("", "default"):
+        plan = "CLAUDE_CODE_OAUTH_TOKEN" in os.environ and "ANTHROPIC_API_KEY" not in os.environ
+        name = "sonnet" if plan else "opus"
     return _MODELS.get(name, name)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cms.rehearsal import events
 from cms.rehearsal.script import Block, Drop, Message, Quirk, Reply, ToolCall, Usage, locate
@@ -349,8 +350,15 @@ class Session:
                             self._spent += self.transcript.totals.add(self.model, reply.usage)
                             talk.usage += reply.usage
                     if streams:
-                        self.voice.say("stream_event", None, event=item.data, api_message_id=message_id)
+                        self.voice.line(
+                            "stream_event",
+                            event=item.data,
+                            parent_tool_use_id=None,
+                            api_message_id=message_id,
+                        )
         except Interrupted:
+            # What was begun is charged with the placeholder for its output (measured).
+            self._spent += self.transcript.totals.add(self.model, replace(reply.usage, output_tokens=1))
             if heard and not hidden:
                 self._say_block({"type": "text", "text": heard}, message_id, reply, talk)
                 talk.transcript.add("assistant", [Block("text", heard)])
