@@ -212,6 +212,7 @@ class Interaction(Record, frozen=True):
     denials: tuple[Denial, ...] = ()
     questions: tuple[Question, ...] = ()
     usage: dict[str, TokenUsage] = {}
+    scopes: tuple[str, ...] = ()  # shared budgets that it is charged to, beside the day's and the total one
 
 
 Rung = Literal["interrupt", "eof", "terminate", "kill"]

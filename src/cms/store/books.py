@@ -15,6 +15,18 @@ from typing import Final, Literal, Self
 import msgspec
 
 from cms.errors import NameTaken, StoreError, WrongStatus
+from cms.session.budget import (
+    Account,
+    Cap,
+    Grant,
+    Hold,
+    Standing,
+    account_of,
+    grant,
+    scopes_of,
+    settle,
+    stand,
+)
 from cms.session.model import (
     ENDED,
     LIVE,
@@ -154,7 +166,7 @@ class Books:
         self._sign(record.id)
 
     def save_interaction(self, interaction: Interaction) -> None:
-        """An interaction as it is now, whether or not it was known.
+        """An interaction as it is now, whether or not it was known. One that has ended holds no money.
 
         Raises:
             WrongStatus: its session lives in another process.
@@ -163,6 +175,8 @@ class Books:
         self._claim(interaction.session_id)
         self._db.execute(INTERACTIONS.upsert, INTERACTIONS.to_row(interaction))
         self._sign(interaction.session_id)
+        if interaction.state in ENDED:
+            self._settle(interaction.id, interaction.ended or interaction.timestamp, interaction.cost_exact)
 
     def add_charge(self, charge: Charge) -> None:
         """A row of the ledger.
@@ -191,6 +205,73 @@ class Books:
         if done.rowcount != 1:
             raise StoreError(f"a charge for a session that is not in the store: {charge.session_id}")
 
+    def count_spending(self, interaction_id: str, usd: float, at: float) -> None:
+        """Put what `add_charge` put in the ledger on the accounts of its scopes, and off its reservation."""
+        hold = self._hold(interaction_id)
+        for scope in scopes_of(hold.scopes if hold is not None else ()):
+            self._book(account_of(scope, at), spent=usd)
+        if hold is not None:
+            self._db.execute(
+                "UPDATE reservations SET spent = ?, dearest = ? WHERE interaction_id = ?",
+                (hold.spent + usd, max(hold.dearest, usd), interaction_id),
+            )
+
+    def reserve(self, interaction_id: str, session_id: str, scopes: Sequence[str], at: float) -> Grant:
+        """Reserve money for an interaction that is about to be sent, or more of it for one that is under way.
+
+        Nothing is written if a new one gets nothing.
+        """
+        own = self._hold(interaction_id)
+        hold = own if own is not None else Hold(interaction_id, tuple(scopes))
+        wanted = scopes_of(hold.scopes)
+        caps = [cap for cap in self.caps() if cap.scope in wanted]
+        others = [one for one in self.holds() if one.interaction_id != interaction_id] if caps else []
+        granted = grant(hold, [stand(cap, self._account(account_of(cap.scope, at)), others) for cap in caps])
+        amount = hold.amount if granted.amount is None else granted.amount
+        if own is not None:
+            # Closed, it holds nothing any more, and gets nothing: what it still costs is on the accounts.
+            self._db.execute(
+                "UPDATE reservations SET amount = ? WHERE interaction_id = ? AND closed IS NULL",
+                (amount, interaction_id),
+            )
+        elif not granted.short:
+            self._db.execute(
+                "INSERT INTO reservations (interaction_id, session_id, scopes, amount) VALUES (?, ?, ?, ?)",
+                (interaction_id, session_id, msgspec.json.encode(hold.scopes).decode(), amount),
+            )
+        return granted
+
+    def _settle(self, interaction_id: str, at: float, exact: bool) -> None:
+        """An interaction has ended: what it holds and did not spend comes back, if that is known."""
+        hold = self._hold(interaction_id, also_closed=False)
+        if hold is None:
+            return
+        self._db.execute(
+            "UPDATE reservations SET closed = ? WHERE interaction_id = ?",
+            (at, interaction_id),
+        )
+        unknown = settle(hold, exact=exact)
+        if unknown:
+            for scope in scopes_of(hold.scopes):
+                self._book(account_of(scope, at), unknown=unknown)
+
+    def _book(self, account: str, *, spent: float = 0.0, unknown: float = 0.0) -> None:
+        self._db.execute(
+            "INSERT INTO accounts (scope, spent, unknown) VALUES (?, ?, ?) ON CONFLICT (scope) DO UPDATE"
+            " SET spent = spent + excluded.spent, unknown = unknown + excluded.unknown",
+            (account, spent, unknown),
+        )
+
+    def set_cap(self, scope: str, usd: float | None) -> None:
+        """Put a cap on a scope, change it, or (None) take it off."""
+        if usd is None:
+            self._db.execute("DELETE FROM caps WHERE scope = ?", (scope,))
+        else:
+            self._db.execute(
+                "INSERT INTO caps VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET usd = excluded.usd",
+                (scope, usd),
+            )
+
     def add_receipt(self, session_id: str, process: str, receipt: Receipt) -> None:
         """How a process of the session ended. Never replaced."""
         self._db.execute(
@@ -202,13 +283,16 @@ class Books:
         """Lines of the audit log, as `decision_row` gives them."""
         self._db.executemany("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", decisions)
 
-    def delete_session(self, session_id: str) -> bool:
+    def delete_session(self, session_id: str, at: float) -> bool:
         """Removes a session and all that is known of it but the money. False if there was none.
 
         Raises:
             WrongStatus: it lives in another process.
         """
         self._claim(session_id)
+        for hold in self.holds(session_id):
+            self._settle(hold.interaction_id, at, exact=False)
+        self._db.execute("DELETE FROM reservations WHERE session_id = ?", (session_id,))
         self._db.execute("DELETE FROM decisions WHERE session_id = ?", (session_id,))
         return self._db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 1
 
@@ -368,6 +452,51 @@ class Books:
             f"SELECT {_KEYS[by]}, {name}, {_SUMS} FROM ledger WHERE {where} GROUP BY 1 ORDER BY {order}",  # noqa: S608
             values,
         )
+
+    def caps(self) -> list[Cap]:
+        """All caps, by scope."""
+        with border(self.path):
+            rows: list[tuple[str, float]] = self._db.execute(
+                "SELECT scope, usd FROM caps ORDER BY scope"
+            ).fetchall()
+        return [Cap(scope, usd) for scope, usd in rows]
+
+    def holds(self, session_id: str = "") -> list[Hold]:
+        """The reservations (of a session) that are open."""
+        where, values = ("AND session_id = ?", (session_id,)) if session_id else ("", ())
+        return self._holds(f"closed IS NULL {where} ORDER BY interaction_id", *values)
+
+    def standings(self, at: float) -> list[Standing]:
+        """How each capped scope stands."""
+        holds = self.holds()
+        return [stand(cap, self._account(account_of(cap.scope, at)), holds) for cap in self.caps()]
+
+    def _account(self, name: str) -> Account:
+        with border(self.path):
+            row: tuple[float, float] | None = self._db.execute(
+                "SELECT spent, unknown FROM accounts WHERE scope = ?", (name,)
+            ).fetchone()
+        return Account() if row is None else Account(*row)
+
+    def account(self, scope: str, at: float) -> Account:
+        """What was spent in a scope, capped or not."""
+        return self._account(account_of(scope, at))
+
+    def _hold(self, interaction_id: str, *, also_closed: bool = True) -> Hold | None:
+        where = "interaction_id = ?" if also_closed else "interaction_id = ? AND closed IS NULL"
+        return next(iter(self._holds(where, interaction_id)), None)
+
+    def _holds(self, where: str, *values: Value) -> list[Hold]:
+        with border(self.path):
+            rows: list[tuple[str, str, float, float, float]] = self._db.execute(
+                "SELECT interaction_id, scopes, amount, spent, dearest FROM reservations"  # noqa: S608
+                f" WHERE {where}",
+                values,
+            ).fetchall()
+        return [
+            Hold(key, tuple(msgspec.json.decode(scopes, type=list[str])), amount, spent, dearest)
+            for key, scopes, amount, spent, dearest in rows
+        ]
 
     def charges(self, session_id: str) -> list[Charge]:
         """The ledger of a session, oldest first."""

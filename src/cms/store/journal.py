@@ -12,6 +12,7 @@ not hold up an acknowledgement; they see every write that has returned.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
 from typing import TypeVar
@@ -20,6 +21,7 @@ import trio
 
 from cms.config import Settings
 from cms.errors import StoreError
+from cms.session.budget import Account, Grant, Standing
 from cms.session.model import Interaction, Receipt, SessionRecord
 from cms.store.books import Books, Grouping, decision_row
 from cms.store.owners import Owner
@@ -125,12 +127,62 @@ class Journal:
                 books.save_session(session)
             for one in several:
                 books.save_interaction(one)
-            for charge in spent:
-                books.add_charge(charge)
+            _spend(books, spent)
             if session is not None and receipt is not None:
                 books.add_receipt(session.id, process, receipt)
 
         await self._write(work)
+
+    async def begin(self, session: SessionRecord, interaction: Interaction, at: float) -> Grant:
+        """`commit` of a message that is about to be sent, together with the money reserved for it.
+
+        If its scopes have nothing left (`Grant.short`) nothing is written: it is not to be sent.
+        """
+
+        def work(books: Books) -> Grant:
+            granted = books.reserve(interaction.id, session.id, interaction.scopes, at)
+            if not granted.short:
+                books.save_session(session)
+                books.save_interaction(interaction)
+            return granted
+
+        return await self._write(work)
+
+    async def spend(
+        self, session: SessionRecord, charges: Iterable[Charge], interaction_id: str, at: float
+    ) -> Grant:
+        """`commit` of charges, with more money reserved in the same step for the interaction that goes on.
+
+        Args:
+            interaction_id: "" if none is under way.
+        """
+        spent = tuple(charges)
+
+        def work(books: Books) -> Grant:
+            books.save_session(session)
+            _spend(books, spent)
+            return books.reserve(interaction_id, session.id, (), at) if interaction_id else Grant()
+
+        return await self._write(work)
+
+    async def renew(self, session_id: str, interaction_id: str, at: float) -> Grant:
+        """Asks again for money for an interaction that is under way."""
+        return await self._write(lambda books: books.reserve(interaction_id, session_id, (), at))
+
+    async def set_cap(self, scope: str, usd: float | None) -> None:
+        """Puts a cap on a scope, changes it, or (None) takes it off.
+
+        A turn that is under way, here or in another process, sees it at its next charge.
+        """
+        await self._write(lambda books: books.set_cap(scope, usd))
+
+    async def standings(self, at: float) -> list[Standing]:
+        """How each capped scope stands."""
+        return await self._read(lambda books: books.standings(at))
+
+    async def account(self, scope: str, at: float) -> Account:
+        """What was spent in a scope, capped or not."""
+        return await self._read(lambda books: books.account(scope, at))
 
     async def add_session(self, record: SessionRecord, interaction: Interaction | None = None) -> None:
         """Writes a new session, and its first message if it has one already.
@@ -194,7 +246,7 @@ class Journal:
         Raises:
             WrongStatus: it lives in another process of cms.
         """
-        return await self._write(lambda books: books.delete_session(session_id))
+        return await self._write(lambda books: books.delete_session(session_id, time.time()))
 
     async def recover(self, now: float) -> Recovery:
         """Writes down what became of what a crash left open, and returns it as it now stands.
@@ -302,3 +354,14 @@ class Journal:
 
 def _nothing(_books: Books) -> None:
     pass
+
+
+def _spend(books: Books, charges: Iterable[Charge]) -> None:
+    """Charges into the ledger, and their sum (models of one reading belong together) onto the accounts."""
+    sums: dict[tuple[str, float], float] = {}
+    for charge in charges:
+        books.add_charge(charge)
+        key = (charge.interaction_id, charge.at)
+        sums[key] = sums.get(key, 0.0) + charge.usage.cost_usd
+    for (interaction_id, at), usd in sums.items():
+        books.count_spending(interaction_id, usd, at)

@@ -125,7 +125,40 @@ def _v1(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX decisions_session ON decisions (session_id)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1,)
+def _v2(db: sqlite3.Connection) -> None:
+    """Shared budgets: caps, what was spent under each, and what turns under way have reserved."""
+    db.execute("CREATE TABLE caps (scope TEXT PRIMARY KEY NOT NULL, usd REAL NOT NULL CHECK (usd >= 0))")
+    # Running sums of the ledger, kept in the transaction of each charge: a message under a cap must not cost
+    # a walk over everything that was ever spent.
+    db.execute(
+        """CREATE TABLE accounts (
+            scope TEXT PRIMARY KEY NOT NULL,
+            spent REAL NOT NULL DEFAULT 0,
+            unknown REAL NOT NULL DEFAULT 0
+        )"""
+    )
+    db.execute("INSERT INTO accounts (scope, spent) SELECT 'all', coalesce(sum(cost_usd), 0) FROM ledger")
+    db.execute(
+        "INSERT INTO accounts (scope, spent) SELECT 'day:' || date(at, 'unixepoch', 'localtime'),"
+        " sum(cost_usd) FROM ledger GROUP BY 1"
+    )
+    # No foreign key: a reservation is settled and deleted with its session, not lost with it.
+    db.execute(
+        """CREATE TABLE reservations (
+            interaction_id TEXT PRIMARY KEY NOT NULL,
+            session_id TEXT NOT NULL,
+            scopes TEXT NOT NULL,
+            amount REAL NOT NULL,
+            spent REAL NOT NULL DEFAULT 0,
+            dearest REAL NOT NULL DEFAULT 0,
+            closed REAL
+        )"""
+    )
+    db.execute("CREATE INDEX reservations_open ON reservations (interaction_id) WHERE closed IS NULL")
+    db.execute("CREATE INDEX reservations_session ON reservations (session_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2)
 
 
 def prepare_home(home: Path) -> None:
