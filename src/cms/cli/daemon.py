@@ -85,6 +85,7 @@ def stop(
     try:
         with talk.daemon(start=False, any_protocol=True) as client:
             pid = client.daemon.pid
+            client.hold_process()
             client.call("daemon.stop", DaemonStopParams(grace=grace), Nothing)
             give_up = time.monotonic() + grace + _LEAVING
             client.wait_until_gone(give_up)

@@ -10,6 +10,7 @@ A `Client` carries one request at a time. It may be used from any thread, by one
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import sys
@@ -138,6 +139,7 @@ class Client:
         self._sent = False  # the request under way is written out: a `cancel` may follow it
         self._cancelled = False
         self._accepted: Accepted | None = None
+        self._process = -1  # a pidfd of the daemon, see `hold_process`
 
     def __repr__(self) -> str:
         return f"<Client {'closed' if self._socket.fileno() < 0 else 'open'}, {self._last_id} requests>"
@@ -151,6 +153,9 @@ class Client:
     def close(self) -> None:
         """Hang up. A request under way counts as cancelled."""
         self._socket.close()
+        if self._process >= 0:
+            os.close(self._process)
+            self._process = -1
 
     @overload
     def call(
@@ -244,6 +249,14 @@ class Client:
         if self._sent:
             self._send_cancel()
 
+    def hold_process(self) -> None:
+        """From now on `wait_until_gone` means the daemon's process, not only its end of the connection."""
+        try:
+            # While it is connected to us, the pid is surely its own.
+            self._process = os.pidfd_open(self.daemon.pid)
+        except (AttributeError, OSError):
+            self._process = -1  # no such thing here (macOS), or it is gone already
+
     def wait_until_gone(self, give_up: float) -> None:
         """Read until the daemon has closed the connection, or until `give_up` (time.monotonic)."""
         try:
@@ -251,6 +264,8 @@ class Client:
                 self._socket.settimeout(left)
                 if not self._socket.recv(65536):
                     break
+            if self._process >= 0:
+                select.select([self._process], [], [], max(give_up - time.monotonic(), 0))
         except OSError:
             pass
         self.close()
