@@ -7,6 +7,7 @@ fail, but never claim that it did not.
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import trio
 
 from cms.rehearsal import hostile
 from cms.runtime.containment import Mechanism, Proof, Spec
+from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._scan import ScanMechanism
 from runtime.containment.children import ENV, python, read_all, read_until, shell
 from runtime.containment.conftest import Found
@@ -134,6 +136,20 @@ async def test_nobody_can_reach_the_supervisor(mechanism: Mechanism, tmp_path: P
                 assert b": done" not in said
                 assert victim.poll() is None
             nursery.cancel_scope.cancel()
+
+
+async def test_nobody_leaves_a_cgroup(mechanism: Mechanism, tmp_path: Path) -> None:
+    """Where the cgroup is what the kill rests on, its files cannot be written from inside."""
+    delegation = getattr(mechanism, "delegation", None)
+    if not isinstance(delegation, Delegation) or not scoped(mechanism):
+        pytest.skip(f"the kill of {mechanism.name} does not rest on a cgroup alone")
+    with trio.fail_after(10):
+        async with await mechanism.start(spec_for("cgroup_escape", tmp_path / "beat")) as container:
+            await read_until(container, b"ready\n")
+            members = {member.pid for member in await container.members()}
+            (leaf,) = delegation.parent.glob(f"cms-{os.getpid()}-*")
+            assert members == {int(word) for word in (leaf / "cgroup.procs").read_text().split()}
+            assert len(members) == 2
 
 
 def scoped(mechanism: Mechanism) -> bool:

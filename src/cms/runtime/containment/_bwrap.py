@@ -15,7 +15,6 @@ from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._container import Container, NamespaceContainer
 from cms.runtime.containment._mechanism import STRONG, Mechanism
 from cms.runtime.containment._model import Guarantee, Guarantees, Spec
-from cms.runtime.containment._shim import Orders
 
 # What root keeps inside a user namespace: power over its own files, none over mounts, devices or others.
 _KEPT = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL")
@@ -46,11 +45,9 @@ class BwrapMechanism(Mechanism):
     async def start(self, spec: Spec) -> Container:
         """See `Mechanism.start`."""
         plan = _mounts.plan(spec)
-        argv, env, cwd = _launch.bytes_of(spec)
-
-        def orders(control: int, stdio: tuple[int, ...]) -> Orders:
-            nproc = process_rlimit(spec) if needs_user_namespace(plan) else 0
-            return Orders("init", argv, env, cwd, control, stdio, os.getpid(), nproc=nproc)
+        orders = _launch.orders_for("init", spec)
+        if needs_user_namespace(plan):
+            orders.nproc = process_rlimit(spec)
 
         def wrap(shim: list[str]) -> list[str]:
             return [str(self.bwrap), *flags(plan), "--", *shim]

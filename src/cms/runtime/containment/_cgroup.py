@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cms.runtime.containment._model import Attempt, LimitsHit
-from cms.runtime.containment._proc import read_member, read_stat, signal_member
+from cms.runtime.containment._proc import member_of, read_stat, signal_member
 
 PREFIX = "cms-"
 _WANTED = frozenset({"memory", "pids"})
@@ -76,7 +76,7 @@ class Leaf:
         except OSError:
             pass  # gone already, or a kernel before 5.14: what is listed is killed below
         for pid in self.procs():
-            member = read_member(pid)
+            member = member_of(read_stat(pid))
             if member is not None:
                 signal_member(member, signal.SIGKILL)
 

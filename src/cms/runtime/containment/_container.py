@@ -236,6 +236,9 @@ class Container(abc.ABC):
         Raises:
             trio.TooSlowError: never of itself; put a time-out around it.
         """
+        await trio.lowlevel.checkpoint()
+        if self._closed:
+            return
         self._frozen = True
         if self._leaf is not None:
             self._leaf.freeze(True)
@@ -245,10 +248,12 @@ class Container(abc.ABC):
     async def thaw(self) -> None:
         """Let a frozen tree run on."""
         await trio.lowlevel.checkpoint()
+        if self._closed:
+            return
         for member in reversed(self._members()):
             if member.state == "T":
                 _signal_quietly(member, signal.SIGCONT)
-        if self._leaf is not None and self._leaf.path.exists():
+        if self._leaf is not None:
             self._leaf.freeze(False)
         self._frozen = False
 
@@ -360,10 +365,18 @@ class Container(abc.ABC):
         """What the proof rests on, in words."""
 
     def _members(self) -> tuple[Member, ...]:
-        pids = dict.fromkeys(self._leaf.procs()) if self._leaf is not None else {}
-        pids |= dict.fromkeys(_proc.descendants(self._shim))
-        found = (_proc.read_member(pid) for pid in pids)
-        return tuple(member for member in found if member is not None)
+        if self._closed:
+            return ()
+        found = _proc.tree(self._shim)
+        if _proc.has_ended(self._shim_fd):
+            found = {}  # its pid may have been somebody else's for a while
+        if self._leaf is not None:
+            for pid in self._leaf.procs():
+                stat = _proc.read_stat(pid)
+                if stat is not None:
+                    found.setdefault(pid, stat)
+        members = map(_proc.member_of, found.values())
+        return tuple(member for member in members if member is not None)
 
     async def _wait_leaf_empty(self) -> None:
         if self._leaf is not None:
@@ -428,14 +441,14 @@ class GuardContainer(Container):
 
     def _members(self) -> tuple[Member, ...]:
         found = {member.pid: member for member in super()._members()}
-        if self._control.ended:
+        if self._control.ended and not self._closed:
             marker = self._marker()
             for stat in _proc.all_stats():
                 if stat.pid not in found and stat.alive and _proc.has_in_environment(stat.pid, marker):
-                    for pid in (stat.pid, *_proc.descendants(stat.pid)):
-                        member = _proc.read_member(pid)
+                    for each in (stat, *_proc.tree(stat.pid).values()):
+                        member = _proc.member_of(each)
                         if member is not None:
-                            found[pid] = member
+                            found[each.pid] = member
         return tuple(found.values())
 
     def _marker(self) -> bytes:

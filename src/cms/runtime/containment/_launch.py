@@ -46,7 +46,6 @@ letter.close()
 main(orders)"""
 C = TypeVar("C", bound=Container)
 Wrap = Callable[[list[str]], list[str]]
-MakeOrders = Callable[[int, tuple[int, ...]], Orders]
 
 
 class _Attempt:
@@ -68,7 +67,7 @@ class _Attempt:
         self.leaf: Leaf | None = None
         self.container: Container | None = None
 
-    def spawn(self, wrap: Wrap, orders: MakeOrders) -> tuple[subprocess.Popen[bytes], Control]:
+    def spawn(self, wrap: Wrap, orders: Orders) -> tuple[subprocess.Popen[bytes], Control]:
         """Start the shim, passing on only the descriptors that it is meant to have."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -78,7 +77,11 @@ class _Attempt:
             self.control = Control(ours)
             with tempfile.TemporaryFile() as letter:
                 letter.write(_shim_code())
-                letter.write(orders(theirs.fileno(), self.theirs).dump())
+                orders.control = theirs.fileno()
+                orders.stdio = self.theirs
+                orders.supervisor = os.getpid()
+                orders.leaf = os.fsencode(self.leaf.path) if self.leaf is not None else b""
+                letter.write(orders.dump())
                 letter.seek(0)
                 shim = [os.path.realpath(sys.executable), "-I", "-S", "-c", _SHIM, str(letter.fileno())]
                 self.child = subprocess.Popen(
@@ -152,7 +155,7 @@ async def launch(
     *,
     mechanism: str,
     wrap: Wrap,
-    orders: MakeOrders,
+    orders: Orders,
     delegation: Delegation | None,
 ) -> C:
     """Start the command of `spec` in a container.
@@ -160,7 +163,7 @@ async def launch(
     Args:
         kind: which container to make of it.
         wrap: puts what makes the namespaces in front of the shim's command line.
-        orders: makes the shim's orders from the control socket and the command's ends of the pipes.
+        orders: what the shim is to do.
         delegation: where to make its cgroup, or None.
 
     Raises:
@@ -170,10 +173,10 @@ async def launch(
     attempt = _Attempt(spec, plan)
     try:
         with trio.move_on_after(START_WITHIN):
-            child, control = attempt.spawn(wrap, orders)
             if delegation is not None:
                 attempt.leaf = delegation.new_leaf()
                 attempt.leaf.limit(memory=spec.max_memory, processes=spec.max_procs)
+            child, control = attempt.spawn(wrap, orders)
             await attempt.hear(lambda control: "command" in control.pids, control)
             container = attempt.container = kind(
                 spec=spec,
@@ -210,11 +213,14 @@ def _shim_code() -> bytes:
     return marshal.dumps(code)
 
 
-def bytes_of(spec: Spec) -> tuple[list[bytes], dict[bytes, bytes], bytes]:
-    """Argv, environment and cwd as the kernel takes them."""
-    argv = [os.fsencode(word) for word in spec.argv]
-    env = {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()}
-    return argv, env, os.fsencode(spec.cwd)
+def orders_for(mode: str, spec: Spec) -> Orders:
+    """Orders to run that command; the mechanism adds what is its own."""
+    return Orders(
+        mode,
+        [os.fsencode(word) for word in spec.argv],
+        {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()},
+        os.fsencode(spec.cwd),
+    )
 
 
 def _loader_environment() -> dict[str, str]:

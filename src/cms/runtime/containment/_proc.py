@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import signal
 from collections.abc import Iterable
 
@@ -66,19 +67,22 @@ def read_stat(pid: int) -> Stat | None:
         return None
 
 
-def read_member(pid: int) -> Member | None:
-    """None if it is gone, or a zombie with nothing behind it."""
-    stat = read_stat(pid)
+def member_of(stat: Stat | None) -> Member | None:
+    """The same for people, with its command line; None if it is gone, or a zombie with nothing behind it."""
     if stat is None or not stat.alive:
         return None
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123 (as above)
+        with open(f"/proc/{stat.pid}/cmdline", "rb") as file:  # noqa: PTH123 (as above)
             raw = file.read(4 * COMMAND_CUT)
     except OSError:
         raw = b""
     command = raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")[:COMMAND_CUT]
     return Member(
-        pid=pid, started=stat.started, command=command or f"[{stat.name}]", state=stat.state, rss=stat.rss
+        pid=stat.pid,
+        started=stat.started,
+        command=command or f"[{stat.name}]",
+        state=stat.state,
+        rss=stat.rss,
     )
 
 
@@ -111,8 +115,27 @@ def _kernel_lists_children() -> bool:
     return os.path.exists(f"/proc/{own}/task/{own}/children")  # noqa: PTH110 (as above)
 
 
-def descendants(root: int) -> list[int]:
-    """Everything below `root`, parents before children, `root` itself not included."""
+def tree(root: int) -> dict[int, Stat]:
+    """Everything below `root`, `root` not included: only what is proved to be below it.
+
+    A walk takes time, and a pid met early may be somebody else's by its end. So each process is looked at
+    again: it counts if the chain of its parents, as read now, leads through others that count to `root`. The
+    caller sees to it that `root` itself is still the process it means (a pidfd that is not readable).
+    """
+    stats = {stat.pid: stat for stat in map(read_stat, _walk(root)) if stat is not None}
+    proved: dict[int, Stat] = {}
+    for pid in stats:
+        chain: list[int] = []
+        here = pid
+        while here in stats and here not in proved and here not in chain:
+            chain.append(here)
+            here = stats[here].parent
+        if here == root or here in proved:
+            proved.update((each, stats[each]) for each in chain)
+    return proved
+
+
+def _walk(root: int) -> list[int]:
     try:
         found: list[int] = []
         seen = {root}
@@ -125,20 +148,7 @@ def descendants(root: int) -> list[int]:
                     queue.append(child)
         return found
     except NotImplementedError:
-        return _descendants_by_walk(root)
-
-
-def _descendants_by_walk(root: int) -> list[int]:
-    below: dict[int, list[int]] = {}
-    for stat in all_stats():
-        below.setdefault(stat.parent, []).append(stat.pid)
-    found: list[int] = []
-    queue = [root]
-    while queue:
-        here = below.pop(queue.pop(), [])
-        found.extend(here)
-        queue.extend(here)
-    return found
+        return [stat.pid for stat in all_stats() if stat.pid != root]
 
 
 def all_stats() -> Iterable[Stat]:
@@ -157,6 +167,13 @@ def has_in_environment(pid: int, entry: bytes) -> bool:
             return entry in file.read().split(b"\0")
     except OSError:
         return False
+
+
+def has_ended(pidfd: int) -> bool:
+    """True once the process and all its threads are gone (it may still wait to be reaped)."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def send(pidfd: int, number: signal.Signals) -> bool:

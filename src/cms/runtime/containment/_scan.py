@@ -8,7 +8,6 @@ hostile program of the same user can.
 
 from __future__ import annotations
 
-import os
 import sys
 
 import msgspec
@@ -18,7 +17,6 @@ from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._container import MARKER, Container, GuardContainer
 from cms.runtime.containment._mechanism import STRONG, Mechanism
 from cms.runtime.containment._model import Guarantee, Guarantees, Spec
-from cms.runtime.containment._shim import Orders
 
 _NO_MOUNTS = "needs namespaces, which this machine does not give us"
 
@@ -36,11 +34,8 @@ class ScanMechanism(Mechanism):
         """See `Mechanism.start`. Adds one variable to the environment, by which strays are known as ours."""
         plan = _mounts.without_mounts(spec, _NO_MOUNTS)
         marked = msgspec.structs.replace(spec, env={**spec.env, MARKER: plan.token})
-        argv, env, cwd = _launch.bytes_of(marked)
-
-        def orders(control: int, stdio: tuple[int, ...]) -> Orders:
-            return Orders("guard", argv, env, cwd, control, stdio, os.getpid(), scoped=self.scoped)
-
+        orders = _launch.orders_for("guard", marked)
+        orders.scoped = self.scoped
         return await _launch.launch(
             spec,
             plan,
@@ -73,9 +68,10 @@ def _guarantees(delegation: Delegation | None, *, scoped: bool) -> Guarantees:
     killable = Guarantee(
         "weak", "a process of the same user can kill the guardian (needs Linux 6.12 with Landlock)"
     )
+    ends = killable if not scoped else STRONG if delegation is not None else outrun
     return Guarantees(
-        kill_all=STRONG if delegation is not None and scoped else outrun if scoped else killable,
-        dies_with_supervisor=outrun if scoped else killable,
+        kill_all=ends,
+        dies_with_supervisor=ends,
         protected_paths=walls,
         hidden_paths=walls,
         freeze=STRONG if delegation is not None else Guarantee("weak", "SIGSTOP to each process, no cgroup"),

@@ -56,7 +56,10 @@ SYS_OPEN_TREE = 428
 SYS_MOVE_MOUNT = 429
 SYS_MOUNT_SETATTR = 442
 SYS_LANDLOCK_CREATE_RULESET = 444
+SYS_LANDLOCK_ADD_RULE = 445
 SYS_LANDLOCK_RESTRICT_SELF = 446
+LANDLOCK_RULE_PATH_BENEATH = 1
+LANDLOCK_ACCESS_FS_WRITE_FILE = 2
 LANDLOCK_SCOPE_SIGNAL = 2
 KEPT_CAPABILITIES = (0, 1, 3, 4, 5)  # chown, dac_override, fowner, fsetid, kill
 
@@ -78,13 +81,17 @@ _LONGEST_NAP = 0.05
 
 
 class Orders:
-    """What the supervisor tells the shim, through a file that only the two of them have open."""
+    """What the supervisor tells the shim, through a file that only the two of them have open.
+
+    A mechanism says what is to be done; `_launch` fills in the descriptors, the supervisor and the leaf.
+    """
 
     __slots__ = (
         "argv",
         "control",
         "cwd",
         "env",
+        "leaf",
         "mode",
         "mounts",
         "nproc",
@@ -101,10 +108,11 @@ class Orders:
         argv: list[bytes],
         env: dict[bytes, bytes],
         cwd: bytes,
-        control: int,
-        stdio: tuple[int, ...],
-        supervisor: int,
         *,
+        control: int = -1,
+        stdio: tuple[int, ...] = (),
+        supervisor: int = -1,
+        leaf: bytes = b"",
         user_namespace: bool = False,
         mounts: tuple[tuple[str, bytes], ...] = (),
         sandbox: bool = False,
@@ -118,6 +126,7 @@ class Orders:
         self.control = control
         self.stdio = stdio
         self.supervisor = supervisor
+        self.leaf = leaf
         self.user_namespace = user_namespace
         self.mounts = mounts
         self.sandbox = sandbox
@@ -202,11 +211,16 @@ class Libc:
         )
         self._check(result, f"read-only {os.fsdecode(path)}")
 
-    def scope_signals(self) -> None:
-        """Landlock, ABI 6: from here on this process and its children can signal only each other."""
+    def cage(self, closed: bytes) -> None:
+        """Landlock, ABI 6: signals reach only who is caged, too; nothing below /`closed` can be written.
+
+        The second is there for cgroups: a process that can write them can leave its own. A Landlock rule can
+        only allow, so every other top folder is allowed by name.
+        """
         ctypes = self._ctypes
         syscall = self._libc.syscall
-        attributes = (ctypes.c_uint64 * 3)(0, 0, LANDLOCK_SCOPE_SIGNAL)
+        handled = LANDLOCK_ACCESS_FS_WRITE_FILE if closed else 0
+        attributes = (ctypes.c_uint64 * 3)(handled, 0, LANDLOCK_SCOPE_SIGNAL)
         ruleset = self._check(
             syscall(
                 ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET),
@@ -216,6 +230,24 @@ class Libc:
             ),
             "landlock",
         )
+        for entry in os.scandir(b"/") if closed else ():
+            if entry.name != closed:
+                try:
+                    fd = os.open(entry.path, os.O_PATH | os.O_CLOEXEC)
+                except OSError:
+                    continue  # a dangling link
+                rule = (ctypes.c_uint32 * 3)(LANDLOCK_ACCESS_FS_WRITE_FILE, 0, fd)  # u64 and s32
+                self._check(
+                    syscall(
+                        ctypes.c_long(SYS_LANDLOCK_ADD_RULE),
+                        ctypes.c_int(ruleset),
+                        ctypes.c_int(LANDLOCK_RULE_PATH_BENEATH),
+                        ctypes.byref(rule),
+                        ctypes.c_uint32(0),
+                    ),
+                    "landlock",
+                )
+                os.close(fd)
         self.prctl(PR_SET_NO_NEW_PRIVS, 1)
         self._check(
             syscall(ctypes.c_long(SYS_LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint32(0)),
@@ -395,7 +427,8 @@ class Shim:
                 resource.setrlimit(resource.RLIMIT_NPROC, (orders.nproc, orders.nproc))
             self.volunteer()
             if orders.scoped:
-                self.libc.scope_signals()
+                top = orders.leaf.split(b"/")[1:2]
+                self.libc.cage(top[0] if top else b"")
             self.tell(f"command {os.getpid()}")
             if os.read(orders.control, 3) != b"go\n":
                 os._exit(1)
@@ -445,7 +478,18 @@ class Shim:
     def end(self) -> None:
         """The supervisor is gone: so is the tree. Exiting as pid 1 makes the kernel kill the namespace."""
         if self.orders.mode == "guard":
+            if self.orders.leaf:
+                try:
+                    with open(self.orders.leaf + b"/cgroup.kill", "w") as file:  # noqa: PTH123 (as above)
+                        file.write("1")
+                except OSError:
+                    pass  # the sweep does it, only less surely
             self.sweep()
+            if self.orders.leaf:
+                try:
+                    os.rmdir(self.orders.leaf)  # noqa: PTH106 (as above)
+                except OSError:
+                    pass  # whoever starts next sweeps it up
         os._exit(0)
 
     def reap(self) -> int:

@@ -14,7 +14,6 @@ from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._container import Container, NamespaceContainer
 from cms.runtime.containment._mechanism import Mechanism
 from cms.runtime.containment._model import Spec
-from cms.runtime.containment._shim import Orders
 
 
 class UnshareMechanism(Mechanism):
@@ -28,24 +27,12 @@ class UnshareMechanism(Mechanism):
     async def start(self, spec: Spec) -> Container:
         """See `Mechanism.start`."""
         plan = _mounts.plan(spec)
-        argv, env, cwd = _launch.bytes_of(spec)
-        own_user = needs_user_namespace(plan)
-
-        def orders(control: int, stdio: tuple[int, ...]) -> Orders:
-            return Orders(
-                "unshare",
-                argv,
-                env,
-                cwd,
-                control,
-                stdio,
-                os.getpid(),
-                user_namespace=own_user,
-                mounts=tuple((step.word, os.fsencode(step.path)) for step in plan.steps),
-                sandbox=plan.sandbox,
-                nproc=process_rlimit(spec) if own_user else 0,
-            )
-
+        orders = _launch.orders_for("unshare", spec)
+        orders.mounts = tuple((step.word, os.fsencode(step.path)) for step in plan.steps)
+        orders.sandbox = plan.sandbox
+        orders.user_namespace = needs_user_namespace(plan)
+        if orders.user_namespace:
+            orders.nproc = process_rlimit(spec)
         return await _launch.launch(
             spec,
             plan,
