@@ -262,6 +262,49 @@ def allow_all(_request: Line) -> Line:
     return verdict("allow", "granted")
 
 
+# --- reading them -----------------------------------------------------------------------------
+
+
+def recorded(name: str) -> list[Line]:
+    raw = (HERE / f"{name}.jsonl").read_bytes()
+    return [msgspec.json.decode(line, type=Line) for line in raw.splitlines()]
+
+
+def of(line: Line, *path: str) -> object:
+    """What is found there, or None."""
+    found: object = line
+    for key in path:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def kind(line: Line) -> str:
+    """A line's type and whatever else makes a reader act differently on it."""
+    details: list[object] = [line["type"], line.get("subtype"), line.get("state")]
+    match line["type"]:
+        case "stream_event":
+            details.append(of(line, "event", "type"))
+        case "user" | "assistant":
+            content = of(line, "message", "content")
+            details += [block["type"] for block in content] if isinstance(content, list) else ["text"]
+            details.append("subagent" if line["parent_tool_use_id"] else None)
+        case "control_request":
+            details.append(of(line, "request", "subtype"))
+        case "control_response":
+            details.append(of(line, "response", "subtype"))
+        case "rate_limit_event":
+            details.append(of(line, "rate_limit_info", "status"))
+        case "result":
+            details += [line.get("terminal_reason"), line["is_error"], line["num_turns"]]
+            cost, denials = line["total_cost_usd"], line["permission_denials"]
+            assert isinstance(cost, int | float)
+            assert isinstance(denials, list)
+            details += [round(cost, 6), len(denials)]
+    if line.get("subtype") == "api_retry":
+        details += [line["error_status"], line["error"]]
+    return " ".join(str(detail) for detail in details if detail is not None)
+
+
 # --- the scenes -------------------------------------------------------------------------------
 
 

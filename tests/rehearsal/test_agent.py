@@ -16,7 +16,7 @@ import trio
 
 from cms.rehearsal.agent import options, permissions, write_launcher
 from cms.rehearsal.script import Quirk, call, prompt, say
-from rehearsal.record import HERE, SCENES, Line, Take, allow_all, verdict
+from rehearsal.record import HERE, SCENES, Line, Take, allow_all, kind, of, recorded, verdict
 
 AGENT = (sys.executable, "-m", "cms.rehearsal.agent")
 NOWHERE = "http://127.0.0.1:1"
@@ -31,46 +31,6 @@ UNSIMULATED = {"thinking_tokens"}
 
 def take(folder: Path, name: str = "take") -> Take:
     return Take(name, AGENT, NOWHERE, folder, {"CMS_REHEARSAL_RETRY_MS": "10"})
-
-
-def recorded(name: str) -> list[Line]:
-    raw = (HERE / f"{name}.jsonl").read_bytes()
-    return [msgspec.json.decode(line, type=Line) for line in raw.splitlines()]
-
-
-def of(line: Line, *path: str) -> object:
-    """What is found there, or None."""
-    found: object = line
-    for key in path:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
-
-
-def kind(line: Line) -> str:
-    """A line's type and whatever else makes a reader act differently on it."""
-    details: list[object] = [line["type"], line.get("subtype"), line.get("state")]
-    match line["type"]:
-        case "stream_event":
-            details.append(of(line, "event", "type"))
-        case "user" | "assistant":
-            content = of(line, "message", "content")
-            details += [block["type"] for block in content] if isinstance(content, list) else ["text"]
-            details.append("subagent" if line["parent_tool_use_id"] else None)
-        case "control_request":
-            details.append(of(line, "request", "subtype"))
-        case "control_response":
-            details.append(of(line, "response", "subtype"))
-        case "rate_limit_event":
-            details.append(of(line, "rate_limit_info", "status"))
-        case "result":
-            details += [line.get("terminal_reason"), line["is_error"], line["num_turns"]]
-            cost, denials = line["total_cost_usd"], line["permission_denials"]
-            assert isinstance(cost, int | float)
-            assert isinstance(denials, list)
-            details += [round(cost, 6), len(denials)]
-    if line.get("subtype") == "api_retry":
-        details += [line["error_status"], line["error"]]
-    return " ".join(str(detail) for detail in details if detail is not None)
 
 
 @pytest.mark.parametrize("scene", [scene for scene in SCENES if scene.__name__ not in UNPLAYED])
