@@ -134,11 +134,15 @@ class Nothing(Record, frozen=True):
 
 
 class Hello(Record, frozen=True):
-    """Who calls. `environ` is what sessions that this client starts or brings back are started with."""
+    """Who calls. `environ` is what sessions that this client starts or brings back are started with.
+
+    `depth` is what their `SessionRecord.depth` will be: 0 for a person's commands, 1 for an MCP client's.
+    """
 
     version: str
     protocol: int
     environ: dict[str, str] = msgspec.field(default_factory=dict)
+    depth: int = 0
 
 
 class HelloReply(Record, frozen=True):

@@ -90,11 +90,12 @@ def connect(
     any_protocol: bool = False,
     command: Sequence[str] = DAEMON_COMMAND,
     patience: float = START_PATIENCE,
+    depth: int = 0,
 ) -> Client:
     """A connection to the daemon of `settings.home`; one is started when none runs and `start` is true.
 
     With `start`, a daemon that is just leaving is waited for, and a new one started. `any_protocol` is for
-    `daemon.stop`, the one request that every version understands.
+    `daemon.stop`, the one request that every version understands. `depth`: see `rpc.api.Hello`.
 
     Raises:
         NoDaemon: none runs, and `start` is false.
@@ -105,7 +106,7 @@ def connect(
     give_up = time.monotonic() + patience
     start_again = 0.0
     while True:
-        client = _dial(settings, any_protocol=any_protocol)
+        client = _dial(settings, any_protocol=any_protocol, depth=depth)
         if client is not None:
             if not (start and client.daemon.stopping):
                 return client
@@ -270,9 +271,9 @@ class Client:
             pass
         self.close()
 
-    def _shake_hands(self) -> None:
+    def _shake_hands(self, depth: int) -> None:
         self._socket.settimeout(HANDSHAKE_TIMEOUT)
-        self.daemon = self.call("hello", Hello(__version__, PROTOCOL, _environ()), HelloReply)
+        self.daemon = self.call("hello", Hello(__version__, PROTOCOL, _environ(), depth), HelloReply)
         self._socket.settimeout(None)
 
     def _wait(
@@ -354,7 +355,7 @@ class Client:
 # --- finding and starting a daemon ----------------------------------------------------------------
 
 
-def _dial(settings: Settings, *, any_protocol: bool) -> Client | None:
+def _dial(settings: Settings, *, any_protocol: bool, depth: int) -> Client | None:
     """Connect and shake hands. None: nobody listens, or whoever did left at that moment."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     client = Client(sock)
@@ -368,7 +369,7 @@ def _dial(settings: Settings, *, any_protocol: bool) -> Client | None:
                 f"the daemon at {settings.socket} belongs to another user (uid {uid})",
                 hint="set CMS_HOME to a folder of yours",
             )
-        client._shake_hands()
+        client._shake_hands(depth)
     except (FileNotFoundError, NotADirectoryError, ConnectionError):
         client.close()
         return None
