@@ -222,6 +222,4 @@ def _tell_result(result: DelegateResult, tell: Callable[[str], None]) -> None:
     receipt = result.receipt
     if receipt is not None:
         left = "nothing of it is left" if receipt.empty else f"LEFT: {', '.join(receipt.left)}"
-        tell(
-            f"   end      {receipt.steps[0].name} after {receipt.seconds * 1000:.0f} ms: {left} ({receipt.mechanism})"
-        )
+        tell(f"   end      after {receipt.seconds * 1000:.0f} ms: {left} ({receipt.mechanism})")
