@@ -29,15 +29,17 @@ def open_descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-async def read_until(container: Container, wanted: bytes) -> bytes:
-    """Read the command's stdout until `wanted` has come.
+async def read_until(
+    container: Container, wanted: bytes, stream: trio.abc.ReceiveStream | None = None
+) -> bytes:
+    """Read the command's stdout (or another stream) until `wanted` has come.
 
     Raises:
         AssertionError: it ended before that.
     """
     said = b""
     while wanted not in said:
-        chunk = await container.stdout.receive_some()
+        chunk = await (stream or container.stdout).receive_some()
         assert chunk, f"ended early, having said {said!r}; stderr: {await read_all(container.stderr)!r}"
         said += chunk
     return said

@@ -13,7 +13,7 @@ from pathlib import Path
 from cms.runtime.containment import _launch, _mounts
 from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._container import Container, NamespaceContainer
-from cms.runtime.containment._mechanism import STRONG, Mechanism
+from cms.runtime.containment._mechanism import STRONG, Mechanism, cap
 from cms.runtime.containment._model import Guarantee, Guarantees, Spec
 
 # What root keeps inside a user namespace: power over its own files, none over mounts, devices or others.
@@ -113,21 +113,14 @@ def flags(plan: _mounts.Plan) -> list[str]:
 
 def namespace_guarantees(delegation: Delegation | None) -> Guarantees:
     """What namespaces give, with or without a cgroup beside them."""
-    controllers = delegation.controllers if delegation is not None else frozenset[str]()
-    root = os.geteuid() == 0
-    by_rlimit = (
-        Guarantee("none", "no pids controller, and root is exempt from RLIMIT_NPROC")
-        if root
-        else Guarantee("strong", "RLIMIT_NPROC in a user namespace of its own")
-    )
+    by_rlimit = Guarantee("strong", "RLIMIT_NPROC in a user namespace of its own")
+    processes = cap("pids", delegation)
     return Guarantees(
         kill_all=STRONG,
         dies_with_supervisor=STRONG,
         protected_paths=STRONG,
         hidden_paths=STRONG,
         freeze=STRONG if delegation is not None else Guarantee("weak", "SIGSTOP to each process, no cgroup"),
-        memory_cap=STRONG
-        if "memory" in controllers
-        else Guarantee("none", "no memory controller in our cgroup"),
-        process_cap=STRONG if "pids" in controllers else by_rlimit,
+        memory_cap=cap("memory", delegation),
+        process_cap=processes if processes.strong or os.geteuid() == 0 else by_rlimit,
     )

@@ -210,7 +210,7 @@ def find_delegation() -> tuple[Delegation | None, list[Attempt]]:
         if found.controllers >= _WANTED:
             break
     if usable is None:
-        hint = "run the daemon as a systemd user service with Delegate=yes (cms setup --service)"
+        hint = "run the daemon as a systemd user service with Delegate=yes"
         return None, [Attempt(step, ok=False, detail=attempts[0].detail if attempts else "", hint=hint)]
     done = [Attempt(step, ok=True, detail=str(usable.parent))]
     for name in sorted(_WANTED):

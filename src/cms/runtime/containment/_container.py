@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import TracebackType
+from typing import Literal
 
 import trio
 
@@ -213,6 +214,26 @@ class Container(abc.ABC):
         if self._leaf is not None and self._leaf.path.exists():
             self._limits = self._leaf.limits_hit()
         return self._limits
+
+    async def watch_limits(self, *, every: float = 0.5) -> Literal["memory", "processes"]:
+        """Return when the tree has passed a cap of its spec; else never. What to do then is up to the caller.
+
+        Where the kernel holds the tree to a cap it cannot be passed, and this only costs a look at /proc each
+        time; where it does not, this is all there is. Shared pages are counted for each process that has them.
+
+        Args:
+            every: seconds between two looks.
+        """
+        memory, processes = self.spec.max_memory, self.spec.max_procs
+        if memory is None and processes is None:
+            await trio.sleep_forever()
+        while True:
+            now = self.statistics()
+            if memory is not None and (now.memory or now.rss) > memory:
+                return "memory"
+            if processes is not None and now.processes > processes:
+                return "processes"
+            await trio.sleep(every)
 
     @property
     def unenforced(self) -> tuple[LostMount, ...]:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import abc
 
+from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._container import Container
 from cms.runtime.containment._model import Guarantee, Guarantees, Level, Spec
 
 STRONG = Guarantee("strong")
+
+
+def cap(controller: str, delegation: Delegation | None) -> Guarantee:
+    """What a cap is worth with a cgroup controller, and without."""
+    if delegation is not None and controller in delegation.controllers:
+        return STRONG
+    return Guarantee(
+        "weak", f"by looking at the tree twice a second; our cgroup has no {controller} controller"
+    )
 
 
 class Mechanism(abc.ABC):

@@ -15,7 +15,7 @@ import msgspec
 from cms.runtime.containment import _launch, _mounts
 from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._container import MARKER, Container, GuardContainer
-from cms.runtime.containment._mechanism import STRONG, Mechanism
+from cms.runtime.containment._mechanism import STRONG, Mechanism, cap
 from cms.runtime.containment._model import Guarantee, Guarantees, Spec
 
 _NO_MOUNTS = "needs namespaces, which this machine does not give us"
@@ -62,7 +62,6 @@ def has_signal_scope() -> bool:
 
 
 def _guarantees(delegation: Delegation | None, *, scoped: bool) -> Guarantees:
-    controllers = delegation.controllers if delegation is not None else frozenset[str]()
     walls = Guarantee("none", _NO_MOUNTS)
     outrun = Guarantee("weak", "a process that forks and exits in a loop may outrun the guardian")
     killable = Guarantee(
@@ -75,10 +74,6 @@ def _guarantees(delegation: Delegation | None, *, scoped: bool) -> Guarantees:
         protected_paths=walls,
         hidden_paths=walls,
         freeze=STRONG if delegation is not None else Guarantee("weak", "SIGSTOP to each process, no cgroup"),
-        memory_cap=STRONG
-        if "memory" in controllers
-        else Guarantee("none", "no memory controller in our cgroup"),
-        process_cap=STRONG
-        if "pids" in controllers
-        else Guarantee("none", "no pids controller in our cgroup"),
+        memory_cap=cap("memory", delegation),
+        process_cap=cap("pids", delegation),
     )

