@@ -219,7 +219,7 @@ class Container(abc.ABC):
         """Return when the tree has passed a cap of its spec; else never. What to do then is up to the caller.
 
         Where the kernel holds the tree to a cap it cannot be passed, and this only costs a look at /proc each
-        time; where it does not, this is all there is. Shared pages are counted for each process that has them.
+        time; where it does not, this is all there is. Shared pages count for each process that has them.
 
         Args:
             every: seconds between two looks.

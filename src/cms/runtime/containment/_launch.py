@@ -137,9 +137,9 @@ class _Attempt:
                 await stream.aclose()
             if self.control is not None:
                 self.control.close()
-            if self.child is not None:
-                self.child.kill()
+            if self.child is not None and self.child.poll() is None:
                 pidfd = os.pidfd_open(self.child.pid)
+                self.child.kill()
                 await trio.lowlevel.wait_readable(pidfd)
                 os.close(pidfd)
                 self.child.wait()
