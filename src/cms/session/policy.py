@@ -10,21 +10,30 @@ Limits
   for their calls the reading is from when the call arrived, and each running subagent may add one call of its
   own to the bound. claude's own `--max-budget-usd` stands behind this as a second lock.
 - Between tool calls the meter is read after each reply and every `METER_EVERY` seconds while something runs.
-- A meter that does not answer within `METER_PATIENCE` ends the interaction: an unknown cost is a breach.
+- A meter that gives no figure for `METER_PATIENCE`, be it silent or in error, ends the interaction: an
+  unknown cost is a breach.
+- Shared budgets (session.budget) hold in the same way: what the interaction was granted is its limit until
+  it gets more. A call waits at the gate while more is being asked for, and for `BUDGET_PATIENCE` when what is
+  left is reserved by others; then the interaction ends.
 - Turns and tool calls are counted at the gate, time and silence by the clock.
 - A final reply that passes the cost limit does not undo the work: nothing more would have been spent.
 
 Breach
 - What ends an interaction early is told to claude in the answer to a call at the gate (`deny` with
-  `continue: false`: the turn ends cleanly, the conversation can go on). Without a call at the gate, or if
-  the turn is not over `PATIENCE` later, `interrupt` is sent; if that does not help within `PATIENCE`, the
-  process is stopped.
+  `continue: false`: the turn ends cleanly, the conversation can go on). Without a call at the gate (a
+  subagent's does not count: such an answer ends the subagent, and the main conversation goes on), or if the
+  turn is not over `PATIENCE` later, `interrupt` is sent; if that does not help within `PATIENCE`, the process
+  is stopped.
+- A turn that nobody asked for (claude begins one when a background task ends) is ended the same way at its
+  first tool call, so it costs one API call and does nothing.
 
 The gate
 - `judge` gives `allow`, `deny` or `pass`. `pass` leaves the call to claude's permission mode: it runs what it
   deems read-only and what `--allow` rules name (claude parses shell lines; we do not), and asks us about the
   rest, which is then refused, since nobody is there.
-- What cannot be read (an input of a new shape for a tool that writes) is refused.
+- What cannot be read (an input of a new shape for a tool that names files) is refused.
+- A tool that we do not know (of an MCP server, say) and that names a protected path is refused, but as it may
+  only want to read, that does not end the work.
 """
 
 from __future__ import annotations
@@ -35,19 +44,33 @@ import msgspec
 
 from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.protocol.messages import (
+    UNREADABLE,
     Answer,
     HookAnswer,
     PermitAnswer,
     PreToolUseOutput,
     RefuseAnswer,
 )
+from cms.session.ledger import EPSILON
 from cms.session.model import Denial, Limits, Outcome, Preset, Question
 from cms.session.paths import PathRules
-from cms.session.state import Breach, PendingCall, Phase, State, agents, is_over, more_to_come, shells
+from cms.session.state import (
+    Breach,
+    PendingCall,
+    Phase,
+    State,
+    agents,
+    is_over,
+    more_to_come,
+    out_of_budget,
+    shells,
+)
 
 METER_EVERY = 2.0
 METER_PATIENCE = 30.0
 PATIENCE = 3.0
+BUDGET_EVERY = 1.0
+BUDGET_PATIENCE = 20.0  # well below the time-out of a hook, after which claude goes on without us
 
 #: Words that the model reads when a call is refused.
 NOBODY = "refused: nobody is there to permit this (name it with --allow to permit it)"
@@ -124,11 +147,30 @@ class ToolInput(msgspec.Struct, frozen=True):
         return ""
 
 
+#: The fields of an input that can be read one by one when the whole cannot.
+_TEXTS = ("file_path", "notebook_path", "path", "command", "pattern", "url", "query", "description")
+
+
+def _piecemeal(raw: msgspec.Raw) -> ToolInput:
+    """What can be read of an input that has some field of another shape than ours."""
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        return ToolInput()
+    texts: dict[str, str] = {}
+    for name in _TEXTS:
+        try:
+            texts[name] = msgspec.json.decode(fields[name], type=str)
+        except (KeyError, *UNREADABLE):
+            continue
+    return msgspec.convert(texts, ToolInput)
+
+
 def describe(raw: msgspec.Raw) -> str:
     """What a tool call is about, in a line; "" if its input says nothing that we know."""
     try:
         return msgspec.json.decode(raw, type=ToolInput).detail
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ""
 
 
@@ -142,10 +184,10 @@ def judge(call: PendingCall, rules: Rules) -> Verdict:
     """The gate's word on a call, limits aside."""
     try:
         given = msgspec.json.decode(call.input, type=ToolInput)
-    except msgspec.DecodeError:
-        if call.tool in _WRITES or call.tool == QUESTION_TOOL:
+    except UNREADABLE:
+        if call.tool in _WRITES or call.tool in _READS or call.tool == QUESTION_TOOL:
             return Verdict("deny", "refused: the gate cannot read this call's input")
-        given = ToolInput()
+        given = _piecemeal(call.input)
     detail = given.detail
     if call.tool == QUESTION_TOOL:
         asked = tuple(
@@ -176,12 +218,15 @@ def _violation(call: PendingCall, given: ToolInput, rules: Rules) -> Verdict | N
         if pattern := rules.paths.match(target):
             return Verdict("deny", f"{target} is protected ({pattern})", given.detail, violation=True)
         return None
-    # Any other tool that names a file reads it.
     for place in (target, given.path):
-        if place is not None and (pattern := rules.read_paths.match(place)):
-            return Verdict(
-                "deny", f"{place} is protected from reading ({pattern})", given.detail, violation=True
-            )
+        if place is None:
+            continue
+        if pattern := rules.read_paths.match(place):
+            reason = f"{place} is protected from reading ({pattern})"
+            return Verdict("deny", reason, given.detail, violation=True)
+        if call.tool not in _READS and (pattern := rules.paths.match(place)):
+            reason = f"{place} is protected ({pattern}), and {call.tool} may write"
+            return Verdict("deny", reason, given.detail)
     return None
 
 
@@ -210,6 +255,20 @@ def _money(usd: float) -> str:
     return f"${usd:.4f}"
 
 
+def _meter_until(state: State) -> float | None:
+    """Until when the meter must have given a figure; None if it owes none."""
+    if state.unread_since is None or state.turn is None:
+        return None
+    return max(state.unread_since, state.turn.started) + METER_PATIENCE
+
+
+def _cost_matters(state: State, rules: Rules) -> bool:
+    """Whether anything depends on what the interaction in flight costs."""
+    return rules.limits.max_cost is not None or (
+        state.turn is not None and state.turn.purse.amount is not None
+    )
+
+
 def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
     """The first limit that the interaction in flight has passed, or None."""
     turn, limits = state.turn, rules.limits
@@ -217,8 +276,16 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
         return None
     hooks = [call for call in state.gate if call.kind == "hook"]
     spent = state.ledger.spent
-    if limits.max_cost is not None and spent >= limits.max_cost and more_to_come(state):
+    if limits.max_cost is not None and spent >= limits.max_cost - EPSILON and more_to_come(state):
         return Breach(Outcome.COST_EXCEEDED, f"{_money(spent)} spent of {_money(limits.max_cost)}", now)
+    purse = turn.purse
+    if (
+        purse.short
+        and out_of_budget(state)
+        and more_to_come(state)
+        and (purse.final or now >= purse.short_since + BUDGET_PATIENCE)
+    ):
+        return Breach(Outcome.COST_EXCEEDED, purse.short, now)
     # A subagent's calls are not turns of ours, but once the turns are used up nothing may act any more.
     if limits.max_turns is not None and (
         state.turns > limits.max_turns
@@ -227,9 +294,9 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
         return Breach(Outcome.TURNS_EXCEEDED, f"{state.turns} of {limits.max_turns} turns used", now)
     if limits.max_tool_calls is not None and state.tool_calls + len(hooks) > limits.max_tool_calls:
         return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} permitted tool calls used", now)
-    if limits.max_time is not None and now - turn.started >= limits.max_time:
+    if limits.max_time is not None and now >= turn.started + limits.max_time:
         return Breach(Outcome.TIME_EXCEEDED, f"{limits.max_time:g} s are over", now)
-    if limits.max_silence is not None and now - state.last_heard >= limits.max_silence:
+    if limits.max_silence is not None and now >= state.last_heard + limits.max_silence:
         return Breach(Outcome.STALLED, f"no sign of life for {limits.max_silence:g} s", now)
     if turn.retry is not None and turn.retry.error_status in (401, 403):
         return Breach(
@@ -237,7 +304,8 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
             f"the API refused the credentials ({turn.retry.error_status}): log in again, or mend the key",
             now,
         )
-    if limits.max_cost is not None and state.asked_seq is not None and now - state.asked_at >= METER_PATIENCE:
+    until = _meter_until(state)
+    if _cost_matters(state, rules) and until is not None and now >= until:
         return Breach(Outcome.COST_EXCEEDED, "claude does not say any more what it has spent", now)
     return None
 
@@ -260,6 +328,10 @@ class AnswerCall(Action, frozen=True):
 
 class AskMeter(Action, frozen=True):
     """Ask claude what it has spent."""
+
+
+class AskBudget(Action, frozen=True):
+    """Ask for more of the shared budgets."""
 
 
 class SendInterrupt(Action, frozen=True):
@@ -307,17 +379,28 @@ def _answer(call: PendingCall, verdict: Verdict, breach: Breach | None) -> Answe
 
 def _metered(state: State, rules: Rules, call: PendingCall) -> bool:
     """Whether the books cover everything that led to this call."""
-    return rules.limits.max_cost is None or (call.ripe is not None and state.metered_seq >= call.ripe)
+    if not _cost_matters(state, rules):
+        return True
+    return call.ripe is not None and state.metered_seq >= call.ripe
+
+
+def _asks_budget_at(state: State) -> float | None:
+    """When to ask again for more of the shared budgets, or None. The first question goes with each charge."""
+    turn = state.turn
+    if turn is None or turn.purse.asked or turn.purse.final or not out_of_budget(state):
+        return None
+    return turn.purse.asked_at + BUDGET_EVERY
 
 
 def _wants_meter(state: State, now: float) -> bool:
     """A reply has ended since the last reading, or the reading grows old while something runs."""
     if state.phase is not Phase.BUSY or state.asked_seq is not None:
         return False
-    return (
-        max(state.reply_seq, *(c.ripe or 0 for c in state.gate), 0) > state.metered_seq
-        or now - state.asked_at >= METER_EVERY
-    )
+    if now >= state.asked_at + METER_EVERY:
+        return True
+    # After an answer without a figure only time brings the next question, else the two go round and round.
+    newest = max(state.reply_seq, *(c.ripe or 0 for c in state.gate), 0)
+    return state.unread_since is None and newest > state.metered_seq
 
 
 def _breach_of(verdict: Verdict, rules: Rules, now: float) -> Breach | None:
@@ -336,19 +419,22 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     turn = state.turn
     if state.phase is Phase.ENDED:
         return ()
-    if turn is None:
-        # A call out of turn (a subagent that outlived its interaction): nothing runs unwatched.
-        return tuple(
-            _answer(call, Verdict("deny", "refused: no message is in flight"), None) for call in state.gate
-        )
+    if turn is None or is_over(state):
+        # A call out of turn (a turn that nobody asked for, a subagent that outlived its interaction):
+        # nothing runs unwatched.
+        stop = Breach(Outcome.INTERRUPTED, "no message is in flight", now)
+        verdict = Verdict("deny", f"refused: {stop.reason}")
+        refusals = tuple(_answer(call, verdict, stop) for call in state.gate)
+        return refusals if turn is None else (*refusals, Settle())
     actions: list[Action] = []
     breach = turn.breach
     if breach is None:
         breach = find_breach(state, rules, now)
         if breach is not None:
             actions.append(Note(breach))
+    told = False
     for call in state.gate:
-        if breach is None and not _metered(state, rules, call):
+        if breach is None and (not _metered(state, rules, call) or out_of_budget(state)):
             continue
         verdict = judge(call, rules)
         if breach is None:
@@ -356,17 +442,18 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             if breach is not None:
                 actions.append(Note(breach))
         actions.append(_answer(call, verdict, breach))
-    answered = any(isinstance(action, AnswerCall) for action in actions)
-    if is_over(state):
-        return (*actions, Settle())
-    if breach is not None:
-        if turn.interrupted_at is None:
-            if not answered and (turn.breach is None or now - breach.at >= PATIENCE):
-                actions.append(SendInterrupt())
-        elif now - turn.interrupted_at >= PATIENCE:
+        told = told or call.agent_id is None
+    if breach is None:
+        if _wants_meter(state, now):
+            actions.append(AskMeter())
+        ask_at = _asks_budget_at(state)
+        if ask_at is not None and now >= ask_at:
+            actions.append(AskBudget())
+    elif turn.interrupted_at is not None:
+        if now >= turn.interrupted_at + PATIENCE:
             actions.append(StopProcess(breach.reason))
-    elif _wants_meter(state, now):
-        actions.append(AskMeter())
+    elif not told and (turn.told_at is None or now >= turn.told_at + PATIENCE):
+        actions.append(SendInterrupt())
     return tuple(actions)
 
 
@@ -376,13 +463,16 @@ def wake_at(state: State, rules: Rules) -> float | None:
     if turn is None or state.phase is not Phase.BUSY:
         return None
     if turn.breach is not None:
-        since = turn.interrupted_at if turn.interrupted_at is not None else turn.breach.at
-        return since + PATIENCE
+        if turn.interrupted_at is not None:
+            return turn.interrupted_at + PATIENCE
+        return turn.breach.at if turn.told_at is None else turn.told_at + PATIENCE
     times = []
     if state.asked_seq is None:
         times.append(state.asked_at + METER_EVERY)
-    elif limits.max_cost is not None:
-        times.append(state.asked_at + METER_PATIENCE)
+    if _cost_matters(state, rules) and (until := _meter_until(state)) is not None:
+        times.append(until)
+    if (ask_at := _asks_budget_at(state)) is not None:
+        times.append(ask_at)
     if limits.max_time is not None:
         times.append(turn.started + limits.max_time)
     if limits.max_silence is not None:
@@ -391,6 +481,10 @@ def wake_at(state: State, rules: Rules) -> float | None:
 
 
 # --- the verdict ----------------------------------------------------------------------------------
+
+
+#: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
+_FINISHED = frozenset({"completed", "stop_hook_prevented"})
 
 
 class Conclusion(msgspec.Struct, frozen=True):
@@ -419,6 +513,9 @@ def conclude(state: State) -> Conclusion:
         return Conclusion(breach.outcome, breach.reason, (breach.reason, *reasons))
     if result is None:
         return Conclusion(Outcome.INTERRUPTED, "it did not come to an end", tuple(reasons))
+    if breach is not None:
+        # What was wanted was there before the turn was ended; how it ended does not matter.
+        return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
     if result.subtype == "error_max_budget_usd":
         error = f"{_money(state.ledger.spent)} spent: claude's own lock closed"
         return Conclusion(Outcome.COST_EXCEEDED, error, (error, *reasons))
@@ -436,10 +533,15 @@ def conclude(state: State) -> Conclusion:
         if (result.terminal_reason or "").startswith("aborted"):
             outcome, error = Outcome.INTERRUPTED, "interrupted"
         return Conclusion(outcome, error, tuple(reasons))
-    if turn.denials and not turn.acted:
+    if (result.terminal_reason or "completed") not in _FINISHED:
+        error = f"claude ended its turn before the work was done ({result.terminal_reason})"
+        return Conclusion(Outcome.FAILED, error, (error, *reasons))
+    if not turn.acted and any(d.tool not in _READS and d.tool not in _HARMLESS for d in turn.denials):
         # It asked to act, was refused each time, and says it is done: it did nothing.
         error = "every tool call that would have changed something was refused"
         return Conclusion(Outcome.NEEDS_INPUT, error, (error, *reasons))
+    if not turn.turns:
+        reasons.append("claude answered by itself: the model was not asked")
     return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
 
 

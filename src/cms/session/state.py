@@ -12,14 +12,20 @@ Rules, in prose first:
 - A result is the end of a turn, not of the work. The work is over (`is_over`) when there was a result,
   claude said `idle` after it, and no background subagent lives. A binary that never says `idle` is taken
   at its first result without live subagents. A later result, unasked, belongs to the same interaction.
-- A live background shell does not keep the work going; it is reported.
+- A live background shell does not keep the work going; it is reported. Its end can start a turn that nobody
+  asked for. Where claude confirms messages (`command_lifecycle`), a result that comes before it has begun
+  ours is that turn's, and no answer to ours.
 - A tool call waits at the gate from its hook until `Judged`. Claude starts a tool while the reply that
   contains it is still being streamed, and that reply's price is known only when it is complete. So a call
   is `ripe` only from the end of its reply on, and a meter reading is fresh for it only if asked after that.
   The order of events is counted in `seq`; no clock takes part in it.
 - A turn is one API call of the main conversation that brought something (a subagent's calls cost money, but
   are its own turns). `num_turns` of the result is not used: it also counts the note of an interrupt.
+- What the interaction may spend of shared budgets is in its purse. Each charge asks for more. Once what was
+  granted is spent, calls wait at the gate until there is more, or an end to it.
 - What ends an interaction early is its `breach`; the first one stays, whatever comes after.
+- Silence is the time since claude last wrote of its work; its answers to the meter show only that the
+  process lives.
 """
 
 from __future__ import annotations
@@ -29,9 +35,10 @@ from typing import Literal
 
 import msgspec
 
-from cms.protocol.argv import OWN_TOOLS, READ_TOOLS
+from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS
 from cms.protocol.connection import Answered
 from cms.protocol.messages import (
+    UNREADABLE,
     ApiRetry,
     Assistant,
     CanUseTool,
@@ -43,12 +50,14 @@ from cms.protocol.messages import (
     Init,
     Line,
     ModelUsage,
+    Notice,
     PermissionDenied,
     RateLimitEvent,
     RateLimitInfo,
     Result,
     SessionState,
     StreamEvent,
+    TaskNotification,
     TasksChanged,
     TaskStarted,
     TaskUpdated,
@@ -57,11 +66,18 @@ from cms.protocol.messages import (
     UsageReply,
     User,
 )
-from cms.session.ledger import Charge, Ledger
+from cms.session.budget import Grant
+from cms.session.ledger import EPSILON, Charge, Ledger
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
 
 #: Background work that owes us a further turn, by claude's `task_type`.
 AGENT_TASKS = frozenset({"local_agent", "local_workflow", "remote_agent"})
+
+#: The words with which claude says that a background task has ended.
+_TASK_ENDS = frozenset({"completed", "failed", "killed", "stopped"})
+
+#: Tools whose success changes nothing by itself; what a subagent does is counted where it does it.
+_NO_ACT = frozenset({*READ_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, QUESTION_TOOL, PLAN_TOOL})
 
 #: The model name of lines that claude makes up itself (an API error as an assistant line).
 SYNTHETIC = "<synthetic>"
@@ -100,6 +116,26 @@ class PendingCall(msgspec.Struct, frozen=True):
     blocked_path: str = ""
 
 
+class Purse(msgspec.Struct, frozen=True):
+    """What the interaction in flight may spend of the shared budgets that it is charged to.
+
+    Attributes:
+        amount: US dollars since it began; None: no cap.
+        short: why it got no more when it was last asked, or "".
+        final: asking again is of no use.
+        short_since: since when it gets no more.
+        asked: questions for more that are out.
+        asked_at: when the newest was asked.
+    """
+
+    amount: float | None = None
+    short: str = ""
+    final: bool = False
+    short_since: float = 0.0
+    asked: int = 0
+    asked_at: float = 0.0
+
+
 class Turn(msgspec.Struct, frozen=True):
     """The interaction in flight."""
 
@@ -120,9 +156,11 @@ class Turn(msgspec.Struct, frozen=True):
     questions: tuple[Question, ...] = ()
     result: Result | None = None  # the newest
     breach: Breach | None = None
+    told_at: float | None = None  # a call of the main conversation was answered with the breach
     interrupted_at: float | None = None
     retry: ApiRetry | None = None  # the one under way
     models: dict[str, TokenUsage] = {}
+    purse: Purse = Purse()
 
 
 class State(msgspec.Struct, frozen=True):
@@ -137,6 +175,7 @@ class State(msgspec.Struct, frozen=True):
     api_key_source: str = ""
     turn: Turn | None = None
     idle: bool | None = None  # None: this binary never said
+    confirms: bool = False  # this binary says when it begins a message
     tasks: dict[str, tuple[str, str]] = {}  # task id -> (type, description)
     open_message: str = ""  # the reply that is being streamed
     last_message: str = ""
@@ -147,6 +186,7 @@ class State(msgspec.Struct, frozen=True):
     charges: tuple[Charge, ...] = ()  # not yet in the store; taken by `Charged`
     asked_seq: int | None = None  # a meter question is out since
     asked_at: float = 0.0
+    unread_since: float | None = None  # the meter has been asked since then, and gave no figure
     metered_seq: int = 0  # the last answered question was asked at
     rate_limit: RateLimitInfo | None = None
     turns: int = 0  # over the session's whole life
@@ -157,24 +197,40 @@ class State(msgspec.Struct, frozen=True):
 # --- what we do ourselves, told to the state -----------------------------------------------------
 
 
-class Opened(Line, frozen=True):
+class Local(Line, frozen=True):
+    """The base of what claude did not write."""
+
+
+class Opened(Local, frozen=True):
     """The process answered its first questions; its baseline is known."""
 
     total: float
     models: dict[str, TokenUsage]
 
 
-class Began(Line, frozen=True):
+class Began(Local, frozen=True):
     """A message is about to be written."""
 
     interaction_id: str
+    grant: Grant = Grant()
 
 
-class MeterAsked(Line, frozen=True):
+class BudgetAsked(Local, frozen=True):
+    """More of the shared budgets is about to be asked for."""
+
+
+class Granted(Local, frozen=True):
+    """What an interaction may spend of the shared budgets from now on."""
+
+    interaction_id: str
+    grant: Grant
+
+
+class MeterAsked(Local, frozen=True):
     """`get_usage` is about to be written."""
 
 
-class Judged(Line, frozen=True):
+class Judged(Local, frozen=True):
     """A call at the gate was decided."""
 
     request_id: str
@@ -183,27 +239,27 @@ class Judged(Line, frozen=True):
     plan: str = ""
 
 
-class Breached(Line, frozen=True):
+class Breached(Local, frozen=True):
     """A limit, a violation, a person or a stop ends the interaction in flight."""
 
     breach: Breach
 
 
-class InterruptSent(Line, frozen=True):
+class InterruptSent(Local, frozen=True):
     """`interrupt` is about to be written."""
 
 
-class Charged(Line, frozen=True):
+class Charged(Local, frozen=True):
     """The first `count` charges are in the store."""
 
     count: int
 
 
-class Settled(Line, frozen=True):
+class Settled(Local, frozen=True):
     """The interaction in flight was judged and stored."""
 
 
-class Ended(Line, frozen=True):
+class Ended(Local, frozen=True):
     """The process is gone; `exact` False if it may have spent what it did not report."""
 
     returncode: int | None
@@ -225,17 +281,25 @@ def shells(state: State) -> tuple[str, ...]:
 
 def is_over(state: State) -> bool:
     """Whether the interaction in flight has come to its end."""
-    return (
-        state.turn is not None
-        and state.turn.result is not None
-        and state.idle is not False
-        and not agents(state)
-    )
+    turn = state.turn
+    if turn is None or agents(state):
+        return False
+    if turn.state is InteractionState.INTERRUPTED:
+        return state.idle is True  # claude took the message back before it began it: no result will come
+    return turn.result is not None and state.idle is not False
 
 
 def more_to_come(state: State) -> bool:
     """Whether claude is going to call the API again if nobody stops it."""
     return bool(state.gate or state.open_message or agents(state) or state.last_stop == "tool_use")
+
+
+def out_of_budget(state: State) -> bool:
+    """Whether the interaction in flight has spent all that it was granted of the shared budgets."""
+    turn = state.turn
+    if turn is None or turn.purse.amount is None:
+        return False
+    return state.ledger.spent - turn.spent_before >= turn.purse.amount - EPSILON
 
 
 def may_owe(state: State) -> bool:
@@ -256,9 +320,11 @@ def may_owe(state: State) -> bool:
 
 def fold(state: State, event: Line, now: float) -> State:
     """The state after `event`. Total: an event that makes no sense in a state changes nothing but `seq`."""
-    state = _replace(state, seq=state.seq + 1, last_heard=now)
+    state = _replace(state, seq=state.seq + 1)
     if state.phase is Phase.ENDED:
         return state
+    if _tells_of_work(event):
+        state = _replace(state, last_heard=now)
     match event:
         case StreamEvent():
             return _stream(state, event)
@@ -277,7 +343,7 @@ def fold(state: State, event: Line, now: float) -> State:
                 hook.input.agent_id,
                 ripe,
             )
-            return _replace(state, gate=(*state.gate, call))
+            return _at_gate(state, call)
         case CanUseTool(request_id=key, request=ask):
             call = PendingCall(
                 key,
@@ -289,24 +355,22 @@ def fold(state: State, event: Line, now: float) -> State:
                 state.seq,
                 ask.blocked_path or "",
             )
-            return _replace(state, gate=(*state.gate, call))
+            return _at_gate(state, call)
         case ControlCancelRequest(request_id=key):
             return _replace(state, gate=tuple(call for call in state.gate if call.request_id != key))
         case Judged():
-            return _judged(state, event)
+            return _judged(state, event, now)
         case Answered(ask=GetUsage()):
             return _metered(state, event)
         case MeterAsked():
-            return _replace(state, asked_seq=state.seq, asked_at=now)
+            since = now if state.unread_since is None else state.unread_since
+            return _replace(state, asked_seq=state.seq, asked_at=now, unread_since=since)
         case Result():
             return _result(state, event)
         case SessionState(state=word):
             return _replace(state, idle=word == "idle")
-        case CommandLifecycle(command_uuid=uuid, state=word):
-            turn = state.turn
-            if turn is not None and turn.id == uuid and word == "started":
-                return _in_turn(state, state=InteractionState.RUNNING)
-            return state
+        case CommandLifecycle():
+            return _lifecycle(_replace(state, confirms=True), event)
         case Init():
             return _replace(
                 state,
@@ -322,9 +386,9 @@ def fold(state: State, event: Line, now: float) -> State:
         case TaskStarted(task_id=key, task_type=kind, description=text):
             return _replace(state, tasks={**state.tasks, key: (kind, text)})
         case TaskUpdated(task_id=key, patch=patch):
-            if patch.status in ("completed", "failed", "killed", "stopped"):
-                return _replace(state, tasks={k: v for k, v in state.tasks.items() if k != key})
-            return state
+            return _without_task(state, key) if patch.status in _TASK_ENDS else state
+        case TaskNotification(task_id=key, status=word):
+            return _without_task(state, key) if word in _TASK_ENDS else state
         case PermissionDenied(tool_name=tool, tool_use_id=use, message=message):
             turn = state.turn
             if turn is None or use in turn.denied_ids:
@@ -336,14 +400,16 @@ def fold(state: State, event: Line, now: float) -> State:
         case RateLimitEvent(rate_limit_info=info):
             return _replace(state, rate_limit=info)
         case Opened(total=total, models=models):
+            if state.phase is not Phase.STARTING:
+                return state
             return _replace(state, phase=Phase.READY, ledger=state.ledger.open(total, models))
-        case Began(interaction_id=key):
+        case Began(interaction_id=key, grant=grant):
             if state.phase is not Phase.READY:
                 return state
-            turn = Turn(key, started=now, spent_before=state.ledger.spent)
+            turn = Turn(key, started=now, spent_before=state.ledger.spent, purse=Purse(grant.amount))
             # Told `idle` by the turn before: not so any more. Never told: stay so.
             idle = None if state.idle is None else False
-            return _replace(state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="")
+            return _replace(state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="", last_heard=now)
         case Breached(breach=breach):
             turn = state.turn
             if turn is None or turn.breach is not None:
@@ -351,12 +417,19 @@ def fold(state: State, event: Line, now: float) -> State:
             return _in_turn(state, breach=breach)
         case InterruptSent():
             return _in_turn(state, interrupted_at=now)
+        case BudgetAsked():
+            if state.turn is None:
+                return state
+            purse = state.turn.purse
+            return _in_turn(state, purse=_replace(purse, asked=purse.asked + 1, asked_at=now))
+        case Granted():
+            return _granted(state, event, now)
         case Charged(count=count):
             return _replace(state, charges=state.charges[count:])
         case Settled():
             if state.phase is not Phase.BUSY:
                 return state
-            return _replace(state, phase=Phase.READY, turn=None, gate=(), open_message="")
+            return _replace(state, phase=Phase.READY, turn=None, open_message="")
         case Ended(returncode=returncode, exact=exact):
             return _replace(
                 state,
@@ -374,10 +447,52 @@ def fold(state: State, event: Line, now: float) -> State:
 _replace = msgspec.structs.replace
 
 
+def _tells_of_work(event: Line) -> bool:
+    if isinstance(event, Notice):
+        return event.type != "keep_alive"
+    return not isinstance(event, Local | Answered)
+
+
+def _at_gate(state: State, call: PendingCall) -> State:
+    if any(waiting.request_id == call.request_id for waiting in state.gate):
+        return state  # said twice: it is one request, and gets one answer
+    return _replace(state, gate=(*state.gate, call))
+
+
+def _without_task(state: State, task_id: str) -> State:
+    return _replace(state, tasks={key: task for key, task in state.tasks.items() if key != task_id})
+
+
+def _lifecycle(state: State, event: CommandLifecycle) -> State:
+    turn = state.turn
+    if turn is None or turn.id != event.command_uuid or turn.state is not InteractionState.SENT:
+        return state
+    match event.state:
+        case "started":
+            # What was said before belongs to a turn that nobody asked for.
+            return _in_turn(state, state=InteractionState.RUNNING, last_text="")
+        case "cancelled":
+            return _in_turn(state, state=InteractionState.INTERRUPTED)
+        case _:
+            return state
+
+
 def _in_turn(state: State, /, **changes: object) -> State:
     if state.turn is None:
         return state
     return _replace(state, turn=_replace(state.turn, **changes))
+
+
+def _granted(state: State, event: Granted, now: float) -> State:
+    turn = state.turn
+    if turn is None or turn.id != event.interaction_id:
+        return state
+    grant, purse = event.grant, turn.purse
+    since = purse.short_since if purse.short else now
+    return _in_turn(
+        state,
+        purse=Purse(grant.amount, grant.short, grant.final, since, max(purse.asked - 1, 0), purse.asked_at),
+    )
 
 
 def _count_reply(state: State, message_id: str, model: str) -> State:
@@ -415,6 +530,9 @@ def _stream(state: State, line: StreamEvent) -> State:
 def _assistant(state: State, line: Assistant) -> State:
     if line.parent_tool_use_id is not None:
         return state
+    if state.open_message and line.message.id != state.open_message:
+        # The stream broke off and claude got its answer another way: no `message_stop` will come.
+        state = _close_reply(state)
     state = _count_reply(state, line.message.id, line.message.model)
     if line.message.model == SYNTHETIC:
         return state  # an error in the shape of an answer; the result tells it too
@@ -431,11 +549,11 @@ def _user(state: State, line: User) -> State:
     for block in line.blocks:
         if isinstance(block, ToolResultBlock) and block.tool_use_id in at_work:
             tool = at_work.pop(block.tool_use_id)
-            acted += not block.is_error and tool not in READ_TOOLS and tool not in OWN_TOOLS
+            acted += not block.is_error and tool not in _NO_ACT
     return state if at_work == turn.at_work else _in_turn(state, at_work=at_work, acted=acted)
 
 
-def _judged(state: State, event: Judged) -> State:
+def _judged(state: State, event: Judged, now: float) -> State:
     call = next((call for call in state.gate if call.request_id == event.request_id), None)
     if call is None:
         return state
@@ -460,6 +578,8 @@ def _judged(state: State, event: Judged) -> State:
         denied_ids=turn.denied_ids if event.denial is None else turn.denied_ids | {call.tool_use_id},
         questions=(*turn.questions, *event.questions),
         plan=event.plan or turn.plan,
+        # What a subagent is told ends the subagent, not the turn.
+        told_at=now if turn.breach is not None and call.agent_id is None else turn.told_at,
     )
 
 
@@ -497,19 +617,19 @@ def _metered(state: State, event: Answered) -> State:
         return state
     try:
         reply = msgspec.json.decode(event.response, type=UsageReply)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         # No figure, so no fresh reading: whoever waits for one goes on waiting, and nothing runs.
         return state
     state = _observed(state, reply.session.total_cost_usd, reply.session.model_usage)
-    return _replace(state, metered_seq=asked)
+    return _replace(state, metered_seq=asked, unread_since=None)
 
 
 def _result(state: State, event: Result) -> State:
     if event.total_cost_usd is not None:
         state = _observed(state, event.total_cost_usd, event.modelUsage)
-    state = _close_reply(state)
+    state = _replace(_close_reply(state), last_stop="")
     turn = state.turn
-    if turn is None:
+    if turn is None or (state.confirms and turn.state is InteractionState.SENT):
         return state
     # An error's `result` is prose about the error, not an answer; what the model said before it is kept.
     text = (event.result or "") if not event.is_error else ""
