@@ -1,11 +1,16 @@
 """Protected paths: what an agent must not write (or read), however the path is spelled.
 
-A path is judged in two forms: as written (made absolute against the work dir, `.` and `..` taken out) and
-as the file system resolves it (links followed); if either is protected, it is. Comparison folds case and
+A path is judged in several forms: as written (made absolute against the work dir, `.` and `..` taken out)
+and as the file system resolves it (links followed); if any is protected, it is. Comparison folds case and
 Unicode forms, because on some file systems `.ENV` and `.env` are one file; refusing too much is harmless.
 
-Patterns: `~` is the user's home; a pattern that begins with `/` is anchored, any other matches at every depth;
-`*` and `?` stay within one name, `**` crosses. A pattern that matches a folder covers all below it.
+Patterns: `~` is the user's home; a pattern that begins with `/` is anchored, one that begins with `./` or
+`../` (or is one of these) is anchored at the work dir, any other matches at every depth; `*` and `?` stay
+within one name, `**` crosses. A pattern that matches a folder covers all below it. An anchored pattern that
+protects also holds for the place that it resolves to: where `~/.ssh` is a link, what it points at is as
+protected. One that allows does not, for the agent could have made the link.
+
+The agent's file tools drop white space around a path, so a path is judged with and without it.
 
 This is the first of three nets. It sees the file tools' own paths, before anything is written. What a shell
 command writes it cannot see: that is for the container (the file system itself refuses) and for the tripwire.
@@ -35,6 +40,8 @@ DEFAULT_PROTECTED: tuple[str, ...] = (
     # Claude's own settings: they can run commands and grant permissions
     "~/.claude", "~/.claude.json", ".claude/settings.json", ".claude/settings.local.json", ".claude/hooks",
     ".mcp.json",
+    # our own state
+    "~/.claude-multi-session",
     # the system
     "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys",
     "/usr", "/var/lib", "/var/spool", "/System", "/Library",
@@ -56,7 +63,8 @@ def fold_name(path: str) -> str:
 
 def _segment(pattern: str) -> str:
     parts = []
-    for char in pattern:
+    # `**` inside of a name is one `*`: two in a row would make matching quadratic, and say nothing more.
+    for char in re.sub(r"\*+", "*", pattern):
         if char == "*":
             parts.append("[^/]*")
         elif char == "?":
@@ -66,16 +74,44 @@ def _segment(pattern: str) -> str:
     return "".join(parts)
 
 
-def compile_pattern(pattern: str, home: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str, home: str, work_dir: str = "/") -> re.Pattern[str]:
     """A pattern as an expression that fully matches a folded absolute path, or one below it."""
+    pattern = _anchored(pattern, home, work_dir)
+    segments = [s for s in fold_name(pattern).split("/") if s not in ("", ".")]
+    if not segments and not pattern.startswith("/"):
+        return re.compile("(?!)")  # names nothing, so it means nothing: least of all everything
+    expression = "" if pattern.startswith("/") else _DEPTHS
+    for before, segment in zip([None, *segments], segments, strict=False):
+        if segment != "**":
+            expression += "/" + _segment(segment)
+        elif before != "**":
+            expression += _DEPTHS
+    return re.compile(expression + "(?:/.*)?", re.DOTALL)
+
+
+_DEPTHS = "(?:/[^/]+)*"
+
+#: What JavaScript's `trim` takes off.
+_SPACE = (
+    "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+
+#: What following links may raise: OSError, RuntimeError for a loop (before Python 3.13), and ValueError for a
+#: name that cannot be encoded.
+_UNRESOLVABLE = (OSError, RuntimeError, ValueError)
+
+#: No system opens a longer path; matching one would only cost time.
+_LONGEST = 4096
+
+
+def _anchored(pattern: str, home: str, work_dir: str) -> str:
+    """The pattern with `~`, `.` and `..` at its beginning replaced by what they stand for."""
     if pattern == "~" or pattern.startswith("~/"):
         pattern = home + pattern[1:]
-    anchored = pattern.startswith("/")
-    segments = [s for s in fold_name(pattern).split("/") if s not in ("", ".")]
-    expression = "" if anchored else "(?:/[^/]+)*"
-    for segment in segments:
-        expression += "(?:/[^/]+)*" if segment == "**" else "/" + _segment(segment)
-    return re.compile(expression + "(?:/.*)?", re.DOTALL)
+    elif pattern.split("/")[0] in (".", ".."):
+        pattern = posixpath.join(work_dir, pattern)
+    return posixpath.normpath(pattern) if pattern.startswith("/") else pattern
 
 
 class PathRules:
@@ -86,7 +122,7 @@ class PathRules:
         home: the user's home folder, for `~`.
         protect: patterns added to the defaults.
         allow: patterns taken out again; they win.
-        resolve: follows links; a path that cannot be resolved must raise OSError.
+        resolve: follows links; a path that cannot be resolved must raise, see `match`.
     """
 
     def __init__(
@@ -102,33 +138,63 @@ class PathRules:
         self._work_dir = work_dir
         self._home = home
         self._resolve = resolve
-        here = fold_name(work_dir)
-        # Somebody whose project lies in /opt or /etc wants work done there: a default that covers the
-        # whole work dir cannot be meant. What a person asked for by name always holds.
-        self._protected = [
-            (pattern, expression)
-            for pattern in defaults
-            if not (expression := compile_pattern(pattern, home)).fullmatch(here)
+        real_home, real_work_dir = self._resolved(home), self._resolved(work_dir)
+        here = (fold_name(work_dir), fold_name(real_work_dir))
+        self._protected: list[tuple[str, tuple[re.Pattern[str], ...]]] = []
+        for pattern in defaults:
+            expressions = self._compile(pattern)
+            # Somebody whose project lies in /opt or /etc wants work done there: a default that covers the
+            # whole work dir cannot be meant. What a person asked for by name always holds.
+            if not any(one.fullmatch(place) for one in expressions for place in here):
+                self._protected.append((pattern, expressions))
+        self._protected += [(pattern, self._compile(pattern)) for pattern in protect]
+        self._allowed = [
+            compile_pattern(pattern, *places)
+            for pattern in (*DEFAULT_EXCEPTIONS, *allow)
+            for places in ((home, work_dir), (real_home, real_work_dir))
         ]
-        self._protected += [(pattern, compile_pattern(pattern, home)) for pattern in protect]
-        self._allowed = [compile_pattern(p, home) for p in (*DEFAULT_EXCEPTIONS, *allow)]
+
+    def _resolved(self, path: str) -> str:
+        try:
+            return self._resolve(path)
+        except _UNRESOLVABLE:
+            return path
+
+    def _compile(self, pattern: str) -> tuple[re.Pattern[str], ...]:
+        """The pattern as written, and as its fixed part resolves."""
+        plain = _anchored(pattern, self._home, self._work_dir)
+        expression = compile_pattern(plain, self._home, self._work_dir)
+        if not plain.startswith("/"):
+            return (expression,)
+        names = plain.split("/")
+        fixed = next((n for n, name in enumerate(names) if "*" in name or "?" in name), len(names))
+        place = "/".join(names[:fixed]) or "/"
+        real = self._resolved(place)
+        if real == place:
+            return (expression,)
+        return (expression, compile_pattern("/".join([real, *names[fixed:]]), self._home))
 
     def absolute(self, path: str) -> str:
         """The path as written, made absolute and plain."""
         if path == "~" or path.startswith("~/"):
             path = self._home + path[1:]
-        return posixpath.normpath(posixpath.join(self._work_dir, path))
+        # POSIX lets two slashes at the beginning mean something else, and normpath keeps them; they do not.
+        return posixpath.normpath("/" + posixpath.join(self._work_dir, path).lstrip("/"))
 
     def forms(self, path: str) -> tuple[str, ...]:
         """The forms in which a path is judged: as written, and as resolved.
 
         Raises:
-            OSError: the path cannot be resolved (a loop of links, say).
+            OSError, RuntimeError, ValueError: the path cannot be resolved (a loop of links, say).
         """
-        plain = self.absolute(path)
-        # Resolve what was written, not its plain form: `link/..` is not where the text says.
-        real = self._resolve(posixpath.join(self._work_dir, path if path[:1] != "~" else plain))
-        return (plain,) if real == plain else (plain, real)
+        forms: list[str] = []
+        for written in (path, path.strip(_SPACE)):
+            plain = self.absolute(written)
+            forms += plain, self._resolve(plain)
+            if ".." in written:
+                # For the system, `link/..` is not where the text says.
+                forms.append(self._resolve(posixpath.join(self._work_dir, written)))
+        return tuple(dict.fromkeys(forms))
 
     def match(self, path: str) -> str:
         """The pattern that protects this path, or "".
@@ -137,16 +203,18 @@ class PathRules:
         """
         if "\0" in path:
             return "a path with a NUL byte"
+        if len(path) > _LONGEST:
+            return "a path longer than any file's"
         try:
             forms = self.forms(path)
-        except OSError as error:
-            return f"a path that cannot be resolved ({error.strerror or error})"
+        except _UNRESOLVABLE as error:
+            return f"a path that cannot be resolved ({error})"
         for form in forms:
             folded = fold_name(form)
             if any(allowed.fullmatch(folded) for allowed in self._allowed):
                 continue
-            for pattern, expression in self._protected:
-                if expression.fullmatch(folded):
+            for pattern, expressions in self._protected:
+                if any(one.fullmatch(folded) for one in expressions):
                     return pattern
         return ""
 
@@ -154,7 +222,7 @@ class PathRules:
         """Whether every form of the path lies in one of the folders (given absolute and resolved)."""
         try:
             forms = self.forms(path)
-        except OSError:
+        except _UNRESOLVABLE:
             return False
         return all(
             any(form == folder or form.startswith(folder.rstrip("/") + "/") for folder in folders)
