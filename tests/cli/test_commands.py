@@ -618,9 +618,10 @@ def test_help_names_every_command_preset_and_exit_code(cms: Cms) -> None:
 
 
 def all_commands() -> list[tuple[str, ...]]:
-    from cms.cli.app import COMMANDS, DAEMON_COMMANDS
+    from cms.cli.app import COMMANDS, FAMILIES
 
-    return [names[:1] for names, _, _, _ in COMMANDS] + [("daemon", name) for name, _, _ in DAEMON_COMMANDS]
+    families = [(family, name) for family, (_, _, ours) in FAMILIES.items() for name, _, _ in ours]
+    return [names[:1] for names, _, _, _ in COMMANDS] + families
 
 
 @pytest.mark.parametrize("words", all_commands(), ids=" ".join)

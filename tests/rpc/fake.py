@@ -17,6 +17,7 @@ import trio
 from cms.config import Settings
 from cms.errors import NameTaken, SessionNotFound
 from cms.rpc.methods import Supervisor
+from cms.session.budget import Account, Budget, Cap, stand
 from cms.session.model import (
     LIVE,
     DelegateResult,
@@ -51,6 +52,7 @@ class FakeSupervisor:
         self.hold_stop_all.set()
         self.raises: Exception | None = None  # what `get` raises, for errors on demand
         self.changed = trio.Condition()
+        self.caps: dict[str, float] = {}
         self._released: dict[str, trio.Event] = {}
         self._watchers: dict[str, list[trio.MemorySendChannel[Progress]]] = {}
 
@@ -212,6 +214,16 @@ class FakeSupervisor:
         if name not in self.records:
             raise SessionNotFound(name, nearest=next(iter(self.records), ""))
         return self.records[name]
+
+    async def set_cap(self, scope: str, usd: float | None) -> None:
+        self.caps.pop(scope, None)
+        if usd is not None:
+            self.caps[scope] = usd
+
+    async def budget(self) -> Budget:
+        return Budget(
+            Account(), Account(), tuple(stand(Cap(*cap), Account(), ()) for cap in self.caps.items())
+        )
 
     def activity(self, name: str) -> str:
         return "thinking" if self.records[name].status is SessionStatus.BUSY else ""

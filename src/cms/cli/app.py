@@ -43,12 +43,28 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("demo",), "cms.cli.about:demo", "[flags]", SERVICE),
     (("help",), "cms.cli.about:help_", "[COMMAND]", SERVICE),
 )
-DAEMON_COMMANDS: tuple[tuple[str, str, str], ...] = (
-    ("run", "cms.cli.daemon:run", ""),
-    ("status", "cms.cli.daemon:status", "[flags]"),
-    ("stop", "cms.cli.daemon:stop", "[flags]"),
-    ("logs", "cms.cli.daemon:logs", "[flags]"),
-)
+#: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
+FAMILIES: dict[str, tuple[str, Group, tuple[tuple[str, str, str], ...]]] = {
+    "budget": (
+        "What all sessions together may spend, in a day and in all.",
+        SESSIONS,
+        (
+            ("set", "cms.cli.budget:set_", "[flags]"),
+            ("show", "cms.cli.budget:show", "[flags]"),
+            ("clear", "cms.cli.budget:clear", "[flags]"),
+        ),
+    ),
+    "daemon": (
+        "The process that owns the live sessions. Started by itself when needed.",
+        SERVICE,
+        (
+            ("run", "cms.cli.daemon:run", ""),
+            ("status", "cms.cli.daemon:status", "[flags]"),
+            ("stop", "cms.cli.daemon:stop", "[flags]"),
+            ("logs", "cms.cli.daemon:logs", "[flags]"),
+        ),
+    ),
+}
 
 
 def build() -> App:
@@ -76,17 +92,18 @@ def build() -> App:
             help_epilogue="",
             help_formatter=TwoColumns(),
         )
-    daemon = App(
-        name="daemon",
-        help="The process that owns the live sessions. Started by itself when needed.",
-        usage="cms daemon run|status|stop|logs [flags]",
-        help_epilogue="",
-        group=SERVICE,
-        group_commands=Group("Commands", sort_key=1),
-    )
-    app.command(daemon)
-    for name, target, usage in DAEMON_COMMANDS:
-        daemon.command(target, name=name, usage=f"cms daemon {name} {usage}".strip(), help_epilogue="")
+    for family, (text, group, commands) in FAMILIES.items():
+        parent = App(
+            name=family,
+            help=text,
+            usage=f"cms {family} {'|'.join(name for name, _, _ in commands)} [flags]",
+            help_epilogue="",
+            group=group,
+            group_commands=Group("Commands", sort_key=1),
+        )
+        app.command(parent)
+        for name, target, usage in commands:
+            parent.command(target, name=name, usage=f"cms {family} {name} {usage}".strip(), help_epilogue="")
     return app
 
 
@@ -125,8 +142,8 @@ def _run(words: list[str]) -> int:
     app = build()
     if not words or words[0] in ("-h", "--help"):
         summon(app)
-    elif words[0] == "daemon" and words[1:2] in ([], ["-h"], ["--help"]):
-        summon(app["daemon"])
+    elif words[0] in FAMILIES and words[1:2] in ([], ["-h"], ["--help"]):
+        summon(app[words[0]])
     try:
         command, bound, _ = app.parse_args(mark_hyphens(words))
     except CycloptsError as error:

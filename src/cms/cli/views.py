@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from cms.rpc.api import DaemonStatus
+from cms.session.budget import Budget
 from cms.session.model import (
     DelegateResult,
     Denial,
@@ -173,6 +174,26 @@ class NoDaemonView(Record, frozen=True):
     stopped: bool = False  # this command ended it
 
 
+class ScopeView(Record, frozen=True):
+    """One cap, in US dollars. `unknown`: counted for calls that never told their price."""
+
+    scope: str
+    cap: float
+    spent: float
+    unknown: float
+    reserved: float
+    at_work: int
+    left: float
+
+
+class BudgetView(Record, frozen=True):
+    """`budget set`, `show` and `clear`."""
+
+    spent_today: float
+    spent_ever: float
+    scopes: tuple[ScopeView, ...]
+
+
 class LogView(Record, frozen=True):
     """`daemon logs`: the last lines, oldest first."""
 
@@ -305,6 +326,25 @@ def view_delegate(result: DelegateResult) -> DelegateView:
         cost_exact=result.cost_exact,
         tool_calls=result.tool_calls,
         receipt=view_receipt(result.receipt),
+    )
+
+
+def view_budget(budget: Budget) -> BudgetView:
+    return BudgetView(
+        spent_today=budget.today.spent,
+        spent_ever=budget.ever.spent,
+        scopes=tuple(
+            ScopeView(
+                scope=one.scope,
+                cap=one.cap,
+                spent=one.spent,
+                unknown=one.unknown,
+                reserved=one.held,
+                at_work=one.holders,
+                left=max(one.left, 0.0),
+            )
+            for one in budget.scopes
+        ),
     )
 
 

@@ -25,6 +25,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from cms.session.budget import Budget
 from cms.session.model import (
     DelegateResult,
     Interaction,
@@ -221,6 +222,12 @@ class WatchParams(Record, frozen=True):
     name: str
 
 
+class SetBudgetParams(Record, frozen=True):
+    """Caps in US dollars, by scope (`session.budget`); null takes one off, what is not named stays."""
+
+    caps: dict[str, Annotated[float, msgspec.Meta(ge=0)] | None]
+
+
 class DaemonStopParams(Record, frozen=True):
     """Stop every session gracefully within `grace` seconds, then leave."""
 
@@ -300,6 +307,8 @@ METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {
     "session.list": (ListParams, (SessionsReply,)),
     "session.interactions": (InteractionsParams, (InteractionsReply,)),
     "session.watch": (WatchParams, (SessionReply,)),
+    "budget.get": (Nothing, (Budget,)),
+    "budget.set": (SetBudgetParams, (Budget,)),
     "daemon.status": (Nothing, (DaemonStatus,)),
     "daemon.stop": (DaemonStopParams, (Nothing,)),
 }

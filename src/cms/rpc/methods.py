@@ -38,11 +38,13 @@ from cms.rpc.api import (
     SendParams,
     SessionReply,
     SessionsReply,
+    SetBudgetParams,
     SpawnParams,
     StopParams,
     StopReply,
     WatchParams,
 )
+from cms.session.budget import Budget
 from cms.session.model import (
     DelegateResult,
     Interaction,
@@ -122,6 +124,10 @@ class Supervisor(Protocol):
 
     def watch(self, name: str) -> AbstractContextManager[trio.MemoryReceiveChannel[Progress]]: ...
 
+    async def set_cap(self, scope: str, usd: float | None) -> None: ...
+
+    async def budget(self) -> Budget: ...
+
 
 class Call(Protocol):
     """One request on its way, as its method sees it."""
@@ -181,6 +187,8 @@ class Methods:
             "session.list": _bind(ListParams, _quick(self.list_)),
             "session.interactions": _bind(InteractionsParams, _quick(self.interactions)),
             "session.watch": _bind(WatchParams, self.watch),
+            "budget.get": _bind(Nothing, _quick(self.get_budget)),
+            "budget.set": _bind(SetBudgetParams, _quick(self.set_budget)),
             "daemon.status": _bind(Nothing, _quick(self.daemon_status)),
             "daemon.stop": _bind(DaemonStopParams, _quick(self.daemon_stop)),
         }
@@ -317,6 +325,16 @@ class Methods:
 
     def _session(self, session: SessionRecord) -> SessionReply:
         return SessionReply(session, self._supervisor.activity(session.name))
+
+    # --- shared budgets -----------------------------------------------------------------------
+
+    async def get_budget(self, _params: Nothing) -> Budget:
+        return await self._supervisor.budget()
+
+    async def set_budget(self, params: SetBudgetParams) -> Budget:
+        for scope, usd in params.caps.items():
+            await self._supervisor.set_cap(scope, usd)
+        return await self._supervisor.budget()
 
     # --- the daemon itself --------------------------------------------------------------------
 

@@ -1,0 +1,106 @@
+"""`cms budget set|show|clear`: what all sessions together may spend, in a day and in all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cms.cli import flags, render, talk
+from cms.cli.flags import JsonFlag
+from cms.errors import ExitCode, UsageError
+from cms.rpc.api import Nothing, SetBudgetParams
+from cms.session.budget import ALL, DAY, Budget, name_of
+
+
+def _amount(flag: str, help_text: str) -> Parameter:
+    return Parameter(name=flag, converter=flags.to_money, metavar="USD", help=help_text)
+
+
+def set_(
+    *,
+    daily: Annotated[
+        float | None, _amount("--daily", "What may be spent from one midnight to the next.")
+    ] = None,
+    total: Annotated[
+        float | None, _amount("--total", "What may be spent ever, all that was spent so far included.")
+    ] = None,
+    json: JsonFlag = False,
+) -> int:
+    """Cap what all sessions together may spend. Holds at once, for sessions at work too.
+
+    A cap is passed by at most one API call of each session at work. A message that gets nothing is not sent,
+    and ends with cost_exceeded (exit code 4).
+
+    Example::
+
+        cms budget set --daily 20
+    """
+    if daily is None and total is None:
+        raise UsageError("budget set needs --daily, --total or both", hint="cms budget set --daily 20")
+    caps = {scope: usd for scope, usd in ((DAY, daily), (ALL, total)) if usd is not None}
+    return _change(caps, json=json)
+
+
+def clear(
+    *,
+    daily: Annotated[bool, flags.switch("--daily", "Only the cap of the day.")] = False,
+    total: Annotated[bool, flags.switch("--total", "Only the cap of everything.")] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Take the caps off again, both unless one is named.
+
+    Example::
+
+        cms budget clear --daily
+    """
+    both = daily == total
+    return _change({scope: None for scope, named in ((DAY, daily), (ALL, total)) if named or both}, json=json)
+
+
+def show(*, json: JsonFlag = False) -> int:
+    """Show what was spent, and what is left under each cap.
+
+    Example::
+
+        cms budget show
+    """
+    with talk.daemon() as client:
+        reply = client.call("budget.get", Nothing(), Budget)
+    return _tell(reply, json=json)
+
+
+def _change(caps: Mapping[str, float | None], *, json: bool) -> int:
+    with talk.daemon() as client:
+        reply = client.call("budget.set", SetBudgetParams(dict(caps)), Budget)
+    return _tell(reply, json=json)
+
+
+def _tell(budget: Budget, *, json: bool) -> int:
+    if json:
+        from cms.cli.views import view_budget
+
+        talk.show_json(view_budget(budget))
+    else:
+        talk.show_lines(lines(budget))
+    return ExitCode.COMPLETED
+
+
+def lines(budget: Budget) -> list[str]:
+    """The budget for a person."""
+    found = [
+        f"spent today   {render.cost(budget.today.spent)}",
+        f"spent ever    {render.cost(budget.ever.spent)}",
+    ]
+    if not budget.scopes:
+        return [*found, "no cap is set: cms budget set --daily 20"]
+    for one in budget.scopes:
+        parts = [f"{render.cost(one.used)} of {render.cost(one.cap)} used"]
+        if one.unknown:
+            parts.append(f"{render.cost(one.unknown)} of it for calls that never told their price")
+        if one.holders:
+            parts.append(f"{render.cost(one.held)} reserved by {one.holders} at work")
+        parts.append(f"{render.cost(max(one.left, 0.0))} left")
+        found.append(f"{name_of(one.scope)}: {', '.join(parts)}")
+    return found
