@@ -14,6 +14,7 @@ What is done to one session is done in turn (a lock per name), so that two shell
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 import time
 import uuid
@@ -29,7 +30,9 @@ from cms.runtime.containment import Mechanism, find_mechanism
 from cms.runtime.process import check_work_dir
 from cms.runtime.runner import Runner
 from cms.runtime.verify import run_checks
+from cms.session.budget import ALL, DAY, Budget
 from cms.session.model import (
+    ENDED,
     LIVE,
     DelegateResult,
     Interaction,
@@ -46,6 +49,8 @@ from cms.session.model import (
 from cms.store.journal import Journal, open_journal
 from cms.store.records import Recovery
 
+log = logging.getLogger(__name__)
+
 Accepted = Callable[[Interaction], None]
 
 
@@ -59,17 +64,25 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
     """
     settings = settings or load_settings()
     mechanism = await find_mechanism()
+    # What the caller's block raises is the caller's, and comes out as it went in: not in a group of ours.
+    raised: BaseException | None = None
     async with open_journal(settings) as journal:
         recovery = await journal.recover(time.time())
         async with trio.open_nursery() as nursery:
             supervisor = Supervisor(settings, journal, mechanism, nursery, recovery)
             try:
                 yield supervisor
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                raised = error
             finally:
                 # Each runner hears the cancellation, walks down its ladder under a shield, and only then
                 # lets the nursery end.
                 supervisor.close()
                 nursery.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
 
 
 class Supervisor:
@@ -93,6 +106,7 @@ class Supervisor:
         self.recovery = recovery
         self._nursery = nursery
         self._runners: dict[str, Runner] = {}
+        self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
         self._locks: dict[str, trio.Lock] = {}
         self._closed = False
 
@@ -136,7 +150,7 @@ class Supervisor:
         Raises:
             SessionNotFound: with the nearest name that exists.
         """
-        runner = self._runners.get(name)
+        runner = self._known(name)
         if runner is not None:
             return runner.record
         record = await self.journal.get_session(name)
@@ -150,8 +164,12 @@ class Supervisor:
         records = [self._current(record) for record in await self.journal.all_sessions()]
         return [record for record in records if not status or record.status == status]
 
+    def _known(self, name: str) -> Runner | None:
+        """The runner that knows better than the store."""
+        return self._runners.get(name) or self._unsaved.get(name)
+
     def _current(self, record: SessionRecord) -> SessionRecord:
-        runner = self._runners.get(record.name)
+        runner = self._known(record.name)
         return record if runner is None else runner.record
 
     async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
@@ -181,10 +199,36 @@ class Supervisor:
         environ = caller_environ.get()
         return self.settings if environ is None else msgspec.structs.replace(self.settings, environ=environ)
 
+    # --- shared budgets ---------------------------------------------------------------------------
+
+    async def set_cap(self, scope: str, usd: float | None) -> None:
+        """Put a cap on what may be spent in a scope, change it, or (None) take it off.
+
+        `session.budget.DAY` and `ALL` hold for everybody; any other scope for the messages that name it.
+        Whoever is at work learns it at once.
+        """
+        await self.journal.set_cap(scope, usd)
+        for runner in self._runners.values():
+            runner.check_budget()
+
+    async def budget(self) -> Budget:
+        """What was spent today and ever, and how each capped scope stands."""
+        now = time.time()
+        today, ever = await self.journal.account(DAY, now), await self.journal.account(ALL, now)
+        return Budget(today, ever, tuple(await self.journal.standings(now)))
+
     # --- processes --------------------------------------------------------------------------------
 
-    def _lock(self, name: str) -> trio.Lock:
-        return self._locks.setdefault(name, trio.Lock())
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        """One at a time for each name; the lock is there for as long as somebody holds it or waits for it."""
+        lock = self._locks.setdefault(name, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(name) is lock:
+                del self._locks[name]
 
     async def _runner(self, name: str) -> Runner:
         """The session's runner, brought up if there is none. The caller holds the session's lock."""
@@ -194,11 +238,14 @@ class Supervisor:
             runner = None
         if runner is not None:
             return runner
-        if self._closed:
-            raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
+        if (lost := self._unsaved.get(name)) is not None:
+            await lost.save()
+            del self._unsaved[name]
         record = await self.get(name)
         if record.status in LIVE:
-            raise WrongStatus(name, str(record.status), "start", hint="another cms process has it")
+            raise _elsewhere(record, "start")
+        if self._closed:
+            raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
         check_work_dir(record.options.work_dir)
         settings = self._settings_now()
         find_claude(settings)
@@ -219,16 +266,28 @@ class Supervisor:
         finally:
             if self._runners.get(name) is runner:
                 del self._runners[name]
+            if runner.unsaved:
+                self._unsaved[name] = runner
 
     # --- messages ---------------------------------------------------------------------------------
 
-    async def submit(self, name: str, message: str, *, type: str) -> Interaction:  # noqa: A002 - the seed's name
+    async def submit(
+        self,
+        name: str,
+        message: str,
+        *,
+        type: str,  # noqa: A002 - the seed's name
+        scopes: tuple[str, ...] = (),
+    ) -> Interaction:
         """Accept a message: it is on disk when this returns, and will be sent when its turn comes.
+
+        Args:
+            scopes: shared budgets that it is charged to, beside the day's and the total one (`set_cap`).
 
         Raises:
             SessionNotFound, WrongStatus (paused), WorkDirError, ClaudeNotFound, StoreError: not accepted.
         """
-        async with self._lock(name):
+        async with self._turn(name):
             runner = await self._runner(name)
             interaction = Interaction(
                 id=str(uuid.uuid4()),
@@ -237,18 +296,27 @@ class Supervisor:
                 type=type,
                 prompt=message,
                 timestamp=time.time(),
+                scopes=scopes,
             )
             await runner.accept(interaction)
         return interaction
 
     async def finished(self, interaction: Interaction) -> Interaction:
-        """The interaction once it has ended; its outcome is on disk."""
-        for runner in self._runners.values():
+        """The interaction once it has ended; its outcome is on disk.
+
+        Raises:
+            WrongStatus: its session lives in another cms process, which alone knows.
+        """
+        for runner in (*self._runners.values(), *self._unsaved.values()):
             if runner.record.id == interaction.session_id:
-                return await runner.wait_interaction(interaction.id)
+                ended = await runner.wait_interaction(interaction.id)
+                if ended is not None:
+                    return ended
         stored = await self.journal.get_interaction(interaction.id)
         if stored is None:
             raise InternalError(f"interaction {interaction.id} is not in the store")
+        if stored.state not in ENDED:
+            raise _elsewhere(await self._by_id(stored.session_id), "be waited for")
         return stored
 
     async def wait(self, interaction: Interaction) -> Reply:
@@ -274,7 +342,7 @@ class Supervisor:
         )
 
     async def _by_id(self, session_id: str) -> SessionRecord:
-        for runner in self._runners.values():
+        for runner in (*self._runners.values(), *self._unsaved.values()):
             if runner.record.id == session_id:
                 return runner.record
         record = await self.journal.get_session_by_id(session_id)
@@ -291,6 +359,7 @@ class Supervisor:
         *,
         context: str = "",
         accepted: Accepted | None = None,
+        scopes: tuple[str, ...] = (),
     ) -> DelegateResult:
         """One task under limits: a new session, one interaction, checks, and the session stopped again.
 
@@ -301,7 +370,7 @@ class Supervisor:
         """
         await self.create(msgspec.structs.replace(options, delegated=True))
         prompt = f"{task}\n\nContext:\n{context}" if context else task
-        return await self._delegation(options.name, prompt, "delegate", accepted)
+        return await self._delegation(options.name, prompt, "delegate", accepted, scopes)
 
     async def continue_(
         self,
@@ -310,6 +379,7 @@ class Supervisor:
         *,
         limits: Limits | None = None,
         accepted: Accepted | None = None,
+        scopes: tuple[str, ...] = (),
     ) -> DelegateResult:
         """A follow-up to a session, under its limits, or under those given from now on.
 
@@ -318,10 +388,10 @@ class Supervisor:
         """
         if limits is not None:
             await self._set_limits(name, limits)
-        return await self._delegation(name, message, "continue", accepted)
+        return await self._delegation(name, message, "continue", accepted, scopes)
 
     async def _set_limits(self, name: str, limits: Limits) -> None:
-        async with self._lock(name):
+        async with self._turn(name):
             record = await self.get(name)
             if name in self._runners:
                 raise WrongStatus(name, str(record.status), "change its limits", hint=f"cms stop {name}")
@@ -331,10 +401,13 @@ class Supervisor:
             await self.journal.commit(session=msgspec.structs.replace(record, options=options))
 
     async def _delegation(
-        self, name: str, prompt: str, kind: str, accepted: Accepted | None
+        self, name: str, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
     ) -> DelegateResult:
+        before = self._runners.get(name)
+        taken = False
         try:
-            interaction = await self.submit(name, prompt, type=kind)
+            interaction = await self.submit(name, prompt, type=kind, scopes=scopes)
+            taken = True
             if accepted is not None:
                 accepted(interaction)
             done = await self.finished(interaction)
@@ -346,28 +419,40 @@ class Supervisor:
                 if failed:
                     outcome, error = Outcome.VERIFICATION_FAILED, failed[0]
                     reasons += failed
+            record, receipt = await self.stop(name, reason="the delegation is over")
         except BaseException:
-            # Cancelled, or never accepted: in both cases nothing of it may go on.
-            with trio.CancelScope(shield=True):
-                if name in self._runners:
-                    await self.stop(name, reason="the delegation was cancelled")
+            # Cancelled, or never accepted: in both cases nothing of it may go on. (A session that was alive
+            # before, and took nothing of ours, is somebody else's.)
+            runner = self._runners.get(name)
+            if runner is not None and (taken or runner is not before):
+                runner.stop("the delegation was cancelled")
+                with trio.CancelScope(shield=True):
+                    await runner.wait_gone()
             raise
-        record, receipt = await self.stop(name, reason="the delegation is over")
+        if receipt is None:
+            receipt = record.receipt  # it had ended by itself
+        if outcome is Outcome.VERIFICATION_FAILED:
+            done = msgspec.structs.replace(
+                done, outcome=outcome, is_error=True, error=error, reasons=tuple(reasons)
+            )
+            await self.journal.commit(interaction=done)
         record = await self._mark(record, outcome, error)
-        return delegate_result(
-            done, record, receipt, outcome=outcome, error=error, reasons=tuple(reasons)
-        )
+        return delegate_result(done, record, receipt, outcome=outcome, error=error, reasons=tuple(reasons))
 
     async def _mark(self, record: SessionRecord, outcome: Outcome, error: str) -> SessionRecord:
         """A delegation that is over has the status that it was judged with."""
-        if record.status is not SessionStatus.STOPPED:
+        async with self._turn(record.name):
+            if self._known(record.name) is not None:
+                return record  # somebody has gone on with it already
+            record = await self.get(record.name)
+            if record.status is not SessionStatus.STOPPED:
+                return record
+            status = SessionStatus.COMPLETED if outcome is Outcome.COMPLETED else SessionStatus.STOPPED
+            if outcome is Outcome.FAILED:
+                status = SessionStatus.FAILED
+            record = msgspec.structs.replace(record, status=status, error=error)
+            await self.journal.commit(session=record)
             return record
-        status = SessionStatus.COMPLETED if outcome is Outcome.COMPLETED else SessionStatus.STOPPED
-        if outcome is Outcome.FAILED:
-            status = SessionStatus.FAILED
-        record = msgspec.structs.replace(record, status=status, error=error)
-        await self.journal.commit(session=record)
-        return record
 
     async def start_delegate(self, options: SessionOptions, task: str, *, context: str = "") -> Interaction:
         """Like `delegate`, but returns once accepted; the work goes on in the supervisor's nursery."""
@@ -395,8 +480,10 @@ class Supervisor:
             try:
                 await work(accept)
             except Exception as error:
-                # Once accepted, nobody waits here any more: the outcome is in the store and in the log.
                 failures.append(error)
+                if accepted:
+                    # Nobody waits here any more: what came of the message is in the store, this in the log.
+                    log.error("a delegation in the background ended by an error", exc_info=error)
             finally:
                 told.set()
 
@@ -414,7 +501,7 @@ class Supervisor:
         Raises:
             CmsError: it could not be started.
         """
-        async with self._lock(name):
+        async with self._turn(name):
             runner = await self._runner(name)
             if runner.paused:
                 runner.unpause()
@@ -446,10 +533,12 @@ class Supervisor:
         return await self._end(name, lambda runner: runner.kill(reason))
 
     async def _end(self, name: str, end: Callable[[Runner], None]) -> tuple[SessionRecord, Receipt | None]:
-        record = await self.get(name)
         # No lock: an end must get past whatever else waits for this session.
         runner = self._runners.get(name)
         if runner is None:
+            record = await self.get(name)
+            if record.status in LIVE:
+                raise _elsewhere(record, "be ended")
             return record, None
         end(runner)
         await runner.wait_gone()
@@ -462,3 +551,9 @@ class Supervisor:
             runner.stop("cms is shutting down", grace=grace)
         for runner in list(self._runners.values()):
             await runner.wait_gone()
+
+
+def _elsewhere(record: SessionRecord, wanted: str) -> WrongStatus:
+    """The store says that it is alive, and it is not here."""
+    hint = "another cms process has it: go on there, or end that"
+    return WrongStatus(record.name, str(record.status), wanted, hint=hint)

@@ -132,6 +132,14 @@ class Grant(Record, frozen=True):
     final: bool = False
 
 
+class Budget(Record, frozen=True):
+    """What `cms budget show` tells: what was spent today and ever, and the scopes that have caps."""
+
+    today: Account
+    ever: Account
+    scopes: tuple[Standing, ...] = ()
+
+
 def scopes_of(named: Iterable[str]) -> tuple[str, ...]:
     """All scopes of an interaction, from those that its starter named."""
     return tuple(dict.fromkeys((*named, DAY, ALL)))
