@@ -73,6 +73,7 @@ def test_the_import_is_light() -> None:
         "cms.rpc.place",
         "cms.rpc.wire",
         "cms.session",
+        "cms.session.budget",
         "cms.session.model",
     }
 
