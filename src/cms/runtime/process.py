@@ -152,7 +152,7 @@ class AgentProcess:
             closed = not data
             lines = connection.receive_data(bytes(data))
             if lines:
-                self._log.extend("in", lines, self._now())
+                self._log.extend("out", lines, self._now())
             while (event := connection.next_event()) is not None:
                 if isinstance(event, Answered) and (waiting := self._answers.pop(event.request_id, None)):
                     waiting[1].append(event)
@@ -180,7 +180,7 @@ class AgentProcess:
         async with self._outbox:
             try:
                 async for data in self._outbox:
-                    self._log.extend("out", (data,), self._now())
+                    self._log.extend("in", (data,), self._now())
                     await stdin.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it is gone; the reader will see the end of its stdout
@@ -259,10 +259,16 @@ class Ladder:
         self._process = process
         self._grace = grace
         self._polite = trio.CancelScope()
+        self._begun = trio.current_time()
+        self._steps: list[Step] = []
 
     def hurry(self) -> None:
         """Leave out what is still polite."""
         self._polite.cancel()
+
+    def hurry_within(self, seconds: float) -> None:
+        """Be polite for no longer than that."""
+        self._polite.deadline = min(self._polite.deadline, trio.current_time() + seconds)
 
     async def descend(
         self,
@@ -280,34 +286,41 @@ class Ladder:
             total: seconds for all that is polite.
             at: the time that the receipt is dated with.
         """
-        process, container = self._process, self._process.container
-        begun = trio.current_time()
-        steps: list[Step] = []
-
-        async def step(name: Rung, wait: Callable[[], Awaitable[object]]) -> bool:
-            before = trio.current_time()
-            with trio.move_on_after(self._grace) as scope:
-                await wait()
-            worked = not scope.cancelled_caught
-            steps.append(Step(name, trio.current_time() - before, worked))
-            return worked
-
-        self._polite.deadline = min(self._polite.deadline, begun + total)
+        container = self._process.container
+        self._begun = trio.current_time()
+        self.hurry_within(total)
         with self._polite:
             if interrupt is not None:
-                await step("interrupt", interrupt)
-            process.close_stdin()
-            if not await step("eof", container.wait):
+                await self._step("interrupt", interrupt)
+            self._process.close_stdin()
+            if not await self._step("eof", container.wait):
                 container.terminate()
-                await step("terminate", container.wait)
+                await self._step("terminate", container.wait)
+        return await self.strike(reason, at=at)
+
+    async def _step(self, name: Rung, wait: Callable[[], Awaitable[object]]) -> bool:
+        await trio.lowlevel.checkpoint()  # a step that is left out is not in the receipt
+        before = trio.current_time()
+        worked = False
+        try:
+            with trio.move_on_after(self._grace):
+                await wait()
+                worked = True
+        finally:
+            self._steps.append(Step(name, trio.current_time() - before, worked))
+        return worked
+
+    async def strike(self, reason: str, *, at: float) -> Receipt:
+        """The last step alone. If `descend` was broken off, what it had tried is in the receipt too."""
+        container = self._process.container
         proof = await container.kill(deadline=KILL_DEADLINE)
-        steps.append(Step("kill", proof.seconds, proof.empty))
+        self._steps.append(Step("kill", proof.seconds, proof.empty))
         return Receipt(
             reason=reason,
-            steps=tuple(steps),
+            steps=tuple(self._steps),
             returncode=container.returncode,
             alive=tuple(f"{member.pid} {member.command}" for member in proof.alive),
-            seconds=trio.current_time() - begun,
+            seconds=trio.current_time() - self._begun,
             mechanism=proof.mechanism,
             empty=proof.empty,
             left=tuple(f"{member.pid} {member.command}" for member in proof.left),

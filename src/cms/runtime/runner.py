@@ -4,15 +4,20 @@ A `Runner` is born with a process and dies with it; a session has one at a time.
 
 - the reader takes events from the process, folds them into the state, and carries out what `decide` says;
 - the clock calls `decide` again when `wake_at` says that something is due without an event;
-- the scribe carries out, in order, what must be on disk before it is done: a tool call is answered after
-  its decision and the money so far are stored, an interaction is over after its outcome is stored;
+- the scribe (scribe.py) carries out, in order, what must be on disk before it is done: a tool call is
+  answered after its decision and the money so far are stored, an interaction is over after its outcome is
+  stored;
 - the courier takes one queued message at a time, stores that it is being sent, sends it, and waits for its
   end;
 - the door (`run` itself) waits for the reason to end, whatever it is, and walks down the stop ladder while
   the reader still reads. Cancellation from outside is one such reason: everything else runs shielded from
   it, so that `claude` is never cut off from a reader while it still flushes.
 
+A task that fails, by a bug too, is one more reason to end (`_guard`): it never takes the others with it, for
+they are needed until the end is reached.
+
 A runner raises nothing: what went wrong is in `failure`, in the session's record and in each interaction.
+Each message that was accepted is a promise: it ends, its end is stored, and whoever waits is told.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -30,6 +36,7 @@ import trio
 from cms.config import Settings, find_claude
 from cms.errors import (
     AgentDied,
+    AgentError,
     CmsError,
     ControlTimeout,
     InternalError,
@@ -39,47 +46,48 @@ from cms.errors import (
 )
 from cms.protocol.argv import build_argv, build_environment
 from cms.protocol.messages import (
-    ApiRetry,
-    Assistant,
     GetUsage,
     HookMatcher,
     Initialize,
     Interrupt,
     Line,
-    RateLimitEvent,
     Result,
-    StreamEvent,
-    TextBlock,
-    ToolUseBlock,
     UnknownControlRequest,
     UsageReply,
 )
 from cms.runtime.containment import Mechanism
 from cms.runtime.process import AgentProcess, Ladder
-from cms.session.ledger import Ledger
+from cms.runtime.rules import build_rules
+from cms.runtime.scribe import Scribe
+from cms.runtime.watchers import Watchers, activity_of, note_of
+from cms.session import ledger
+from cms.session.budget import Grant
+from cms.session.ledger import EPSILON, Ledger
 from cms.session.model import (
+    ENDED,
     Interaction,
     InteractionState,
     Outcome,
     Progress,
     ProgressKind,
     Receipt,
-    SessionOptions,
     SessionRecord,
     SessionStatus,
+    TokenUsage,
 )
-from cms.session.paths import PathRules
 from cms.session.policy import (
+    BUDGET_EVERY,
+    BUDGET_PATIENCE,
+    PATIENCE,
     AnswerCall,
+    AskBudget,
     AskMeter,
     Note,
-    Rules,
     SendInterrupt,
     Settle,
     StopProcess,
     conclude,
     decide,
-    describe,
     response_of,
     wake_at,
 )
@@ -87,8 +95,10 @@ from cms.session.state import (
     Began,
     Breach,
     Breached,
+    BudgetAsked,
     Charged,
     Ended,
+    Granted,
     InterruptSent,
     Judged,
     MeterAsked,
@@ -107,50 +117,19 @@ from cms.store.records import Charge, Decision
 #: Seconds for our own answer to a tool call; claude refuses the call afterwards. Long, because the answer may
 #: wait for the end of a long reply, and being silent is safe.
 _HOOK_TIMEOUT = 600.0
-#: Progress notes that a watcher may lag behind before it loses some.
-_WATCHER_LAG = 256
-_EFFECTS = 4096
 
 
-def build_rules(options: SessionOptions, environ_home: str) -> Rules:
-    """The policy's rules from what a person chose; this is where links are resolved for it."""
-    work_dir = Path(options.work_dir)
+@dataclass
+class _Promise:
+    """What is owed for a message that was accepted: an end that is on disk, and word of it.
 
-    def resolve(path: str) -> str:
-        return str(Path(path).resolve())
+    Attributes:
+        interaction: as it stands; with an outcome once it has ended.
+        told: set when it has ended and whoever waits may know.
+    """
 
-    folders = [options.work_dir, resolve(options.work_dir)]
-    for extra in options.add_dirs:
-        folders += [str(work_dir / extra), resolve(str(work_dir / extra))]
-    return Rules(
-        limits=options.limits,
-        preset=options.preset,
-        paths=PathRules(
-            work_dir=options.work_dir,
-            home=environ_home,
-            resolve=resolve,
-            protect=options.protect,
-            allow=options.allow_write,
-        ),
-        read_paths=PathRules(
-            work_dir=options.work_dir,
-            home=environ_home,
-            resolve=resolve,
-            protect=options.protect_read,
-            defaults=(),
-        ),
-        folders=tuple(dict.fromkeys(folders)),
-        safety=options.safety,
-        permission_mode=options.permission_mode,
-        stop_on_violation=options.on_violation == "stop",
-    )
-
-
-class _Effect(msgspec.Struct):
-    """Something to be done once what it rests on is on disk."""
-
-    store: Callable[[], Awaitable[None]] | None
-    then: Callable[[StoreError | None], None]
+    interaction: Interaction
+    told: trio.Event = field(default_factory=trio.Event)
 
 
 class Runner:
@@ -199,9 +178,8 @@ class Runner:
         self._poke = trio.Event()  # for the clock: something is due earlier than it thinks
         self._sleeps_until = math.inf
         self._settled = trio.Event()
-        self._waiters: dict[str, trio.Event] = {}
-        self._finished: dict[str, Interaction] = {}
-        self._effects_in, self._effects = trio.open_memory_channel[_Effect](_EFFECTS)
+        self._promises: dict[str, _Promise] = {}
+        self._scribe = Scribe(self._fail)
         self._end = trio.Event()
         self._end_reason = ""
         self._end_force = False
@@ -211,10 +189,12 @@ class Runner:
         self._opened = False
         self._gone = trio.Event()
         self._closed = False
+        self._unsaved = False
+        self._receipt_saved = False
         self._paused = False
+        self._refusal = ""  # claude's own words on why it does not come up
         self._drained = trio.Event()  # the reader has come to the end of stdout
-        self._scribed = trio.Event()  # the scribe has come to the end of its effects
-        self._watchers: dict[trio.MemorySendChannel[Progress], int] = {}
+        self._watchers = Watchers(self._progress)
         self._activity = ""
 
     def __repr__(self) -> str:
@@ -243,6 +223,11 @@ class Runner:
         if not self._opened:
             raise self.failure or WrongStatus(self.record.name, "stopping", "start")
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether something of its end is not on disk; `save` tries again."""
+        return self._unsaved
+
     async def wait_gone(self) -> None:
         """Until nothing of the process is left and that is stored."""
         await self._gone.wait()
@@ -255,14 +240,20 @@ class Runner:
             StoreError: it could not be stored; nothing was accepted.
         """
         self._check_open()
+        before = self.record.interaction_count
         self._update(interaction_count=interaction.number)
-        await self._journal.commit(session=self.record, interaction=interaction)
-        self._waiters[interaction.id] = trio.Event()
+        try:
+            await self._journal.commit(session=self.record, interaction=interaction)
+        except BaseException:
+            self._update(interaction_count=before)
+            raise
+        self._promises[interaction.id] = _Promise(interaction)
         self._queue.append(interaction)
         self._wake_courier()
         if self._closed:
             # Its end came while the message was being stored, and nobody will look into the queue again.
-            await self._write_end()
+            with trio.CancelScope(shield=True):
+                await self._write_end()
 
     def _check_open(self) -> None:
         name = self.record.name
@@ -271,14 +262,13 @@ class Runner:
         if self._paused:
             raise WrongStatus(name, "paused", "take a message", hint=f"cms resume {name}")
 
-    async def wait_interaction(self, interaction_id: str) -> Interaction:
-        """Until that interaction has ended and its outcome is stored."""
-        event = self._waiters.get(interaction_id)
-        if event is not None:
-            await event.wait()
-        if interaction_id not in self._finished:
-            raise InternalError(f"interaction {interaction_id} is not this session's")
-        return self._finished[interaction_id]
+    async def wait_interaction(self, interaction_id: str) -> Interaction | None:
+        """Until that interaction has ended. None if it is not owed (any more): then the store has it."""
+        promise = self._promises.get(interaction_id)
+        if promise is None:
+            return None
+        await promise.told.wait()
+        return promise.interaction
 
     def interrupt(self, reason: str = "interrupted") -> bool:
         """End the interaction in flight; the process lives on. False if there is none."""
@@ -301,13 +291,17 @@ class Runner:
 
     def pause(self) -> None:
         """Accept no more messages; what is in flight goes on."""
-        self._paused = True
-        self._update(status=self._status())
+        self._set_paused(True)
 
     def unpause(self) -> None:
-        self._paused = False
-        self._update(status=self._status())
-        self._wake_courier()
+        """Accept messages again."""
+        self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> None:
+        self._paused = paused
+        if not self.ending:
+            self._update(status=self._status())
+            self._wake_courier()
 
     @property
     def paused(self) -> bool:
@@ -316,20 +310,8 @@ class Runner:
     @contextmanager
     def watch(self) -> Iterator[trio.MemoryReceiveChannel[Progress]]:
         """Notes on what the session does, until its process is gone. Who lags behind loses some."""
-        send, receive = trio.open_memory_channel[Progress](_WATCHER_LAG)
-        self._watchers[send] = 0
-        if self._gone.is_set():
-            send.close()
-        try:
-            send.send_nowait(self._progress("status"))
-        except (trio.WouldBlock, trio.ClosedResourceError):
-            pass
-        try:
-            with receive:
-                yield receive
-        finally:
-            self._watchers.pop(send, None)
-            send.close()
+        with self._watchers.watch() as notes:
+            yield notes
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -343,9 +325,10 @@ class Runner:
                 outer.cancel_scope.cancel()
         finally:
             self._ready.set()
+            for promise in self._promises.values():
+                promise.told.set()  # whatever happened, nobody waits for ever
             self._gone.set()
-            for watcher in list(self._watchers):
-                watcher.close()
+            self._watchers.close()
 
     async def _hear_cancel(self) -> None:
         try:
@@ -356,34 +339,53 @@ class Runner:
     async def _live(self) -> None:
         raw: RawLog | None = None
         try:
-            raw = RawLog(raw_log_path(self._settings.raw, self.record.id))
-            await self._start(raw)
-            await self._serve()
-        except CmsError as error:
-            self._fail(error)
-        except BaseExceptionGroup as group:
-            ours, rest = group.split(CmsError)
-            if rest is not None:
-                # A bug. The session ends like any other, and the bug is told.
-                self._fail(InternalError(f"in session {self.record.name!r}: {rest.exceptions[0]!r}"))
-            elif ours is not None:
-                self._fail(_first(ours))
-        except Exception as error:  # a bug outside of any nursery: the same door
-            self._fail(InternalError(f"in session {self.record.name!r}: {error!r}"))
+            try:
+                raw = RawLog(raw_log_path(self._settings.raw, self.record.id))
+                process = await self._start(raw)
+                if process is not None:
+                    await self._serve(process)
+            except CmsError as error:
+                self._fail(error)
+            except Exception as error:
+                self._fail(self._bug(error))
+            finally:
+                # Also after what is no Exception (Ctrl-C lands in any task): that goes on afterwards.
+                await self._finish()
+        except Exception as error:
+            self.failure = self.failure or self._bug(error)
         finally:
-            await self._finish()
             if raw is not None:
                 raw.close()
 
+    async def _guard(self, task: Callable[[], Awaitable[None]]) -> None:
+        """One of the tasks: its failure is a reason to end, for the session and for nobody else."""
+        try:
+            await task()
+        except CmsError as error:
+            self._fail(error)
+        except Exception as error:
+            self._fail(self._bug(error))
+
+    def _bug(self, error: Exception) -> InternalError:
+        bug = InternalError(f"in session {self.record.name!r}: {error!r}")
+        bug.__cause__ = error
+        return bug
+
     def _fail(self, error: CmsError) -> None:
+        """Something went wrong: the first such thing is told, and the end begins."""
+        if self.ending and isinstance(error, AgentError):
+            return  # how a process behaves that is being ended is no news
         if self.failure is None:
             self.failure = error
         self._begin_end(str(error), SessionStatus.FAILED)
 
-    async def _start(self, raw: RawLog) -> None:
+    async def _start(self, raw: RawLog) -> AgentProcess | None:
+        """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
         self._update(status=SessionStatus.STARTING, error="", receipt=None)
         await self._journal.commit(session=self.record)
+        if self.ending:
+            return None
         spent = self._state.ledger.spent
         argv = build_argv(
             find_claude(self._settings),
@@ -395,7 +397,7 @@ class Runner:
             budget=None if limits.max_cost is None else max(limits.max_cost - spent, 0.0001),
             turns=None if limits.max_turns is None else max(limits.max_turns - self._state.turns, 1),
         )
-        self._process = await AgentProcess.start(
+        self._process = process = await AgentProcess.start(
             self._mechanism,
             self._settings,
             argv=argv,
@@ -407,22 +409,24 @@ class Runner:
             max_memory=limits.max_memory,
             max_procs=limits.max_procs,
         )
-        self._process_id = f"{self.record.id}/{self._process.pid}@{self._now():.3f}"
+        self._process_id = f"{self.record.id}/{process.pid}@{self._now():.3f}"
+        return process
 
-    async def _serve(self) -> None:
-        process = self._process
-        assert process is not None  # noqa: S101 - for the type checker: `_start` has set it
+    async def _serve(self, process: AgentProcess) -> None:
         self._ladder = ladder = Ladder(process, grace=self._settings.grace)
         if self._end_force:
             ladder.hurry()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read, process)
-                nursery.start_soon(process.read_errors)
-                nursery.start_soon(process.write_out)
-                nursery.start_soon(self._scribe)
-                nursery.start_soon(self._clock)
-                nursery.start_soon(self._open_and_deliver, process)
+                for task in (
+                    self._scribe.run,
+                    lambda: self._read(process),
+                    process.read_errors,
+                    process.write_out,
+                    self._clock,
+                    lambda: self._open_and_deliver(process),
+                ):
+                    nursery.start_soon(self._guard, task)
                 await self._end.wait()
                 self.receipt = await self._descend(ladder)
                 # What it flushed before its end is still in the pipe: let the reader have it, and the
@@ -430,44 +434,36 @@ class Runner:
                 with trio.move_on_after(self._settings.grace):
                     await self._drained.wait()
                 self._close_books(process)
-                self._effects_in.close()
-                with trio.move_on_after(self._settings.grace):
-                    await self._scribed.wait()
+                self._scribe.close()
+                await self._scribe.wait_done()
                 nursery.cancel_scope.cancel()
         finally:
-            # After a bug in any of the tasks: nothing of the process outlives this block.
-            if self.receipt is None:
-                ladder.hurry()
-                self.receipt = await self._descend(ladder)
-            await process.container.aclose(deadline=self._settings.grace)
+            # After a bug right here, or Ctrl-C: nothing of the process outlives this block.
+            try:
+                if self.receipt is None:
+                    self.receipt = await ladder.strike(self._end_reason or "cms is ending", at=self._now())
+            finally:
+                await process.container.aclose(deadline=self._settings.grace)
 
     # --- start ------------------------------------------------------------------------------------
 
     async def _open_and_deliver(self, process: AgentProcess) -> None:
-        try:
-            await self._handshake(process)
-        except CmsError as error:
-            self._fail(error)
-            return
+        await self._handshake(process)
         self._update(status=self._status(), pid=process.pid)
-        try:
-            await self._journal.commit(session=self.record)
-        except CmsError as error:
-            self._fail(error)
-            return
+        await self._journal.commit(session=self.record)
         self._opened = True
         self._ready.set()
-        self._wake_courier()
         await self._courier(process)
 
     async def _handshake(self, process: AgentProcess) -> None:
         """Register the gate, then learn the baseline: nothing is sent before both are known."""
         matcher = HookMatcher(("pre",), timeout=_HOOK_TIMEOUT)
-        initialize = Initialize({"PreToolUse": (matcher,)})
+        asked = "initialize"
         with trio.move_on_after(self._settings.start_timeout) as scope:
-            answer = await process.request(initialize)
+            answer = await process.request(Initialize({"PreToolUse": (matcher,)}))
             if answer.error:
                 raise ProtocolError(f"claude refused to register the tool gate: {answer.error}")
+            asked = "get_usage"
             usage = await process.request(GetUsage())
             if usage.error:
                 raise ProtocolError(f"claude does not tell its cost: {usage.error}")
@@ -477,7 +473,7 @@ class Runner:
                 raise ProtocolError(f"claude's cost report cannot be read: {error}") from error
             self._apply(Opened(totals.total_cost_usd, usage_of(totals.model_usage)))
         if scope.cancelled_caught:
-            raise ControlTimeout("initialize", self._settings.start_timeout)
+            raise ControlTimeout(asked, self._settings.start_timeout)
 
     # --- reader and clock -------------------------------------------------------------------------
 
@@ -485,33 +481,46 @@ class Runner:
         return self._epoch + trio.current_time()
 
     async def _read(self, process: AgentProcess) -> None:
+        asked = False
         try:
             async for event in process.events():
                 if isinstance(event, UnknownControlRequest):
                     process.refuse(event.request_id, f"cms does not know `{event.subtype}`")
                 self._apply(event)
-        except CmsError as error:
-            self._fail(error)
-            if self._ladder is not None:
+            asked = self.ending
+            if not asked:
+                await self._report_death(process)
+        finally:
+            self._drained.set()
+            process.abandon()
+            if not asked and self._ladder is not None:
+                # It has died, or nobody reads any more: there is no point in being polite.
                 self._ladder.hurry()
-        if not self.ending:
-            # Its stdout ended though nobody asked it to: it has died, or is about to.
-            with trio.move_on_after(self._settings.grace):
-                await process.container.wait()
-            if self._state.turn is not None:
-                stage = "in the middle of a turn"
-            else:
-                stage = "while idle" if self._opened else "before it was ready"
-            self._fail(AgentDied(stage, process.container.returncode, process.stderr_tail))
-        self._drained.set()
-        process.abandon()
+
+    async def _report_death(self, process: AgentProcess) -> None:
+        """Its stdout ended though nobody asked it to: it has died, or is about to."""
+        with trio.move_on_after(self._settings.grace):
+            await process.container.wait()
+        if self._state.turn is not None:
+            stage = "in the middle of a turn"
+        else:
+            stage = "while idle" if self._opened else "before it was ready"
+        returncode = process.container.returncode
+        if returncode is None:
+            self._fail(ProtocolError(f"claude closed its output {stage}, and did not end"))
+        else:
+            self._fail(AgentDied(stage, returncode, self._refusal or process.stderr_tail))
 
     def _apply(self, event: Line) -> None:
         """Fold an event in, and do what follows from it."""
         before = self._state
         self._state = state = fold(before, event, self._now())
-        if self._watchers or type(event) is not StreamEvent:
-            self._tell(event)
+        if (doing := activity_of(event)) is not None:
+            self._activity = doing
+        if self._watchers and (note := note_of(event)) is not None:
+            self._watchers.notify(self._progress(*note))
+        if isinstance(event, Result) and before.phase is Phase.STARTING:
+            self._refusal = event.result or " ".join(event.errors)
         if state.charges:
             self._store_charges()
         self._act()
@@ -524,9 +533,11 @@ class Runner:
             self._store_running()
 
     async def _clock(self) -> None:
-        # Once the end has begun, the ladder keeps the time.
-        while not self.ending:
+        while True:
             due = wake_at(self._state, self._rules)
+            turn = self._state.turn
+            if self.ending and (turn is None or turn.breach is None or turn.interrupted_at is not None):
+                due = None  # the ladder keeps the time
             self._sleeps_until = math.inf if due is None else due
             self._poke = trio.Event()
             with trio.move_on_after(math.inf if due is None else max(due - self._now(), 0.0)):
@@ -546,12 +557,14 @@ class Runner:
                 case AskMeter():
                     self._state = fold(self._state, MeterAsked(), now)
                     process.ask(GetUsage())
+                case AskBudget():
+                    self._renew()
                 case SendInterrupt():
                     self._state = fold(self._state, InterruptSent(), now)
                     process.ask(Interrupt())
                 case Note(breach=breach):
                     self._state = fold(self._state, Breached(breach), now)
-                    self._notify(self._progress("note", breach.reason))
+                    self._watchers.notify(self._progress("note", breach.reason))
                 case StopProcess(reason=reason):
                     self._begin_end(reason, SessionStatus.STOPPED)
                 case Settle():
@@ -577,46 +590,22 @@ class Runner:
         )
         if allowed:
             self._activity = f"{call.tool} {verdict.detail}".strip()
-            self._notify(self._progress("tool", verdict.detail, tool=call.tool))
+            self._watchers.notify(self._progress("tool", verdict.detail, tool=call.tool))
         else:
-            self._notify(self._progress("denied", verdict.reason, tool=call.tool))
+            self._watchers.notify(self._progress("denied", verdict.reason, tool=call.tool))
 
         async def store() -> None:
             await self._journal.add_decision(decision)
 
-        def then(error: StoreError | None) -> None:
-            if error is None or not allowed:
+        def then(error: CmsError | None) -> None:
+            # What may act does so only with its decision on disk, and never once the end has begun: an
+            # earlier failure of the store is such an end. Silence refuses.
+            if not allowed or (error is None and not self.ending):
                 process.answer(call.request_id, action.answer)
-            # A decision that is not on disk lets nothing run: silence refuses, and the end has begun.
 
-        self._after(store, then)
+        self._scribe.after(store, then)
 
-    # --- scribe -----------------------------------------------------------------------------------
-
-    def _after(
-        self, store: Callable[[], Awaitable[None]] | None, then: Callable[[StoreError | None], None]
-    ) -> None:
-        try:
-            self._effects_in.send_nowait(_Effect(store, then))
-        except trio.WouldBlock:
-            self._fail(ProtocolError("claude asks faster than the store can write"))
-        except trio.ClosedResourceError:
-            pass  # the books of this process are closed: what is answered now reaches nobody
-
-    async def _scribe(self) -> None:
-        async for effect in self._effects:
-            failure: StoreError | None = None
-            try:
-                if effect.store is not None:
-                    await effect.store()
-            except StoreError as error:
-                failure = error
-                self._fail(error)
-            except CmsError as error:
-                failure = StoreError(str(error))
-                self._fail(error)
-            effect.then(failure)
-        self._scribed.set()
+    # --- money ------------------------------------------------------------------------------------
 
     def _store_charges(self) -> None:
         charges = self._state.charges
@@ -633,31 +622,53 @@ class Runner:
                 process_total=charge.total,
             )
             for charge in charges
-            for model, usage in charge.usage.items()
+            for model, usage in _by_model(charge, self._state.model)
         ]
         self._update(
             total_cost_usd=self._state.ledger.spent,
             total_turns=self._state.turns,
             tool_calls=self._state.tool_calls,
         )
-        record = self.record
+        record, now, key = self.record, self._now(), turn.id if turn is not None else ""
+        self._ask_budget(lambda: self._journal.spend(record, rows, key, now))
+
+    def _renew(self) -> None:
+        record, now, turn = self.record, self._now(), self._state.turn
+        if turn is not None:
+            key = turn.id
+            self._ask_budget(lambda: self._journal.renew(record.id, key, now))
+
+    def check_budget(self) -> None:
+        """A cap has changed: learn at once what the interaction in flight may still spend."""
+        self._renew()
+
+    def _ask_budget(self, ask: Callable[[], Awaitable[Grant]]) -> None:
+        """Have something stored that tells in the same step what may be spent from now on."""
+        turn = self._state.turn
+        self._state = fold(self._state, BudgetAsked(), self._now())
+        grants: list[Grant] = []
 
         async def store() -> None:
-            await self._journal.commit(session=record, charges=rows)
+            grants.append(await ask())
 
-        self._after(store, lambda _error: None)
+        def then(_error: CmsError | None) -> None:
+            if turn is not None and grants:
+                self._apply(Granted(turn.id, grants[0]))
+
+        self._scribe.after(store, then)
 
     def _store_running(self) -> None:
         """claude says that it has begun: after a crash the message is no longer in doubt."""
         turn, current = self._state.turn, self._current
         if turn is None or current is None or turn.state is not InteractionState.RUNNING:
             return
-        self._current = running = msgspec.structs.replace(current, state=InteractionState.RUNNING)
+        running = msgspec.structs.replace(current, state=InteractionState.RUNNING)
+        self._promise(running)
 
         async def store() -> None:
             await self._journal.commit(interaction=running)
 
-        self._after(store, lambda _error: None)
+        self._scribe.after(store)
 
     # --- courier ----------------------------------------------------------------------------------
 
@@ -670,34 +681,67 @@ class Runner:
                 self._news = trio.Event()
                 await self._news.wait()
                 continue
-            interaction = msgspec.structs.replace(self._queue.popleft(), state=InteractionState.SENT)
-            self._current = interaction
+            queued = self._queue.popleft()
+            interaction = msgspec.structs.replace(queued, state=InteractionState.SENT)
             self._settled = trio.Event()
             if (spent := self._limit_reached()) is not None:
-                self._store_end(self._ended_unsent(interaction, *spent))
+                self._store_end(_ended(interaction, *spent, at=self._now()))
                 await self._settled.wait()
                 continue
+            try:
+                # After this a crash leaves the message doubtful; before it, certainly unsent.
+                granted = await self._reserve(interaction)
+                line = process.connection.send_message(interaction.id, interaction.prompt)
+            except CmsError:
+                self._queue.appendleft(queued)
+                raise
+            if self._end.is_set():
+                # Nothing was written: it stays unsent, and is told so with the rest of the queue.
+                self._queue.appendleft(queued)
+                return
+            if granted.short:
+                why = f"{granted.short}; not sent"
+                self._store_end(_ended(interaction, Outcome.COST_EXCEEDED, why, at=self._now()))
+                await self._settled.wait()
+                continue
+            self._promise(interaction)
+            self._apply(Began(interaction.id, granted))
+            process.send(line)
+            await self._settled.wait()
+
+    async def _reserve(self, interaction: Interaction) -> Grant:
+        """Store that a message is about to be sent, with the shared money that it may spend.
+
+        Where what is left is reserved by others this waits a while, in case they do not spend it. Nothing is
+        stored if it gets none.
+        """
+        patience = trio.current_time() + BUDGET_PATIENCE
+        recovered = False
+        while True:
+            before = self.record
             self._update(
                 status=SessionStatus.BUSY,
                 claude_session_id=self.record.claude_session_id or self.record.id,
             )
-            try:
-                # After this a crash leaves the message doubtful; before it, certainly unsent.
-                await self._journal.commit(session=self.record, interaction=interaction)
-                line = process.connection.send_message(interaction.id, interaction.prompt)
-            except CmsError as error:
-                self._queue.appendleft(interaction)
-                self._current = None
-                self._fail(error)
-                return
-            if self._end.is_set():
-                # Nothing was written: it stays unsent, and is told so with the rest of the queue.
-                self._queue.appendleft(interaction)
-                self._current = None
-                return
-            self._apply(Began(interaction.id))
-            process.send(line)
-            await self._settled.wait()
+            granted = await self._journal.begin(self.record, interaction, self._now())
+            if not granted.short:
+                return granted
+            self._update(status=before.status, claude_session_id=before.claude_session_id)
+            if granted.final or self._end.is_set() or trio.current_time() >= patience:
+                return granted
+            if not recovered:
+                # Some of it may be held by what a dead process had under way.
+                recovered = True
+                await self._journal.recover(self._now())
+                continue
+            self._watchers.notify(self._progress("note", f"waits: {granted.short}"))
+            with trio.move_on_after(BUDGET_EVERY):
+                await self._end.wait()
+
+    def _promise(self, interaction: Interaction) -> None:
+        """The message in flight, as it stands."""
+        self._current = interaction
+        self._promises[interaction.id].interaction = interaction
 
     def _limit_reached(self) -> tuple[Outcome, str] | None:
         limits, state = self.record.options.limits, self._state
@@ -713,19 +757,9 @@ class Runner:
             )
         return None
 
-    def _ended_unsent(self, interaction: Interaction, outcome: Outcome, error: str) -> Interaction:
-        return msgspec.structs.replace(
-            interaction,
-            state=InteractionState.INTERRUPTED,
-            outcome=outcome,
-            error=error,
-            is_error=True,
-            ended=self._now(),
-        )
-
     # --- the end of an interaction ------------------------------------------------------------------
 
-    def _settle(self, error: CmsError | None = None) -> None:
+    def _settle(self, error: CmsError | None = None, *, exact: bool = True) -> None:
         """The interaction in flight is over: judge it, write it down, tell who waits."""
         state, current = self._state, self._current
         turn = state.turn
@@ -738,23 +772,13 @@ class Runner:
         elif turn.breach is None and state.phase is Phase.ENDED:
             outcome, text = Outcome.INTERRUPTED, self._end_reason
         ended = self._now()
-        state_word = InteractionState.DONE
-        if outcome is Outcome.FAILED:
-            state_word = InteractionState.FAILED
-        elif outcome is not Outcome.COMPLETED and outcome is not Outcome.NEEDS_INPUT:
-            state_word = InteractionState.INTERRUPTED
         finished = msgspec.structs.replace(
-            current,
-            state=state_word,
+            _ended(current, outcome, text, at=ended),
             response=response_of(state),
             cost=state.ledger.spent - turn.spent_before,
-            cost_exact=state.phase is not Phase.ENDED or state.ledger.exact,
+            cost_exact=exact,
             turns=turn.turns,
             duration=ended - turn.started,
-            ended=ended,
-            is_error=outcome is not Outcome.COMPLETED,
-            error=text,
-            outcome=outcome,
             reasons=conclusion.reasons,
             tools_used=turn.tools_used,
             tool_calls=turn.tool_calls,
@@ -771,6 +795,8 @@ class Runner:
 
     def _store_end(self, finished: Interaction) -> None:
         self._current = None
+        promise = self._promises[finished.id]
+        promise.interaction = finished
         self._update(
             status=self._status(),
             claude_session_id=self._state.conversation_id or self.record.claude_session_id,
@@ -786,11 +812,7 @@ class Runner:
         async def store() -> None:
             await self._journal.commit(session=record, interaction=finished)
 
-        def then(error: StoreError | None) -> None:
-            # If it could not be stored the answer is still given: it came, and the raw log has it.
-            self._conclude(finished, error)
-
-        self._after(store, then)
+        self._scribe.after(store, lambda error: self._conclude(promise, error))
 
     def _oddities(self) -> dict[str, int]:
         """How many lines were not understood, over the session's life."""
@@ -800,65 +822,78 @@ class Runner:
             noise += self._process.connection.noise
         return {"unknown_lines": unknown, "noise_lines": noise}
 
-    def _conclude(self, finished: Interaction, error: StoreError | None = None) -> None:
-        if error is not None and not finished.is_error:
-            finished = msgspec.structs.replace(
-                finished, is_error=True, error=str(error), outcome=Outcome.FAILED
+    def _conclude(self, promise: _Promise, error: CmsError | None = None) -> None:
+        """It has ended, and that is on disk unless there is an `error`: whoever waits may know."""
+        one = promise.interaction
+        if error is None:
+            del self._promises[one.id]
+        elif not one.is_error:
+            # The answer is given all the same: it came, and the raw log has it.
+            text = f"answered, but the answer could not be stored: {error}"
+            promise.interaction = msgspec.structs.replace(
+                one, state=InteractionState.FAILED, is_error=True, error=text, outcome=Outcome.FAILED
             )
-        self._finished[finished.id] = finished
+        promise.told.set()
         self._settled.set()
         self._wake_courier()
-        if (waiter := self._waiters.get(finished.id)) is not None:
-            waiter.set()
-        self._notify(self._progress("status"))
+        self._watchers.notify(self._progress("status"))
 
     # --- the end ------------------------------------------------------------------------------------
 
     def _begin_end(self, reason: str, status: SessionStatus, *, grace: float = math.inf) -> None:
         if self._end.is_set():
+            # Under way already; it may have to be quicker.
+            if self._ladder is not None:
+                self._ladder.hurry_within(grace)
+            self._end_grace = min(self._end_grace, grace)
             return
         self._end_reason = reason
         self._end_status = status
         self._end_grace = grace
         self._end.set()
+        self._poke.set()
         self._wake_courier()
 
     async def _descend(self, ladder: Ladder) -> Receipt:
-        in_flight = self._state.turn is not None and self._state.phase is Phase.BUSY
-        dead = self._drained.is_set()
+        turn = self._state.turn if self._state.phase is Phase.BUSY else None
+        # An interrupt that was sent and did not help is not tried again.
+        sent = turn.interrupted_at if turn is not None else None
+        tried = sent is not None and self._now() >= sent + PATIENCE
 
         async def interrupt() -> None:
             settled = self._settled
             self.interrupt(self._end_reason)
             await settled.wait()
 
-        if dead:
-            ladder.hurry()
         return await ladder.descend(
             self._end_reason,
-            interrupt=interrupt if in_flight and not dead else None,
+            interrupt=interrupt if turn is not None and not tried else None,
             total=self._end_grace,
             at=self._now(),
         )
 
     def _close_books(self, process: AgentProcess) -> None:
         """The process is gone: what was in flight has ended with it."""
-        in_flight = self._state.turn is not None
-        ended = Ended(process.container.returncode, exact=not may_owe(self._state))
-        self._state = fold(self._state, ended, self._now())
-        if in_flight:
-            self._settle(self.failure)
+        if self._state.phase is Phase.ENDED:
+            return
+        exact = not may_owe(self._state)
+        self._state = fold(self._state, Ended(process.container.returncode, exact=exact), self._now())
+        self._settle(self.failure, exact=exact)
 
     async def _finish(self) -> None:
         """Whatever happened: write down how it ended, and let nobody wait for ever."""
-        receipt = self.receipt
-        status = self._end_status if self._end.is_set() else SessionStatus.FAILED
-        if receipt is not None and not receipt.empty:
-            status = SessionStatus.ERROR
+        receipt, error = self.receipt, "" if self.failure is None else str(self.failure)
+        status = self._end_status if self.ending else SessionStatus.FAILED
+        if self._process is not None:
+            self._close_books(self._process)
+            if receipt is None or not receipt.empty:
+                left = ", ".join(receipt.left) if receipt is not None else ""
+                status = SessionStatus.ERROR
+                error = f"its end is not proved, processes may be left: {left or 'unknown'}"
         self._update(
             status=status,
             pid=None,
-            error=str(self.failure) if self.failure is not None else "",
+            error=error,
             receipt=receipt,
             cost_exact=self._state.ledger.exact,
             total_cost_usd=self._state.ledger.spent,
@@ -868,34 +903,69 @@ class Runner:
         )
         await self._write_end()
 
+    async def save(self) -> None:
+        """Try again to store the end.
+
+        Raises:
+            StoreError: it still cannot be written.
+        """
+        await self._write_end()
+        if self._unsaved:
+            raise self.failure or StoreError("the store cannot be written")
+
     async def _write_end(self) -> None:
-        """Store the session as it ended, and every message that was accepted and not sent."""
+        """Store the session as it ended, and the end of every message that is still owed one."""
         while True:
-            why = f"never sent: {self._end_reason or self.failure}; send it again"
-            unsent = [self._ended_unsent(one, Outcome.INTERRUPTED, why) for one in self._queue]
             self._queue.clear()
+            owed = list(self._promises.values())
+            for promise in owed:
+                promise.interaction = self._cut_off(promise.interaction)
             try:
                 await self._journal.commit(
-                    session=self.record, interactions=unsent, receipt=self.receipt, process=self._process_id
+                    session=self.record,
+                    interactions=[promise.interaction for promise in owed],
+                    receipt=None if self._receipt_saved else self.receipt,
+                    process=self._process_id,
                 )
             except CmsError as error:
                 self.failure = self.failure or error
                 self._update(error=str(error))
-            for one in unsent:
-                self._conclude(one)
+                # (Another cms may have the session by now: then it is not ours to write.)
+                self._unsaved = isinstance(error, StoreError)
+                for promise in owed:
+                    self._conclude(promise, error)
+            else:
+                self._unsaved, self._receipt_saved = False, True
+                for promise in owed:
+                    self._conclude(promise)
             if not self._queue:
                 break
         # No await since the queue was seen empty: what comes later sees this.
         self._closed = True
 
+    def _cut_off(self, one: Interaction) -> Interaction:
+        """The end of a message that the end of everything met; what has ended already stays."""
+        if one.state in ENDED:
+            return one
+        outcome = Outcome.INTERRUPTED if self.failure is None else Outcome.FAILED
+        reason = str(self.failure or self._end_reason)
+        if one.state is InteractionState.QUEUED:
+            return _ended(one, outcome, f"never sent: {reason}; send it again", at=self._now())
+        # Only after a bug of ours: whatever is in flight when the books are closed is settled then.
+        return msgspec.structs.replace(_ended(one, outcome, reason, at=self._now()), cost_exact=False)
+
     # --- telling ------------------------------------------------------------------------------------
 
     def _status(self) -> SessionStatus:
-        if self._state.phase is Phase.BUSY:
-            return SessionStatus.BUSY
-        if self._state.phase is Phase.STARTING:
-            return SessionStatus.STARTING
-        return SessionStatus.PAUSED if self._paused else SessionStatus.READY
+        match self._state.phase:
+            case Phase.STARTING:
+                return SessionStatus.STARTING
+            case Phase.BUSY:
+                return SessionStatus.BUSY
+            case Phase.ENDED:
+                return self._end_status
+            case Phase.READY:
+                return SessionStatus.PAUSED if self._paused else SessionStatus.READY
 
     def _update(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, last_saved=self._now(), **changes)
@@ -915,42 +985,22 @@ class Runner:
             at=self._now(),
         )
 
-    def _tell(self, event: Line) -> None:
-        match event:
-            case StreamEvent(event=api, parent_tool_use_id=None) if api.delta is not None and api.delta.text:
-                self._notify(self._progress("text", api.delta.text))
-            case Assistant(parent_tool_use_id=None):
-                for block in event.blocks:
-                    if isinstance(block, TextBlock) and block.text.strip():
-                        self._activity = block.text.strip().splitlines()[0][:120]
-                    elif isinstance(block, ToolUseBlock):
-                        self._activity = f"{block.name} {describe(block.input)}".strip()
-            case ApiRetry(attempt=attempt, error_status=status, retry_delay_ms=delay):
-                text = f"API error {status}, try {attempt} in {delay / 1000:.0f} s"
-                self._activity = text
-                self._notify(self._progress("retry", text))
-            case RateLimitEvent(rate_limit_info=info):
-                self._notify(self._progress("rate_limit", f"{info.rateLimitType}: {info.status}"))
-            case Result():
-                self._notify(self._progress("turn"))
-            case _:
-                pass
 
-    def _notify(self, note: Progress) -> None:
-        for watcher in list(self._watchers):
-            try:
-                lost = self._watchers[watcher]
-                if lost:
-                    watcher.send_nowait(self._progress("note", f"{lost} notes lost: this watcher is slow"))
-                    self._watchers[watcher] = 0
-                watcher.send_nowait(note)
-            except trio.WouldBlock:
-                self._watchers[watcher] += 1
-            except (trio.ClosedResourceError, trio.BrokenResourceError):
-                self._watchers.pop(watcher, None)
+def _ended(one: Interaction, outcome: Outcome, error: str, *, at: float) -> Interaction:
+    """An interaction that has come to its end, in one way or another."""
+    state = InteractionState.INTERRUPTED
+    if outcome is Outcome.FAILED:
+        state = InteractionState.FAILED
+    elif outcome in (Outcome.COMPLETED, Outcome.NEEDS_INPUT):
+        state = InteractionState.DONE
+    return msgspec.structs.replace(
+        one, state=state, outcome=outcome, error=error, is_error=outcome is not Outcome.COMPLETED, ended=at
+    )
 
 
-def _first(group: BaseExceptionGroup[CmsError]) -> CmsError:
-    for one in group.exceptions:
-        return _first(one) if isinstance(one, BaseExceptionGroup) else one
-    raise InternalError("an empty group of errors")
+def _by_model(charge: ledger.Charge, model: str) -> Iterator[tuple[str, TokenUsage]]:
+    """The parts of a charge per model. What claude's models do not explain is the present model's."""
+    yield from charge.usage.items()
+    rest = charge.usd - sum(usage.cost_usd for usage in charge.usage.values())
+    if rest > EPSILON:
+        yield model, TokenUsage(cost_usd=rest)
