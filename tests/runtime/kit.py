@@ -1,0 +1,204 @@
+"""A supervisor on a folder of its own, agents that behave or do not, and proof that nothing is left.
+
+Children are real and so is time: each test waits for conditions, inside of `supervising`, which bounds it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from cms.config import Settings
+from cms.errors import StoreError
+from cms.rehearsal.script import Reply, call
+from cms.runtime.supervisor import Supervisor, open_supervisor
+from cms.session.model import (
+    ENDED,
+    LIVE,
+    DelegateResult,
+    Interaction,
+    Limits,
+    Receipt,
+    SessionOptions,
+    SessionRecord,
+)
+from cms.session.model import Reply as Answer
+from cms.store.books import Books
+from cms.store.journal import Journal
+
+T = TypeVar("T")
+
+AGENT = (sys.executable, "-m", "cms.rehearsal.agent")
+#: Seconds that any test may take.
+WITHIN = 20.0
+#: In the environment of every process that a test starts, so that each can be found again.
+_MARK = "REHEARSAL_MARK"
+
+
+def awkward(stage: str) -> tuple[str, ...]:
+    """A `claude` that goes wrong at `stage` (see awkward_child.py)."""
+    return (sys.executable, str(Path(__file__).with_name("awkward_child.py")), stage)
+
+
+def make_settings(
+    place: Path,
+    *,
+    claude: tuple[str, ...] = AGENT,
+    grace: float = 2.0,
+    start_timeout: float = 10.0,
+    environ: Mapping[str, str] = {},
+) -> Settings:
+    """Settings whose home, HOME and marked environment are below `place`."""
+    for name in ("home", "work"):
+        (place / name).mkdir(exist_ok=True)
+    return Settings(
+        home=place / "cms",
+        claude=claude,
+        environ={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(place / "home"),
+            "CMS_REHEARSAL_RETRY_MS": "10",
+            _MARK: str(place),
+            **environ,
+        },
+        grace=grace,
+        start_timeout=start_timeout,
+    )
+
+
+def make_options(settings: Settings, name: str = "one", **changes: object) -> SessionOptions:
+    """A session in the test's work dir."""
+    work_dir = str(settings.home.parent / "work")
+    return msgspec.structs.replace(SessionOptions(name=name, work_dir=work_dir, preset="full"), **changes)
+
+
+@asynccontextmanager
+async def supervising(settings: Settings, *, within: float = WITHIN) -> AsyncIterator[Supervisor]:
+    """A supervisor for the length of the block; afterwards nothing that it started may live, nor be open."""
+    with trio.fail_after(within):
+        async with open_supervisor(settings) as supervisor:
+            yield supervisor
+    assert_nothing_left(settings)
+
+
+def assert_nothing_left(settings: Settings) -> None:
+    """No process that carries the test's mark, and no child of ours."""
+    mark = f"{_MARK}={settings.environ[_MARK]}".encode()
+    own = os.getpid()
+    left = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != own:
+            try:
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    left.append((folder.name, (folder / "cmdline").read_bytes()))
+            except OSError:
+                continue
+    assert not left, f"processes left: {left}"
+    children = [
+        word
+        for thread in Path(f"/proc/{own}/task").iterdir()
+        for word in (thread / "children").read_text().split()
+    ]
+    assert not children, f"children left: {children}"
+
+
+async def consistent(settings: Settings) -> list[SessionRecord]:
+    """What the store says once the supervisor is gone: nothing is alive, and nothing is open."""
+    from cms.store.journal import open_journal
+
+    async with open_journal(settings) as journal:
+        records = await journal.all_sessions()
+        for record in records:
+            assert record.status not in LIVE, record
+            assert record.pid is None, record
+            for one in await journal.interactions(record.id):
+                assert one.state in ENDED, one
+                assert one.outcome is not None, one
+    return records
+
+
+async def ask(supervisor: Supervisor, name: str, message: str) -> Answer:
+    """Send a message and wait for the reply."""
+    return await supervisor.wait(await supervisor.submit(name, message, type="send"))
+
+
+async def start(supervisor: Supervisor, name: str = "one", **changes: object) -> SessionRecord:
+    """A new session in the books."""
+    return await supervisor.create(make_options(supervisor.settings, name, **changes))
+
+
+async def delegate(
+    supervisor: Supervisor, task: str, *, name: str = "one", limits: Limits | None = None, **changes: object
+) -> DelegateResult:
+    """A delegation; its container is proved empty whatever came of it."""
+    options = make_options(supervisor.settings, name, limits=limits or Limits(), **changes)
+    result = await supervisor.delegate(options, task)
+    assert result.receipt is not None
+    assert result.receipt.empty
+    return result
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody announces. The bound is the test's own."""
+    while not condition():  # noqa: ASYNC110 - there is no event: the condition is in files and in others
+        await trio.sleep(0.005)
+
+
+def toil(name: str = "one") -> Reply:
+    """A tool call that never ends by itself, and tells `at_work` that it has begun."""
+    return call("Bash", command=f"touch at-work-{name}; sleep 600")
+
+
+async def at_work(supervisor: Supervisor, name: str = "one") -> None:
+    """Until a `toil` runs."""
+    sign = supervisor.settings.home.parent / "work" / f"at-work-{name}"
+    await until(sign.exists)
+    sign.unlink()
+
+
+async def appears(path: Path) -> None:
+    """Until a file is there."""
+    await until(path.exists)
+
+
+def proved(ended: tuple[SessionRecord, Receipt | None]) -> Receipt:
+    """The receipt of an end, which must be one that proves it."""
+    receipt = ended[1]
+    assert receipt is not None
+    assert receipt.empty, receipt
+    assert not receipt.left
+    return receipt
+
+
+async def last(supervisor: Supervisor, name: str = "one") -> Interaction:
+    """The newest interaction as the store has it."""
+    (one,) = await supervisor.interactions(name, 1)
+    return one
+
+
+class FullDisk(Journal):
+    """The real journal for `writes` more writes; then there is no space left."""
+
+    def __init__(self, real: Journal, writes: int) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.writes = writes
+
+    async def _write_in_turn(self, work: Callable[[Books], T]) -> T:
+        if self.writes <= 0:
+            await trio.lowlevel.checkpoint()
+            raise StoreError("no space left to write the store", hint="free some disk space")
+        self.writes -= 1
+        return await super()._write_in_turn(work)
+
+
+def unique() -> str:
+    """A name that no other test has."""
+    return uuid.uuid4().hex[:8]
