@@ -1,0 +1,47 @@
+"""`cms mcp`: serve the Model Context Protocol on stdin and stdout, for Claude Code and other clients."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+
+from cms.config import load_settings
+from cms.errors import ExitCode, MachineError, UsageError
+
+
+def mcp() -> int:
+    """Offer the sessions as tools to a client like Claude Code, on stdin and stdout.
+
+    Not for typing: `cms setup` tells Claude Code to start it.
+
+    Example::
+
+        claude mcp add cms -- cms mcp
+    """
+    settings = load_settings()
+    refuse_nested(settings.environ.get("CMS_PARENT", ""), settings.environ.get("CMS_DOOR", ""))
+    if importlib.util.find_spec("mcp") is None:
+        raise MachineError(
+            "the MCP server needs the package mcp", hint="pip install 'claude-multi-session[mcp]'"
+        )
+    if sys.stdin.isatty():
+        raise UsageError("cms mcp speaks a protocol, not to a person", hint="`cms setup` registers it")
+    from cms.mcp.server import main
+
+    main(settings)
+    return ExitCode.COMPLETED
+
+
+def refuse_nested(parent: str, door: str) -> None:
+    """Inside a session that may not start others, leave at once.
+
+    Before anything slow is imported: every session of a person who has registered this server tries to start
+    it, and most may not use it.
+
+    Raises:
+        UsageError: the session that started us was not given access to cms.
+    """
+    if parent and not door:
+        raise UsageError(
+            "this session may not use cms", hint="a person can allow it: cms spawn or delegate --allow-cms"
+        )

@@ -1,0 +1,71 @@
+"""Tools for a session that is at work or alive: interrupt, stop, kill."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from cms.mcp.line import Line
+from cms.mcp.params import Name, NameArguments
+from cms.mcp.results import Ended, Session, ended_of, session_of
+from cms.mcp.tool import Params, tool
+from cms.rpc.api import NameParams, SessionReply, StopParams, StopReply
+
+
+def interrupt(line: Line, given: NameArguments) -> Session:
+    reply = line.call("session.interrupt", NameParams(name=given.name), SessionReply)
+    return session_of(reply.session, reply.activity)
+
+
+class StopArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    grace_seconds: Annotated[
+        float, msgspec.Meta(description="How long it may take before force is used.", gt=0, le=300)
+    ] = 10.0
+
+
+def stop(line: Line, given: StopArguments) -> Ended:
+    reply = line.call("session.stop", StopParams(name=given.name, grace=given.grace_seconds), StopReply)
+    return ended_of(reply.session, reply.receipt)
+
+
+def kill(line: Line, given: NameArguments) -> Ended:
+    reply = line.call("session.kill", NameParams(name=given.name), StopReply)
+    return ended_of(reply.session, reply.receipt)
+
+
+TOOLS = (
+    tool(
+        "interrupt",
+        "Interrupt a session",
+        NameArguments,
+        Session,
+        interrupt,
+        """End what a session is doing now and keep it alive, to send it something better. Free. An
+        error if it is doing nothing.""",
+        destructive=True,
+    ),
+    tool(
+        "stop",
+        "Stop a session",
+        StopArguments,
+        Ended,
+        stop,
+        """End a session's process gracefully; the conversation is kept and `send` brings it back. Do
+        it with each spawned session that you are done with: it frees about 200 MB. Free.""",
+        destructive=True,
+        idempotent=True,
+    ),
+    tool(
+        "kill",
+        "Kill a session",
+        NameArguments,
+        Ended,
+        kill,
+        """End a session and every process that it started by force, at once, and prove it. For one
+        that does harm or does not react to `stop`; work in flight is lost. Free.""",
+        destructive=True,
+        idempotent=True,
+    ),
+)

@@ -1,0 +1,94 @@
+"""Resources: what a client may read without calling a tool. A session's transcript as Markdown."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from cms.errors import UsageError
+from cms.mcp.line import Line
+from cms.mcp.params import NAME_PATTERN
+from cms.mcp.results import iso
+from cms.rpc.api import InteractionsParams, InteractionsReply, ListParams, SessionsReply
+from cms.session.model import ENDED, Interaction, SessionRecord
+
+MARKDOWN = "text/markdown"
+TRANSCRIPT = "cms://session/{name}/transcript"
+_TRANSCRIPT = re.compile(r"cms://session/([^/]+)/transcript")
+#: Resources that a list shows; the rest can be read all the same.
+MAX_LISTED = 100
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One resource in a list."""
+
+    uri: str
+    name: str
+    title: str
+    description: str
+
+
+def transcripts(line: Line) -> list[Listed]:
+    """The newest sessions' transcripts."""
+    reply = line.call("session.list", ListParams(), SessionsReply)
+    return [
+        Listed(
+            uri=TRANSCRIPT.replace("{name}", quote(record.name, safe="")),
+            name=record.name,
+            title=f"Transcript of {record.name}",
+            description=f"{record.status}, {record.interaction_count} messages, ${record.total_cost_usd:.4f}",
+        )
+        for record in reply.sessions[:MAX_LISTED]
+    ]
+
+
+def read(line: Line, uri: str) -> str:
+    """The text of a resource.
+
+    Raises:
+        UsageError: no resource has that address.
+        CmsError: there is no such session.
+    """
+    found = _TRANSCRIPT.fullmatch(uri)
+    name = unquote(found.group(1)) if found else ""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise UsageError(f"there is no resource {uri!r}", hint=f"addresses look like {TRANSCRIPT}")
+    reply = line.call("session.interactions", InteractionsParams(name=name), InteractionsReply)
+    return transcript(reply.session, reply.interactions)
+
+
+def transcript(session: SessionRecord, interactions: tuple[Interaction, ...]) -> str:
+    """A session as Markdown: what it is, then each message with its answer."""
+    options = session.options
+    figures = (
+        f"{session.interaction_count} messages, {session.total_turns} turns, ${session.total_cost_usd:.4f}"
+    )
+    lines = [
+        f"# {session.name}",
+        "",
+        f"{session.status}; {options.model}, preset {options.preset}, in `{options.work_dir}`; " + figures,
+    ]
+    if session.error:
+        lines += ["", f"Error: {session.error}"]
+    for interaction in interactions:
+        lines += ["", f"## {interaction.number}. {interaction.type}, {iso(interaction.timestamp)}", ""]
+        lines += [f"> {line}".rstrip() for line in interaction.prompt.splitlines()]
+        if interaction.response:
+            lines += ["", interaction.response.strip()]
+        notes = []
+        if interaction.state not in ENDED:
+            notes.append(f"{interaction.state}: not over yet")
+        if interaction.tools_used:
+            notes.append(f"tools: {', '.join(interaction.tools_used)}")
+        notes += [f"refused: {d.tool} {d.detail}: {d.reason}" for d in interaction.denials]
+        notes += [f"asked: {q.question} ({' / '.join(q.options) or 'open'})" for q in interaction.questions]
+        if interaction.error:
+            notes.append(f"error: {interaction.error}")
+        notes.append(
+            f"{interaction.outcome or interaction.state}; {interaction.turns} turns, "
+            f"${interaction.cost:.4f}, {interaction.duration:.1f} s"
+        )
+        lines += ["", *(f"- {note}" for note in notes)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,235 @@
+"""Tools that make agents work: delegate, continue, spawn, send, resume.
+
+Cancelling one of them stops what it started: the agent of a delegation, a spawned session, a message under
+way. What was only listened to goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from cms.errors import CmsError
+from cms.mcp.line import Line
+from cms.mcp.params import LONG_TEXT, Agent, Detach, MaxChars, Name, NewName, Text
+from cms.mcp.results import MAX_TEXT, Answer, Verdict, answer_of, described, verdict_of
+from cms.mcp.tool import Params, tool
+from cms.rpc.api import (
+    AcceptedReply,
+    ContinueParams,
+    DelegateParams,
+    NameParams,
+    ResumeParams,
+    SendParams,
+    SessionReply,
+    SpawnParams,
+    StopParams,
+    StopReply,
+)
+from cms.session.model import DelegateResult, Limits, Reply, SessionStatus
+
+
+class DelegateArguments(Agent, frozen=True, kw_only=True):
+    name: NewName
+    task: Annotated[
+        str,
+        msgspec.Meta(
+            description="All it needs: it sees none of this conversation. State the goal, where to look, "
+            "what not to touch, and what to report back.",
+            min_length=1,
+            max_length=LONG_TEXT,
+        ),
+    ]
+    context: Annotated[
+        str, msgspec.Meta(description="What it should know besides the task.", max_length=LONG_TEXT)
+    ] = ""
+    verify: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=2000, examples=["pytest -q"])], ...],
+        msgspec.Meta(
+            description="Shell commands, run in its folder when it says it is done, that must succeed; else "
+            "the outcome is verification_failed. Cheaper and surer than asking it whether it is done.",
+            max_length=20,
+        ),
+    ] = ()
+    detach: Detach = False
+    max_chars: MaxChars = MAX_TEXT
+
+
+def delegate(line: Line, given: DelegateArguments) -> Verdict:
+    params = DelegateParams(
+        options=given.options(given.name, verify=given.verify),
+        task=given.task,
+        context=given.context,
+        detach=given.detach,
+    )
+    reply = line.call("session.delegate", params, DelegateResult, AcceptedReply)
+    return _verdict(reply, given.max_chars)
+
+
+class ContinueArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    message: Text
+    max_cost: Annotated[
+        float | None,
+        described("A new limit for the whole session, in US dollars; it must cover what is spent."),
+    ] = None
+    max_turns: Annotated[int | None, described("A new limit of model calls for the whole session.")] = None
+    detach: Detach = False
+    max_chars: MaxChars = MAX_TEXT
+
+
+def continue_(line: Line, given: ContinueArguments) -> Verdict:
+    raised = given.max_cost is not None or given.max_turns is not None
+    params = ContinueParams(
+        name=given.name,
+        message=given.message,
+        limits=Limits(max_cost=given.max_cost, max_turns=given.max_turns) if raised else None,
+        detach=given.detach,
+    )
+    reply = line.call("session.continue", params, DelegateResult, AcceptedReply)
+    return _verdict(reply, given.max_chars)
+
+
+def _verdict(reply: DelegateResult | AcceptedReply, max_chars: int) -> Verdict:
+    if isinstance(reply, AcceptedReply):
+        return Verdict(name=reply.name, outcome=None, accepted_only=True)
+    return verdict_of(reply, max_chars)
+
+
+class SpawnArguments(Agent, frozen=True, kw_only=True):
+    name: NewName
+    prompt: Annotated[
+        str,
+        msgspec.Meta(
+            description="Its first message. It sees none of this conversation.",
+            min_length=1,
+            max_length=LONG_TEXT,
+        ),
+    ]
+    detach: Detach = False
+    max_chars: MaxChars = MAX_TEXT
+
+
+def spawn(line: Line, given: SpawnArguments) -> Answer:
+    params = SpawnParams(options=given.options(given.name), prompt=given.prompt, wait=not given.detach)
+    reply = line.call("session.spawn", params, Reply, AcceptedReply)
+    if line.cancelled and isinstance(reply, AcceptedReply):
+        line.clean_up("session.stop", StopParams(name=given.name), StopReply)
+    return _answer(reply, given.max_chars)
+
+
+class SendArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    message: Text
+    detach: Detach = False
+    max_chars: MaxChars = MAX_TEXT
+
+
+def send(line: Line, given: SendArguments) -> Answer:
+    params = SendParams(name=given.name, message=given.message, wait=not given.detach)
+    reply = line.call("session.send", params, Reply, AcceptedReply)
+    _interrupt_if_cancelled(line, given.name, reply)
+    return _answer(reply, given.max_chars)
+
+
+class ResumeArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    message: Annotated[
+        str | None, described("Also send it this message. Without one, nothing is asked of the model.")
+    ] = None
+    detach: Detach = False
+    max_chars: MaxChars = MAX_TEXT
+
+
+def resume(line: Line, given: ResumeArguments) -> Answer:
+    params = ResumeParams(name=given.name, message=given.message, wait=not given.detach)
+    reply = line.call("session.resume", params, Reply, AcceptedReply, SessionReply)
+    if isinstance(reply, SessionReply):
+        return Answer(
+            name=reply.session.name, status=reply.session.status, total_cost=reply.session.total_cost_usd
+        )
+    _interrupt_if_cancelled(line, given.name, reply)
+    return _answer(reply, given.max_chars)
+
+
+def _interrupt_if_cancelled(line: Line, name: str, reply: Reply | AcceptedReply) -> None:
+    """The daemon has let go of the message, which works on: end that too, but not the session."""
+    if line.cancelled and isinstance(reply, AcceptedReply):
+        try:
+            line.clean_up("session.interrupt", NameParams(name=name), SessionReply)
+        except CmsError:
+            pass  # it was over just then
+
+
+def _answer(reply: Reply | AcceptedReply, max_chars: int) -> Answer:
+    if isinstance(reply, AcceptedReply):
+        return Answer(name=reply.name, status=SessionStatus.BUSY, accepted_only=True)
+    return answer_of(reply, max_chars)
+
+
+TOOLS = (
+    tool(
+        "delegate",
+        "Delegate a task",
+        DelegateArguments,
+        Verdict,
+        delegate,
+        """Give one self-contained task to a Claude Code agent of its own, under limits, and get a
+        verdict. The first choice for work that you can describe fully and check afterwards; several
+        calls at once run side by side. It costs model calls up to maxCost ($2.00 unless you say
+        otherwise; a small task takes a few cents to some tenths of a dollar) and none of your
+        context but the answer. Nobody answers its permission questions: what the preset does not
+        allow is refused and reported. Its process ends with the task; `continue` goes on in the
+        same conversation. With detach it returns at once, and `wait` collects the verdict.
+        Cancelling this call stops the agent.""",
+        destructive=True,
+        open_world=True,
+    ),
+    tool(
+        "continue",
+        "Follow up on a delegation",
+        ContinueArguments,
+        Verdict,
+        continue_,
+        """Send a follow-up to a delegated session and get a new verdict: answer its questions, ask for
+        a fix, raise a limit that ended it. It remembers everything, so this is cheaper than a new
+        delegation. The session's limits count from its beginning.""",
+        destructive=True,
+        open_world=True,
+    ),
+    tool(
+        "spawn",
+        "Start a session",
+        SpawnArguments,
+        Answer,
+        spawn,
+        """Start an agent that stays alive for a conversation of several messages, and get its first
+        answer. For one task use `delegate` instead. The live process holds about 200 MB until you
+        `stop` it. Costs model calls up to maxCost. Cancelling this call stops the session.""",
+        destructive=True,
+        open_world=True,
+    ),
+    tool(
+        "send",
+        "Send a message",
+        SendArguments,
+        Answer,
+        send,
+        """Send a message to a session and get the answer. A session that is not alive is brought back
+        first, its conversation whole. Messages to one session are answered in order. Cancelling
+        this call interrupts the work and keeps the session.""",
+        destructive=True,
+        open_world=True,
+    ),
+    tool(
+        "resume",
+        "Bring a session back",
+        ResumeArguments,
+        Answer,
+        resume,
+        """Bring back a stopped, killed or paused session, days later too. Rarely needed: `send` and
+        `continue` do it by themselves. Free without a message.""",
+        open_world=True,
+    ),
+)
