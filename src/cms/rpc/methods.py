@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import trio
@@ -44,6 +44,7 @@ from cms.rpc.api import (
     StopReply,
     WatchParams,
 )
+from cms.rpc.binding import Begin, Call, RequestCancelled, bind, quick
 from cms.session.budget import Budget
 from cms.session.model import (
     DelegateResult,
@@ -60,9 +61,9 @@ from cms.session.model import (
     delegate_result,
 )
 
-log = logging.getLogger(__name__)
+__all__ = ["Call", "Host", "Methods", "RequestCancelled", "Supervisor"]
 
-P = TypeVar("P", bound=Record)
+log = logging.getLogger(__name__)
 
 
 class Supervisor(Protocol):
@@ -129,20 +130,6 @@ class Supervisor(Protocol):
     async def budget(self) -> Budget: ...
 
 
-class Call(Protocol):
-    """One request on its way, as its method sees it."""
-
-    @property
-    def scope(self) -> trio.CancelScope:
-        """Cancelled when the client cancels this request or goes away. Entered at most once."""
-
-    def accepted(self, name: str, interaction: Interaction) -> None:
-        """Tell the client that the message is on disk, and from here on what the session does."""
-
-    async def follow(self, name: str) -> None:
-        """Tell the client what the session does, until its process has ended."""
-
-
 class Host(Protocol):
     """The server around the methods: what they need to know of it, and what outlives a request."""
 
@@ -157,13 +144,6 @@ class Host(Protocol):
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None: ...
 
 
-class RequestCancelled(Exception):
-    """The client cancelled before anything was accepted: there is no result to give."""
-
-
-Begin = Callable[[Call, msgspec.Raw], Coroutine[object, object, Record]]
-
-
 class Methods:
     """All methods, bound to one supervisor. `table` maps a name to a function that decodes and begins."""
 
@@ -174,23 +154,23 @@ class Methods:
         self._containment = containment
         self._started = time.monotonic()
         self.table: Mapping[str, Begin] = {
-            "hello": _bind(Hello, _quick(self.hello)),
-            "session.spawn": _bind(SpawnParams, self.spawn),
-            "session.send": _bind(SendParams, self.send),
-            "session.resume": _bind(ResumeParams, self.resume),
-            "session.delegate": _bind(DelegateParams, self.delegate),
-            "session.continue": _bind(ContinueParams, self.continue_),
-            "session.interrupt": _bind(NameParams, _quick(self.interrupt)),
-            "session.stop": _bind(StopParams, _quick(self.stop)),
-            "session.kill": _bind(NameParams, _quick(self.kill)),
-            "session.get": _bind(NameParams, _quick(self.get)),
-            "session.list": _bind(ListParams, _quick(self.list_)),
-            "session.interactions": _bind(InteractionsParams, _quick(self.interactions)),
-            "session.watch": _bind(WatchParams, self.watch),
-            "budget.get": _bind(Nothing, _quick(self.get_budget)),
-            "budget.set": _bind(SetBudgetParams, _quick(self.set_budget)),
-            "daemon.status": _bind(Nothing, _quick(self.daemon_status)),
-            "daemon.stop": _bind(DaemonStopParams, _quick(self.daemon_stop)),
+            "hello": bind(Hello, quick(self.hello)),
+            "session.spawn": bind(SpawnParams, self.spawn),
+            "session.send": bind(SendParams, self.send),
+            "session.resume": bind(ResumeParams, self.resume),
+            "session.delegate": bind(DelegateParams, self.delegate),
+            "session.continue": bind(ContinueParams, self.continue_),
+            "session.interrupt": bind(NameParams, quick(self.interrupt)),
+            "session.stop": bind(StopParams, quick(self.stop)),
+            "session.kill": bind(NameParams, quick(self.kill)),
+            "session.get": bind(NameParams, quick(self.get)),
+            "session.list": bind(ListParams, quick(self.list_)),
+            "session.interactions": bind(InteractionsParams, quick(self.interactions)),
+            "session.watch": bind(WatchParams, self.watch),
+            "budget.get": bind(Nothing, quick(self.get_budget)),
+            "budget.set": bind(SetBudgetParams, quick(self.set_budget)),
+            "daemon.status": bind(Nothing, quick(self.daemon_status)),
+            "daemon.stop": bind(DaemonStopParams, quick(self.daemon_stop)),
         }
 
     # --- work ---------------------------------------------------------------------------------
@@ -368,20 +348,3 @@ class Methods:
 
 def _accepted(name: str, interaction: Interaction) -> AcceptedReply:
     return AcceptedReply(name, interaction.session_id, interaction.id)
-
-
-def _bind(params: type[P], method: Callable[[Call, P], Coroutine[object, object, Record]]) -> Begin:
-    """A method behind its decoder. Beginning raises msgspec.DecodeError for bad params, before any work."""
-    decoder = msgspec.json.Decoder(params)
-
-    def begin(call: Call, raw: msgspec.Raw) -> Coroutine[object, object, Record]:
-        return method(call, decoder.decode(raw))
-
-    return begin
-
-
-def _quick(
-    method: Callable[[P], Coroutine[object, object, Record]],
-) -> Callable[[Call, P], Coroutine[object, object, Record]]:
-    """A method that has nothing to tell its client on the way, and is too short to be cancelled."""
-    return lambda _call, params: method(params)
