@@ -188,15 +188,16 @@ class Hostile:
         self.ready()
 
     def comets(self) -> None:
-        """Fifty of them, each hop in a session of its own."""
-        for _ in range(50):
+        """ARGUMENT (50) of them, each hop in a session of its own."""
+        for _ in range(int(self.argument or "50")):
             self.fork(lambda: self._comet(new_session=True))
         self.ready()
         self.live()
 
     def bomb(self) -> None:
-        """400 processes, and each that dies is replaced."""
-        rows, columns = 19, MOST_PROCESSES // 19 - 2
+        """ARGUMENT (400) processes, and each that dies is replaced."""
+        rows = 19
+        columns = int(self.argument or MOST_PROCESSES) // rows - 2
 
         def refill(how_many: int, body: Callable[[], None]) -> None:
             count = 0
@@ -351,8 +352,8 @@ class Hostile:
         self.live()
 
     def spinners(self) -> None:
-        """A hundred processes that leave the processor to nobody."""
-        for _ in range(100):
+        """ARGUMENT (100) processes that leave the processor to nobody."""
+        for _ in range(int(self.argument or "100")):
             self.fork(self.spin)
         self.ready()
         self.spin()

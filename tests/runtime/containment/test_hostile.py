@@ -22,7 +22,7 @@ from runtime.containment.children import ENV, python, read_all, read_until, shel
 from runtime.containment.conftest import Found
 
 SILENCE = 0.03
-ARGUMENTS = {"large": "128"}
+ARGUMENTS = {"large": "128", "comets": "20", "spinners": "40", "bomb": "200"}  # `cms drill` takes them all
 
 
 async def silent(beat: Path) -> bool:
@@ -87,9 +87,7 @@ async def test_the_cases_are_hostile(machine: Found, tmp_path: Path, case: str) 
         assert await silent(beat)
 
 
-@pytest.mark.parametrize(
-    "case", ["still", "setsid", "comets", "bomb", "phoenix", "headless", "waker", "spinners"]
-)
+@pytest.mark.parametrize("case", ["still", "comets", "bomb", "headless", "waker"])
 async def test_freeze_stops_it_and_a_frozen_tree_can_be_killed(
     mechanism: Mechanism, tmp_path: Path, case: str
 ) -> None:

@@ -79,9 +79,7 @@ async def test_as_nobody() -> None:
                 f"--rootdir={ROOT}",
             ]
             + ["-c", str(ROOT / "pyproject.toml"), "-k", "not guard"]
-            + [
-                str(HERE / name) for name in ("test_lifecycle.py", "test_walls.py", "test_supervisor_dies.py")
-            ],
+            + [str(HERE / name) for name in ("test_lifecycle.py", "test_walls.py", "test_limits.py")],
             env={
                 "PATH": os.defpath,
                 "HOME": folder,

@@ -27,9 +27,9 @@ async def watch(mechanism: Mechanism, *arguments: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("case", ["setsid", "orphan", "deaf", "stealth", "subreaper", "phoenix", "comets"])
+@pytest.mark.parametrize("case", ["deaf", "stealth", "subreaper", "phoenix", "comet"])
 async def test_nothing_outlives_it(mechanism: Mechanism, tmp_path: Path, case: str) -> None:
-    if case in ("comets", "phoenix") and not mechanism.guarantees.dies_with_supervisor.strong:
+    if case in ("comet", "phoenix") and not mechanism.guarantees.dies_with_supervisor.strong:
         pytest.skip(f"{mechanism.name} does not promise it")
     with trio.fail_after(30):
         await watch(mechanism, str(tmp_path), case)
