@@ -6,7 +6,6 @@ None: no answer before a `cancel` comes. What was asked is kept in `received`.
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,9 @@ from cms.session.model import Progress, Record
 
 Answer = Record | CmsError | None
 Script = Mapping[str, Callable[[Record], Answer]]
+
+#: The pid of a daemon whose process is gone already: above every pid that Linux gives.
+GONE = 2**22 + 1
 
 
 class ScriptedDaemon:
@@ -59,7 +61,7 @@ class ScriptedDaemon:
                 assert request.id is not None
                 params = msgspec.json.decode(request.params, type=METHODS[request.method][0])
                 if request.method == "hello":
-                    answer: Answer = HelloReply("test", PROTOCOL, os.getpid(), "/home")
+                    answer: Answer = HelloReply("test", PROTOCOL, GONE, "/home")
                 else:
                     self.received.append(params)
                     for progress in self.progress:
