@@ -34,6 +34,7 @@ from cms.session.model import Limits, OnViolation, Preset
 from cms.session.paths import PathRules
 from cms.session.policy import (
     AnswerCall,
+    AskBudget,
     AskMeter,
     Conclusion,
     Note,
@@ -47,6 +48,7 @@ from cms.session.policy import (
 from cms.session.state import (
     Began,
     Breached,
+    BudgetAsked,
     InterruptSent,
     Judged,
     MeterAsked,
@@ -104,7 +106,7 @@ def closes() -> StreamEvent:
     return StreamEvent(ApiEvent("message_stop"))
 
 
-def result(cost: float | None = None, text: str = "done", **more: object) -> Result:
+def result(cost: float | None = None, text: str | None = "done", **more: object) -> Result:
     plain = Result("success", False, text, cost, terminal_reason="completed")
     return msgspec.structs.replace(plain, **more)
 
@@ -261,6 +263,8 @@ class World:
                     assert self.state.asked_seq is None, "the meter is asked while a question is out"
                     self._out = {key for key, ripe in self._ripe.items() if ripe}
                     self.state = fold(self.state, MeterAsked(), self.now)
+                case AskBudget():
+                    self.state = fold(self.state, BudgetAsked(), self.now)
                 case SendInterrupt():
                     assert self.state.turn is not None
                     assert self.state.turn.interrupted_at is None, "interrupted twice"

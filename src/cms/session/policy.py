@@ -286,11 +286,10 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
         and (purse.final or now >= purse.short_since + BUDGET_PATIENCE)
     ):
         return Breach(Outcome.COST_EXCEEDED, purse.short, now)
-    # A subagent's calls are not turns of ours, but once the turns are used up nothing may act any more.
-    if limits.max_turns is not None and (
-        state.turns > limits.max_turns
-        or (state.turns == limits.max_turns and any(c.ripe is not None for c in hooks))
-    ):
+    # A call in the last turn asks for one turn more. (A subagent's calls are not turns of ours, but once the
+    # turns are used up nothing may act any more.)
+    used_up = limits.max_turns is not None and state.turns + bool(hooks) > limits.max_turns
+    if used_up:
         return Breach(Outcome.TURNS_EXCEEDED, f"{state.turns} of {limits.max_turns} turns used", now)
     if limits.max_tool_calls is not None and state.tool_calls + len(hooks) > limits.max_tool_calls:
         return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} permitted tool calls used", now)
@@ -523,7 +522,8 @@ def conclude(state: State) -> Conclusion:
         error = f"{state.turns} turns used: claude's own lock closed"
         return Conclusion(Outcome.TURNS_EXCEEDED, error, (error, *reasons))
     if result.is_error:
-        error = (result.result or " ".join(result.errors) or result.subtype).strip()
+        said = result.result or " ".join(result.errors) or result.subtype.removeprefix("success")
+        error = said.strip() or "claude reported an error and did not say which"
         limited = result.api_error_status == 429 or (
             state.rate_limit is not None and state.rate_limit.status == "rejected"
         )

@@ -1,0 +1,219 @@
+"""The gate's word on a single call: presets, protected places, questions, inputs that cannot be read."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from cms.protocol.messages import HookAnswer, PermitAnswer, RefuseAnswer
+from cms.session.model import OnViolation, Outcome, Preset, Question
+from cms.session.policy import NOBODY, Rules, Verdict, describe, judge
+from cms.session.state import PendingCall
+from session.world import WORK, World, hook, permission, raw, rules
+
+
+def verdict(tool: str, given: object, rules: Rules, kind: str = "hook") -> Verdict:
+    call = PendingCall("r", "permission" if kind == "permission" else "hook", tool, raw(given), "t", None, 1)
+    return judge(call, rules)
+
+
+INSIDE: dict[str, object] = {"file_path": f"{WORK}/a.py"}
+OUTSIDE: dict[str, object] = {"file_path": "/home/u/other/a.py"}
+SECRET: dict[str, object] = {"file_path": f"{WORK}/.env"}
+
+#: Tool, input, and the word under read-only, review, edit, full, plan.
+TABLE: list[tuple[str, dict[str, object], tuple[str, str, str, str, str]]] = [
+    ("Read", INSIDE, ("allow", "allow", "allow", "allow", "allow")),
+    ("Read", OUTSIDE, ("allow", "allow", "allow", "allow", "allow")),
+    ("Read", SECRET, ("allow", "allow", "allow", "allow", "allow")),
+    ("Grep", {"pattern": "x", "path": "/"}, ("allow", "allow", "allow", "allow", "allow")),
+    ("TodoWrite", {"todos": []}, ("allow", "allow", "allow", "allow", "allow")),
+    ("Write", INSIDE, ("deny", "deny", "allow", "allow", "deny")),
+    ("Edit", {"file_path": "relative.py"}, ("deny", "deny", "allow", "allow", "deny")),
+    ("Write", OUTSIDE, ("deny", "deny", "deny", "allow", "deny")),
+    ("Edit", SECRET, ("deny", "deny", "deny", "deny", "deny")),
+    ("NotebookEdit", {"notebook_path": "/etc/x.ipynb"}, ("deny", "deny", "deny", "deny", "deny")),
+    ("Write", {"content": "x"}, ("deny", "deny", "deny", "deny", "deny")),
+    ("Bash", {"command": "ls"}, ("deny", "deny", "pass", "allow", "deny")),
+    ("Bash", {"command": "rm -rf /", "path": 7}, ("deny", "deny", "pass", "allow", "deny")),
+    ("Agent", {"prompt": "x"}, ("deny", "allow", "allow", "allow", "deny")),
+    ("WebFetch", {"url": "http://x"}, ("deny", "deny", "pass", "allow", "deny")),
+    ("mcp__fs__read", {"path": f"{WORK}/x"}, ("deny", "deny", "pass", "allow", "deny")),
+    ("mcp__fs__write", {"path": "~/.ssh/x"}, ("deny", "deny", "deny", "deny", "deny")),
+    ("mcp__fs__write", {"path": "~/.ssh/x", "query": {"a": 1}}, ("deny", "deny", "deny", "deny", "deny")),
+    ("NewTool", {"anything": [1]}, ("deny", "deny", "pass", "allow", "deny")),
+    ("AskUserQuestion", {"questions": []}, ("deny", "deny", "deny", "deny", "deny")),
+    ("ExitPlanMode", {"plan": "p"}, ("deny", "deny", "deny", "deny", "deny")),
+]
+_PRESETS: tuple[Preset, ...] = ("read-only", "review", "edit", "full", "plan")
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "preset", "word"),
+    [
+        (tool, given, preset, word)
+        for tool, given, words in TABLE
+        for preset, word in zip(_PRESETS, words, strict=True)
+    ],
+)
+def test_presets(tool: str, given: dict[str, object], preset: Preset, word: str) -> None:
+    assert verdict(tool, given, rules(preset)).word == word
+
+
+@pytest.mark.parametrize(("tool", "given", "words"), TABLE)
+def test_nobody_is_there_to_permit_what_the_gate_passed(
+    tool: str, given: dict[str, object], words: object
+) -> None:
+    assert verdict(tool, given, rules("full"), "permission").word == "deny"
+    answer = verdict("Bash", {"command": "x"}, rules(), "permission")
+    assert (answer.reason, answer.by) == (NOBODY, "nobody")
+
+
+@pytest.mark.parametrize(
+    "tool", ["Write", "Edit", "MultiEdit", "NotebookEdit", "Read", "Grep", "AskUserQuestion"]
+)
+@pytest.mark.parametrize("given", [7, None, [], "text", {"file_path": 7}, {"path": []}, {"questions": 7}])
+@pytest.mark.parametrize("preset", ["edit", "full"])
+def test_a_call_of_a_tool_that_we_know_and_cannot_read_is_refused(
+    tool: str, given: object, preset: Preset
+) -> None:
+    answer = verdict(tool, given, rules(preset))
+    assert answer.word == "deny"
+    assert not answer.questions
+
+
+def test_an_input_that_is_no_json_is_refused_and_never_raises() -> None:
+    for odd in (b"", b"{", b"\xff", b"[" * 5000):
+        call = PendingCall("r", "hook", "Write", msgspec.Raw(odd), "t", None, 1)
+        assert judge(call, rules("full")).word == "deny"
+        assert describe(call.input) == ""
+        judge(msgspec.structs.replace(call, tool="Bash"), rules("full"))
+
+
+@pytest.mark.parametrize("preset", _PRESETS)
+def test_a_write_to_a_protected_place_is_a_violation(preset: Preset) -> None:
+    for tool, given in (
+        ("Write", SECRET),
+        ("Edit", {"file_path": "~/.bashrc"}),
+        ("Write", {"file_path": " /etc/passwd"}),
+    ):
+        answer = verdict(tool, given, rules(preset))
+        assert (answer.word, answer.violation) == ("deny", True)
+    assert not verdict("mcp__fs__write", {"path": "~/.ssh/x"}, rules(preset)).violation, "it may only read"
+
+
+def test_reads_are_refused_where_a_person_said_so() -> None:
+    given_rules = rules(protect_read=["secrets"])
+    for tool, given in (
+        ("Read", {"file_path": "secrets/key"}),
+        ("Grep", {"pattern": "x", "path": "secrets"}),
+        ("mcp__fs__read", {"path": "./secrets/x"}),
+    ):
+        answer = verdict(tool, given, given_rules)
+        assert (answer.word, answer.violation) == ("deny", True)
+    assert verdict("Read", {"file_path": "public"}, given_rules).word == "allow"
+
+
+def test_without_the_net_all_is_allowed_but_questions() -> None:
+    off = rules("read-only", safety=False)
+    for tool, given, _ in TABLE:
+        expected = "deny" if tool in ("AskUserQuestion", "ExitPlanMode") else "allow"
+        assert verdict(tool, given, off).word == expected
+        assert verdict(tool, given, off, "permission").word == expected
+
+
+def test_a_mode_that_a_person_named_decides_but_never_over_protected_places() -> None:
+    for mode, word in (("acceptEdits", "pass"), ("bypassPermissions", "allow"), ("dontAsk", "pass")):
+        given_rules = rules(permission_mode=mode)
+        assert verdict("Bash", {"command": "x"}, given_rules).word == word
+        assert verdict("Write", OUTSIDE, given_rules).word == word
+        assert verdict("Write", SECRET, given_rules).word == "deny"
+        assert verdict("Bash", {"command": "x"}, given_rules, "permission").word == "deny"
+
+
+def test_a_question_is_noted_in_full() -> None:
+    asked = {
+        "questions": [
+            {
+                "question": "Which?",
+                "header": "H",
+                "options": [{"label": "A", "description": "x"}, {"label": "B"}],
+                "multiSelect": True,
+            },
+            {"question": "And?"},
+        ]
+    }
+    answer = verdict("AskUserQuestion", asked, rules("full"))
+    assert answer.questions == (Question("Which?", "H", ("A", "B"), True), Question("And?"))
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"file_path": "/a"}, "/a"),
+        ({"command": "one\ntwo"}, "one"),
+        ({"command": "x" * 500}, "x" * 200),
+        ({"command": ""}, ""),
+        ({"command": "\n"}, ""),
+        ({"url": "http://x", "pattern": "p"}, "http://x"),
+        ({}, ""),
+        ([], ""),
+    ],
+)
+def test_a_call_in_a_line(given: object, text: str) -> None:
+    assert describe(raw(given)) == text
+
+
+# --- what follows from the word ---------------------------------------------------------------------
+
+
+def answered(world: World, key: str) -> object:
+    return world.answers[key].answer
+
+
+def test_the_answers_to_a_hook() -> None:
+    world = World(rules()).see(hook("1", "Read"), hook("2", "Bash"), hook("3", "Write", OUTSIDE))
+    assert world.words == {"1": "allow", "2": "pass", "3": "deny"}
+    first, second, third = (answered(world, key) for key in "123")
+    assert isinstance(first, HookAnswer)
+    assert first.hook_specific_output is not None
+    assert first.hook_specific_output.permission_decision == "allow"
+    assert second == HookAnswer(), "no opinion: the mode decides"
+    assert isinstance(third, HookAnswer)
+    assert third.hook_specific_output is not None
+    assert third.hook_specific_output.permission_decision == "deny"
+    assert third.continue_
+    assert world.breaches == []
+
+
+def test_the_answers_to_a_permission_question() -> None:
+    world = World(rules()).see(permission("p1"))
+    assert answered(world, "p1") == RefuseAnswer(NOBODY)
+    free = World(rules(safety=False)).see(permission("p1", "Bash", {"command": "x"}))
+    allowed = answered(free, "p1")
+    assert isinstance(allowed, PermitAnswer)
+    assert bytes(allowed.updated_input) == b'{"command":"x"}'
+
+
+@pytest.mark.parametrize(("on", "ends"), [("stop", True), ("deny", False)])
+def test_a_violation_ends_the_interaction_or_is_only_refused(on: OnViolation, ends: bool) -> None:
+    world = World(rules(on_violation=on)).see(hook("1", "Write", SECRET))
+    assert world.words == {"1": "deny"}
+    assert world.answers["1"].denial is not None
+    assert world.answers["1"].denial.violation
+    assert [told.breach.outcome for told in world.breaches] == [Outcome.PROTECTED_PATH] * ends
+
+
+def test_a_question_ends_the_interaction_and_is_no_refusal() -> None:
+    world = World(rules()).see(hook("1", "AskUserQuestion", {"questions": [{"question": "Which?"}]}))
+    assert [told.breach.outcome for told in world.breaches] == [Outcome.NEEDS_INPUT]
+    assert world.answers["1"].denial is None
+    assert world.state.turn is not None
+    assert world.state.turn.questions == (Question("Which?"),)
+
+
+def test_a_plan_ends_the_interaction_well() -> None:
+    world = World(rules("plan")).see(hook("1", "ExitPlanMode", {"plan": "First this."}))
+    assert [told.breach.outcome for told in world.breaches] == [Outcome.COMPLETED]
+    assert world.state.turn is not None
+    assert world.state.turn.plan == "First this."
