@@ -1,0 +1,292 @@
+"""What became of a batch, for people: Markdown, or one HTML page that needs nothing else.
+
+Both show the totals, a time line of every session, cost by task and by model, and each failure with its
+reason. Everything that an agent or a file wrote is escaped. A page draws at most `ROWS` tasks (those that did
+not complete first) and says how many it leaves out: a browser is no place for a million rows.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import Final
+
+import msgspec
+
+from cms.batch.model import BatchRecord, TaskStatus, TaskView
+
+ROWS: Final = 1000
+_BAD: Final = frozenset(TaskStatus) - {TaskStatus.COMPLETED, TaskStatus.WAITING, TaskStatus.RUNNING}
+
+#: status: (icon, colour on paper).
+_LOOKS: Final[dict[TaskStatus, tuple[str, str]]] = {
+    TaskStatus.COMPLETED: ("✓", "#2e7d4f"),
+    TaskStatus.WAITING: ("○", "#8a8f98"),
+    TaskStatus.RUNNING: ("⟳", "#2f6fb5"),
+    TaskStatus.SKIPPED: ("↷", "#8a8f98"),
+    TaskStatus.CANCELLED: ("⊘", "#8a8f98"),
+    TaskStatus.NEEDS_INPUT: ("?", "#b7791f"),
+    TaskStatus.INTERRUPTED: ("⊘", "#b7791f"),
+    TaskStatus.RATE_LIMITED: ("%", "#b7791f"),
+}
+_FAILED: Final = ("✗", "#b3362b")
+
+
+def look(status: TaskStatus) -> tuple[str, str]:
+    """A status's icon and its colour."""
+    return _LOOKS.get(status, _FAILED)
+
+
+class Gathered(msgspec.Struct):
+    """What a report needs of all tasks, gathered in one pass: bounded by `ROWS`, whatever their number."""
+
+    shown: list[TaskView] = []
+    left_out: int = 0
+    by_model: dict[str, float] = {}
+    by_cost: list[TaskView] = []  # the dearest
+    first: float | None = None
+    last: float | None = None
+
+
+def gather(tasks: Iterable[TaskView], cost_by_model: Iterable[tuple[str, float]]) -> Gathered:
+    """Pick what is shown. The order of the tasks is kept."""
+    found = Gathered()
+    good: list[tuple[int, TaskView]] = []
+    bad: list[tuple[int, TaskView]] = []
+    total = 0
+    for place, task in enumerate(tasks):
+        total += 1
+        bucket = bad if task.status in _BAD else good
+        if len(bucket) < ROWS:
+            bucket.append((place, msgspec.structs.replace(task, response=task.response[:300])))
+        found.by_cost.append(msgspec.structs.replace(task, response=""))
+        if len(found.by_cost) > 2 * ROWS:
+            found.by_cost = _dearest(found.by_cost)
+        if task.started is not None:
+            found.first = task.started if found.first is None else min(found.first, task.started)
+            end = task.ended or task.started
+            found.last = end if found.last is None else max(found.last, end)
+    found.by_cost = _dearest(found.by_cost)
+    kept = sorted([*bad, *good[: ROWS - len(bad)]], key=lambda pair: pair[0])
+    found.shown = [task for _, task in kept]
+    found.left_out = total - len(found.shown)
+    for model, cost in cost_by_model:
+        found.by_model[model] = found.by_model.get(model, 0.0) + cost
+    return found
+
+
+def _dearest(tasks: Sequence[TaskView], most: int = 20) -> list[TaskView]:
+    return sorted((task for task in tasks if task.cost), key=lambda task: -task.cost)[:most]
+
+
+def _by_cost(costs: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(costs.items(), key=lambda pair: -pair[1])
+
+
+def _money(usd: float, *, exact: bool = True) -> str:
+    return f"${usd:.4f}" if exact else f">=${usd:.4f}"
+
+
+def span(seconds: float) -> str:
+    """`45.2s`, `12m 05s`, `3h 07m`, `2d 04h`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def _clock(at: float | None, zone: tzinfo | None) -> str:
+    return "" if at is None else datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _facts(batch: BatchRecord, zone: tzinfo | None) -> list[tuple[str, str]]:
+    options = batch.options
+    took = "" if batch.started is None or batch.ended is None else span(batch.ended - batch.started)
+    cap = f" of {_money(options.max_cost)}" if options.max_cost is not None else ""
+    counts = ", ".join(f"{count} {status.value}" for status, count in sorted(batch.counts.items()) if count)
+    facts = [
+        ("status", batch.status.value + (f" ({batch.reason})" if batch.reason else "")),
+        ("tasks", f"{batch.total}: {counts}"),
+        ("cost", _money(batch.spent, exact=batch.exact) + cap),
+        ("started", _clock(batch.started, zone)),
+        ("ended", _clock(batch.ended, zone)),
+        ("took", took),
+        ("file", options.source),
+        ("work dir", options.work_dir),
+    ]
+    return [(label, value) for label, value in facts if value]
+
+
+# --- Markdown -------------------------------------------------------------------------------------
+
+
+def _md(text: str, most: int = 300) -> str:
+    """Text as it may stand in a cell: on one line, and nothing in it means anything to Markdown."""
+    line = " ".join(text.split())
+    line = line if len(line) <= most else line[:most] + "…"
+    return "".join(f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|~>$" else letter for letter in line).replace(
+        "<", "&lt;"
+    )
+
+
+def _bar(task: TaskView, first: float, last: float, width: int = 40) -> str:
+    if task.started is None or last <= first:
+        return ""
+    scale = width / (last - first)
+    begin = min(width - 1, int((task.started - first) * scale))
+    end = max(begin + 1, min(width, round(((task.ended or last) - first) * scale)))
+    return "·" * begin + "█" * (end - begin) + "·" * (width - end)
+
+
+def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) -> str:
+    """The report as Markdown."""
+    lines = [f"# Batch {_md(batch.id)}", ""]
+    lines += [f"- **{label}**: {_md(value)}" for label, value in _facts(batch, zone)]
+    failures = [task for task in found.shown if task.status in _BAD]
+    if failures:
+        lines += ["", "## What did not complete", "", "| task | status | reason |", "| --- | --- | --- |"]
+        lines += [
+            f"| {_md(task.name)} | {task.status.value} | {_md(task.error or '; '.join(task.reasons))} |"
+            for task in failures
+        ]
+    if found.by_model:
+        lines += ["", "## Cost by model", "", "| model | cost |", "| --- | ---: |"]
+        lines += [f"| {_md(model)} | {_money(cost)} |" for model, cost in _by_cost(found.by_model)]
+    if found.by_cost:
+        lines += ["", "## Dearest tasks", "", "| task | cost | turns |", "| --- | ---: | ---: |"]
+        lines += [
+            f"| {_md(task.name)} | {_money(task.cost, exact=task.cost_exact)} | {task.turns} |"
+            for task in found.by_cost
+        ]
+    lines += [
+        "",
+        "## Time line",
+        "",
+        "| task | status | cost | took | |",
+        "| --- | --- | ---: | ---: | --- |",
+    ]
+    first, last = found.first or 0.0, found.last or 0.0
+    for task in found.shown:
+        icon, _ = look(task.status)
+        bar = _bar(task, first, last)
+        lines.append(
+            f"| {_md(task.name)} | {icon} {task.status.value} | {_money(task.cost, exact=task.cost_exact)} "
+            f"| {span(task.duration / 1000)} | {f'`{bar}`' if bar else ''} |"
+        )
+    if found.left_out:
+        lines += ["", f"{found.left_out} more tasks are not shown here."]
+    return "\n".join(lines) + "\n"
+
+
+# --- HTML -----------------------------------------------------------------------------------------
+
+_STYLE: Final = """
+:root{color-scheme:light dark;--ink:#1c2024;--dim:#60656d;--line:#e1e4e8;--paper:#fff;--soft:#f6f7f9}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--dim:#9aa0a8;--line:#33383f;--paper:#16181b;--soft:#1f2226}}
+*{box-sizing:border-box}body{margin:0 auto;max-width:1100px;padding:32px 24px 64px;background:var(--paper);
+color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+h1{font-size:24px;margin:0 0 4px}h2{font-size:17px;margin:36px 0 10px}
+.facts{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:12px 0}
+.facts dt{color:var(--dim)}.facts dd{margin:0;overflow-wrap:anywhere}
+.share{display:flex;height:12px;border-radius:6px;overflow:hidden;margin:16px 0 6px;background:var(--soft)}
+.key{display:flex;flex-wrap:wrap;gap:4px 18px;color:var(--dim);font-size:13px}
+.dot{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:6px}
+table{border-collapse:collapse;width:100%;font-size:14px}
+th{text-align:left;color:var(--dim);font-weight:500}th,td{padding:5px 12px 5px 0;
+border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
+td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
+.lane{position:relative;height:14px;background:var(--soft);border-radius:3px}
+.lane i{position:absolute;top:0;bottom:0;border-radius:3px;min-width:2px}
+.axis{display:flex;justify-content:space-between;color:var(--dim);font-size:12px}
+td.lanes{width:45%}.bar{height:12px;border-radius:3px;background:#2f6fb5;min-width:2px}td.bars{width:45%}
+"""
+
+
+def _e(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def _rows(rows: Iterable[str]) -> str:
+    return "\n".join(f"<tr>{row}</tr>" for row in rows)
+
+
+def _share(batch: BatchRecord) -> str:
+    parts, key = [], []
+    for status in TaskStatus:
+        count = batch.counts.get(status, 0)
+        if count:
+            _, colour = look(status)
+            parts.append(f'<div style="flex:{count};background:{colour}"></div>')
+            key.append(f'<span><span class="dot" style="background:{colour}"></span>{count} {status}</span>')
+    return f'<div class="share">{"".join(parts)}</div>\n<div class="key">{"".join(key)}</div>'
+
+
+def _lane(task: TaskView, first: float, last: float) -> str:
+    if task.started is None or last <= first:
+        return '<div class="lane"></div>'
+    _, colour = look(task.status)
+    left = 100 * (task.started - first) / (last - first)
+    width = 100 * ((task.ended or last) - task.started) / (last - first)
+    title = f"{task.name}: {span((task.ended or last) - task.started)}"
+    return (
+        f'<div class="lane" title="{_e(title)}">'
+        f'<i style="left:{left:.2f}%;width:{width:.2f}%;background:{colour}"></i></div>'
+    )
+
+
+def page(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) -> str:
+    """The report as one self-contained HTML page: no scripts, nothing loaded from anywhere."""
+    facts = "".join(f"<dt>{_e(label)}</dt><dd>{_e(value)}</dd>" for label, value in _facts(batch, zone))
+    parts = [f"<h1>Batch {_e(batch.id)}</h1>", _share(batch), f'<dl class="facts">{facts}</dl>']
+    failures = [task for task in found.shown if task.status in _BAD]
+    if failures:
+        rows = _rows(
+            f'<td>{_e(task.name)}</td><td style="color:{look(task.status)[1]};white-space:nowrap">'
+            f"{look(task.status)[0]} {task.status}</td>"
+            f"<td>{_e((task.error or '; '.join(task.reasons))[:1000])}</td>"
+            for task in failures
+        )
+        parts.append(
+            "<h2>What did not complete</h2><table><tr><th>task</th><th>status</th><th>reason</th></tr>"
+            f"{rows}</table>"
+        )
+    first, last = found.first or 0.0, found.last or 0.0
+    rows = _rows(
+        f'<td>{_e(task.name)}</td><td style="color:{look(task.status)[1]};white-space:nowrap">'
+        f'{look(task.status)[0]} {task.status}</td><td class="lanes">{_lane(task, first, last)}</td>'
+        f'<td class="n">{_money(task.cost, exact=task.cost_exact)}</td>'
+        f'<td class="n">{task.turns}</td><td class="n">{task.tries}</td>'
+        for task in found.shown
+    )
+    began = _clock(first or None, zone)
+    axis = f'<div class="axis"><span>{began}</span><span>{span(last - first)}</span></div>'
+    parts.append(
+        f"<h2>Time line</h2><table><tr><th>task</th><th>status</th><th>{axis}</th>"
+        f'<th class="n">cost</th><th class="n">turns</th><th class="n">tries</th></tr>{rows}</table>'
+    )
+    if found.left_out:
+        parts.append(f"<p>{found.left_out} more tasks are not shown here.</p>")
+    for title, costs in (
+        ("Cost by model", _by_cost(found.by_model)),
+        ("Dearest tasks", [(task.name, task.cost) for task in found.by_cost]),
+    ):
+        if costs:
+            most = max(cost for _, cost in costs) or 1.0
+            rows = _rows(
+                f'<td>{_e(name)}</td><td class="bars">'
+                f'<div class="bar" style="width:{100 * cost / most:.1f}%"></div></td>'
+                f'<td class="n">{_money(cost)}</td>'
+                for name, cost in costs
+            )
+            parts.append(f"<h2>{title}</h2><table>{rows}</table>")
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>Batch {_e(batch.id)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )

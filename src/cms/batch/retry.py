@@ -1,0 +1,183 @@
+"""One try of a task has ended: is the task over, or tried again, when and how?
+
+The rules, in prose:
+
+- Trouble of the API's (429, 529, 5xx after claude's own retries, a usage limit) is nobody's fault and costs
+  no retry. The task is tried again: in its own conversation if the model has answered there before (nothing
+  is repeated, it goes on), else from the start. After `storm_tries` of them it has failed. Usage limits with
+  a known end are not counted: waiting for them always ends.
+- Refused credentials (401, 403, not logged in) put the task back as it was; the batch stops.
+- `retries` are for a task's own failures, those of `retryOn`. A task that may have changed something is not
+  repeated silently: it counts as failed, says so, and can be continued by hand. `retryActed` permits it.
+- A try that was cut off by us (a crash, a stop, a shutdown) goes on in its own conversation where that is
+  safe: where no tool that may change something was still at work. Where the model had not answered yet
+  and nothing ran, it begins anew. Else it is reported as interrupted.
+
+What may have acted: every tool that the gate let through and that is not known to only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from cms.batch.model import TaskStatus
+from cms.batch.weather import Trouble, backoff
+from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, READ_TOOLS
+from cms.session.model import Outcome
+
+#: Tools whose call changes nothing outside of the conversation; what a subagent does it is asked for itself.
+HARMLESS: Final = frozenset({*READ_TOOLS, *OWN_TOOLS, *AGENT_TOOLS})
+
+GO_ON_AFTER_TROUBLE: Final = (
+    "The API had to be waited for, and your work stopped there. Everything up to here stands. Go on with the "
+    "task from where you were; do not repeat what is done."
+)
+GO_ON_AFTER_CUT: Final = (
+    "Your work was cut off by a restart. What you did before stands; your very last step may or may not have "
+    "taken effect. Look at how things stand, then go on with the task; do not repeat what is done."
+)
+
+
+class Try(msgspec.Struct, frozen=True):
+    """What is known of a try that has ended.
+
+    Attributes:
+        api_status: the HTTP status with which the API ended it, 401 also where nobody is logged in.
+        resets_at: when the usage limit that ended it ends.
+        turns: model replies in the whole conversation.
+        acted: it may have changed something.
+    """
+
+    outcome: Outcome
+    turns: int = 0
+    acted: bool = False
+    api_status: int | None = None
+    resets_at: float | None = None
+    error: str = ""
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What was agreed for the task, and how often it was tried before the try that has just ended."""
+
+    retries: int = 0
+    retry_on: Sequence[TaskStatus] = ()
+    retry_acted: bool = False
+    storm_tries: int = 12
+    failures: int = 0
+    storms: int = 0
+
+
+class Fate(msgspec.Struct, frozen=True):
+    """What becomes of the task.
+
+    Attributes:
+        status: how it ended, or `waiting` for another try.
+        due: seconds from now to the next try.
+        go_on: the next try goes on in this one's conversation.
+        counts: what this try adds to, if it is tried again.
+        reason: for a person.
+    """
+
+    status: TaskStatus
+    due: float = 0.0
+    go_on: bool = False
+    counts: Literal["", "failure", "storm"] = ""
+    trouble: Trouble | None = None
+    reason: str = ""
+
+
+def may_have_acted(tools: Iterable[str]) -> bool:
+    """Whether any of the tools may have changed something. `tools`: those that were let through."""
+    return any(tool not in HARMLESS for tool in tools)
+
+
+def trouble_of(tried: Try) -> Trouble | None:
+    """The API's part in how a try ended."""
+    status = tried.api_status
+    if status in (401, 403):
+        return "auth"
+    if tried.outcome is Outcome.RATE_LIMITED or status == 429:
+        return "limit" if tried.resets_at is not None else "overload"
+    if status is not None and status >= 500 and tried.outcome is Outcome.FAILED:
+        return "overload"
+    return None
+
+
+def judge(tried: Try, terms: Terms, now: float, jitter: float) -> Fate:
+    """What becomes of a task whose try has ended by itself."""
+    trouble = trouble_of(tried)
+    status = TaskStatus(tried.outcome.value)
+    if trouble == "auth":
+        return Fate(TaskStatus.WAITING, trouble=trouble, go_on=tried.turns > 0, reason=tried.error)
+    if trouble == "limit" and tried.resets_at is not None and tried.resets_at > now:
+        return Fate(
+            TaskStatus.WAITING,
+            due=tried.resets_at - now,
+            go_on=tried.turns > 0,
+            trouble="limit",
+            reason="waits for the usage limit to reset",
+        )
+    if trouble is not None:
+        storms = terms.storms + 1
+        if storms >= terms.storm_tries:
+            reason = f"given up after {storms} tries that the API's troubles ended"
+            return Fate(status, trouble="overload", reason=reason)
+        return Fate(
+            TaskStatus.WAITING,
+            due=backoff(storms, jitter),
+            go_on=tried.turns > 0,
+            counts="storm",
+            trouble="overload",
+            reason=f"the API had trouble ({tried.api_status or 429}), tried again",
+        )
+    if status is TaskStatus.COMPLETED or status not in terms.retry_on or not terms.retries:
+        return Fate(status)
+    if terms.failures >= terms.retries:
+        return Fate(status, reason=f"given up after {terms.failures + 1} tries")
+    if tried.acted and not terms.retry_acted:
+        return Fate(
+            status,
+            reason="not tried again: it may have changed something (retryActed permits it)",
+        )
+    return Fate(
+        TaskStatus.WAITING,
+        due=backoff(terms.failures + 1, jitter),
+        counts="failure",
+        reason=f"try {terms.failures + 1} ended {status.value}",
+    )
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """What is known of a try whose end nobody saw.
+
+    Attributes:
+        sent: claude may have been given the prompt.
+        turns: model replies that the books hold.
+        allowed: tools that were let through, in order, a name each time (from the audit log, which is on
+            disk before a tool runs).
+        finished: of those, how many results claude reported (from the raw log).
+    """
+
+    sent: bool
+    turns: int = 0
+    allowed: Sequence[str] = ()
+    finished: int = 0
+
+
+def salvage(remains: Remains) -> Fate:
+    """What becomes of a task that was cut off in the middle of a try."""
+    acts = sum(tool not in HARMLESS for tool in remains.allowed)
+    if not remains.sent or (not acts and not remains.turns):
+        return Fate(TaskStatus.WAITING, reason="cut off before anything was done; begun anew")
+    if remains.finished < acts:
+        return Fate(
+            TaskStatus.INTERRUPTED,
+            reason="cut off while a tool that may change something was at work; look at how things stand",
+        )
+    if not remains.turns:
+        # Something acted, and no reply is on the books: they do not fit, so nothing is presumed.
+        return Fate(TaskStatus.INTERRUPTED, reason="cut off, and what it had done is not known")
+    return Fate(TaskStatus.WAITING, go_on=True, reason="cut off; goes on in its own conversation")

@@ -1,0 +1,396 @@
+"""The scheduler: everything a batch must know to decide, how events change it, and what follows.
+
+`fold(state, event) -> state`, `decide(state, now) -> actions`. Both are pure and total; the engine
+(`runtime.batch`) carries the actions out one after the other and reports each as an event. The state is
+bounded by how many tasks run at once, never by how many there are: tasks live in the store, and come here a
+page at a time.
+
+Rules, in prose:
+
+- A task is started when it is its turn (the order of the file), the weather permits it, its limit fits under
+  the batch's cap, and nobody wants the batch to rest. Who does not fit waits for reservations to come back;
+  only when nothing is under way any more does a smaller one go first, and when none fits the batch stops.
+- Before `Start` is carried out the task is `running` in the store, so that it is never started twice.
+- Asked to stop (a person, a signal, the time cap, refused credentials), nothing more is started. A stop also
+  ends what runs; refused credentials let it run into the same wall by itself.
+- The end is when nothing runs and nothing waits, or nothing runs and the batch is to stop.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final, Literal
+
+import msgspec
+
+from cms.batch import money, weather
+from cms.batch.model import BatchStatus, TaskStatus
+from cms.batch.money import Purse
+from cms.batch.weather import Trouble, Weather
+
+#: Why a batch ends before its work is done.
+Why = Literal["", "cost", "time", "asked", "auth", "trouble"]
+
+
+class Phase(enum.StrEnum):
+    OPEN = "open"
+    PAUSED = "paused"  # nothing is started; what runs runs on
+    STOPPING = "stopping"  # nothing is started; what runs is being ended, or runs out
+    ENDED = "ended"
+
+
+class Candidate(msgspec.Struct, frozen=True):
+    """A task whose turn it could be. `limit`: US dollars that it may still spend; None: without bound."""
+
+    seq: int
+    limit: float | None
+
+
+class State(msgspec.Struct, frozen=True):
+    """How a batch stands.
+
+    Attributes:
+        deadline: of the whole batch; infinite without one.
+        ready: candidates that were read from the store and not started yet, in the file's order.
+        stale: the store may hold candidates that are not in `ready`.
+        next_due: the earliest time at which one that waits for a time becomes a candidate.
+        waiting: tasks that have neither started nor ended, those in `ready` and those with needs included.
+        ending: what runs has been told to end.
+        parked_told: the park that was told already (its `until`).
+    """
+
+    weather: Weather
+    purse: Purse
+    deadline: float = float("inf")
+    phase: Phase = Phase.OPEN
+    why: Why = ""
+    reason: str = ""
+    give_up: bool = False
+    ready: tuple[Candidate, ...] = ()
+    stale: bool = True
+    next_due: float | None = None
+    waiting: int = 0
+    running: frozenset[int] = frozenset()
+    failed: int = 0  # ended, and not completed
+    ending: bool = False
+    parked_told: float = 0.0
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened. `at`: seconds since the epoch."""
+
+    at: float
+
+
+class Woke(Event, frozen=True):
+    """Time has passed, up to `wake_at`."""
+
+
+class Paged(Event, frozen=True):
+    """The store was asked for candidates: these are all that are due, unless `more`.
+
+    Attributes:
+        fitting: it was asked only for those whose limit is small enough (`Fetch.fitting`).
+    """
+
+    found: tuple[Candidate, ...]
+    more: bool
+    next_due: float | None
+    fitting: bool = False
+
+
+class Started(Event, frozen=True):
+    """A task is `running` in the store, with its limit reserved."""
+
+    seq: int
+    limit: float | None
+
+
+class Answered(Event, frozen=True):
+    """The API has answered a task that runs."""
+
+    seq: int
+
+
+class Squall(Event, frozen=True):
+    """A task's claude retries by itself."""
+
+    seq: int
+
+
+class Ended(Event, frozen=True):
+    """A try has ended, and that is in the store.
+
+    Attributes:
+        status: what the task is now; `waiting` if it is tried again.
+        cost, exact: of this try.
+        released: tasks that have nothing to wait for any more because of it.
+        skipped: tasks that will not be started because of it.
+        heard: the API had answered it.
+    """
+
+    seq: int
+    status: TaskStatus
+    cost: float = 0.0
+    exact: bool = True
+    released: int = 0
+    skipped: int = 0
+    heard: bool = True
+    trouble: Trouble | None = None
+    resets_at: float | None = None
+    why: str = ""
+    jitter: float = 0.5
+
+
+class Asked(Event, frozen=True):
+    """Somebody wants it so. `give_up`: the batch is not to be resumed."""
+
+    want: Literal["pause", "resume", "stop", "cancel"]
+    reason: str = ""
+
+
+class Broken(Event, frozen=True):
+    """The books cannot be kept any more: nothing can be started."""
+
+    reason: str
+
+
+class ParkTold(Event, frozen=True):
+    until: float
+
+
+class EndTold(Event, frozen=True):
+    """Everything that ran was told to end."""
+
+
+class Finished(Event, frozen=True):
+    """The end is in the store."""
+
+
+# --- fold -----------------------------------------------------------------------------------------
+
+_set = msgspec.structs.replace
+
+
+def _close(state: State, why: Why, reason: str) -> State:
+    if state.phase in (Phase.STOPPING, Phase.ENDED):
+        return state
+    return _set(state, phase=Phase.STOPPING, why=why, reason=reason)
+
+
+def fold(state: State, event: Event) -> State:
+    """The state after an event."""
+    if state.phase is Phase.ENDED:
+        return state
+    sky = weather.tick(state.weather, event.at)
+    state = _set(state, weather=sky)
+    if event.at >= state.deadline:
+        state = _close(state, "time", "the batch's time is over")
+    match event:
+        case Paged(found=found, more=more, next_due=due):
+            fresh = tuple(one for one in found if one.seq not in state.running)
+            if event.fitting:
+                if not fresh:
+                    return _close(state, "cost", _short(state))
+                more = True
+            return _set(state, ready=fresh, stale=more, next_due=due)
+        case Started(seq=seq, limit=limit):
+            return _set(
+                state,
+                weather=weather.started(sky, seq, event.at),
+                purse=money.reserve(state.purse, seq, limit),
+                ready=tuple(one for one in state.ready if one.seq != seq),
+                waiting=state.waiting - 1,
+                running=state.running | {seq},
+            )
+        case Answered(seq=seq):
+            return _set(state, weather=weather.answered(sky, seq, event.at))
+        case Squall():
+            return _set(state, weather=weather.squall(sky, event.at))
+        case Ended():
+            return _ended(state, event)
+        case Asked(want="pause", reason=reason) if state.phase is Phase.OPEN:
+            return _set(state, phase=Phase.PAUSED, reason=reason)
+        case Asked(want="resume") if state.phase is Phase.PAUSED:
+            return _set(state, phase=Phase.OPEN, reason="", stale=True)
+        case Asked(want="stop", reason=reason):
+            return _close(state, "asked", reason)
+        case Asked(want="cancel", reason=reason):
+            return _set(_close(state, "asked", reason), give_up=True, reason=reason)
+        case Broken(reason=reason):
+            return _close(state, "trouble", reason)
+        case ParkTold(until=until):
+            return _set(state, parked_told=until)
+        case EndTold():
+            return _set(state, ending=True)
+        case Finished():
+            return _set(state, phase=Phase.ENDED)
+        case _:
+            return state
+
+
+def _ended(state: State, event: Ended) -> State:
+    if event.seq not in state.running:
+        return state
+    again = event.status is TaskStatus.WAITING
+    sky = state.weather
+    if event.trouble in ("overload", "limit"):
+        sky = weather.troubled(
+            sky,
+            event.seq,
+            event.trouble,
+            event.at,
+            event.jitter,
+            resets_at=event.resets_at,
+            why=event.why,
+        )
+    elif event.trouble is None and event.heard:
+        sky = weather.succeeded(sky, event.seq, event.at)
+    else:
+        sky = weather.left(sky, event.seq)
+    state = _set(
+        state,
+        weather=sky,
+        purse=money.settle(state.purse, event.seq, event.cost, exact=event.exact),
+        running=state.running - {event.seq},
+        waiting=state.waiting + again - event.skipped,
+        failed=state.failed + (not again and event.status is not TaskStatus.COMPLETED) + event.skipped,
+        stale=state.stale or again or event.released > 0,
+    )
+    if event.trouble == "auth":
+        return _close(state, "auth", event.why)
+    return state
+
+
+# --- decide ---------------------------------------------------------------------------------------
+
+
+class Action(msgspec.Struct, frozen=True):
+    """Something for the engine to do."""
+
+
+class Fetch(Action, frozen=True):
+    """Read at most `most` candidates from the store; answered by `Paged`.
+
+    Attributes:
+        fitting: only those that may spend no more than this; None: all.
+    """
+
+    most: int
+    fitting: float | None = None
+
+
+class Start(Action, frozen=True):
+    """Mark the task as running, then run it; answered by `Started`."""
+
+    seq: int
+    limit: float | None
+
+
+class TellPark(Action, frozen=True):
+    """A person wants to know; answered by `ParkTold`."""
+
+    until: float
+    why: str
+
+
+class EndAll(Action, frozen=True):
+    """Tell everything that runs to end; answered by `EndTold`."""
+
+    reason: str
+
+
+class Finish(Action, frozen=True):
+    """Nothing more will happen; answered by `Finished`."""
+
+    status: BatchStatus
+    why: Why = ""
+    reason: str = ""
+
+
+#: Candidates are read for this many times what may run at once, and at least so many.
+_PAGES: Final = 2
+_LEAST: Final = 32
+
+
+def decide(state: State, now: float) -> tuple[Action, ...]:
+    """What to do now. Without events, only at `wake_at` will it say something else."""
+    if state.phase is Phase.ENDED:
+        return ()
+    if now >= state.deadline:
+        state = _close(state, "time", "the batch's time is over")
+    if state.phase is Phase.STOPPING:
+        return _wind_up(state)
+    state = _set(state, weather=weather.tick(state.weather, now))
+    sky = state.weather
+    if sky.parked and sky.closed_until != state.parked_told:
+        return (TellPark(sky.closed_until, sky.why),)
+    if state.phase is Phase.PAUSED:
+        return ()
+    starts: list[Action] = []
+    while weather.may_start(state.weather, len(state.running), now):
+        chosen = _choose(state)
+        if chosen is None:
+            break
+        starts.append(Start(chosen.seq, chosen.limit))
+        state = fold(state, Started(now, chosen.seq, chosen.limit))
+    if starts:
+        return tuple(starts)
+    due = state.next_due is not None and now >= state.next_due
+    if not state.ready and (state.stale or due):
+        # Also while nothing may start: whether anything waits at all decides on the end.
+        return (Fetch(max(_PAGES * state.weather.cap, _LEAST)),)
+    if state.running:
+        return ()
+    if state.ready and not any(money.fits(state.purse, one.limit) for one in state.ready):
+        return (Fetch(_LEAST, fitting=state.purse.left),)
+    if not state.ready and state.next_due is None:
+        failed = state.failed > 0 or state.waiting > 0
+        return (Finish(BatchStatus.FAILED if failed else BatchStatus.COMPLETED),)
+    return ()
+
+
+def _choose(state: State) -> Candidate | None:
+    """Whose turn it is: the first; where nothing runs that could give money back, the first that fits."""
+    for one in state.ready:
+        if money.fits(state.purse, one.limit):
+            return one
+        if state.running:
+            return None
+    return None
+
+
+def _short(state: State) -> str:
+    purse = state.purse
+    least = min((one.limit for one in state.ready if one.limit is not None), default=None)
+    wants = f"the next task may cost ${least:.2f}" if least is not None else "what is left has no limit"
+    return f"${purse.spent:.4f} of ${purse.cap or 0:.4f} are spent, and {wants}"
+
+
+def _wind_up(state: State) -> tuple[Action, ...]:
+    if state.running:
+        if state.ending or state.why == "auth":
+            return ()
+        return (EndAll(state.reason),)
+    if state.give_up:
+        return (Finish(BatchStatus.CANCELLED, state.why, state.reason),)
+    return (Finish(BatchStatus.STOPPED, state.why, state.reason),)
+
+
+def wake_at(state: State, now: float) -> float | None:
+    """When `decide` must be called again though nothing happened, or None."""
+    if state.phase is Phase.ENDED or (state.phase is Phase.STOPPING and state.running):
+        return None
+    times = [] if state.deadline == float("inf") else [state.deadline]
+    if state.phase is Phase.OPEN:
+        state = _set(state, weather=weather.tick(state.weather, now))
+        if state.next_due is not None and not state.ready:
+            times.append(state.next_due)
+        if state.ready or state.weather.closed_until:
+            at = weather.wake_at(state.weather, now)
+            if at is not None:
+                times.append(at)
+    return min(times, default=None)

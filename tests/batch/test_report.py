@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import re
+from datetime import UTC
+from html.parser import HTMLParser
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
+from cms.batch.report import ROWS, gather, markdown, page, span
+
+EVIL = "<script>alert(1)</script> | `x` [a](b) *c* \n# head \"'&"
+
+
+def task(
+    name: str, status: TaskStatus = TaskStatus.COMPLETED, error: str = "", cost: float = 0.1
+) -> TaskView:
+    return TaskView(
+        name=name,
+        status=status,
+        cost=cost,
+        cost_exact=True,
+        turns=2,
+        duration=1500,
+        response="",
+        error=error,
+        tries=1,
+        line=1,
+        model="opus",
+        session_id="",
+        can_continue=True,
+        tools_used=(),
+        reasons=(),
+        needs=(),
+        started=1000.0,
+        ended=1060.0,
+    )
+
+
+def batch(total: int) -> BatchRecord:
+    return BatchRecord(
+        id="nightly-1",
+        created=1000.0,
+        status=BatchStatus.FAILED,
+        options=BatchOptions(work_dir="/x", source=EVIL),
+        total=total,
+        counts={TaskStatus.COMPLETED: total - 1, TaskStatus.FAILED: 1},
+        spent=0.2,
+        started=1000.0,
+        ended=1100.0,
+        reason=EVIL,
+    )
+
+
+class Page(HTMLParser):
+    """Collects the tags and what would be loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        assert not {"src", "href"} & {name for name, _ in attrs}
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@given(st.text(max_size=60))
+def test_nothing_that_others_wrote_becomes_markup(text: str) -> None:
+    evil = EVIL + text
+    found = gather([task("a"), task(evil, TaskStatus.FAILED, evil)], [(evil, 0.2)])
+    parsed = Page()
+    parsed.feed(page(batch(2), found, UTC))
+    assert not parsed.open
+    assert "script" not in parsed.tags
+    assert "<script>alert(1)</script>" in parsed.text, "it is there, as text"
+    rows = [line for line in markdown(batch(2), found, UTC).splitlines() if line.startswith("|")]
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) in (3, 4, 6)
+    assert "<script" not in markdown(batch(2), found, UTC)
+
+
+def test_a_huge_batch_shows_its_failures_first() -> None:
+    tasks = (
+        task(f"t{number}", TaskStatus.FAILED if number == 5000 else TaskStatus.COMPLETED)
+        for number in range(6000)
+    )
+    found = gather(tasks, [])
+    assert len(found.shown) == ROWS
+    assert found.left_out == 6000 - ROWS
+    assert found.shown[-1].name == "t5000"
+    assert "5000 more tasks are not shown" in page(batch(6000), found)
+
+
+def test_spans() -> None:
+    assert [span(value) for value in (4.25, 125.0, 11220.0, 187200.0)] == [
+        "4.2s",
+        "2m 05s",
+        "3h 07m",
+        "2d 04h",
+    ]
