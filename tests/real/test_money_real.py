@@ -1,0 +1,91 @@
+"""Shared caps on the real binary: each reply costs five cents, and the cap is passed by at most one each."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import msgspec
+import pytest
+
+from cms.rehearsal.script import call, prompt, say
+from real.conftest import Ran, World
+
+pytestmark = pytest.mark.real
+
+CALL = 0.05
+#: A script whose every reply costs five cents and asks for one more tool call.
+LONG = [call("Read", file_path="note.txt").costing(CALL, "sonnet") for _ in range(12)]
+WORK = prompt("Work", *LONG, say("done"))
+
+
+class Scope(msgspec.Struct, rename="camel"):
+    scope: str
+    cap: float
+    spent: float
+    unknown: float
+    reserved: float
+    at_work: int
+    left: float
+
+
+class Budget(msgspec.Struct, rename="camel"):
+    spent_today: float
+    scopes: list[Scope]
+
+
+def budget(world: World) -> Budget:
+    return msgspec.json.decode(world.cms("budget", "show", "--json").out, type=Budget)
+
+
+def finish(child: subprocess.Popen[str]) -> Ran:
+    out, err = child.communicate(timeout=60)
+    return Ran(child.returncode, out, err)
+
+
+def test_two_sessions_together_hold_a_daily_cap(world: World) -> None:
+    (world.work_dir / "note.txt").write_text("hello\n")
+    cap = 0.42
+    shown = world.cms("budget", "set", "--daily", str(cap))
+    assert "$0.0000 of $0.4200 used" in shown.out
+    both = [world.start("delegate", name, WORK, "--max-cost", "5", "--json") for name in ("one", "two")]
+    ended = [finish(child) for child in both]
+    assert [ran.code for ran in ended] == [4, 4], ended
+    for ran in ended:
+        assert ran.json()["status"] == "cost_exceeded"
+        assert str(ran.json()["error"]).startswith("today's budget is ")
+    after = budget(world)
+    assert cap <= after.spent_today + 1e-9
+    assert after.spent_today <= cap + 2 * CALL + 1e-9
+    (day,) = after.scopes
+    assert (day.reserved, day.at_work, day.unknown) == (0, 0, 0)
+
+    refused = world.cms("delegate", "three", WORK)
+    assert refused.code == 4
+    assert re.search(r"today's budget is used up: \$0\.\d{4} of \$0\.4200 spent", refused.out + refused.err)
+    assert "cms budget set --daily" in refused.out + refused.err
+    assert budget(world).spent_today == after.spent_today
+
+    assert world.cms("budget", "clear").code == 0
+    assert world.cms("delegate", "four", prompt("Hello", say("hi"))).code == 0
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_subagents_money_counts_against_a_shared_cap(world: World, background: bool) -> None:
+    (world.work_dir / "note.txt").write_text("hello\n")
+    cap = 0.22
+    assert world.cms("budget", "set", "--total", str(cap)).code == 0
+    child = prompt("Look", *LONG, say("seen"))
+    agent = call(
+        "Agent",
+        description="look",
+        prompt=child,
+        subagent_type="general-purpose",
+        run_in_background=background,
+    )
+    ran = world.cms("delegate", "one", prompt("Ask", agent, say("waiting"), say("done")), "--json")
+    assert ran.code == 4, ran
+    spent = budget(world).spent_today
+    # One call of the subagent, whose newest reply the meter may not hold yet, and one of the main one.
+    assert cap <= spent + 1e-9
+    assert spent <= cap + 2 * CALL + 1e-9, spent
