@@ -40,6 +40,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("output",), "cms.cli.looking:output", "NAME [flags]", SESSIONS),
     (("history",), "cms.cli.looking:history", "NAME [flags]", SESSIONS),
     (("list",), "cms.cli.looking:list_sessions", "[flags]", SESSIONS),
+    (("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
     (("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
     (("demo",), "cms.cli.about:demo", "[flags]", SERVICE),
     (("help",), "cms.cli.about:help_", "[COMMAND]", SERVICE),

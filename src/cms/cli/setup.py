@@ -1,0 +1,127 @@
+"""`cms setup`: register the MCP server with Claude Code, or take it back."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cms.cli import flags, talk
+from cms.cli.flags import JsonFlag
+from cms.config import load_settings
+from cms.errors import ExitCode, MachineError, UsageError
+from cms.setup.claude import Scope
+from cms.setup.work import Report, Setup
+
+#: The project first: its own note on Claude Code's file is the newer one.
+SCOPES: tuple[Scope, ...] = ("project", "user")
+
+
+def setup(
+    *,
+    for_all: Annotated[
+        bool, flags.switch("--global", "For every project of this user (Claude Code's user scope).")
+    ] = False,
+    local: Annotated[
+        bool, flags.switch("--local", "For the project in the current folder (its .mcp.json).")
+    ] = False,
+    uninstall: Annotated[
+        bool, flags.switch("--uninstall", "Take the server and the guide back, everything else as it was.")
+    ] = False,
+    guide: Annotated[
+        bool | None,
+        Parameter(
+            name="--guide",
+            negative="--no-guide",
+            show_default=False,
+            help="Install the strategy guide as a skill; --no-guide removes it.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, flags.switch("--dry-run", "Tell what would be done, and do nothing.")] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Let Claude Code use cms: register its MCP server, and check that it connects.
+
+    Without flags, on a terminal, it asks. Uses `claude mcp add`; files are backed up first, and doing it
+    again changes nothing. --uninstall without a scope looks at both.
+
+    Examples::
+
+        cms setup
+        cms setup --global --guide
+        cms setup --uninstall
+    """
+    if for_all and local:
+        raise UsageError("--global and --local: give one", hint="run it twice for both")
+    if uninstall and guide is not None:
+        raise UsageError("--uninstall takes the guide with it", hint="leave out --guide and --no-guide")
+    scope: Scope = "project" if local else "user"
+    if not (for_all or local or uninstall or dry_run or json) and guide is None:
+        scope, guide = _ask()
+    work = Setup(load_settings(), Path.cwd(), dry=dry_run)
+    if uninstall:
+        report = work.uninstall((scope,) if for_all or local else SCOPES)
+    else:
+        if importlib.util.find_spec("mcp") is None:
+            raise MachineError(
+                "the MCP server needs the package mcp", hint="pip install 'claude-multi-session[mcp]'"
+            )
+        report = work.install(scope, with_guide=guide)
+    if json:
+        talk.show_json(report)
+    else:
+        talk.show_lines(report_lines(report))
+    return ExitCode.FAILED if report.health in ("failed", "absent") else ExitCode.COMPLETED
+
+
+def report_lines(report: Report) -> list[str]:
+    """What was done, for a person."""
+    lines = [f"  {step}" for step in report.steps]
+    if report.dry_run:
+        return ["would do:" if report.changed else "nothing to do:", *lines]
+    if not report.changed:
+        lines.append("nothing was changed")
+    if report.action == "uninstall":
+        return lines
+    match report.health:
+        case "connected":
+            lines.append("Claude Code connects to cms. A session that runs already sees it after a restart.")
+        case "pending approval":
+            lines.append(
+                "The server works. Claude Code asks once to approve it: start `claude` here."
+            )
+        case _:
+            lines.append(f"registered, but Claude Code does not connect: {report.detail}")
+            lines.append(
+                "  `claude mcp get cms` looks again; `cms mcp < /dev/null` shows its own words"
+            )
+    return lines
+
+
+def _ask() -> tuple[Scope, bool]:
+    """Scope and guide from a person.
+
+    Raises:
+        UsageError: nobody is there to ask.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise UsageError("setup needs a flag where it cannot ask", hint="cms setup --global, or --local")
+    where = _question("Register cms for all projects, or this one only? [A/t] ", "at")
+    guide = _question("Install the strategy guide as a skill for Claude? [Y/n] ", "yn")
+    return ("project" if where == "t" else "user"), guide == "y"
+
+
+def _question(text: str, letters: str) -> str:
+    """One of the letters; the first is the default."""
+    while True:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise UsageError("no answer", hint="cms setup --global, or --local")
+        answer = line.strip().lower()[:1] or letters[0]
+        if answer in letters:
+            return answer
