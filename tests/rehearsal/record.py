@@ -175,7 +175,9 @@ class Take:
     async def until_idle(self) -> None:
         """Until the state last told is `idle`."""
         with trio.fail_after(90):
-            await self._until(lambda: self._states()[-1:] == ["idle"])
+            await self._until(lambda: self._ended or self._states()[-1:] == ["idle"])
+        if self._states()[-1:] != ["idle"]:
+            raise SystemExit(f"{self.name}: it ended without being idle; last: {self.written[-3:]}")
 
     def _states(self) -> list[object]:
         return [line["state"] for line in self.written if line.get("subtype") == "session_state_changed"]

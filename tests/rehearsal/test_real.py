@@ -77,12 +77,23 @@ async def test_subagents_and_the_turns_they_start_find_their_own_scripts(tmp_pat
         assert last["total_cost_usd"] == pytest.approx(0.2, abs=0.001)
 
 
+async def _until_written(take: Take, text: str) -> None:
+    """Until the transcript on disk has it; no event tells of that."""
+    while True:
+        for path in await trio.Path(take.home).glob(".claude/projects/*/*.jsonl"):
+            if text in await path.read_text():
+                return
+        await trio.sleep(0.01)
+
+
 async def test_a_script_survives_resume_and_fork(tmp_path: Path) -> None:
     """A process that dies in the middle of a script leaves a conversation in which the next prompt rules."""
     async with stage(tmp_path) as (take, api):
         async with take.running():
             await take.say(prompt("Stall.", call("Read", file_path="a"), say("never").stalling("headers")))
             await api.wait_requests(2)
+            # It writes its transcript a little later, and cannot resume what a SIGKILL kept it from writing.
+            await _until_written(take, "tool_result")
             take.process.kill()
             assert await take.ended() == -9
         for flags in (), ("--fork-session",):
