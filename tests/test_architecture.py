@@ -1,0 +1,367 @@
+"""Imports go one way. This walks all of them, in the source itself, and fails on an arrow that points up.
+
+`FLOORS` is the order of the rooms: a module may import its own room and rooms on lower floors, nothing beside
+it and nothing above. Imports inside functions count too: they save time, they do not change who knows whom.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import pytest
+
+SRC = Path(__file__).parent.parent / "src"
+
+#: From the ground up. A room is a module or a package, named without `cms.`; the longest that fits counts.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("errors", "_version"),
+    ("session.model",),
+    ("config", "session.budget", "session.live"),
+    ("protocol.framing", "protocol.messages"),
+    ("protocol.connection", "protocol.argv"),
+    ("session.ledger", "session.paths", "session.streaks"),
+    ("session.state",),
+    ("session.policy",),
+    ("batch", "rehearsal"),
+    ("runtime.containment",),
+    (
+        "runtime.process",
+        "runtime.rules",
+        "runtime.scribe",
+        "runtime.verify",
+        "runtime.watchers",
+        "runtime.workclock",
+    ),
+    ("store",),
+    ("runtime.runner",),
+    ("runtime.supervisor",),
+    ("runtime.batch",),
+    ("rpc.api",),
+    ("rpc.api_care", "rpc.binding", "rpc.place"),
+    ("rpc.wire",),
+    ("rpc.care", "rpc.methods"),
+    ("rpc.server", "rpc.client"),
+    ("mcp",),
+    ("setup",),
+    ("daemon", "demo"),
+    ("cli",),
+    ("__main__",),
+)
+
+#: Rooms that may import only these of ours, whatever floor they are on.
+ONLY: dict[str, frozenset[str]] = {
+    # The fakes stand for the other side: what they shared with us they could not prove.
+    "rehearsal": frozenset({"rehearsal", "protocol.messages", "errors", "session.model"}),
+    "batch": frozenset({"batch", "errors", "session.model", "protocol.argv"}),
+}
+
+#: Time is an argument and I/O is somebody else's in these packages.
+PURE = ("protocol", "session")
+IMPURE_MODULES = frozenset(
+    {
+        "asyncio", "concurrent", "ctypes", "fcntl", "glob", "http", "importlib", "io", "logging", "mmap",
+        "multiprocessing", "os", "pathlib", "random", "resource", "secrets", "select", "selectors", "shutil",
+        "signal", "socket", "sqlite3", "ssl", "subprocess", "sys", "tempfile", "threading", "time", "trio",
+        "urllib", "uuid",
+    }
+)  # fmt: skip
+IMPURE_CALLS = frozenset({"open", "print", "input"})
+CLOCKS = (".now", ".utcnow", ".today")
+
+#: Commands that only ask must load none of these.
+SLOW = frozenset({"trio", "rich", "mcp", "asyncio", "sqlite3", "h11", "subprocess"})
+#: The commands that run sessions in the process itself.
+RUNS_SESSIONS = frozenset({"cli.foreground"})
+
+
+class Arrow(msgspec.Struct, frozen=True):
+    """One import: who, what, where, and when it happens."""
+
+    importer: str
+    imported: str
+    line: int
+    lazy: bool  # inside a function
+    typing: bool  # under TYPE_CHECKING
+
+    def __str__(self) -> str:
+        return f"{self.importer}:{self.line} imports {self.imported}"
+
+
+def modules(src: Path = SRC) -> dict[str, Path]:
+    """Every module under src/cms by its name without `cms.`; the package itself is ""."""
+    found = {}
+    for path in sorted((src / "cms").rglob("*.py")):
+        parts = path.relative_to(src / "cms").with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def arrows(src: Path = SRC) -> tuple[Arrow, ...]:
+    """Every import of every module."""
+    known = modules(src)
+    return tuple(
+        arrow
+        for name, path in known.items()
+        for arrow in _arrows(name, ast.parse(path.read_text()), known, is_package=path.stem == "__init__")
+    )
+
+
+def _arrows(
+    name: str,
+    node: ast.AST,
+    known: dict[str, Path],
+    *,
+    is_package: bool,
+    lazy: bool = False,
+    typing: bool = False,
+) -> Iterator[Arrow]:
+    for child in ast.iter_child_nodes(node):
+        inside = lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        checking = typing or (isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test))
+        for imported in _imported(name, child, known, is_package=is_package):
+            line = child.lineno if isinstance(child, ast.stmt) else 0
+            yield Arrow(name, imported, line, lazy, typing)
+        yield from _arrows(name, child, known, is_package=is_package, lazy=inside, typing=checking)
+
+
+def _imported(name: str, node: ast.AST, known: dict[str, Path], *, is_package: bool) -> list[str]:
+    """What a statement imports, ours as `cms.x.y` down to the module, others by their first name."""
+    if isinstance(node, ast.Import):
+        return [
+            alias.name if alias.name.startswith("cms") else alias.name.split(".")[0] for alias in node.names
+        ]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    base = node.module or ""
+    if node.level:
+        package = ["cms", *name.split(".")] if name else ["cms"]
+        package = package[: len(package) - node.level + is_package]
+        base = ".".join([*package, *([node.module] if node.module else [])])
+    if base != "cms" and not base.startswith("cms."):
+        return [base.split(".")[0]]
+    found = []
+    for alias in node.names:
+        deeper = f"{base}.{alias.name}"
+        found.append(deeper if deeper.removeprefix("cms.") in known else base)
+    return found
+
+
+def room_of(module: str) -> str:
+    """The room a module belongs to; "" for the package itself and for packages that only hold rooms."""
+    rooms = [room for floor in FLOORS for room in floor]
+    fitting = [room for room in rooms if module == room or module.startswith(f"{room}.")]
+    return max(fitting, key=len, default="")
+
+
+def floor_of(room: str) -> int:
+    return next(number for number, floor in enumerate(FLOORS) if room in floor)
+
+
+def holds_rooms(module: str) -> bool:
+    """A package whose `__init__` is not a room itself, such as `cms.session`; and `cms`."""
+    return module == "" or any(room.startswith(f"{module}.") for floor in FLOORS for room in floor)
+
+
+def complaints(src: Path = SRC) -> list[str]:
+    """Everything that is wrong, in words."""
+    wrong = [
+        f"{name} is in no room: add it to FLOORS in tests/test_architecture.py, as low as it can stand"
+        for name in modules(src)
+        if not room_of(name) and not holds_rooms(name)
+    ]
+    for arrow in arrows(src):
+        if not (arrow.imported == "cms" or arrow.imported.startswith("cms.")):
+            continue
+        target = arrow.imported.removeprefix("cms").removeprefix(".")
+        here, there = room_of(arrow.importer), room_of(target)
+        if arrow.importer == "":
+            # The public face of the library: it may show anything, but loads nothing that is not asked for.
+            if not arrow.lazy and not arrow.typing and floor_of(there) > floor_of("config"):
+                wrong.append(f"{arrow}: not before somebody asks for it")
+        elif not here:
+            if not holds_rooms(arrow.importer):
+                continue  # told above
+            wrong.append(f"{arrow}: a package that only holds rooms imports nothing")
+        elif not there:
+            if holds_rooms(target):
+                wrong.append(f"{arrow}: import the module itself")
+        elif here != there and floor_of(there) >= floor_of(here):
+            wrong.append(f"{arrow}: {here} is not above {there}")
+        elif here in ONLY and there not in ONLY[here]:
+            wrong.append(f"{arrow}: {here} may import only {', '.join(sorted(ONLY[here]))}")
+    return wrong
+
+
+def test_every_arrow_points_down() -> None:
+    assert complaints() == []
+
+
+def test_the_pure_rooms_know_no_clock_and_no_input_or_output() -> None:
+    wrong = [
+        str(arrow)
+        for arrow in arrows()
+        if arrow.importer.split(".")[0] in PURE and arrow.imported in IMPURE_MODULES
+    ]
+    for name, path in modules().items():
+        if name.split(".")[0] not in PURE:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                if called in IMPURE_CALLS or called.endswith(CLOCKS):
+                    wrong.append(f"{name}:{node.lineno} calls {called}")
+    assert wrong == []
+
+
+def test_the_pure_rooms_need_nothing_but_msgspec() -> None:
+    foreign = {
+        arrow.imported
+        for arrow in arrows()
+        if arrow.importer.split(".")[0] in PURE
+        and not arrow.imported.startswith("cms")
+        and arrow.imported not in sys.stdlib_module_names
+    }
+    assert foreign == {"msgspec"}
+
+
+def loaded_by(entry: str) -> dict[str, str]:
+    """Everything that is loaded when this module is, and by whom: imports outside functions, followed."""
+    known = modules()
+    outgoing: dict[str, list[Arrow]] = {}
+    for arrow in arrows():
+        if not arrow.lazy and not arrow.typing:
+            outgoing.setdefault(arrow.importer, []).append(arrow)
+    found: dict[str, str] = {f"cms.{entry}": entry}
+    todo = [entry]
+    while todo:
+        name = todo.pop()
+        # A module's packages are loaded before it.
+        parts = name.split(".")
+        packages = [".".join(parts[:length]) for length in range(len(parts))]
+        for package in packages:
+            if package in known and f"cms.{package}".rstrip(".") not in found:
+                found[f"cms.{package}".rstrip(".")] = name
+                todo.append(package)
+        for arrow in outgoing.get(name, []):
+            if arrow.imported not in found:
+                found[arrow.imported] = str(arrow)
+                target = arrow.imported.removeprefix("cms").removeprefix(".")
+                if arrow.imported.startswith("cms") and target in known:
+                    todo.append(target)
+    return found
+
+
+@pytest.mark.parametrize("entry", ["cli", "cli.app", "rpc.client"])
+def test_commands_that_only_ask_load_nothing_slow(entry: str) -> None:
+    if entry not in modules():
+        pytest.fail(f"{entry} is gone: name the module that commands begin with")
+    loaded = loaded_by(entry)
+    slow = {
+        what: by
+        for what, by in loaded.items()
+        if what in SLOW - {"subprocess"}
+        or what.startswith(("cms.runtime.", "cms.store", "cms.daemon", "cms.mcp", "cms.rehearsal"))
+    }
+    assert slow == {}
+
+
+def test_commands_reach_sessions_through_the_daemon() -> None:
+    """Only the foreground runs them itself; and whoever goes there goes lazily."""
+    wrong = [
+        str(arrow)
+        for arrow in arrows()
+        if arrow.importer.split(".")[0] == "cli"
+        and arrow.imported.startswith(("cms.runtime", "cms.store"))
+        and arrow.importer not in RUNS_SESSIONS
+    ]
+    wrong += [
+        f"{arrow}: at its top"
+        for arrow in arrows()
+        if arrow.importer.split(".")[0] == "cli"
+        and arrow.imported.removeprefix("cms.") in {*RUNS_SESSIONS, "demo", "daemon"}
+        and not arrow.lazy
+        and not arrow.typing
+    ]
+    assert wrong == []
+
+
+def test_the_mcp_sdk_is_loaded_by_its_server_alone() -> None:
+    """Its import takes most of a second."""
+    assert {arrow.importer.split(".")[0] for arrow in arrows() if arrow.imported == "mcp"} <= {"mcp"}
+
+
+def test_nothing_is_loaded_in_a_circle() -> None:
+    outgoing: dict[str, set[str]] = {}
+    for arrow in arrows():
+        if not arrow.lazy and not arrow.typing and arrow.imported.startswith("cms."):
+            outgoing.setdefault(arrow.importer, set()).add(arrow.imported.removeprefix("cms."))
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            pytest.fail(" -> ".join([*path[path.index(name) :], name]))
+        if name not in done:
+            for target in sorted(outgoing.get(name, ())):
+                visit(target, (*path, name))
+            done.add(name)
+
+    for name in sorted(outgoing):
+        visit(name, ())
+
+
+# --- the checker itself -----------------------------------------------------------------------------
+
+
+def tree(tmp_path: Path, files: dict[str, str]) -> Path:
+    for name, text in {"__init__.py": "", **files}.items():
+        path = tmp_path / "cms" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / "__init__.py").touch()
+        path.write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("files", "word"),
+    [
+        ({"errors.py": "from cms.config import x"}, "errors is not above config"),
+        ({"errors.py": "import cms.config"}, "errors is not above config"),
+        ({"errors.py": "def f():\n    from cms import config"}, "errors is not above config"),
+        ({"session/state.py": "from .policy import x"}, "session.state is not above session.policy"),
+        ({"session/paths.py": "from . import ledger"}, "session.paths is not above session.ledger"),
+        ({"session/paths.py": "from ..cli.app import x", "cli/app.py": ""}, "is not above cli"),
+        ({"protocol/messages.py": "from cms.protocol import framing"}, "is not above protocol.framing"),
+        ({"rehearsal/api.py": "from cms.config import x"}, "rehearsal may import only"),
+        ({"newroom.py": ""}, "newroom is in no room: add it to FLOORS"),
+        ({"session/newroom.py": ""}, "session.newroom is in no room: add it to FLOORS"),
+        ({"session/__init__.py": "from cms.errors import x"}, "imports nothing"),
+        ({"cli/app.py": "import cms.session"}, "import the module itself"),
+        ({"__init__.py": "from cms.runtime.supervisor import x"}, "not before somebody asks for it"),
+    ],
+)
+def test_a_wrong_arrow_is_found(tmp_path: Path, files: dict[str, str], word: str) -> None:
+    others = {"config.py": "", "session/ledger.py": "", "session/policy.py": "", "protocol/framing.py": ""}
+    others |= {"runtime/supervisor.py": ""}
+    found = complaints(tree(tmp_path, {**others, **files}))
+    assert len(found) == 1, found
+    assert word in found[0]
+
+
+def test_right_arrows_are_not_complained_about(tmp_path: Path) -> None:
+    files = {
+        "errors.py": "import enum",
+        "session/model.py": "from ..errors import x",
+        "session/state.py": "from cms.session import model\nfrom .model import y",
+        "runtime/containment/__init__.py": "from ._a import x",
+        "runtime/containment/_a.py": "from . import _b",
+        "runtime/containment/_b.py": "",
+        "__init__.py": "def f():\n    from cms.cli import app",
+        "cli/app.py": "from cms import errors",
+    }
+    assert complaints(tree(tmp_path, files)) == []
