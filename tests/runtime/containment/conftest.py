@@ -16,10 +16,15 @@ import trio
 from cms.runtime.containment import Mechanism
 from cms.runtime.containment._cgroup import find_delegation
 from cms.runtime.containment._model import Attempt
+from cms.runtime.containment._portable import PortableMechanism
 from cms.runtime.containment._probe import candidates, exercise
 
-NAMES = ("bwrap+cgroup", "bwrap", "unshare+cgroup", "unshare", "guard+cgroup", "guard")
+LINUX = ("bwrap+cgroup", "bwrap", "unshare+cgroup", "unshare", "guard+cgroup", "guard")
+NAMES = (*LINUX, "portable")
 Found = dict[str, tuple[Mechanism, Attempt]]
+
+on_linux = pytest.mark.parametrize("mechanism", LINUX, indirect=True)
+"""For what takes long: not with the mechanism that Linux never uses (see test_portable)."""
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +33,10 @@ def machine() -> Found:
     delegation, _ = find_delegation()
 
     async def try_all() -> Found:
-        return {each.name: (each, await exercise(each)) for each in candidates(delegation, [])}
+        return {
+            each.name: (each, await exercise(each))
+            for each in (*candidates(delegation, []), PortableMechanism())
+        }
 
     return trio.run(try_all)
 
@@ -40,7 +48,7 @@ def mechanism(request: pytest.FixtureRequest, machine: Found) -> Iterator[Mechan
     assert_nothing_left()
 
 
-@pytest.fixture(params=[name for name in NAMES if not name.startswith("guard")])
+@pytest.fixture(params=[name for name in NAMES if name.startswith(("bwrap", "unshare"))])
 def walled(request: pytest.FixtureRequest, machine: Found) -> Iterator[Mechanism]:
     """One of those that promise to protect and hide paths."""
     yield choose(request.param, machine)

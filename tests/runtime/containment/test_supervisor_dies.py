@@ -11,6 +11,7 @@ import trio
 
 from cms.runtime.containment import Mechanism
 from cms.runtime.containment._cgroup import find_delegation
+from runtime.containment.conftest import on_linux
 
 WATCHER = str(Path(__file__).with_name("watcher.py"))
 
@@ -27,6 +28,7 @@ async def watch(mechanism: Mechanism, *arguments: str) -> str:
     return said
 
 
+@on_linux
 @pytest.mark.parametrize("case", ["deaf", "stealth", "subreaper", "phoenix", "comet"])
 async def test_nothing_outlives_it(mechanism: Mechanism, tmp_path: Path, case: str) -> None:
     if case in ("comet", "phoenix") and not mechanism.guarantees.dies_with_supervisor.strong:
@@ -35,6 +37,7 @@ async def test_nothing_outlives_it(mechanism: Mechanism, tmp_path: Path, case: s
         await watch(mechanism, str(tmp_path), case)
 
 
+@on_linux
 async def test_at_any_moment_of_a_start(mechanism: Mechanism, tmp_path: Path) -> None:
     with trio.fail_after(60):
         said = await watch(mechanism, str(tmp_path), "orphan", "0", "60", "5")

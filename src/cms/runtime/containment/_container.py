@@ -30,6 +30,8 @@ _FIRST_WAIT = 0.015
 _LONGEST_WAIT = 0.1
 _POLL = 0.001
 _FREEZE_ROUNDS = 50
+MARKER = "CMS_CONTAINER"
+"""The variable by which a stray process can be told as a container's where nothing better is to be had."""
 
 
 class Streams:
@@ -149,9 +151,7 @@ class Container(abc.ABC):
         self._leaf = leaf
         self._plan = plan
         self._shim = control.pids["init"]
-        self._command_fd = os.pidfd_open(self.pid)
-        self._shim_fd = os.pidfd_open(self._shim)
-        self._child_fd = os.pidfd_open(child.pid)
+        self._hold()
         self._end_lock = trio.Lock()
         self._proof: Proof | None = None
         self._returncode: int | None = None
@@ -190,7 +190,7 @@ class Container(abc.ABC):
     def terminate(self) -> None:
         """SIGTERM to the command, if it is still there. Never to a process that got its pid later."""
         if not self._closed:
-            _proc.send(self._command_fd, signal.SIGTERM)
+            self._terminate()
 
     # --- the tree -----------------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class Container(abc.ABC):
         self._frozen = True
         if self._leaf is not None:
             self._leaf.freeze(True)
-            await _until(self._leaf.is_frozen)
+            await until(self._leaf.is_frozen)
         await self._stop_each()
 
     async def thaw(self) -> None:
@@ -273,7 +273,7 @@ class Container(abc.ABC):
             return
         for member in reversed(self._members()):
             if member.state == "T":
-                _signal_quietly(member, signal.SIGCONT)
+                self._signal(member, signal.SIGCONT)
         if self._leaf is not None:
             self._leaf.freeze(False)
         self._frozen = False
@@ -289,7 +289,7 @@ class Container(abc.ABC):
             if not running:
                 return
             for member in running:
-                _signal_quietly(member, signal.SIGSTOP)
+                self._signal(member, signal.SIGSTOP)
             await trio.sleep(_POLL)
 
     async def kill(self, *, deadline: float) -> Proof:
@@ -341,9 +341,7 @@ class Container(abc.ABC):
 
     async def _dismiss(self) -> None:
         """The tree is proved empty: collect our own helpers, and read what the shim still had to say."""
-        _proc.send(self._child_fd, signal.SIGKILL)
-        await trio.lowlevel.wait_readable(self._child_fd)
-        self._child.wait()
+        await self._reap()
         await self._control.hear(lambda: False)
         if self._returncode is None:
             status = self._control.exit_status
@@ -353,8 +351,7 @@ class Container(abc.ABC):
             self._leaf.remove()
         _mounts.remove_placeholders(self._plan)
         self._closed = True
-        for fd in (self._command_fd, self._shim_fd, self._child_fd):
-            os.close(fd)
+        self._let_go()
 
     async def aclose(self, *, deadline: float = 5.0) -> None:
         """`kill`, then close the pipes."""
@@ -370,6 +367,34 @@ class Container(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    # --- how a process is held, so that no signal goes to a stranger ---------------------------------
+
+    def _hold(self) -> None:
+        """Called while all three are known to be there: the command still waits for leave to exec."""
+        self._command_fd = os.pidfd_open(self.pid)
+        self._shim_fd = os.pidfd_open(self._shim)
+        self._child_fd = os.pidfd_open(self._child.pid)
+
+    def _let_go(self) -> None:
+        for fd in (self._command_fd, self._shim_fd, self._child_fd):
+            os.close(fd)
+
+    def _terminate(self) -> None:
+        _proc.send(self._command_fd, signal.SIGTERM)
+
+    def _signal(self, member: Member, number: signal.Signals) -> None:
+        """A member that changed its user may be beyond us; the proof will say that it is left."""
+        try:
+            _proc.signal_member(member, number)
+        except PermissionError:
+            pass
+
+    async def _reap(self) -> None:
+        """Collect our direct child (bwrap, or the shim), which has nothing left to do."""
+        _proc.send(self._child_fd, signal.SIGKILL)
+        await trio.lowlevel.wait_readable(self._child_fd)
+        self._child.wait()
 
     # --- what a mechanism says ----------------------------------------------------------------------
 
@@ -402,7 +427,7 @@ class Container(abc.ABC):
     async def _wait_leaf_empty(self) -> None:
         if self._leaf is not None:
             leaf = self._leaf
-            await _until(lambda: not leaf.populated())
+            await until(lambda: not leaf.populated())
 
 
 class NamespaceContainer(Container):
@@ -416,7 +441,7 @@ class NamespaceContainer(Container):
         how.append("SIGKILL to the namespace's init")
         if rounds > 1:
             for member in self._members():
-                _signal_quietly(member, signal.SIGKILL)
+                self._signal(member, signal.SIGKILL)
             how.append("SIGKILL to each member")
 
     async def _wait_empty(self) -> bool:
@@ -443,7 +468,7 @@ class GuardContainer(Container):
             how.append("SIGKILL to the guardian's children until it had none")
         if self._control.ended or rounds > 1:
             for member in self._members():
-                _signal_quietly(member, signal.SIGKILL)
+                self._signal(member, signal.SIGKILL)
             how.append("SIGKILL to each member found by walking")
 
     async def _wait_empty(self) -> bool:
@@ -451,7 +476,7 @@ class GuardContainer(Container):
         await self._wait_leaf_empty()
         if not self._control.empty:
             # Somebody killed the guardian: only a walk is left to go by.
-            await _until(lambda: not self._members())
+            await until(lambda: not self._members())
         return True
 
     def _evidence(self) -> str:
@@ -476,10 +501,7 @@ class GuardContainer(Container):
         return f"{MARKER}={self._plan.token}".encode()
 
 
-MARKER = "CMS_CONTAINER"
-
-
-async def _until(condition: Callable[[], bool]) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     """Look again each millisecond, for what is asked here wakes nobody (cgroup.events: EPOLLPRI only)."""
     while not condition():  # noqa: ASYNC110 (there is no event to wait for)
         await trio.sleep(_POLL)
@@ -491,11 +513,3 @@ def _sender(ancillary: list[tuple[int, int, bytes]]) -> int:
         if level == socket.SOL_SOCKET and kind == getattr(socket, "SCM_CREDENTIALS", -1):
             return int.from_bytes(data[:4], sys.byteorder)
     return 0
-
-
-def _signal_quietly(member: Member, number: signal.Signals) -> None:
-    """A member that changed its user may be beyond us; the proof will say that it is left."""
-    try:
-        _proc.signal_member(member, number)
-    except PermissionError:
-        pass

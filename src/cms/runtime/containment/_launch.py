@@ -28,7 +28,7 @@ import trio
 from cms.errors import ContainmentError, WorkDirError
 from cms.runtime.containment import _shim
 from cms.runtime.containment._cgroup import Delegation, Leaf
-from cms.runtime.containment._container import Container, Control, Streams
+from cms.runtime.containment._container import Container, Control, Streams, until
 from cms.runtime.containment._model import Spec
 from cms.runtime.containment._mounts import Plan, remove_placeholders, verify
 from cms.runtime.containment._shim import Orders
@@ -137,12 +137,10 @@ class _Attempt:
                 await stream.aclose()
             if self.control is not None:
                 self.control.close()
-            if self.child is not None and self.child.poll() is None:
-                pidfd = os.pidfd_open(self.child.pid)
+            if self.child is not None:
                 self.child.kill()
-                await trio.lowlevel.wait_readable(pidfd)
-                os.close(pidfd)
-                self.child.wait()
+                child = self.child
+                await until(lambda: child.poll() is not None)
             if self.leaf is not None:
                 self.leaf.remove()
             remove_placeholders(self.plan)

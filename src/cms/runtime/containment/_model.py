@@ -139,7 +139,8 @@ class Proof(msgspec.Struct, frozen=True):
         alive: the members just before.
         rounds: how many times the tree had to be struck.
         seconds: from the decision to the last process gone.
-        empty: True only if the kernel said so; False is the state `unkilled`.
+        empty: True only if the kernel said so (where `kill_all` is not strong: as far as can be told, see
+            `how`); False is the state `unkilled`.
         left: the members that are still there if not `empty`.
         how: what was done and what the proof rests on, in order.
     """

@@ -8,6 +8,7 @@ process.
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from cms.runtime.containment._bwrap import BwrapMechanism, find_bwrap
 from cms.runtime.containment._cgroup import Delegation, find_delegation
 from cms.runtime.containment._mechanism import Mechanism
 from cms.runtime.containment._model import Attempt, Report, Spec
+from cms.runtime.containment._portable import PortableMechanism
 from cms.runtime.containment._scan import ScanMechanism, has_signal_scope
 from cms.runtime.containment._unshare import UnshareMechanism
 
@@ -73,6 +75,8 @@ async def _search() -> tuple[Mechanism, Report]:
 
 def candidates(delegation: Delegation | None, attempts: list[Attempt]) -> list[Mechanism]:
     """All that could work here, best first."""
+    if sys.platform != "linux":
+        return [PortableMechanism()]
     found: list[Mechanism] = []
     bwrap = find_bwrap()
     delegations = [delegation, None] if delegation is not None else [None]

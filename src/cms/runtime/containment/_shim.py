@@ -9,7 +9,8 @@ It has three modes:
 - `init`: bwrap made the namespaces and started us as their pid 1.
 - `unshare`: we make the namespaces ourselves; the outer process plays bwrap's part, the inner is pid 1.
 - `guard`: there are none. We are a child subreaper, so every orphan of the tree becomes our child, and we
-  are childless only when the whole tree is gone.
+  are childless only when the whole tree is gone. With a marker (no Linux) there is no such thing as a
+  subreaper, and all we can do is look.
 
 Why not let bwrap run the command itself: its own init tells an exit by signal as 128 + n, which a plain exit
 can be too, and cannot say why an exec failed.
@@ -29,7 +30,6 @@ import marshal
 import os
 import select
 import signal
-import sys
 import time
 
 PR_SET_PDEATHSIG = 1
@@ -92,6 +92,7 @@ class Orders:
         "cwd",
         "env",
         "leaf",
+        "marker",
         "mode",
         "mounts",
         "nproc",
@@ -113,6 +114,7 @@ class Orders:
         stdio: tuple[int, ...] = (),
         supervisor: int = -1,
         leaf: bytes = b"",
+        marker: bytes = b"",
         user_namespace: bool = False,
         mounts: tuple[tuple[str, bytes], ...] = (),
         sandbox: bool = False,
@@ -127,6 +129,7 @@ class Orders:
         self.stdio = stdio
         self.supervisor = supervisor
         self.leaf = leaf
+        self.marker = marker
         self.user_namespace = user_namespace
         self.mounts = mounts
         self.sandbox = sandbox
@@ -289,8 +292,8 @@ class Shim:
         stage = "prepare"
         try:
             if orders.mode == "guard":
-                self.die_with(orders.supervisor, signal.SIGCHLD)
-                if sys.platform == "linux":
+                if not orders.marker:
+                    self.die_with(orders.supervisor, signal.SIGCHLD)
                     self.libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
             elif orders.mode == "unshare":
                 self.die_with(orders.supervisor, signal.SIGKILL)
@@ -323,8 +326,7 @@ class Shim:
 
     def die_with(self, supervisor: int, death_signal: int) -> None:
         """In guard mode the signal only wakes us: dying at once would leave the tree behind."""
-        if sys.platform == "linux":
-            self.libc.prctl(PR_SET_PDEATHSIG, death_signal)
+        self.libc.prctl(PR_SET_PDEATHSIG, death_signal)
         if os.getppid() != supervisor:
             os._exit(1)
 
@@ -468,6 +470,8 @@ class Shim:
                     heard = b""  # the supervisor died before it had read what we told it
                 if not heard:
                     return
+                if self.orders.mode == "guard" and b"terminate\n" in heard and self.command:
+                    os.kill(self.command, signal.SIGTERM)  # a child not reaped yet: the pid is still its own
                 if self.orders.mode == "guard" and b"kill\n" in heard:
                     self.sweep()
                     self.tell("empty")
@@ -516,18 +520,34 @@ class Shim:
         orphans of the killed become our children in their turn, so the loop goes down the whole tree; it
         has to be tight, for it races with whatever forks and exits.
         """
+        if self.orders.marker:
+            return self.sweep_by_looking()
         nap = _FIRST_NAP
         while not self.childless:
             for pid in children():
                 try:
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+                except OSError:
+                    pass  # gone, or it changed its user: then it stays, and nobody is told that it went
             if self.reap() == 0 and not self.childless:
                 time.sleep(nap)  # nobody died: they sleep in the kernel, or are about to be ours
                 nap = min(nap * 2, _LONGEST_NAP)
             else:
                 nap = _FIRST_NAP
+        return None
+
+    def sweep_by_looking(self) -> None:
+        """Where nothing keeps orphans together: kill whoever is ours, until two looks find nobody."""
+        found_nobody = 0
+        while found_nobody < 2:
+            rows = look(os.getpid(), self.orders.marker)
+            for row in rows:
+                try:
+                    os.kill(row[0], signal.SIGKILL)
+                except OSError:
+                    pass  # as above
+            self.reap()
+            found_nobody = 0 if rows else found_nobody + 1
 
 
 def _ensure_mount_point(path: bytes, copy: int) -> None:
@@ -550,23 +570,60 @@ def children() -> list[int]:
     except OSError:
         pass
     found = []
-    if sys.platform == "linux":
-        for name in [entry.name for entry in os.scandir("/proc")]:
-            if name.isdigit():
-                try:
-                    with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 (as above)
-                        fields = file.read().rpartition(b")")[2].split()
-                except OSError:
-                    continue
-                if int(fields[1]) == own:
-                    found.append(int(name))
-    else:
-        with os.popen("ps -axo pid=,ppid=") as listing:  # noqa: S605 (fixed words)
-            for line in listing:
-                pid, _, parent = line.strip().partition(" ")
-                if parent.strip() == str(own):
-                    found.append(int(pid))
+    for name in [entry.name for entry in os.scandir("/proc") if entry.name.isdigit()]:
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123 (as above)
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == own:
+            found.append(int(name))
     return found
+
+
+def look(shim: int, marker: bytes) -> list[tuple[int, int, str, int, str]]:
+    """Who belongs to the tree as far as `ps` can tell: (pid, start, state, resident bytes, command).
+
+    Everything below the shim, whoever has our marker in its environment, and what is below those. A process
+    that has cleared its environment and left its parent is missed: that is why this is the last resort.
+    """
+    import subprocess
+
+    # Both the BSD and the Linux `ps` take these words; `e` adds the environment to the command.
+    words = ["ps", "axwwe", "-o", "pid=,ppid=,rss=,state=,lstart=,args="]
+    plain = {"PATH": "/bin:/usr/bin", "LC_ALL": "C"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=plain) as process:
+        raw = process.communicate()[0]
+    below: dict[int, list[int]] = {}
+    rows: dict[int, tuple[int, int, str, int, str]] = {}
+    todo = [shim]
+    for line in raw.splitlines():
+        fields = line.split(None, 9)
+        if len(fields) < 9:
+            continue
+        pid, parent, rss = int(fields[0]), int(fields[1]), int(fields[2])
+        state, command = fields[3].decode()[:1], fields[9] if len(fields) > 9 else b""
+        if pid in (shim, process.pid) or state == "Z":
+            continue
+        started = _seconds(b" ".join(fields[4:9]).decode())
+        rows[pid] = (pid, started, state, rss * 1024, command.partition(marker)[0].decode(errors="replace"))
+        below.setdefault(parent, []).append(pid)
+        if marker in command:
+            todo.append(pid)
+    found: dict[int, tuple[int, int, str, int, str]] = {}
+    while todo:
+        here = todo.pop()
+        if here in rows and here not in found:
+            found[here] = rows[here]
+        todo.extend(child for child in below.pop(here, ()))
+    return list(found.values())
+
+
+def _seconds(text: str) -> int:
+    try:
+        return int(time.mktime(time.strptime(text, "%a %b %d %H:%M:%S %Y")))
+    except ValueError:
+        return 0
 
 
 def _awake(_number: int, _frame: object) -> None:
