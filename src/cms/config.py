@@ -18,8 +18,9 @@ import msgspec
 from cms.errors import ClaudeNotFound, UsageError
 from cms.session.model import Limits
 
-#: What a delegation may use when nobody says otherwise.
-DELEGATE_LIMITS = Limits(max_cost=2.0, max_turns=50)
+#: What a delegation may use when nobody says otherwise. The last three end what goes on without progress, and
+#: are wide: claude's own tools take ten minutes at most, and its own retries some eight.
+DELEGATE_LIMITS = Limits(max_cost=2.0, max_turns=50, max_silence=1800.0, max_repeats=10, max_retry_time=900.0)
 DEFAULT_MODEL = "sonnet"
 
 
@@ -75,6 +76,11 @@ class Settings(msgspec.Struct, frozen=True):
     def raw(self) -> Path:
         """The folder of the append-only raw line logs, one file a session."""
         return self.home / "raw"
+
+    @property
+    def trash(self) -> Path:
+        """Where the raw logs of deleted sessions are kept for a while."""
+        return self.home / "trash"
 
 
 def _number(environ: Mapping[str, str], key: str, default: float) -> float:

@@ -119,6 +119,16 @@ class WrongStatus(UsageError):
         self.status = status
 
 
+class NothingAsked(UsageError):
+    """Nothing in the session waits for a person's word."""
+
+    code = "nothing_asked"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"session {name!r} waits for no answer", hint="`cms ask` shows what does")
+        self.name = name
+
+
 # --- the machine's fault ------------------------------------------------------------------------
 
 

@@ -16,7 +16,6 @@ import msgspec
 
 from cms.errors import CmsError
 from cms.rpc.api import (
-    METHODS,
     PROTOCOL,
     SERVER_ERROR,
     HelloReply,
@@ -25,6 +24,7 @@ from cms.rpc.api import (
     Response,
     RpcError,
 )
+from cms.rpc.catalog import METHODS
 from cms.rpc.wire import error_data
 from cms.session.model import Progress, Record
 

@@ -33,16 +33,18 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
+from rpc.fake_keeper import FakeKeeper
 
 
 def options(name: str) -> SessionOptions:
     return SessionOptions(name=name, work_dir="/")
 
 
-class FakeSupervisor:
+class FakeSupervisor(FakeKeeper):
     """Attributes named `..._calls` and the like are for tests to look at."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.records: dict[str, SessionRecord] = {}
         self.said: dict[str, list[Interaction]] = {}
         self.stopped: list[str] = []

@@ -19,7 +19,6 @@ from cms.rpc.api import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
-    METHODS,
     PARSE_ERROR,
     PROTOCOL,
     REQUEST_CANCELLED,
@@ -47,6 +46,7 @@ from cms.rpc.api import (
     StopReply,
     WatchParams,
 )
+from cms.rpc.catalog import METHODS
 from cms.rpc.methods import Methods
 from cms.rpc.server import MAX_CALLS, Outbox, Server, open_listener
 from cms.session.model import DelegateResult, Outcome, Progress, Reply, SessionStatus

@@ -35,6 +35,7 @@ from cms.protocol.messages import (
     User,
 )
 from cms.session.budget import Grant
+from cms.session.live import Word
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
 from cms.session.policy import conclude, decide, response_of, wake_at
 from cms.session.state import (
@@ -51,6 +52,7 @@ from cms.session.state import (
     Opened,
     Phase,
     Settled,
+    Spoken,
     State,
     agents,
     fold,
@@ -551,6 +553,7 @@ EVENTS: st.SearchStrategy[Line] = st.one_of(
     st.builds(MeterAsked),
     st.builds(Judged, _KEYS | _KEYS.map("p".__add__)),
     st.builds(Judged, _KEYS, st.just(Denial("Bash", "", "no")), st.just((Question("?"),)), st.just("plan")),
+    st.builds(Spoken, _KEYS | _KEYS.map("p".__add__), st.builds(Word, st.booleans(), st.just({"?": "a"}))),
     st.builds(Breached, _BREACHES),
     st.builds(InterruptSent),
     st.builds(Charged, st.integers(0, 3)),

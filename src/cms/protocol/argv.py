@@ -52,6 +52,11 @@ _UNATTENDED = (
     "refused; find another way or say what you would need. If you cannot go on without an answer from a "
     "person, ask once with AskUserQuestion and stop."
 )
+_ATTENDED = (
+    "You are running in the background. A person can answer questions (AskUserQuestion) and grant "
+    "permissions, but may take minutes, or not be there. Ask only what you cannot find out; what is refused "
+    "stays refused."
+)
 _REVIEW = "Review only: read, judge, and report findings with file and line. Change nothing."
 
 
@@ -105,7 +110,7 @@ def build_argv(
     if options.preset == "review":
         appended.append(_REVIEW)
     if options.delegated:
-        appended.append(_UNATTENDED)
+        appended.append(_ATTENDED if options.ask_timeout else _UNATTENDED)
     if appended:
         argv.append("--append-system-prompt=" + "\n\n".join(appended))
     for flag, value in (

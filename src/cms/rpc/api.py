@@ -287,6 +287,8 @@ CANCELLABLE = frozenset(
         "session.delegate",
         "session.continue",
         "session.watch",
+        "session.fork",
+        "sessions.wait",
     }
 )
 

@@ -44,7 +44,9 @@ from cms.rpc.api import (
     StopReply,
     WatchParams,
 )
+from cms.rpc.api_care import ForkParams
 from cms.rpc.binding import Begin, Call, RequestCancelled, bind, quick
+from cms.rpc.care import Care, Keeper
 from cms.session.budget import Budget
 from cms.session.model import (
     DelegateResult,
@@ -66,12 +68,14 @@ __all__ = ["Call", "Host", "Methods", "RequestCancelled", "Supervisor"]
 log = logging.getLogger(__name__)
 
 
-class Supervisor(Protocol):
+class Supervisor(Keeper, Protocol):
     """The part of `runtime.supervisor.Supervisor` that is used here; a test's fake has no more."""
 
     def live_count(self) -> int: ...
 
     async def create(self, options: SessionOptions, *, parent_id: str = "") -> SessionRecord: ...
+
+    async def fork(self, name: str, new_name: str, *, model: str = "") -> SessionRecord: ...
 
     async def submit(self, name: str, message: str, *, type: str) -> Interaction: ...  # noqa: A002 - as in the record
 
@@ -171,6 +175,8 @@ class Methods:
             "budget.set": bind(SetBudgetParams, quick(self.set_budget)),
             "daemon.status": bind(Nothing, quick(self.daemon_status)),
             "daemon.stop": bind(DaemonStopParams, quick(self.daemon_stop)),
+            "session.fork": bind(ForkParams, self.fork),
+            **Care(supervisor, settings).table,
         }
 
     # --- work ---------------------------------------------------------------------------------
@@ -191,6 +197,11 @@ class Methods:
             await self._supervisor.resume(params.name)
         interaction = await self._supervisor.submit(params.name, params.message, type="resume")
         return await self._answer(call, params.name, interaction, wait=params.wait, stop=False)
+
+    async def fork(self, call: Call, params: ForkParams) -> Record:
+        session = await self._supervisor.fork(params.name, params.new_name, model=params.model)
+        interaction = await self._supervisor.submit(session.name, params.message, type="fork")
+        return await self._answer(call, session.name, interaction, wait=params.wait, stop=False)
 
     async def delegate(self, call: Call, params: DelegateParams) -> Record:
         name = params.options.name

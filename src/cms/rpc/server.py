@@ -42,7 +42,6 @@ from cms.rpc.api import (
     INVALID_REQUEST,
     MAX_LINE,
     METHOD_NOT_FOUND,
-    METHODS,
     PARSE_ERROR,
     PROTOCOL,
     REQUEST_CANCELLED,
@@ -56,6 +55,7 @@ from cms.rpc.api import (
     Response,
     RpcError,
 )
+from cms.rpc.catalog import METHODS
 from cms.rpc.methods import Methods, RequestCancelled, Supervisor
 from cms.rpc.place import peer_uid, reachable
 from cms.rpc.wire import LineBuffer, OverlongLine, error_data

@@ -43,4 +43,5 @@ def build_rules(options: SessionOptions, environ_home: str) -> Rules:
         safety=options.safety,
         permission_mode=options.permission_mode,
         stop_on_violation=options.on_violation == "stop",
+        ask_timeout=options.ask_timeout,
     )

@@ -38,14 +38,16 @@ from cms.errors import (
     AgentDied,
     AgentError,
     CmsError,
+    ContainmentError,
     ControlTimeout,
     InternalError,
     ProtocolError,
     StoreError,
     WrongStatus,
 )
-from cms.protocol.argv import build_argv, build_environment
+from cms.protocol.argv import QUESTION_TOOL, build_argv, build_environment
 from cms.protocol.messages import (
+    CanUseTool,
     GetUsage,
     HookMatcher,
     Initialize,
@@ -60,9 +62,11 @@ from cms.runtime.process import AgentProcess, Ladder
 from cms.runtime.rules import build_rules
 from cms.runtime.scribe import Scribe
 from cms.runtime.watchers import Watchers, activity_of, note_of
+from cms.runtime.workclock import WorkClock
 from cms.session import ledger
 from cms.session.budget import Grant
 from cms.session.ledger import EPSILON, Ledger
+from cms.session.live import LiveSession, OpenQuestion, Word
 from cms.session.model import (
     ENDED,
     Interaction,
@@ -86,8 +90,11 @@ from cms.session.policy import (
     SendInterrupt,
     Settle,
     StopProcess,
+    asked_questions,
     conclude,
     decide,
+    describe,
+    held,
     response_of,
     wake_at,
 )
@@ -105,6 +112,7 @@ from cms.session.state import (
     Opened,
     Phase,
     Settled,
+    Spoken,
     State,
     fold,
     may_owe,
@@ -117,6 +125,11 @@ from cms.store.records import Charge, Decision
 #: Seconds for our own answer to a tool call; claude refuses the call afterwards. Long, because the answer may
 #: wait for the end of a long reply, and being silent is safe.
 _HOOK_TIMEOUT = 600.0
+#: Seconds for a whole process tree to stand still.
+_FREEZE_PATIENCE = 5.0
+#: claude's words when it cannot resume, and when it should have.
+_NO_CONVERSATION = "No conversation found"
+_IN_USE = "is already in use"
 
 
 @dataclass
@@ -160,6 +173,7 @@ class Runner:
         self._resume = resume
         self._fork = fork
         self._epoch = time.time() - trio.current_time()
+        self._work = WorkClock()
         home = settings.environ.get("HOME") or str(Path.home())
         self._rules = build_rules(record.options, home)
         self._state = State(
@@ -192,6 +206,7 @@ class Runner:
         self._unsaved = False
         self._receipt_saved = False
         self._paused = False
+        self._begun = False  # claude has said that it began a message
         self._refusal = ""  # claude's own words on why it does not come up
         self._drained = trio.Event()  # the reader has come to the end of stdout
         self._watchers = Watchers(self._progress)
@@ -206,6 +221,8 @@ class Runner:
     @property
     def activity(self) -> str:
         """What it is doing now, in a line."""
+        if self.frozen:
+            return f"frozen: {self._activity}" if self._activity else "frozen"
         return self._activity if self._state.phase is Phase.BUSY else ""
 
     @property
@@ -271,10 +288,10 @@ class Runner:
         return promise.interaction
 
     def interrupt(self, reason: str = "interrupted") -> bool:
-        """End the interaction in flight; the process lives on. False if there is none."""
-        if self._state.turn is None or self._state.phase is not Phase.BUSY:
+        """End the interaction in flight; the process lives on. False if there is none, or it is frozen."""
+        if self._state.turn is None or self._state.phase is not Phase.BUSY or self.frozen:
             return False
-        self._apply(Breached(Breach(Outcome.INTERRUPTED, reason, self._now())))
+        self._apply(Breached(Breach(Outcome.INTERRUPTED, reason, self._work_now())))
         return True
 
     def stop(self, reason: str, *, grace: float = math.inf, failed: bool = False) -> None:
@@ -306,6 +323,98 @@ class Runner:
     @property
     def paused(self) -> bool:
         return self._paused
+
+    async def freeze(self) -> None:
+        """Stop every process of the session at once, and the clock of its limits with them.
+
+        What it was waiting for (an API call, a server) may give up meanwhile; claude asks again afterwards.
+
+        Raises:
+            WrongStatus: it has no process, or is ending.
+            ContainmentError: some of it would not stand still; it goes on.
+        """
+        process = self._process
+        if process is None or self.ending:
+            raise WrongStatus(self.record.name, str(self.record.status), "be frozen")
+        self._work.halt(self._now())
+        self._poke.set()
+        with trio.move_on_after(_FREEZE_PATIENCE) as scope:
+            await process.container.freeze()
+        if scope.cancelled_caught:
+            await self.thaw()
+            raise ContainmentError(
+                f"not every process of {self.record.name!r} stood still within {_FREEZE_PATIENCE:g} s",
+                hint=f"`cms doctor` shows what this machine can freeze; cms kill {self.record.name} ends it",
+            )
+        if not self.ending:
+            self._update(status=self._status())
+        self._watchers.notify(self._progress("status"))
+
+    async def thaw(self) -> None:
+        """Let a frozen session go on from where it stood."""
+        if self._process is not None:
+            await self._process.container.thaw()
+        self._work.go_on(self._now())
+        self._poke.set()
+        if not self.ending:
+            self._update(status=self._status())
+
+    @property
+    def frozen(self) -> bool:
+        return self._work.halted
+
+    def live(self) -> LiveSession:
+        """How it stands, and what its process tree takes just now."""
+        process = self._process
+        taken = process.container.statistics() if process is not None and not self._gone.is_set() else None
+        return LiveSession(
+            session=self.record,
+            activity=self.activity,
+            frozen=self.frozen,
+            queued=len(self._queue),
+            questions=len(self.questions()),
+            processes=0 if taken is None else taken.processes,
+            memory=0 if taken is None else taken.rss if taken.memory is None else taken.memory,
+        )
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it owes nothing."""
+        return all(promise.told.is_set() for promise in self._promises.values())
+
+    async def wait_quiet(self) -> None:
+        """Until every message that it has accepted by now, or accepts meanwhile, has ended."""
+        while owed := [promise for promise in self._promises.values() if not promise.told.is_set()]:
+            await owed[0].told.wait()
+
+    def questions(self) -> list[OpenQuestion]:
+        """The calls that wait for a person's word."""
+        now = self._now()
+        return [
+            OpenQuestion(
+                name=self.record.name,
+                id=str(call.ripe),
+                kind="question" if call.tool == QUESTION_TOOL else "permission",
+                tool=call.tool,
+                detail=describe(call.input) or call.blocked_path,
+                questions=asked_questions(call),
+                asked=self._work.wall(call.at, now),
+                expires=self._work.wall(call.at + self._rules.ask_timeout, now),
+            )
+            for call in held(self._state, self._rules, self._work.read(now))
+        ]
+
+    def speak(self, question_id: str, word: Word) -> None:
+        """A person's word on a call that waits.
+
+        Raises:
+            WrongStatus: it does not wait any more.
+        """
+        for call in self._state.gate:
+            if str(call.ripe) == question_id and call.kind == "permission":
+                self._apply(Spoken(call.request_id, word))
+                return
+        raise WrongStatus(self.record.name, str(self.record.status), f"take an answer to {question_id}")
 
     @contextmanager
     def watch(self) -> Iterator[trio.MemoryReceiveChannel[Progress]]:
@@ -422,7 +531,7 @@ class Runner:
                     self._scribe.run,
                     lambda: self._read(process),
                     process.read_errors,
-                    process.write_out,
+                    lambda: self._write(process),
                     self._clock,
                     lambda: self._open_and_deliver(process),
                 ):
@@ -480,6 +589,10 @@ class Runner:
     def _now(self) -> float:
         return self._epoch + trio.current_time()
 
+    def _work_now(self) -> float:
+        """The time that the state knows: it stands still while the session is frozen."""
+        return self._work.read(self._now())
+
     async def _read(self, process: AgentProcess) -> None:
         asked = False
         try:
@@ -497,14 +610,25 @@ class Runner:
                 # It has died, or nobody reads any more: there is no point in being polite.
                 self._ladder.hurry()
 
+    async def _write(self, process: AgentProcess) -> None:
+        try:
+            await process.write_out()
+        except BaseException:
+            # It hears nothing any more, so an interrupt would be waited for in vain.
+            if self._ladder is not None:
+                self._ladder.hurry()
+            raise
+
     async def _report_death(self, process: AgentProcess) -> None:
         """Its stdout ended though nobody asked it to: it has died, or is about to."""
         with trio.move_on_after(self._settings.grace):
             await process.container.wait()
+        stage = "while idle"
         if self._state.turn is not None:
             stage = "in the middle of a turn"
-        else:
-            stage = "while idle" if self._opened else "before it was ready"
+        elif self._state.phase is Phase.STARTING:
+            stage = "before it was ready"
+            self._refusal = self._refusal or process.stderr_tail
         returncode = process.container.returncode
         if returncode is None:
             self._fail(ProtocolError(f"claude closed its output {stage}, and did not end"))
@@ -514,11 +638,14 @@ class Runner:
     def _apply(self, event: Line) -> None:
         """Fold an event in, and do what follows from it."""
         before = self._state
-        self._state = state = fold(before, event, self._now())
+        self._state = state = fold(before, event, self._work_now())
         if (doing := activity_of(event)) is not None:
             self._activity = doing
         if self._watchers and (note := note_of(event)) is not None:
             self._watchers.notify(self._progress(*note))
+        if isinstance(event, CanUseTool) and self.questions():
+            self._activity = f"waits for a person: cms ask {self.record.name}"
+            self._watchers.notify(self._progress("note", self._activity))
         if isinstance(event, Result) and before.phase is Phase.STARTING:
             self._refusal = event.result or " ".join(event.errors)
         if state.charges:
@@ -538,9 +665,11 @@ class Runner:
             turn = self._state.turn
             if self.ending and (turn is None or turn.breach is None or turn.interrupted_at is not None):
                 due = None  # the ladder keeps the time
+            if self._work.halted:
+                due = None
             self._sleeps_until = math.inf if due is None else due
             self._poke = trio.Event()
-            with trio.move_on_after(math.inf if due is None else max(due - self._now(), 0.0)):
+            with trio.move_on_after(math.inf if due is None else max(due - self._work_now(), 0.0)):
                 await self._poke.wait()
                 continue
             self._act()
@@ -549,7 +678,7 @@ class Runner:
         process = self._process
         if process is None:
             return
-        now = self._now()
+        now = self._work_now()
         for action in decide(self._state, self._rules, now):
             match action:
                 case AnswerCall():
@@ -581,7 +710,7 @@ class Runner:
         decision = Decision(
             session_id=self.record.id,
             interaction_id=turn.id if turn is not None else "",
-            at=now,
+            at=self._now(),
             tool=call.tool,
             detail=verdict.detail,
             verdict="allowed" if allowed else "refused",
@@ -610,7 +739,7 @@ class Runner:
     def _store_charges(self) -> None:
         charges = self._state.charges
         self._state = fold(self._state, Charged(len(charges)), self._state.last_heard)
-        turn = self._state.turn
+        turn, now = self._state.turn, self._now()
         rows = [
             Charge(
                 session_id=self.record.id,
@@ -618,7 +747,7 @@ class Runner:
                 process=self._process_id,
                 model=model,
                 usage=usage,
-                at=self._state.last_heard,
+                at=now,
                 process_total=charge.total,
             )
             for charge in charges
@@ -629,7 +758,7 @@ class Runner:
             total_turns=self._state.turns,
             tool_calls=self._state.tool_calls,
         )
-        record, now, key = self.record, self._now(), turn.id if turn is not None else ""
+        record, key = self.record, turn.id if turn is not None else ""
         self._ask_budget(lambda: self._journal.spend(record, rows, key, now))
 
     def _renew(self) -> None:
@@ -645,7 +774,7 @@ class Runner:
     def _ask_budget(self, ask: Callable[[], Awaitable[Grant]]) -> None:
         """Have something stored that tells in the same step what may be spent from now on."""
         turn = self._state.turn
-        self._state = fold(self._state, BudgetAsked(), self._now())
+        self._state = fold(self._state, BudgetAsked(), self._work_now())
         grants: list[Grant] = []
 
         async def store() -> None:
@@ -662,6 +791,7 @@ class Runner:
         turn, current = self._state.turn, self._current
         if turn is None or current is None or turn.state is not InteractionState.RUNNING:
             return
+        self._begun = True
         running = msgspec.structs.replace(current, state=InteractionState.RUNNING)
         self._promise(running)
 
@@ -778,7 +908,7 @@ class Runner:
             cost=state.ledger.spent - turn.spent_before,
             cost_exact=exact,
             turns=turn.turns,
-            duration=ended - turn.started,
+            duration=self._work_now() - turn.started,
             reasons=conclusion.reasons,
             tools_used=turn.tools_used,
             tool_calls=turn.tool_calls,
@@ -787,7 +917,7 @@ class Runner:
             usage=turn.models,
         )
         if state.phase is Phase.BUSY:
-            self._state = fold(state, Settled(), ended)
+            self._state = fold(state, Settled(), self._work_now())
         else:
             self._state = msgspec.structs.replace(state, turn=None)
         self._activity = ""
@@ -858,11 +988,14 @@ class Runner:
         turn = self._state.turn if self._state.phase is Phase.BUSY else None
         # An interrupt that was sent and did not help is not tried again.
         sent = turn.interrupted_at if turn is not None else None
-        tried = sent is not None and self._now() >= sent + PATIENCE
+        tried = sent is not None and self._work_now() >= sent + PATIENCE
+        if self.frozen and not self._end_force:
+            await self.thaw()  # what is frozen cannot be polite
 
         async def interrupt() -> None:
             settled = self._settled
-            self.interrupt(self._end_reason)
+            outcome = Outcome.INTERRUPTED if self.failure is None else Outcome.FAILED
+            self._apply(Breached(Breach(outcome, self._end_reason, self._work_now())))
             await settled.wait()
 
         return await ladder.descend(
@@ -877,7 +1010,7 @@ class Runner:
         if self._state.phase is Phase.ENDED:
             return
         exact = not may_owe(self._state)
-        self._state = fold(self._state, Ended(process.container.returncode, exact=exact), self._now())
+        self._state = fold(self._state, Ended(process.container.returncode, exact=exact), self._work_now())
         self._settle(self.failure, exact=exact)
 
     async def _finish(self) -> None:
@@ -893,6 +1026,7 @@ class Runner:
         self._update(
             status=status,
             pid=None,
+            claude_session_id=self._conversation(),
             error=error,
             receipt=receipt,
             cost_exact=self._state.ledger.exact,
@@ -902,6 +1036,18 @@ class Runner:
             **self._oddities(),
         )
         await self._write_end()
+
+    def _conversation(self) -> str:
+        """What the next process is to resume; "" for a conversation that never began.
+
+        A message that was written need not have been read. But what claude wrote was read to the end, and
+        there it says that it begins one. Where that is lost (a crash of ours) claude itself says that there
+        is nothing to resume, or that there is, and the next attempt is right.
+        """
+        if self._refusal.startswith(_NO_CONVERSATION) and self._state.turns == 0:
+            return ""
+        begun = self._begun or _IN_USE in self._refusal
+        return self._state.conversation_id or (self.record.id if begun else "")
 
     async def save(self) -> None:
         """Try again to store the end.
@@ -961,7 +1107,7 @@ class Runner:
             case Phase.STARTING:
                 return SessionStatus.STARTING
             case Phase.BUSY:
-                return SessionStatus.BUSY
+                return SessionStatus.PAUSED if self.frozen else SessionStatus.BUSY
             case Phase.ENDED:
                 return self._end_status
             case Phase.READY:

@@ -18,19 +18,20 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 import trio
 
 from cms.config import Settings, caller_environ, find_claude, load_settings
-from cms.errors import InternalError, SessionNotFound, WrongStatus
+from cms.errors import InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
 from cms.runtime.containment import Mechanism, find_mechanism
 from cms.runtime.process import check_work_dir
 from cms.runtime.runner import Runner
 from cms.runtime.verify import run_checks
 from cms.session.budget import ALL, DAY, Budget
+from cms.session.live import LiveSession, OpenQuestion, word_on
 from cms.session.model import (
     ENDED,
     LIVE,
@@ -46,8 +47,11 @@ from cms.session.model import (
     SessionStatus,
     delegate_result,
 )
+from cms.store.books import Grouping
 from cms.store.journal import Journal, open_journal
-from cms.store.records import Recovery
+from cms.store.rawlog import raw_log_path
+from cms.store.records import Recovery, Total
+from cms.store.trash import Retired, retire
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +112,7 @@ class Supervisor:
         self._runners: dict[str, Runner] = {}
         self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
         self._locks: dict[str, trio.Lock] = {}
+        self._delegations: dict[str, trio.Event] = {}  # under way, from the message to the verdict
         self._closed = False
 
     def __repr__(self) -> str:
@@ -254,7 +259,8 @@ class Supervisor:
             settings=settings,
             journal=self.journal,
             mechanism=self.mechanism,
-            resume=record.claude_session_id,
+            resume=record.claude_session_id or record.options.fork_of,
+            fork=bool(record.options.fork_of) and not record.claude_session_id,
         )
         self._runners[name] = runner
         self._nursery.start_soon(self._run, name, runner)
@@ -403,6 +409,18 @@ class Supervisor:
     async def _delegation(
         self, name: str, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
     ) -> DelegateResult:
+        over = trio.Event()
+        self._delegations[name] = over
+        try:
+            return await self._carry_out(name, prompt, kind, accepted, scopes)
+        finally:
+            over.set()
+            if self._delegations.get(name) is over:
+                del self._delegations[name]
+
+    async def _carry_out(
+        self, name: str, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
+    ) -> DelegateResult:
         before = self._runners.get(name)
         taken = False
         try:
@@ -503,10 +521,146 @@ class Supervisor:
         """
         async with self._turn(name):
             runner = await self._runner(name)
+            if runner.frozen:
+                await runner.thaw()
             if runner.paused:
                 runner.unpause()
             await runner.wait_ready()
             return runner.record
+
+    async def pause(self, name: str, *, freeze: bool = False) -> SessionRecord:
+        """Let a live session take no more messages; with `freeze` stop its whole process tree, too.
+
+        Without `freeze`, what it is doing goes on. `resume` undoes both.
+
+        Raises:
+            WrongStatus: it has no process.
+            ContainmentError: it could not be frozen; it is paused.
+        """
+        async with self._turn(name):
+            record = await self.get(name)
+            runner = self._runners.get(name)
+            if runner is None or runner.ending:
+                raise WrongStatus(name, str(record.status), "be paused", hint="only what is alive can be")
+            await runner.wait_ready()
+            runner.pause()
+            if freeze:
+                await runner.freeze()
+            return runner.record
+
+    async def fork(self, name: str, new_name: str, *, model: str = "") -> SessionRecord:
+        """Enter a session in the books that begins as a branch of another one's conversation.
+
+        The other one goes on, alive or not. The branch has its options (and limits); its books start at zero.
+
+        Raises:
+            SessionNotFound, NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
+            WrongStatus: there is no conversation yet.
+        """
+        parent = await self.get(name)
+        if not parent.claude_session_id:
+            raise WrongStatus(name, str(parent.status), "be forked", hint="it has no conversation yet")
+        options = msgspec.structs.replace(
+            parent.options,
+            name=new_name,
+            model=model or parent.options.model,
+            delegated=False,
+            fork_of=parent.claude_session_id,
+        )
+        return await self.create(options, parent_id=parent.id)
+
+    async def delete(
+        self, name: str, *, force: bool = False, purge: bool = False
+    ) -> tuple[SessionRecord, Receipt | None, Retired]:
+        """Remove a session and all that is known of it, but the money: that stays in the ledger.
+
+        Its raw log goes to the trash, or with `purge` nowhere.
+
+        Raises:
+            WrongStatus: it is alive, and not `force`; or its end cannot be proved.
+            SessionNotFound, StoreError: nothing was removed.
+        """
+        record, receipt = await self.get(name), None
+        if name in self._runners:
+            if not force:
+                hint = f"cms stop {name} first, or delete it with --force, which kills it"
+                raise WrongStatus(name, str(record.status), "be deleted", hint=hint)
+            record, receipt = await self.kill(name, reason="deleted")
+        while (delegation := self._delegations.get(name)) is not None:
+            await delegation.wait()
+        async with self._turn(name):
+            if name in self._runners or (receipt is not None and not receipt.empty):
+                raise WrongStatus(name, str((await self.get(name)).status), "be deleted")
+            self._unsaved.pop(name, None)
+            record = await self.get(name)
+            if record.status in LIVE:
+                raise _elsewhere(record, "be deleted")
+            await self.journal.delete_session(record.id)
+            log = raw_log_path(self.settings.raw, record.id)
+            gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())
+        return record, receipt, gone
+
+    async def wait_quiet(self, name: str) -> None:
+        """Until a session has nothing left to do: no message, and no delegation without its verdict.
+
+        Raises:
+            SessionNotFound: there is none of that name.
+        """
+        await self.get(name)
+        while True:
+            runner, delegation = self._runners.get(name), self._delegations.get(name)
+            if delegation is not None:
+                await delegation.wait()
+            elif runner is not None and not runner.quiet:
+                await runner.wait_quiet()
+            else:
+                return
+
+    def live(self) -> list[LiveSession]:
+        """Every session with a process, and what that takes just now."""
+        return [runner.live() for runner in self._runners.values()]
+
+    # --- questions to a person ----------------------------------------------------------------------
+
+    def questions(self, name: str = "") -> list[OpenQuestion]:
+        """The calls that wait for a person's word, in one session or in all, oldest first."""
+        runners = [one for key, one in self._runners.items() if not name or key == name]
+        found = [question for runner in runners for question in runner.questions()]
+        return sorted(found, key=lambda one: one.asked)
+
+    def answer(
+        self, name: str, question_id: str, texts: Sequence[str], *, deny: bool = False, message: str = ""
+    ) -> OpenQuestion:
+        """A person's word on a call that waits (`session.live.word_on`); the session goes on with it.
+
+        Raises:
+            UsageError: nothing waits, it is not clear what is meant, or it is no answer to what was asked.
+        """
+        waiting = self.questions(name)
+        if not waiting:
+            raise NothingAsked(name)
+        asked = [one for one in waiting if not question_id or one.id == question_id]
+        if len(asked) != 1:
+            ids = ", ".join(one.id for one in waiting)
+            raise UsageError(
+                f"{len(waiting)} calls of {name} wait for an answer", hint=f"name one with --id: {ids}"
+            )
+        word = word_on(asked[0], texts, deny=deny, message=message)
+        self._runners[name].speak(asked[0].id, word)
+        return asked[0]
+
+    async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:
+        """The sessions whose last message ended because a person was needed, with that message."""
+        found = []
+        for interaction in await self.journal.unanswered():
+            record = await self._by_id(interaction.session_id)
+            if not name or record.name == name:
+                found.append((record, interaction))
+        return found
+
+    async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
+        """What was spent, by session, model or day."""
+        return await self.journal.totals(by, since=since)
 
     async def interrupt(self, name: str) -> SessionRecord:
         """End what a session is doing; its process lives on.

@@ -112,6 +112,8 @@ class Limits(Record, frozen=True):
     max_time: float | None = None  # seconds of one interaction
     max_silence: float | None = None  # seconds without a line from claude while busy
     max_tool_calls: int | None = None
+    max_repeats: int | None = None  # times in a row that one conversation may make the very same tool call
+    max_retry_time: float | None = None  # seconds of API retries without one answer between them
     max_memory: int | None = None  # bytes, the whole process tree
     max_procs: int | None = None
 
@@ -147,6 +149,8 @@ class SessionOptions(Record, frozen=True):
     allow_write: tuple[str, ...] = ()  # globs taken out of the protected paths
     on_violation: OnViolation = "stop"
     verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
+    ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
+    fork_of: str = ""  # the conversation that this one branches off when it begins
 
 
 class TokenUsage(Record, frozen=True):
@@ -174,7 +178,7 @@ class Denial(Record, frozen=True):
     tool: str
     detail: str  # the path, the command: what it was about, in a line
     reason: str
-    by: Literal["gate", "nobody", "claude"] = "gate"
+    by: Literal["gate", "nobody", "person", "claude"] = "gate"
     violation: bool = False  # it touched a protected path
 
 

@@ -16,6 +16,8 @@ Limits
   it gets more. A call waits at the gate while more is being asked for, and for `BUDGET_PATIENCE` when what is
   left is reserved by others; then the interaction ends.
 - Turns and tool calls are counted at the gate, time and silence by the clock.
+- Work without progress is stopped as stalled: silence, the same tool call again and again (session.streaks),
+  an API that fails and fails (its retries are lines, so they are no silence).
 - A final reply that passes the cost limit does not undo the work: nothing more would have been spent.
 
 Breach
@@ -32,6 +34,9 @@ The gate
   deems read-only and what `--allow` rules name (claude parses shell lines; we do not), and asks us about the
   rest, which is then refused, since nobody is there.
 - What cannot be read (an input of a new shape for a tool that names files) is refused.
+- With an `ask_timeout`, what only a person can settle (the model's question, a permission that nobody gave)
+  waits that long for a person's word. It waits as claude's permission question, which knows no time-out, and
+  not at the hook, which does. Silence does not count meanwhile, `max_time` does. Then it ends as without one.
 - A tool that we do not know (of an MCP server, say) and that names a protected path is refused, but as it may
   only want to read, that does not end the work.
 """
@@ -52,6 +57,7 @@ from cms.protocol.messages import (
     RefuseAnswer,
 )
 from cms.session.ledger import EPSILON
+from cms.session.live import AskedQuestion, Choice, Word
 from cms.session.model import Denial, Limits, Outcome, Preset, Question
 from cms.session.paths import PathRules
 from cms.session.state import (
@@ -87,6 +93,7 @@ class Rules(msgspec.Struct, frozen=True):
     safety: bool = True
     permission_mode: str = ""
     stop_on_violation: bool = True
+    ask_timeout: float = 0.0  # seconds that a person gets to answer; 0: nobody is there
 
 
 # --- the gate -------------------------------------------------------------------------------------
@@ -101,11 +108,13 @@ class Verdict(msgspec.Struct, frozen=True):
     violation: bool = False
     questions: tuple[Question, ...] = ()
     plan: str = ""
-    by: Literal["gate", "nobody"] = "gate"
+    by: Literal["gate", "nobody", "person"] = "gate"
+    answers: dict[str, str] = {}  # to the model's questions, for a call that is allowed
 
 
 class _Option(msgspec.Struct, frozen=True):
     label: str = ""
+    description: str = ""
 
 
 class _Question(msgspec.Struct, frozen=True, rename="camel"):
@@ -190,6 +199,10 @@ def judge(call: PendingCall, rules: Rules) -> Verdict:
         given = _piecemeal(call.input)
     detail = given.detail
     if call.tool == QUESTION_TOOL:
+        if call.word is not None:
+            return _by_person(call.word, given.questions[0].question if given.questions else detail)
+        if call.kind == "hook" and rules.ask_timeout > 0:
+            return Verdict("pass", detail=detail)  # claude asks us next, as a permission question
         asked = tuple(
             Question(q.question, q.header, tuple(o.label for o in q.options), q.multi_select)
             for q in given.questions
@@ -200,6 +213,8 @@ def judge(call: PendingCall, rules: Rules) -> Verdict:
     if rules.safety and (refused := _violation(call, given, rules)) is not None:
         return refused
     if call.kind == "permission":
+        if call.word is not None:
+            return _by_person(call.word, detail)
         if not rules.safety:
             return Verdict("allow", detail=detail)
         return Verdict("deny", NOBODY, detail or call.blocked_path, by="nobody")
@@ -208,6 +223,48 @@ def judge(call: PendingCall, rules: Rules) -> Verdict:
     if rules.permission_mode:
         return Verdict("pass", detail=detail)
     return _by_preset(call.tool, given, rules)
+
+
+def _by_person(word: Word, detail: str) -> Verdict:
+    if word.allow:
+        return Verdict("allow", detail=detail, by="person", answers=word.answers)
+    why = f": {word.message}" if word.message else ""
+    return Verdict("deny", f"a person refused this{why}", detail, by="person")
+
+
+def awaits_person(call: PendingCall, rules: Rules) -> bool:
+    """Whether a call is one that a person could settle and nobody has yet, however long it has waited."""
+    if rules.ask_timeout <= 0 or call.kind != "permission" or call.word is not None:
+        return False
+    verdict = judge(call, rules)
+    return bool(verdict.questions) or verdict.by == "nobody"
+
+
+def held(state: State, rules: Rules, now: float) -> tuple[PendingCall, ...]:
+    """The calls at the gate that wait for a person's word."""
+    turn = state.turn
+    if turn is None or turn.breach is not None:
+        return ()
+    return tuple(
+        call for call in state.gate if now < call.at + rules.ask_timeout and awaits_person(call, rules)
+    )
+
+
+def asked_questions(call: PendingCall) -> tuple[AskedQuestion, ...]:
+    """What the model asks in this call, with what it offers."""
+    try:
+        given = msgspec.json.decode(call.input, type=ToolInput)
+    except UNREADABLE:
+        return ()
+    return tuple(
+        AskedQuestion(
+            one.question,
+            one.header,
+            tuple(Choice(option.label, option.description) for option in one.options),
+            one.multi_select,
+        )
+        for one in given.questions
+    )
 
 
 def _violation(call: PendingCall, given: ToolInput, rules: Rules) -> Verdict | None:
@@ -269,6 +326,21 @@ def _cost_matters(state: State, rules: Rules) -> bool:
     )
 
 
+def _silent_at(state: State, rules: Rules, now: float) -> float | None:
+    """When claude will have been silent for too long. None: no limit, or it waits for a person."""
+    if rules.limits.max_silence is None or held(state, rules, now):
+        return None
+    return state.last_heard + rules.limits.max_silence
+
+
+def _retry_until(state: State, rules: Rules) -> float | None:
+    """Until when the API must have answered; None if it does, or no limit was set."""
+    turn = state.turn
+    if turn is None or turn.retry is None or rules.limits.max_retry_time is None:
+        return None
+    return turn.retry_since + rules.limits.max_retry_time
+
+
 def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
     """The first limit that the interaction in flight has passed, or None."""
     turn, limits = state.turn, rules.limits
@@ -295,7 +367,8 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
         return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} permitted tool calls used", now)
     if limits.max_time is not None and now >= turn.started + limits.max_time:
         return Breach(Outcome.TIME_EXCEEDED, f"{limits.max_time:g} s are over", now)
-    if limits.max_silence is not None and now >= state.last_heard + limits.max_silence:
+    silent_at = _silent_at(state, rules, now)
+    if silent_at is not None and now >= silent_at:
         return Breach(Outcome.STALLED, f"no sign of life for {limits.max_silence:g} s", now)
     if turn.retry is not None and turn.retry.error_status in (401, 403):
         return Breach(
@@ -303,6 +376,14 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
             f"the API refused the credentials ({turn.retry.error_status}): log in again, or mend the key",
             now,
         )
+    until = _retry_until(state, rules)
+    if until is not None and now >= until:
+        return Breach(Outcome.STALLED, f"the API has not answered for {limits.max_retry_time:g} s", now)
+    if limits.max_repeats is not None:
+        for streak in turn.streaks.values():
+            if streak.count > limits.max_repeats:
+                times = f"{limits.max_repeats} times in a row"
+                return Breach(Outcome.STALLED, f"no progress: the same {streak.tool} call {times}", now)
     until = _meter_until(state)
     if _cost_matters(state, rules) and until is not None and now >= until:
         return Breach(Outcome.COST_EXCEEDED, "claude does not say any more what it has spent", now)
@@ -362,7 +443,7 @@ def _answer(call: PendingCall, verdict: Verdict, breach: Breach | None) -> Answe
     answer: Answer
     if call.kind == "permission":
         if verdict.word == "allow":
-            answer = PermitAnswer(call.input)
+            answer = PermitAnswer(_with_answers(call.input, verdict.answers))
         else:
             answer = RefuseAnswer(verdict.reason, interrupt=breach is not None)
     elif verdict.word == "pass":
@@ -374,6 +455,15 @@ def _answer(call: PendingCall, verdict: Verdict, breach: Breach | None) -> Answe
     else:
         answer = HookAnswer(PreToolUseOutput("deny", verdict.reason), False, breach.reason)
     return AnswerCall(call, verdict, answer, denial)
+
+
+def _with_answers(raw: msgspec.Raw, answers: dict[str, str]) -> msgspec.Raw:
+    """The input of a question with a person's answers, as claude takes them: by question, in labels."""
+    if not answers:
+        return raw
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    fields["answers"] = msgspec.Raw(msgspec.json.encode(answers))
+    return msgspec.Raw(msgspec.json.encode(fields))
 
 
 def _metered(state: State, rules: Rules, call: PendingCall) -> bool:
@@ -435,6 +525,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     for call in state.gate:
         if breach is None and (not _metered(state, rules, call) or out_of_budget(state)):
             continue
+        if breach is None and now < call.at + rules.ask_timeout and awaits_person(call, rules):
+            continue
         verdict = judge(call, rules)
         if breach is None:
             breach = _breach_of(verdict, rules, now)
@@ -472,10 +564,13 @@ def wake_at(state: State, rules: Rules) -> float | None:
         times.append(until)
     if (ask_at := _asks_budget_at(state)) is not None:
         times.append(ask_at)
+    if (until := _retry_until(state, rules)) is not None:
+        times.append(until)
     if limits.max_time is not None:
         times.append(turn.started + limits.max_time)
-    if limits.max_silence is not None:
-        times.append(state.last_heard + limits.max_silence)
+    if (silent_at := _silent_at(state, rules, state.last_heard)) is not None:
+        times.append(silent_at)
+    times += [call.at + rules.ask_timeout for call in state.gate if awaits_person(call, rules)]
     return min(times, default=None)
 
 

@@ -68,7 +68,9 @@ from cms.protocol.messages import (
 )
 from cms.session.budget import Grant
 from cms.session.ledger import EPSILON, Charge, Ledger
+from cms.session.live import Word
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
+from cms.session.streaks import Streak, follow
 
 #: Background work that owes us a further turn, by claude's `task_type`.
 AGENT_TASKS = frozenset({"local_agent", "local_workflow", "remote_agent"})
@@ -114,6 +116,8 @@ class PendingCall(msgspec.Struct, frozen=True):
     agent_id: str | None
     ripe: int | None
     blocked_path: str = ""
+    at: float = 0.0  # when it came
+    word: Word | None = None  # a person's
 
 
 class Purse(msgspec.Struct, frozen=True):
@@ -159,6 +163,8 @@ class Turn(msgspec.Struct, frozen=True):
     told_at: float | None = None  # a call of the main conversation was answered with the breach
     interrupted_at: float | None = None
     retry: ApiRetry | None = None  # the one under way
+    retry_since: float = 0.0  # when the API first failed, of the failures without an answer between them
+    streaks: dict[str, Streak] = {}  # agent id ("" for the main conversation) -> its newest call
     models: dict[str, TokenUsage] = {}
     purse: Purse = Purse()
 
@@ -237,6 +243,13 @@ class Judged(Local, frozen=True):
     denial: Denial | None = None
     questions: tuple[Question, ...] = ()
     plan: str = ""
+
+
+class Spoken(Local, frozen=True):
+    """A person's word on a call at the gate."""
+
+    request_id: str
+    word: Word
 
 
 class Breached(Local, frozen=True):
@@ -342,6 +355,7 @@ def fold(state: State, event: Line, now: float) -> State:
                 hook.input.tool_use_id,
                 hook.input.agent_id,
                 ripe,
+                at=now,
             )
             return _at_gate(state, call)
         case CanUseTool(request_id=key, request=ask):
@@ -354,10 +368,15 @@ def fold(state: State, event: Line, now: float) -> State:
                 None,
                 state.seq,
                 ask.blocked_path or "",
+                at=now,
             )
             return _at_gate(state, call)
         case ControlCancelRequest(request_id=key):
             return _replace(state, gate=tuple(call for call in state.gate if call.request_id != key))
+        case Spoken(request_id=key, word=word):
+            gate = tuple(_replace(c, word=word) if c.request_id == key else c for c in state.gate)
+            # It waited for us: what comes next is not late.
+            return _replace(state, gate=gate, last_heard=now)
         case Judged():
             return _judged(state, event, now)
         case Answered(ask=GetUsage()):
@@ -396,7 +415,10 @@ def fold(state: State, event: Line, now: float) -> State:
             denial = Denial(tool, "", message, by="claude")
             return _in_turn(state, denials=(*turn.denials, denial), denied_ids=turn.denied_ids | {use})
         case ApiRetry():
-            return _in_turn(state, retry=event)
+            if state.turn is None:
+                return state
+            since = state.turn.retry_since if state.turn.retry is not None else now
+            return _in_turn(state, retry=event, retry_since=since)
         case RateLimitEvent(rate_limit_info=info):
             return _replace(state, rate_limit=info)
         case Opened(total=total, models=models):
@@ -456,6 +478,9 @@ def _tells_of_work(event: Line) -> bool:
 def _at_gate(state: State, call: PendingCall) -> State:
     if any(waiting.request_id == call.request_id for waiting in state.gate):
         return state  # said twice: it is one request, and gets one answer
+    if call.kind == "hook" and state.turn is not None:
+        who, streaks = call.agent_id or "", state.turn.streaks
+        state = _in_turn(state, streaks={**streaks, who: follow(streaks.get(who), call.tool, call.input)})
     return _replace(state, gate=(*state.gate, call))
 
 

@@ -118,6 +118,20 @@ class Books:
             raise
         return cls(db, path, owner, owners)
 
+    @property
+    def db(self) -> sqlite3.Connection:
+        """The connection, for the transactions of another module of this room (`batches`)."""
+        return self._db
+
+    @property
+    def owner_id(self) -> str:
+        """Whose books these are: what a row is signed with."""
+        return self._owner.id
+
+    def lives(self, owner: str) -> bool:
+        """Whether the journal of that id is somebody else's, and open."""
+        return owner != self._owner.id and living_pid(self._owners, owner) is not None
+
     def close(self) -> None:
         """Closes the connection; the last one folds the write-ahead log into the database."""
         with border(self.path):
@@ -421,6 +435,15 @@ class Books:
         count = -1 if last is None else max(0, last)
         found = self._interactions("session_id = ? ORDER BY number DESC LIMIT ?", session_id, count)
         return found[::-1]
+
+    def unanswered(self) -> list[Interaction]:
+        """Of each session the newest interaction, if that ended because a person was needed; newest first."""
+        return self._interactions(
+            "json_extract(rest, '$.outcome') = ? AND number ="
+            " (SELECT max(number) FROM interactions AS all_ WHERE all_.session_id = interactions.session_id)"
+            " ORDER BY timestamp DESC",
+            Outcome.NEEDS_INPUT.value,
+        )
 
     def interaction(self, interaction_id: str) -> Interaction | None:
         """The interaction of that id."""

@@ -284,6 +284,10 @@ class Journal:
         """The interaction of that id."""
         return await self._read(lambda books: books.interaction(interaction_id))
 
+    async def unanswered(self) -> list[Interaction]:
+        """Of each session the newest interaction, if that ended because a person was needed; newest first."""
+        return await self._read(lambda books: books.unanswered())
+
     async def total(self, session_id: str | None = None, *, since: float | None = None) -> Total:
         """What was spent: in all or in a session, ever or since a time."""
         return await self._read(lambda books: books.total(session_id, since=since))
@@ -305,6 +309,14 @@ class Journal:
         return await self._read(lambda books: books.decisions(session_id))
 
     # --- threads --------------------------------------------------------------------------------
+
+    async def write(self, work: Callable[[Books], T]) -> T:
+        """One transaction of another module of this room (`batches`): all of `work`, on disk, or nothing."""
+        return await self._write(work)
+
+    async def read(self, work: Callable[[Books], T]) -> T:
+        """Like `write`, for what only looks."""
+        return await self._read(work)
 
     async def _write(self, work: Callable[[Books], T]) -> T:
         async with self._turn:

@@ -1,0 +1,131 @@
+"""What is known of a session only while it lives: what its processes take, and what in it waits for a person.
+
+Values, like those of `model`, in a module of their own because the store does not keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from cms.errors import UsageError
+from cms.session.model import Record, SessionRecord
+
+
+class Choice(Record, frozen=True):
+    """One answer that the model offers to its own question."""
+
+    label: str
+    description: str = ""
+
+
+class AskedQuestion(Record, frozen=True):
+    """One question of the model's to a person (AskUserQuestion), with what it offers as answers."""
+
+    question: str
+    header: str = ""
+    choices: tuple[Choice, ...] = ()
+    multi_select: bool = False
+
+
+class OpenQuestion(Record, frozen=True):
+    """A tool call that waits for a person's word.
+
+    Attributes:
+        id: names it within its session.
+        kind: `question`: the model asks something; `permission`: it wants to do what nobody has permitted.
+        detail: the path, the command: what it is about, in a line.
+        asked, expires: seconds since the epoch; at `expires` it is refused.
+    """
+
+    name: str
+    id: str
+    kind: Literal["question", "permission"]
+    tool: str
+    detail: str
+    questions: tuple[AskedQuestion, ...]
+    asked: float
+    expires: float
+
+
+class LiveSession(Record, frozen=True):
+    """A session with a process, and what that takes.
+
+    Attributes:
+        queued: messages that wait for their turn.
+        questions: calls that wait for a person.
+        processes: of its tree, cms's own helpers not counted.
+        memory: bytes of the tree, as the cgroup counts where there is one, else resident.
+    """
+
+    session: SessionRecord
+    activity: str
+    frozen: bool
+    queued: int
+    questions: int
+    processes: int
+    memory: int
+
+
+# --- a person's words on a question ---------------------------------------------------------------
+
+
+class Word(Record, frozen=True):
+    """What a person said to a call that waited.
+
+    Attributes:
+        answers: by question, for a question of the model's that is allowed.
+        message: why it is denied, for the model.
+    """
+
+    allow: bool
+    answers: dict[str, str]
+    message: str = ""
+
+
+def word_on(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, message: str) -> Word:
+    """What was typed, as a word on that call.
+
+    Raises:
+        UsageError: it is no answer to what was asked; the hint says what would be.
+    """
+    if deny:
+        if texts:
+            raise UsageError("an answer and --deny at once", hint="give one of them")
+        return Word(False, {}, message)
+    if asked.kind == "permission":
+        known = {"allow": True, "yes": True, "y": True, "deny": False, "no": False, "n": False}
+        allow = known.get(texts[0].casefold()) if len(texts) == 1 else None
+        if allow is None:
+            raise UsageError(
+                f"{asked.name} asks to be allowed to use {asked.tool}",
+                hint=f"cms answer {asked.name} allow, or cms answer {asked.name} deny",
+            )
+        return Word(allow, {}, message)
+    if len(texts) != len(asked.questions):
+        raise UsageError(
+            f"{asked.name} asks {len(asked.questions)} question(s), and {len(texts)} answer(s) came",
+            hint=f"one answer for each, in their order; cms ask {asked.name} shows them",
+        )
+    pairs = zip(asked.questions, texts, strict=True)
+    return Word(True, {question.question: choose(question, text) for question, text in pairs})
+
+
+def choose(question: AskedQuestion, text: str) -> str:
+    """An answer in the form that claude expects: labels (several joined by `, `), or the words as typed."""
+    text = text.strip()
+    whole = _label(question, text)
+    if whole is not None or not question.multi_select:
+        return text if whole is None else whole
+    labels = [_label(question, part.strip()) for part in text.split(",")]
+    return ", ".join(label for label in labels if label is not None) if all(labels) else text
+
+
+def _label(question: AskedQuestion, text: str) -> str | None:
+    """The choice that is meant by its label, in any case, or by its number from 1."""
+    for choice in question.choices:
+        if choice.label.casefold() == text.casefold():
+            return choice.label
+    if text.isdecimal() and 1 <= int(text) <= len(question.choices):
+        return question.choices[int(text) - 1].label
+    return None
