@@ -155,13 +155,15 @@ def test_delegate_defaults_and_every_flag(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mcp.json").write_text("{}")
-    defaults = options(tmp_path, delegated=True, limits=Limits(max_cost=2.0, max_turns=50))
+    limits = Limits(max_cost=2.0, max_turns=50, max_silence=1800.0, max_repeats=10, max_retry_time=900.0)
+    defaults = options(tmp_path, delegated=True, limits=limits)
     with serve(home, SCRIPT) as daemon:
         assert cms("delegate", "fix-auth", "do it").code == 0
         assert daemon.received.pop() == DelegateParams(defaults, "do it")
         ran = cms(
             *("delegate", "--name", "fix-auth", "--task", "--it", "--model", "haiku", "--preset", "full"),
             *("--max-cost", "0.5", "--max-turns", "7", "--max-time", "2h", "--max-silence", "90s"),
+            *("--max-repeats", "4", "--max-retry-time", "3m"),
             *("--max-tool-calls", "9", "--max-memory", "1G", "--max-procs", "64", "--context", "more"),
             *("--system-prompt", "S", "--append-system-prompt", "A", "--agent", "G", "--no-safety"),
             *("--allow", "Bash(pytest *)", "--allow", "Edit", "--allowed-tools", "Read,Grep"),
@@ -180,7 +182,7 @@ def test_delegate_defaults_and_every_flag(
                 preset="full",
                 limits=Limits(
                     max_cost=0.5, max_turns=7, max_time=7200.0, max_silence=90.0, max_tool_calls=9,
-                    max_memory=1024**3, max_procs=64,
+                    max_memory=1024**3, max_procs=64, max_repeats=4, max_retry_time=180.0,
                 ),
                 delegated=True,
                 safety=False,
@@ -462,7 +464,7 @@ SESSION_JSON: dict[str, object] = {
     "safety": True,
     "limits": {
         "maxCost": None, "maxTurns": None, "maxTime": None, "maxSilence": None,
-        "maxToolCalls": None, "maxMemory": None, "maxProcs": None,
+        "maxToolCalls": None, "maxMemory": None, "maxProcs": None, "maxRepeats": None, "maxRetryTime": None,
     },
     "parentId": "",
     "depth": 0,

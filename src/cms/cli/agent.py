@@ -91,6 +91,26 @@ class LimitFlags:
             help="Stop before one more tool call than this.",
         ),
     ] = None
+    max_repeats: Annotated[
+        int | None,
+        Parameter(
+            name="--max-repeats",
+            converter=to_count,
+            metavar="N",
+            group=LIMITS,
+            help="Stop when the very same tool call comes again after so many in a row.",
+        ),
+    ] = None
+    max_retry_time: Annotated[
+        float | None,
+        Parameter(
+            name="--max-retry-time",
+            converter=to_seconds,
+            metavar="TIME",
+            group=LIMITS,
+            help="Stop when the API has failed for so long without one answer.",
+        ),
+    ] = None
     max_memory: Annotated[
         int | None,
         Parameter(
@@ -120,6 +140,8 @@ class LimitFlags:
             max_time=base.max_time if self.max_time is None else self.max_time,
             max_silence=base.max_silence if self.max_silence is None else self.max_silence,
             max_tool_calls=base.max_tool_calls if self.max_tool_calls is None else self.max_tool_calls,
+            max_repeats=base.max_repeats if self.max_repeats is None else self.max_repeats,
+            max_retry_time=base.max_retry_time if self.max_retry_time is None else self.max_retry_time,
             max_memory=base.max_memory if self.max_memory is None else self.max_memory,
             max_procs=base.max_procs if self.max_procs is None else self.max_procs,
         )

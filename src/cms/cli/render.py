@@ -214,6 +214,10 @@ def limits_words(limits: Limits) -> str:
         words.append(f"time {seconds(limits.max_time)}")
     if limits.max_silence is not None:
         words.append(f"silence {seconds(limits.max_silence)}")
+    if limits.max_repeats is not None:
+        words.append(f"repeats {limits.max_repeats}")
+    if limits.max_retry_time is not None:
+        words.append(f"API retries {seconds(limits.max_retry_time)}")
     if limits.max_memory is not None:
         words.append(f"memory {size(limits.max_memory)}")
     if limits.max_procs is not None:

@@ -1,0 +1,45 @@
+"""Work without progress: the same tool call again and again.
+
+A model that has lost its way repeats itself: it reads the same file, or runs the same failing command, and
+pays for it each time. What counts as the same: the same tool with the same input, with nothing else called in
+between by the same conversation (a subagent has a streak of its own). A test that is run after each edit is
+no repetition, because the edit stands between. The words with which a call describes itself do not count.
+
+Waiting for a background task is honest however often it looks: the tools that only look at one never count.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+#: They ask how a background task is doing.
+_WAITING: Final = frozenset({"TaskOutput", "BashOutput", "AgentOutputTool", "ListAgents"})
+
+
+class Streak(msgspec.Struct, frozen=True):
+    """The newest call of a conversation, and how many times in a row it was made."""
+
+    tool: str
+    input: bytes
+    count: int
+
+
+def follow(streak: Streak | None, tool: str, given: msgspec.Raw) -> Streak:
+    """The streak after one more call."""
+    if tool in _WAITING:
+        return Streak(tool, b"", 0)
+    said = _essence(given)
+    if streak is not None and (streak.tool, streak.input) == (tool, said):
+        return Streak(tool, said, streak.count + 1)
+    return Streak(tool, said, 1)
+
+
+def _essence(given: msgspec.Raw) -> bytes:
+    try:
+        fields = msgspec.json.decode(given, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return bytes(given)
+    fields.pop("description", None)
+    return msgspec.json.encode(fields, order="sorted")
