@@ -36,7 +36,7 @@ from .script import Block, Drop, Fail, Message, Place, RateLimit, Reply, locate
 MAX_BODY: Final = 64 * 1024 * 1024
 """Bytes of a request body; more is answered with 413."""
 
-KEPT_REQUESTS: Final = 10_000
+KEPT_REQUESTS: Final = 1_000
 _RECEIVE: Final = 65536
 
 # How compaction begins its request, and an answer in the shape it wants (else it asks again).
@@ -116,6 +116,7 @@ class ScriptedAPI:
         self.url = f"http://{host}:{port}"
         self.requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
         self._attempts: Counter[str] = Counter()
+        self._asked = 0
         self._answered = 0
         # `claude` takes replies of one id for parts of one reply, also across a resume with another server.
         self._run = secrets.token_hex(4)
@@ -148,7 +149,7 @@ class ScriptedAPI:
 
     async def wait_requests(self, count: int) -> None:
         """Until so many requests for an answer came in all."""
-        while len(self.requests) < count:
+        while self._asked < count:
             await self._changed.wait()
 
     async def wait_connections(self, count: int) -> None:
@@ -265,6 +266,7 @@ class ScriptedAPI:
         self, question: _Question, place: Place, session_id: str, attempt: int, side: bool, status: int
     ) -> None:
         system = question.system
+        self._asked += 1
         self.requests.append(
             Request(
                 session_id=session_id,
