@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -164,9 +163,12 @@ async def at_work(supervisor: Supervisor, name: str = "one") -> None:
     sign.unlink()
 
 
-async def appears(path: Path) -> None:
-    """Until a file is there."""
-    await until(path.exists)
+async def talking(supervisor: Supervisor, name: str = "one") -> None:
+    """Until the model's text comes in."""
+    with supervisor.watch(name) as notes:
+        async for note in notes:
+            if note.kind == "text":
+                return
 
 
 def proved(ended: tuple[SessionRecord, Receipt | None]) -> Receipt:
@@ -197,8 +199,3 @@ class FullDisk(Journal):
             raise StoreError("no space left to write the store", hint="free some disk space")
         self.writes -= 1
         return await super()._write_in_turn(work)
-
-
-def unique() -> str:
-    """A name that no other test has."""
-    return uuid.uuid4().hex[:8]

@@ -27,6 +27,7 @@ from runtime.kit import (
     proved,
     start,
     supervising,
+    talking,
     toil,
     until,
 )
@@ -87,10 +88,7 @@ async def test_killed_in_a_reply_it_resumes_and_the_cost_is_at_least(tmp_path: P
         sent = await supervisor.submit(
             "one", prompt("Think", say("a long thought").stalling("middle", FOREVER)), type="send"
         )
-        with supervisor.watch("one") as notes:
-            async for note in notes:
-                if note.kind == "text":
-                    break
+        await talking(supervisor)
         record, receipt = await supervisor.kill("one")
         assert record.status is SessionStatus.KILLED
         assert [step.name for step in proved((record, receipt)).steps] == ["kill"]
@@ -129,7 +127,7 @@ async def test_an_interrupt_keeps_the_process(tmp_path: Path) -> None:
         first = await ask(supervisor, "one", prompt("Hello", say("first")))
         for action in (toil(), say("endless").stalling()):
             sent = await supervisor.submit("one", prompt("Work", action, say("done")), type="send")
-            await until(lambda: supervisor._runners["one"].record.status is SessionStatus.BUSY)
+            await (at_work if action.calls else talking)(supervisor)
             before = trio.current_time()
             await supervisor.interrupt("one")
             reply = await supervisor.wait(sent)
