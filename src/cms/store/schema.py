@@ -158,7 +158,83 @@ def _v2(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX reservations_session ON reservations (session_id)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2)
+def _v3(db: sqlite3.Connection) -> None:
+    """Batches: their tasks, who needs whom, and how many tasks are in which status."""
+    db.execute(
+        """CREATE TABLE batches (
+            id TEXT PRIMARY KEY NOT NULL,
+            created REAL NOT NULL,
+            status TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            spent REAL NOT NULL DEFAULT 0,
+            counted REAL NOT NULL DEFAULT 0,
+            exact INTEGER NOT NULL DEFAULT 1,
+            worked REAL NOT NULL DEFAULT 0,
+            rest TEXT NOT NULL
+        )"""
+    )
+    # `cap`: US dollars that the task may still spend. `place`: 1 for the first that ended.
+    db.execute(
+        """CREATE TABLE batch_tasks (
+            batch_id TEXT NOT NULL REFERENCES batches (id) ON DELETE CASCADE,
+            seq INTEGER NOT NULL,
+            name TEXT NOT NULL,
+            line INTEGER NOT NULL,
+            status TEXT NOT NULL,
+            unmet INTEGER NOT NULL DEFAULT 0,
+            due REAL NOT NULL DEFAULT 0,
+            cap REAL,
+            place INTEGER,
+            spec TEXT NOT NULL,
+            rest TEXT NOT NULL,
+            result TEXT,
+            PRIMARY KEY (batch_id, seq)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE UNIQUE INDEX batch_tasks_name ON batch_tasks (batch_id, name)")
+    db.execute("CREATE INDEX batch_tasks_place ON batch_tasks (batch_id, place) WHERE place IS NOT NULL")
+    # Partial: what is looked for again and again is a handful among a million.
+    db.execute(
+        "CREATE INDEX batch_tasks_free ON batch_tasks (batch_id, seq) WHERE status = 'waiting' AND unmet = 0"
+    )
+    db.execute(
+        "CREATE INDEX batch_tasks_due ON batch_tasks (batch_id, due)"
+        " WHERE status = 'waiting' AND unmet = 0 AND due > 0"
+    )
+    db.execute("CREATE INDEX batch_tasks_running ON batch_tasks (batch_id, seq) WHERE status = 'running'")
+    # By name until the batch is whole: a task may need one that comes later in the file.
+    db.execute(
+        """CREATE TABLE batch_needs (
+            batch_id TEXT NOT NULL REFERENCES batches (id) ON DELETE CASCADE,
+            seq INTEGER NOT NULL,
+            need_name TEXT NOT NULL,
+            need INTEGER,
+            PRIMARY KEY (batch_id, seq, need_name)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX batch_needs_need ON batch_needs (batch_id, need)")
+    # Kept by triggers, so that no way to change a status forgets it: counting a million rows takes a second.
+    db.execute(
+        """CREATE TABLE batch_counts (
+            batch_id TEXT NOT NULL REFERENCES batches (id) ON DELETE CASCADE,
+            status TEXT NOT NULL,
+            tasks INTEGER NOT NULL,
+            PRIMARY KEY (batch_id, status)
+        ) WITHOUT ROWID"""
+    )
+    more = (
+        "INSERT INTO batch_counts VALUES (new.batch_id, new.status, 1)"
+        " ON CONFLICT (batch_id, status) DO UPDATE SET tasks = tasks + 1;"
+    )
+    less = "UPDATE batch_counts SET tasks = tasks - 1 WHERE batch_id = old.batch_id AND status = old.status;"
+    db.execute(f"CREATE TRIGGER batch_tasks_insert AFTER INSERT ON batch_tasks BEGIN {more} END")
+    db.execute(
+        "CREATE TRIGGER batch_tasks_update AFTER UPDATE OF status ON batch_tasks"
+        f" WHEN new.status <> old.status BEGIN {less} {more} END"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3)
 
 
 def prepare_home(home: Path) -> None:
