@@ -2,7 +2,7 @@
 
 | module | purpose |
 | --- | --- |
-| `script` | what the model is to say, carried in the prompt: `prompt("Fix it", call("Bash", ...), say("Done."))` |
+| `script` | what the model is to say, carried in the prompt: `prompt("Fix it", call("Bash"), say("Done."))` |
 | `events` | one scripted reply as the Messages API's events |
 | `api` | the scripted Messages API on loopback, for the real `claude` |
 | `agent` | the simulated agent, for thousands of them and for those that misbehave |

@@ -347,7 +347,7 @@ class Session:
                             if not hidden:
                                 self._say_block(blocks[index], message_id, reply, talk)
                         case {"type": "message_delta"}:
-                            self._spent += self.transcript.totals.add(self.model, reply.usage)
+                            self._charge(reply.usage)
                             talk.usage += reply.usage
                     if streams:
                         self.voice.line(
@@ -358,7 +358,7 @@ class Session:
                         )
         except Interrupted:
             # What was begun is charged with the placeholder for its output (measured).
-            self._spent += self.transcript.totals.add(self.model, replace(reply.usage, output_tokens=1))
+            self._charge(replace(reply.usage, output_tokens=1))
             if heard and not hidden:
                 self._say_block({"type": "text", "text": heard}, message_id, reply, talk)
                 talk.transcript.add("assistant", [Block("text", heard)])
@@ -366,6 +366,10 @@ class Session:
         if reply.rate_limit is not None:
             self.voice.rate_limit(reply.rate_limit)
         return [Block(str(block["type"]), str(block.get("text", ""))) for block in blocks]
+
+    def _charge(self, usage: Usage) -> None:
+        with self._changed:  # subagents spend at the same time
+            self._spent += self.transcript.totals.add(self.model, usage)
 
     def _say_block(self, block: Line, message_id: str, reply: Reply, talk: Talk) -> None:
         message = events.message(reply, message_id, self.model)
