@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cms.errors import ClaudeNotFound, UsageError
+from cms.session.lineage import Caller, Caps
 from cms.session.model import Limits
 
 #: What a delegation may use when nobody says otherwise. The last three end what goes on without progress, and
@@ -28,6 +29,10 @@ DEFAULT_MODEL = "sonnet"
 #: sessions with the credentials, PATH and HOME of the shell that wanted them, not of the shell that happened
 #: to start the daemon. Inherited by every task that the asking one starts; never written to disk.
 caller_environ: ContextVar[Mapping[str, str] | None] = ContextVar("caller_environ", default=None)
+
+
+#: Who asked for the work under way, likewise: a person unless said otherwise.
+caller: ContextVar[Caller] = ContextVar("caller", default=Caller())  # noqa: B039 - it is frozen
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -44,6 +49,9 @@ class Settings(msgspec.Struct, frozen=True):
         control_timeout: seconds for any later control request.
         grace: seconds that each rung of the stop ladder gets.
         containment: "auto", or the name of one mechanism (`CMS_CONTAINMENT`).
+        caps: how far sessions may start others (`CMS_MAX_DEPTH`, `CMS_MAX_CHILDREN`).
+        door: inside a session that may use cms: the socket that leads to it (`CMS_DOOR`).
+        inside: the id of the session that we run inside of, or "" (`CMS_PARENT`).
     """
 
     home: Path
@@ -55,10 +63,13 @@ class Settings(msgspec.Struct, frozen=True):
     control_timeout: float = 20.0
     grace: float = 5.0
     containment: str = "auto"
+    caps: Caps = Caps()
+    door: Path | None = None
+    inside: str = ""
 
     @property
     def socket(self) -> Path:
-        return self.home / "daemon.sock"
+        return self.door or self.home / "daemon.sock"
 
     @property
     def lock(self) -> Path:
@@ -76,6 +87,11 @@ class Settings(msgspec.Struct, frozen=True):
     def raw(self) -> Path:
         """The folder of the append-only raw line logs, one file a session."""
         return self.home / "raw"
+
+    @property
+    def doors(self) -> Path:
+        """The folder of the sockets for sessions that may use cms, a folder a session."""
+        return self.home / "doors"
 
     @property
     def trash(self) -> Path:
@@ -115,6 +131,12 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         control_timeout=_number(env, "CMS_CONTROL_TIMEOUT", 20.0),
         grace=_number(env, "CMS_GRACE", 5.0),
         containment=env.get("CMS_CONTAINMENT", "auto"),
+        caps=Caps(
+            max_depth=int(_number(env, "CMS_MAX_DEPTH", Caps().max_depth)),
+            max_children=int(_number(env, "CMS_MAX_CHILDREN", Caps().max_children)),
+        ),
+        door=Path(env["CMS_DOOR"]) if env.get("CMS_DOOR") else None,
+        inside=env.get("CMS_PARENT", ""),
     )
 
 

@@ -151,6 +151,7 @@ class SessionOptions(Record, frozen=True):
     verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
     ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
     fork_of: str = ""  # the conversation that this one branches off when it begins
+    allow_cms: bool = False  # it may start sessions itself, within what it is (`session.lineage`)
 
 
 class TokenUsage(Record, frozen=True):
@@ -266,7 +267,8 @@ class SessionRecord(Record, frozen=True):
     unknown_lines: int = 0
     noise_lines: int = 0
     receipt: Receipt | None = None
-    depth: int = 0
+    depth: int = 0  # 0: a person started it, 1: an MCP client, one more for each session in between
+    started_by: str = ""  # the session whose agent started this one; it ends when that one does
 
 
 class Reply(Record, frozen=True):
