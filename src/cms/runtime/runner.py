@@ -91,6 +91,7 @@ from cms.session.policy import (
     Settle,
     StopProcess,
     asked_questions,
+    api_part,
     conclude,
     decide,
     describe,
@@ -902,6 +903,7 @@ class Runner:
         elif turn.breach is None and state.phase is Phase.ENDED:
             outcome, text = Outcome.INTERRUPTED, self._end_reason
         ended = self._now()
+        api_status, resets_at = api_part(state)
         finished = msgspec.structs.replace(
             _ended(current, outcome, text, at=ended),
             response=response_of(state),
@@ -915,6 +917,8 @@ class Runner:
             denials=turn.denials,
             questions=turn.questions,
             usage=turn.models,
+            api_status=api_status,
+            resets_at=resets_at,
         )
         if state.phase is Phase.BUSY:
             self._state = fold(state, Settled(), self._work_now())

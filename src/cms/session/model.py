@@ -218,6 +218,8 @@ class Interaction(Record, frozen=True):
     questions: tuple[Question, ...] = ()
     usage: dict[str, TokenUsage] = {}
     scopes: tuple[str, ...] = ()  # shared budgets that it is charged to, beside the day's and the total one
+    api_status: int | None = None  # the HTTP status with which the API ended it; 401: also where no login is
+    resets_at: float | None = None  # when the usage limit that ended it ends
 
 
 Rung = Literal["interrupt", "eof", "terminate", "kill"]
@@ -325,6 +327,8 @@ class DelegateResult(Record, frozen=True):
     cost_exact: bool = True
     tool_calls: int = 0
     receipt: Receipt | None = None
+    api_status: int | None = None
+    resets_at: float | None = None
 
 
 def delegate_result(
@@ -367,6 +371,8 @@ def delegate_result(
         cost_exact=done.cost_exact,
         tool_calls=done.tool_calls,
         receipt=receipt,
+        api_status=done.api_status,
+        resets_at=done.resets_at,
     )
 
 

@@ -589,6 +589,28 @@ class Conclusion(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
+def api_part(state: State) -> tuple[int | None, float | None]:
+    """The API's part in how the interaction in flight ended: its HTTP status, and when its usage limit ends.
+
+    Who is not logged in never reached the API; that reads as the 401 that it would have been.
+    """
+    turn = state.turn
+    if turn is None:
+        return None, None
+    if turn.breach is not None:
+        refused = turn.retry is not None and turn.retry.error_status in (401, 403)
+        return (turn.retry.error_status if refused and turn.retry is not None else None), None
+    result = turn.result
+    if result is None or not result.is_error:
+        return None, None
+    status = result.api_error_status
+    if status is None and state.api_key_source == "none" and "logged in" in (result.result or "").lower():
+        status = 401
+    limit = state.rate_limit
+    rejected = limit is not None and limit.status == "rejected"
+    return status, limit.resetsAt if limit is not None and rejected else None
+
+
 def conclude(state: State) -> Conclusion:
     """The verdict on the interaction in flight, from what was seen and not from what was said."""
     turn = state.turn
