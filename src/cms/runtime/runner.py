@@ -23,6 +23,7 @@ Each message that was accepted is a promise: it ends, its end is stored, and who
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -90,8 +91,8 @@ from cms.session.policy import (
     SendInterrupt,
     Settle,
     StopProcess,
-    asked_questions,
     api_part,
+    asked_questions,
     conclude,
     decide,
     describe,
@@ -497,6 +498,7 @@ class Runner:
         if self.ending:
             return None
         spent = self._state.ledger.spent
+        door = "" if self.door is None else str(self.door)
         argv = build_argv(
             find_claude(self._settings),
             options,
@@ -506,13 +508,17 @@ class Runner:
             # The second lock counts from the start of the process.
             budget=None if limits.max_cost is None else max(limits.max_cost - spent, 0.0001),
             turns=None if limits.max_turns is None else max(limits.max_turns - self._state.turns, 1),
+            server=(sys.executable, "-P", "-m", "cms", "mcp") if door else (),
         )
         self._process = process = await AgentProcess.start(
             self._mechanism,
             self._settings,
             argv=argv,
-            env=build_environment(self._settings.environ),
+            env=build_environment(
+                self._settings.environ, inside=self.record.id, depth=self.record.depth, door=door
+            ),
             work_dir=options.work_dir,
+            door=self.door,
             log=raw,
             label=self.record.name,
             now=self._now,
