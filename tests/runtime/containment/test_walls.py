@@ -140,13 +140,32 @@ async def test_hidden_paths_cannot_be_reached(
     assert (home / "store").read_text() == "secret"
 
 
-async def test_a_work_dir_inside_of_a_hidden_folder(walled: Mechanism, tmp_path: Path) -> None:
+@SANDBOX
+@pytest.mark.parametrize("below", [True, False])
+async def test_a_program_inside_of_a_hidden_folder(
+    walled: Mechanism, tmp_path: Path, project: Path, sandbox: bool, below: bool
+) -> None:
+    """As where somebody installs into our own folder, or `claude` into /tmp."""
+    home = tmp_path / "home"
+    program = home / "bin" / "program" if below else home / "program"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho runs\nls /tmp\n")
+    program.chmod(0o755)
+    (home / "store").write_text("secret")
+    spec = Spec(argv=(str(program), str(home)), env=ENV, cwd=project)
+    with trio.fail_after(10):
+        async with await walled.start(walled_in(spec, project, hidden=(home,), sandbox=sandbox)) as container:
+            assert (await read_all(container.stdout)).startswith(b"runs\n")
+
+
+@SANDBOX
+async def test_a_work_dir_inside_of_a_hidden_folder(walled: Mechanism, tmp_path: Path, sandbox: bool) -> None:
     home = tmp_path / "home"
     work = home / "work"
     work.mkdir(parents=True)
     (home / "store").write_text("secret")
     spec = shell(f"echo x > made; cat {home}/store; ls {home}", work)
-    spec = msgspec.structs.replace(spec, hidden=(home,), writable=(work,), sandbox=True)
+    spec = msgspec.structs.replace(spec, hidden=(home,), writable=(work,), sandbox=sandbox)
     with trio.fail_after(10):
         async with await walled.start(spec) as container:
             assert await read_all(container.stdout) == b"work\n"

@@ -103,22 +103,14 @@ def plan(spec: Spec) -> Plan:
         if old is None or _RANK[word] > _RANK[old]:
             wanted[path] = word
 
-    writable = [Path("/")]
+    writable = [] if spec.sandbox else [Path("/")]
     if spec.sandbox:
-        writable = []
         for path in spec.writable:
             real = _real(path)
             if not real.exists():
                 raise ContainmentError(f"{path} is to be writable but does not exist", hint="create it first")
             writable.append(real)
             want(real, "write")
-        # What the tree needs may lie under a place that is made private.
-        for needed in (_executable(spec), Path(sys.base_prefix), _resolver(), _real(spec.cwd)):
-            if needed is None or not needed.exists():
-                continue
-            real = _real(needed)
-            if _under(real, PRIVATE) and not _under(real, writable):
-                want(real, "read")
     private = [place for place in PRIVATE if spec.sandbox and place.is_dir() and not place.is_symlink()]
 
     for path in spec.protected:
@@ -144,6 +136,23 @@ def plan(spec: Spec) -> Plan:
             unenforced.append(LostMount(path, _MISSING))
         else:
             want(real, "empty" if real.is_dir() else "null")
+
+    # What the tree cannot do without may lie below a place that is hidden or made private.
+    covered = [*private, *(path for path, word in wanted.items() if word == "empty")]
+    program = _executable(spec)
+    if program is not None and program.parent not in covered:
+        program = program.parent  # with its libraries; but never all of /tmp
+    for needed in (program, Path(sys.base_prefix), _resolver()):
+        if needed is not None and needed.exists() and _under(_real(needed), covered):
+            want(_real(needed), "read")
+    cwd = _real(spec.cwd)
+    if (
+        cwd.is_dir()
+        and _under(cwd, covered)
+        and cwd not in covered
+        and not (spec.sandbox and _under(cwd, writable))
+    ):
+        want(cwd, "read" if spec.sandbox else "write")
 
     first = [Step("dev", Path("/dev"))] if spec.sandbox else []
     first.append(Step("proc", Path("/proc")))
@@ -243,11 +252,11 @@ def _link_can_be_replaced(path: Path, writable: Iterable[Path]) -> bool:
 
 
 def _executable(spec: Spec) -> Path | None:
-    """The folder of the command's real file: in a sandbox it may lie under a place that is made private."""
+    """The command's real file."""
     import shutil
 
     found = shutil.which(spec.argv[0], path=spec.env.get("PATH"))
-    return _real(Path(found)).parent if found else None
+    return _real(Path(found)) if found else None
 
 
 def _resolver() -> Path | None:
