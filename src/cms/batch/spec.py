@@ -272,6 +272,8 @@ _KEYS: Final[dict[str, tuple[str, Check]]] = {
     "maxTime": ("max_time", _time),
     "maxSilence": ("max_silence", _time),
     "maxToolCalls": ("max_tool_calls", _count),
+    "maxRepeats": ("max_repeats", _count),
+    "maxRetryTime": ("max_retry_time", _time),
     "maxMemory": ("max_memory", _size),
     "maxProcs": ("max_procs", _count),
 }

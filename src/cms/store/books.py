@@ -38,7 +38,8 @@ from cms.session.model import (
     SessionStatus,
     TokenUsage,
 )
-from cms.store import schema
+from cms.store import audit, schema
+from cms.store.audit import AuditRow, Broken
 from cms.store.faults import border
 from cms.store.owners import Owner, living_pid, sweep
 from cms.store.records import Charge, Decision, Recovery, Total
@@ -294,8 +295,26 @@ class Books:
         )
 
     def add_decisions(self, decisions: Iterable[tuple[Value, ...]]) -> None:
-        """Lines of the audit log, as `decision_row` gives them."""
-        self._db.executemany("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", decisions)
+        """Lines of the audit log, as `decision_row` gives them; each is sealed with the one before it."""
+        for row in decisions:
+            session_id, *rest = row
+            length, before = self._audit_head(str(session_id))
+            sealed = audit.seal(before, length + 1, row)
+            self._db.execute(
+                "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (session_id, length + 1, *rest, sealed),
+            )
+            self._db.execute(
+                "INSERT INTO audit_heads VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE"
+                " SET length = excluded.length, seal = excluded.seal",
+                (session_id, length + 1, sealed),
+            )
+
+    def _audit_head(self, session_id: str) -> tuple[int, str]:
+        row: tuple[int, str] | None = self._db.execute(
+            "SELECT length, seal FROM audit_heads WHERE session_id = ?", (session_id,)
+        ).fetchone()
+        return (0, audit.FIRST) if row is None else row
 
     def delete_session(self, session_id: str, at: float) -> bool:
         """Removes a session and all that is known of it but the money. False if there was none.
@@ -307,8 +326,11 @@ class Books:
         for hold in self.holds(session_id):
             self._settle(hold.interaction_id, at, exact=False)
         self._db.execute("DELETE FROM reservations WHERE session_id = ?", (session_id,))
+        deleted = self._db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 1
+        # Only now: the database guards the audit log of a session that is there.
         self._db.execute("DELETE FROM decisions WHERE session_id = ?", (session_id,))
-        return self._db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 1
+        self._db.execute("DELETE FROM audit_heads WHERE session_id = ?", (session_id,))
+        return deleted
 
     def recover(self, now: float) -> Recovery:
         """Writes down what became of what a dead journal left open. See `Journal.recover`."""
@@ -560,13 +582,48 @@ class Books:
 
     def decisions(self, session_id: str) -> list[Decision]:
         """The audit log of a session, oldest first."""
+        return [row.decision for row in self.audit(session_id)]
+
+    def audit(self, session_id: str, *, before: int | None = None) -> list[AuditRow]:
+        """The audit log of a session (up to a row) with its seals, oldest first.
+
+        Raises:
+            StoreError: a row makes no sense (`verify_audit` says which).
+        """
+        rows = self._audit_rows(session_id)
+        try:
+            return [
+                AuditRow(number, msgspec.convert(dict(zip(_OUTSIDE, row, strict=True)), Decision), sealed)
+                for number, row, sealed in rows
+                if before is None or number < before
+            ]
+        except msgspec.ValidationError as error:
+            raise StoreError(
+                f"the audit log cannot be read: {error}", hint="cms audit NAME --verify finds the row"
+            ) from error
+
+    def verify_audit(self, session_id: str, head: str = "") -> Broken | None:
+        """The first row of a session's audit log that is not what was written, or None.
+
+        Args:
+            head: a seal noted earlier, which the log must still contain.
+        """
+        rows = self._audit_rows(session_id)
         with border(self.path):
-            rows: list[tuple[Value, ...]] = self._db.execute(
-                f"SELECT {', '.join(_DECISION_FIELDS)} FROM decisions"  # noqa: S608 - names of ours
-                " WHERE session_id = ? ORDER BY rowid",
+            length, newest = self._audit_head(session_id)
+        broken = audit.verify(rows, length, newest)
+        if broken is None and head and all(sealed != head for _, _, sealed in rows):
+            return Broken(0, f"no row has the seal {head}: the log was written anew, or is another's")
+        return broken
+
+    def _audit_rows(self, session_id: str) -> list[tuple[int, tuple[Value, ...], str]]:
+        with border(self.path):
+            rows: list[tuple[int, str, *tuple[Value, ...]]] = self._db.execute(
+                f"SELECT number, seal, {', '.join(_DECISION_FIELDS)} FROM decisions"  # noqa: S608 - names of ours
+                " WHERE session_id = ? ORDER BY number",
                 (session_id,),
             ).fetchall()
-        return [msgspec.convert(dict(zip(_OUTSIDE, row, strict=True)), Decision) for row in rows]
+        return [(number, tuple(row), sealed) for number, sealed, *row in rows]
 
     def _sessions(self, where: str, *values: Value) -> list[SessionRecord]:
         with border(self.path):
@@ -603,7 +660,9 @@ def decision_row(decision: Decision) -> tuple[Value, ...]:
     """
     if not abs(decision.cost) + abs(decision.at) < float("inf"):
         raise StoreError(f"a decision cannot be stored: {decision}")
-    values: tuple[Value, ...] = msgspec.structs.astuple(decision)
+    # As the database gives it back, for the seal is over these very values.
+    exact = msgspec.structs.replace(decision, at=float(decision.at), cost=float(decision.cost))
+    values: tuple[Value, ...] = msgspec.structs.astuple(exact)
     return tuple(
         value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
         for value in values

@@ -23,6 +23,7 @@ from cms.config import Settings
 from cms.errors import StoreError
 from cms.session.budget import Account, Grant, Standing
 from cms.session.model import Interaction, Receipt, SessionRecord
+from cms.store.audit import AuditRow, Broken
 from cms.store.books import Books, Grouping, decision_row
 from cms.store.owners import Owner
 from cms.store.records import Charge, Decision, Recovery, Total
@@ -103,6 +104,7 @@ class Journal:
         charges: Iterable[Charge] = (),
         receipt: Receipt | None = None,
         process: str = "",
+        decisions: Iterable[Decision] = (),
     ) -> None:
         """Writes what belongs together: all of it is on disk when this returns, or none of it.
 
@@ -119,6 +121,7 @@ class Journal:
         """
         several = (*interactions, *(() if interaction is None else (interaction,)))
         spent = tuple(charges)
+        lines = [decision_row(decision) for decision in decisions]
         if receipt is not None and session is None:
             raise TypeError("a receipt needs its session")
 
@@ -130,20 +133,25 @@ class Journal:
             _spend(books, spent)
             if session is not None and receipt is not None:
                 books.add_receipt(session.id, process, receipt)
+            books.add_decisions(lines)
 
         await self._write(work)
 
-    async def begin(self, session: SessionRecord, interaction: Interaction, at: float) -> Grant:
+    async def begin(
+        self, session: SessionRecord, interaction: Interaction, at: float, decisions: Iterable[Decision] = ()
+    ) -> Grant:
         """`commit` of a message that is about to be sent, together with the money reserved for it.
 
         If its scopes have nothing left (`Grant.short`) nothing is written: it is not to be sent.
         """
+        lines = [decision_row(decision) for decision in decisions]
 
         def work(books: Books) -> Grant:
             granted = books.reserve(interaction.id, session.id, interaction.scopes, at)
             if not granted.short:
                 books.save_session(session)
                 books.save_interaction(interaction)
+                books.add_decisions(lines)
             return granted
 
         return await self._write(work)
@@ -307,6 +315,23 @@ class Journal:
     async def decisions(self, session_id: str) -> list[Decision]:
         """The audit log of a session, oldest first."""
         return await self._read(lambda books: books.decisions(session_id))
+
+    async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
+        """The audit log of a session with its seals, and the first row that is not what was written.
+
+        Where a row is broken, the rows are those before it.
+
+        Args:
+            head: a seal noted earlier, which the log must still contain.
+        """
+
+        def work(books: Books) -> tuple[list[AuditRow], Broken | None]:
+            broken = books.verify_audit(session_id, head)
+            if broken is None:
+                return books.audit(session_id), None
+            return books.audit(session_id, before=broken.number if broken.number else None), broken
+
+        return await self._read(work)
 
     # --- threads --------------------------------------------------------------------------------
 

@@ -46,17 +46,29 @@ class Total(Record, frozen=True):
     name: str = ""
 
 
+DecisionKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire"]
+
+
 class Decision(Record, frozen=True):
-    """One answer of the gate: a line of the audit log."""
+    """A line of the audit log: an answer of the gate, or something else that was decided about a session.
+
+    Attributes:
+        tool: of a `call`.
+        detail: what it was about, in a line: the path, the command, the prompt, the mechanism.
+        verdict: one word: `allowed` or `refused` of a `call`, the outcome of a `limit`, whether an `end` was
+            `proved`.
+        cost: the session's dollars so far.
+    """
 
     session_id: str
     interaction_id: str
     at: float
     tool: str
-    detail: str  # the path, the command: what it was about, in a line
-    verdict: Literal["allowed", "refused"]
+    detail: str
+    verdict: str
     reason: str = ""
-    cost: float = 0.0  # the session's dollars so far
+    cost: float = 0.0
+    kind: DecisionKind = "call"
 
 
 class Recovery(Record, frozen=True):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cms.errors import HomeUnusable, StoreError
+from cms.store import audit
 from cms.store.faults import border
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -234,7 +235,64 @@ def _v3(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3)
+def _v4(db: sqlite3.Connection) -> None:
+    """The audit log: decisions of all kinds, numbered and sealed (audit.py), never changed."""
+    db.execute("ALTER TABLE decisions RENAME TO old_decisions")
+    db.execute("DROP INDEX decisions_session")
+    # No foreign key: decisions travel in the transactions of others (journal.py), which they must not break.
+    db.execute(
+        """CREATE TABLE decisions (
+            session_id TEXT NOT NULL,
+            number INTEGER NOT NULL,
+            interaction_id TEXT NOT NULL,
+            at REAL NOT NULL,
+            tool TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            cost REAL NOT NULL,
+            kind TEXT NOT NULL,
+            seal TEXT NOT NULL,
+            PRIMARY KEY (session_id, number)
+        ) WITHOUT ROWID"""
+    )
+    # Apart from the rows, so that the loss of the newest ones is seen.
+    db.execute(
+        """CREATE TABLE audit_heads (
+            session_id TEXT PRIMARY KEY NOT NULL,
+            length INTEGER NOT NULL,
+            seal TEXT NOT NULL
+        ) WITHOUT ROWID"""
+    )
+    heads: dict[str, tuple[int, str]] = {}
+    rows: list[tuple[str | int | float, ...]] = db.execute(
+        "SELECT session_id, interaction_id, at, tool, detail, verdict, reason, cost, 'call'"
+        " FROM old_decisions ORDER BY rowid"
+    ).fetchall()
+    for row in rows:
+        session_id = str(row[0])
+        length, before = heads.get(session_id, (0, audit.FIRST))
+        sealed = audit.seal(before, length + 1, row)
+        heads[session_id] = (length + 1, sealed)
+        db.execute(
+            "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (session_id, length + 1, *row[1:], sealed),
+        )
+    db.executemany("INSERT INTO audit_heads VALUES (?, ?, ?)", [(key, *head) for key, head in heads.items()])
+    db.execute("DROP TABLE old_decisions")
+    db.execute(
+        "CREATE TRIGGER decisions_no_update BEFORE UPDATE ON decisions"
+        " BEGIN SELECT RAISE (ABORT, 'the audit log is append-only'); END"
+    )
+    # It goes with its session, and not before it.
+    db.execute(
+        "CREATE TRIGGER decisions_no_delete BEFORE DELETE ON decisions"
+        " WHEN EXISTS (SELECT 1 FROM sessions WHERE id = old.session_id)"
+        " BEGIN SELECT RAISE (ABORT, 'the audit log is append-only'); END"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4)
 
 
 def prepare_home(home: Path) -> None:

@@ -1,0 +1,66 @@
+"""The audit log's chain: each row is sealed with the one before it, so that a changed row is found.
+
+The seal of a row is the SHA-256 of the seal before it and of the row itself in one canonical form. Who
+changes, removes, inserts or moves a row breaks every seal from there on; who removes the newest rows is found
+by the head, which is kept apart (`audit_heads`).
+
+What that is worth: it shows a change by accident, by another program, or by hand. Who may write the database
+and knows this file can seal a whole new log. Against that helps only a head that was noted somewhere else:
+`cms audit NAME` prints it, and `--head` says whether the log still begins with what it stood for.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from cms.session.model import Record
+from cms.store.records import Decision
+from cms.store.rows import Value
+
+#: What stands in the place of the seal before the first row's.
+FIRST: Final = "0" * 64
+
+
+class AuditRow(Record, frozen=True):
+    """One line of the audit log, with its place and its seal."""
+
+    number: int  # 1 is the session's first
+    decision: Decision
+    seal: str
+
+
+class Broken(Record, frozen=True):
+    """The first row that is not what was written."""
+
+    number: int
+    why: str
+
+
+def seal(before: str, number: int, row: Sequence[Value]) -> str:
+    """The seal of a row, given as `store.books.decision_row` makes it."""
+    return hashlib.sha256(before.encode() + msgspec.json.encode([number, *row])).hexdigest()
+
+
+def verify(rows: Iterable[tuple[int, Sequence[Value], str]], length: int, head: str) -> Broken | None:
+    """The first row that is wrong, or None. `length` and `head` are what is kept apart."""
+    before, expected = FIRST, 1
+    for number, row, sealed in rows:
+        if number != expected:
+            what = f"rows {expected} to {number - 1} are missing" if number > expected else "a row too many"
+            return Broken(expected, what)
+        if seal(before, number, row) != sealed:
+            return Broken(number, "it was changed, or the one before it was")
+        before, expected = sealed, expected + 1
+    if expected - 1 != length:
+        if expected - 1 < length:
+            return Broken(expected, f"the newest {length - expected + 1} rows are missing")
+        return Broken(length + 1, "rows were added that cms did not write")
+    if before != head:
+        return Broken(length, "the log was sealed anew: it does not end as it did")
+    return None
