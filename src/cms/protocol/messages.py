@@ -424,12 +424,15 @@ _ESCAPE = re.compile(
 )
 
 
+_LOST = (Unknown, Noise)
+
+
 def decode(line: bytes) -> Line:
     """One line of claude's stdout as a value. Never raises: see `Unknown` and `Noise`."""
     if not line.isascii():
         line = line.decode("utf-8", "replace").encode()
     decoded = _decode(line)
-    if isinstance(decoded, Unknown | Noise):
+    if isinstance(decoded, _LOST):
         if rb"\u" in line and (mended := _ESCAPE.sub(_whole, line)) != line:
             decoded = _decode(mended)
         if isinstance(decoded, Unknown) and decoded.type == "result":

@@ -295,11 +295,12 @@ def shells(state: State) -> tuple[str, ...]:
 def is_over(state: State) -> bool:
     """Whether the interaction in flight has come to its end."""
     turn = state.turn
-    if turn is None or agents(state):
+    if turn is None:
         return False
     if turn.state is InteractionState.INTERRUPTED:
-        return state.idle is True  # claude took the message back before it began it: no result will come
-    return turn.result is not None and state.idle is not False
+        # claude took the message back before it began it: no result will come.
+        return state.idle is True and not agents(state)
+    return turn.result is not None and state.idle is not False and not agents(state)
 
 
 def more_to_come(state: State) -> bool:
@@ -333,11 +334,10 @@ def may_owe(state: State) -> bool:
 
 def fold(state: State, event: Line, now: float) -> State:
     """The state after `event`. Total: an event that makes no sense in a state changes nothing but `seq`."""
-    state = _replace(state, seq=state.seq + 1)
     if state.phase is Phase.ENDED:
-        return state
-    if _tells_of_work(event):
-        state = _replace(state, last_heard=now)
+        return _replace(state, seq=state.seq + 1)
+    heard = now if _tells_of_work(event) else state.last_heard
+    state = _replace(state, seq=state.seq + 1, last_heard=heard)
     match event:
         case StreamEvent():
             return _stream(state, event)
@@ -469,10 +469,13 @@ def fold(state: State, event: Line, now: float) -> State:
 _replace = msgspec.structs.replace
 
 
+_NO_WORK = (Local, Answered)
+
+
 def _tells_of_work(event: Line) -> bool:
     if isinstance(event, Notice):
         return event.type != "keep_alive"
-    return not isinstance(event, Local | Answered)
+    return not isinstance(event, _NO_WORK)
 
 
 def _at_gate(state: State, call: PendingCall) -> State:
