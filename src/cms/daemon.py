@@ -20,6 +20,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -33,8 +34,9 @@ from cms._version import __version__
 from cms.config import Settings, load_settings
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.rpc.api import Readiness
+from cms.rpc.door import Door
 from cms.rpc.place import prepare_home
-from cms.rpc.server import Server, Supervisor, open_listener
+from cms.rpc.server import Server, Supervisor, open_door, open_listener
 from cms.rpc.wire import error_data
 
 log = logging.getLogger(__name__)
@@ -270,7 +272,11 @@ async def _open_supervisor(settings: Settings) -> AsyncIterator[tuple[Supervisor
     # Here and not above: `python -m cms.daemon` that finds the home taken should be gone at once.
     from cms.runtime.supervisor import open_supervisor
 
+    shutil.rmtree(settings.doors, ignore_errors=True)  # a crashed daemon's: nobody is behind them any more
     async with open_supervisor(settings) as supervisor:
+        supervisor.doors = lambda session: open_door(
+            supervisor, settings, Door(session, supervisor.get, supervisor.family.descends)
+        )
         mechanism, recovery = supervisor.mechanism, supervisor.recovery
         for session in recovery.sessions:
             log.warning("recovered session %s (%s), now %s", session.name, session.id, session.status)

@@ -90,14 +90,10 @@ def report_lines(report: Report) -> list[str]:
         case "connected":
             lines.append("Claude Code connects to cms. A session that runs already sees it after a restart.")
         case "pending approval":
-            lines.append(
-                "The server works. Claude Code asks once to approve it: start `claude` here."
-            )
+            lines.append("The server works. Claude Code asks once to approve it: start `claude` here.")
         case _:
             lines.append(f"registered, but Claude Code does not connect: {report.detail}")
-            lines.append(
-                "  `claude mcp get cms` looks again; `cms mcp < /dev/null` shows its own words"
-            )
+            lines.append("  `claude mcp get cms` looks again; `cms mcp < /dev/null` shows its own words")
     return lines
 
 

@@ -69,6 +69,7 @@ def build_argv(
     fork: bool = False,
     budget: float | None = None,
     turns: int | None = None,
+    server: Sequence[str] = (),
 ) -> list[str]:
     """The whole argv of a session's process.
 
@@ -79,6 +80,7 @@ def build_argv(
         fork: branch off `resume` instead of going on in it.
         budget: USD that this process may spend: claude's own second lock behind our gate.
         turns: API calls a message may take, likewise.
+        server: starts our MCP server, for a session that may use cms.
     """
     arrangement = ARRANGEMENTS[options.preset]
     argv = [
@@ -123,6 +125,11 @@ def build_argv(
             argv.append(f"{flag}={value}")
     argv += [f"--add-dir={folder}" for folder in options.add_dirs]
     argv += [f"--mcp-config={config}" for config in options.mcp_config]
+    if server:
+        entry = {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}
+        argv.append(f"--mcp-config={msgspec.json.encode({'mcpServers': {'cms': entry}}).decode()}")
+        # The daemon judges each request by who asks; nobody would be there to permit it here.
+        argv.append("--allowedTools=mcp__cms")
     if budget is not None:
         argv.append(f"--max-budget-usd={budget:.6f}")
     if turns is not None:
@@ -152,8 +159,14 @@ _KEEP_CLAUDE_CODE = frozenset(
 )
 
 
-def build_environment(environ: Mapping[str, str]) -> dict[str, str]:
+def build_environment(
+    environ: Mapping[str, str], *, inside: str = "", depth: int = 0, door: str = ""
+) -> dict[str, str]:
     """The environment of a session's process, cut from ours.
+
+    `inside` and `depth` tell a cms that is started in there which session it is in; without a `door` (the
+    socket that leads out to the daemon) it refuses to work. The walls do not rest on that: our folder cannot
+    be reached from inside.
 
     Out goes what a parent Claude Code left (`CLAUDECODE`, `CLAUDE_CODE_*`) unless it names a provider or a
     credential, and everything of our own (`CMS_*`). What a user configured on purpose stays.
@@ -168,4 +181,8 @@ def build_environment(environ: Mapping[str, str]) -> dict[str, str]:
     # Without it there is no `idle`, and with it the end of the work is known (see session.state).
     child["CLAUDE_CODE_SDK_READS_SESSION_STATE"] = "1"
     child.setdefault("DISABLE_AUTOUPDATER", "1")
+    if inside:
+        child["CMS_PARENT"], child["CMS_DEPTH"] = inside, str(depth)
+    if door:
+        child["CMS_DOOR"] = door
     return child

@@ -103,6 +103,11 @@ def connect(
         DaemonVersionMismatch: it speaks another protocol.
         HomeUnusable: there is no place for it.
     """
+    if settings.inside and settings.door is None:
+        raise DaemonUnavailable(
+            "this session may not use cms", hint="a person can allow it when it is started: --allow-cms"
+        )
+    start = start and settings.door is None  # behind a door there is one daemon or none
     give_up = time.monotonic() + patience
     start_again = 0.0
     while True:

@@ -21,13 +21,14 @@ import logging
 import os
 import socket
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import trio
 
-from cms.config import Settings, caller_environ
+from cms.config import Settings, caller, caller_environ
 from cms.errors import (
     CmsError,
     DaemonUnavailable,
@@ -56,12 +57,14 @@ from cms.rpc.api import (
     RpcError,
 )
 from cms.rpc.catalog import METHODS
+from cms.rpc.door import Door
 from cms.rpc.methods import Methods, RequestCancelled, Supervisor
 from cms.rpc.place import peer_uid, reachable
 from cms.rpc.wire import LineBuffer, OverlongLine, error_data
+from cms.session.lineage import Caller
 from cms.session.model import Interaction, Progress, Record
 
-__all__ = ["MAX_CALLS", "MAX_NOTES", "Outbox", "Server", "Supervisor", "open_listener"]
+__all__ = ["MAX_CALLS", "MAX_NOTES", "Outbox", "Server", "Supervisor", "open_door", "open_listener"]
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +111,34 @@ def open_listener(settings: Settings) -> trio.SocketListener:
         sock.close()
         raise
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+@contextlib.asynccontextmanager
+async def open_door(supervisor: Supervisor, settings: Settings, door: Door) -> AsyncIterator[Path]:
+    """Serve one session at a socket of its own for as long as the block lasts, and give its path.
+
+    Raises nothing: a session whose door cannot be opened finds nobody there.
+    """
+    path = settings.doors / door.caller.session_id / "cms.sock"
+    at_door = msgspec.structs.replace(settings, door=path)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        listener = open_listener(at_door)
+    except (OSError, CmsError) as error:
+        log.error("no way to cms for session %s: %s", door.caller.session_id, error)
+        yield path
+        return
+    server = Server(supervisor, at_door, door=door)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, listener)
+        try:
+            yield path
+        finally:
+            nursery.cancel_scope.cancel(reason="the session has ended")
+            listener.socket.close()
+            for remove in (path.unlink, path.parent.rmdir):
+                with contextlib.suppress(OSError):
+                    remove()
 
 
 class Outbox:
@@ -198,9 +229,13 @@ class Server:
     Attributes:
         stopping: `stop` was called: only questions about the daemon itself are answered.
         quiet_since: trio's time since which no client has been connected; None while one is.
+        door: the checks, if only one session is served (`rpc.door`).
     """
 
-    def __init__(self, supervisor: Supervisor, settings: Settings, *, containment: str = "") -> None:
+    def __init__(
+        self, supervisor: Supervisor, settings: Settings, *, containment: str = "", door: Door | None = None
+    ) -> None:
+        self.door = door
         self.stopping = False
         self.quiet_since: float | None = None
         self._supervisor = supervisor
@@ -314,6 +349,7 @@ class _Connection:
         self._calls: dict[int, _Call] = {}
         self._protocol: int | None = None  # what the client said in `hello`
         self._environ: Mapping[str, str] | None = None  # likewise
+        self._caller = Caller() if server.door is None else server.door.caller
         self._reading = trio.CancelScope()
 
     async def run(self) -> None:
@@ -385,10 +421,14 @@ class _Connection:
             if request.method == "hello":
                 hello = msgspec.json.decode(request.params, type=Hello)
                 self._protocol, self._environ = hello.protocol, hello.environ or None
+                if self._server.door is None:
+                    self._caller = Caller(max(hello.depth, 0))
         except (msgspec.DecodeError, RecursionError) as error:
             self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
             return
         self._calls[request.id] = call
+        if self._server.door is not None:
+            work = _checked(self._server.door, request, work)
         calls.start_soon(self._answer, call, work)
 
     def _notified(self, request: Request) -> None:
@@ -406,6 +446,7 @@ class _Connection:
     async def _answer(self, call: _Call, work: Awaitable[Record]) -> None:
         """Do one call's work and put its answer, whatever happens, into the outbox."""
         caller_environ.set(self._environ)  # for this task, and for whatever it starts
+        caller.set(self._caller)
         try:
             result = await work
             answer = Response(call.id, msgspec.Raw(_encode(result)))
@@ -495,6 +536,16 @@ class _Call:
 
     def _tell(self, progress: Progress) -> None:
         self._connection.outbox.put_note(ProgressNote(self.id, progress))
+
+
+async def _checked(door: Door, request: Request, work: Coroutine[object, object, Record]) -> Record:
+    """The work of a request that came through a door, once that has let it pass."""
+    try:
+        await door.check(request.method, request.params)
+    except BaseException:
+        work.close()
+        raise
+    return await work
 
 
 class _HasId(msgspec.Struct):

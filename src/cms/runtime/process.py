@@ -95,10 +95,11 @@ class AgentProcess:
         log: LineLog,
         label: str,
         now: Callable[[], float],
+        door: Path | None = None,
         max_memory: int | None = None,
         max_procs: int | None = None,
     ) -> AgentProcess:
-        """Start it in a container of its own.
+        """Start it in a container of its own. `door`: the one socket of ours that it may reach.
 
         Raises:
             WorkDirError: the work dir cannot be used.
@@ -113,6 +114,8 @@ class AgentProcess:
             env=env,
             cwd=cwd,
             hidden=hidden,
+            # Bound on itself inside of what is hidden: deeper wins.
+            protected=() if door is None else (door.parent,),
             max_memory=max_memory,
             max_procs=max_procs,
             label=label,

@@ -154,6 +154,7 @@ class Runner:
         record: the session as it stands, always current.
         failure: why it could not start or did not go on, or None.
         receipt: how its process ended, once it has.
+        door: the socket through which it may use cms, or None. Set before `run`.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class Runner:
         self.record = record
         self.failure: CmsError | None = None
         self.receipt: Receipt | None = None
+        self.door: Path | None = None
         self._settings = settings
         self._journal = journal
         self._mechanism = mechanism

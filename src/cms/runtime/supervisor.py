@@ -24,12 +24,14 @@ from contextlib import asynccontextmanager, contextmanager
 import msgspec
 import trio
 
-from cms.config import Settings, caller_environ, find_claude, load_settings
+from cms.config import Settings, caller, caller_environ, find_claude, load_settings
 from cms.errors import InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
 from cms.runtime.containment import Mechanism, find_mechanism
+from cms.runtime.family import Doors, Family
 from cms.runtime.process import check_work_dir
 from cms.runtime.runner import Runner
 from cms.runtime.verify import run_checks
+from cms.session import lineage
 from cms.session.budget import ALL, DAY, Budget
 from cms.session.live import LiveSession, OpenQuestion, word_on
 from cms.session.model import (
@@ -114,6 +116,8 @@ class Supervisor:
         self._locks: dict[str, trio.Lock] = {}
         self._delegations: dict[str, trio.Event] = {}  # under way, from the message to the verdict
         self._closed = False
+        self.doors: Doors | None = None  # set by whoever can let sessions in (the daemon)
+        self.family = Family(settings.caps, self._runners, self._by_id)
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.settings.home} live={self.live_count()}>"
@@ -133,7 +137,9 @@ class Supervisor:
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
+            UsageError: whoever asks may not start such a session (`session.lineage`).
         """
+        who, options = caller.get(), await self.family.admit(options)
         check_work_dir(options.work_dir)
         find_claude(self._settings_now())
         now = time.time()
@@ -145,9 +151,17 @@ class Supervisor:
             created=now,
             last_saved=now,
             parent_id=parent_id,
+            depth=who.depth,
+            started_by=who.session_id,
         )
         await self.journal.add_session(record)
+        await self._cap_family(record)
         return record
+
+    async def _cap_family(self, record: SessionRecord) -> None:
+        """What a session and everything that it starts may spend together is what it may spend."""
+        if record.options.allow_cms and record.options.limits.max_cost is not None:
+            await self.set_cap(lineage.scope(record.id), record.options.limits.max_cost)
 
     async def get(self, name: str) -> SessionRecord:
         """The session as it stands.
@@ -165,8 +179,10 @@ class Supervisor:
         return record
 
     async def sessions(self, status: str = "") -> list[SessionRecord]:
-        """All sessions, or those of one status, newest first."""
+        """All sessions, or those of one status, newest first. A session is shown those that it started."""
         records = [self._current(record) for record in await self.journal.all_sessions()]
+        if inside := caller.get().session_id:
+            records = [record for record in records if await self.family.descends(record, inside)]
         return [record for record in records if not status or record.status == status]
 
     def _known(self, name: str) -> Runner | None:
@@ -254,6 +270,7 @@ class Supervisor:
         check_work_dir(record.options.work_dir)
         settings = self._settings_now()
         find_claude(settings)
+        self.family.check_room()
         runner = Runner(
             record,
             settings=settings,
@@ -268,8 +285,14 @@ class Supervisor:
 
     async def _run(self, name: str, runner: Runner) -> None:
         try:
-            await runner.run()
+            if self.doors is not None and runner.record.options.allow_cms:
+                async with self.doors(runner.record) as door:
+                    runner.door = door
+                    await runner.run()
+            else:
+                await runner.run()
         finally:
+            self.family.end_with(runner.record)
             if self._runners.get(name) is runner:
                 del self._runners[name]
             if runner.unsaved:
@@ -302,7 +325,7 @@ class Supervisor:
                 type=type,
                 prompt=message,
                 timestamp=time.time(),
-                scopes=scopes,
+                scopes=(*scopes, *await self.family.scopes(runner.record)),
             )
             await runner.accept(interaction)
         return interaction
@@ -404,7 +427,9 @@ class Supervisor:
             given = {key: value for key, value in msgspec.structs.asdict(limits).items() if value is not None}
             merged = msgspec.structs.replace(record.options.limits, **given)
             options = msgspec.structs.replace(record.options, limits=merged)
-            await self.journal.commit(session=msgspec.structs.replace(record, options=options))
+            record = msgspec.structs.replace(record, options=options)
+            await self.journal.commit(session=record)
+            await self._cap_family(record)
 
     async def _delegation(
         self, name: str, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
@@ -596,6 +621,7 @@ class Supervisor:
             if record.status in LIVE:
                 raise _elsewhere(record, "be deleted")
             await self.journal.delete_session(record.id)
+            await self.journal.set_cap(lineage.scope(record.id), None)
             log = raw_log_path(self.settings.raw, record.id)
             gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())
         return record, receipt, gone
@@ -683,7 +709,7 @@ class Supervisor:
         )
 
     async def kill(self, name: str, *, reason: str = "killed") -> tuple[SessionRecord, Receipt | None]:
-        """End a session's process tree by force, and prove it."""
+        """End a session's process tree by force, and prove it; those of the sessions that it started, too."""
         return await self._end(name, lambda runner: runner.kill(reason))
 
     async def _end(self, name: str, end: Callable[[Runner], None]) -> tuple[SessionRecord, Receipt | None]:
@@ -694,8 +720,11 @@ class Supervisor:
             if record.status in LIVE:
                 raise _elsewhere(record, "be ended")
             return record, None
+        for below in self.family.below(runner.record.id):
+            end(below)  # at once: a parent that lingers must not go on through them
         end(runner)
         await runner.wait_gone()
+        await self.family.wait_gone(runner.record.id)
         return runner.record, runner.receipt
 
     async def stop_all(self, *, grace: float) -> None:
