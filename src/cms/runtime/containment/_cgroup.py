@@ -196,6 +196,8 @@ def find_delegation() -> tuple[Delegation | None, list[Attempt]]:
     if relative.startswith(".."):
         return None, [Attempt(step, ok=False, detail=f"our cgroup {own} is outside of what is mounted")]
     here = (root / relative).resolve()
+    if here.name == f"{PREFIX}supervisor":
+        here = here.parent  # we have stepped aside before
     attempts: list[Attempt] = []
     usable: Delegation | None = None
     for folder in (here, *here.parents):
@@ -242,14 +244,27 @@ def _try(folder: Path, *, own: bool) -> Delegation | str:
 
 
 def _switch_on(folder: Path, handed: frozenset[str]) -> frozenset[str]:
-    """Hand memory and pids down, if they are here. Only the root cgroup may hold processes, too."""
-    offered = frozenset((folder / "cgroup.controllers").read_text().split())
-    for name in sorted((_WANTED & offered) - handed):
+    """Hand memory and pids down, if they are here to be had.
+
+    The kernel allows it only to a cgroup without processes of its own (the root excepted). If this one holds
+    nobody but us, as a service's does, we step aside into a child of it; if it holds others, nothing is done.
+    """
+    wanted = (_WANTED & frozenset((folder / "cgroup.controllers").read_text().split())) - handed
+    own = str(os.getpid())
+    if (
+        wanted
+        and (folder / "cgroup.type").exists()
+        and (folder / "cgroup.procs").read_text().split() == [own]
+    ):
+        aside = folder / f"{PREFIX}supervisor"
+        aside.mkdir(exist_ok=True)
+        (aside / "cgroup.procs").write_text(own)
+    for name in sorted(wanted):
         try:
             (folder / "cgroup.subtree_control").write_text(f"+{name}")
             handed |= {name}
         except OSError:
-            continue  # processes are in it, or it is not ours
+            continue  # others are in it, or it is not ours
     return handed
 
 
