@@ -1,4 +1,4 @@
-"""The half of a fake supervisor that `cms.rpc.care` uses: what a test puts there, and what was asked of it."""
+"""The half of a fake supervisor that `cms.rpc.care` uses: what a test puts there and what was asked of it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,9 @@ from cms.errors import CmsError, ExitCode, InternalError, Interrupted, UsageErro
 
 DELEGATION = Group("Delegation", sort_key=1)
 SESSIONS = Group("Sessions", sort_key=2)
-SERVICE = Group("Service", sort_key=3)
+LOOKING = Group("Looking on", sort_key=3)
+MONEY = Group("Money", sort_key=4)
+SERVICE = Group("Service", sort_key=5)
 
 #: (names, target, usage after the name, group), in the order in which a person meets them.
 COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
@@ -33,13 +35,19 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("spawn",), "cms.cli.starting:spawn", "NAME PROMPT [flags]", SESSIONS),
     (("send", "input"), "cms.cli.sessions:send", "NAME MESSAGE [flags]", SESSIONS),
     (("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS),
+    (("pause",), "cms.cli.care:pause", "NAME [flags]", SESSIONS),
+    (("fork",), "cms.cli.care:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS),
     (("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS),
     (("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS),
     (("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS),
-    (("status",), "cms.cli.looking:status", "NAME [flags]", SESSIONS),
-    (("output",), "cms.cli.looking:output", "NAME [flags]", SESSIONS),
-    (("history",), "cms.cli.looking:history", "NAME [flags]", SESSIONS),
-    (("list",), "cms.cli.looking:list_sessions", "[flags]", SESSIONS),
+    (("delete",), "cms.cli.care:delete", "NAME... [flags]", SESSIONS),
+    (("cleanup",), "cms.cli.care:cleanup", "[flags]", SESSIONS),
+    (("status",), "cms.cli.looking:status", "NAME [flags]", LOOKING),
+    (("output",), "cms.cli.looking:output", "NAME [flags]", LOOKING),
+    (("history",), "cms.cli.looking:history", "NAME [flags]", LOOKING),
+    (("list",), "cms.cli.looking:list_sessions", "[flags]", LOOKING),
+    (("wait",), "cms.cli.waiting:wait", "NAME... [flags]", LOOKING),
+    (("cost",), "cms.cli.money:cost", "[flags]", MONEY),
     (("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
     (("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
     (("demo",), "cms.cli.about:demo", "[flags]", SERVICE),
@@ -49,7 +57,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
 FAMILIES: dict[str, tuple[str, Group, tuple[tuple[str, str, str], ...]]] = {
     "budget": (
         "What all sessions together may spend, in a day and in all.",
-        SESSIONS,
+        MONEY,
         (
             ("set", "cms.cli.budget:set_", "[flags]"),
             ("show", "cms.cli.budget:show", "[flags]"),
@@ -80,8 +88,8 @@ def build() -> App:
         help_formatter=TwoColumns(),
         help_epilogue=EPILOGUE,
         group_arguments=Group("Arguments", sort_key=0),
-        group_parameters=Group("Flags", sort_key=4),
-        group_commands=Group("Flags", sort_key=4),
+        group_parameters=Group("Flags", sort_key=9),
+        group_commands=Group("Flags", sort_key=9),
         print_error=False,
         exit_on_error=False,
     )

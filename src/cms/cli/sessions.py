@@ -85,7 +85,7 @@ def resume(
         return send_and_show(who, "session.resume", params, detach=detach, json=json)
     with talk.daemon() as client:
         reply = client.call("session.resume", params, SessionReply)
-    return _show_session(reply, json=json)
+    return show_session(reply, json=json)
 
 
 def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
@@ -98,7 +98,7 @@ def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: Jso
     who = flags.pick_name("interrupt", name, name_flag)
     with talk.daemon() as client:
         reply = client.call("session.interrupt", NameParams(name=who), SessionReply)
-    return _show_session(reply, json=json)
+    return show_session(reply, json=json)
 
 
 def stop(
@@ -184,7 +184,7 @@ def send_and_show(name: str, method: str, params: Record, *, detach: bool, json:
     return reply_exit(reply)
 
 
-def _show_session(reply: SessionReply, *, json: bool) -> int:
+def show_session(reply: SessionReply, *, json: bool) -> int:
     if json:
         from cms.cli.views import view_session
 

@@ -17,7 +17,7 @@ import msgspec
 Icons = Literal["unicode", "ascii", "none"]
 
 #: Every character outside of ASCII that this package writes by itself.
-PROBE = "○◐●⟳⏸□⊘✗✓…"
+PROBE = "○◐●⟳⏸□⊘✗✓…█▏▎▍▌▋▊▉"
 
 
 class Style(msgspec.Struct, frozen=True):

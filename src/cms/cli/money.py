@@ -1,0 +1,131 @@
+"""`cms cost`: the ledger, as a table with bars, or as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+from cyclopts import Parameter, Token
+
+from cms.cli import flags, render, talk
+from cms.cli.flags import JsonFlag
+from cms.cli.terminal import Style
+from cms.errors import ExitCode
+from cms.rpc.api_care import CostParams, CostReply, CostRow, Grouping
+
+_BAR = 24  # columns of the longest bar
+
+
+def parse_since(text: str, now: float) -> float:
+    """`7d`, `24h`, `today`, `2026-11-22`, `2026-11-22T08:00` (local time) as seconds since the epoch.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text.casefold() == "today":
+        return datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    try:
+        if "-" in text:
+            return datetime.fromisoformat(text).timestamp()
+        return now - flags.parse_seconds(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time: write today, 24h, 7d, or a date like 2026-11-22") from None
+
+
+def _to_since(_: object, tokens: Sequence[Token]) -> float:
+    return parse_since(tokens[0].value, time.time())
+
+
+def cost(
+    *,
+    by: Annotated[
+        Grouping, Parameter(name="--by", metavar="WHAT", help="What the rows are: session, model or day.")
+    ] = "session",
+    since: Annotated[
+        float | None,
+        Parameter(
+            name="--since",
+            converter=_to_since,
+            metavar="TIME",
+            help="Only what was spent since: today, 24h, 7d, or a date.",
+        ),
+    ] = None,
+    json: JsonFlag = False,
+) -> int:
+    """Show what was spent, by session, model or day, with a bar for each.
+
+    From the ledger, so sessions that were deleted count too, and a fork counts only what it spent itself.
+    `>=` stands before what is at least so much: a process died before it said.
+
+    Examples::
+
+        cms cost
+        cms cost --by day --since 30d
+        cms cost --by model --since today --json
+    """
+    with talk.daemon() as client:
+        reply = client.call("ledger.totals", CostParams(by=by, since=since), CostReply)
+    if json:
+        from cms.cli.views_care import view_cost
+
+        talk.show_json(view_cost(reply, by, since))
+    else:
+        talk.show_lines(lines(reply, by, talk.out_style()))
+    return ExitCode.COMPLETED
+
+
+def lines(reply: CostReply, by: Grouping, style: Style) -> list[str]:
+    """The table: name, cost, share, a bar, tokens in and out; a total below."""
+    if not reply.rows:
+        return ["nothing was spent"]
+    names = [_name(row) for row in reply.rows]
+    room = None if style.width is None else max(10, style.width - _BAR - 38)
+    width = max(render.display_width(name) for name in (by.upper(), *names))
+    width = width if room is None else min(width, room)
+    most = max(row.usage.cost_usd for row in reply.rows)
+    total = reply.total.cost_usd
+    found = [render.paint(f"{by.upper():<{width}}        COST  SHARE      IN     OUT", "1", style)]
+    for name, row in zip(names, reply.rows, strict=True):
+        label = render.cut(name, width, style)
+        label += " " * (width - render.display_width(label))
+        spent = render.cost(row.usage.cost_usd, exact=row.exact)
+        share = f"{row.usage.cost_usd / total:.0%}" if total else ""
+        found.append(
+            f"{label}  {spent:>10}  {share:>5}  {tokens(_into(row)):>6}  "
+            f"{tokens(row.usage.output_tokens):>6}  {bar(row.usage.cost_usd, most, _BAR, style)}".rstrip()
+        )
+    found += ["", f"total: {render.cost(total, exact=reply.exact)}"]
+    return found
+
+
+def _name(row: CostRow) -> str:
+    return row.name or row.key or "(unknown)"
+
+
+def _into(row: CostRow) -> int:
+    usage = row.usage
+    return usage.input_tokens + usage.cache_read_input_tokens + usage.cache_creation_input_tokens
+
+
+def tokens(number: int) -> str:
+    """A count of tokens in at most six columns: `950`, `12.3k`, `4.5M`."""
+    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= unit:
+            return f"{number / unit:.1f}{letter}"
+    return str(number)
+
+
+def bar(value: float, most: float, width: int, style: Style) -> str:
+    """A bar that is as long as the value is big; nothing in a pipe, where a program may be reading."""
+    if style.width is None or most <= 0:
+        return ""
+    part = max(0.0, min(1.0, value / most)) * width
+    if style.icons != "unicode":
+        return "#" * (max(1, round(part)) if value > 0 else 0)
+    eighths = round(part * 8)
+    if value > 0:
+        eighths = max(1, eighths)
+    whole, rest = divmod(eighths, 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[rest].strip()

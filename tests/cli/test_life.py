@@ -1,0 +1,183 @@
+"""pause, freeze, fork, delete, cleanup: through the real command line, daemon and simulated agent."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cli.shell import Shell, shell
+from cms.rehearsal.script import Reply, call, prompt, say
+
+__all__ = ["shell"]
+
+
+def test_a_paused_session_takes_no_message_until_it_is_resumed(shell: Shell) -> None:
+    pid = shell.ok("spawn", "resting", prompt("hello", say("here")), "--json").json()["pid"]
+    paused = shell.ok("pause", "resting")
+    assert paused.out == f"resting  paused  pid {pid}\n"
+    refused = shell.cms("send", "resting", "hello?")
+    assert refused.code == 2
+    assert "session 'resting' is paused: cannot take a message" in refused.err
+    assert "cms resume resting" in refused.err
+    assert shell.ok("list", "--status", "paused", "--json").json()["total"] == 1
+    assert shell.ok("resume", "resting", "--json").json()["status"] == "ready"
+    again = shell.ok("send", "resting", prompt("still?", say("still here")), "--json").json()
+    assert (again["text"], again["pid"]) == ("still here", pid)
+
+
+def test_a_paused_session_finishes_what_it_does(shell: Shell) -> None:
+    gate = shell.work_dir / "finish"
+    shell.ok("spawn", "busy", "--detach", "--preset", "full", prompt("go", waits_for(gate), say("done")))
+    shell.wait_until("busy", lambda found: str(found["activity"]).startswith("Bash"))
+    assert shell.ok("pause", "busy", "--json").json()["status"] == "busy"
+    gate.touch()
+    shell.wait_until("busy", lambda found: found["status"] == "paused")
+    assert shell.ok("output", "busy", "--full").out == "done\n"
+
+
+def test_what_is_not_alive_cannot_be_paused(shell: Shell) -> None:
+    shell.ok("spawn", "gone", prompt("hello", say("x")), "--stop")
+    ran = shell.cms("pause", "gone", "--json")
+    assert ran.code == 2
+    assert '"code":"wrong_status"' in ran.out
+    assert shell.cms("pause", "gon").code == 10
+
+
+def test_a_frozen_session_stands_still_and_goes_on(shell: Shell) -> None:
+    """It counts to a file; frozen it does not, and resumed it counts on to its end."""
+    counter = shell.work_dir / "counter"
+    counting_ = counting(counter, 20)
+    shell.ok(
+        *("spawn", "ice", "--detach", "--preset", "full"),
+        prompt("go", call("Bash", command=counting_), say("counted")),
+    )
+    shell.wait_for(counter)
+    assert shell.ok("pause", "ice", "--freeze", "--json").json()["status"] == "paused"
+    size = counter.stat().st_size
+    assert shell.status("ice")["activity"] == f"frozen: Bash {counting_}"
+    refused = shell.cms("interrupt", "ice")
+    assert (refused.code, "is paused: cannot be interrupted" in refused.err) == (2, True)
+    assert counter.stat().st_size == size  # two commands took longer than it needs for the next line
+    assert shell.ok("resume", "ice", "--json").json()["status"] == "busy"
+    assert shell.ok("wait", "ice").out.startswith("ice  completed  $")
+    assert counter.read_text().splitlines()[-1] == "20"
+
+
+def test_a_frozen_session_can_be_killed_and_stopped(shell: Shell) -> None:
+    for name, command in (("frozen-kill", "kill"), ("frozen-stop", "stop")):
+        counter = shell.work_dir / name
+        shell.ok(
+            *("spawn", name, "--detach", "--preset", "full"),
+            prompt("go", call("Bash", command=counting(counter, 10**6)), say("never")),
+        )
+        shell.wait_for(counter)
+        shell.ok("pause", name, "--freeze")
+        ended = shell.ok(command, name, "--json").json()
+        receipt = ended["receipt"]
+        assert isinstance(receipt, dict)
+        assert receipt["empty"] is True
+        if command == "stop":
+            assert receipt["steps"][0]["name"] == "interrupt"
+            assert receipt["steps"][0]["worked"] is True
+
+
+def test_a_fork_goes_on_from_a_live_session_and_pays_for_itself(shell: Shell) -> None:
+    first = shell.ok("spawn", "trunk", prompt("hello", say("one", cost_usd=0.5)), "--json").json()
+    branch = shell.ok(
+        *("fork", "trunk", "branch", prompt("your own way", say("two", cost_usd=0.25))),
+        *("--model", "opus", "--json"),
+    ).json()
+    assert branch["text"] == "two"
+    found = shell.status("branch")
+    assert (found["model"], found["parentId"]) == ("opus", first["sessionId"])
+    cost = found["totalCostUsd"]
+    assert isinstance(cost, float)
+    assert 0 < cost < 0.5  # its own call, and not the parent's
+    assert found["interactionCount"] == 1
+    assert shell.status("trunk")["pid"] == first["pid"]
+    assert shell.status("trunk")["totalCostUsd"] == first["totalCostUsd"]
+    history = shell.ok("history", "branch", "--json").list("interactions")
+    assert [one["type"] for one in history] == ["fork"]
+    # It is a session of its own from now on.
+    shell.ok("stop", "branch")
+    shell.ok("delete", "trunk", "--force")
+    assert shell.ok("send", "branch", prompt("on", say("three")), "--json").json()["text"] == "three"
+
+
+def test_forks_that_cannot_be(shell: Shell) -> None:
+    shell.ok("spawn", "stem", prompt("hello", say("x")))
+    cases = (
+        (("fork", "stem"), 2, "fork needs a name for the new session"),
+        (("fork",), 2, "fork needs the name of a session"),
+        (("fork", "stem", "a/b"), 2, "'a-b' would do"),
+        (("fork", "stem", "stem"), 2, "a session named 'stem' exists already"),
+        (("fork", "stam", "new"), 10, "did you mean 'stem'?"),
+        (("fork", "stem", "new", "--model", "opos"), 2, "did you mean 'opus'?"),
+        (("fork", "a", "b", "c", "--name", "d"), 2, "unexpected argument 'c'"),
+    )
+    for words, code, said in cases:
+        ran = shell.cms(*words)
+        assert (ran.code, said in ran.err) == (code, True), ran
+    named = shell.ok("fork", "--name", "stem", "--new-name", "leaf", "--message", "go on", "--json")
+    assert named.json()["name"] == "leaf"
+
+
+def test_delete_leaves_the_money_and_says_where_the_log_went(shell: Shell) -> None:
+    session = shell.ok("spawn", "waste", prompt("hello", say("x", cost_usd=0.5)), "--json").json()
+    refused = shell.cms("delete", "waste")
+    assert refused.code == 2
+    assert "is ready: cannot be deleted" in refused.err
+    assert "cms stop waste" in refused.err
+    gone = shell.ok("delete", "waste", "--force", "--json").list("deleted")[0]
+    receipt = gone["receipt"]
+    assert isinstance(receipt, dict)
+    assert receipt["empty"] is True
+    assert shell.cms("status", "waste").code == 10
+    log = Path(str(gone["log"]))
+    assert log == shell.home / "trash" / f"waste-{session['sessionId']}.log"
+    assert log.stat().st_size == gone["logBytes"]
+    costs = shell.ok("cost", "--json").list("rows")
+    assert next(row["cost"] for row in costs if row["name"] == "waste") == session["totalCostUsd"]
+
+
+def test_delete_several_and_purge(shell: Shell) -> None:
+    for name in ("one", "two", "three"):
+        shell.ok("spawn", name, prompt("hello", say("x")), "--stop")
+    ran = shell.ok("delete", "one", "two", "--purge")
+    assert "one: deleted\n  its raw log (" in ran.out
+    assert ran.out.count("is removed") == 2
+    ran = shell.cms("delete", "tree", "three")
+    assert (ran.code, "did you mean 'three'?" in ran.err) == (10, True)
+    assert shell.ok("delete", "--name", "three").out.startswith("three: deleted\n")
+    assert not [one for one in (shell.home / "trash").iterdir() if one.name.startswith(("one", "two"))]
+
+
+def test_cleanup_names_what_it_removes_and_spares_what_lives(shell: Shell) -> None:
+    shell.ok("spawn", "old", prompt("hello", say("x")), "--stop")
+    shell.ok("spawn", "alive", prompt("hello", say("x")))
+    assert "total: 0 sessions deleted" in shell.ok("cleanup").out
+    assert shell.cms("cleanup", "--days", "soon").code == 2
+    dry = shell.ok("cleanup", "--days", "0", "--dry-run")
+    assert "old: would be deleted, raw log " in dry.out
+    assert "alive: ready, left alone (--force kills it)" in dry.out
+    assert shell.status("old")["status"] == "stopped"
+    done = shell.ok("cleanup", "--days", "0", "--json").json()
+    deleted = done["deleted"]
+    assert isinstance(deleted, list)
+    assert "old" in [one["name"] for one in deleted]
+    assert isinstance(done["live"], list)
+    assert "alive" in done["live"]
+    assert shell.cms("status", "old").code == 10
+    assert shell.status("alive")["status"] == "ready"
+    for kept in (shell.home / "trash").iterdir():
+        os.utime(kept, (0, 0))
+    assert "trash: " in shell.ok("cleanup").out
+    assert not list((shell.home / "trash").iterdir())
+
+
+def waits_for(gate: Path) -> Reply:
+    return call("Bash", command=f"until test -e {gate}; do sleep 0.01; done")
+
+
+def counting(counter: Path, times: int) -> str:
+    return f"for i in $(seq {times}); do echo $i >> {counter}; sleep 0.05; done"
