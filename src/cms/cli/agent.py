@@ -200,6 +200,12 @@ class AgentFlags:
             help="A touch of a protected path: stop the work, or deny the call and go on.",
         ),
     ] = "stop"
+    allow_cms: Annotated[
+        bool,
+        switch(
+            "--allow-cms", "Let it start sessions itself, within its own preset, folder and limits.", SAFETY
+        ),
+    ] = False
     system_prompt: Annotated[
         str, text_flag("--system-prompt", "Replace the system prompt.", group=CLAUDE)
     ] = ""
@@ -255,6 +261,7 @@ class AgentFlags:
             allow_write=self.allow_write,
             on_violation=self.on_violation,
             verify=tuple(verify),
+            allow_cms=self.allow_cms,
         )
 
     def warn(self) -> None:

@@ -1,4 +1,4 @@
-"""Tools for a session that is at work or alive: interrupt, stop, kill."""
+"""Tools for a session that is at work or alive: interrupt, pause, stop, kill."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ import msgspec
 
 from cms.mcp.line import Line
 from cms.mcp.params import Name, NameArguments
-from cms.mcp.results import Ended, Session, ended_of, session_of
+from cms.mcp.results import Ended, Session, described, ended_of, session_of
 from cms.mcp.tool import Params, tool
 from cms.rpc.api import NameParams, SessionReply, StopParams, StopReply
+from cms.rpc.api_care import PauseParams
 
 
 def interrupt(line: Line, given: NameArguments) -> Session:
     reply = line.call("session.interrupt", NameParams(name=given.name), SessionReply)
+    return session_of(reply.session, reply.activity)
+
+
+class PauseArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    freeze: Annotated[
+        bool, described("Also stop its whole process tree this instant, in the middle of its work.")
+    ] = False
+
+
+def pause(line: Line, given: PauseArguments) -> Session:
+    reply = line.call("session.pause", PauseParams(name=given.name, freeze=given.freeze), SessionReply)
     return session_of(reply.session, reply.activity)
 
 
@@ -42,9 +55,19 @@ TOOLS = (
         NameArguments,
         Session,
         interrupt,
-        """End what a session is doing now and keep it alive, to send it something better. Free. An
-        error if it is doing nothing.""",
+        """End what a session is doing now and keep it alive, to send it something better. Free. An error if
+        it is doing nothing.""",
         destructive=True,
+    ),
+    tool(
+        "pause",
+        "Pause a session",
+        PauseArguments,
+        Session,
+        pause,
+        """Let a session take no more messages; what it is doing goes on, unless you freeze it. `resume`
+        opens it again. Free; its process stays. To be rid of it use `stop`.""",
+        idempotent=True,
     ),
     tool(
         "stop",
@@ -52,8 +75,8 @@ TOOLS = (
         StopArguments,
         Ended,
         stop,
-        """End a session's process gracefully; the conversation is kept and `send` brings it back. Do
-        it with each spawned session that you are done with: it frees about 200 MB. Free.""",
+        """End a session's process gracefully; the conversation is kept and `send` brings it back. Do it with
+        each spawned session that you are done with: it frees about 200 MB. Free.""",
         destructive=True,
         idempotent=True,
     ),
@@ -63,8 +86,8 @@ TOOLS = (
         NameArguments,
         Ended,
         kill,
-        """End a session and every process that it started by force, at once, and prove it. For one
-        that does harm or does not react to `stop`; work in flight is lost. Free.""",
+        """End a session and every process that it started by force, at once, and prove it. For one that does
+        harm or does not react to `stop`; work in flight is lost. Free.""",
         destructive=True,
         idempotent=True,
     ),

@@ -103,8 +103,8 @@ TOOLS = (
         ListArguments,
         Sessions,
         list_,
-        """All sessions, newest first, with status, cost and limits. Free and quick; use it to find a
-        name, and to see what is still alive or at work.""",
+        """All sessions, newest first, with status, cost and limits. Free and quick; use it to find a name,
+        and to see what is still alive or at work.""",
         read_only=True,
     ),
     tool(
@@ -113,8 +113,8 @@ TOOLS = (
         NameArguments,
         Session,
         status,
-        """How a session stands: status, what it is doing now, cost and turns against its limits. Free
-        and quick, but do not poll with it: `wait` tells you when work is over.""",
+        """How a session stands: status, what it is doing now, cost and turns against its limits. Free and
+        quick, but do not poll with it: `wait` tells you when work is over.""",
         read_only=True,
     ),
     tool(
@@ -123,8 +123,8 @@ TOOLS = (
         OutputArguments,
         Output,
         output,
-        """A session's last message and the answer to it. Free. For work that was detached, or an
-        answer that was cut: go on with offset.""",
+        """A session's last message and the answer to it. Free. For work that was detached, or an answer that
+        was cut: go on with offset.""",
         read_only=True,
     ),
     tool(
@@ -133,8 +133,8 @@ TOOLS = (
         HistoryArguments,
         History,
         history,
-        """The messages of a session, each cut short, with cost and outcome. Free. For the whole text
-        read the resource cms://session/NAME/transcript.""",
+        """The messages of a session, each cut short, with cost and outcome. Free. For the whole text read
+        the resource cms://session/NAME/transcript.""",
         read_only=True,
     ),
 )

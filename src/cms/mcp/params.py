@@ -111,6 +111,19 @@ class Agent(Params, frozen=True, kw_only=True):
     max_cost: MaxCost = _COST
     max_turns: MaxTurns = _TURNS
     max_minutes: MaxMinutes | None = None
+    ask_minutes: Annotated[
+        float,
+        msgspec.Meta(
+            description="How long a question or a permission of its waits for `answer`; then it is refused. "
+            "0: not at all, which is right unless you detach.",
+            ge=0,
+            le=1440,
+        ),
+    ] = 0
+    allow_cms: Annotated[
+        bool,
+        described("It may itself start agents with these tools, within its own preset, folder and maxCost."),
+    ] = False
 
     def options(self, name: str, *, verify: tuple[str, ...] = ()) -> SessionOptions:
         return SessionOptions(
@@ -126,6 +139,8 @@ class Agent(Params, frozen=True, kw_only=True):
             allowed_tools=self.allow,
             append_system_prompt=self.system_prompt,
             verify=verify,
+            ask_timeout=self.ask_minutes * 60,
+            allow_cms=self.allow_cms,
         )
 
 

@@ -9,8 +9,14 @@ a permission mode, hand over settings or MCP servers, delete sessions, stop the 
 
 from __future__ import annotations
 
-from cms.mcp import life, looking, work
+from cms.mcp import collecting, life, looking, money, work
 from cms.mcp.tool import Tool
 
-TOOLS: tuple[Tool, ...] = (*work.TOOLS, *life.TOOLS, *looking.TOOLS)
+TOOLS: tuple[Tool, ...] = (
+    *work.TOOLS,
+    *collecting.TOOLS,
+    *life.TOOLS,
+    *looking.TOOLS,
+    *money.TOOLS,
+)
 BY_NAME = {tool.name: tool for tool in TOOLS}

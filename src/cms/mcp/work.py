@@ -1,4 +1,4 @@
-"""Tools that make agents work: delegate, continue, spawn, send, resume.
+"""Tools that make agents work: delegate, continue, spawn, send, resume, fork.
 
 Cancelling one of them stops what it started: the agent of a delegation, a spawned session, a message under
 way. What was only listened to goes on.
@@ -12,7 +12,7 @@ import msgspec
 
 from cms.errors import CmsError
 from cms.mcp.line import Line
-from cms.mcp.params import LONG_TEXT, Agent, Detach, MaxChars, Name, NewName, Text
+from cms.mcp.params import LONG_TEXT, Agent, Detach, MaxChars, Model, Name, NewName, Text
 from cms.mcp.results import MAX_TEXT, Answer, Verdict, answer_of, described, verdict_of
 from cms.mcp.tool import Params, tool
 from cms.rpc.api import (
@@ -27,6 +27,7 @@ from cms.rpc.api import (
     StopParams,
     StopReply,
 )
+from cms.rpc.api_care import ForkParams
 from cms.session.model import DelegateResult, Limits, Reply, SessionStatus
 
 
@@ -153,6 +154,31 @@ def resume(line: Line, given: ResumeArguments) -> Answer:
     return _answer(reply, given.max_chars)
 
 
+class ForkArguments(Params, frozen=True, kw_only=True):
+    name: Annotated[Name, msgspec.Meta(description="The session to branch off; alive or not, it goes on.")]
+    new_name: NewName
+    message: Annotated[
+        str, msgspec.Meta(description="The branch's first message.", min_length=1, max_length=LONG_TEXT)
+    ] = "Go on from here."
+    model: Annotated[Model, msgspec.Meta(description="Another model; by default the same.")] | None = None
+    detach: Detach = False
+    max_chars: MaxChars = MAX_TEXT
+
+
+def fork(line: Line, given: ForkArguments) -> Answer:
+    params = ForkParams(
+        name=given.name,
+        new_name=given.new_name,
+        message=given.message,
+        model=given.model or "",
+        wait=not given.detach,
+    )
+    reply = line.call("session.fork", params, Reply, AcceptedReply)
+    if line.cancelled and isinstance(reply, AcceptedReply):
+        line.clean_up("session.stop", StopParams(name=given.new_name), StopReply)
+    return _answer(reply, given.max_chars)
+
+
 def _interrupt_if_cancelled(line: Line, name: str, reply: Reply | AcceptedReply) -> None:
     """The daemon has let go of the message, which works on: end that too, but not the session."""
     if line.cancelled and isinstance(reply, AcceptedReply):
@@ -175,14 +201,13 @@ TOOLS = (
         DelegateArguments,
         Verdict,
         delegate,
-        """Give one self-contained task to a Claude Code agent of its own, under limits, and get a
-        verdict. The first choice for work that you can describe fully and check afterwards; several
-        calls at once run side by side. It costs model calls up to maxCost ($2.00 unless you say
-        otherwise; a small task takes a few cents to some tenths of a dollar) and none of your
-        context but the answer. Nobody answers its permission questions: what the preset does not
-        allow is refused and reported. Its process ends with the task; `continue` goes on in the
-        same conversation. With detach it returns at once, and `wait` collects the verdict.
-        Cancelling this call stops the agent.""",
+        """Give one self-contained task to a Claude Code agent of its own, under limits, and get a verdict.
+        The first choice for work that you can describe fully and check afterwards; several calls at once
+        run side by side. It costs model calls up to maxCost ($2.00 unless you say otherwise; a small task
+        takes a few cents to some tenths of a dollar) and none of your context but the answer. Nobody
+        answers its permission questions: what the preset does not allow is refused and reported. Its
+        process ends with the task; `continue` goes on in the same conversation. With detach it returns at
+        once, and `wait` collects the verdict. Cancelling this call stops the agent.""",
         destructive=True,
         open_world=True,
     ),
@@ -192,8 +217,8 @@ TOOLS = (
         ContinueArguments,
         Verdict,
         continue_,
-        """Send a follow-up to a delegated session and get a new verdict: answer its questions, ask for
-        a fix, raise a limit that ended it. It remembers everything, so this is cheaper than a new
+        """Send a follow-up to a delegated session and get a new verdict: answer its questions, ask for a
+        fix, raise a limit that ended it. It remembers everything, so this is cheaper than a new
         delegation. The session's limits count from its beginning.""",
         destructive=True,
         open_world=True,
@@ -204,9 +229,9 @@ TOOLS = (
         SpawnArguments,
         Answer,
         spawn,
-        """Start an agent that stays alive for a conversation of several messages, and get its first
-        answer. For one task use `delegate` instead. The live process holds about 200 MB until you
-        `stop` it. Costs model calls up to maxCost. Cancelling this call stops the session.""",
+        """Start an agent that stays alive for a conversation of several messages, and get its first answer.
+        For one task use `delegate` instead. The live process holds about 200 MB until you `stop` it.
+        Costs model calls up to maxCost. Cancelling this call stops the session.""",
         destructive=True,
         open_world=True,
     ),
@@ -216,9 +241,9 @@ TOOLS = (
         SendArguments,
         Answer,
         send,
-        """Send a message to a session and get the answer. A session that is not alive is brought back
-        first, its conversation whole. Messages to one session are answered in order. Cancelling
-        this call interrupts the work and keeps the session.""",
+        """Send a message to a session and get the answer. A session that is not alive is brought back first,
+        its conversation whole. Messages to one session are answered in order. Cancelling this call
+        interrupts the work and keeps the session.""",
         destructive=True,
         open_world=True,
     ),
@@ -230,6 +255,19 @@ TOOLS = (
         resume,
         """Bring back a stopped, killed or paused session, days later too. Rarely needed: `send` and
         `continue` do it by themselves. Free without a message.""",
+        open_world=True,
+    ),
+    tool(
+        "fork",
+        "Branch a conversation",
+        ForkArguments,
+        Answer,
+        fork,
+        """Branch a session's conversation into a new live session and send that a message: to try something
+        else from what it has read, without reading again. The original is left as it is. Costs model
+        calls, under the original's limits; the branch's own cost counts from zero. Both work in the same
+        folder. Cancelling this call stops the branch.""",
+        destructive=True,
         open_world=True,
     ),
 )

@@ -34,7 +34,7 @@ ALLOWED: Final = frozenset(
         "session.list",
         "session.interactions",
         "session.watch",
-        "session.wait",
+        "sessions.wait",
     }
 )
 

@@ -1,0 +1,204 @@
+"""Tools for work that outlives a request: wait for it, and answer what it asks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from cms.mcp.line import Line
+from cms.mcp.params import Name
+from cms.mcp.results import Message, Status, described, iso, message_of
+from cms.mcp.tool import Params, tool
+from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, WaitParams, WaitReply
+from cms.session.live import AskedQuestion, OpenQuestion
+from cms.session.model import Record, SessionStatus
+
+# --- wait -----------------------------------------------------------------------------------------
+
+
+class Through(Record, frozen=True):
+    """A session that has nothing left to do."""
+
+    name: str
+    status: Status
+    last: Annotated[Message | None, described("Its last message and the answer to it.")]
+
+
+class Collected(Record, frozen=True):
+    done: tuple[Through, ...]
+    working: Annotated[tuple[str, ...], described("Those that are not through yet.")]
+    timed_out: bool
+
+
+class WaitArguments(Params, frozen=True, kw_only=True):
+    names: Annotated[
+        tuple[Name, ...], msgspec.Meta(description="The sessions.", min_length=1, max_length=200)
+    ]
+    first: Annotated[bool, described("Return when the first of them is through, not all.")] = False
+    timeout_seconds: Annotated[
+        float,
+        msgspec.Meta(description="Return after so long with what there is. They work on.", gt=0, le=86_400),
+    ] = 1800
+    max_chars: Annotated[
+        int, msgspec.Meta(description="Cut each answer here; `output` gives the rest.", ge=100, le=100_000)
+    ] = 4000
+
+
+def wait(line: Line, given: WaitArguments) -> Collected:
+    params = WaitParams(names=given.names, first=given.first, timeout=given.timeout_seconds)
+    reply = line.call("sessions.wait", params, WaitReply)
+    return Collected(
+        done=tuple(
+            Through(
+                name=one.session.name,
+                status=one.session.status,
+                last=None if one.last is None else message_of(one.last, 200, given.max_chars),
+            )
+            for one in reply.done
+        ),
+        working=reply.waiting,
+        timed_out=reply.timed_out,
+    )
+
+
+# --- questions ------------------------------------------------------------------------------------
+
+
+class Offered(Record, frozen=True):
+    label: str
+    description: str = ""
+
+
+class Asked(Record, frozen=True):
+    question: str
+    choices: tuple[Offered, ...] = ()
+    several: Annotated[bool, described("More than one choice may be given, with commas.")] = False
+
+
+class Open(Record, frozen=True):
+    """A call of an agent's that waits for an answer."""
+
+    name: Annotated[str, described("The session.")]
+    id: Annotated[str, described("Names it within the session.")]
+    kind: Annotated[
+        Literal["question", "permission"],
+        described("question: it asks something. permission: it wants to do what its preset does not allow."),
+    ]
+    tool: str
+    detail: Annotated[str, described("What it is about: a path, a command.")]
+    questions: tuple[Asked, ...]
+    expires: Annotated[str, described("Then it is refused.")]
+
+
+class Ended(Record, frozen=True):
+    """A session whose last message ended because an answer was missing."""
+
+    name: str
+    status: Status
+    last: Message
+
+
+class Questions(Record, frozen=True):
+    open: Annotated[tuple[Open, ...], described("These wait: use `answer`.")]
+    ended: Annotated[tuple[Ended, ...], described("These have given up: go on with `continue` or `send`.")]
+
+
+class QuestionsArguments(Params, frozen=True, kw_only=True):
+    name: Annotated[Name, msgspec.Meta(description="Only this session's; by default all.")] | None = None
+
+
+def questions(line: Line, given: QuestionsArguments) -> Questions:
+    reply = line.call("sessions.questions", AskParams(name=given.name or ""), AskReply)
+    return Questions(
+        open=tuple(_open(one) for one in reply.open),
+        ended=tuple(
+            Ended(one.session.name, one.session.status, message_of(one.interaction, 200, 2000))
+            for one in reply.unanswered
+        ),
+    )
+
+
+class AnswerArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    answers: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=20_000)], ...],
+        msgspec.Meta(
+            description="For a question: one for each, a choice's label or words of your own. For a "
+            "permission: allow, or deny. Allow only what the person you work for would.",
+            max_length=20,
+        ),
+    ] = ()
+    id: Annotated[
+        str, msgspec.Meta(description="Which one, where the session has several open.", max_length=200)
+    ] = ""
+    refuse: Annotated[bool, described("Refuse to answer; it goes on without.")] = False
+    reason: Annotated[str, msgspec.Meta(description="For the agent: why not.", max_length=20_000)] = ""
+
+
+class Answered(Record, frozen=True):
+    name: str
+    status: Status
+    answered: Open
+    left: Annotated[int, described("That still wait in this session.")]
+
+
+def answer(line: Line, given: AnswerArguments) -> Answered:
+    params = AnswerParams(
+        name=given.name, texts=given.answers, id=given.id, deny=given.refuse, message=given.reason
+    )
+    reply = line.call("session.answer", params, AnswerReply)
+    status: SessionStatus = reply.session.status
+    return Answered(reply.session.name, status, _open(reply.question), reply.left)
+
+
+def _open(asked: OpenQuestion) -> Open:
+    return Open(
+        name=asked.name,
+        id=asked.id,
+        kind=asked.kind,
+        tool=asked.tool,
+        detail=asked.detail,
+        questions=tuple(_asked(question) for question in asked.questions),
+        expires=iso(asked.expires),
+    )
+
+
+def _asked(question: AskedQuestion) -> Asked:
+    choices = tuple(Offered(choice.label, choice.description) for choice in question.choices)
+    return Asked(question.question, choices, question.multi_select)
+
+
+TOOLS = (
+    tool(
+        "wait",
+        "Wait for sessions",
+        WaitArguments,
+        Collected,
+        wait,
+        """Wait until sessions have nothing left to do, and collect their last answers with outcome and cost:
+        the second half of whatever you started with detach. Free, and one call for many sessions. A
+        session that waits for an answer counts as at work: if it takes long, look at `questions`.""",
+        read_only=True,
+    ),
+    tool(
+        "questions",
+        "See what agents ask",
+        QuestionsArguments,
+        Questions,
+        questions,
+        """What agents ask or want permission for, across sessions: those that still wait, and those whose
+        work ended because nobody answered. Free.""",
+        read_only=True,
+    ),
+    tool(
+        "answer",
+        "Answer an agent",
+        AnswerArguments,
+        Answered,
+        answer,
+        """Answer a question of an agent that waits for it (`questions` shows it), so that it can go on.
+        Costs what the agent then does, under its limits. What you cannot know, ask the person.""",
+        open_world=True,
+    ),
+)
