@@ -2,7 +2,7 @@
 
 The agent's word that it is done is a claim; a command that fails is a fact. Each check runs in a container
 of its own in the session's work dir, through the shell, one after another, and all of them run even if one
-fails.
+fails. What they start ends with them, and they have the session's caps on memory and processes.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from pathlib import Path
 import trio
 
 from cms.config import Settings
-from cms.errors import ContainmentError
+from cms.errors import CmsError
 from cms.runtime.containment import Container, Mechanism, Spec
 from cms.session.model import SessionOptions
 
 #: Seconds for one check where the session has no time limit of its own.
 _TIMEOUT = 900.0
 _TAIL = 2048
+#: Seconds for what was written last to be read.
+_PIPES = 0.5
 
 _Drain = Callable[[trio.abc.ReceiveStream, str], Awaitable[None]]
 
@@ -40,11 +42,13 @@ async def _check(mechanism: Mechanism, settings: Settings, options: SessionOptio
         env=dict(settings.environ),
         cwd=Path(options.work_dir),
         hidden=(settings.home,),
+        max_memory=options.limits.max_memory,
+        max_procs=options.limits.max_procs,
         label=f"{options.name}: verify",
     )
     try:
         container = await mechanism.start(spec)
-    except (OSError, ContainmentError) as error:
+    except (OSError, CmsError) as error:
         return f"could not be started ({error})"
     tails = {"out": b"", "err": b""}
 
@@ -53,23 +57,35 @@ async def _check(mechanism: Mechanism, settings: Settings, options: SessionOptio
             tails[key] = (tails[key] + bytes(data))[-_TAIL:]
 
     timeout = options.limits.max_time or _TIMEOUT
+    status: int | str = f"not done after {timeout:g} s"
     async with container:
         await container.stdin.aclose()
-        with trio.move_on_after(timeout) as scope:
+        with trio.move_on_after(timeout):
             status = await _finish(container, drain)
-            if status == 0:
-                return ""
-            lines = (tails["err"] or tails["out"]).decode("utf-8", "replace").strip().splitlines()
-            how = f"exit status {status}" if status > 0 else f"signal {-status}"
-            return f"{how}: {lines[-1][:200]}" if lines else how
-    return f"not done after {timeout:g} s" if scope.cancelled_caught else "not done"
+    if isinstance(status, str):
+        return status
+    if status == 0:
+        return ""
+    how = f"exit status {status}" if status > 0 else f"signal {-status}"
+    lines = (tails["err"].strip() or tails["out"].strip()).decode("utf-8", "replace").splitlines()
+    return f"{how}: {lines[-1][:200]}" if lines else how
 
 
-async def _finish(container: Container, drain: _Drain) -> int:
+async def _finish(container: Container, drain: _Drain) -> int | str:
+    """The exit status, or why there is none."""
+    ends: list[int | str] = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drain, container.stdout, "out")
-        nursery.start_soon(drain, container.stderr, "err")
-        status = await container.wait()
-        # A daemon that the check left behind may hold the pipes open; it is ended with the container.
-        nursery.cancel_scope.deadline = trio.current_time() + 1.0
-    return status
+
+        async def watch() -> None:
+            ends.append(f"passed its cap on {await container.watch_limits()}")
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        async with trio.open_nursery() as pipes:
+            pipes.start_soon(drain, container.stdout, "out")
+            pipes.start_soon(drain, container.stderr, "err")
+            ends.append(await container.wait())
+            # A daemon that the check left behind may hold the pipes open; it is ended with the container.
+            pipes.cancel_scope.deadline = trio.current_time() + _PIPES
+        nursery.cancel_scope.cancel()
+    return ends[0]
