@@ -98,6 +98,14 @@ def test_tokens_without_money_are_booked_too() -> None:
     assert ledger.spent == 0.0
 
 
+def test_a_smaller_total_with_news_of_one_model_lowers_no_mark() -> None:
+    ledger, _ = Ledger().open(0.0, NOTHING).observe(0.3, {"opus": used(0.3)})
+    ledger, charge = ledger.observe(0.2, {"opus": used(0.1), "haiku": used(0.1, 5)})
+    assert charge is not None
+    assert charge.usd == 0.0
+    assert observe(ledger, 0.3).spent == pytest.approx(0.3)
+
+
 def test_a_ledger_is_a_value() -> None:
     before = Ledger().open(0.0, {"m": used(0.1)})
     before.observe(5.0, {"m": used(5.0)})

@@ -261,7 +261,8 @@ def test_matching_costs_little_whatever_the_path() -> None:
 def test_within() -> None:
     given_rules = paths(links={f"{WORK}/out": "/srv", f"{WORK}/in": f"{WORK}/src"})
     folders = [WORK, "/home/u/extra/"]
-    for path in ("a", "./a", "in/a", WORK, "/home/u/extra/b", "x/../y", "."):
+    assert given_rules.absolute("//home/u//x") == "/home/u/x"
+    for path in ("a", "./a", "in/a", WORK, f"/{WORK}/a", "/home/u/extra/b", "x/../y", "."):
         assert given_rules.within(path, folders), path
     for path in ("out/a", "..", "/home/u/projectile", "/home/u/extras", "~/x", " /etc/x", "a/../../x", "/"):
         assert not given_rules.within(path, folders), path
