@@ -190,6 +190,7 @@ TOOLS = (
         """What agents ask or want permission for, across sessions: those that still wait, and those whose
         work ended because nobody answered. Free.""",
         read_only=True,
+        inside=False,
     ),
     tool(
         "answer",
@@ -200,5 +201,6 @@ TOOLS = (
         """Answer a question of an agent that waits for it (`questions` shows it), so that it can go on.
         Costs what the agent then does, under its limits. What you cannot know, ask the person.""",
         open_world=True,
+        inside=False,
     ),
 )

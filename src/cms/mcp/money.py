@@ -107,6 +107,7 @@ TOOLS = (
         """What sessions have cost, from the ledger: by session, model or day. Free. Use it for the bill at
         the end of a piece of work.""",
         read_only=True,
+        inside=False,
     ),
     tool(
         "budget",
@@ -117,5 +118,6 @@ TOOLS = (
         """What was spent today and ever, and the caps that a person has put on it. Free. Look here before
         delegating much: work that finds nothing left is stopped.""",
         read_only=True,
+        inside=False,
     ),
 )

@@ -37,7 +37,7 @@ from cms.errors import CmsError, DaemonUnavailable
 from cms.mcp import prompts, resources
 from cms.mcp.line import Line
 from cms.mcp.tool import Tool
-from cms.mcp.tools import BY_NAME, TOOLS
+from cms.mcp.tools import TOOLS
 from cms.session.model import Progress
 
 log = logging.getLogger(__name__)
@@ -83,16 +83,17 @@ async def serve(settings: Settings) -> None:
 def build(settings: Settings) -> Server[dict[str, object]]:
     """The server, to be run over any pair of streams."""
     limiter = trio.CapacityLimiter(MAX_WORKING)
+    offered = {tool.name: tool for tool in TOOLS if tool.inside or settings.door is None}
 
     async def list_tools(
         _context: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_described(tool) for tool in TOOLS])
+        return types.ListToolsResult(tools=[_described(tool) for tool in offered.values()])
 
     async def call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-        tool = BY_NAME.get(params.name)
+        tool = offered.get(params.name)
         if tool is None:
-            return _failed(f"there is no tool {params.name!r}", f"there are {', '.join(BY_NAME)}")
+            return _failed(f"there is no tool {params.name!r}", f"there are {', '.join(offered)}")
         arguments: Mapping[str, object] = params.arguments or {}
         try:
             result = await _in_thread(

@@ -33,6 +33,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
         destructive: it may end or overwrite something.
         idempotent: doing it twice is the same as once.
         open_world: it makes an agent act, on whatever that agent can reach.
+        inside: a session that may use cms has it too (`rpc.door` lets it pass).
         run: arguments in, result out; blocks. Raises CmsError.
     """
 
@@ -45,6 +46,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     destructive: bool
     idempotent: bool
     open_world: bool
+    inside: bool
     run: Callable[[Line, Mapping[str, object]], Record]
 
 
@@ -60,6 +62,7 @@ def tool(
     destructive: bool = False,
     idempotent: bool = False,
     open_world: bool = False,
+    inside: bool = True,
 ) -> Tool:
     """Declare a tool; the types of its parts must fit each other."""
 
@@ -83,5 +86,6 @@ def tool(
         destructive=destructive,
         idempotent=idempotent or read_only,
         open_world=open_world,
+        inside=inside,
         run=run,
     )

@@ -19,4 +19,3 @@ TOOLS: tuple[Tool, ...] = (
     *looking.TOOLS,
     *money.TOOLS,
 )
-BY_NAME = {tool.name: tool for tool in TOOLS}

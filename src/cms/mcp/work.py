@@ -269,5 +269,6 @@ TOOLS = (
         folder. Cancelling this call stops the branch.""",
         destructive=True,
         open_world=True,
+        inside=False,
     ),
 )

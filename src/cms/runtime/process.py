@@ -114,8 +114,7 @@ class AgentProcess:
             env=env,
             cwd=cwd,
             hidden=hidden,
-            # Bound on itself inside of what is hidden: deeper wins.
-            protected=() if door is None else (door.parent,),
+            shown=() if door is None else (door.parent,),
             max_memory=max_memory,
             max_procs=max_procs,
             label=label,

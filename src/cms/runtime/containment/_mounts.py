@@ -154,6 +154,11 @@ def plan(spec: Spec) -> Plan:
     ):
         want(cwd, "read" if spec.sandbox else "write")
 
+    # No pins for these: a pin is the folder itself, with all that is beside what is to be seen.
+    for path in spec.shown:
+        if path.exists():
+            want(_real(path), "read")
+
     first = [Step("dev", Path("/dev"))] if spec.sandbox else []
     first.append(Step("proc", Path("/proc")))
     first += [Step("private", place) for place in private]
