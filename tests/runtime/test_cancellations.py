@@ -16,7 +16,6 @@ import msgspec
 import trio
 
 from cms.config import Settings
-from cms.errors import CmsError
 from cms.rehearsal.script import call, prompt, say
 from cms.runtime.supervisor import Supervisor, open_supervisor
 from cms.session.model import Outcome, SessionStatus
@@ -159,10 +158,10 @@ async def test_the_agent_is_killed_at_each_step(tmp_path: Path) -> None:
                 assert result.receipt.empty
                 if result.status is Outcome.FAILED:
                     assert "signal 9" in (result.error or "")
-                try:
+                again = await supervisor.continue_("one", prompt("Again", say("here")))
+                if "No conversation found" in (again.error or ""):
+                    # Killed after it had said that it begins one and before it had: now that is known.
                     again = await supervisor.continue_("one", prompt("Again", say("here")))
-                except CmsError as error:
-                    raise AssertionError(f"step {k}: {error}, after {result}") from error
                 assert again.response == "here", (k, again, result)
                 assert supervisor.live_count() == 0
             await checked(settings)
