@@ -88,22 +88,27 @@ async def supervising(settings: Settings, *, within: float = WITHIN) -> AsyncIte
     assert_nothing_left(settings)
 
 
-def assert_nothing_left(settings: Settings) -> None:
-    """No process that carries the test's mark, and no child of ours."""
+def marked(settings: Settings) -> dict[int, bytes]:
+    """The processes that a test with these settings has started, with their command lines."""
     mark = f"{_MARK}={settings.environ[_MARK]}".encode()
-    own = os.getpid()
-    left = []
+    found = {}
     for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal() and int(folder.name) != own:
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
             try:
                 if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    left.append((folder.name, (folder / "cmdline").read_bytes()))
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes()
             except OSError:
                 continue
+    return found
+
+
+def assert_nothing_left(settings: Settings) -> None:
+    """No process that carries the test's mark, and no child of ours."""
+    left = marked(settings)
     assert not left, f"processes left: {left}"
     children = [
         word
-        for thread in Path(f"/proc/{own}/task").iterdir()
+        for thread in Path(f"/proc/{os.getpid()}/task").iterdir()
         for word in (thread / "children").read_text().split()
     ]
     assert not children, f"children left: {children}"

@@ -131,8 +131,9 @@ async def test_one_that_never_reads_is_not_written_to_for_ever(tmp_path: Path) -
     async with running(tmp_path, awkward("never_reads")) as process:
         sent, refusal = 0, ""
         try:
-            for sent in range(100_000):
+            while sent < 100_000:
                 process.send(b"{}\n")
+                sent += 1
         except ProtocolError as error:
             refusal = str(error)
         assert refusal == "claude does not read its input any more"
