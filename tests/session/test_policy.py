@@ -294,6 +294,24 @@ def test_silence_begins_anew_with_each_line_but_not_with_the_meters_answers() ->
     assert outcomes(world) == [Outcome.STALLED], "the process answers, and the work stands still"
 
 
+@pytest.mark.parametrize("cost", [None, 1.0])
+def test_waiting_for_a_person_is_no_silence_and_ends_in_a_refusal(cost: float | None) -> None:
+    """The time for an answer may be longer than the silence that claude is allowed."""
+    waiting = msgspec.structs.replace(rules(limits=Limits(max_silence=10, max_cost=cost)), ask_timeout=100.0)
+    world = World(waiting).read_meter(0.0).see(permission("p1"))
+    asked = world.now
+    world.read_meter(0.0)
+    for _ in range(9):
+        world.wait(10).read_meter(0.0)
+    assert (world.words, world.breaches) == ({}, [])
+    world.wait_until(asked + 101)
+    assert world.words == {"p1": "deny"}
+    world.wait(9)
+    assert world.breaches == [], "its silence begins when it has our answer"
+    world.wait(1)
+    assert outcomes(world) == [Outcome.STALLED]
+
+
 def test_time_is_each_interactions_own() -> None:
     world = World(rules("full", limits=Limits(max_time=10, max_silence=10)))
     world.wait(9).see(result(0.1), IDLE).wait(1e6).see(Began("j"), RUNNING).wait(9)
@@ -416,7 +434,10 @@ _LIMITS = st.builds(
     max_time=st.none() | st.sampled_from([0.3, 7.7, 100.0]),
     max_silence=st.none() | st.sampled_from([0.3, 7.7, 100.0]),
     max_tool_calls=st.none() | st.integers(0, 3),
+    max_repeats=st.none() | st.integers(1, 2),
+    max_retry_time=st.none() | st.sampled_from([0.3, 7.7]),
 )
+_ASK_TIMEOUTS = st.sampled_from([0.0, 0.3, 20.0])
 #: What claude and the clock do; what we do ourselves, the world does.
 _STEPS = st.lists(st.one_of(EVENTS, st.sampled_from([0.1, 2.0, 5.0, 31.0]), st.just("meter")), max_size=30)
 #: Events of ours that only the world itself may tell, when it has done what they say.
@@ -435,22 +456,22 @@ def play(world: World, steps: list[Line | float | str]) -> None:
 
 
 @settings(max_examples=250)
-@given(_LIMITS, st.sampled_from(["edit", "full", "read-only"]), _STEPS)
+@given(_LIMITS, st.sampled_from(["edit", "full", "read-only"]), _STEPS, _ASK_TIMEOUTS)
 def test_whatever_happens_the_worlds_rules_hold(
-    limits: Limits, preset: str, steps: list[Line | float | str]
+    limits: Limits, preset: str, steps: list[Line | float | str], ask_timeout: float
 ) -> None:
-    world = World(msgspec.structs.replace(rules(), limits=limits, preset=preset))
+    world = World(msgspec.structs.replace(rules(), limits=limits, preset=preset, ask_timeout=ask_timeout))
     play(world, steps)
 
 
 @settings(max_examples=250)
-@given(_LIMITS, _STEPS, st.sampled_from(["silent", "failing", "answering"]))
+@given(_LIMITS, _STEPS, st.sampled_from(["silent", "failing", "answering"]), _ASK_TIMEOUTS)
 def test_following_the_clock_always_gets_somewhere(
-    limits: Limits, steps: list[Line | float | str], meter_is: str
+    limits: Limits, steps: list[Line | float | str], meter_is: str, ask_timeout: float
 ) -> None:
     """From any state, with nothing more from claude: no moment is named at which nothing is done, again and
     again; and where no moment is named, nothing is due however long one waits."""
-    world = World(rules("full", limits=limits))
+    world = World(msgspec.structs.replace(rules(limits=limits), ask_timeout=ask_timeout))
     play(world, steps)
     if world.state.phase is Phase.ENDED:
         return
@@ -476,11 +497,11 @@ def test_following_the_clock_always_gets_somewhere(
 
 
 @settings(max_examples=150)
-@given(_LIMITS, _STEPS)
+@given(_LIMITS, _STEPS, _ASK_TIMEOUTS)
 def test_every_breach_ends_in_the_end_of_the_turn_or_of_the_process(
-    limits: Limits, steps: list[Line | float | str]
+    limits: Limits, steps: list[Line | float | str], ask_timeout: float
 ) -> None:
-    world = World(rules("full", limits=limits))
+    world = World(msgspec.structs.replace(rules(limits=limits), ask_timeout=ask_timeout))
     play(world, steps)
     if world.state.turn is None or world.state.turn.breach is None or world.state.phase is Phase.ENDED:
         return

@@ -164,7 +164,7 @@ def test_what_holds_after_each_line(name: str) -> None:
         assert state.turns >= before.turns
         assert state.tool_calls >= before.tool_calls
         assert (state.turn is not None) == (state.phase is Phase.BUSY)
-        assert state.last_heard == before.last_heard or not local(event) or isinstance(event, Began)
+        assert state.last_heard == before.last_heard or not local(event) or isinstance(event, Began | Judged)
         assert sum(charge.usd for charge in state.charges) == pytest.approx(state.ledger.spent)
         before = state
     state = replay.state
@@ -410,6 +410,8 @@ def test_silence_is_claudes_and_not_our_own_talk() -> None:
         assert fold(heard, event, START + 200).last_heard == START + 100, event
     for line in (Notice("tool_progress"), RUNNING, Unknown("new", "", b""), ApiRetry(1)):
         assert fold(heard, line, START + 200).last_heard == START + 200, line
+    asks = fold(heard, hook("1"), START + 100)
+    assert fold(asks, Judged("1"), START + 200).last_heard == START + 200, "it waited for us"
     rested = after(Opened(0.0, {}))
     assert fold(rested, Began("i"), START + 1e6).last_heard == START + 1e6, "a session may rest for days"
 

@@ -326,11 +326,12 @@ def _cost_matters(state: State, rules: Rules) -> bool:
     )
 
 
-def _silent_at(state: State, rules: Rules, now: float) -> float | None:
-    """When claude will have been silent for too long. None: no limit, or it waits for a person."""
-    if rules.limits.max_silence is None or held(state, rules, now):
+def _silent_at(state: State, rules: Rules) -> float | None:
+    """When claude has been silent for too long; None: no limit. To wait for a person is no silence."""
+    if rules.limits.max_silence is None:
         return None
-    return state.last_heard + rules.limits.max_silence
+    waits = (call.at + rules.ask_timeout for call in state.gate if awaits_person(call, rules))
+    return max([state.last_heard, *waits]) + rules.limits.max_silence
 
 
 def _retry_until(state: State, rules: Rules) -> float | None:
@@ -367,7 +368,7 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
         return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} permitted tool calls used", now)
     if limits.max_time is not None and now >= turn.started + limits.max_time:
         return Breach(Outcome.TIME_EXCEEDED, f"{limits.max_time:g} s are over", now)
-    silent_at = _silent_at(state, rules, now)
+    silent_at = _silent_at(state, rules)
     if silent_at is not None and now >= silent_at:
         return Breach(Outcome.STALLED, f"no sign of life for {limits.max_silence:g} s", now)
     if turn.retry is not None and turn.retry.error_status in (401, 403):
@@ -568,9 +569,14 @@ def wake_at(state: State, rules: Rules) -> float | None:
         times.append(until)
     if limits.max_time is not None:
         times.append(turn.started + limits.max_time)
-    if (silent_at := _silent_at(state, rules, state.last_heard)) is not None:
+    if (silent_at := _silent_at(state, rules)) is not None:
         times.append(silent_at)
-    times += [call.at + rules.ask_timeout for call in state.gate if awaits_person(call, rules)]
+    # A call that waits for money too is looked at again when that is known.
+    times += [
+        call.at + rules.ask_timeout
+        for call in state.gate
+        if awaits_person(call, rules) and _metered(state, rules, call) and not out_of_budget(state)
+    ]
     return min(times, default=None)
 
 

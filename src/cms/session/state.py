@@ -585,7 +585,8 @@ def _judged(state: State, event: Judged, now: float) -> State:
     call = next((call for call in state.gate if call.request_id == event.request_id), None)
     if call is None:
         return state
-    state = _replace(state, gate=tuple(c for c in state.gate if c is not call))
+    # It waited for us: what comes next is not late.
+    state = _replace(state, gate=tuple(c for c in state.gate if c is not call), last_heard=now)
     turn = state.turn
     first = call.kind == "hook"  # a permission question repeats a call that the hook has seen
     if first:
