@@ -34,9 +34,15 @@ class Costs(Record, frozen=True):
 
 class CostArguments(Params, frozen=True, kw_only=True):
     by: Annotated[Grouping, described("What to sum up by.")] = "session"
-    hours: Annotated[
-        float | None, described("Only what was spent in the last so many hours; by default all.")
-    ] = None
+    hours: (
+        Annotated[
+            float,
+            msgspec.Meta(
+                description="Only what was spent in the last so many hours; by default all.", gt=0, le=87_600
+            ),
+        ]
+        | None
+    ) = None
     limit: Annotated[int, msgspec.Meta(description="At most so many rows.", ge=1, le=500)] = 50
 
 

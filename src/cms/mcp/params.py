@@ -13,7 +13,8 @@ from cms.mcp.results import described
 from cms.mcp.tool import Params
 from cms.session.model import Limits, Preset, SessionOptions
 
-NAME_PATTERN = r"^[A-Za-z0-9._][A-Za-z0-9._-]{0,63}$"
+#: `(?!\n)`: in Python, not in JSON Schema, `$` also matches before a line feed at the end.
+NAME_PATTERN = r"^[A-Za-z0-9._][A-Za-z0-9._-]{0,63}(?!\n)$"
 LONG_TEXT = 1_000_000  # characters of a prompt: far past what a model can read at once
 
 Name = Annotated[

@@ -54,7 +54,7 @@ def _inlined(part: object, components: dict[str, dict[str, object]], path: tuple
         elif key == "title" or (key == "required" and not value):
             continue
         elif key == "default":
-            found[key] = value
+            found[key] = msgspec.json.decode(msgspec.json.encode(value))  # lists, not tuples
         else:
             found[key] = _inlined(value, components, path)
     return found

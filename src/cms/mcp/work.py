@@ -12,8 +12,8 @@ import msgspec
 
 from cms.errors import CmsError
 from cms.mcp.line import Line
-from cms.mcp.params import LONG_TEXT, Agent, Detach, MaxChars, Model, Name, NewName, Text
-from cms.mcp.results import MAX_TEXT, Answer, Verdict, answer_of, described, verdict_of
+from cms.mcp.params import LONG_TEXT, Agent, Detach, MaxChars, MaxCost, MaxTurns, Model, Name, NewName, Text
+from cms.mcp.results import MAX_TEXT, Answer, Verdict, answer_of, verdict_of
 from cms.mcp.tool import Params, tool
 from cms.rpc.api import (
     AcceptedReply,
@@ -71,11 +71,17 @@ def delegate(line: Line, given: DelegateArguments) -> Verdict:
 class ContinueArguments(Params, frozen=True, kw_only=True):
     name: Name
     message: Text
-    max_cost: Annotated[
-        float | None,
-        described("A new limit for the whole session, in US dollars; it must cover what is spent."),
-    ] = None
-    max_turns: Annotated[int | None, described("A new limit of model calls for the whole session.")] = None
+    max_cost: (
+        Annotated[
+            MaxCost,
+            msgspec.Meta(description="A new limit for the whole session; it must cover what is spent."),
+        ]
+        | None
+    ) = None
+    max_turns: (
+        Annotated[MaxTurns, msgspec.Meta(description="A new limit of model calls for the whole session.")]
+        | None
+    ) = None
     detach: Detach = False
     max_chars: MaxChars = MAX_TEXT
 
@@ -136,9 +142,15 @@ def send(line: Line, given: SendArguments) -> Answer:
 
 class ResumeArguments(Params, frozen=True, kw_only=True):
     name: Name
-    message: Annotated[
-        str | None, described("Also send it this message. Without one, nothing is asked of the model.")
-    ] = None
+    message: (
+        Annotated[
+            Text,
+            msgspec.Meta(
+                description="Also send it this message. Without one, nothing is asked of the model."
+            ),
+        ]
+        | None
+    ) = None
     detach: Detach = False
     max_chars: MaxChars = MAX_TEXT
 
@@ -242,8 +254,8 @@ TOOLS = (
         Answer,
         send,
         """Send a message to a session and get the answer. A session that is not alive is brought back first,
-        its conversation whole. Messages to one session are answered in order. Cancelling this call
-        interrupts the work and keeps the session.""",
+        its conversation whole. Costs model calls, under the session's limits. Messages to one session are
+        answered in order. Cancelling this call interrupts the work and keeps the session.""",
         destructive=True,
         open_world=True,
     ),
