@@ -1,0 +1,233 @@
+"""The most important promises of a supervisor, kept with the real binary in place of the simulated agent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from cms.config import find_claude, load_settings
+from cms.rehearsal.api import ScriptedAPI, serve_api
+from cms.rehearsal.script import Reply, call, prompt, say
+from cms.runtime.supervisor import Supervisor
+from cms.session.model import InteractionState, Limits, Outcome, SessionStatus
+from runtime.kit import (
+    ask,
+    at_work,
+    consistent,
+    delegate,
+    last,
+    make_settings,
+    proved,
+    start,
+    supervising,
+    talking,
+    until,
+)
+
+pytestmark = pytest.mark.real
+
+#: Tells that it runs, and runs until it is ended. (claude refuses a bare `sleep`.)
+TOIL = call("Bash", command="touch at-work-one; python3 -c 'import time; time.sleep(600)'")
+
+
+@asynccontextmanager
+async def real(
+    place: Path, *, oauth: bool = False, credentials: bool = True, environ: Mapping[str, str] = {}
+) -> AsyncIterator[Supervisor]:
+    """A supervisor of real agents, whose model is scripted."""
+    claude = find_claude(load_settings())
+    async with serve_api() as api:
+        env = {**_without_credentials(api, oauth=oauth, credentials=credentials), **environ}
+        settings = make_settings(place, claude=claude, environ=env, grace=5.0, start_timeout=60.0)
+        async with supervising(settings, within=90.0) as supervisor:
+            yield supervisor
+        await consistent(settings)
+
+
+def _without_credentials(api: ScriptedAPI, *, oauth: bool, credentials: bool) -> dict[str, str]:
+    names = () if credentials else ("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN")
+    return {key: value for key, value in api.env(oauth=oauth).items() if key not in names}
+
+
+def cents(reply: Reply, amount: float) -> Reply:
+    return reply.costing(amount / 100, "sonnet")
+
+
+async def test_messages_go_to_one_process(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        await start(supervisor)
+        replies = [
+            await ask(supervisor, "one", prompt(f"Question {number}", say(f"answer {number}")))
+            for number in range(4)
+        ]
+        assert [reply.text for reply in replies] == [f"answer {number}" for number in range(4)]
+        assert len({reply.pid for reply in replies}) == 1
+        assert [step.name for step in proved(await supervisor.stop("one")).steps] == ["eof", "kill"]
+
+
+async def test_a_cost_limit(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        work = (cents(call("Write", file_path=f"{number}", content="x"), 5) for number in range(6))
+        result = await delegate(supervisor, prompt("Work", *work, say("done")), limits=Limits(max_cost=0.10))
+        assert result.status is Outcome.COST_EXCEEDED
+        assert 0.10 <= result.cost <= 0.15
+        assert result.cost_exact
+        assert (await supervisor.get("one")).status is SessionStatus.STOPPED
+
+
+async def test_the_cost_goes_on_over_stop_and_kill(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", cents(say("first"), 5)))
+        await supervisor.stop("one")
+        second = await ask(supervisor, "one", prompt("More", cents(say("second"), 3)))
+        assert second.cost == pytest.approx(0.03, abs=0.001)
+        assert second.total_cost_usd == pytest.approx(0.08, abs=0.002)
+        sent = await supervisor.submit("one", prompt("Think", say("a long thought").stalling()), type="send")
+        await talking(supervisor)
+        record, _ = await supervisor.kill("one")
+        assert record.status is SessionStatus.KILLED
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        assert not record.cost_exact
+        after = await ask(supervisor, "one", prompt("Again", cents(say("here"), 2)))
+        assert after.text == "here"
+        assert after.cost == pytest.approx(0.02, abs=0.001)
+        assert after.total_cost_usd == pytest.approx(0.10, abs=0.002)
+
+
+async def test_a_kill_takes_the_tools_too(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        await start(supervisor, limits=Limits(max_cost=5))
+        await supervisor.submit("one", prompt("Work", cents(TOIL, 5)), type="send")
+        await at_work(supervisor)
+        record, receipt = await supervisor.kill("one")
+        assert any("time.sleep(600)" in member for member in proved((record, receipt)).alive)
+        assert record.cost_exact
+        assert record.total_cost_usd == pytest.approx(0.05, abs=0.001)
+
+
+async def test_an_interrupt_keeps_the_process(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        await start(supervisor)
+        first = await ask(supervisor, "one", prompt("Hello", say("first")))
+        for action, begun in ((TOIL, at_work), (say("endless").stalling(), talking)):
+            sent = await supervisor.submit("one", prompt("Work", action, say("done")), type="send")
+            await begun(supervisor)
+            await supervisor.interrupt("one")
+            assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        # At once: claude may not even have begun the message.
+        sent = await supervisor.submit("one", prompt("Work", say("endless").stalling()), type="send")
+        await until(lambda: supervisor._runners["one"].record.status is SessionStatus.BUSY)
+        await supervisor.interrupt("one")
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        after = await ask(supervisor, "one", prompt("Still there?", say("yes")))
+        assert (after.text, after.pid) == ("yes", first.pid)
+
+
+async def test_a_stop_at_work_leaves_a_clean_conversation(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Work", TOIL, say("done")), type="send")
+        await at_work(supervisor)
+        receipt = proved(await supervisor.stop("one"))
+        assert [step.name for step in receipt.steps] == ["interrupt", "eof", "kill"]
+        assert all(step.worked for step in receipt.steps)
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        assert (await ask(supervisor, "one", prompt("Still there?", say("yes")))).text == "yes"
+
+
+async def test_killed_before_it_read_its_first_message_it_can_begin_anew(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        await start(supervisor)
+        record = await supervisor.resume("one")
+        assert record.pid is not None
+        os.kill(record.pid, signal.SIGSTOP)
+        sent = await supervisor.submit("one", prompt("Hello", say("never")), type="send")
+        await until(lambda: supervisor._runners["one"].record.status is SessionStatus.BUSY)
+        await supervisor.kill("one")
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        assert (await ask(supervisor, "one", prompt("Hello", say("here")))).text == "here"
+
+
+async def test_a_conversation_that_is_gone_is_told(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        await supervisor.stop("one")
+        for transcript in (tmp_path / "home" / ".claude").rglob("*.jsonl"):
+            transcript.unlink()
+        reply = await ask(supervisor, "one", prompt("And", say("there")))
+        assert reply.outcome is Outcome.FAILED
+        assert "No conversation found" in reply.error
+
+
+async def test_a_background_subagents_late_result_and_cost_are_in(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        task = prompt("Look around", cents(say("seen").after(1.0), 10))
+        launch = call("Agent", description="look", prompt=task, subagent_type="general-purpose")
+        work = prompt("Work", launch, cents(say("launched"), 1), cents(say("all is seen"), 1))
+        result = await delegate(supervisor, work)
+        assert result.status is Outcome.COMPLETED
+        assert result.response.splitlines()[-1] == "all is seen"
+        assert result.cost == pytest.approx(0.12, abs=0.005)
+
+
+async def test_a_question_is_the_result(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        options = [{"label": "Red", "description": "warm"}, {"label": "Blue", "description": "cold"}]
+        question = {"question": "Which colour?", "header": "Colour", "options": options, "multiSelect": False}
+        work = prompt("Paint", call("AskUserQuestion", questions=[question]), say("done"))
+        result = await delegate(supervisor, work, preset="edit")
+        assert result.status is Outcome.NEEDS_INPUT
+        assert result.error == "Which colour?"
+        assert [one.options for one in result.questions] == [("Red", "Blue")]
+
+
+# --- the API's part ---------------------------------------------------------------------------------
+
+
+async def test_no_login(tmp_path: Path) -> None:
+    async with real(tmp_path, credentials=False) as supervisor:
+        result = await delegate(supervisor, prompt("Work", say("never")))
+        assert result.status is Outcome.FAILED
+        assert "log" in (result.error or "").lower()
+
+
+async def test_credentials_that_are_refused_fail_fast(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        begun = time.monotonic()
+        result = await delegate(supervisor, prompt("Work", say("never").failing(401, times=20)))
+        assert result.status is Outcome.FAILED
+        assert "401" in (result.error or "")
+        assert time.monotonic() - begun < 15
+
+
+async def test_a_usage_limit(tmp_path: Path) -> None:
+    async with real(tmp_path, oauth=True) as supervisor:
+        limited = say("never").failing(429, times=20).limited("rejected", utilization=1.0)
+        result = await delegate(supervisor, prompt("Work", limited))
+        assert result.status is Outcome.RATE_LIMITED
+
+
+async def test_an_overloaded_api_is_waited_for(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        result = await delegate(supervisor, prompt("Work", say("at last").failing(529, times=2)))
+        assert result.status is Outcome.COMPLETED
+        assert result.response == "at last"
+        assert (await last(supervisor)).state is InteractionState.DONE
+
+
+async def test_a_time_limit_while_the_api_is_silent(tmp_path: Path) -> None:
+    async with real(tmp_path) as supervisor:
+        begun = trio.current_time()
+        work = prompt("Work", say("never").stalling("headers"))
+        result = await delegate(supervisor, work, limits=Limits(max_time=2.0))
+        assert result.status is Outcome.TIME_EXCEEDED
+        assert trio.current_time() - begun < 8
