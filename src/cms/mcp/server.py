@@ -49,7 +49,7 @@ Context = ServerRequestContext[dict[str, object], object]
 MAX_WORKING = 64
 #: Seconds for the daemon to answer a request that was cancelled: the stop ladder, and some.
 PATIENCE = 60.0
-_AGAIN = 0.5  # seconds between two cancellations: one that comes too early is lost
+_AGAIN = 0.1  # seconds between two cancellations: one that comes too early is lost
 _PACE = 0.25  # seconds between two progress notifications of one call
 
 INSTRUCTIONS = """Put other Claude Code agents to work. `delegate` gives one task to an agent of its own, \
