@@ -1,0 +1,257 @@
+"""`cms mcp` as a process, the SDK's client at one end, a daemon with simulated agents at the other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import msgspec
+import pytest
+import trio
+
+from cli.shell import Shell, shell
+from cms.rehearsal.script import call, prompt, say
+from mcp_server.kit import bad, good, over_pipes, problem
+from mcp_server.test_server import SCHEMAS
+
+__all__ = ["shell"]
+
+LONG = call("Bash", command="sleep 600")
+
+
+def find(value: object, *path: str | int) -> object:
+    for step in path:
+        value = (
+            msgspec.convert(value, list[object])[step]
+            if isinstance(step, int)
+            else msgspec.convert(value, dict[str, object])[step]
+        )
+    return value
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in other processes
+            await trio.sleep(0.02)
+
+
+async def test_the_list_of_things_that_a_parent_does(shell: Shell) -> None:
+    """Each tool once, on live sessions; every answer fits its schema."""
+    with trio.fail_after(60):
+        async with over_pipes(shell.env, shell.work_dir) as client:
+
+            async def do(name: str, /, **arguments: object) -> dict[str, object]:
+                found = good(await client.call_tool(name, arguments))
+                assert not problem(SCHEMAS[name], found), name
+                return found
+
+            assert {tool.name for tool in (await client.list_tools()).tools} == set(SCHEMAS)
+            first = await do("spawn", name="chat", prompt=prompt("hello", say("I am here", cost_usd=0.01)))
+            assert (first["text"], first["status"]) == ("I am here", "ready")
+            assert (await do("send", name="chat", message=prompt("more", say("still here"))))[
+                "text"
+            ] == "still here"
+            forked = await do("fork", name="chat", newName="branch", message=prompt("b", say("branched")))
+            assert forked["text"] == "branched"
+            assert (await do("pause", name="chat"))["status"] == "paused"
+            assert "paused" in bad(await client.call_tool("send", {"name": "chat", "message": "x"}))
+            assert (await do("resume", name="chat"))["status"] == "ready"
+            assert find(await do("output", name="chat"), "last", "response") == "still here"
+            assert len(msgspec.convert((await do("history", name="chat"))["messages"], list[object])) == 2
+            status = await do("status", name="chat")
+            assert (status["depth"], status["maxCost"], status["live"]) == (1, 2.0, True)
+
+            costly = prompt("work", call("Bash", command="true").costing(0.06, "sonnet"), LONG)
+            over = await do("delegate", name="over", task=costly, maxCost=0.05, preset="full")
+            assert over["outcome"] == "cost_exceeded"
+            refused = await do("delegate", name="refused", preset="read-only", task=prompt(
+                "write", call("Write", file_path=str(shell.work_dir / "no"), content="x"), say("I could not")
+            ))  # fmt: skip
+            assert not (shell.work_dir / "no").exists()
+            assert refused["response"] == "I could not"
+            assert (await do("continue", name="refused", message=prompt("then?", say("fine"))))[
+                "outcome"
+            ] == "completed"
+
+            assert (await do("delegate", name="later", task=prompt("go", say("collected")), detach=True))[
+                "acceptedOnly"
+            ] is True
+            waited = await do("wait", names=["later", "chat"])
+            assert find(waited, "done", 0, "last", "response") == "collected"
+            assert find(waited, "done", 0, "last", "outcome") == "completed"
+
+            question = {"question": "Which?", "header": "h", "options": [
+                {"label": "red", "description": ""}, {"label": "blue", "description": ""}
+            ], "multiSelect": False}  # fmt: skip
+            asks = prompt("ask", call("AskUserQuestion", questions=[question]), say("thanks"))
+            await do("delegate", name="asker", task=asks, detach=True, askMinutes=1)
+            with trio.fail_after(20):
+                while not (asked := await do("questions", name="asker"))["open"]:  # noqa: ASYNC110 - likewise
+                    await trio.sleep(0.02)
+            assert find(asked, "open", 0, "questions", 0, "question") == "Which?"
+            await do("answer", name="asker", answers=["blue"])
+            assert find(await do("wait", names=["asker"]), "done", 0, "last", "outcome") == "completed"
+
+            await do("spawn", name="busy", prompt=prompt("go", LONG, say("x")), preset="full", detach=True)
+            await until(lambda: str(shell.status("busy")["activity"]).startswith("Bash"))
+            await do("interrupt", name="busy")
+            assert find(await do("wait", names=["busy"]), "done", 0, "last", "outcome") == "interrupted"
+            ended = await do("kill", name="busy")
+            assert (ended["wasAlive"], ended["provedEmpty"]) == (True, True)
+            stopped = await do("stop", name="branch")
+            assert find(stopped, "session", "status") == "stopped"
+
+            listed = await do("list")
+            assert listed["total"] == 7
+            assert find(await do("list", status="killed"), "sessions", 0, "name") == "busy"
+            rows = msgspec.convert((await do("cost"))["rows"], list[dict[str, object]])
+            assert "over" in {row["what"] for row in rows}
+            assert float(str((await do("budget"))["spentToday"])) > 0.05
+
+            (content,) = (await client.read_resource("cms://session/chat/transcript")).contents
+            assert "still here" in content.model_dump_json()
+            await do("stop", name="chat")
+
+
+async def test_cancelling_a_delegation_over_the_wire_stops_its_agent(shell: Shell) -> None:
+    with trio.fail_after(60):
+        async with over_pipes(shell.env, shell.work_dir) as client, trio.open_nursery() as nursery:
+            task = {"name": "cancelled", "task": prompt("go", LONG, say("x")), "preset": "full"}
+            nursery.start_soon(client.call_tool, "delegate", task)
+            await until(lambda: "Bash" in str(shell.cms("status", "cancelled", "--json").out))
+            nursery.cancel_scope.cancel()
+        await until(lambda: shell.status("cancelled")["pid"] is None)
+    last = msgspec.convert(shell.status("cancelled")["lastInteraction"], dict[str, object])
+    assert last["outcome"] == "interrupted"
+
+
+@pytest.mark.parametrize("how", ["closes-stdin", "is-killed"])
+async def test_a_client_that_leaves_takes_its_delegations_with_it(shell: Shell, how: str) -> None:
+    server = start(shell)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    task = {"name": how, "task": prompt("go", LONG, say("x")), "preset": "full"}
+    tell(server, 2, "tools/call", {"name": "delegate", "arguments": task})
+    await until(lambda: "Bash" in shell.cms("status", how, "--json").out)
+    if how == "is-killed":
+        server.kill()
+    server.stdin.close()
+    await until(lambda: server.poll() is not None)
+    await until(lambda: shell.status(how)["pid"] is None)
+    server.stdout.close()
+
+
+# --- stdout -----------------------------------------------------------------------------------------
+
+
+def start(shell: Shell, *, env: dict[str, str] | None = None, code: str = "") -> subprocess.Popen[bytes]:
+    """The server with hands shaken."""
+    words = ["-c", code] if code else ["-m", "cms", "mcp"]
+    server = subprocess.Popen(
+        [sys.executable, *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**shell.env, **(env or {})},
+        cwd=shell.work_dir,
+    )
+    tell(server, 1, "initialize", {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}
+    })  # fmt: skip
+    assert read(server)["id"] == 1
+    tell(server, None, "notifications/initialized", {})
+    return server
+
+
+def tell(server: subprocess.Popen[bytes], number: int | None, method: str, params: dict[str, object]) -> None:
+    assert server.stdin is not None
+    message: dict[str, object] = {"jsonrpc": "2.0", "method": method, "params": params}
+    if number is not None:
+        message["id"] = number
+    server.stdin.write(msgspec.json.encode(message) + b"\n")
+    server.stdin.flush()
+
+
+def read(server: subprocess.Popen[bytes]) -> dict[str, object]:
+    assert server.stdout is not None
+    return msgspec.json.decode(server.stdout.readline(), type=dict[str, object])
+
+
+def test_stdout_carries_the_protocol_and_nothing_else(shell: Shell) -> None:
+    """Whatever prints, in Python or below it, to whatever it is told."""
+    noisy = (
+        "import os, sys\n"
+        "from cms.mcp import looking\n"
+        "from cms.cli import main\n"
+        "old = looking.session_of\n"
+        "def session_of(*args):\n"
+        "    print('noise')\n"
+        "    os.write(1, b'more noise\\n')\n"
+        "    os.system('echo noise of a child')\n"
+        "    sys.stdout.flush()\n"
+        "    return old(*args)\n"
+        "looking.session_of = session_of\n"
+        "sys.argv = ['cms', 'mcp']\n"
+        "sys.exit(main())\n"
+    )
+    shell.ok("spawn", "loud", prompt("hello", say("here")), "--stop")
+    server = start(shell, code=noisy)
+    assert server.stdin is not None
+    tell(server, 2, "tools/call", {"name": "status", "arguments": {"name": "loud"}})
+    assert read(server)["id"] == 2
+    server.stdin.write(b"this is no JSON\n")
+    tell(server, 3, "no/such/method", {})
+    tell(server, 4, "tools/call", {"name": "list", "arguments": {}})
+    ids = {read(server).get("id") for _ in range(2)}
+    assert ids == {3, 4}
+    rest, _ = server.communicate(timeout=30)
+    assert rest == b""
+    assert server.returncode == 0
+
+
+# --- inside a session -------------------------------------------------------------------------------
+
+
+def test_inside_a_session_that_may_not_use_it_the_server_is_gone_at_once(shell: Shell) -> None:
+    """It costs each session of a person who has registered it no more than a start of Python."""
+    watch = (
+        "import sys\n"
+        "from cms.cli.app import main\n"
+        "code = main(['mcp'])\n"
+        "print(code, 'mcp_types' in sys.modules, 'trio' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", watch],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**shell.env, "CMS_PARENT": "x"},
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == "2 False False\n"
+    assert "this session may not use cms" in done.stderr
+    ran = shell.cms("list", env={"CMS_PARENT": "x"})
+    assert ran.code == 11
+    assert "this session may not use cms" in ran.err
+
+
+def test_a_person_who_types_it_is_told(shell: Shell) -> None:
+    parent, child = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "cms", "mcp"],
+            stdin=child,
+            capture_output=True,
+            text=True,
+            env=shell.env,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        os.close(parent)
+        os.close(child)
+    assert done.returncode == 2
+    assert "cms setup" in done.stderr
