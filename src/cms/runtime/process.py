@@ -21,6 +21,7 @@ from cms.errors import AgentDied, ContainmentError, ProtocolError, WorkDirError
 from cms.protocol.connection import Answered, Connection
 from cms.protocol.messages import Answer, Ask, Line
 from cms.runtime.containment import Container, Mechanism, Spec
+from cms.runtime.places import NOWHERE, Places
 from cms.session.model import Receipt, Rung, Step
 
 _READ = 256 * 1024
@@ -96,10 +97,15 @@ class AgentProcess:
         label: str,
         now: Callable[[], float],
         door: Path | None = None,
+        places: Places = NOWHERE,
         max_memory: int | None = None,
         max_procs: int | None = None,
     ) -> AgentProcess:
-        """Start it in a container of its own. `door`: the one socket of ours that it may reach.
+        """Start it in a container of its own.
+
+        Args:
+            door: the one socket of ours that it may reach.
+            places: what it must not write, or not even read.
 
         Raises:
             WorkDirError: the work dir cannot be used.
@@ -113,7 +119,8 @@ class AgentProcess:
             argv=tuple(argv),
             env=env,
             cwd=cwd,
-            hidden=hidden,
+            protected=places.protected,
+            hidden=(*hidden, *places.hidden),
             shown=() if door is None else (door.parent,),
             max_memory=max_memory,
             max_procs=max_procs,

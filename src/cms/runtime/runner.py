@@ -59,6 +59,7 @@ from cms.protocol.messages import (
     UsageReply,
 )
 from cms.runtime.containment import Mechanism
+from cms.runtime.guard import Guard
 from cms.runtime.process import AgentProcess, Ladder
 from cms.runtime.rules import build_rules
 from cms.runtime.scribe import Scribe
@@ -79,6 +80,7 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
     TokenUsage,
+    Walls,
 )
 from cms.session.policy import (
     BUDGET_EVERY,
@@ -122,7 +124,7 @@ from cms.session.state import (
 )
 from cms.store.journal import Journal
 from cms.store.rawlog import RawLog, raw_log_path
-from cms.store.records import Charge, Decision
+from cms.store.records import Charge, Decision, DecisionKind
 
 #: Seconds for our own answer to a tool call; claude refuses the call afterwards. Long, because the answer may
 #: wait for the end of a long reply, and being silent is safe.
@@ -187,6 +189,7 @@ class Runner:
             ledger=Ledger(spent=record.total_cost_usd, exact=record.cost_exact),
         )
         self._odd_before = (record.unknown_lines, record.noise_lines)
+        self._places = Guard(self._rules, settings.environ)
         self._process: AgentProcess | None = None
         self._process_id = ""
         self._ladder: Ladder | None = None
@@ -512,6 +515,7 @@ class Runner:
             turns=None if limits.max_turns is None else max(limits.max_turns - self._state.turns, 1),
             server=(sys.executable, "-P", "-m", "cms", "mcp") if door else (),
         )
+        places = await self._places.prepare()
         self._process = process = await AgentProcess.start(
             self._mechanism,
             self._settings,
@@ -521,6 +525,7 @@ class Runner:
             ),
             work_dir=options.work_dir,
             door=self.door,
+            places=places,
             log=raw,
             label=self.record.name,
             now=self._now,
@@ -528,6 +533,12 @@ class Runner:
             max_procs=limits.max_procs,
         )
         self._process_id = f"{self.record.id}/{process.pid}@{self._now():.3f}"
+        walls = self._places.started(process.container)
+        self._update(walls=walls)
+        how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}"
+        lines = (self._line("start", "started", how), *self._line_of(walls))
+        # Not here and now: from here on whatever fails must find the process in `_serve`, which ends it.
+        self._scribe.after(lambda: self._journal.commit(decisions=lines))
         return process
 
     async def _serve(self, process: AgentProcess) -> None:
@@ -542,6 +553,7 @@ class Runner:
                     process.read_errors,
                     lambda: self._write(process),
                     self._clock,
+                    lambda: self._places.watch(self._wall_lost),
                     lambda: self._open_and_deliver(process),
                 ):
                     nursery.start_soon(self._guard, task)
@@ -562,6 +574,53 @@ class Runner:
                     self.receipt = await ladder.strike(self._end_reason or "cms is ending", at=self._now())
             finally:
                 await process.container.aclose(deadline=self._settings.grace)
+
+    # --- the audit log ----------------------------------------------------------------------------
+
+    def _line(self, kind: DecisionKind, verdict: str, detail: str = "", reason: str = "") -> Decision:
+        """A line about now. What the gate decides about a call has its own (`_answer`)."""
+        current = self._current
+        return Decision(
+            session_id=self.record.id,
+            interaction_id="" if current is None else current.id,
+            at=self._now(),
+            tool="",
+            detail=detail,
+            verdict=verdict,
+            reason=reason,
+            cost=self._state.ledger.spent,
+            kind=kind,
+        )
+
+    def _note_line(self, line: Decision) -> None:
+        self._scribe.after(lambda: self._journal.add_decision(line))
+
+    def _line_of(self, walls: Walls) -> Iterator[Decision]:
+        """What is to be told of the walls as the process comes up."""
+        if not walls.safety:
+            yield self._line("safety", "off", "no protected paths, no gate", "asked for with --no-safety")
+        for one in walls.unheld:
+            yield self._line("safety", "not held", one)
+
+    def _wall_lost(self, walls: Walls, what: str) -> None:
+        self._update(walls=walls)
+        self._watchers.notify(self._progress("note", what))
+        self._note_line(self._line("safety", "lost", what))
+
+    def _last_lines(self) -> Iterator[Decision]:
+        """How the process ended, and what the tripwire found."""
+        receipt = self.receipt
+        if receipt is None or self._receipt_saved:
+            return
+        if receipt.walls is not None:
+            for one in receipt.walls.changed:
+                yield self._line("tripwire", "changed", one, "the session may have done it")
+            for one in receipt.walls.outside:
+                yield self._line("tripwire", "changed", one, "from outside: the operating system held it")
+        steps = " ".join(f"{step.name}{'' if step.worked else ' (in vain)'}" for step in receipt.steps)
+        left = f", left: {', '.join(receipt.left)}" if receipt.left else ""
+        detail = f"{steps}, {len(receipt.alive)} killed, {receipt.seconds:.3f} s{left}"
+        yield self._line("end", "proved" if receipt.empty else "unproved", detail, receipt.reason)
 
     # --- start ------------------------------------------------------------------------------------
 
@@ -702,6 +761,7 @@ class Runner:
                     process.ask(Interrupt())
                 case Note(breach=breach):
                     self._state = fold(self._state, Breached(breach), now)
+                    self._note_line(self._line("limit", breach.outcome, reason=breach.reason))
                     self._watchers.notify(self._progress("note", breach.reason))
                 case StopProcess(reason=reason):
                     self._begin_end(reason, SessionStatus.STOPPED)
@@ -862,7 +922,9 @@ class Runner:
                 status=SessionStatus.BUSY,
                 claude_session_id=self.record.claude_session_id or self.record.id,
             )
-            granted = await self._journal.begin(self.record, interaction, self._now())
+            line = self._line("message", "sent", _first_line(interaction.prompt), interaction.type)
+            line = msgspec.structs.replace(line, interaction_id=interaction.id)
+            granted = await self._journal.begin(self.record, interaction, self._now(), (line,))
             if not granted.short:
                 return granted
             self._update(status=before.status, claude_session_id=before.claude_session_id)
@@ -1031,6 +1093,10 @@ class Runner:
         status = self._end_status if self.ending else SessionStatus.FAILED
         if self._process is not None:
             self._close_books(self._process)
+            walls = await self._places.finish()
+            self._update(walls=walls)
+            if receipt is not None:
+                self.receipt = receipt = msgspec.structs.replace(receipt, walls=walls)
             if receipt is None or not receipt.empty:
                 left = ", ".join(receipt.left) if receipt is not None else ""
                 status = SessionStatus.ERROR
@@ -1084,6 +1150,7 @@ class Runner:
                     interactions=[promise.interaction for promise in owed],
                     receipt=None if self._receipt_saved else self.receipt,
                     process=self._process_id,
+                    decisions=self._last_lines(),
                 )
             except CmsError as error:
                 self.failure = self.failure or error
@@ -1142,6 +1209,11 @@ class Runner:
             tool=tool,
             at=self._now(),
         )
+
+
+def _first_line(prompt: str) -> str:
+    """A prompt for a line of the audit log."""
+    return (prompt.strip().splitlines() or [""])[0][:200]
 
 
 def _ended(one: Interaction, outcome: Outcome, error: str, *, at: float) -> Interaction:

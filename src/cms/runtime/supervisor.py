@@ -474,13 +474,16 @@ class Supervisor:
             raise
         if receipt is None:
             receipt = record.receipt  # it had ended by itself
-        if outcome is Outcome.VERIFICATION_FAILED:
+        result = delegate_result(done, record, receipt, outcome=outcome, error=error, reasons=tuple(reasons))
+        error = result.error or ""
+        if result.status is not done.outcome:
+            # A check that failed, or the tripwire: what the agent's own end did not tell.
             done = msgspec.structs.replace(
-                done, outcome=outcome, is_error=True, error=error, reasons=tuple(reasons)
+                done, outcome=result.status, is_error=True, error=error, reasons=result.reasons
             )
             await self.journal.commit(interaction=done)
-        record = await self._mark(record, outcome, error)
-        return delegate_result(done, record, receipt, outcome=outcome, error=error, reasons=tuple(reasons))
+        await self._mark(record, result.status, error)
+        return result
 
     async def _mark(self, record: SessionRecord, outcome: Outcome, error: str) -> SessionRecord:
         """A delegation that is over has the status that it was judged with."""

@@ -233,6 +233,36 @@ class Step(Record, frozen=True):
     worked: bool
 
 
+class Walls(Record, frozen=True):
+    """What held the protected paths of one process, and what became of them.
+
+    Attributes:
+        safety: False: a person switched the net off.
+        held: how many paths the operating system keeps from being written.
+        unheld: those that it cannot keep, and why.
+        lost: those that it kept at first and then no longer, and why.
+        changed: protected, and not what they were before; the session may have done it.
+        outside: the same, but the operating system held them: somebody else did it.
+    """
+
+    safety: bool = True
+    held: int = 0
+    unheld: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    outside: tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """What a verdict must tell of this."""
+        return (
+            *(() if self.safety else ("safety was off: no protected paths, no gate",)),
+            *(f"protected, and changed while the session ran: {one}" for one in self.changed),
+            *(f"protected, and changed from outside while the session ran: {one}" for one in self.outside),
+            *(f"protected, and not held by the operating system: {one}" for one in (*self.unheld, *self.lost)),
+        )
+
+
 class Receipt(Record, frozen=True):
     """The proof of an end: what was alive, what was done, what is left."""
 
@@ -245,6 +275,7 @@ class Receipt(Record, frozen=True):
     empty: bool = False  # proved: nothing of the process tree is left
     left: tuple[str, ...] = ()
     at: float = 0.0
+    walls: Walls | None = None
 
 
 class SessionRecord(Record, frozen=True):
@@ -269,6 +300,7 @@ class SessionRecord(Record, frozen=True):
     unknown_lines: int = 0
     noise_lines: int = 0
     receipt: Receipt | None = None
+    walls: Walls | None = None  # of the newest process, as they are (or were at its end)
     depth: int = 0  # 0: a person started it, 1: an MCP client, one more for each session in between
     started_by: str = ""  # the session whose agent started this one; it ends when that one does
 
@@ -353,6 +385,12 @@ def delegate_result(
         error = f"processes are left: {', '.join(receipt.left) or 'unknown'}"
         reasons = (*reasons, error)
     violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in done.denials if d.violation)
+    walls = None if receipt is None else receipt.walls
+    if walls is not None:
+        reasons = (*reasons, *(reason for reason in walls.reasons if reason not in reasons))
+        violations += tuple(Violation(f"tripwire: {one}") for one in walls.changed)
+        if walls.changed and session.options.on_violation == "stop" and receipt is not None and receipt.empty:
+            outcome, error = Outcome.PROTECTED_PATH, f"protected, and changed: {walls.changed[0]}"
     return DelegateResult(
         status=outcome,
         name=session.name,

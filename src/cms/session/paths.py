@@ -154,6 +154,13 @@ class PathRules:
             for places in ((home, work_dir), (real_home, real_work_dir))
         ]
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What is protected, to look for it: `~` and `./` made absolute, and all else as it was written."""
+        return tuple(
+            dict.fromkeys(_anchored(pattern, self._home, self._work_dir) for pattern, _ in self._protected)
+        )
+
     def _resolved(self, path: str) -> str:
         try:
             return self._resolve(path)

@@ -1,0 +1,128 @@
+"""The places of one process: found before it starts, looked after while it runs, accounted for at the end.
+
+Three nets hold protected paths, and this is the hand that holds the last two: it tells the container what to
+keep read-only and hidden, looks again and again whether the mounts are still there (an editor that saves a
+file by renaming drops one), and compares the files at the end with what they were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cms.runtime.containment import Container, LostMount
+from cms.runtime.places import Places, find_new, find_places
+from cms.runtime.tripwire import Mark, compare, snapshot
+from cms.session.model import Walls
+from cms.session.policy import Rules
+
+#: Seconds between two looks at the mounts.
+LOOK_EVERY: Final = 5.0
+#: Paths with one and the same reason are named one by one up to so many.
+_NAMED: Final = 5
+
+
+class Guard:
+    """Made for one process. Without safety it does nothing but say so.
+
+    Attributes:
+        places: what is to be held; empty before `prepare`.
+    """
+
+    def __init__(self, rules: Rules, environ: Mapping[str, str]) -> None:
+        self.places = Places()
+        self._rules = rules
+        self._environ = environ
+        self._before: dict[Path, Mark] = {}
+        self._container: Container | None = None
+        self._lost: dict[str, str] = {}
+        self._limiter = trio.CapacityLimiter(1)
+
+    def __repr__(self) -> str:
+        return f"<Guard {len(self.places.protected)} protected, {len(self._lost)} lost>"
+
+    async def prepare(self) -> Places:
+        """Look for what is protected, and note what it is."""
+        if not self._rules.safety:
+            return self.places
+
+        def look() -> tuple[Places, dict[Path, Mark]]:
+            rules = self._rules
+            places = find_places(rules.paths, rules.read_paths, rules.folders, self._environ)
+            return places, snapshot(places.watched)
+
+        self.places, self._before = await trio.to_thread.run_sync(look, limiter=self._limiter)
+        return self.places
+
+    def started(self, container: Container) -> Walls:
+        """The container is up: what it holds, and what it cannot."""
+        self._container = container
+        return self._walls()
+
+    async def watch(self, tell: Callable[[Walls, str], None]) -> None:
+        """Look at the mounts for ever; tell of each that is lost, once."""
+        container = self._container
+        if container is None or not self.places.protected:
+            return
+        while True:
+            await trio.sleep(LOOK_EVERY)
+            for lost in await container.verify_mounts():
+                if str(lost.path) not in self._lost:
+                    self._lost[str(lost.path)] = lost.why
+                    tell(self._walls(), f"{lost.path} is not held any more: {lost.why}")
+
+    async def finish(self) -> Walls:
+        """The process is gone: what became of the places."""
+        if not self._rules.safety or self._container is None:
+            return self._walls()
+
+        def look() -> dict[Path, Mark]:
+            new = find_new(self._rules.paths, self._rules.folders)
+            return snapshot(dict.fromkeys((*self.places.watched, *new)))
+
+        after = await trio.to_thread.run_sync(look, limiter=self._limiter)
+        held = [path for path in self._held() if str(path) not in self._lost]
+        changed: list[str] = []
+        outside: list[str] = []
+        for change in compare(self._before, after):
+            by_others = any(change.path.is_relative_to(path) for path in held)
+            (outside if by_others else changed).append(str(change))
+        return self._walls(tuple(changed), tuple(outside))
+
+    def _held(self) -> list[Path]:
+        container = self._container
+        if container is None:
+            return []
+        not_held = {lost.path for lost in container.unenforced}
+        return [path for path in self.places.protected if path not in not_held]
+
+    def _walls(self, changed: tuple[str, ...] = (), outside: tuple[str, ...] = ()) -> Walls:
+        unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.places.unheld]
+        if self._container is not None:
+            unheld += _asked_for(self._container.unenforced, self.places)
+        return Walls(
+            safety=self._rules.safety,
+            held=len(self._held()),
+            unheld=_words(unheld),
+            lost=tuple(f"{path}: {why}" for path, why in self._lost.items()),
+            changed=changed,
+            outside=outside,
+        )
+
+
+def _asked_for(unenforced: Iterable[LostMount], places: Places) -> list[tuple[str, str]]:
+    """Of what the container cannot hold what the user's rules ask for; the rest (our own folder) is ours."""
+    asked = {*places.protected, *places.hidden}
+    return [(str(lost.path), lost.why) for lost in unenforced if lost.path in asked]
+
+
+def _words(unheld: list[tuple[str, str]]) -> tuple[str, ...]:
+    """One line each; but on a machine that holds nothing, not one line for every path."""
+    counts = Counter(why for _, why in unheld)
+    words = [f"{path}: {why}" for path, why in unheld if counts[why] <= _NAMED]
+    words += [f"{count} protected paths: {why}" for why, count in counts.items() if count > _NAMED]
+    return tuple(words)

@@ -1,0 +1,141 @@
+"""The last net: protected files as they were before a session, compared with what they are after it.
+
+The gate sees what file tools name, the container holds what it can mount. What slipped past both (a file
+that nobody could hold because it did not exist, a machine without namespaces, a mount that an editor's save
+dropped) shows here. It names what changed, whoever changed it: a person at work in the same folder trips it
+too.
+
+A file counts as changed if its kind, its mode or its content did. Up to `HASHED` bytes the content itself is
+compared; of a bigger one its size, its place on the disk and its times. Reads leave no trace.
+
+Everything here touches the disk: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+#: Bytes up to which a file is compared by its content.
+HASHED: Final = 1024 * 1024
+#: Files that are looked at in all; a protected folder with more is seen in part.
+MOST_FILES: Final = 5000
+
+Kind = Literal["file", "folder", "link", "other", "missing"]
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """What a path was at one moment."""
+
+    kind: Kind
+    mode: int = 0
+    inode: int = 0
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    digest: str = ""  # of a small file's content, or a link's target
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A protected path that is not what it was."""
+
+    path: Path
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+MISSING: Final = Mark("missing")
+
+
+def snapshot(paths: Iterable[Path]) -> dict[Path, Mark]:
+    """Each path as it is now, and of folders everything below."""
+    found: dict[Path, Mark] = {}
+    for path in paths:
+        for one in _all(path):
+            if len(found) >= MOST_FILES:
+                return found
+            found[one] = mark(one)
+    return found
+
+
+def compare(before: Mapping[Path, Mark], after: Mapping[Path, Mark]) -> tuple[Change, ...]:
+    """What is different, by path. A path that only one of the two knows counts as missing in the other."""
+    changes = []
+    for path in sorted({*before, *after}):
+        was, now = before.get(path, MISSING), after.get(path, MISSING)
+        if what := _difference(was, now):
+            changes.append(Change(path, what))
+    return tuple(changes)
+
+
+def mark(path: Path) -> Mark:
+    """What a path is now. What cannot be looked at is as good as missing."""
+    try:
+        here = path.lstat()
+        kind, digest = _kind(here.st_mode), ""
+        if kind == "link":
+            digest = str(path.readlink())
+        elif kind == "file" and here.st_size <= HASHED:
+            digest = _digest(path)
+    except OSError:
+        return MISSING
+    return Mark(
+        kind,
+        stat.S_IMODE(here.st_mode),
+        here.st_ino,
+        here.st_size,
+        here.st_mtime_ns,
+        here.st_ctime_ns,
+        digest,
+    )
+
+
+def _difference(was: Mark, now: Mark) -> str:
+    if was == now:
+        return ""
+    if was.kind != now.kind:
+        if was.kind == "missing":
+            return "was created"
+        return "was removed" if now.kind == "missing" else f"was a {was.kind} and is a {now.kind}"
+    if was.mode != now.mode:
+        return f"had mode {was.mode:o} and has {now.mode:o}"
+    if was.kind == "folder":
+        return ""  # what is in it is compared by itself
+    if was.digest and now.digest:
+        return "was changed" if was.digest != now.digest else ""
+    same = (was.inode, was.size, was.mtime_ns) == (now.inode, now.size, now.mtime_ns)
+    return "" if same else "was changed"
+
+
+def _kind(mode: int) -> Kind:
+    if stat.S_ISREG(mode):
+        return "file"
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "link" if stat.S_ISLNK(mode) else "other"
+
+
+def _digest(path: Path) -> str:
+    # Not followed, and never waited for: a pipe in the place of the file must not hold us up.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return hashlib.sha256(file.read(HASHED + 1)).hexdigest()
+
+
+def _all(path: Path) -> Iterator[Path]:
+    """The path, what a link points at, and everything below a folder."""
+    yield path
+    if path.is_symlink():
+        yield Path(os.path.realpath(path))
+    elif path.is_dir():
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                yield Path(folder, name)
