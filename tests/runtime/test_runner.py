@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -24,6 +24,7 @@ from cms.session.model import (
     Outcome,
     Progress,
     ProgressKind,
+    SessionRecord,
     SessionStatus,
 )
 from cms.store.books import Books
@@ -153,6 +154,16 @@ async def test_a_protected_path_ends_it_before_anything_is_written(tmp_path: Pat
         assert denied.safety.total_violations == 1
         assert denied.response == "done"
         assert not (tmp_path / "work" / ".env").exists()
+
+
+async def test_caps_on_the_process_tree(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        bomb = call("Bash", command="for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 600 & done; wait")
+        result = await delegate(supervisor, prompt("Work", bomb, say("done")), limits=Limits(max_procs=8))
+        assert result.status is Outcome.FAILED
+        assert "passed their cap on processes" in (result.error or "")
+    await consistent(settings)
 
 
 async def test_a_question_is_the_result(tmp_path: Path) -> None:
@@ -631,6 +642,70 @@ async def test_a_watcher_that_does_not_read_slows_nobody(tmp_path: Path) -> None
         lost = sum(int(note.text.split()[0]) for note in got if "notes lost" in note.text)
         assert lost > 1000
         assert len(got) <= LAG + 1
+
+
+# --- ways in and standstill --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["enter", "leave"])
+async def test_a_door_that_does_not_open_or_shut(tmp_path: Path, when: str) -> None:
+    """Whatever goes wrong there is one session's affair, and its callers are told."""
+    settings = make_settings(tmp_path)
+
+    @asynccontextmanager
+    async def doors(record: SessionRecord) -> AsyncIterator[Path]:
+        if when == "enter":
+            raise ZeroDivisionError
+        (settings.home / "door").mkdir(exist_ok=True)
+        yield settings.home / "door" / "cms.sock"
+        raise ZeroDivisionError
+
+    async with supervising(settings) as supervisor:
+        supervisor.doors = doors
+        await start(supervisor, allow_cms=True)
+        await start(supervisor, "other")
+        reply = await ask(supervisor, "one", prompt("Hello", say("here")))
+        if when == "enter":
+            assert "ZeroDivisionError" in reply.error
+        else:
+            assert reply.text == "here"
+            await supervisor.stop("one")
+        await until(lambda: supervisor.live_count() == 0)
+        assert (await supervisor.get("one")).status in (SessionStatus.FAILED, SessionStatus.STOPPED)
+        assert (await ask(supervisor, "other", prompt("Hello", say("here")))).text == "here"
+    await consistent(settings)
+
+
+async def test_a_freeze_that_is_cancelled_leaves_nothing_frozen(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Work", toil()), type="send")
+        await at_work(supervisor)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await supervisor._runners["one"].freeze()
+        assert not supervisor._runners["one"].frozen
+        await supervisor.interrupt("one")
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+    await consistent(settings)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill", "leave"])
+async def test_what_is_frozen_can_be_ended(tmp_path: Path, end: str) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await supervisor.submit("one", prompt("Work", toil()), type="send")
+        await at_work(supervisor)
+        record = await supervisor.pause("one", freeze=True)
+        assert record.status is SessionStatus.PAUSED
+        if end == "stop":
+            steps = [step.name for step in proved(await supervisor.stop("one")).steps]
+            assert steps == ["interrupt", "eof", "kill"]
+        elif end == "kill":
+            proved(await supervisor.kill("one"))
+    await consistent(settings)
 
 
 # --- bugs of ours -----------------------------------------------------------------------------------

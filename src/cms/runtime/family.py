@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import msgspec
@@ -18,9 +17,6 @@ from cms.errors import InternalError, WrongStatus
 from cms.runtime.runner import Runner
 from cms.session.lineage import Caps, check_depth, check_room, narrow, scope
 from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus
-
-#: Opens the way from a session to cms, and gives the socket at its end. Only the daemon has one.
-Doors = Callable[[SessionRecord], AbstractAsyncContextManager[Path]]
 
 
 class Family:

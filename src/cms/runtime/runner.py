@@ -27,7 +27,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,6 +136,10 @@ _NO_CONVERSATION = "No conversation found"
 _IN_USE = "is already in use"
 
 
+#: Opens the way from a session to cms, and gives the socket at its end. Only the daemon has one.
+Doors = Callable[[SessionRecord], AbstractAsyncContextManager[Path]]
+
+
 @dataclass
 class _Promise:
     """What is owed for a message that was accepted: an end that is on disk, and word of it.
@@ -156,7 +160,8 @@ class Runner:
         record: the session as it stands, always current.
         failure: why it could not start or did not go on, or None.
         receipt: how its process ended, once it has.
-        door: the socket through which it may use cms, or None. Set before `run`.
+        doors: opens the way through which it may use cms, for as long as it lives; None if it may not. Set
+            before `run`.
     """
 
     def __init__(
@@ -172,7 +177,7 @@ class Runner:
         self.record = record
         self.failure: CmsError | None = None
         self.receipt: Receipt | None = None
-        self.door: Path | None = None
+        self.doors: Doors | None = None
         self._settings = settings
         self._journal = journal
         self._mechanism = mechanism
@@ -345,10 +350,16 @@ class Runner:
             raise WrongStatus(self.record.name, str(self.record.status), "be frozen")
         self._work.halt(self._now())
         self._poke.set()
-        with trio.move_on_after(_FREEZE_PATIENCE) as scope:
-            await process.container.freeze()
-        if scope.cancelled_caught:
-            await self.thaw()
+        stands = False
+        try:
+            with trio.move_on_after(_FREEZE_PATIENCE):
+                await process.container.freeze()
+                stands = True
+        finally:
+            if not stands:
+                with trio.CancelScope(shield=True):
+                    await self.thaw()
+        if not stands:
             raise ContainmentError(
                 f"not every process of {self.record.name!r} stood still within {_FREEZE_PATIENCE:g} s",
                 hint=f"`cms doctor` shows what this machine can freeze; cms kill {self.record.name} ends it",
@@ -457,16 +468,23 @@ class Runner:
         try:
             try:
                 raw = RawLog(raw_log_path(self._settings.raw, self.record.id))
-                process = await self._start(raw)
-                if process is not None:
-                    await self._serve(process)
+                async with AsyncExitStack() as stack:
+                    door = None
+                    if self.doors is not None:
+                        door = await stack.enter_async_context(self.doors(self.record))
+                    process = await self._start(raw, door)
+                    if process is not None:
+                        await self._serve(process)
             except CmsError as error:
                 self._fail(error)
             except Exception as error:
                 self._fail(self._bug(error))
             finally:
                 # Also after what is no Exception (Ctrl-C lands in any task): that goes on afterwards.
-                await self._finish()
+                try:
+                    await self._leave_nothing()
+                finally:
+                    await self._finish()
         except Exception as error:
             self.failure = self.failure or self._bug(error)
         finally:
@@ -495,15 +513,16 @@ class Runner:
             self.failure = error
         self._begin_end(str(error), SessionStatus.FAILED)
 
-    async def _start(self, raw: RawLog) -> AgentProcess | None:
+    async def _start(self, raw: RawLog, door_path: Path | None) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
         self._update(status=SessionStatus.STARTING, error="", receipt=None)
         await self._journal.commit(session=self.record)
+        places = await self._places.prepare()
         if self.ending:
             return None
         spent = self._state.ledger.spent
-        door = "" if self.door is None else str(self.door)
+        door = "" if door_path is None else str(door_path)
         argv = build_argv(
             find_claude(self._settings),
             options,
@@ -515,7 +534,6 @@ class Runner:
             turns=None if limits.max_turns is None else max(limits.max_turns - self._state.turns, 1),
             server=(sys.executable, "-P", "-m", "cms", "mcp") if door else (),
         )
-        places = await self._places.prepare()
         self._process = process = await AgentProcess.start(
             self._mechanism,
             self._settings,
@@ -524,7 +542,7 @@ class Runner:
                 self._settings.environ, inside=self.record.id, depth=self.record.depth, door=door
             ),
             work_dir=options.work_dir,
-            door=self.door,
+            door=door_path,
             places=places,
             log=raw,
             label=self.record.name,
@@ -545,35 +563,40 @@ class Runner:
         self._ladder = ladder = Ladder(process, grace=self._settings.grace)
         if self._end_force:
             ladder.hurry()
+        async with trio.open_nursery() as nursery:
+            for task in (
+                self._scribe.run,
+                lambda: self._read(process),
+                process.read_errors,
+                lambda: self._write(process),
+                self._clock,
+                lambda: self._places.watch(self._wall_lost),
+                lambda: self._watch_caps(process),
+                lambda: self._open_and_deliver(process),
+            ):
+                nursery.start_soon(self._guard, task)
+            await self._end.wait()
+            self.receipt = await self._descend(ladder)
+            # What it flushed before its end is still in the pipe: let the reader have it, and the
+            # scribe store it.
+            with trio.move_on_after(self._settings.grace):
+                await self._drained.wait()
+            self._close_books(process)
+            self._scribe.close()
+            await self._scribe.wait_done()
+            nursery.cancel_scope.cancel()
+
+    async def _leave_nothing(self) -> None:
+        """Whatever happened since the start of the process (a bug, Ctrl-C): nothing of it goes on."""
+        process = self._process
+        if process is None:
+            return
         try:
-            async with trio.open_nursery() as nursery:
-                for task in (
-                    self._scribe.run,
-                    lambda: self._read(process),
-                    process.read_errors,
-                    lambda: self._write(process),
-                    self._clock,
-                    lambda: self._places.watch(self._wall_lost),
-                    lambda: self._open_and_deliver(process),
-                ):
-                    nursery.start_soon(self._guard, task)
-                await self._end.wait()
-                self.receipt = await self._descend(ladder)
-                # What it flushed before its end is still in the pipe: let the reader have it, and the
-                # scribe store it.
-                with trio.move_on_after(self._settings.grace):
-                    await self._drained.wait()
-                self._close_books(process)
-                self._scribe.close()
-                await self._scribe.wait_done()
-                nursery.cancel_scope.cancel()
+            if self.receipt is None:
+                ladder = self._ladder or Ladder(process, grace=self._settings.grace)
+                self.receipt = await ladder.strike(self._end_reason or "cms is ending", at=self._now())
         finally:
-            # After a bug right here, or Ctrl-C: nothing of the process outlives this block.
-            try:
-                if self.receipt is None:
-                    self.receipt = await ladder.strike(self._end_reason or "cms is ending", at=self._now())
-            finally:
-                await process.container.aclose(deadline=self._settings.grace)
+            await process.container.aclose(deadline=self._settings.grace)
 
     # --- the audit log ----------------------------------------------------------------------------
 
@@ -686,6 +709,13 @@ class Runner:
             if self._ladder is not None:
                 self._ladder.hurry()
             raise
+
+    async def _watch_caps(self, process: AgentProcess) -> None:
+        """Where the kernel does not hold the tree to its caps, this does."""
+        cap = await process.container.watch_limits()
+        self._fail(AgentError(f"the processes of this session passed their cap on {cap}"))
+        if self._ladder is not None:
+            self._ladder.hurry()
 
     async def _report_death(self, process: AgentProcess) -> None:
         """Its stdout ended though nobody asked it to: it has died, or is about to."""
@@ -1089,18 +1119,17 @@ class Runner:
 
     async def _finish(self) -> None:
         """Whatever happened: write down how it ended, and let nobody wait for ever."""
-        receipt, error = self.receipt, "" if self.failure is None else str(self.failure)
+        receipt, error = self.receipt, ""
         status = self._end_status if self.ending else SessionStatus.FAILED
         if self._process is not None:
             self._close_books(self._process)
-            walls = await self._places.finish()
-            self._update(walls=walls)
-            if receipt is not None:
-                self.receipt = receipt = msgspec.structs.replace(receipt, walls=walls)
+            receipt = await self._look_at_places(receipt)
             if receipt is None or not receipt.empty:
                 left = ", ".join(receipt.left) if receipt is not None else ""
                 status = SessionStatus.ERROR
                 error = f"its end is not proved, processes may be left: {left or 'unknown'}"
+        if self.failure is not None:
+            error = f"{self.failure}; {error}" if error else str(self.failure)
         self._update(
             status=status,
             pid=None,
@@ -1114,6 +1143,18 @@ class Runner:
             **self._oddities(),
         )
         await self._write_end()
+
+    async def _look_at_places(self, receipt: Receipt | None) -> Receipt | None:
+        """What became of the protected places, for the record and the receipt. Not worth the end itself."""
+        try:
+            walls = await self._places.finish()
+        except Exception as error:
+            self.failure = self.failure or self._bug(error)
+            return receipt
+        self._update(walls=walls)
+        if receipt is not None:
+            self.receipt = receipt = msgspec.structs.replace(receipt, walls=walls)
+        return receipt
 
     def _conversation(self) -> str:
         """What the next process is to resume; "" for a conversation that never began.

@@ -24,12 +24,12 @@ from contextlib import asynccontextmanager, contextmanager
 import msgspec
 import trio
 
-from cms.config import Settings, caller, caller_environ, find_claude, load_settings
+from cms.config import Settings, caller, caller_environ, find_claude, load_settings_and_file
 from cms.errors import InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
 from cms.runtime.containment import Mechanism, find_mechanism
-from cms.runtime.family import Doors, Family
+from cms.runtime.family import Family
 from cms.runtime.process import check_work_dir
-from cms.runtime.runner import Runner
+from cms.runtime.runner import Doors, Runner
 from cms.runtime.verify import run_checks
 from cms.session import lineage
 from cms.session.budget import ALL, DAY, Budget
@@ -68,7 +68,7 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
         HomeUnusable, StoreError: there is no place to keep books.
         ContainmentError: no mechanism of this machine can hold a process tree.
     """
-    settings = settings or load_settings()
+    settings = settings or load_settings_and_file()
     mechanism = await find_mechanism()
     # What the caller's block raises is the caller's, and comes out as it went in: not in a group of ours.
     raised: BaseException | None = None
@@ -284,19 +284,16 @@ class Supervisor:
         return runner
 
     async def _run(self, name: str, runner: Runner) -> None:
+        if runner.record.options.allow_cms:
+            runner.doors = self.doors
         try:
-            if self.doors is not None and runner.record.options.allow_cms:
-                async with self.doors(runner.record) as door:
-                    runner.door = door
-                    await runner.run()
-            else:
-                await runner.run()
+            await runner.run()
         finally:
-            self.family.end_with(runner.record)
             if self._runners.get(name) is runner:
                 del self._runners[name]
             if runner.unsaved:
                 self._unsaved[name] = runner
+            self.family.end_with(runner.record)
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -458,7 +455,7 @@ class Supervisor:
             error = done.error
             if outcome is Outcome.COMPLETED:
                 record = await self.get(name)
-                failed = await run_checks(self.mechanism, self.settings, record.options)
+                failed = await run_checks(self.mechanism, self._settings_now(), record.options)
                 if failed:
                     outcome, error = Outcome.VERIFICATION_FAILED, failed[0]
                     reasons += failed
