@@ -1,7 +1,7 @@
 """Settings: where things live, which limits hold by default, which binary is `claude`.
 
-Frozen values, read once from the environment (and, for what a person wants always, from flags). No I/O but
-the look for the binary; nothing is created here.
+Frozen values, read once: from the environment, below it (`load_settings_and_file`) from the file in the home
+(config_file.py), below that the defaults. No I/O but that and the look for the binary; nothing is created.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True):
         home: the folder with the store, the raw logs, the socket and the lock (`CMS_HOME`).
         claude: argv prefix that starts claude. Empty: look for it when first needed (`find_claude`).
         environ: the environment that sessions' environments are cut from.
+        claude_named: the `claude` that the file names, for where `CMS_CLAUDE` names none.
         max_line: bytes of one line of the agent's output (`CMS_MAX_LINE`).
         idle_exit: seconds without a live session or a client after which a daemon leaves
             (`CMS_IDLE_EXIT`); None means never.
@@ -57,6 +58,7 @@ class Settings(msgspec.Struct, frozen=True):
     home: Path
     claude: tuple[str, ...] = ()
     environ: Mapping[str, str] = {}
+    claude_named: str = ""
     max_line: int = 64 * 1024 * 1024
     idle_exit: float | None = 600.0
     start_timeout: float = 60.0
@@ -140,6 +142,38 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+#: The settings of the file -> the variables that say the same, and say it louder.
+VARIABLES = {
+    "claude": "CMS_CLAUDE",
+    "containment": "CMS_CONTAINMENT",
+    "control_timeout": "CMS_CONTROL_TIMEOUT",
+    "grace": "CMS_GRACE",
+    "idle_exit": "CMS_IDLE_EXIT",
+    "max_children": "CMS_MAX_CHILDREN",
+    "max_depth": "CMS_MAX_DEPTH",
+    "max_line": "CMS_MAX_LINE",
+    "start_timeout": "CMS_START_TIMEOUT",
+}
+
+
+def load_settings_and_file(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment and, where that says nothing, from the file in the home.
+
+    For whoever runs sessions. Who only talks to a daemon needs `load_settings`, which reads no file.
+
+    Raises:
+        UsageError: a variable or the file holds what cannot be meant.
+        HomeUnusable: the file is there and cannot be read.
+    """
+    from cms.config_file import read_config
+
+    env = dict(os.environ if environ is None else environ)
+    said = read_config(load_settings(env).home).settings.as_text()
+    below = {VARIABLES[key]: value for key, value in said.items() if key != "claude"}
+    settings = load_settings({**below, **{key: value for key, value in env.items() if value}})
+    return msgspec.structs.replace(settings, environ=env, claude_named=said.get("claude", ""))
+
+
 def find_claude(settings: Settings) -> tuple[str, ...]:
     """The argv prefix that starts claude: `CMS_CLAUDE`, else PATH, else the `claude-agent-sdk` wheel.
 
@@ -148,7 +182,7 @@ def find_claude(settings: Settings) -> tuple[str, ...]:
     """
     if settings.claude:
         return settings.claude
-    named = settings.environ.get("CMS_CLAUDE", "")
+    named = settings.environ.get("CMS_CLAUDE", "") or settings.claude_named
     if named:
         found = shutil.which(named, path=settings.environ.get("PATH"))
         if found:

@@ -31,7 +31,7 @@ import msgspec
 import trio
 
 from cms._version import __version__
-from cms.config import Settings, load_settings
+from cms.config import Settings, load_settings_and_file
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.rpc.api import Readiness
 from cms.rpc.door import Door
@@ -340,7 +340,12 @@ def main(argv: Sequence[str] | None = None, *, opener: Opener | None = None) -> 
             os._exit(0)
         os.chdir("/")
     try:
-        run_daemon(load_settings(), ready_fd=options.ready_fd, foreground=not options.detach, opener=opener)
+        try:
+            settings = load_settings_and_file()
+        except CmsError as error:
+            _Announcement(options.ready_fd)(Readiness(0, error=error_data(error)))
+            raise
+        run_daemon(settings, ready_fd=options.ready_fd, foreground=not options.detach, opener=opener)
     except CmsError as error:
         if not options.detach:
             sys.stderr.write(f"cms: {error}\n")

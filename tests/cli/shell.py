@@ -42,6 +42,7 @@ class Shell:
         self.root = root
         self.home = root / "cms"
         self.work_dir = root / "project"
+        self._children: list[subprocess.Popen[str]] = []
         for name in ("home", "project"):
             (root / name).mkdir()
         self.env: dict[str, str] = {
@@ -56,8 +57,8 @@ class Shell:
         }
 
     def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """Begin a command; the caller ends it."""
-        return subprocess.Popen(
+        """Begin a command; what a test leaves running is ended with the shell."""
+        child = subprocess.Popen(
             [sys.executable, "-m", "cms", *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -66,6 +67,14 @@ class Shell:
             env={**self.env, **(env or {})},
             cwd=self.work_dir,
         )
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """End what was started."""
+        for child in self._children:
+            with child:
+                child.kill()
 
     def cms(
         self, *words: str, stdin: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 30
@@ -125,5 +134,6 @@ class Shell:
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     here = Shell(tmp_path_factory.mktemp("shell"))
     yield here
+    here.close()
     assert here.cms("daemon", "stop").code == 0
     assert not here.survivors()

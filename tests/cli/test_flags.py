@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cms import units
 from cms.cli import agent, flags
 from cms.errors import UsageError, WorkDirError
 from cms.session.model import Limits
@@ -19,37 +20,37 @@ from cms.session.model import Limits
     [("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1d", 86400), ("0.5s", 0.5), ("2H", 7200)],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert flags.parse_seconds(text) == seconds
+    assert units.parse_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "s", "0", "-5", "5x", "inf", "nan", "1e999", "h2", "1:30"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
-        flags.parse_seconds(text)
+        units.parse_seconds(text)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "inf", "nan", "two", "$"])
 def test_what_is_no_amount(text: str) -> None:
     with pytest.raises(ValueError, match="amount"):
-        flags.parse_money(text)
+        units.parse_money(text)
 
 
 def test_amounts_counts_and_sizes() -> None:
-    assert flags.parse_money("$1.25") == flags.parse_money("1.25") == 1.25
-    assert flags.parse_count("50") == 50
-    assert flags.parse_size("512M") == 512 * 1024**2
-    assert flags.parse_size("2GiB") == flags.parse_size("2g") == 2 * 1024**3
+    assert units.parse_money("$1.25") == units.parse_money("1.25") == 1.25
+    assert units.parse_count("50") == 50
+    assert units.parse_size("512M") == 512 * 1024**2
+    assert units.parse_size("2GiB") == units.parse_size("2g") == 2 * 1024**3
     for bad in ("0", "-1", "1.5", "x"):
         with pytest.raises(ValueError, match=f"'{bad}'"):
-            flags.parse_count(bad)
+            units.parse_count(bad)
     for bad in ("0", "x", "-2G", "inf", "nan", "1e99"):
         with pytest.raises(ValueError, match="size"):
-            flags.parse_size(bad)
+            units.parse_size(bad)
 
 
 @given(st.text(max_size=20))
 def test_converters_raise_nothing_but_valueerror(text: str) -> None:
-    for parse in (flags.parse_seconds, flags.parse_money, flags.parse_count, flags.parse_size):
+    for parse in (units.parse_seconds, units.parse_money, units.parse_count, units.parse_size):
         try:
             assert parse(text) > 0
         except ValueError as error:

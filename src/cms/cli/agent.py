@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 from cyclopts import Group, Parameter
 
 from cms.cli import talk
@@ -26,6 +27,7 @@ from cms.cli.flags import (
     to_seconds,
     to_size,
 )
+from cms.config import DEFAULT_MODEL, load_settings
 from cms.errors import UsageError, WorkDirError
 from cms.session.model import Limits, OnViolation, Preset, SessionOptions
 
@@ -154,13 +156,22 @@ NO_LIMITS = LimitFlags()
 class AgentFlags:
     """What a session is: its model, its place, what it may do, what claude itself is told."""
 
-    model: Annotated[str, text_flag("--model", "sonnet, opus, haiku, or a model's full id.", "MODEL")] = (
-        "sonnet"
-    )
+    profile: Annotated[
+        str, text_flag("--profile", "Take what no flag says from this profile (`cms config`).", "NAME")
+    ] = ""
+    # None, and not the defaults: a profile must know what was typed, or it could widen what was narrowed.
+    model: Annotated[
+        str | None,
+        text_flag("--model", "sonnet, opus, haiku, or a model's full id. [default: sonnet]", "MODEL"),
+    ] = None
     preset: Annotated[
-        Preset,
-        Parameter(name="--preset", metavar="PRESET", help="What it may do (`cms help` explains each)."),
-    ] = "edit"
+        Preset | None,
+        Parameter(
+            name="--preset",
+            metavar="PRESET",
+            help="What it may do (`cms help` explains each). [default: edit]",
+        ),
+    ] = None
     work_dir: Annotated[
         str, text_flag("--work-dir", "The folder to work in; by default the current one.", "DIR")
     ] = ""
@@ -192,14 +203,24 @@ class AgentFlags:
         many("--allow-write", "Take a path out of the protected ones (a glob). Repeatable.", "GLOB", SAFETY),
     ] = ()
     on_violation: Annotated[
-        OnViolation,
+        OnViolation | None,
         Parameter(
             name="--on-violation",
             metavar="WHAT",
             group=SAFETY,
-            help="A touch of a protected path: stop the work, or deny the call and go on.",
+            help="A touch of a protected path: stop the work, or deny the call and go on. [default: stop]",
         ),
-    ] = "stop"
+    ] = None
+    ask_timeout: Annotated[
+        float | None,
+        Parameter(
+            name="--ask-timeout",
+            converter=to_seconds,
+            metavar="TIME",
+            group=SAFETY,
+            help="Hold a question or a missing permission so long for `cms answer`, instead of refusing it.",
+        ),
+    ] = None
     allow_cms: Annotated[
         bool,
         switch(
@@ -240,8 +261,8 @@ class AgentFlags:
         return SessionOptions(
             name=check_name(name),
             work_dir=check_work_dir(self.work_dir),
-            model=check_model(self.model),
-            preset=self.preset,
+            model=check_model(DEFAULT_MODEL if self.model is None else self.model),
+            preset=self.preset or "edit",
             limits=limits,
             delegated=delegated,
             safety=not self.safety_off,
@@ -259,7 +280,8 @@ class AgentFlags:
             protect=self.protect,
             protect_read=self.protect_read,
             allow_write=self.allow_write,
-            on_violation=self.on_violation,
+            on_violation=self.on_violation or "stop",
+            ask_timeout=self.ask_timeout or 0.0,
             verify=tuple(verify),
             allow_cms=self.allow_cms,
         )
@@ -273,6 +295,55 @@ class AgentFlags:
 
 
 DEFAULT_AGENT = AgentFlags()
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for a session in all: by flags, by a profile, by the defaults of the file."""
+
+    agent: AgentFlags
+    limits: Limits
+    verify: tuple[str, ...]
+
+
+def choose(agent: AgentFlags, limits: LimitFlags, below: Limits, verify: tuple[str, ...] = ()) -> Chosen:
+    """The flags, and where they say nothing the profile, the file's defaults, and `below`.
+
+    Raises:
+        UsageError: there is no such profile, or the file makes no sense.
+        HomeUnusable: the file cannot be read.
+    """
+    home = load_settings().home
+    if not agent.profile and not os.path.exists(home / "config.toml"):  # noqa: PTH110 - the cheaper question
+        return Chosen(agent, limits.over(below), verify)
+    from cms.config_file import read_config, seconds
+
+    chosen = read_config(home).profile(agent.profile)
+    filled = replace(
+        agent,
+        model=chosen.model if agent.model is None else agent.model,
+        preset=chosen.preset if agent.preset is None else agent.preset,
+        on_violation=chosen.on_violation if agent.on_violation is None else agent.on_violation,
+        ask_timeout=seconds(chosen.ask_timeout) if agent.ask_timeout is None else agent.ask_timeout,
+        allow=(*agent.allow, *chosen.allow),
+        disallowed_tools=(*agent.disallowed_tools, *chosen.disallowed_tools),
+        protect=(*agent.protect, *chosen.protect),
+        protect_read=(*agent.protect_read, *chosen.protect_read),
+        allow_write=(*agent.allow_write, *chosen.allow_write),
+        add_dir=(*agent.add_dir, *chosen.add_dir),
+        system_prompt=agent.system_prompt or chosen.system_prompt or "",
+        append_system_prompt=agent.append_system_prompt or chosen.append_system_prompt or "",
+        agent=agent.agent or chosen.agent or "",
+        effort=agent.effort or chosen.effort or "",
+        fallback_model=agent.fallback_model or chosen.fallback_model or "",
+    )
+    return Chosen(filled, limits.over(over(chosen.limits, below)), (*verify, *chosen.verify))
+
+
+def over(limits: Limits, below: Limits) -> Limits:
+    """The limits, and those below where they say nothing."""
+    given = {key: value for key, value in msgspec.structs.asdict(limits).items() if value is not None}
+    return msgspec.structs.replace(below, **given)
 
 
 # --- checks

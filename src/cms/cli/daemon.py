@@ -14,7 +14,7 @@ from cyclopts import Parameter
 
 from cms.cli import flags, render, talk
 from cms.cli.flags import JsonFlag
-from cms.config import load_settings
+from cms.config import load_settings, load_settings_and_file
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
 from cms.rpc.api import DaemonStatus, DaemonStopParams, Nothing
 
@@ -31,7 +31,7 @@ def run() -> int:
     """
     from cms.daemon import run_daemon
 
-    run_daemon(load_settings(), foreground=True)
+    run_daemon(load_settings_and_file(), foreground=True)
     return ExitCode.COMPLETED
 
 

@@ -62,14 +62,15 @@ def delegate(
     text = flags.pick_text("delegate", "task", word=word, flag=task_flag, file=task_file)
     if detach and foreground:
         raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
-    options = agent.options(who, limits.over(DELEGATE_LIMITS), delegated=True, verify=verify)
+    chosen = agents.choose(agent, limits, DELEGATE_LIMITS, verify)
+    options = chosen.agent.options(who, chosen.limits, delegated=True, verify=chosen.verify)
     agent.warn()
     params = DelegateParams(options=options, task=text or "", context=context, detach=detach)
     if foreground:
         from cms.cli import foreground as runner
 
         return _show(runner.delegate(params, quiet=json), json=json)
-    return _wait("session.delegate", params, who, detach=detach, json=json)
+    return wait_and_show("session.delegate", params, who, detach=detach, json=json)
 
 
 def continue_(
@@ -101,10 +102,10 @@ def continue_(
             session = client.call("session.get", NameParams(name=who), SessionReply).session
         bounds = limits.over(session.options.limits)
     params = ContinueParams(name=who, message=text or "", limits=bounds, detach=detach)
-    return _wait("session.continue", params, who, detach=detach, json=json)
+    return wait_and_show("session.continue", params, who, detach=detach, json=json)
 
 
-def _wait(
+def wait_and_show(
     method: str, params: DelegateParams | ContinueParams, name: str, *, detach: bool, json: bool
 ) -> int:
     reply = talk.work(method, params, DelegateResult, name=name, quiet=json or detach)

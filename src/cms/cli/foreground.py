@@ -18,7 +18,7 @@ import trio
 
 from cms.cli import terminal
 from cms.cli.progress import StatusLine
-from cms.config import load_settings
+from cms.config import load_settings_and_file
 from cms.errors import CmsError, InternalError
 from cms.rpc.api import DelegateParams, ProgressNote
 from cms.rpc.methods import Methods, RequestCancelled
@@ -101,7 +101,7 @@ class _Here:
 
 
 async def _delegate(params: DelegateParams, tell: Callable[[ProgressNote], None] | None) -> DelegateResult:
-    settings = load_settings()
+    settings = load_settings_and_file()
     async with trio.open_nursery() as outer:
         stop = trio.Event()
         await outer.start(_listen, stop)

@@ -9,11 +9,12 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-from cms.cli import flags, render, talk
+from cms.cli import render, talk
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
 from cms.rpc.api_care import CostParams, CostReply, CostRow, Grouping
+from cms.units import parse_seconds
 
 _BAR = 24  # columns of the longest bar
 
@@ -29,7 +30,7 @@ def parse_since(text: str, now: float) -> float:
     try:
         if "-" in text:
             return datetime.fromisoformat(text).timestamp()
-        return now - flags.parse_seconds(text)
+        return now - parse_seconds(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a time: write today, 24h, 7d, or a date like 2026-11-22") from None
 

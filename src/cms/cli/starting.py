@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -57,8 +58,10 @@ def spawn(
         raise UsageError("--max-budget and --max-cost are the same: give one")
     if stop and detach:
         raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
-    bounds = limits.over(Limits(max_cost=max_budget))
-    options = agent.options(who, bounds)
+    if max_budget is not None:
+        limits = replace(limits, max_cost=max_budget)
+    chosen = agents.choose(agent, limits, Limits())
+    options = chosen.agent.options(who, chosen.limits)
     agent.warn()
     params = SpawnParams(options=options, prompt=text or "", stop=stop, wait=not detach)
     return send_and_show(who, "session.spawn", params, detach=detach, json=json)

@@ -1,0 +1,200 @@
+"""`cms ask` and `cms answer`: what agents want to know or want to be allowed, and a person's word on it.
+
+Two kinds of question. One that waits (`--ask-timeout`) holds its tool call until a person answers: the answer
+goes to that call, and the work goes on where it stood. One that nobody waited for has ended its message with
+`needs_input`; it is answered by going on with the session.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+from cms.cli import flags, render, talk
+from cms.cli.flags import JsonFlag, NameFlag, NameWord
+from cms.cli.terminal import Style
+from cms.errors import ExitCode, NothingAsked, UsageError
+from cms.rpc.api import ContinueParams, SendParams
+from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, Unanswered
+from cms.rpc.client import Client
+from cms.session.live import AskedQuestion, OpenQuestion
+from cms.session.model import Question
+
+
+def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
+    """List what waits for a person, in all sessions or in one: questions, and permissions nobody gave.
+
+    With --ask-timeout (spawn, delegate) a session waits that long for `cms answer`, and is refused then.
+    Without, its message has ended with needs_input; `cms answer` goes on with it.
+
+    Examples::
+
+        cms ask
+        cms ask fix-auth --json
+    """
+    if name is not None and name_flag is not None:
+        flags.pick_name("ask", name, name_flag)
+    with talk.daemon() as client:
+        reply = client.call("sessions.questions", AskParams(name=name or name_flag or ""), AskReply)
+    if json:
+        from cms.cli.views_care import view_ask
+
+        talk.show_json(view_ask(reply))
+    else:
+        talk.show_lines(ask_lines(reply, time.time(), talk.out_style()))
+    return ExitCode.COMPLETED
+
+
+def answer(
+    name: NameWord = None,
+    /,
+    *answers: Annotated[
+        str, flags.word("One for each question: a choice, its number, or your own words; or allow, deny.")
+    ],
+    name_flag: NameFlag = None,
+    id_: Annotated[str, flags.text_flag("--id", "Which, where several wait (`cms ask` tells).", "ID")] = "",
+    deny: Annotated[bool, flags.switch("--deny", "Refuse the call instead of answering it.")] = False,
+    message: Annotated[str, flags.text_flag("--message", "With a refusal: why, for the model.")] = "",
+    json: JsonFlag = False,
+) -> int:
+    """Answer what a session asks, or allow or deny what it wants to do.
+
+    Several choices are joined with commas where the question takes several. What no longer waits is answered
+    by a message to the session, whose end this command then waits for.
+
+    Examples::
+
+        cms answer fix-auth Postgres
+        cms answer fix-auth 2 "Auth, Logs"
+        cms answer fix-auth deny --message "not on a Friday"
+    """
+    texts = answers
+    if name_flag is not None:
+        texts = (*(() if name is None else (name,)), *answers)
+    who = name_flag if name_flag is not None else name
+    if not who:
+        raise UsageError(
+            "answer needs the name of a session", hint=flags.usage_hint("answer", "NAME ANSWER...")
+        )
+    if not texts and not deny:
+        raise UsageError("answer needs an answer", hint=f"cms ask {who} shows what it is asked")
+    params = AnswerParams(name=who, texts=texts, id=id_, deny=deny, message=message)
+    with talk.daemon() as client:
+        try:
+            reply = client.call("session.answer", params, AnswerReply)
+        except NothingAsked:
+            left = _ended_asking(client, who)
+            if left is None or deny:
+                raise
+        else:
+            return _told(reply, json=json)
+    return _go_on(left, texts, json=json)
+
+
+def _ended_asking(client: Client, name: str) -> Unanswered | None:
+    reply = client.call("sessions.questions", AskParams(name=name), AskReply)
+    return reply.unanswered[0] if reply.unanswered else None
+
+
+def _told(reply: AnswerReply, *, json: bool) -> int:
+    if json:
+        from cms.cli.views_care import view_answer
+
+        talk.show_json(view_answer(reply))
+    else:
+        more = f"; {render.count(reply.left, 'question')} left" if reply.left else ""
+        talk.show_lines([f"{reply.session.name}: told{more}"])
+    return ExitCode.COMPLETED
+
+
+def _go_on(asked: Unanswered, texts: tuple[str, ...], *, json: bool) -> int:
+    """The message that asked has ended: the answer is a new message."""
+    name, questions = asked.session.name, asked.interaction.questions
+    if not questions:
+        raise UsageError(
+            f"{name} wanted a permission, and its message has ended without",
+            hint=f"start such work with --allow or --ask-timeout; go on: cms continue {name} MESSAGE",
+        )
+    if len(texts) != len(questions):
+        raise UsageError(
+            f"{name} asked {len(questions)} question(s), and {len(texts)} answer(s) came",
+            hint=f"one answer for each, in their order; cms ask {name} shows them",
+        )
+    text = "\n".join(
+        f"The answer to your question {question.question!r}: {_choice(question, word)}"
+        for question, word in zip(questions, texts, strict=True)
+    )
+    if asked.session.options.delegated:
+        from cms.cli.delegation import wait_and_show
+
+        return wait_and_show(
+            "session.continue", ContinueParams(name=name, message=text), name, detach=False, json=json
+        )
+    from cms.cli.sessions import send_and_show
+
+    return send_and_show(name, "session.send", SendParams(name=name, message=text), detach=False, json=json)
+
+
+def _choice(question: Question, text: str) -> str:
+    if text.isdecimal() and 1 <= int(text) <= len(question.options):
+        return question.options[int(text) - 1]
+    return text
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def ask_lines(reply: AskReply, now: float, style: Style) -> list[str]:
+    """Every open call, then every message that ended asking, each with how to answer it."""
+    if not reply.open and not reply.unanswered:
+        return ["nobody asks anything"]
+    found: list[str] = []
+    several = {one.name for one in reply.open if sum(one.name == other.name for other in reply.open) > 1}
+    for one in reply.open:
+        found += [*_open_lines(one, now, style, by_id=one.name in several), ""]
+    for ended in reply.unanswered:
+        found += [*_ended_lines(ended, now, style), ""]
+    return found[:-1]
+
+
+def _open_lines(one: OpenQuestion, now: float, style: Style, *, by_id: bool) -> list[str]:
+    left = render.seconds(max(0.0, one.expires - now))
+    number = f" --id {one.id}" if by_id else ""
+    if one.kind == "permission":
+        what = render.one_line(f"{one.tool} {one.detail}", style)
+        return [
+            render.paint(f"{one.name} wants to use {what}", "1", style),
+            f"  waits {left} more; cms answer {one.name} allow{number}, or deny",
+        ]
+    found = [render.paint(f"{one.name} asks, and waits {left} more", "1", style)]
+    for question in one.questions:
+        found += _question_lines(question, style)
+    blanks = " ".join("ANSWER" for _ in one.questions)
+    return [*found, f"  cms answer {one.name} {blanks}{number}"]
+
+
+def _question_lines(question: AskedQuestion, style: Style) -> list[str]:
+    several = " (several, with commas)" if question.multi_select else ""
+    found = [f"  {render.one_line(question.question, style)}{several}"]
+    for number, choice in enumerate(question.choices, 1):
+        about = f" - {choice.description}" if choice.description else ""
+        found.append(f"    {number}. {render.one_line(choice.label + about, style)}")
+    return found
+
+
+def _ended_lines(one: Unanswered, now: float, style: Style) -> list[str]:
+    name, last = one.session.name, one.interaction
+    when = render.age(last.ended or last.timestamp, now)
+    found = [render.paint(f"{name} needed a person, {when}", "1", style)]
+    for question in last.questions:
+        found.append(f"  {render.one_line(question.question, style)}")
+        found += [
+            f"    {number}. {render.one_line(label, style)}"
+            for number, label in enumerate(question.options, 1)
+        ]
+    found += [f"  {line}" for line in render.denial_lines(last.denials, style, most=3)]
+    if last.questions:
+        blanks = " ".join("ANSWER" for _ in last.questions)
+        return [*found, f"  cms answer {name} {blanks}"]
+    verb = "continue" if one.session.options.delegated else "send"
+    return [*found, f"  cms {verb} {name} MESSAGE"]
