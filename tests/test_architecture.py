@@ -44,7 +44,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runtime.workclock",
     ),
     ("store",),
-    ("runtime.guard",),
+    ("runtime.guard", "runtime.handshake", "runtime.lines", "runtime.promises"),
     ("runtime.runner",),
     ("runtime.family",),
     ("runtime.supervisor",),
@@ -206,7 +206,7 @@ def complaints(src: Path = SRC) -> list[str]:
             wrong.append(f"{arrow}: {here} is not above {there}")
         elif here in ONLY and there not in ONLY[here]:
             wrong.append(f"{arrow}: {here} may import only {', '.join(sorted(ONLY[here]))}")
-    return wrong
+    return list(dict.fromkeys(wrong))
 
 
 def test_every_arrow_points_down() -> None:
