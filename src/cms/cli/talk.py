@@ -61,7 +61,11 @@ def show_lines(lines: list[str]) -> None:
         MachineError: stdout does not take it (a full disk).
         BrokenPipeError: whoever read it has left.
     """
-    text = "\n".join(lines) + "\n"
+    show("\n".join(lines) + "\n")
+
+
+def show(text: str) -> None:
+    """Text for a person as it is, on stdout at once. Raises as `show_lines`."""
     encoding = sys.stdout.encoding or "utf-8"
     with _writing():
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))

@@ -1,0 +1,197 @@
+"""ask and answer: what agents want to know or to do, held for a person, through the real command line."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from cli.shell import Shell, shell
+from cms.cli.asking import ask_lines
+from cms.cli.terminal import Style
+from cms.errors import ExitCode, UsageError
+from cms.rehearsal.script import Reply, call, prompt, say
+from cms.rpc.api_care import AskReply
+from cms.session.live import AskedQuestion, Choice, OpenQuestion, choose, word_on
+
+__all__ = ["shell"]
+
+DATABASE = {
+    "question": "Which database?",
+    "header": "DB",
+    "multiSelect": False,
+    "options": [{"label": "SQLite", "description": "small"}, {"label": "Postgres", "description": "big"}],
+}
+EXTRAS = {
+    "question": "Which extras?",
+    "header": "Extras",
+    "multiSelect": True,
+    "options": [{"label": "Auth", "description": ""}, {"label": "Logs", "description": ""}],
+}
+
+
+def asking(*questions: object) -> Reply:
+    return call("AskUserQuestion", questions=list(questions))
+
+
+def wait_for_question(shell: Shell, name: str) -> dict[str, object]:
+    end = time.monotonic() + 20
+    while (ran := shell.cms("ask", name, "--json")).code == ExitCode.NOT_FOUND or not ran.list("open"):
+        assert time.monotonic() < end, ran
+        time.sleep(0.02)
+    return ran.list("open")[0]
+
+
+def answers_in_log(shell: Shell, name: str) -> str:
+    """What the agent was told, as it stands in the raw log."""
+    session = shell.status(name)["id"]
+    return (shell.home / "raw" / f"{session}.log").read_text()
+
+
+def test_a_delegation_waits_for_its_answer_and_goes_on(shell: Shell) -> None:
+    working = shell.start(
+        *("delegate", "builder", "--ask-timeout", "10m", "--json"),
+        prompt("go", asking(DATABASE, EXTRAS), say("built")),
+    )
+    asked = wait_for_question(shell, "builder")
+    assert (asked["kind"], asked["tool"], len(str(asked["expires"]))) == ("question", "AskUserQuestion", 24)
+    assert shell.status("builder")["activity"] == "waits for a person: cms ask builder"
+    listed = shell.ok("ask").out
+    assert "builder asks, and waits " in listed
+    assert "    2. Postgres - big" in listed
+    assert "  Which extras? (several, with commas)" in listed
+    assert "  cms answer builder ANSWER ANSWER" in listed
+    # One answer is not enough, and changes nothing.
+    refused = shell.cms("answer", "builder", "Postgres")
+    assert (refused.code, "asks 2 question(s), and 1 answer(s) came" in refused.err) == (2, True)
+    assert shell.ok("answer", "builder", "2", "logs, AUTH").out == "builder: told\n"
+    out, err = working.communicate(timeout=30)
+    assert working.returncode == 0, err
+    assert '"response":"built"' in out
+    assert '"questions":[]' in out
+    told = answers_in_log(shell, "builder")
+    assert '"answers":{"Which database?":"Postgres","Which extras?":"Logs, Auth"}' in told
+    assert shell.ok("ask", "builder").out == "nobody asks anything\n"
+
+
+def test_without_a_timeout_it_ends_at_once_and_is_answered_by_a_message(shell: Shell) -> None:
+    ran = shell.cms("delegate", "asker", prompt("go", asking(DATABASE), say("never")), "--json")
+    assert (ran.code, ran.json()["status"]) == (3, "needs_input")
+    assert ran.list("questions")[0]["question"] == "Which database?"
+    left = shell.ok("ask", "--json").list("unanswered")
+    assert [(one["name"], one["canContinue"]) for one in left] == [("asker", True)]
+    assert "cms answer asker ANSWER" in shell.ok("ask", "asker").out
+    answered = shell.cms("answer", "asker", "1", "--json")
+    assert answered.code == 0, answered
+    assert answered.json()["name"] == "asker"
+    last = shell.status("asker")["lastInteraction"]
+    assert isinstance(last, dict)
+    assert (last["type"], last["prompt"]) == (
+        "continue",
+        "The answer to your question 'Which database?': SQLite",
+    )
+    assert shell.ok("ask", "asker", "--json").json() == {"open": [], "unanswered": []}
+
+
+def test_an_unanswered_question_expires_and_is_reported(shell: Shell) -> None:
+    script = prompt("go", asking(DATABASE), say("never"))
+    ran = shell.cms("delegate", "late", "--ask-timeout", "0.5s", script, "--json")
+    assert (ran.code, ran.json()["status"]) == (3, "needs_input")
+    assert ran.list("questions")[0]["options"] == ["SQLite", "Postgres"]
+
+
+def test_a_permission_is_allowed_or_denied(shell: Shell) -> None:
+    for word, made in (("allow", True), ("deny", False)):
+        name, path = f"maker-{word}", shell.work_dir / f"made-{word}"
+        working = shell.start(
+            *("delegate", name, "--ask-timeout", "1h", "--json"),
+            prompt("go", call("Bash", command=f"touch {path}"), say("through")),
+        )
+        asked = wait_for_question(shell, name)
+        assert (asked["kind"], asked["detail"]) == ("permission", f"touch {path}")
+        assert f"{name} wants to use Bash touch " in shell.ok("ask", name).out
+        wrong = shell.cms("answer", name, "perhaps")
+        assert (wrong.code, f"cms answer {name} allow" in wrong.err) == (2, True)
+        assert shell.ok("answer", name, word, "--message", "not on a Friday", "--json").json()["left"] == 0
+        out, _ = working.communicate(timeout=30)
+        assert path.exists() is made
+        if made:
+            assert working.returncode == 0
+        else:
+            assert '"by":"person"' in out
+            assert "a person refused this: not on a Friday" in answers_in_log(shell, name)
+
+
+def test_a_permission_that_nobody_gave_is_refused_at_its_deadline_and_the_work_goes_on(shell: Shell) -> None:
+    ran = shell.cms(
+        *("delegate", "patient", "--ask-timeout", "0.5s", "--json"),
+        prompt("go", call("Bash", command="touch never"), call("Bash", command="echo hi"), say("through")),
+    )
+    safety = ran.json()["safety"]
+    assert isinstance(safety, dict)
+    assert [one["by"] for one in safety["denials"]] == ["nobody"]
+    assert ran.json()["response"] == "through"
+    assert not (shell.work_dir / "never").exists()
+
+
+def test_answers_to_nobody(shell: Shell) -> None:
+    shell.ok("spawn", "quiet", prompt("hello", say("x")))
+    cases: tuple[tuple[tuple[str, ...], int, str], ...] = (
+        (("answer", "quiet", "yes"), 2, "session 'quiet' waits for no answer"),
+        (("answer", "quite", "yes"), 10, "did you mean 'quiet'?"),
+        (("answer",), 2, "answer needs the name of a session"),
+        (("answer", "quiet"), 2, "answer needs an answer"),
+        (("ask", "quite"), 10, "did you mean 'quiet'?"),
+        (("delegate", "x", "y", "--ask-timeout", "soon"), 2, "is not a duration"),
+    )
+    for words, code, said in cases:
+        ran = shell.cms(*words)
+        assert (ran.code, said in ran.err) == (code, True), ran
+
+
+# --- what an answer means -------------------------------------------------------------------------
+
+ONE = AskedQuestion("Which?", "", (Choice("SQLite"), Choice("Postgres, the big one")))
+MANY = AskedQuestion("Which ones?", "", (Choice("Auth"), Choice("Logs")), multi_select=True)
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "means"),
+    [
+        (ONE, "sqlite", "SQLite"),
+        (ONE, " 2 ", "Postgres, the big one"),
+        (ONE, "postgres, THE big one", "Postgres, the big one"),
+        (ONE, "3", "3"),
+        (ONE, "neither: use files", "neither: use files"),
+        (ONE, "1,2", "1,2"),
+        (MANY, "2,auth", "Logs, Auth"),
+        (MANY, "logs", "Logs"),
+        (MANY, "logs and more, please", "logs and more, please"),
+        (AskedQuestion("Why?"), "because", "because"),
+    ],
+)
+def test_a_choice_by_label_number_or_own_words(question: AskedQuestion, text: str, means: str) -> None:
+    assert choose(question, text) == means
+
+
+def opened(kind: str = "question") -> OpenQuestion:
+    if kind == "question":
+        return OpenQuestion("s", "7", "question", "AskUserQuestion", "", (ONE, MANY), 100.0, 700.0)
+    return OpenQuestion("s", "8", "permission", "Bash", "rm -rf x\x1b[2J", (), 100.0, 700.0)
+
+
+def test_words_on_calls() -> None:
+    word = word_on(opened(), ("1", "Auth,Logs"), deny=False, message="")
+    assert (word.allow, word.answers) == (True, {"Which?": "SQLite", "Which ones?": "Auth, Logs"})
+    assert word_on(opened(), (), deny=True, message="no").message == "no"
+    assert not word_on(opened("permission"), ("NO",), deny=False, message="").allow
+    for texts, deny in (((), False), (("a", "b", "c"), False), (("a",), True)):
+        with pytest.raises(UsageError):
+            word_on(opened(), texts, deny=deny, message="")
+
+
+def test_several_calls_are_told_apart_and_agents_cannot_move_the_cursor() -> None:
+    lines = ask_lines(AskReply((opened(), opened("permission")), ()), 100.0, Style(tty=True, width=80))
+    assert "  cms answer s ANSWER ANSWER --id 7" in lines
+    assert "s wants to use Bash rm -rf x?[2J" in lines
+    assert "  waits 600.0s more; cms answer s allow --id 8, or deny" in lines
