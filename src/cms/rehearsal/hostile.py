@@ -1,8 +1,9 @@
 """Programs that try to outlive a kill, one for each way that is known: what containers are tested with.
 
-Run as `python -m cms.rehearsal.hostile CASE BEAT [ARGUMENT]`, or by path: it needs the standard library
-alone. When a case stands it writes `ready` to stdout. From then on every process of it keeps writing the time
-into the file BEAT (shared memory), so that anybody can see whether one still runs, even without any pipe.
+`command` makes the argv of a case, which runs from a compiled copy beside the file BEAT: that folder is there
+in any container, while the one that we are installed in may be hidden. When a case stands it writes `ready`
+to stdout. From then on every process of it keeps writing the time into BEAT (shared memory), so that anybody
+can see whether one still runs, even without any pipe.
 
 Each case bounds itself, for `cms drill` runs them on people's machines: after 8 s every process ends by
 itself, and there are never more than 400. A case that the machine does not allow (no nested namespaces, say)
@@ -12,6 +13,8 @@ says `refused` before `ready` and stays alive like any other process.
 from __future__ import annotations
 
 import ctypes
+import functools
+import marshal
 import mmap
 import os
 import signal
@@ -41,18 +44,22 @@ _SYS_EXIT = {"x86_64": 60, "aarch64": 93, "riscv64": 93}
 
 
 def command(case: str, beat: Path, argument: str = "") -> tuple[str, ...]:
-    """The argv that runs a case; `beat` is made if it is not there."""
+    """The argv that runs a case; `beat`, and the program beside it, are made if they are not there."""
     if not beat.exists():
         beat.write_bytes(bytes(BEAT_BYTES))
-    return (
-        os.path.realpath(sys.executable),
-        "-I",
-        "-S",
-        os.path.realpath(__file__),
-        case,
-        str(beat),
-        argument,
-    )
+    program = beat.with_suffix(".pyc")
+    if not program.exists():
+        program.write_bytes(_compiled())
+    return (os.path.realpath(sys.executable), "-I", "-S", str(program), case, str(beat), argument)
+
+
+@functools.cache
+def _compiled() -> bytes:
+    """This file as a .pyc: compiling it again for each start would take longer than most cases do."""
+    from importlib.util import MAGIC_NUMBER
+
+    code = compile(Path(__file__).read_bytes(), __file__, "exec", dont_inherit=True)
+    return MAGIC_NUMBER + bytes(12) + marshal.dumps(code)
 
 
 def last_beat(beat: Path) -> int:

@@ -14,9 +14,9 @@ PYTHON = os.path.realpath(sys.executable)
 ENV = {"PATH": os.defpath}
 
 
-def shell(script: str, cwd: Path) -> Spec:
-    """A spec that runs a shell script with a plain environment."""
-    return Spec(argv=("/bin/sh", "-c", script), env=ENV, cwd=cwd)
+def shell(script: str, cwd: Path, *arguments: str) -> Spec:
+    """A spec that runs a shell script with a plain environment; it knows the arguments as "$@"."""
+    return Spec(argv=("/bin/sh", "-c", script, "sh", *arguments), env=ENV, cwd=cwd)
 
 
 def python(source: str, cwd: Path, *arguments: str) -> Spec:

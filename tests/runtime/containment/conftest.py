@@ -26,6 +26,12 @@ Found = dict[str, tuple[Mechanism, Attempt]]
 on_linux = pytest.mark.parametrize("mechanism", LINUX, indirect=True)
 """For what takes long: not with the mechanism that Linux never uses (see test_portable)."""
 
+each_kill = pytest.mark.parametrize(
+    "mechanism", ["bwrap+cgroup", "unshare", "guard+cgroup", "guard"], indirect=True
+)
+"""For what takes longest: a kill rests on a namespace's init or a guardian, with a cgroup or without, whoever
+made them."""
+
 
 @pytest.fixture(scope="session")
 def machine() -> Found:

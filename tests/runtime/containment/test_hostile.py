@@ -18,8 +18,8 @@ from cms.rehearsal import hostile
 from cms.runtime.containment import Mechanism, Proof, Spec
 from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._scan import ScanMechanism
-from runtime.containment.children import ENV, python, read_all, read_until, shell
-from runtime.containment.conftest import Found, on_linux
+from runtime.containment.children import ENV, read_all, read_until, shell
+from runtime.containment.conftest import Found, each_kill, on_linux
 
 SILENCE = 0.03
 ARGUMENTS = {"large": "128", "comets": "20", "spinners": "40", "bomb": "200"}  # `cms drill` takes them all
@@ -43,7 +43,7 @@ def assert_proof(proof: Proof) -> None:
     assert proof.how
 
 
-@on_linux
+@each_kill
 @pytest.mark.parametrize("case", hostile.CASES)
 async def test_kill_ends_it(mechanism: Mechanism, tmp_path: Path, case: str) -> None:
     beat = tmp_path / "beat"
@@ -71,23 +71,19 @@ async def test_the_cases_are_hostile(machine: Found, tmp_path: Path, case: str) 
     """That a kill of the process group loses to them shows that the test above can fail."""
     beat = tmp_path / "beat"
     naive = (
-        "import os, signal, subprocess, sys, time\n"
-        "child = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, process_group=0)\n"
-        "while child.stdout.readline() != b'ready\\n': pass\n"
-        "os.killpg(child.pid, signal.SIGKILL)\n"
-        "child.wait()\n"
-        "print('killed', flush=True)\n"
-        "sys.stdin.read()\n"
+        'setsid "$@" > said & '
+        "until grep -q ready said; do sleep 0.005; done; "
+        "kill -KILL -$!; wait $!; echo killed; cat"
     )
     best = next(each for each, attempt in machine.values() if attempt.ok)
     with trio.fail_after(20):
-        async with await best.start(python(naive, tmp_path, *hostile.command(case, beat))) as container:
+        async with await best.start(shell(naive, tmp_path, *hostile.command(case, beat))) as container:
             await read_until(container, b"killed\n")
             assert not await silent(beat)
         assert await silent(beat)
 
 
-@on_linux
+@each_kill
 @pytest.mark.parametrize("case", ["still", "comets", "bomb", "headless", "waker"])
 async def test_freeze_stops_it_and_a_frozen_tree_can_be_killed(
     mechanism: Mechanism, tmp_path: Path, case: str

@@ -31,7 +31,7 @@ async def test_kill_finds_them(tmp_path: Path, case: str) -> None:
 
 async def test_they_die_with_the_supervisor(tmp_path: Path) -> None:
     with trio.fail_after(20):
-        await watch(PortableMechanism(), str(tmp_path), "deaf,orphan")
+        await watch(PortableMechanism(), tmp_path, ["deaf", "orphan"])
 
 
 async def test_a_frozen_tree_stands_still(tmp_path: Path) -> None:

@@ -11,38 +11,31 @@ import trio
 
 from cms.runtime.containment import Mechanism
 from cms.runtime.containment._cgroup import find_delegation
-from runtime.containment.conftest import on_linux
+from runtime.containment.conftest import LINUX, each_kill
 
 WATCHER = str(Path(__file__).with_name("watcher.py"))
 
 
-async def watch(mechanism: Mechanism, *arguments: str) -> str:
+async def watch(mechanism: Mechanism, folder: Path, kills: list[str]) -> None:
     done = await trio.run_process(
-        [sys.executable, WATCHER, mechanism.name, *arguments],
+        [sys.executable, WATCHER, mechanism.name, str(folder), *kills],
         capture_stdout=True,
         stderr=subprocess.STDOUT,
         check=False,
     )
     said = done.stdout.decode()
     assert done.returncode == 0, said
-    return said
+    assert said.count("\n") == len(kills)
 
 
-@on_linux
+@each_kill
 async def test_nothing_outlives_it(mechanism: Mechanism, tmp_path: Path) -> None:
-    cases = ["deaf", "stealth", "subreaper"]
+    moments = range(LINUX.index(mechanism.name), 60, 10)  # not the same for any two
+    kills = ["deaf", "stealth", "subreaper", *(f"orphan@{ms}" for ms in moments)]
     if mechanism.guarantees.dies_with_supervisor.strong:
-        cases += ["phoenix", "comets"]
-    with trio.fail_after(40):
-        said = await watch(mechanism, str(tmp_path), ",".join(cases))
-    assert said.count("\n") == len(cases)
-
-
-@on_linux
-async def test_at_any_moment_of_a_start(mechanism: Mechanism, tmp_path: Path) -> None:
+        kills += ["phoenix", "comets"]
     with trio.fail_after(60):
-        said = await watch(mechanism, str(tmp_path), "orphan", "0", "60", "5")
-    assert said.count("\n") == 12
+        await watch(mechanism, tmp_path, kills)
 
 
 def test_its_cgroups_are_swept_up_later() -> None:

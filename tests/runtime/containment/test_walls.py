@@ -86,7 +86,7 @@ async def test_a_protected_folder(walled: Mechanism, project: Path, sandbox: boo
 
 
 @SANDBOX
-async def test_what_is_not_protected_stays_usable(walled: Mechanism, project: Path, sandbox: bool) -> None:
+async def test_git_still_works(walled: Mechanism, project: Path, sandbox: bool) -> None:
     """With its config and hooks protected, git still works."""
     if shutil.which("git") is None:
         pytest.skip("no git here")

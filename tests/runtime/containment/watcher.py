@@ -4,8 +4,9 @@ It is a child subreaper: whatever a dead supervisor leaves behind becomes its ch
 the kernel is exact where a look through /proc could miss something. Supervisors are forked from it, for a
 fresh interpreter for each would cost more than all the rest.
 
-    watcher.py MECHANISM FOLDER CASE,CASE...            kill when each case says that it stands
-    watcher.py MECHANISM FOLDER CASE FIRST LAST STEP    kill after each of these milliseconds from the start
+    watcher.py MECHANISM FOLDER KILL...
+
+A KILL is a case, to be killed when it says that it stands, or CASE@MS: so many milliseconds after its start.
 """
 
 from __future__ import annotations
@@ -76,24 +77,20 @@ def kill_one(mechanism: Mechanism, beat: Path, case: str, after: float | None) -
 
 
 def main() -> None:
-    name, folder, cases, *times = sys.argv[1:]
+    name, folder, *kills = sys.argv[1:]
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
     delegation, _ = find_delegation()
     mechanism = next(each for each in (*candidates(delegation, []), PortableMechanism()) if each.name == name)
-    beat = Path(folder) / "beat"
-    moments: list[float | None] = [None]
-    if times:
-        first, last, step = (int(word) for word in times)
-        moments = [number / 1000 for number in range(first, last, step)]
-    for case in cases.split(","):
-        for after in moments:
-            took = kill_one(mechanism, beat, case, after)
-            sys.stdout.write(f"{case} {after} {took:.1f}\n")
-            sys.stdout.flush()
-            if took < 0:
-                sys.exit(1)
-            if delegation is not None:
-                delegation.sweep()
+    for kill in kills:
+        case, _, after = kill.partition("@")
+        beat = Path(folder) / f"beat-{case}"
+        took = kill_one(mechanism, beat, case, int(after) / 1000 if after else None)
+        sys.stdout.write(f"{kill} {took:.1f}\n")
+        sys.stdout.flush()
+        if took < 0:
+            sys.exit(1)
+        if delegation is not None:
+            delegation.sweep()
 
 
 if __name__ == "__main__":
