@@ -28,7 +28,6 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -40,7 +39,6 @@ from cms.errors import (
     AgentError,
     CmsError,
     ContainmentError,
-    ControlTimeout,
     InternalError,
     ProtocolError,
     StoreError,
@@ -50,27 +48,25 @@ from cms.protocol.argv import QUESTION_TOOL, build_argv, build_environment
 from cms.protocol.messages import (
     CanUseTool,
     GetUsage,
-    HookMatcher,
-    Initialize,
     Interrupt,
     Line,
     Result,
     UnknownControlRequest,
-    UsageReply,
 )
 from cms.runtime.containment import Mechanism
 from cms.runtime.guard import Guard
+from cms.runtime.handshake import shake_hands
+from cms.runtime.lines import first_line, lines_of_end, lines_of_walls, rows_of_charges
 from cms.runtime.process import AgentProcess, Ladder
+from cms.runtime.promises import Promise, Promises, ended
 from cms.runtime.rules import build_rules
 from cms.runtime.scribe import Scribe
 from cms.runtime.watchers import Watchers, activity_of, note_of
 from cms.runtime.workclock import WorkClock
-from cms.session import ledger
 from cms.session.budget import Grant
-from cms.session.ledger import EPSILON, Ledger
+from cms.session.ledger import Ledger
 from cms.session.live import LiveSession, OpenQuestion, Word
 from cms.session.model import (
-    ENDED,
     Interaction,
     InteractionState,
     Outcome,
@@ -79,7 +75,6 @@ from cms.session.model import (
     Receipt,
     SessionRecord,
     SessionStatus,
-    TokenUsage,
     Walls,
 )
 from cms.session.policy import (
@@ -113,22 +108,17 @@ from cms.session.state import (
     InterruptSent,
     Judged,
     MeterAsked,
-    Opened,
     Phase,
     Settled,
     Spoken,
     State,
     fold,
     may_owe,
-    usage_of,
 )
 from cms.store.journal import Journal
 from cms.store.rawlog import RawLog, raw_log_path
-from cms.store.records import Charge, Decision, DecisionKind
+from cms.store.records import Decision, DecisionKind
 
-#: Seconds for our own answer to a tool call; claude refuses the call afterwards. Long, because the answer may
-#: wait for the end of a long reply, and being silent is safe.
-_HOOK_TIMEOUT = 600.0
 #: Seconds for a whole process tree to stand still.
 _FREEZE_PATIENCE = 5.0
 #: claude's words when it cannot resume, and when it should have.
@@ -138,19 +128,6 @@ _IN_USE = "is already in use"
 
 #: Opens the way from a session to cms, and gives the socket at its end. Only the daemon has one.
 Doors = Callable[[SessionRecord], AbstractAsyncContextManager[Path]]
-
-
-@dataclass
-class _Promise:
-    """What is owed for a message that was accepted: an end that is on disk, and word of it.
-
-    Attributes:
-        interaction: as it stands; with an outcome once it has ended.
-        told: set when it has ended and whoever waits may know.
-    """
-
-    interaction: Interaction
-    told: trio.Event = field(default_factory=trio.Event)
 
 
 class Runner:
@@ -204,7 +181,7 @@ class Runner:
         self._poke = trio.Event()  # for the clock: something is due earlier than it thinks
         self._sleeps_until = math.inf
         self._settled = trio.Event()
-        self._promises: dict[str, _Promise] = {}
+        self._promises = Promises()
         self._scribe = Scribe(self._fail)
         self._end = trio.Event()
         self._end_reason = ""
@@ -276,7 +253,7 @@ class Runner:
         except BaseException:
             self._update(interaction_count=before)
             raise
-        self._promises[interaction.id] = _Promise(interaction)
+        self._promises.make(interaction)
         self._queue.append(interaction)
         self._wake_courier()
         if self._closed:
@@ -293,11 +270,7 @@ class Runner:
 
     async def wait_interaction(self, interaction_id: str) -> Interaction | None:
         """Until that interaction has ended. None if it is not owed (any more): then the store has it."""
-        promise = self._promises.get(interaction_id)
-        if promise is None:
-            return None
-        await promise.told.wait()
-        return promise.interaction
+        return await self._promises.wait(interaction_id)
 
     def interrupt(self, reason: str = "interrupted") -> bool:
         """End the interaction in flight; the process lives on. False if there is none, or it is frozen."""
@@ -398,12 +371,11 @@ class Runner:
     @property
     def quiet(self) -> bool:
         """Whether it owes nothing."""
-        return all(promise.told.is_set() for promise in self._promises.values())
+        return self._promises.quiet
 
     async def wait_quiet(self) -> None:
         """Until every message that it has accepted by now, or accepts meanwhile, has ended."""
-        while owed := [promise for promise in self._promises.values() if not promise.told.is_set()]:
-            await owed[0].told.wait()
+        await self._promises.wait_quiet()
 
     def questions(self) -> list[OpenQuestion]:
         """The calls that wait for a person's word."""
@@ -452,8 +424,7 @@ class Runner:
                 outer.cancel_scope.cancel()
         finally:
             self._ready.set()
-            for promise in self._promises.values():
-                promise.told.set()  # whatever happened, nobody waits for ever
+            self._promises.release()
             self._gone.set()
             self._watchers.close()
 
@@ -554,7 +525,7 @@ class Runner:
         walls = self._places.started(process.container)
         self._update(walls=walls)
         how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}"
-        lines = (self._line("start", "started", how), *self._line_of(walls))
+        lines = (self._line("start", "started", how), *lines_of_walls(walls, self._line))
         # Not here and now: from here on whatever fails must find the process in `_serve`, which ends it.
         self._scribe.after(lambda: self._journal.commit(decisions=lines))
         return process
@@ -618,62 +589,20 @@ class Runner:
     def _note_line(self, line: Decision) -> None:
         self._scribe.after(lambda: self._journal.add_decision(line))
 
-    def _line_of(self, walls: Walls) -> Iterator[Decision]:
-        """What is to be told of the walls as the process comes up."""
-        if not walls.safety:
-            yield self._line("safety", "off", "no protected paths, no gate", "asked for with --no-safety")
-        for one in walls.unheld:
-            yield self._line("safety", "not held", one)
-
     def _wall_lost(self, walls: Walls, what: str) -> None:
         self._update(walls=walls)
         self._watchers.notify(self._progress("note", what))
         self._note_line(self._line("safety", "lost", what))
 
-    def _last_lines(self) -> Iterator[Decision]:
-        """How the process ended, and what the tripwire found."""
-        receipt = self.receipt
-        if receipt is None or self._receipt_saved:
-            return
-        if receipt.walls is not None:
-            for one in receipt.walls.changed:
-                yield self._line("tripwire", "changed", one, "the session may have done it")
-            for one in receipt.walls.outside:
-                yield self._line("tripwire", "changed", one, "from outside: the operating system held it")
-        steps = " ".join(f"{step.name}{'' if step.worked else ' (in vain)'}" for step in receipt.steps)
-        left = f", left: {', '.join(receipt.left)}" if receipt.left else ""
-        detail = f"{steps}, {len(receipt.alive)} killed, {receipt.seconds:.3f} s{left}"
-        yield self._line("end", "proved" if receipt.empty else "unproved", detail, receipt.reason)
-
     # --- start ------------------------------------------------------------------------------------
 
     async def _open_and_deliver(self, process: AgentProcess) -> None:
-        await self._handshake(process)
+        self._apply(await shake_hands(process, timeout=self._settings.start_timeout))
         self._update(status=self._status(), pid=process.pid)
         await self._journal.commit(session=self.record)
         self._opened = True
         self._ready.set()
         await self._courier(process)
-
-    async def _handshake(self, process: AgentProcess) -> None:
-        """Register the gate, then learn the baseline: nothing is sent before both are known."""
-        matcher = HookMatcher(("pre",), timeout=_HOOK_TIMEOUT)
-        asked = "initialize"
-        with trio.move_on_after(self._settings.start_timeout) as scope:
-            answer = await process.request(Initialize({"PreToolUse": (matcher,)}))
-            if answer.error:
-                raise ProtocolError(f"claude refused to register the tool gate: {answer.error}")
-            asked = "get_usage"
-            usage = await process.request(GetUsage())
-            if usage.error:
-                raise ProtocolError(f"claude does not tell its cost: {usage.error}")
-            try:
-                totals = msgspec.json.decode(usage.response, type=UsageReply).session
-            except msgspec.DecodeError as error:
-                raise ProtocolError(f"claude's cost report cannot be read: {error}") from error
-            self._apply(Opened(totals.total_cost_usd, usage_of(totals.model_usage)))
-        if scope.cancelled_caught:
-            raise ControlTimeout(asked, self._settings.start_timeout)
 
     # --- reader and clock -------------------------------------------------------------------------
 
@@ -839,19 +768,14 @@ class Runner:
         charges = self._state.charges
         self._state = fold(self._state, Charged(len(charges)), self._state.last_heard)
         turn, now = self._state.turn, self._now()
-        rows = [
-            Charge(
-                session_id=self.record.id,
-                interaction_id=turn.id if turn is not None else "",
-                process=self._process_id,
-                model=model,
-                usage=usage,
-                at=now,
-                process_total=charge.total,
-            )
-            for charge in charges
-            for model, usage in _by_model(charge, self._state.model)
-        ]
+        rows = rows_of_charges(
+            charges,
+            session_id=self.record.id,
+            interaction_id=turn.id if turn is not None else "",
+            process=self._process_id,
+            model=self._state.model,
+            at=now,
+        )
         self._update(
             total_cost_usd=self._state.ledger.spent,
             total_turns=self._state.turns,
@@ -914,7 +838,7 @@ class Runner:
             interaction = msgspec.structs.replace(queued, state=InteractionState.SENT)
             self._settled = trio.Event()
             if (spent := self._limit_reached()) is not None:
-                self._store_end(_ended(interaction, *spent, at=self._now()))
+                self._store_end(ended(interaction, *spent, at=self._now()))
                 await self._settled.wait()
                 continue
             try:
@@ -930,7 +854,7 @@ class Runner:
                 return
             if granted.short:
                 why = f"{granted.short}; not sent"
-                self._store_end(_ended(interaction, Outcome.COST_EXCEEDED, why, at=self._now()))
+                self._store_end(ended(interaction, Outcome.COST_EXCEEDED, why, at=self._now()))
                 await self._settled.wait()
                 continue
             self._promise(interaction)
@@ -952,7 +876,7 @@ class Runner:
                 status=SessionStatus.BUSY,
                 claude_session_id=self.record.claude_session_id or self.record.id,
             )
-            line = self._line("message", "sent", _first_line(interaction.prompt), interaction.type)
+            line = self._line("message", "sent", first_line(interaction.prompt), interaction.type)
             line = msgspec.structs.replace(line, interaction_id=interaction.id)
             granted = await self._journal.begin(self.record, interaction, self._now(), (line,))
             if not granted.short:
@@ -972,7 +896,7 @@ class Runner:
     def _promise(self, interaction: Interaction) -> None:
         """The message in flight, as it stands."""
         self._current = interaction
-        self._promises[interaction.id].interaction = interaction
+        self._promises.update(interaction)
 
     def _limit_reached(self) -> tuple[Outcome, str] | None:
         limits, state = self.record.options.limits, self._state
@@ -1002,10 +926,9 @@ class Runner:
             outcome, text = Outcome.FAILED, str(error)
         elif turn.breach is None and state.phase is Phase.ENDED:
             outcome, text = Outcome.INTERRUPTED, self._end_reason
-        ended = self._now()
         api_status, resets_at = api_part(state)
         finished = msgspec.structs.replace(
-            _ended(current, outcome, text, at=ended),
+            ended(current, outcome, text, at=self._now()),
             response=response_of(state),
             cost=state.ledger.spent - turn.spent_before,
             cost_exact=exact,
@@ -1029,8 +952,7 @@ class Runner:
 
     def _store_end(self, finished: Interaction) -> None:
         self._current = None
-        promise = self._promises[finished.id]
-        promise.interaction = finished
+        promise = self._promises.update(finished)
         self._update(
             status=self._status(),
             claude_session_id=self._state.conversation_id or self.record.claude_session_id,
@@ -1056,18 +978,8 @@ class Runner:
             noise += self._process.connection.noise
         return {"unknown_lines": unknown, "noise_lines": noise}
 
-    def _conclude(self, promise: _Promise, error: CmsError | None = None) -> None:
-        """It has ended, and that is on disk unless there is an `error`: whoever waits may know."""
-        one = promise.interaction
-        if error is None:
-            del self._promises[one.id]
-        elif not one.is_error:
-            # The answer is given all the same: it came, and the raw log has it.
-            text = f"answered, but the answer could not be stored: {error}"
-            promise.interaction = msgspec.structs.replace(
-                one, state=InteractionState.FAILED, is_error=True, error=text, outcome=Outcome.FAILED
-            )
-        promise.told.set()
+    def _conclude(self, promise: Promise, error: CmsError | None = None) -> None:
+        self._promises.keep(promise, error)
         self._settled.set()
         self._wake_courier()
         self._watchers.notify(self._progress("status"))
@@ -1182,43 +1094,34 @@ class Runner:
         """Store the session as it ended, and the end of every message that is still owed one."""
         while True:
             self._queue.clear()
-            owed = list(self._promises.values())
-            for promise in owed:
-                promise.interaction = self._cut_off(promise.interaction)
+            reason, failed = str(self.failure or self._end_reason), self.failure is not None
+            owed = self._promises.cut_off(reason, failed=failed, at=self._now())
+            receipt = None if self._receipt_saved else self.receipt
+            error: CmsError | None = None
             try:
                 await self._journal.commit(
                     session=self.record,
                     interactions=[promise.interaction for promise in owed],
-                    receipt=None if self._receipt_saved else self.receipt,
+                    receipt=receipt,
                     process=self._process_id,
-                    decisions=self._last_lines(),
+                    decisions=() if receipt is None else lines_of_end(receipt, self._line),
                 )
-            except CmsError as error:
+            except CmsError as refused:
+                error = refused
+            except Exception as bug:
+                error = self._bug(bug)
+            self._receipt_saved = self._receipt_saved or error is None
+            if error is not None:
                 self.failure = self.failure or error
                 self._update(error=str(error))
-                # (Another cms may have the session by now: then it is not ours to write.)
-                self._unsaved = isinstance(error, StoreError)
-                for promise in owed:
-                    self._conclude(promise, error)
-            else:
-                self._unsaved, self._receipt_saved = False, True
-                for promise in owed:
-                    self._conclude(promise)
+            # (Any other error than the store's: another cms has the session by now, and it is not ours.)
+            self._unsaved = isinstance(error, StoreError)
+            for promise in owed:
+                self._conclude(promise, error)
             if not self._queue:
                 break
         # No await since the queue was seen empty: what comes later sees this.
         self._closed = True
-
-    def _cut_off(self, one: Interaction) -> Interaction:
-        """The end of a message that the end of everything met; what has ended already stays."""
-        if one.state in ENDED:
-            return one
-        outcome = Outcome.INTERRUPTED if self.failure is None else Outcome.FAILED
-        reason = str(self.failure or self._end_reason)
-        if one.state is InteractionState.QUEUED:
-            return _ended(one, outcome, f"never sent: {reason}; send it again", at=self._now())
-        # Only after a bug of ours: whatever is in flight when the books are closed is settled then.
-        return msgspec.structs.replace(_ended(one, outcome, reason, at=self._now()), cost_exact=False)
 
     # --- telling ------------------------------------------------------------------------------------
 
@@ -1250,28 +1153,3 @@ class Runner:
             tool=tool,
             at=self._now(),
         )
-
-
-def _first_line(prompt: str) -> str:
-    """A prompt for a line of the audit log."""
-    return (prompt.strip().splitlines() or [""])[0][:200]
-
-
-def _ended(one: Interaction, outcome: Outcome, error: str, *, at: float) -> Interaction:
-    """An interaction that has come to its end, in one way or another."""
-    state = InteractionState.INTERRUPTED
-    if outcome is Outcome.FAILED:
-        state = InteractionState.FAILED
-    elif outcome in (Outcome.COMPLETED, Outcome.NEEDS_INPUT):
-        state = InteractionState.DONE
-    return msgspec.structs.replace(
-        one, state=state, outcome=outcome, error=error, is_error=outcome is not Outcome.COMPLETED, ended=at
-    )
-
-
-def _by_model(charge: ledger.Charge, model: str) -> Iterator[tuple[str, TokenUsage]]:
-    """The parts of a charge per model. What claude's models do not explain is the present model's."""
-    yield from charge.usage.items()
-    rest = charge.usd - sum(usage.cost_usd for usage in charge.usage.values())
-    if rest > EPSILON:
-        yield model, TokenUsage(cost_usd=rest)
