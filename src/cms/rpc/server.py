@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
@@ -119,7 +120,8 @@ async def open_door(supervisor: Supervisor, settings: Settings, door: Door) -> A
 
     Raises nothing: a session whose door cannot be opened finds nobody there.
     """
-    path = settings.doors / door.caller.session_id / "cms.sock"
+    # A name of its own: a session that is brought back at once opens the next while this one is closing.
+    path = settings.doors / door.caller.session_id / f"{secrets.token_hex(4)}.sock"
     at_door = msgspec.structs.replace(settings, door=path)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -1,0 +1,151 @@
+"""A child is never more than its parent, however the two are made."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from cms.errors import UsageError
+from cms.protocol.argv import ARRANGEMENTS
+from cms.session.lineage import Caller, Caps, check_depth, check_room, narrow, scope
+from cms.session.model import PRESETS, Limits, SessionOptions, SessionRecord, SessionStatus
+
+CAPS = Caps()
+RULES = ("Bash(make *)", "Bash(pytest *)", "Read(/x)")
+
+
+def record(
+    options: SessionOptions, *, name: str = "parent", depth: int = 0, cost: float = 0.0
+) -> SessionRecord:
+    return SessionRecord(
+        id=f"id-{name}",
+        name=name,
+        status=SessionStatus.READY,
+        options=options,
+        created=0.0,
+        last_saved=0.0,
+        depth=depth,
+        total_cost_usd=cost,
+    )
+
+
+def some(rules: tuple[str, ...]) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.sampled_from(rules), unique=True).map(tuple)
+
+
+amounts = st.none() | st.floats(0.001, 100)
+folders = st.sampled_from(("/work", "/work/a", "/work/a/b", "/workshop", "/", "/other"))
+options = st.builds(
+    SessionOptions,
+    name=st.just("x"),
+    work_dir=folders,
+    preset=st.sampled_from(PRESETS),
+    limits=st.builds(
+        Limits,
+        max_cost=amounts,
+        max_memory=st.none() | st.integers(1, 100),
+        max_procs=st.none() | st.integers(1, 9),
+    ),
+    safety=st.booleans(),
+    permission_mode=st.sampled_from(("", "plan", "bypassPermissions")),
+    allowed_tools=some(RULES),
+    disallowed_tools=some(RULES),
+    add_dirs=st.lists(folders, max_size=2).map(tuple),
+    mcp_config=some(("m1", "m2")),
+    settings=st.sampled_from(("", "s1", "s2")),
+    protect=some(("p1", "p2")),
+    protect_read=some(("p1", "p2")),
+    allow_write=some(("w1", "w2")),
+    verify=some(("v1", "v2")),
+    fork_of=st.sampled_from(("", "conversation")),
+    allow_cms=st.booleans(),
+)
+
+
+def within(folder: str, roots: tuple[str, ...]) -> bool:
+    return any(PurePosixPath(folder).is_relative_to(root) for root in roots)
+
+
+@given(options, options, st.floats(0, 120))
+def test_a_child_has_nothing_that_its_parent_has_not(
+    wanted: SessionOptions, have: SessionOptions, spent: float
+) -> None:
+    try:
+        child = narrow(wanted, record(have, cost=spent))
+    except UsageError:
+        return
+    mine, theirs = ARRANGEMENTS[child.preset].tools, ARRANGEMENTS[have.preset].tools
+    assert theirs is None or (mine is not None and set(mine) - {"ExitPlanMode"} <= set(theirs))
+    assert child.safety or not have.safety
+    assert child.permission_mode in ("", have.permission_mode)
+    roots = (have.work_dir, *have.add_dirs)
+    assert all(within(folder, roots) for folder in (child.work_dir, *child.add_dirs))
+    assert set(child.allowed_tools) <= set(have.allowed_tools)
+    assert set(child.disallowed_tools) >= set(have.disallowed_tools)
+    assert set(child.protect) >= set(have.protect)
+    assert set(child.protect_read) >= set(have.protect_read)
+    assert set(child.allow_write) <= set(have.allow_write)
+    assert set(child.mcp_config) <= set(have.mcp_config)
+    assert child.settings in ("", have.settings)
+    assert have.preset == "full" or set(child.verify) <= set(have.verify)
+    assert not child.fork_of
+    if have.limits.max_cost is not None:
+        assert child.limits.max_cost is not None
+        assert 0 < child.limits.max_cost <= have.limits.max_cost - spent
+    for key in ("max_memory", "max_procs"):
+        cap = getattr(have.limits, key)
+        assert cap is None or getattr(child.limits, key) <= cap
+
+
+@given(options)
+def test_a_child_may_be_as_its_parent_is(have: SessionOptions) -> None:
+    """Cutting costs nothing where nothing is too much."""
+    have = replace(have, fork_of="")
+    child = narrow(have, record(have))
+    assert child == have
+
+
+def test_a_folder_beside_the_parent_s_is_not_inside_of_it() -> None:
+    parent = record(SessionOptions("p", "/work", preset="full"))
+    with pytest.raises(UsageError, match="folder /workshop"):
+        narrow(SessionOptions("c", "/workshop"), parent)
+
+
+def test_who_has_spent_everything_can_give_nothing() -> None:
+    parent = record(SessionOptions("p", "/work", limits=Limits(max_cost=1.0)), cost=1.0)
+    with pytest.raises(UsageError, match="nothing left to give"):
+        narrow(SessionOptions("c", "/work"), parent)
+
+
+@pytest.mark.parametrize(("depth", "allow", "fine"), [
+    (0, True, True), (1, True, True), (2, False, True), (2, True, False), (3, False, False),
+])  # fmt: skip
+def test_depth_ends(depth: int, allow: bool, fine: bool) -> None:
+    wanted = SessionOptions("c", "/work", allow_cms=allow)
+    if fine:
+        check_depth(Caller(depth), wanted, CAPS)
+    else:
+        with pytest.raises(UsageError, match="depth"):
+            check_depth(Caller(depth), wanted, CAPS)
+
+
+def test_fan_out_counts_one_s_own_children_only() -> None:
+    base = SessionOptions("c", "/work")
+    mine = [replace(record(base, name=f"m{n}", depth=1), started_by="p") for n in range(8)]
+    clients = [record(base, name=f"c{n}", depth=1) for n in range(8)]
+    people = [record(base, name=f"p{n}") for n in range(50)]
+    check_room(Caller(1, "p"), [*mine[1:], *clients, *people], CAPS)
+    check_room(Caller(1, ""), [*mine, *clients[1:], *people], CAPS)
+    check_room(Caller(0, ""), [*mine, *clients, *people], CAPS)
+    for caller, live in ((Caller(1, "p"), mine), (Caller(1, ""), clients)):
+        with pytest.raises(UsageError, match="8 sessions started from here are alive") as caught:
+            check_room(caller, live, CAPS)
+        assert live[0].name in caught.value.message
+
+
+def test_each_family_has_a_budget_of_its_own() -> None:
+    assert scope("a") != scope("b")
