@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import cms
-from cms.errors import ContainmentError
+from cms.errors import ContainmentError, UsageError
 from cms.runtime.containment import (
     Guarantee,
     Guarantees,
@@ -33,7 +33,7 @@ STRENGTHS: tuple[Strength, ...] = ("strong", "weak", "none")
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "_kept", None)
+    monkeypatch.setattr(probing, "_kept", {})
 
 
 async def test_the_best_that_works_is_taken_and_kept(machine: Found) -> None:
@@ -109,6 +109,27 @@ async def test_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "exercise", fail)
     with pytest.raises(ContainmentError, match="no luck"):
         await find_mechanism()
+
+
+async def test_a_mechanism_can_be_named(machine: Found) -> None:
+    with trio.fail_after(20):
+        for name in ("guard", "portable"):
+            assert (await find_mechanism(name)).name == name
+            assert (await probe(name)).mechanism == name
+
+
+async def test_a_name_that_is_none() -> None:
+    with pytest.raises(UsageError, match="did you mean 'bwrap'"):
+        await find_mechanism("brwap")
+    with pytest.raises(UsageError, match="auto, or one of bwrap"):
+        await find_mechanism("xyzzy")
+
+
+async def test_a_named_one_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never another one instead."""
+    monkeypatch.setattr(probing, "find_bwrap", lambda: None)
+    with trio.fail_after(20), pytest.raises(ContainmentError, match=r"no bwrap .*bwrap: not found"):
+        await find_mechanism("bwrap")
 
 
 STRONG: Strength = "strong"

@@ -3,11 +3,12 @@
 A kernel that has user namespaces may refuse them (AppArmor, seccomp, a sysctl), a cgroup may be mounted and
 not ours. So a real container is started with each mechanism in turn, with a protected and a hidden path, an
 orphan in it, and is killed. The first that passes is taken, and the answer is kept for the life of the
-process.
+process. Who names one (`CMS_CONTAINMENT`) gets that one or an error, never another.
 """
 
 from __future__ import annotations
 
+import difflib
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from cms.errors import CmsError, ContainmentError
+from cms.errors import CmsError, ContainmentError, UsageError
 from cms.runtime.containment._bwrap import BwrapMechanism, find_bwrap
 from cms.runtime.containment._cgroup import Delegation, find_delegation
 from cms.runtime.containment._mechanism import Mechanism
@@ -25,40 +26,59 @@ from cms.runtime.containment._scan import ScanMechanism, has_signal_scope
 from cms.runtime.containment._unshare import UnshareMechanism
 
 _WITHIN = 10.0
-_kept: tuple[Mechanism, Report] | None = None
+AUTO = "auto"
+NAMES = ("bwrap+cgroup", "bwrap", "unshare+cgroup", "unshare", "guard+cgroup", "guard", "portable")
+"""Every mechanism there is, best first."""
+_kept: dict[str, tuple[Mechanism, Report]] = {}
 
 
-async def find_mechanism() -> Mechanism:
-    """The best mechanism of this machine. Takes a few tenths of a second the first time, nothing after.
+async def find_mechanism(name: str = AUTO) -> Mechanism:
+    """The best mechanism of this machine, or the one of that name (`NAMES`).
+
+    Takes a few tenths of a second the first time, nothing after.
 
     Raises:
-        ContainmentError: not even a process tree can be kept here.
+        ContainmentError: not even a process tree can be kept here, or the one that is named does not work.
+        UsageError: there is none of that name.
     """
-    mechanism, _ = await _find()
+    mechanism, _ = await _find(name)
     return mechanism
 
 
-async def probe() -> Report:
-    """What was tried and how it went, for `cms doctor`."""
-    _, report = await _find()
+async def probe(name: str = AUTO) -> Report:
+    """What was tried and how it went, for `cms doctor`. Raises as `find_mechanism`."""
+    _, report = await _find(name)
     return report
 
 
-async def _find() -> tuple[Mechanism, Report]:
-    global _kept
-    if _kept is None:
-        _kept = await _search()
-    return _kept
+async def _find(name: str) -> tuple[Mechanism, Report]:
+    if name not in (AUTO, *NAMES):
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        raise UsageError(
+            f"there is no containment mechanism {name!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"{AUTO}, or one of {', '.join(NAMES)}",
+        )
+    if name not in _kept:
+        _kept[name] = await _search(name)
+    return _kept[name]
 
 
-async def _search() -> tuple[Mechanism, Report]:
+async def _search(name: str) -> tuple[Mechanism, Report]:
     begun = time.perf_counter()
     attempts: list[Attempt] = []
     delegation, told = find_delegation()
     attempts += told
     if delegation is not None:
         delegation.sweep()
-    for mechanism in candidates(delegation, attempts):
+    found = candidates(delegation, attempts)
+    if name != AUTO:
+        found = [each for each in (*found, PortableMechanism()) if each.name == name][:1]
+        if not found:
+            why = "; ".join(f"{each.step}: {each.detail}" for each in attempts if not each.ok)
+            raise ContainmentError(
+                f"this machine has no {name}", hint=why or "`cms doctor` shows what it has"
+            )
+    for mechanism in found:
         attempt = await exercise(mechanism)
         attempts.append(attempt)
         if attempt.ok:
@@ -70,7 +90,10 @@ async def _search() -> tuple[Mechanism, Report]:
                 seconds=time.perf_counter() - begun,
             )
             return mechanism, report
-    raise ContainmentError("no process container can be made on this machine", hint=attempts[-1].detail)
+    what = (
+        "no process container can be made on this machine" if name == AUTO else f"{name} does not work here"
+    )
+    raise ContainmentError(what, hint=attempts[-1].detail)
 
 
 def candidates(delegation: Delegation | None, attempts: list[Attempt]) -> list[Mechanism]:
