@@ -105,15 +105,16 @@ def logs(
         else:
             teller = LineTeller(talk.out_style())
         log = Log(path)
-        teller.tell(log.past(last))
-        if follow and session.status in LIVE:
-            try:
+        try:
+            teller.tell(log.past(last))
+            if follow and session.status in LIVE:
                 _follow(client, who, log, teller)
-            except KeyboardInterrupt:
-                pass  # how one stops to watch
-        elif follow:
-            talk.warn(f"cms: {who} is {session.status.value}: nothing more comes")
+        except KeyboardInterrupt:
+            if not follow:
+                raise
         teller.close()
+    if follow and session.status not in LIVE:
+        talk.warn(f"cms: {who} is {session.status.value}: nothing more comes")
     return ExitCode.COMPLETED
 
 

@@ -279,7 +279,7 @@ def arguments_of(raw: msgspec.Raw) -> str:
     try:
         given = msgspec.json.decode(raw, type=dict[str, object])
     except UNREADABLE:
-        return bytes(raw[:_LONGEST]).decode("utf-8", "replace")
+        return bytes(raw)[:_LONGEST].decode("utf-8", "replace")
     if isinstance(given.get("questions"), list):
         return _questions(given["questions"])
     main = next((key for key in _MAIN if isinstance(given.get(key), str)), "")
