@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
@@ -17,7 +18,7 @@ ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 class OnTerminal:
     """A command whose stdin, stdout and stderr are a terminal. `wait_for` reads until it shows something."""
 
-    def __init__(self, *words: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, *words: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         self._master, slave = pty.openpty()
         environ = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LANG": "C.UTF-8", **(env or {})}
         self.process = subprocess.Popen(
@@ -26,6 +27,7 @@ class OnTerminal:
             stdout=slave,
             stderr=slave,
             env=environ,
+            cwd=cwd,
             start_new_session=True,
         )
         os.close(slave)
@@ -45,6 +47,9 @@ class OnTerminal:
         deadline = time.monotonic() + 30
         while not condition(self.raw):
             assert self._read(deadline), f"ended with {self.raw!r}"
+
+    def type(self, text: str) -> None:
+        os.write(self._master, text.encode())
 
     def finish(self) -> int:
         deadline = time.monotonic() + 30

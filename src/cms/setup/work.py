@@ -186,9 +186,10 @@ class Setup:
             return
         if aside is not None:
             self._notebook.go_back(aside)
-        for before in (known, aside):
-            for folder in before.made if before is not None else ():
-                _remove_claude_folder(Path(folder))
+        for before in (back, aside):
+            if before is not None and not before.existed:
+                for folder in before.made:
+                    _remove_claude_folder(Path(folder))
         self._notebook.forget(file, drop_backup=back is not None)
         if aside is not None:
             self._notebook.forget(own, drop_backup=True)
