@@ -22,7 +22,7 @@ SRC = Path(__file__).parent.parent / "src"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "_version", "units"),
     ("session.model",),
-    ("session.budget", "session.lineage", "session.live"),
+    ("session.audit", "session.budget", "session.lineage", "session.live"),
     ("config_file",),
     ("config",),
     ("protocol.framing", "protocol.messages"),
@@ -50,7 +50,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runtime.supervisor",),
     ("runtime",),
     ("rpc.api",),
-    ("rpc.api_care", "rpc.binding", "rpc.door", "rpc.place"),
+    ("rpc.api_audit", "rpc.api_care", "rpc.binding", "rpc.door", "rpc.place"),
     ("rpc.care", "rpc.catalog", "rpc.wire"),
     ("rpc.methods",),
     ("rpc.server", "rpc.client"),

@@ -473,6 +473,7 @@ SESSION_JSON: dict[str, object] = {
     "unknownLines": 0,
     "noiseLines": 0,
     "receipt": None,
+    "walls": None,
 }  # fmt: skip
 INTERACTION_JSON: dict[str, object] = {
     "number": 2,
@@ -509,6 +510,7 @@ RECEIPT_JSON: dict[str, object] = {
     "empty": True,
     "left": [],
     "at": "2026-11-22T11:29:00.000Z",
+    "walls": None,
 }
 
 

@@ -10,6 +10,7 @@ import trio
 
 from cms.errors import NothingAsked, SessionNotFound, WrongStatus
 from cms.rpc.api_care import Grouping
+from cms.session.audit import AuditRow, Broken
 from cms.session.live import LiveSession, OpenQuestion, word_on
 from cms.session.model import LIVE, Interaction, Receipt, SessionRecord, SessionStatus
 from cms.store.records import Total
@@ -45,6 +46,9 @@ class FakeKeeper:
         if self.records[name].status in LIVE and not force:
             raise WrongStatus(name, self.records[name].status, "be deleted")
         return self.records.pop(name), None, Retired(None if purge else Path("/trash") / name, 10)
+
+    async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
+        return [], None
 
     async def wait_quiet(self, name: str) -> None:
         if name in self.quiet:

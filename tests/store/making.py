@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from hypothesis import strategies as st
 
+from cms.session.audit import Decision
 from cms.session.model import (
     Denial,
     Interaction,
@@ -19,7 +20,7 @@ from cms.session.model import (
     Step,
     TokenUsage,
 )
-from cms.store.records import Charge, Decision
+from cms.store.records import Charge
 
 
 def session(

@@ -14,11 +14,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from cms.config import Settings
 from cms.errors import HomeUnusable, NameTaken, StoreError, WrongStatus
+from cms.session.audit import Decision
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus, TokenUsage
 from cms.store import schema
 from cms.store.journal import Journal, open_journal
 from cms.store.owners import Owner, living_pid
-from cms.store.records import Decision
 from store import making
 
 

@@ -47,6 +47,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("history",), "cms.cli.looking:history", "NAME [flags]", LOOKING),
     (("list",), "cms.cli.looking:list_sessions", "[flags]", LOOKING),
     (("logs",), "cms.cli.logs:logs", "NAME [flags]", LOOKING),
+    (("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING),
     (("ask",), "cms.cli.asking:ask", "[NAME] [flags]", LOOKING),
     (("answer",), "cms.cli.asking:answer", "NAME ANSWER... [flags]", LOOKING),
     (("wait",), "cms.cli.waiting:wait", "NAME... [flags]", LOOKING),

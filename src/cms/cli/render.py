@@ -28,6 +28,7 @@ from cms.session.model import (
     Reply,
     SessionRecord,
     SessionStatus,
+    Walls,
 )
 
 #: status: (icon, its ASCII stand-in, SGR colour).
@@ -345,6 +346,7 @@ def status_lines(
                 ("created", f"{clock(session.created, style)} ({age(session.created, now)})"),
                 ("last saved", f"{clock(session.last_saved, style)} ({age(session.last_saved, now)})"),
                 ("now", one_line(activity, style)),
+                *walls_fields(session.walls, style),
                 ("last message", "" if last is None else interaction_fate(last, style)),
                 ("last end", "" if session.receipt is None else receipt_line(session.receipt)),
                 ("error", one_line(session.error, style)),
@@ -353,6 +355,16 @@ def status_lines(
             )
         ),
     ]
+
+
+def walls_fields(walls: Walls | None, style: Style) -> list[tuple[str, str]]:
+    """What holds the protected paths; each that nothing holds, by name."""
+    if walls is None or not walls.safety:
+        return []
+    held = f"{count(walls.held, 'path')} held by the system"
+    more = [("not held", one) for one in (*walls.unheld, *walls.lost)]
+    more += [("changed", one) for one in (*walls.changed, *walls.outside)]
+    return [("protected", held), *((name, one_line(one, style)) for name, one in more)]
 
 
 def _of(used: int, limit: int | None) -> str:

@@ -26,6 +26,7 @@ from cms.session.model import (
     SessionRecord,
     Step,
     TokenUsage,
+    Walls,
 )
 
 
@@ -46,6 +47,7 @@ class ReceiptView(Record, frozen=True):
     empty: bool
     left: tuple[str, ...]
     at: str
+    walls: Walls | None
 
 
 class SessionView(Record, frozen=True):
@@ -76,6 +78,7 @@ class SessionView(Record, frozen=True):
     unknown_lines: int
     noise_lines: int
     receipt: ReceiptView | None
+    walls: Walls | None
 
 
 class InteractionView(Record, frozen=True):
@@ -226,6 +229,7 @@ def view_receipt(receipt: Receipt | None) -> ReceiptView | None:
         empty=receipt.empty,
         left=receipt.left,
         at=iso(receipt.at),
+        walls=receipt.walls,
     )
 
 
@@ -257,6 +261,7 @@ def view_session(record: SessionRecord) -> SessionView:
         unknown_lines=record.unknown_lines,
         noise_lines=record.noise_lines,
         receipt=view_receipt(record.receipt),
+        walls=record.walls,
     )
 
 

@@ -17,6 +17,7 @@ import trio
 from cms.config import Settings
 from cms.errors import CmsError
 from cms.rpc.api import Nothing, SessionReply
+from cms.rpc.api_audit import AuditParams, AuditReply
 from cms.rpc.api_care import (
     AnswerParams,
     AnswerReply,
@@ -38,6 +39,7 @@ from cms.rpc.api_care import (
     WaitReply,
 )
 from cms.rpc.binding import Begin, Call, bind, quick
+from cms.session.audit import AuditRow, Broken
 from cms.session.budget import Budget
 from cms.session.live import LiveSession, OpenQuestion
 from cms.session.model import LIVE, Interaction, Receipt, SessionRecord, TokenUsage
@@ -73,6 +75,8 @@ class Keeper(Protocol):
 
     async def budget(self) -> Budget: ...
 
+    async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]: ...
+
     def activity(self, name: str) -> str: ...
 
     async def get(self, name: str) -> SessionRecord: ...
@@ -91,6 +95,7 @@ class Care:
         self.table: Mapping[str, Begin] = {
             "session.pause": bind(PauseParams, quick(self.pause)),
             "session.delete": bind(DeleteParams, quick(self.delete)),
+            "session.audit": bind(AuditParams, quick(self.audit)),
             "session.answer": bind(AnswerParams, quick(self.answer)),
             "sessions.cleanup": bind(CleanupParams, quick(self.cleanup)),
             "sessions.wait": bind(WaitParams, self.wait),
@@ -194,6 +199,13 @@ class Care:
             params.name, params.id, params.texts, deny=params.deny, message=params.message
         )
         return AnswerReply(session, question, len(self._keeper.questions(params.name)))
+
+    # --- the audit log ------------------------------------------------------------------------
+
+    async def audit(self, params: AuditParams) -> AuditReply:
+        session = await self._keeper.get(params.name)
+        rows, broken = await self._keeper.audit(session.id, params.head)
+        return AuditReply(session.name, session.id, tuple(rows), broken)
 
     # --- figures ------------------------------------------------------------------------------
 

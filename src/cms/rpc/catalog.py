@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from cms.rpc import api, api_care
+from cms.rpc import api, api_audit, api_care
 from cms.session.model import Record
 
 #: method -> (params, results), as `api.METHODS` explains.
-METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {**api.METHODS, **api_care.METHODS}
+METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {
+    **api.METHODS,
+    **api_care.METHODS,
+    **api_audit.METHODS,
+}

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from cms.session import ledger
+from cms.session.audit import Decision, DecisionKind
 from cms.session.ledger import EPSILON
 from cms.session.model import Receipt, TokenUsage, Walls
-from cms.store.records import Charge, Decision, DecisionKind
+from cms.store.records import Charge
 
 
 class Line(Protocol):

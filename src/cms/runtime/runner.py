@@ -63,6 +63,7 @@ from cms.runtime.rules import build_rules
 from cms.runtime.scribe import Scribe
 from cms.runtime.watchers import Watchers, activity_of, note_of
 from cms.runtime.workclock import WorkClock
+from cms.session.audit import Decision, DecisionKind
 from cms.session.budget import Grant
 from cms.session.ledger import Ledger
 from cms.session.live import LiveSession, OpenQuestion, Word
@@ -117,7 +118,6 @@ from cms.session.state import (
 )
 from cms.store.journal import Journal
 from cms.store.rawlog import RawLog, raw_log_path
-from cms.store.records import Decision, DecisionKind
 
 #: Seconds for a whole process tree to stand still.
 _FREEZE_PATIENCE = 5.0

@@ -32,6 +32,7 @@ from cms.runtime.process import check_work_dir
 from cms.runtime.runner import Doors, Runner
 from cms.runtime.verify import run_checks
 from cms.session import lineage
+from cms.session.audit import AuditRow, Broken
 from cms.session.budget import ALL, DAY, Budget
 from cms.session.live import LiveSession, OpenQuestion, word_on
 from cms.session.model import (
@@ -237,6 +238,10 @@ class Supervisor:
         now = time.time()
         today, ever = await self.journal.account(DAY, now), await self.journal.account(ALL, now)
         return Budget(today, ever, tuple(await self.journal.standings(now)))
+
+    async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
+        """The audit log of a session, and the first row that is not what was written (`Journal.audit`)."""
+        return await self.journal.audit(session_id, head)
 
     # --- processes --------------------------------------------------------------------------------
 

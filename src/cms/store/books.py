@@ -15,6 +15,8 @@ from typing import Final, Literal, Self
 import msgspec
 
 from cms.errors import NameTaken, StoreError, WrongStatus
+from cms.session import audit
+from cms.session.audit import AuditRow, Broken, Decision
 from cms.session.budget import (
     Account,
     Cap,
@@ -38,11 +40,10 @@ from cms.session.model import (
     SessionStatus,
     TokenUsage,
 )
-from cms.store import audit, schema
-from cms.store.audit import AuditRow, Broken
+from cms.store import schema
 from cms.store.faults import border
 from cms.store.owners import Owner, living_pid, sweep
-from cms.store.records import Charge, Decision, Recovery, Total
+from cms.store.records import Charge, Recovery, Total
 from cms.store.rows import INTERACTIONS, SESSIONS, Value
 
 Grouping = Literal["session", "model", "day"]

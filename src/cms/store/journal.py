@@ -21,12 +21,12 @@ import trio
 
 from cms.config import Settings
 from cms.errors import StoreError
+from cms.session.audit import AuditRow, Broken, Decision
 from cms.session.budget import Account, Grant, Standing
 from cms.session.model import Interaction, Receipt, SessionRecord
-from cms.store.audit import AuditRow, Broken
 from cms.store.books import Books, Grouping, decision_row
 from cms.store.owners import Owner
-from cms.store.records import Charge, Decision, Recovery, Total
+from cms.store.records import Charge, Recovery, Total
 from cms.store.rows import Value
 from cms.store.schema import prepare_home
 

@@ -6,8 +6,6 @@ it. Units are the model's: US dollars, seconds since the epoch.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from cms.session.model import Interaction, Record, SessionRecord, TokenUsage
 
 
@@ -44,31 +42,6 @@ class Total(Record, frozen=True):
     charges: int
     exact: bool
     name: str = ""
-
-
-DecisionKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire"]
-
-
-class Decision(Record, frozen=True):
-    """A line of the audit log: an answer of the gate, or something else that was decided about a session.
-
-    Attributes:
-        tool: of a `call`.
-        detail: what it was about, in a line: the path, the command, the prompt, the mechanism.
-        verdict: one word: `allowed` or `refused` of a `call`, the outcome of a `limit`, whether an `end` was
-            `proved`.
-        cost: the session's dollars so far.
-    """
-
-    session_id: str
-    interaction_id: str
-    at: float
-    tool: str
-    detail: str
-    verdict: str
-    reason: str = ""
-    cost: float = 0.0
-    kind: DecisionKind = "call"
 
 
 class Recovery(Record, frozen=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cms.errors import HomeUnusable, StoreError
-from cms.store import audit
+from cms.session import audit
 from cms.store.faults import border
 
 Migration = Callable[[sqlite3.Connection], None]

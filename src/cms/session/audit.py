@@ -1,8 +1,8 @@
-"""The audit log's chain: each row is sealed with the one before it, so that a changed row is found.
+"""The audit log: what a line of it is, and the seals that show when one was changed.
 
 The seal of a row is the SHA-256 of the seal before it and of the row itself in one canonical form. Who
 changes, removes, inserts or moves a row breaks every seal from there on; who removes the newest rows is found
-by the head, which is kept apart (`audit_heads`).
+by the head, which is kept apart (`audit_heads` in the store).
 
 What that is worth: it shows a change by accident, by another program, or by hand. Who may write the database
 and knows this file can seal a whole new log. Against that helps only a head that was noted somewhere else:
@@ -15,16 +15,42 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
 from cms.session.model import Record
-from cms.store.records import Decision
-from cms.store.rows import Value
+
+#: What a row is made of, as a database gives it back.
+Value = str | int | float | None
 
 #: What stands in the place of the seal before the first row's.
 FIRST: Final = "0" * 64
+
+#: What a line can be about.
+DecisionKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire"]
+
+
+class Decision(Record, frozen=True):
+    """A line of the audit log: an answer of the gate, or something else that was decided about a session.
+
+    Attributes:
+        tool: of a `call`.
+        detail: what it was about, in a line: the path, the command, the prompt, the mechanism.
+        verdict: one word: `allowed` or `refused` of a `call`, the outcome of a `limit`, whether an `end` was
+            `proved`.
+        cost: the session's dollars so far.
+    """
+
+    session_id: str
+    interaction_id: str
+    at: float
+    tool: str
+    detail: str
+    verdict: str
+    reason: str = ""
+    cost: float = 0.0
+    kind: DecisionKind = "call"
 
 
 class AuditRow(Record, frozen=True):

@@ -1,0 +1,71 @@
+"""`cms audit`: what was decided about a session, row by row, and whether the log is what was written."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cms.cli import flags, render, talk
+from cms.cli.flags import JsonFlag, NameFlag, NameWord
+from cms.cli.terminal import Style
+from cms.errors import ExitCode
+from cms.rpc.api_audit import AuditParams, AuditReply
+from cms.session.audit import AuditRow
+
+
+def audit(
+    name: NameWord = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    verify: Annotated[
+        bool, flags.switch("--verify", "Only say whether the log is what was written; exits with 1 if not.")
+    ] = False,
+    head: Annotated[
+        str, flags.text_flag("--head", "A seal noted earlier that the log must still contain.", "SEAL")
+    ] = "",
+    json: JsonFlag = False,
+) -> int:
+    """Show every decision about a session: calls allowed and refused and why, limits, starts and ends.
+
+    Each row is sealed with the one before it, so that a changed, missing or added row is found. The head is
+    the newest seal: noted elsewhere, it proves later what the log was.
+
+    Examples::
+
+        cms audit fix-auth
+        cms audit fix-auth --verify
+        cms audit fix-auth --json > fix-auth.audit.json
+    """
+    who = flags.pick_name("audit", name, name_flag)
+    with talk.daemon() as client:
+        reply = client.call("session.audit", AuditParams(who, head), AuditReply)
+    if json:
+        from cms.cli.views_audit import view_audit
+
+        talk.show_json(view_audit(reply, rows=not verify))
+    else:
+        talk.show_lines(lines(reply, talk.out_style(), rows=not verify))
+    return ExitCode.COMPLETED if reply.broken is None else ExitCode.FAILED
+
+
+def lines(reply: AuditReply, style: Style, *, rows: bool) -> list[str]:
+    """The log for a person, and what became of the check."""
+    shown = [row_line(row, style) for row in reply.rows] if rows else []
+    if reply.broken is not None:
+        where = f"row {reply.broken.number}" if reply.broken.number else "the log"
+        return [*shown, f"BROKEN: {where}: {reply.broken.why}"]
+    if not reply.rows:
+        return ["nothing was decided about this session yet"]
+    return [*shown, f"{len(reply.rows)} rows, all as they were written; head {reply.rows[-1].seal}"]
+
+
+def row_line(row: AuditRow, style: Style) -> str:
+    one = row.decision
+    about = f"{one.tool} {one.detail}".strip()
+    if one.reason:
+        about = f"{about} ({one.reason})" if about else one.reason
+    what = one.verdict if one.kind == "call" else f"{one.kind}: {one.verdict}"
+    return (
+        f"{row.number:>4}  {render.clock(one.at, style)}  {render.cost(one.cost)}  "
+        f"{render.one_line(what, style):<18}  {render.one_line(about, style)}"
+    )
