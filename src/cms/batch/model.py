@@ -281,6 +281,9 @@ class Task(Record, frozen=True):
     order: int = 0  # 1 for the first that ended
     result: TaskResult | None = None
     reason: str = ""  # why it waits, was skipped, was not tried again
+    before: str = ""  # the session of its name, and how many messages that had, when the newest try began:
+    messages: int = 0  # after a crash this tells whether the try has come to anything
+    paid: float = 0.0  # what that session had cost by then
 
 
 class TaskView(Record, frozen=True):

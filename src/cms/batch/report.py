@@ -38,42 +38,62 @@ def look(status: TaskStatus) -> tuple[str, str]:
     return _LOOKS.get(status, _FAILED)
 
 
-class Gathered(msgspec.Struct):
-    """What a report needs of all tasks, gathered in one pass: bounded by `ROWS`, whatever their number."""
+class Gathered(msgspec.Struct, frozen=True):
+    """What a report needs of all tasks: bounded by `ROWS`, whatever their number."""
 
-    shown: list[TaskView] = []
+    shown: tuple[TaskView, ...] = ()
     left_out: int = 0
     by_model: dict[str, float] = {}
-    by_cost: list[TaskView] = []  # the dearest
+    by_cost: tuple[TaskView, ...] = ()  # the dearest
     first: float | None = None
     last: float | None = None
 
 
+class Gathering:
+    """Picks what is shown, a page of tasks at a time. The order of the tasks is kept."""
+
+    def __init__(self) -> None:
+        self._good: list[tuple[int, TaskView]] = []
+        self._bad: list[tuple[int, TaskView]] = []
+        self._dear: list[TaskView] = []
+        self._total = 0
+        self._first: float | None = None
+        self._last: float | None = None
+
+    def add(self, tasks: Iterable[TaskView]) -> None:
+        """The next tasks."""
+        for task in tasks:
+            self._total += 1
+            bucket = self._bad if task.status in _BAD else self._good
+            short = msgspec.structs.replace(task, response="")
+            if len(bucket) < ROWS:
+                bucket.append((self._total, short))
+            self._dear.append(short)
+            if len(self._dear) > 2 * ROWS:
+                self._dear = _dearest(self._dear)
+            if task.started is not None:
+                end = task.ended or task.started
+                self._first = task.started if self._first is None else min(self._first, task.started)
+                self._last = end if self._last is None else max(self._last, end)
+
+    def found(self, cost_by_model: Iterable[tuple[str, float]]) -> Gathered:
+        """What all of them came to."""
+        kept = sorted([*self._bad, *self._good[: ROWS - len(self._bad)]], key=lambda pair: pair[0])
+        return Gathered(
+            tuple(task for _, task in kept),
+            self._total - len(kept),
+            dict(cost_by_model),
+            tuple(_dearest(self._dear)),
+            self._first,
+            self._last,
+        )
+
+
 def gather(tasks: Iterable[TaskView], cost_by_model: Iterable[tuple[str, float]]) -> Gathered:
-    """Pick what is shown. The order of the tasks is kept."""
-    found = Gathered()
-    good: list[tuple[int, TaskView]] = []
-    bad: list[tuple[int, TaskView]] = []
-    total = 0
-    for place, task in enumerate(tasks):
-        total += 1
-        bucket = bad if task.status in _BAD else good
-        if len(bucket) < ROWS:
-            bucket.append((place, msgspec.structs.replace(task, response=task.response[:300])))
-        found.by_cost.append(msgspec.structs.replace(task, response=""))
-        if len(found.by_cost) > 2 * ROWS:
-            found.by_cost = _dearest(found.by_cost)
-        if task.started is not None:
-            found.first = task.started if found.first is None else min(found.first, task.started)
-            end = task.ended or task.started
-            found.last = end if found.last is None else max(found.last, end)
-    found.by_cost = _dearest(found.by_cost)
-    kept = sorted([*bad, *good[: ROWS - len(bad)]], key=lambda pair: pair[0])
-    found.shown = [task for _, task in kept]
-    found.left_out = total - len(found.shown)
-    for model, cost in cost_by_model:
-        found.by_model[model] = found.by_model.get(model, 0.0) + cost
-    return found
+    """`Gathering` in one go."""
+    gathering = Gathering()
+    gathering.add(tasks)
+    return gathering.found(cost_by_model)
 
 
 def _dearest(tasks: Sequence[TaskView], most: int = 20) -> list[TaskView]:

@@ -31,13 +31,10 @@ from cms.session.model import Outcome
 #: Tools whose call changes nothing outside of the conversation; what a subagent does it is asked for itself.
 HARMLESS: Final = frozenset({*READ_TOOLS, *OWN_TOOLS, *AGENT_TOOLS})
 
-GO_ON_AFTER_TROUBLE: Final = (
-    "The API had to be waited for, and your work stopped there. Everything up to here stands. Go on with the "
-    "task from where you were; do not repeat what is done."
-)
-GO_ON_AFTER_CUT: Final = (
-    "Your work was cut off by a restart. What you did before stands; your very last step may or may not have "
-    "taken effect. Look at how things stand, then go on with the task; do not repeat what is done."
+#: What a task is told that goes on in its own conversation.
+GO_ON: Final = (
+    "Your work was interrupted from outside. What you did before stands; your very last step may or may not "
+    "have taken effect. Look at how things stand, then go on with the task; do not repeat what is done."
 )
 
 

@@ -175,6 +175,12 @@ class Finished(Event, frozen=True):
 _set = msgspec.structs.replace
 
 
+def _without(ready: tuple[Candidate, ...], seq: int) -> tuple[Candidate, ...]:
+    if ready and ready[0].seq == seq:
+        return ready[1:]  # nearly always: whose turn it is stands first
+    return tuple(one for one in ready if one.seq != seq)
+
+
 def _close(state: State, why: Why, reason: str) -> State:
     if state.phase in (Phase.STOPPING, Phase.ENDED):
         return state
@@ -202,7 +208,7 @@ def fold(state: State, event: Event) -> State:
                 state,
                 weather=weather.started(sky, seq, event.at),
                 purse=money.reserve(state.purse, seq, limit),
-                ready=tuple(one for one in state.ready if one.seq != seq),
+                ready=_without(state.ready, seq),
                 waiting=state.waiting - 1,
                 running=state.running | {seq},
             )
