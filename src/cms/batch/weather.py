@@ -83,8 +83,8 @@ def tick(weather: Weather, now: float) -> Weather:
         weather = _set(weather, closed_until=0.0, parked=False, probing=True, canary=None)
     if weather.closed_until or weather.probing or weather.canary is not None:
         return weather
-    calm = now - max(weather.last_cut, weather.last_calm)
-    if calm >= COOL and weather.window < weather.cap:
+    # The same sum as in `wake_at`: with a difference, rounding could make the two disagree for ever.
+    if now >= max(weather.last_cut, weather.last_calm) + COOL and weather.window < weather.cap:
         grown = min(float(weather.cap), weather.window + 1)
         return _set(weather, window=grown, target=max(weather.target, grown), last_calm=now)
     return weather
