@@ -596,7 +596,7 @@ class Books:
             return [
                 AuditRow(number, msgspec.convert(dict(zip(_OUTSIDE, row, strict=True)), Decision), sealed)
                 for number, row, sealed in rows
-                if before is None or number < before
+                if before is None or 0 < number < before
             ]
         except msgspec.ValidationError as error:
             raise StoreError(
