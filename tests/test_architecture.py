@@ -57,7 +57,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rpc",),
     ("mcp",),
     ("setup",),
-    ("daemon", "demo"),
+    ("daemon", "demo", "doctor"),
     ("cli",),
     ("__main__",),
 )
@@ -296,7 +296,7 @@ def test_commands_reach_sessions_through_the_daemon() -> None:
         f"{arrow}: at its top"
         for arrow in arrows()
         if arrow.importer.split(".")[0] == "cli"
-        and arrow.imported.removeprefix("cms.") in {*RUNS_SESSIONS, "demo", "daemon"}
+        and arrow.imported.removeprefix("cms.") in {*RUNS_SESSIONS, "demo", "daemon", "doctor"}
         and not arrow.lazy
         and not arrow.typing
     ]

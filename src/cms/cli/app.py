@@ -53,6 +53,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("wait",), "cms.cli.waiting:wait", "NAME... [flags]", LOOKING),
     (("cost",), "cms.cli.money:cost", "[flags]", MONEY),
     (("config",), "cms.cli.settings:config", "[flags]", SERVICE),
+    (("doctor",), "cms.cli.certify:doctor", "[flags]", SERVICE),
     (("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
     (("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
     (("demo",), "cms.cli.about:demo", "[flags]", SERVICE),

@@ -70,7 +70,7 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
         ContainmentError: no mechanism of this machine can hold a process tree.
     """
     settings = settings or load_settings_and_file()
-    mechanism = await find_mechanism()
+    mechanism = await find_mechanism(settings.containment)
     # What the caller's block raises is the caller's, and comes out as it went in: not in a group of ours.
     raised: BaseException | None = None
     async with open_journal(settings) as journal:

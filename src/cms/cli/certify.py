@@ -1,0 +1,101 @@
+"""`cms doctor`: what this machine has, and whether it is enough to go to sleep by.
+
+Apart from the fast commands, because it makes containers in this very process: there need be no daemon.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cms.cli import render, talk
+from cms.cli.flags import JsonFlag
+from cms.errors import ExitCode
+
+if TYPE_CHECKING:
+    from cms.doctor import Checkup, Claude, Containment, Daemon, Home
+
+_PROMISES = {
+    "kill_all": "kill ends every descendant",
+    "dies_with_supervisor": "all end when cms is killed",
+    "protected_paths": "protected paths hold",
+    "hidden_paths": "hidden paths hold",
+    "freeze": "freeze stops everything",
+    "memory_cap": "memory cap",
+    "process_cap": "process cap",
+}
+
+
+def doctor(*, json: JsonFlag = False) -> int:
+    """Show what this machine can guarantee, what is missing and how to get it.
+
+    Looks at containment by doing each step once, at claude and its login (spending nothing), at CMS_HOME and
+    at the daemon. Exits with 0 if sessions can run here and every kill is one that holds (level C or better),
+    else with 1. The levels are explained in SECURITY.md.
+
+    Example::
+
+        cms doctor
+    """
+    from cms.doctor import examine
+
+    checkup = examine()
+    if json:
+        talk.show_json(checkup)
+    else:
+        talk.show_lines(checkup_lines(checkup))
+    return ExitCode.COMPLETED if checkup.ok else ExitCode.FAILED
+
+
+def checkup_lines(checkup: Checkup) -> list[str]:
+    """The whole checkup for a person, what is wrong last, where the eye is."""
+    lines = render.fields(
+        (
+            ("containment", _containment(checkup.containment)),
+            ("claude", _claude(checkup.claude)),
+            ("home", _home(checkup.home)),
+            ("daemon", _daemon(checkup.daemon)),
+            ("cms", f"{checkup.cms}, Python {checkup.python}, trio {checkup.trio}, {checkup.platform}"),
+        ),
+        indent="",
+    )
+    promises = checkup.containment.guarantees
+    if promises is not None:
+        rows = []
+        for name, words in _PROMISES.items():
+            promise = getattr(promises, name)
+            rows.append((words, f"{promise.strength}: {promise.why}" if promise.why else promise.strength))
+        lines[1:1] = render.fields(rows)
+    for fatal, head in ((False, "could be better:"), (True, "NOT READY:")):
+        chosen = [problem for problem in checkup.problems if problem.fatal is fatal]
+        if chosen:
+            lines += ["", head]
+        for problem in chosen:
+            lines.append(f"  {problem.what}: {problem.why}")
+            if problem.hint:
+                lines.append(f"      {problem.hint}")
+    if checkup.ok:
+        lines += ["", "ready"]
+    return lines
+
+
+def _containment(found: Containment) -> str:
+    return f"{found.mechanism}, level {found.level}" if found.guarantees is not None else "NONE"
+
+
+def _claude(found: Claude | None) -> str:
+    if found is None:
+        return "NOT FOUND"
+    login = {"yes": "logged in", "no": "NOT LOGGED IN", "unknown": "login unknown"}[found.login]
+    method = f" ({found.method})" if found.method else ""
+    return f"{found.version or 'DOES NOT RUN'}, {login}{method}, {found.path}"
+
+
+def _home(found: Home) -> str:
+    return f"{found.path}, {render.size(found.free)} free" if found.usable else f"{found.path}, NOT USABLE"
+
+
+def _daemon(found: Daemon) -> str:
+    if not found.running:
+        return "none runs; the first command that needs it starts it"
+    live = render.count(found.live, "live session")
+    return f"runs: pid {found.pid}, version {found.version}, {live}, {found.containment}"
