@@ -159,3 +159,24 @@ def test_without_any_the_error_names_all_three(tmp_path: Path, monkeypatch: pyte
         find_claude(settings_of(PATH=str(tmp_path)))
     for word in ("CMS_CLAUDE", "PATH", "claude-agent-sdk"):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["0.5", "1e-3", "12.5"])
+def test_what_counts_bytes_is_whole(text: str) -> None:
+    with pytest.raises(UsageError, match="CMS_MAX_LINE"):
+        load_settings({"HOME": "/h", "CMS_MAX_LINE": text})
+
+
+def test_an_empty_choice_of_containment_is_no_choice() -> None:
+    assert load_settings({"HOME": "/h", "CMS_CONTAINMENT": ""}).containment == "auto"
+
+
+@pytest.mark.parametrize(("text", "home"), [("", "/h/.claude-multi-session"), ("~/x", "/h/x"), ("~", "/h")])
+def test_the_home_is_that_of_the_given_environment(text: str, home: str) -> None:
+    assert str(load_settings({"HOME": "/h", "CMS_HOME": text}).home) == home
+
+
+def test_a_relative_claude_is_refused_with_what_to_do() -> None:
+    settings = load_settings({"HOME": "/h", "CMS_CLAUDE": "./claude", "PATH": "/bin"})
+    with pytest.raises(ClaudeNotFound, match="give an absolute one"):
+        find_claude(settings)

@@ -114,6 +114,21 @@ def _number(environ: Mapping[str, str], key: str, default: float) -> float:
     return value
 
 
+def _whole(environ: Mapping[str, str], key: str, default: int) -> int:
+    value = _number(environ, key, default)
+    if value != int(value):
+        raise UsageError(f"{key}={environ[key]!r} is not a whole number")
+    return int(value)
+
+
+def _home(environ: Mapping[str, str]) -> Path:
+    """`CMS_HOME`, absolute; `~` is the home of the given environment, links are kept as they are written."""
+    text = environ.get("CMS_HOME", "") or "~/.claude-multi-session"
+    if environ.get("HOME") and (text == "~" or text.startswith("~/")):
+        text = environ["HOME"] + text[1:]
+    return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - Path.resolve would follow links
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment.
 
@@ -121,21 +136,19 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         UsageError: a variable holds what cannot be meant.
     """
     env = dict(os.environ if environ is None else environ)
-    home_text = env.get("CMS_HOME", "")
-    home = Path(home_text).expanduser() if home_text else Path("~/.claude-multi-session").expanduser()
     idle_text = env.get("CMS_IDLE_EXIT", "")
     return Settings(
-        home=Path(os.path.abspath(home)),  # noqa: PTH100 - Path.resolve would follow links, which a user may want kept
+        home=_home(env),
         environ=env,
-        max_line=int(_number(env, "CMS_MAX_LINE", 64 * 1024 * 1024)),
+        max_line=_whole(env, "CMS_MAX_LINE", 64 * 1024 * 1024),
         idle_exit=None if idle_text in ("0", "never") else _number(env, "CMS_IDLE_EXIT", 600.0),
         start_timeout=_number(env, "CMS_START_TIMEOUT", 60.0),
         control_timeout=_number(env, "CMS_CONTROL_TIMEOUT", 20.0),
         grace=_number(env, "CMS_GRACE", 5.0),
-        containment=env.get("CMS_CONTAINMENT", "auto"),
+        containment=env.get("CMS_CONTAINMENT") or "auto",
         caps=Caps(
-            max_depth=int(_number(env, "CMS_MAX_DEPTH", Caps().max_depth)),
-            max_children=int(_number(env, "CMS_MAX_CHILDREN", Caps().max_children)),
+            max_depth=_whole(env, "CMS_MAX_DEPTH", Caps().max_depth),
+            max_children=_whole(env, "CMS_MAX_CHILDREN", Caps().max_children),
         ),
         door=Path(env["CMS_DOOR"]) if env.get("CMS_DOOR") else None,
         inside=env.get("CMS_PARENT", ""),
@@ -184,6 +197,9 @@ def find_claude(settings: Settings) -> tuple[str, ...]:
         return settings.claude
     named = settings.environ.get("CMS_CLAUDE", "") or settings.claude_named
     if named:
+        if "/" in named and not named.startswith("/"):
+            # Whoever reads this (the daemon, a session in its work dir) may stand in another folder.
+            raise ClaudeNotFound(f"CMS_CLAUDE names {named!r}, a relative path: give an absolute one")
         found = shutil.which(named, path=settings.environ.get("PATH"))
         if found:
             return (found,)
