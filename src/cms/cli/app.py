@@ -46,6 +46,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("output",), "cms.cli.looking:output", "NAME [flags]", LOOKING),
     (("history",), "cms.cli.looking:history", "NAME [flags]", LOOKING),
     (("list",), "cms.cli.looking:list_sessions", "[flags]", LOOKING),
+    (("top",), "cms.cli.top:top", "[flags]", LOOKING),
     (("logs",), "cms.cli.logs:logs", "NAME [flags]", LOOKING),
     (("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING),
     (("ask",), "cms.cli.asking:ask", "[NAME] [flags]", LOOKING),
