@@ -215,6 +215,63 @@ async def test_a_background_subagents_late_result_and_cost_are_in(tmp_path: Path
         )
 
 
+# --- how much it takes --------------------------------------------------------------------------------
+
+
+class Steps(trio.abc.Instrument):
+    """How often a task ran."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize("state", ["working", "frozen", "idle", "asked", "interrupted", "ending"])
+async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
+    """Whatever a session waits for, its clock does not go round and round."""
+    settings = make_settings(tmp_path, grace=1.2)
+    async with supervising(settings) as supervisor:
+        limits = Limits(max_cost=1.0, max_silence=60.0, max_time=60.0)
+        await start(supervisor, limits=limits, ask_timeout=60.0)
+        await supervisor.resume("one")
+        if state == "asked":
+            question = {
+                "question": "Which?",
+                "header": "Which",
+                "options": [{"label": "A", "description": ""}],
+            }
+            await supervisor.submit(
+                "one", prompt("Ask", call("AskUserQuestion", questions=[question])), type="send"
+            )
+            await until(lambda: bool(supervisor.questions()))
+        elif state != "idle":
+            work = prompt("Work", toil())
+            await supervisor.submit("one", work, type="send")
+            await at_work(supervisor)
+        runner = supervisor._runners["one"]
+        if state == "frozen":
+            await supervisor.pause("one", freeze=True)
+        steps = Steps()
+        async with trio.open_nursery() as nursery:
+            if state in ("interrupted", "ending"):
+                assert runner.record.pid is not None
+                os.kill(runner.record.pid, signal.SIGSTOP)  # so that nothing helps
+            if state == "interrupted":
+                await supervisor.interrupt("one")
+            elif state == "ending":
+                nursery.start_soon(supervisor.stop, "one")
+                await until(lambda: runner.ending)
+            trio.lowlevel.add_instrument(steps)
+            await trio.sleep(1.0)
+            trio.lowlevel.remove_instrument(steps)
+            if state == "ending":
+                await supervisor.kill("one")
+        assert steps.count < 60
+        await supervisor.kill("one")
+
+
 # --- agents that go wrong ---------------------------------------------------------------------------
 
 
