@@ -24,8 +24,9 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -38,6 +39,10 @@ from cms.rpc.door import Door
 from cms.rpc.place import prepare_home
 from cms.rpc.server import Server, Supervisor, open_door, open_listener
 from cms.rpc.wire import error_data
+
+if TYPE_CHECKING:
+    from cms.rpc.binding import Begin
+    from cms.runtime.batches import Batches
 
 log = logging.getLogger(__name__)
 
@@ -196,14 +201,23 @@ class _Daemon:
                 nursery.cancel_scope.cancel(reason="served to the end")
 
     async def _serve(self) -> None:
-        async with self._opener(self._settings) as (supervisor, containment):
+        async with (
+            self._opener(self._settings) as (supervisor, containment),
+            _open_batches(supervisor) as batches,
+        ):
             known = await supervisor.sessions()
             log.info("%d sessions in the store, containment: %s", len(known), containment)
             listener = open_listener(self._settings)
             try:
-                server = self._server = Server(supervisor, self._settings, containment=containment)
+                server = self._server = Server(
+                    supervisor,
+                    self._settings,
+                    containment=containment,
+                    extra=batches.table,
+                    before_stop=batches.close,
+                )
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._leave_when_idle, server, supervisor)
+                    nursery.start_soon(self._leave_when_idle, server, supervisor, batches)
                     nursery.start_soon(self._leave_when_home_is_lost, server)
                     # It listens already: who connects from here on is queued by the kernel.
                     log.info("serving at %s", self._settings.socket)
@@ -236,9 +250,9 @@ class _Daemon:
         except CmsError as error:
             log.error("not everything could be stopped: %s", error)
 
-    async def _leave_when_idle(self, server: Server, supervisor: Supervisor) -> None:
+    async def _leave_when_idle(self, server: Server, supervisor: Supervisor, batches: _Batches) -> None:
         if self._settings.idle_exit is not None:
-            await wait_idle(server, supervisor, self._settings.idle_exit)
+            await wait_idle(server, supervisor, self._settings.idle_exit, busy=batches.busy)
             await self._leave(server, f"nothing to do for {self._settings.idle_exit:g} s")
 
     async def _leave_when_home_is_lost(self, server: Server) -> None:
@@ -248,8 +262,12 @@ class _Daemon:
         await self._leave(server, "the home folder or the lock in it is gone")
 
 
-async def wait_idle(server: Server, supervisor: Supervisor, idle_exit: float) -> None:
+async def wait_idle(
+    server: Server, supervisor: Supervisor, idle_exit: float, busy: Callable[[], bool] = lambda: False
+) -> None:
     """Return once for `idle_exit` seconds there has been neither a client nor a live session.
+
+    `busy`: there is work that has no session just now (a batch that waits for a usage limit to reset).
 
     Sessions are looked at every few seconds: nothing needs to know to the second that they have ended, and
     one can only begin while a client is there, which is noted exactly.
@@ -257,7 +275,7 @@ async def wait_idle(server: Server, supervisor: Supervisor, idle_exit: float) ->
     idle_from = trio.current_time()
     while True:
         now = trio.current_time()
-        if server.quiet_since is None or supervisor.live_count():
+        if server.quiet_since is None or supervisor.live_count() or busy():
             idle_from = now
         else:
             idle_from = max(idle_from, server.quiet_since)
@@ -288,6 +306,40 @@ async def _open_supervisor(settings: Settings) -> AsyncIterator[tuple[Supervisor
                 interaction.state,
             )
         yield supervisor, f"{mechanism.name}, level {mechanism.level.value}"
+
+
+class _Batches:
+    """The batches of the daemon as far as it cares; of a supervisor that has none, nothing."""
+
+    def __init__(self, batches: Batches | None = None) -> None:
+        self._batches = batches
+        self.table: Mapping[str, Begin] = {}
+
+    def busy(self) -> bool:
+        return self._batches is not None and self._batches.busy
+
+    async def close(self) -> None:
+        if self._batches is not None:
+            await self._batches.close()
+
+
+@asynccontextmanager
+async def _open_batches(supervisor: Supervisor) -> AsyncIterator[_Batches]:
+    """The batches on a supervisor of sessions; what an earlier daemon left goes on, or is laid down."""
+    from cms.runtime.supervisor import Supervisor as Sessions
+
+    if not isinstance(supervisor, Sessions):  # a test's
+        yield _Batches()
+        return
+    from cms.rpc.batches import BatchMethods
+    from cms.runtime.batches import open_batches
+
+    async with open_batches(supervisor) as batches:
+        for batch in await batches.recover():
+            log.warning("recovered batch %s, now %s", batch.id, batch.status)
+        found = _Batches(batches)
+        found.table = BatchMethods(batches).table
+        yield found
 
 
 # --- the log --------------------------------------------------------------------------------------

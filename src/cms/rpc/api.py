@@ -289,6 +289,8 @@ CANCELLABLE = frozenset(
         "session.watch",
         "session.fork",
         "sessions.wait",
+        "batch.run",
+        "batch.follow",
     }
 )
 

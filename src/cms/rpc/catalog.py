@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cms.rpc import api, api_audit, api_care
+from cms.rpc import api, api_audit, api_batch, api_care
 from cms.session.model import Record
 
 #: method -> (params, results), as `api.METHODS` explains.
@@ -10,4 +10,5 @@ METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {
     **api.METHODS,
     **api_care.METHODS,
     **api_audit.METHODS,
+    **api_batch.METHODS,
 }

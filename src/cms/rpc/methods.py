@@ -151,7 +151,14 @@ class Host(Protocol):
 class Methods:
     """All methods, bound to one supervisor. `table` maps a name to a function that decodes and begins."""
 
-    def __init__(self, supervisor: Supervisor, host: Host, settings: Settings, containment: str) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        host: Host,
+        settings: Settings,
+        containment: str,
+        extra: Mapping[str, Begin] | None = None,
+    ) -> None:
         self._supervisor = supervisor
         self._host = host
         self._settings = settings
@@ -177,6 +184,7 @@ class Methods:
             "daemon.stop": bind(DaemonStopParams, quick(self.daemon_stop)),
             "session.fork": bind(ForkParams, self.fork),
             **Care(supervisor, settings).table,
+            **(extra or {}),
         }
 
     # --- work ---------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ from cms.rpc.api import (
     Response,
     RpcError,
 )
+from cms.rpc.binding import Begin
 from cms.rpc.catalog import METHODS
 from cms.rpc.door import Door
 from cms.rpc.methods import Methods, RequestCancelled, Supervisor
@@ -232,16 +233,28 @@ class Server:
         stopping: `stop` was called: only questions about the daemon itself are answered.
         quiet_since: trio's time since which no client has been connected; None while one is.
         door: the checks, if only one session is served (`rpc.door`).
+
+    Args:
+        extra: methods beside those of `rpc.methods`.
+        before_stop: brings to rest what would take a stopped session for a failed one.
     """
 
     def __init__(
-        self, supervisor: Supervisor, settings: Settings, *, containment: str = "", door: Door | None = None
+        self,
+        supervisor: Supervisor,
+        settings: Settings,
+        *,
+        containment: str = "",
+        door: Door | None = None,
+        extra: Mapping[str, Begin] | None = None,
+        before_stop: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.door = door
         self.stopping = False
         self.quiet_since: float | None = None
         self._supervisor = supervisor
-        self._methods = Methods(supervisor, self, settings, containment)
+        self._methods = Methods(supervisor, self, settings, containment, extra)
+        self._before_stop = before_stop
         self._connections: set[_Connection] = set()
         self._stopped = trio.Event()
         self._background: trio.Nursery | None = None
@@ -288,6 +301,9 @@ class Server:
         self.stopping = True
         log.info("stopping every session, %g s for all", grace)
         try:
+            if self._before_stop is not None:
+                with trio.move_on_after(grace / 2):
+                    await self._before_stop()
             await self._supervisor.stop_all(grace=grace)
         finally:
             self._stopped.set()
