@@ -96,7 +96,8 @@ def find_places(
         if real in claudes or _below(real, map(Path, _SYSTEMS_OWN)):
             continue
         system = path in _SYSTEM
-        if not rules.match(str(path)):
+        # A file named .git says where the hooks are: who changes it brings hooks of his own.
+        if not rules.match(str(path / "hooks" if path.name == ".git" else path)):
             continue  # taken out again
         if not system:
             watched[path] = None
@@ -177,10 +178,10 @@ def _git_elsewhere(root: Path) -> Iterator[Path]:
         folder = root / text.removeprefix("gitdir:").strip()
         common = folder / "commondir"
         if common.is_file():
-            yield root / ".git"
             folder = folder / common.read_text().strip()
     except (OSError, UnicodeDecodeError):
         return
+    yield root / ".git"
     for name in ("hooks", "config"):
         yield Path(os.path.normpath(folder / name))
 
