@@ -33,6 +33,7 @@ from cms.store.rawlog import raw_log_path, read_lines
 from runtime.kit import (
     FullDisk,
     ask,
+    assert_nothing_left,
     at_work,
     awkward,
     consistent,
@@ -811,3 +812,41 @@ async def test_a_bug_ends_its_session_and_no_other(tmp_path: Path) -> None:
     async with open_journal(settings) as journal:
         await journal.recover(0)
     await consistent(settings)
+
+
+class Interrupted(Journal):
+    """Ctrl-C comes while the n-th write is under way, in whatever task that is."""
+
+    def __init__(self, real: Journal, writes: int) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.writes = writes
+
+    async def _write_in_turn(self, work: Callable[[Books], T]) -> T:
+        self.writes -= 1
+        if self.writes == 0:
+            raise KeyboardInterrupt
+        return await super()._write_in_turn(work)
+
+
+async def test_ctrl_c_lands_anywhere_and_comes_out_as_it_is(tmp_path: Path) -> None:
+    for writes in count(2):
+        place = tmp_path / str(writes)
+        place.mkdir()
+        settings = make_settings(place)
+        came = False
+        try:
+            async with supervising(settings) as supervisor:
+                supervisor.journal = Interrupted(supervisor.journal, writes)
+                await start(supervisor)
+                work = prompt("Work", call("Write", file_path="x", content="x"), say("done"))
+                await ask(supervisor, "one", work)
+                await supervisor.stop("one")
+        except KeyboardInterrupt:
+            came = True
+        assert_nothing_left(settings)
+        async with open_journal(settings) as journal:
+            await journal.recover(0)  # where it hit the very last write
+        await consistent(settings)
+        if not came:
+            break
+    assert writes > 8

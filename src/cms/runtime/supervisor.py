@@ -75,19 +75,23 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
     raised: BaseException | None = None
     async with open_journal(settings) as journal:
         recovery = await journal.recover(time.time())
-        async with trio.open_nursery() as nursery:
-            supervisor = Supervisor(settings, journal, mechanism, nursery, recovery)
-            try:
-                yield supervisor
-            except GeneratorExit:
-                raise
-            except BaseException as error:
-                raised = error
-            finally:
-                # Each runner hears the cancellation, walks down its ladder under a shield, and only then
-                # lets the nursery end.
-                supervisor.close()
-                nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                supervisor = Supervisor(settings, journal, mechanism, nursery, recovery)
+                try:
+                    yield supervisor
+                except GeneratorExit:
+                    raise
+                except BaseException as error:
+                    raised = error
+                finally:
+                    # Each runner hears the cancellation, walks down its ladder under a shield, and only then
+                    # lets the nursery end.
+                    supervisor.close()
+                    nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            # No runner raises an Exception. What is left is Ctrl-C, which lands in any task.
+            raise _first_of(group) from None
     if raised is not None:
         raise raised
 
@@ -745,3 +749,14 @@ def _elsewhere(record: SessionRecord, wanted: str) -> WrongStatus:
     """The store says that it is alive, and it is not here."""
     hint = "another cms process has it: go on there, or end that"
     return WrongStatus(record.name, str(record.status), wanted, hint=hint)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a group is about: what is no cancellation, if there is such."""
+    told = group.subgroup(lambda error: not isinstance(error, trio.Cancelled))
+    if told is None:
+        return group
+    first: BaseException = told
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
