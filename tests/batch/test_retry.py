@@ -33,7 +33,7 @@ def test_nothing_that_acted_is_begun_anew_by_itself(tried: Try, terms: Terms, ji
         assert not tried.acted or not tried.turns or fate.counts != "failure"
         if fate.counts == "failure":
             assert not tried.acted
-    if tried.outcome is Outcome.COMPLETED and tried.api_status is None:
+    if tried.outcome is Outcome.COMPLETED:
         assert fate.status is TaskStatus.COMPLETED
     assert fate.due >= 0
 

@@ -155,10 +155,10 @@ class TaskSpec(Record, frozen=True, omit_defaults=True):
     max_procs: int | None = None
 
 
-#: What a task may use when nobody says otherwise, like a single delegation; the silence is a batch's own:
-#: nobody watches it, and a hung model would hold its place for ever.
+#: What a task may use when nobody says otherwise, like a single delegation. But a batch waits for the API
+#: better than a session does (it gives the place to nobody else meanwhile), so it takes over sooner.
 TASK_LIMITS: Final = Limits(
-    max_cost=2.0, max_turns=50, max_silence=1800.0, max_repeats=10, max_retry_time=900.0
+    max_cost=2.0, max_turns=50, max_silence=1800.0, max_repeats=10, max_retry_time=300.0
 )
 #: Ends that are tried again when `retries` is given without `retryOn`.
 RETRY_ON: Final = (TaskStatus.FAILED, TaskStatus.STALLED, TaskStatus.TIME_EXCEEDED)

@@ -94,13 +94,13 @@ def may_have_acted(tools: Iterable[str]) -> bool:
 def trouble_of(tried: Try) -> Trouble | None:
     """The API's part in how a try ended."""
     status = tried.api_status
+    if tried.outcome not in (Outcome.FAILED, Outcome.RATE_LIMITED, Outcome.STALLED):
+        return None  # it came to its end, or to a limit of its own
     if status in (401, 403):
         return "auth"
     if tried.outcome is Outcome.RATE_LIMITED or status == 429:
         return "limit" if tried.resets_at is not None else "overload"
-    if status is not None and status >= 500 and tried.outcome is Outcome.FAILED:
-        return "overload"
-    return None
+    return "overload" if status is not None and status >= 500 else None
 
 
 def judge(tried: Try, terms: Terms, now: float, jitter: float) -> Fate:

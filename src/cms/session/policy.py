@@ -604,8 +604,8 @@ def api_part(state: State) -> tuple[int | None, float | None]:
     if turn is None:
         return None, None
     if turn.breach is not None:
-        refused = turn.retry is not None and turn.retry.error_status in (401, 403)
-        return (turn.retry.error_status if refused and turn.retry is not None else None), None
+        # Ended while claude tried again and again: what it tried against is why.
+        return (turn.retry.error_status if turn.retry is not None else None), None
     result = turn.result
     if result is None or not result.is_error:
         return None, None
