@@ -19,6 +19,7 @@ from cms.errors import CmsError, StoreError
 from cms.rehearsal.script import FOREVER, Quirk, Reply, call, prompt, say, together
 from cms.runtime.watchers import LAG, Watchers
 from cms.session.model import (
+    Interaction,
     InteractionState,
     Limits,
     Outcome,
@@ -534,6 +535,55 @@ async def test_an_end_while_a_call_is_at_the_gate(tmp_path: Path, how: str) -> N
         assert reply.outcome is (Outcome.FAILED if how == "dies" else Outcome.INTERRUPTED)
         await until(lambda: supervisor.live_count() == 0)
         assert not (tmp_path / "work" / "never").exists()
+    await consistent(settings)
+
+
+class Lingering(Journal):
+    """A message that is accepted is on disk a while before its acceptor hears of it."""
+
+    def __init__(self, real: Journal) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.stored = trio.Event()
+        self.go = trio.Event()
+
+    async def commit(
+        self,
+        *,
+        session: SessionRecord | None = None,
+        interaction: Interaction | None = None,
+        **rest: object,
+    ) -> None:
+        given = msgspec.structs.asdict(interaction) if interaction is not None else {}
+        await super().commit(session=session, interaction=interaction, **rest)  # type: ignore[arg-type] # as given
+        if given.get("state") is InteractionState.QUEUED:
+            self.stored.set()
+            await self.go.wait()
+
+
+async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
+    """It was acknowledged, so it has an end, though nobody was there any more to give it one."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        runner = supervisor._runners["one"]
+        runner._journal = lingering = Lingering(supervisor.journal)
+        accepted = []
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                accepted.append(await supervisor.submit("one", "Hello", type="send"))
+
+            nursery.start_soon(send)
+            await lingering.stored.wait()
+            await supervisor.kill("one")
+            lingering.go.set()
+        ended = await supervisor.finished(accepted[0])
+        assert ended.outcome is Outcome.INTERRUPTED
+        assert "never sent" in ended.error
+        assert ended == await last(supervisor)
+        assert (await ask(supervisor, "one", prompt("Again", say("there")))).text == "there"
+        assert len(await supervisor.journal.receipts(runner.record.id)) == 1
     await consistent(settings)
 
 
