@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 
@@ -26,8 +27,13 @@ def mcp() -> int:
         )
     if sys.stdin.isatty():
         raise UsageError("cms mcp speaks a protocol, not to a person", hint="`cms setup` registers it")
+    # A client waits some seconds for its servers, and most of that goes into this import: a sixth less of it
+    # without collections, which find nothing while modules load.
+    gc.disable()
     from cms.mcp.server import main
 
+    gc.freeze()
+    gc.enable()
     main(settings)
     return ExitCode.COMPLETED
 

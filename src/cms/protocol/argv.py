@@ -185,4 +185,6 @@ def build_environment(
         child["CMS_PARENT"], child["CMS_DEPTH"] = inside, str(depth)
     if door:
         child["CMS_DOOR"] = door
+        # Else, on a slow machine, the first turn begins without our tools: the server takes a second.
+        child["CLAUDE_CODE_MCP_STARTUP_WAIT_MS"] = "30000"
     return child

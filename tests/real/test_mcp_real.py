@@ -1,0 +1,387 @@
+"""The whole loop: the real `claude` as client, set up by `cms setup`, and the real `claude` as its agents.
+
+The parent's script calls the tools; the agents' scripts travel in the tools' arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+from mcp_types import CallToolResult
+
+from cms.rehearsal.script import Reply, call, prompt, say
+from mcp_server.kit import bad, good, over_pipes, problem
+from mcp_server.test_server import SCHEMAS
+from real.conftest import World
+
+pytestmark = pytest.mark.real
+
+MODEL = "sonnet"
+LONG = call("Bash", command='python3 -c "import time; time.sleep(600)"')
+
+
+class Block(msgspec.Struct):
+    type: str
+    content: str | list[dict[str, object]] = ""
+    is_error: bool = False
+
+
+class Message(msgspec.Struct):
+    content: str | list[Block] = ""
+
+
+class Server(msgspec.Struct):
+    name: str
+    status: str
+
+
+class Line(msgspec.Struct):
+    """As much of a line of the parent's as is looked at."""
+
+    type: str
+    subtype: str = ""
+    message: Message = msgspec.field(default_factory=Message)
+    mcp_servers: list[Server] = []
+    tools: list[str] = []
+    skills: list[str] = []
+    result: str = ""
+
+
+class Answer(msgspec.Struct):
+    response: str
+
+
+class Through(msgspec.Struct):
+    """As much of a session that `wait` collected as is looked at."""
+
+    last: Answer
+
+
+class Parent(msgspec.Struct):
+    """What a parent's run came to: its first line, the results of its tool calls, its last words."""
+
+    init: Line
+    results: list[Block]
+    said: str
+
+    def good(self, number: int) -> dict[str, object]:
+        block = self.results[number]
+        assert not block.is_error, block.content
+        return msgspec.json.decode(str(block.content), type=dict[str, object])
+
+    def bad(self, number: int) -> str:
+        block = self.results[number]
+        assert block.is_error, block.content
+        return str(block.content)
+
+
+def tool(name: str, /, **arguments: object) -> Reply:
+    return call(f"mcp__cms__{name}", **arguments)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Poll, because what is waited for happens in processes that are not ours."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def start(world: World, claude: str, text: str, *words: str) -> subprocess.Popen[str]:
+    """A parent: Claude Code as it comes, with the configuration of its HOME."""
+    stream = ("--output-format", "stream-json", "--verbose")
+    return subprocess.Popen(
+        [claude, "-p", text, *stream, "--allowedTools", "mcp__cms", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # The server takes a second to start, and here many programs start at once.
+        env={**world.env, "CLAUDE_CODE_MCP_STARTUP_WAIT_MS": "30000"},
+        cwd=world.work_dir,
+    )
+
+
+def parent(world: World, claude: str, text: str, *words: str) -> Parent:
+    child = start(world, claude, text, *words)
+    out, err = child.communicate(timeout=60)
+    lines = [msgspec.json.decode(line, type=Line) for line in out.splitlines()]
+    inits = [line for line in lines if (line.type, line.subtype) == ("system", "init")]
+    assert inits, err
+    results = [
+        block
+        for line in lines
+        if line.type == "user" and isinstance(line.message.content, list)
+        for block in line.message.content
+        if block.type == "tool_result"
+    ]
+    return Parent(inits[0], results, lines[-1].result)
+
+
+def setup(world: World, *words: str) -> None:
+    ran = world.cms("setup", *words)
+    assert ran.code == 0, ran
+
+
+def digests(*roots: Path) -> dict[str, str]:
+    """Every file and folder, by content; our own state left out."""
+    return {
+        str(path): hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
+        for root in roots
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def test_a_parent_delegates_under_limits_and_reads_the_verdicts(world: World, claude: str) -> None:
+    setup(world, "--global", "--guide")
+    place = world.work_dir / "made.txt"
+    refused = world.work_dir / ".git" / "config"
+    work = prompt("work", call("Write", file_path=str(place), content="made"), say("made it"))
+    costly = prompt("spend", *[call("Bash", command="true").costing(0.05, MODEL) for _ in range(9)])
+    forbidden = prompt("reach", call("Write", file_path=str(refused), content="x"), say("did it"))
+    run = parent(
+        world,
+        claude,
+        prompt(
+            "go",
+            tool("delegate", name="maker", task=work, maxCost=0.5),
+            tool("delegate", name="spender", task=costly, maxCost=0.1, preset="full"),
+            tool("delegate", name="reacher", task=forbidden),
+            tool("delegate", name="reader", task=work.replace("made.txt", "no.txt"), preset="read-only"),
+            tool("delegate", name="maker", task="again"),
+            tool("status", name="makr"),
+            tool("list"),
+            say("all done"),
+        ),
+    )
+    assert [(one.name, one.status) for one in run.init.mcp_servers] == [("cms", "connected")]
+    assert set(SCHEMAS) == {name.removeprefix("mcp__cms__") for name in run.init.tools if "mcp__cms" in name}
+    assert "delegate-with-cms" in run.init.skills
+    assert run.said == "all done"
+    assert (run.good(0)["outcome"], run.good(0)["response"]) == ("completed", "made it")
+    assert place.read_text() == "made"
+    assert run.good(1)["outcome"] == "cost_exceeded"
+    assert 0.1 <= float(str(run.good(1)["cost"])) <= 0.1501
+    assert run.good(2)["outcome"] == "protected_path"
+    assert not refused.exists()
+    assert run.good(3)["toolsUsed"] == []
+    assert not (world.work_dir / "no.txt").exists()
+    assert "exists already" in run.bad(4)
+    assert "did you mean 'maker'?" in run.bad(5)
+    assert run.good(6)["total"] == 4
+    for number, name in enumerate(["delegate"] * 4):
+        assert not problem(SCHEMAS[name], run.good(number))
+    assert not [line for line in world.survivors() if "stream-json" in line]
+
+
+def test_a_parent_holds_a_conversation_kills_and_collects(world: World, claude: str) -> None:
+    setup(world, "--global")
+    run = parent(
+        world,
+        claude,
+        prompt(
+            "go",
+            tool("spawn", name="chat", prompt=prompt("hello", say("I am here"))),
+            tool("send", name="chat", message=prompt("more", say("still here"))),
+            tool("delegate", name="later", task=prompt("work", say("collected")), detach=True),
+            tool("spawn", name="busy", prompt=prompt("work", LONG, say("x")), preset="full", detach=True),
+            tool("wait", names=["later"], timeoutSeconds=30),
+            tool("kill", name="busy"),
+            tool("stop", name="chat"),
+            tool("send", name="chat", message=prompt("again", say("back again"))),
+            tool("history", name="chat"),
+            tool("kill", name="chat"),
+            say("all done"),
+        ),
+    )
+    assert run.good(0)["text"] == "I am here"
+    assert run.good(1)["text"] == "still here"
+    assert run.good(2)["acceptedOnly"] is True
+    (collected,) = msgspec.convert(run.good(4)["done"], list[Through])
+    assert collected.last.response == "collected"
+    assert (run.good(5)["wasAlive"], run.good(5)["provedEmpty"]) == (True, True)
+    assert run.good(7)["text"] == "back again"  # a conversation that was stopped goes on
+    assert len(msgspec.convert(run.good(8)["messages"], list[object])) == 3
+    assert run.said == "all done"
+
+
+def test_a_parent_that_is_interrupted_takes_its_delegation_with_it(world: World, claude: str) -> None:
+    setup(world, "--global")
+    task = prompt("work", LONG, say("x"))
+    doomed = tool("delegate", name="doomed", task=task, preset="full")
+    child = start(world, claude, prompt("go", doomed, say("x")))
+    try:
+        wait_until(lambda: "Bash" in world.cms("status", "doomed", "--json").out)
+    finally:
+        child.terminate()
+        child.communicate(timeout=30)
+    wait_until(lambda: world.cms("output", "doomed", "--json").json()["outcome"] == "interrupted")
+    wait_until(lambda: world.cms("status", "doomed", "--json").json()["pid"] is None)
+    wait_until(lambda: not [line for line in world.survivors() if "time.sleep(600)" in line])
+
+
+def test_a_session_cannot_use_cms_unless_it_was_allowed_to(world: World, claude: str) -> None:
+    """Though the server is registered for this user: no tool, no daemon to reach, no store to read."""
+    setup(world, "--global")
+    look = (
+        f"cms list; ls -A {world.cms_home}; "
+        f"env -u CMS_PARENT CMS_HOME={world.cms_home} cms list; echo CMS_DOOR=$CMS_DOOR"
+    )
+    done = world.cms(
+        "delegate", "plain", "--preset", "full", "--json",
+        prompt("try", tool("list"), call("Bash", command=look), say("no way")),
+    )  # fmt: skip
+    assert done.json()["status"] == "completed", done
+    raw = raw_lines(world, "plain")
+    assert "No such tool available: mcp__cms__list" in raw
+    assert "this session may not use cms" in raw
+    assert "cannot use" in raw
+    assert "CMS_DOOR=\\n" in raw or 'CMS_DOOR="' in raw
+    assert "cms.db" not in raw.partition("this session may not use cms")[2]
+
+
+def test_a_session_that_may_starts_children_that_are_less_than_itself(world: World, claude: str) -> None:
+    setup(world, "--global")
+    child = prompt("work", say("child done", cost_usd=0.02, model=MODEL))
+    spawned = world.cms(
+        "spawn", "head", "--json", "--allow-cms", "--max-cost", "0.5",
+        prompt(
+            "go",
+            tool("delegate", name="child", task=child, maxCost=100),
+            tool("delegate", name="wide", task="x", preset="full"),
+            tool("delegate", name="away", task="x", workDir="/"),
+            tool("spawn", name="live", prompt="hello"),
+            tool("list"),
+            tool("kill", name="stranger"),
+            say("all done"),
+        ),
+    )  # fmt: skip
+    assert spawned.json()["text"] == "all done", spawned
+    assert world.cms("spawn", "stranger", "hello").code == 0
+    status = world.cms("status", "child", "--json").json()
+    assert (status["depth"], status["status"]) == (1, "completed")
+    limits = msgspec.convert(status["limits"], dict[str, float | None])
+    assert limits["maxCost"] is not None
+    assert limits["maxCost"] <= 0.5
+    raw = raw_lines(world, "head")
+    assert "a session may not start one with preset full: its own is edit" in raw
+    assert "a session may not start one with folder /" in raw
+    assert "no session named 'stranger'" in raw
+    for name in ("wide", "away"):
+        assert world.cms("status", name).code == 10
+    assert world.cms("status", "live", "--json").json()["status"] == "ready"
+    assert world.cms("kill", "head").code == 0
+    assert world.cms("status", "live", "--json").json()["status"] == "killed"
+    assert world.cms("status", "stranger", "--json").json()["status"] == "ready"
+
+
+def raw_lines(world: World, name: str) -> str:
+    """What went between a session and cms, as it was written."""
+    session = str(world.cms("status", name, "--json").json()["id"])
+    return "".join(path.read_text() for path in (world.cms_home / "raw").glob(f"{session}*"))
+
+
+async def test_the_sdk_s_client_runs_the_same_list(world: World) -> None:
+    with trio.fail_after(60):
+        async with over_pipes(world.env, world.work_dir) as client:
+
+            async def do(name: str, /, **arguments: object) -> CallToolResult:
+                result = await client.call_tool(name, arguments)
+                if not result.is_error:
+                    assert not problem(SCHEMAS[name], result.structured_content), name
+                return result
+
+            assert good(await do("spawn", name="chat", prompt=prompt("hi", say("here"))))["text"] == "here"
+            assert good(await do("send", name="chat", message=prompt("go", say("yes"))))["text"] == "yes"
+            costly = prompt("spend", *[call("Bash", command="true").costing(0.05, MODEL) for _ in range(9)])
+            over = good(await do("delegate", name="over", task=costly, maxCost=0.1, preset="full"))
+            assert over["outcome"] == "cost_exceeded"
+            assert "no session named" in bad(await do("send", name="nobody", message="x"))
+            told: list[str] = []
+
+            async def heard(progress: float, total: float | None, message: str | None) -> None:
+                told.append(message or "")
+
+            async with trio.open_nursery() as nursery:
+
+                async def work() -> None:
+                    task = {"name": "cancelled", "task": prompt("go", LONG, say("x")), "preset": "full"}
+                    await client.call_tool("delegate", task, progress_callback=heard)
+
+                nursery.start_soon(work)
+                while not any("Bash" in line for line in told):  # noqa: ASYNC110 - nothing tells a test
+                    await trio.sleep(0.02)
+                nursery.cancel_scope.cancel()
+            while good(await do("status", name="cancelled"))["live"]:  # noqa: ASYNC110 - likewise
+                await trio.sleep(0.02)
+            last = good(await do("output", name="cancelled"))["last"]
+            assert msgspec.convert(last, dict[str, object])["outcome"] == "interrupted"
+            killed = good(await do("kill", name="chat"))
+            assert (killed["wasAlive"], killed["provedEmpty"]) == (True, True)
+
+
+# --- setup ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["--global", "--local"])
+@pytest.mark.parametrize("start", ["fresh", "with-others"])
+def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(
+    world: World, claude: str, scope: str, start: str
+) -> None:
+    if start == "with-others":
+        for where, name in (("user", "one"), ("project", "two")):
+            done = run_claude(world, claude, "mcp", "add", "--scope", where, name, "--", "/bin/true", "é")
+            assert done.returncode == 0, done
+        shared = world.work_dir / ".mcp.json"
+        shared.write_text(shared.read_text().replace("  ", "\t").replace('"é"', '"\\u00e9", 1.0') + "\n")
+        (world.home / ".claude" / "settings.json").write_text('{"model":   "opus"}')
+    before = digests(world.home, world.work_dir)
+    report = world.cms("setup", scope, "--guide", "--json")
+    assert report.code == 0, report
+    assert report.json()["health"] == ("connected" if scope == "--global" else "pending approval")
+    shown = run_claude(world, claude, "mcp", "list").stdout if scope == "--global" else ""
+    assert ("cms: " in shown) == ("✔ Connected" in shown) == (scope == "--global")
+    if start == "with-others" and scope == "--local":
+        text = (world.work_dir / ".mcp.json").read_text()
+        assert '"\\u00e9", 1.0' in text
+    assert world.cms("setup", scope, "--guide", "--json").json()["changed"] is False
+    assert world.cms("setup", "--uninstall").code == 0
+    after = digests(world.home, world.work_dir)
+    after = {path: digest for path, digest in after.items() if "/.cache" not in path}  # claude's own logs
+    assert after == before
+
+
+def test_a_project_s_server_works_once_it_is_approved(world: World, claude: str) -> None:
+    setup(world, "--local", "--guide")
+    got = run_claude(world, claude, "mcp", "get", "cms").stdout
+    assert "Pending approval" in got
+    run = parent(
+        world,
+        claude,
+        prompt("go", tool("delegate", name="one", task=prompt("hi", say("done"))), say("ok")),
+        "--settings",
+        '{"enableAllProjectMcpServers": true}',
+    )
+    assert [(one.name, one.status) for one in run.init.mcp_servers] == [("cms", "connected")]
+    assert "delegate-with-cms" in run.init.skills
+    assert run.good(0)["response"] == "done"
+
+
+def run_claude(world: World, claude: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [claude, *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=world.env,
+        cwd=world.work_dir,
+        timeout=60,
+        check=False,
+    )
