@@ -91,6 +91,7 @@ class Profile(Section, frozen=True):
     protect: tuple[str, ...] = ()
     protect_read: tuple[str, ...] = ()
     allow_write: tuple[str, ...] = ()
+    env_deny: tuple[str, ...] = ()
     system_prompt: str | None = None
     append_system_prompt: str | None = None
     agent: str | None = None

@@ -142,6 +142,7 @@ class TaskSpec(Record, frozen=True, omit_defaults=True):
     protect: tuple[str, ...] | None = None
     protect_read: tuple[str, ...] | None = None
     allow_write: tuple[str, ...] | None = None
+    env_deny: tuple[str, ...] | None = None
     on_violation: OnViolation | None = None
     verify: tuple[str, ...] | None = None
     max_cost: float | None = None

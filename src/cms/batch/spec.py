@@ -265,6 +265,7 @@ _KEYS: Final[dict[str, tuple[str, Check]]] = {
     "protect": ("protect", _texts),
     "protectRead": ("protect_read", _texts),
     "allowWrite": ("allow_write", _texts),
+    "envDeny": ("env_deny", _texts),
     "onViolation": ("on_violation", _one_of(get_args(OnViolation))),
     "verify": ("verify", _texts),
     "maxCost": ("max_cost", _money),

@@ -202,6 +202,10 @@ class AgentFlags:
         tuple[str, ...],
         many("--allow-write", "Take a path out of the protected ones (a glob). Repeatable.", "GLOB", SAFETY),
     ] = ()
+    env_deny: Annotated[
+        tuple[str, ...],
+        many("--env-deny", "An environment variable it does not get ('AWS_*'). Repeatable.", "GLOB", SAFETY),
+    ] = ()
     on_violation: Annotated[
         OnViolation | None,
         Parameter(
@@ -280,6 +284,7 @@ class AgentFlags:
             protect=self.protect,
             protect_read=self.protect_read,
             allow_write=self.allow_write,
+            env_deny=self.env_deny,
             on_violation=self.on_violation or "stop",
             ask_timeout=self.ask_timeout or 0.0,
             verify=tuple(verify),
@@ -330,6 +335,7 @@ def choose(agent: AgentFlags, limits: LimitFlags, below: Limits, verify: tuple[s
         protect=(*agent.protect, *chosen.protect),
         protect_read=(*agent.protect_read, *chosen.protect_read),
         allow_write=(*agent.allow_write, *chosen.allow_write),
+        env_deny=(*agent.env_deny, *chosen.env_deny),
         add_dir=(*agent.add_dir, *chosen.add_dir),
         system_prompt=agent.system_prompt or chosen.system_prompt or "",
         append_system_prompt=agent.append_system_prompt or chosen.append_system_prompt or "",

@@ -14,6 +14,7 @@ tool), so they are used only when a person names them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import msgspec
 
@@ -160,7 +161,12 @@ _KEEP_CLAUDE_CODE = frozenset(
 
 
 def build_environment(
-    environ: Mapping[str, str], *, inside: str = "", depth: int = 0, door: str = ""
+    environ: Mapping[str, str],
+    *,
+    inside: str = "",
+    depth: int = 0,
+    door: str = "",
+    deny: Sequence[str] = (),
 ) -> dict[str, str]:
     """The environment of a session's process, cut from ours.
 
@@ -169,7 +175,8 @@ def build_environment(
     be reached from inside.
 
     Out goes what a parent Claude Code left (`CLAUDECODE`, `CLAUDE_CODE_*`) unless it names a provider or a
-    credential, and everything of our own (`CMS_*`). What a user configured on purpose stays.
+    credential, and everything of our own (`CMS_*`). What a user configured on purpose stays, credentials of
+    other services too (a task may need GITHUB_TOKEN), but for the names that a glob in `deny` matches.
     """
     child = {
         key: value
@@ -177,6 +184,7 @@ def build_environment(
         if key != "CLAUDECODE"
         and not key.startswith("CMS_")
         and (not key.startswith("CLAUDE_CODE_") or key in _KEEP_CLAUDE_CODE)
+        and not any(fnmatchcase(key, pattern) for pattern in deny)
     }
     # Without it there is no `idle`, and with it the end of the work is known (see session.state).
     child["CLAUDE_CODE_SDK_READS_SESSION_STATE"] = "1"

@@ -510,7 +510,11 @@ class Runner:
             self._settings,
             argv=argv,
             env=build_environment(
-                self._settings.environ, inside=self.record.id, depth=self.record.depth, door=door
+                self._settings.environ,
+                inside=self.record.id,
+                depth=self.record.depth,
+                door=door,
+                deny=options.env_deny,
             ),
             work_dir=options.work_dir,
             door=door_path,

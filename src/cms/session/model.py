@@ -147,6 +147,7 @@ class SessionOptions(Record, frozen=True):
     protect: tuple[str, ...] = ()  # globs added to the protected paths
     protect_read: tuple[str, ...] = ()  # globs that may not even be read
     allow_write: tuple[str, ...] = ()  # globs taken out of the protected paths
+    env_deny: tuple[str, ...] = ()  # globs of the environment variables that it does not get
     on_violation: OnViolation = "stop"
     verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
     ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
