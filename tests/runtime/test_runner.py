@@ -98,6 +98,19 @@ async def test_a_follow_up_has_what_is_left_of_the_limit_or_a_higher_one(tmp_pat
         assert record.total_cost_usd == pytest.approx(0.24, abs=0.001)
 
 
+async def test_claudes_own_lock_is_set_to_what_is_left(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor, limits=Limits(max_cost=0.10, max_turns=10))
+        for left, turns in ((b"0.100000", b"10"), (b"0.040000", b"9")):
+            record = await supervisor.resume("one")
+            command = (Path("/proc") / str(record.pid) / "cmdline").read_bytes().split(b"\0")
+            assert b"--max-budget-usd=" + left in command
+            assert b"--max-turns=" + turns in command
+            await ask(supervisor, "one", prompt("Go", cents(say("one"), 6)))
+            await supervisor.stop("one")
+
+
 async def test_turns(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
@@ -627,6 +640,23 @@ async def test_a_full_disk_at_each_write(tmp_path: Path) -> None:
         if went_well:
             break
     assert writes > 5
+
+
+async def test_limits_raised_after_a_full_disk_stay_raised(tmp_path: Path) -> None:
+    """What the store missed is told to it before anything new is."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.journal = disk = FullDisk(supervisor.journal, 1000)
+        first = await delegate(supervisor, prompt("Go", say("one")), limits=Limits(max_turns=1))
+        assert first.status is Outcome.COMPLETED
+        await supervisor.resume("one")
+        disk.writes = 0
+        await supervisor.stop("one")
+        disk.writes = 1000
+        again = await supervisor.continue_("one", prompt("On", say("two")), limits=Limits(max_turns=5))
+        assert again.response == "two"
+        assert (await supervisor.get("one")).options.limits.max_turns == 5
+    await consistent(settings)
 
 
 async def test_a_raw_log_that_cannot_be_written(tmp_path: Path) -> None:

@@ -268,9 +268,7 @@ class Supervisor:
             runner = None
         if runner is not None:
             return runner
-        if (lost := self._unsaved.get(name)) is not None:
-            await lost.save()
-            del self._unsaved[name]
+        await self._save_lost(name)
         record = await self.get(name)
         if record.status in LIVE:
             raise _elsewhere(record, "start")
@@ -291,6 +289,12 @@ class Supervisor:
         self._runners[name] = runner
         self._nursery.start_soon(self._run, name, runner)
         return runner
+
+    async def _save_lost(self, name: str) -> None:
+        """Before anything new is written about a session: what the store missed. The caller has its lock."""
+        if (lost := self._unsaved.get(name)) is not None:
+            await lost.save()
+            del self._unsaved[name]
 
     async def _run(self, name: str, runner: Runner) -> None:
         if runner.record.options.allow_cms:
@@ -430,6 +434,7 @@ class Supervisor:
             record = await self.get(name)
             if name in self._runners:
                 raise WrongStatus(name, str(record.status), "change its limits", hint=f"cms stop {name}")
+            await self._save_lost(name)
             given = {key: value for key, value in msgspec.structs.asdict(limits).items() if value is not None}
             merged = msgspec.structs.replace(record.options.limits, **given)
             options = msgspec.structs.replace(record.options, limits=merged)
