@@ -1,0 +1,155 @@
+"""The walls around a session, with a real child: held, not held, lost; and what the verdict says of it.
+
+The simulated agent runs real shells, and the gate lets all of them pass (preset full).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from cms.config import Settings
+from cms.rehearsal.script import Reply, call, prompt, say
+from cms.runtime import guard
+from cms.session.model import Outcome, SessionStatus, Walls
+from runtime.kit import at_work, consistent, delegate, make_settings, start, supervising, toil, until
+
+SECRET = "KEY=1\n"
+
+
+def shell(line: str) -> Reply:
+    return call("Bash", command=line)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    found = make_settings(tmp_path)
+    (tmp_path / "work/.env").write_text(SECRET)
+    return found
+
+
+def env_file(settings: Settings) -> Path:
+    return settings.home.parent / "work/.env"
+
+
+def walls_of(result: object) -> Walls:
+    receipt = getattr(result, "receipt", None)
+    assert receipt is not None
+    assert isinstance(receipt.walls, Walls)
+    return receipt.walls
+
+
+async def test_what_is_held_stays_and_nothing_is_said(settings: Settings) -> None:
+    async with supervising(settings) as supervisor:
+        result = await delegate(supervisor, prompt("Try", shell("echo KEY=2 > .env; true"), say("done")))
+        assert env_file(settings).read_text() == SECRET
+        assert result.status is Outcome.COMPLETED
+        assert result.reasons == ()
+        walls = walls_of(result)
+        assert walls.held > 1
+        assert (walls.unheld, walls.lost, walls.changed, walls.outside) == ((), (), (), ())
+        assert (await supervisor.get("one")).walls == walls
+
+
+async def test_where_nothing_can_be_held_that_is_told_and_the_tripwire_sees(settings: Settings) -> None:
+    weak = msgspec.structs.replace(settings, containment="guard")
+    async with supervising(weak) as supervisor:
+        result = await delegate(supervisor, prompt("Try", shell("echo KEY=2 > .env"), say("done")))
+        assert env_file(settings).read_text() == "KEY=2\n"
+        assert result.status is Outcome.PROTECTED_PATH
+        assert result.error is not None
+        assert ".env was changed" in result.error
+        assert [v.message.endswith(".env was changed") for v in result.safety.violations] == [True]
+        walls = walls_of(result)
+        assert walls.held == 0
+        assert len(walls.unheld) >= 1
+        assert "protected paths: " in walls.unheld[0]
+        assert any("not held by the operating system" in reason for reason in result.reasons)
+        record = await supervisor.get("one")
+        assert record.status is SessionStatus.STOPPED
+        (one,) = await supervisor.interactions("one")
+        assert one.outcome is Outcome.PROTECTED_PATH
+        kinds = [(row.kind, row.verdict) for row in await supervisor.journal.decisions(record.id)]
+        assert ("safety", "not held") in kinds
+        assert ("tripwire", "changed") in kinds
+    await consistent(settings)
+
+
+async def test_on_violation_deny_counts_and_goes_on(settings: Settings) -> None:
+    weak = msgspec.structs.replace(settings, containment="guard")
+    async with supervising(weak) as supervisor:
+        result = await delegate(
+            supervisor, prompt("Try", shell("echo KEY=2 > .env"), say("done")), on_violation="deny"
+        )
+        assert result.status is Outcome.COMPLETED
+        assert result.safety.total_violations == 1
+
+
+async def test_a_mount_that_an_editor_drops_is_told_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
+        await at_work(supervisor)
+        # As an editor saves: a new file under another name, renamed over the old one.
+        new = env_file(settings).with_name("new")
+        new.write_text("KEY=3\n")
+        new.replace(env_file(settings))
+        with supervisor.watch("one") as notes:
+            async for note in notes:
+                if note.kind == "note" and ".env is not held any more" in note.text:
+                    break
+        walls = (await supervisor.get("one")).walls
+        assert walls is not None
+        assert any(".env" in lost for lost in walls.lost)
+        await supervisor.interrupt("one")
+        await supervisor.finished(message)
+        _, receipt = await supervisor.stop("one")
+        assert receipt is not None
+        assert receipt.walls is not None
+        # Once it was not held any more nobody can say who wrote it.
+        assert any(".env was changed" in one for one in receipt.walls.changed)
+        rows = await supervisor.journal.decisions((await supervisor.get("one")).id)
+        assert any((row.kind, row.verdict) == ("safety", "lost") for row in rows)
+
+
+async def test_without_safety_nothing_is_held_and_all_of_it_is_told(settings: Settings) -> None:
+    async with supervising(settings) as supervisor:
+        result = await delegate(
+            supervisor, prompt("Try", shell("echo KEY=2 > .env"), say("done")), safety=False
+        )
+        assert env_file(settings).read_text() == "KEY=2\n"
+        assert result.status is Outcome.COMPLETED
+        assert walls_of(result) == Walls(safety=False)
+        assert result.reasons == ("safety was off: no protected paths, no gate",)
+
+
+async def test_what_may_not_be_read_reads_as_nothing(settings: Settings) -> None:
+    work = env_file(settings).parent
+    async with supervising(settings) as supervisor:
+        result = await delegate(
+            supervisor, prompt("Read", shell("cat .env > seen"), say("done")), protect_read=(".env",)
+        )
+        assert result.status is Outcome.COMPLETED
+        assert (work / "seen").read_text() == ""
+
+
+async def test_sessions_side_by_side_have_walls_of_their_own(settings: Settings) -> None:
+    async with supervising(settings) as supervisor:
+        results = []
+
+        async def one(name: str, allowed: tuple[str, ...]) -> None:
+            task = prompt("Try", shell(f"echo {name} >> .env; true"), say("done"))
+            results.append(await delegate(supervisor, task, name=name, allow_write=allowed))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one, "bound", ())
+            nursery.start_soon(one, "free", (".env",))
+        assert env_file(settings).read_text() == SECRET + "free\n"
+        await until(lambda: len(results) == 2)
+        assert {result.status for result in results} == {Outcome.COMPLETED}
