@@ -94,12 +94,14 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
-def start(world: World, claude: str, text: str, *words: str) -> subprocess.Popen[str]:
+def start(
+    world: World, claude: str, text: str, *words: str, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[str]:
     """A parent: Claude Code as it comes, with the configuration of its HOME."""
-    stream = ("--output-format", "stream-json", "--verbose")
+    stream = ("--output-format", "stream-json", "--verbose", "--allowedTools=mcp__cms")
     return subprocess.Popen(
-        [claude, "-p", text, *stream, "--allowedTools", "mcp__cms", *words],
-        stdin=subprocess.DEVNULL,
+        [claude, *stream, *words, *(("-p", text) if text else ())],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -212,17 +214,42 @@ def test_a_parent_holds_a_conversation_kills_and_collects(world: World, claude: 
     assert run.said == "all done"
 
 
-def test_a_parent_that_is_interrupted_takes_its_delegation_with_it(world: World, claude: str) -> None:
+@pytest.mark.parametrize("how", ["interrupted", "terminated"])
+def test_a_parent_that_gives_up_takes_its_delegation_with_it(world: World, claude: str, how: str) -> None:
+    """Interrupted, Claude Code cancels the request and lives on; terminated, it takes the server with it."""
     setup(world, "--global")
-    task = prompt("work", LONG, say("x"))
-    doomed = tool("delegate", name="doomed", task=task, preset="full")
-    child = start(world, claude, prompt("go", doomed, say("x")))
+    doomed = tool("delegate", name="doomed", task=prompt("work", LONG, say("x")), preset="full")
+    child = start(world, claude, "", "--input-format", "stream-json", "-p", stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    assert child.stdout is not None
+
+    def tell(message: dict[str, object]) -> None:
+        assert child.stdin is not None
+        child.stdin.write(msgspec.json.encode(message).decode() + "\n")
+        child.stdin.flush()
+
+    def say_to(text: str) -> None:
+        tell({"type": "user", "message": {"role": "user", "content": text}})
+
     try:
+        connected = False
+        while not connected:  # a conversation does not wait for servers that are slow to start
+            say_to("hello")
+            for line in map(msgspec.json.Decoder(Line).decode, child.stdout):
+                if line.subtype == "init":
+                    connected = [server.status for server in line.mcp_servers] == ["connected"]
+                elif line.type == "result":
+                    break
+        say_to(prompt("go", doomed, say("x")))
         wait_until(lambda: "Bash" in world.cms("status", "doomed", "--json").out)
+        if how == "interrupted":
+            tell({"type": "control_request", "request_id": "1", "request": {"subtype": "interrupt"}})
+        else:
+            child.terminate()
+        wait_until(lambda: world.cms("output", "doomed", "--json").json()["outcome"] == "interrupted")
+        assert (child.poll() is None) == (how == "interrupted")
     finally:
-        child.terminate()
         child.communicate(timeout=30)
-    wait_until(lambda: world.cms("output", "doomed", "--json").json()["outcome"] == "interrupted")
     wait_until(lambda: world.cms("status", "doomed", "--json").json()["pid"] is None)
     wait_until(lambda: not [line for line in world.survivors() if "time.sleep(600)" in line])
 
@@ -330,8 +357,9 @@ async def test_the_sdk_s_client_runs_the_same_list(world: World) -> None:
 # --- setup ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", ["--global", "--local"])
-@pytest.mark.parametrize("start", ["fresh", "with-others"])
+@pytest.mark.parametrize(
+    ("start", "scope"), [("fresh", "--global"), ("with-others", "--global"), ("with-others", "--local")]
+)
 def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(
     world: World, claude: str, scope: str, start: str
 ) -> None:
