@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("batch", "rehearsal"),
     ("runtime.containment", "runtime.places"),
     (
+        "runtime.caps",
         "runtime.machine",
         "runtime.outlet",
         "runtime.process",

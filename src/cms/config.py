@@ -17,7 +17,7 @@ import msgspec
 
 from cms.errors import ClaudeNotFound, UsageError
 from cms.session.lineage import Caller, Caps
-from cms.session.model import Limits
+from cms.session.model import ContainmentLevel, Limits
 
 #: What a delegation may use when nobody says otherwise. The last three end what goes on without progress, and
 #: are wide: claude's own tools take ten minutes at most, and its own retries some eight.
@@ -50,6 +50,8 @@ class Settings(msgspec.Struct, frozen=True):
         control_timeout: seconds for any later control request.
         grace: seconds that each rung of the stop ladder gets.
         containment: "auto", or the name of one mechanism (`CMS_CONTAINMENT`).
+        require_containment: the level below which no session is started, where it says nothing itself
+            (`CMS_REQUIRE_CONTAINMENT`); None means any.
         caps: how far sessions may start others (`CMS_MAX_DEPTH`, `CMS_MAX_CHILDREN`).
         door: inside a session that may use cms: the socket that leads to it (`CMS_DOOR`).
         inside: the id of the session that we run inside of, or "" (`CMS_PARENT`).
@@ -65,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True):
     control_timeout: float = 20.0
     grace: float = 5.0
     containment: str = "auto"
+    require_containment: ContainmentLevel | None = None
     caps: Caps = Caps()
     door: Path | None = None
     inside: str = ""
@@ -129,6 +132,17 @@ def _home(environ: Mapping[str, str]) -> Path:
     return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - Path.resolve would follow links
 
 
+def _level(environ: Mapping[str, str]) -> ContainmentLevel | None:
+    text = environ.get("CMS_REQUIRE_CONTAINMENT", "")
+    if not text:
+        return None
+    try:
+        level: ContainmentLevel = msgspec.convert(text.upper(), ContainmentLevel)
+    except msgspec.ValidationError:
+        raise UsageError(f"CMS_REQUIRE_CONTAINMENT={text!r} is not a level: one of A, B, C, D, E") from None
+    return level
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from the environment.
 
@@ -146,6 +160,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         control_timeout=_number(env, "CMS_CONTROL_TIMEOUT", 20.0),
         grace=_number(env, "CMS_GRACE", 5.0),
         containment=env.get("CMS_CONTAINMENT") or "auto",
+        require_containment=_level(env),
         caps=Caps(
             max_depth=_whole(env, "CMS_MAX_DEPTH", Caps().max_depth),
             max_children=_whole(env, "CMS_MAX_CHILDREN", Caps().max_children),
@@ -165,6 +180,7 @@ VARIABLES = {
     "max_children": "CMS_MAX_CHILDREN",
     "max_depth": "CMS_MAX_DEPTH",
     "max_line": "CMS_MAX_LINE",
+    "require_containment": "CMS_REQUIRE_CONTAINMENT",
     "start_timeout": "CMS_START_TIMEOUT",
 }
 

@@ -29,7 +29,7 @@ from typing import TypeVar
 import msgspec
 
 from cms.errors import HomeUnusable, UsageError
-from cms.session.model import Limits, OnViolation, Preset
+from cms.session.model import ContainmentLevel, Limits, OnViolation, Preset
 from cms.units import parse_seconds, parse_size
 
 NAME = "config.toml"
@@ -56,6 +56,7 @@ class FileSettings(Section, frozen=True):
     control_timeout: str | float | None = None
     grace: str | float | None = None
     containment: str | None = None
+    require_containment: ContainmentLevel | None = None
     max_depth: int | None = None
     max_children: int | None = None
 
@@ -86,6 +87,7 @@ class Profile(Section, frozen=True):
     max_procs: int | None = None
     ask_timeout: str | float | None = None
     on_violation: OnViolation | None = None
+    require_containment: ContainmentLevel | None = None
     allow: tuple[str, ...] = ()
     disallowed_tools: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()

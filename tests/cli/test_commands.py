@@ -476,6 +476,7 @@ SESSION_JSON: dict[str, object] = {
     "noiseLines": 0,
     "receipt": None,
     "walls": None,
+    "capsHit": [],
 }  # fmt: skip
 INTERACTION_JSON: dict[str, object] = {
     "number": 2,
@@ -513,6 +514,7 @@ RECEIPT_JSON: dict[str, object] = {
     "left": [],
     "at": "2026-11-22T11:29:00.000Z",
     "walls": None,
+    "how": [],
 }
 
 

@@ -29,7 +29,7 @@ from cms.cli.flags import (
 )
 from cms.config import DEFAULT_MODEL, load_settings
 from cms.errors import UsageError, WorkDirError
-from cms.session.model import Limits, OnViolation, Preset, SessionOptions
+from cms.session.model import ContainmentLevel, Limits, OnViolation, Preset, SessionOptions
 
 MODEL_ALIASES = ("sonnet", "opus", "haiku")
 PERMISSION_MODES = ("acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan")
@@ -225,6 +225,15 @@ class AgentFlags:
             help="Hold a question or a missing permission so long for `cms answer`, instead of refusing it.",
         ),
     ] = None
+    require_containment: Annotated[
+        ContainmentLevel | None,
+        Parameter(
+            name="--require-containment",
+            metavar="LEVEL",
+            group=SAFETY,
+            help="Refuse to start where the machine holds less than this: A (most) to E (`cms doctor`).",
+        ),
+    ] = None
     allow_cms: Annotated[
         bool,
         switch(
@@ -287,6 +296,7 @@ class AgentFlags:
             env_deny=self.env_deny,
             on_violation=self.on_violation or "stop",
             ask_timeout=self.ask_timeout or 0.0,
+            require_containment=self.require_containment or load_settings().require_containment,
             verify=tuple(verify),
             allow_cms=self.allow_cms,
         )
@@ -330,6 +340,7 @@ def choose(agent: AgentFlags, limits: LimitFlags, below: Limits, verify: tuple[s
         preset=chosen.preset if agent.preset is None else agent.preset,
         on_violation=chosen.on_violation if agent.on_violation is None else agent.on_violation,
         ask_timeout=seconds(chosen.ask_timeout) if agent.ask_timeout is None else agent.ask_timeout,
+        require_containment=agent.require_containment or chosen.require_containment,
         allow=(*agent.allow, *chosen.allow),
         disallowed_tools=(*agent.disallowed_tools, *chosen.disallowed_tools),
         protect=(*agent.protect, *chosen.protect),

@@ -347,6 +347,7 @@ def status_lines(
                 ("last saved", f"{clock(session.last_saved, style)} ({age(session.last_saved, now)})"),
                 ("now", one_line(activity, style)),
                 *walls_fields(session.walls, style),
+                *(("cap hit", one_line(hit, style)) for hit in session.caps_hit),
                 ("last message", "" if last is None else interaction_fate(last, style)),
                 ("last end", "" if session.receipt is None else receipt_line(session.receipt)),
                 ("error", one_line(session.error, style)),

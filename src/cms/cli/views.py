@@ -48,6 +48,7 @@ class ReceiptView(Record, frozen=True):
     left: tuple[str, ...]
     at: str
     walls: Walls | None
+    how: tuple[str, ...]
 
 
 class SessionView(Record, frozen=True):
@@ -79,6 +80,7 @@ class SessionView(Record, frozen=True):
     noise_lines: int
     receipt: ReceiptView | None
     walls: Walls | None
+    caps_hit: tuple[str, ...]
 
 
 class InteractionView(Record, frozen=True):
@@ -230,6 +232,7 @@ def view_receipt(receipt: Receipt | None) -> ReceiptView | None:
         left=receipt.left,
         at=iso(receipt.at),
         walls=receipt.walls,
+        how=receipt.how,
     )
 
 
@@ -262,6 +265,7 @@ def view_session(record: SessionRecord) -> SessionView:
         noise_lines=record.noise_lines,
         receipt=view_receipt(record.receipt),
         walls=record.walls,
+        caps_hit=record.caps_hit,
     )
 
 

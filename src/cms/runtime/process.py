@@ -334,4 +334,6 @@ class Ladder:
             empty=proof.empty,
             left=tuple(f"{member.pid} {member.command}" for member in proof.left),
             at=at,
+            how=proof.how,
+            left_ids=tuple(f"{member.pid}@{member.started}" for member in proof.left),
         )

@@ -53,6 +53,8 @@ from cms.protocol.messages import (
     Result,
     UnknownControlRequest,
 )
+from cms.runtime import caps
+from cms.runtime.caps import Cap
 from cms.runtime.containment import Mechanism
 from cms.runtime.guard import Guard
 from cms.runtime.handshake import shake_hands
@@ -197,6 +199,7 @@ class Runner:
         self._paused = False
         self._begun = False  # claude has said that it began a message
         self._refusal = ""  # claude's own words on why it does not come up
+        self._cap_passed: Cap | None = None
         self._drained = trio.Event()  # the reader has come to the end of stdout
         self._watchers = Watchers(self._progress)
         self._activity = ""
@@ -487,7 +490,7 @@ class Runner:
     async def _start(self, raw: RawLog, door_path: Path | None) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
-        self._update(status=SessionStatus.STARTING, error="", receipt=None)
+        self._update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
         await self._journal.commit(session=self.record)
         places = await self._places.prepare()
         if self.ending:
@@ -645,10 +648,17 @@ class Runner:
 
     async def _watch_caps(self, process: AgentProcess) -> None:
         """Where the kernel does not hold the tree to its caps, this does."""
-        cap = await process.container.watch_limits()
+        self._cap_passed = cap = await process.container.watch_limits()
         self._fail(AgentError(f"the processes of this session passed their cap on {cap}"))
         if self._ladder is not None:
             self._ladder.hurry()
+
+    def _look_at_caps(self) -> tuple[str, ...]:
+        """Which caps were hit so far, for the verdict; the record has it too."""
+        if self._process is not None:
+            limits, hit = self.record.options.limits, self._process.container.limits_hit()
+            self._update(caps_hit=caps.told(limits, hit, self._cap_passed))
+        return self.record.caps_hit
 
     async def _report_death(self, process: AgentProcess) -> None:
         """Its stdout ended though nobody asked it to: it has died, or is about to."""
@@ -663,6 +673,8 @@ class Runner:
         returncode = process.container.returncode
         if returncode is None:
             self._fail(ProtocolError(f"claude closed its output {stage}, and did not end"))
+        elif returncode < 0 and (hit := self._look_at_caps()):
+            self._fail(AgentError(f"claude was killed {stage}: {hit[0]}"))
         else:
             self._fail(AgentDied(stage, returncode, self._refusal or process.stderr_tail))
 
@@ -938,7 +950,7 @@ class Runner:
             cost_exact=exact,
             turns=turn.turns,
             duration=self._work_now() - turn.started,
-            reasons=conclusion.reasons,
+            reasons=(*conclusion.reasons, *self._look_at_caps()),
             tools_used=turn.tools_used,
             tool_calls=turn.tool_calls,
             denials=turn.denials,
@@ -1039,6 +1051,7 @@ class Runner:
         status = self._end_status if self.ending else SessionStatus.FAILED
         if self._process is not None:
             self._close_books(self._process)
+            self._look_at_caps()
             receipt = await self._look_at_places(receipt)
             if receipt is None or not receipt.empty:
                 left = ", ".join(receipt.left) if receipt is not None else ""

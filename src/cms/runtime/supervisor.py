@@ -25,8 +25,8 @@ import msgspec
 import trio
 
 from cms.config import Settings, caller, caller_environ, find_claude, load_settings_and_file
-from cms.errors import InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
-from cms.runtime.containment import Mechanism, find_mechanism
+from cms.errors import ContainmentError, InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
+from cms.runtime.containment import Level, Mechanism, find_mechanism
 from cms.runtime.family import Family
 from cms.runtime.process import check_work_dir
 from cms.runtime.runner import Doors, Runner
@@ -146,6 +146,7 @@ class Supervisor:
         """
         who, options = caller.get(), await self.family.admit(options)
         check_work_dir(options.work_dir)
+        self._check_containment(options)
         find_claude(self._settings_now())
         now = time.time()
         record = SessionRecord(
@@ -162,6 +163,21 @@ class Supervisor:
         await self.journal.add_session(record)
         await self._cap_family(record)
         return record
+
+    def _check_containment(self, options: SessionOptions) -> None:
+        """Whether this machine holds a session as well as was asked for, by it or by the settings.
+
+        Raises:
+            ContainmentError: it does not.
+        """
+        wanted = options.require_containment or self.settings.require_containment
+        have = self.mechanism.level
+        if wanted is not None and have < Level(wanted):
+            raise ContainmentError(
+                f"{options.name!r} needs containment of level {wanted}, and here is level {have.value} "
+                f"({self.mechanism.name})",
+                hint="`cms doctor` shows what is missing and how to get it",
+            )
 
     async def _cap_family(self, record: SessionRecord) -> None:
         """What a session and everything that it starts may spend together is what it may spend."""
@@ -275,6 +291,7 @@ class Supervisor:
         if self._closed:
             raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
         check_work_dir(record.options.work_dir)
+        self._check_containment(record.options)
         settings = self._settings_now()
         find_claude(settings)
         self.family.check_room()

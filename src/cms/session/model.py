@@ -121,6 +121,7 @@ class Limits(Record, frozen=True):
 Preset = Literal["read-only", "review", "edit", "full", "plan"]
 PRESETS: tuple[Preset, ...] = ("read-only", "review", "edit", "full", "plan")
 OnViolation = Literal["stop", "deny"]
+ContainmentLevel = Literal["A", "B", "C", "D", "E"]
 
 
 class SessionOptions(Record, frozen=True):
@@ -153,6 +154,7 @@ class SessionOptions(Record, frozen=True):
     ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
     fork_of: str = ""  # the conversation that this one branches off when it begins
     allow_cms: bool = False  # it may start sessions itself, within what it is (`session.lineage`)
+    require_containment: ContainmentLevel | None = None  # it is not started below this; None: the setting's
 
 
 class TokenUsage(Record, frozen=True):
@@ -277,6 +279,8 @@ class Receipt(Record, frozen=True):
     left: tuple[str, ...] = ()
     at: float = 0.0
     walls: Walls | None = None
+    how: tuple[str, ...] = ()  # what was done by force, and what the proof rests on, in order
+    left_ids: tuple[str, ...] = ()  # "pid@start" of what is left; start in ticks since boot
 
 
 class SessionRecord(Record, frozen=True):
@@ -302,6 +306,7 @@ class SessionRecord(Record, frozen=True):
     noise_lines: int = 0
     receipt: Receipt | None = None
     walls: Walls | None = None  # of the newest process, as they are (or were at its end)
+    caps_hit: tuple[str, ...] = ()  # which caps on memory and processes held the newest process back
     depth: int = 0  # 0: a person started it, 1: an MCP client, one more for each session in between
     started_by: str = ""  # the session whose agent started this one; it ends when that one does
 

@@ -1,0 +1,101 @@
+"""What holds a session is what was asked for: levels, mechanisms and caps, through the real command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli.shell import Shell, shell
+from cms.rehearsal.script import call, prompt, say
+
+__all__ = ["shell"]
+
+
+def level(shell: Shell) -> str:
+    found = shell.cms("doctor", "--json").json()["containment"]
+    assert isinstance(found, dict)
+    return str(found["level"])
+
+
+@pytest.mark.parametrize("command", ["delegate", "spawn"])
+def test_below_the_level_asked_for_nothing_is_started(shell: Shell, command: str) -> None:
+    """The daemon of this shell is forced to the weakest mechanism that Linux has."""
+    weak = {"CMS_CONTAINMENT": "guard", "CMS_HOME": str(shell.root / "weak")}
+    name = f"strict-{command}"
+    try:
+        ran = shell.cms(command, name, "hello", "--require-containment", "B", env=weak)
+        assert ran.code == 1
+        assert ran.err.splitlines() == [
+            f"cms: '{name}' needs containment of level B, and here is level D (guard)",
+            "     `cms doctor` shows what is missing and how to get it",
+        ]
+        assert shell.cms("status", name, env=weak).code == 10
+        done = shell.cms(command, f"{name}-d", "hello", "--require-containment", "D", env=weak)
+        assert done.code == 0
+        by_default = {**weak, "CMS_REQUIRE_CONTAINMENT": "c"}
+        assert "needs containment of level C" in shell.cms(command, f"{name}-c", "hello", env=by_default).err
+    finally:
+        shell.cms("daemon", "stop", env=weak)
+
+
+def test_the_level_holds_for_what_is_brought_back_too(shell: Shell) -> None:
+    shell.ok("spawn", "moved", prompt("hello", say("x")), "--require-containment", level(shell), "--stop")
+    shell.ok("daemon", "stop")
+    weak = {"CMS_CONTAINMENT": "guard"}  # as on another machine that has the same home
+    ran = shell.cms("send", "moved", "hello again", env=weak)
+    assert "'moved' needs containment of level " in ran.err
+    assert ran.code == 1
+    shell.ok("daemon", "stop")
+    assert shell.cms("send", "moved", prompt("hello again", say("y"))).code == 0
+
+
+def test_the_file_can_ask_for_a_level(shell: Shell) -> None:
+    home = {"CMS_HOME": str(shell.root / "filed"), "CMS_CONTAINMENT": "guard"}
+    (shell.root / "filed").mkdir()
+    (shell.root / "filed" / "config.toml").write_text(
+        '[settings]\nrequire-containment = "C"\n[profiles.lax]\nrequire-containment = "D"\n'
+    )
+    try:
+        ran = shell.cms("spawn", "filed", "hello", env=home)
+        assert "needs containment of level C" in ran.err
+        assert shell.cms("spawn", "filed", "hello", "--profile", "lax", env=home).code == 0
+    finally:
+        shell.cms("daemon", "stop", env=home)
+
+
+def test_what_is_no_level_and_what_is_no_mechanism(shell: Shell) -> None:
+    ran = shell.cms("spawn", "x", "hello", "--require-containment", "Z")
+    assert (ran.code, "one of A, B, C, D, E" in ran.err) == (2, True)
+    ran = shell.cms("spawn", "x", "hello", env={"CMS_REQUIRE_CONTAINMENT": "high"})
+    assert (ran.code, "CMS_REQUIRE_CONTAINMENT='high' is not a level" in ran.err) == (2, True)
+    other = {"CMS_CONTAINMENT": "brwap", "CMS_HOME": str(shell.root / "bogus")}
+    ran = shell.cms("list", env=other)
+    assert ran.code != 0
+    assert "there is no containment mechanism 'brwap'" in ran.err
+    assert "did you mean 'bwrap'?" in ran.err
+
+
+def test_a_tree_that_passes_its_cap_on_processes_is_ended_and_the_verdict_says_so(shell: Shell) -> None:
+    many = call("Bash", command="for i in $(seq 30); do sleep 3 & done; wait")
+    ran = shell.cms(
+        *("delegate", "crowd", "--preset", "full", "--max-procs", "15", "--json"),
+        prompt("go", many, say("went on")),
+    )
+    result = ran.json()
+    reasons = result["reasons"]
+    assert isinstance(reasons, list)
+    assert reasons[-1].startswith("the cap of 15 processes was "), result
+    # Where the kernel counts, it refuses the sixteenth and the work goes on.
+    passed = reasons[-1].endswith("was passed: all of it was ended")
+    assert (ran.code, result["status"]) == ((1, "failed") if passed else (0, "completed"))
+    assert "cap hit       the cap of 15 processes was " in shell.ok("status", "crowd").out
+    assert shell.status("crowd")["capsHit"] == [reasons[-1]]
+
+
+def test_a_tree_that_passes_its_cap_on_memory(shell: Shell) -> None:
+    hungry = """exec python3 -c 'x = bytearray(400 << 20); import time; time.sleep(600)'"""
+    ran = shell.cms(
+        *("delegate", "fat", "--preset", "full", "--max-memory", "300M"),
+        prompt("go", call("Bash", command=hungry), say("never")),
+    )
+    assert ran.code == 1
+    assert "because: the memory cap of 300 MiB was " in ran.out
