@@ -47,6 +47,11 @@ async def test_a_script_gives_the_lines_that_the_real_one_wrote(
         # The real one closes the stream that was broken off.
         broken = real.index("user text")
         del real[broken + 1 : broken + 4]
+    if name == "subagent_background":
+        # Whether the subagent's first call is in the first result's total is a race, in the real one too.
+        for lines in (real, simulated):
+            first = next(i for i, line in enumerate(lines) if line.startswith("result "))
+            lines[first] = " ".join(lines[first].split()[:-2])
     if name in IN_ANY_ORDER:
         assert Counter(simulated) == Counter(real)
     else:
