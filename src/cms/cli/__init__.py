@@ -27,6 +27,10 @@ def main() -> int:
     # Collections while modules are loaded find nothing and take a twentieth of a fast command; `app` turns
     # them on again before the command itself runs.
     gc.disable()
+    if sys.argv[1:2] == ["__complete"]:
+        from cms.cli.complete import main as complete
+
+        os._exit(complete(sys.argv[2:]))
     try:
         from cms.cli.app import main as run
     except KeyboardInterrupt:

@@ -53,6 +53,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("answer",), "cms.cli.asking:answer", "NAME ANSWER... [flags]", LOOKING),
     (("wait",), "cms.cli.waiting:wait", "NAME... [flags]", LOOKING),
     (("cost",), "cms.cli.money:cost", "[flags]", MONEY),
+    (("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
     (("config",), "cms.cli.settings:config", "[flags]", SERVICE),
     (("doctor",), "cms.cli.certify:doctor", "[flags]", SERVICE),
     (("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),

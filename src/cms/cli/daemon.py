@@ -17,6 +17,7 @@ from cms.cli.flags import JsonFlag
 from cms.config import load_settings, load_settings_and_file
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
 from cms.rpc.api import DaemonStatus, DaemonStopParams, Nothing
+from cms.rpc.client import NoDaemon
 
 _LEAVING = 30.0  # seconds on top of the grace, for force and proof
 _POLL = 0.25  # seconds between two looks at the log with --follow
@@ -47,9 +48,7 @@ def status(*, json: JsonFlag = False) -> int:
     try:
         with talk.daemon(start=False) as client:
             reply = client.call("daemon.status", Nothing(), DaemonStatus)
-    except DaemonUnavailable as error:
-        if not _none_runs(error):
-            raise
+    except NoDaemon:
         _show_none(f"no daemon runs for {load_settings().home}", stopped=False, json=json)
         return ExitCode.DAEMON_UNAVAILABLE
     if json:
@@ -94,9 +93,7 @@ def stop(
                     f"the daemon (pid {pid}) has not left within {grace + _LEAVING:g} s",
                     hint="`cms daemon logs` shows what it waits for",
                 )
-    except DaemonUnavailable as error:
-        if not _none_runs(error):
-            raise
+    except NoDaemon:
         _show_none("no daemon runs", stopped=False, json=json)
         return ExitCode.COMPLETED
     _show_none(f"daemon stopped (pid {pid})", stopped=True, json=json)
@@ -162,11 +159,6 @@ def _tail(log: BinaryIO, lines: int) -> list[str]:
             break
         step *= 4
     return data.decode(errors="replace").splitlines()[-lines:]
-
-
-def _none_runs(error: DaemonUnavailable) -> bool:
-    """Whether that is all that is wrong. The client has one class for this and for a daemon that hangs."""
-    return error.message.startswith("no daemon runs")
 
 
 def _show_none(text: str, *, stopped: bool, json: bool) -> None:

@@ -1,0 +1,180 @@
+"""What could stand next on a command line: behind `cms __complete`, which the shells call on TAB.
+
+The scripts of `cms completion` are a few lines each and hold no knowledge: they hand over the words and show
+what comes back, a candidate a line with its description behind a tab, or `@files` and `@dirs`. So they never
+grow stale, and all there is to test is here.
+
+A session's name, which is most of what anybody completes, is found without loading the command line (cyclopts
+is most of a fast command's time) and without a daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cyclopts import App
+    from cyclopts.argument import Argument
+
+#: Commands whose first argument names a session: "live" only one that is alive, "many" all of them.
+_NAMES = {
+    "answer": "any",
+    "continue": "any",
+    "delete": "many",
+    "fork": "any",
+    "history": "any",
+    "input": "any",
+    "interrupt": "live",
+    "kill": "live",
+    "logs": "any",
+    "ask": "any",
+    "audit": "any",
+    "output": "any",
+    "pause": "live",
+    "resume": "any",
+    "send": "any",
+    "status": "any",
+    "stop": "live",
+    "wait": "many",
+}
+_LIVE = frozenset({"starting", "ready", "busy", "paused"})
+_SHELLS = ("bash", "zsh", "fish")
+
+Candidate = tuple[str, str]
+FILES: Candidate = ("@files", "")
+DIRS: Candidate = ("@dirs", "")
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the candidates for the last of the words. Whatever goes wrong, nothing is said."""
+    try:
+        lines = [f"{value}\t{about}" if about else value for value, about in candidates(words)]
+        sys.stdout.buffer.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+        sys.stdout.flush()
+    except Exception:
+        # In the middle of somebody's command line there is no place for an error.
+        if os.environ.get("CMS_DEBUG"):
+            raise
+    return 0
+
+
+def candidates(words: Sequence[str]) -> list[Candidate]:
+    """What the last word could become. Only what goes on from what is there."""
+    # bash cuts words at `=`; the flag and its value are what is meant.
+    given = [word for word in words[:-1] if word != "="]
+    current = words[-1] if words and words[-1] != "=" else ""
+    before, wanted = "", current
+    if current.startswith("--") and "=" in current:
+        flag, _, wanted = current.partition("=")
+        before, given = flag + "=", [*given, flag]
+    found = [(before + value if value[:1] != "@" else value, about) for value, about in _next(given, wanted)]
+    return [one for one in found if one[0].startswith(current) or one[0][:1] == "@"]
+
+
+def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
+    command = given[0] if given else ""
+    position = len(given) - 1
+    if "--" in given:
+        return []
+    which = _NAMES.get(command, "")
+    if (
+        which
+        and not wanted.startswith("-")
+        and not given[-1].startswith("-")
+        and (position == 0 or (which == "many" and not _flags_in(given[1:])))
+    ):
+        return list(_sessions(which, given[1:]))
+    if given and given[-1] == "--name":
+        return list(_sessions("any", ()))
+    from cms.cli.app import build
+
+    return _by_command_line(build(), given, wanted)
+
+
+def _flags_in(words: Sequence[str]) -> bool:
+    return any(word.startswith("-") for word in words)
+
+
+def _sessions(which: str, taken: Sequence[str]) -> Iterator[Candidate]:
+    home = os.environ.get("CMS_HOME") or "~/.claude-multi-session"
+    from cms.store.glance import names_and_statuses
+
+    for name, status in names_and_statuses(os.path.join(os.path.expanduser(home), "cms.db")):  # noqa: PTH111, PTH118
+        if name not in taken and (which != "live" or status in _LIVE):
+            yield name, status
+
+
+def _by_command_line(app: App, given: Sequence[str], wanted: str) -> list[Candidate]:
+    words = list(given)
+    while words and words[0] in app and not words[0].startswith("-"):
+        app = app[words.pop(0)]
+    names = [name for name in app if not name.startswith("-")]
+    if names:
+        return [] if words else [(name, _first_line(app[name])) for name in sorted(names)]
+    arguments = list(app.assemble_argument_collection())
+    if words and (argument := _valued(arguments, words[-1])) is not None:
+        return _values(argument)
+    if not wanted.startswith("-"):
+        return _positional(given[0] if given else "", len(words))
+    return [
+        (name, " ".join((argument.parameter.help or "").split()))
+        for argument in arguments
+        for name in argument.names
+        if name.startswith("--") and (argument.show or name not in words)
+    ] + [("--help", "Explain this command.")]
+
+
+def _first_line(app: App) -> str:
+    return app.help.strip().split("\n")[0] if app.help else ""
+
+
+def _valued(arguments: Sequence[Argument], word: str) -> Argument | None:
+    """The flag of that name, if it takes a value."""
+    for argument in arguments:
+        if word in argument.names and word.startswith("-") and argument.token_count()[0]:
+            return argument
+    return None
+
+
+def _values(argument: Argument) -> list[Candidate]:
+    choices = argument.get_choices()
+    if choices:
+        return [(choice, "") for choice in choices]
+    match argument.names[0]:
+        case "--model" | "--fallback-model":
+            return [("sonnet", ""), ("opus", ""), ("haiku", "")]
+        case "--profile":
+            return _profiles()
+        case "--status":
+            from cms.session.model import SessionStatus
+
+            return [(status.value, "") for status in SessionStatus]
+        case "--permission-mode":
+            from cms.cli.agent import PERMISSION_MODES
+
+            return [(mode, "") for mode in PERMISSION_MODES]
+        case "--work-dir" | "--add-dir":
+            return [DIRS]
+        case name if name.endswith("-file") or name in ("--file", "--settings", "--mcp-config", "--out"):
+            return [FILES]
+    return []
+
+
+def _profiles() -> list[Candidate]:
+    from cms.config import load_settings
+    from cms.config_file import read_config
+
+    return [(name, "") for name in read_config(load_settings().home).profiles]
+
+
+def _positional(command: str, position: int) -> list[Candidate]:
+    if command == "completion" and position == 0:
+        return [(shell, "") for shell in _SHELLS]
+    if command == "help" and position == 0:
+        from cms.cli.app import build
+
+        return [(name, "") for name in sorted(build()) if not name.startswith("-")]
+    return []

@@ -1,0 +1,25 @@
+"""A look at the store without opening it: the names of sessions, for a shell that completes a word.
+
+No migration, no lock, no folder made, nothing but the standard library; what cannot be read is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from urllib.parse import quote
+
+
+def names_and_statuses(database: str | os.PathLike[str]) -> list[tuple[str, str]]:
+    """Every session's name and its status when it was last stored, newest first."""
+    try:
+        db = sqlite3.connect(f"file:{quote(os.fspath(database))}?mode=ro", uri=True, timeout=0.2)
+        try:
+            rows: list[tuple[str, str]] = db.execute(
+                "SELECT name, status FROM sessions ORDER BY created DESC"
+            ).fetchall()
+        finally:
+            db.close()
+    except sqlite3.Error:
+        return []
+    return rows
