@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 
 import msgspec
@@ -89,3 +91,20 @@ def test_a_subagents_money_counts_against_a_shared_cap(world: World, background:
     # One call of the subagent, whose newest reply the meter may not hold yet, and one of the main one.
     assert cap <= spent + 1e-9
     assert spent <= cap + 2 * CALL + 1e-9, spent
+
+
+def test_a_daemon_that_is_killed_gives_nothing_back_that_may_be_spent(world: World) -> None:
+    assert world.cms("budget", "set", "--total", "5").code == 0
+    wait = call("Bash", command='python3 -c "import time; time.sleep(600)"').costing(CALL, "sonnet")
+    task = prompt("Work", wait, say("done"))
+    assert world.cms("delegate", "one", task, "--preset", "full", "--detach").code == 0
+    while budget(world).scopes[0].spent < CALL - 1e-9:
+        assert world.cms("status", "one", "--json").json()["status"] in ("starting", "ready", "busy")
+    (before,) = budget(world).scopes
+    assert (before.at_work, before.unknown) == (1, 0)
+    assert before.reserved > 0
+    os.kill(world.daemon_pid(), signal.SIGKILL)
+    (after,) = budget(world).scopes
+    assert (after.at_work, after.reserved) == (0, 0)
+    assert after.spent == pytest.approx(before.spent)
+    assert after.unknown == pytest.approx(before.reserved)
