@@ -67,5 +67,5 @@ def row_line(row: AuditRow, style: Style) -> str:
     what = one.verdict if one.kind == "call" else f"{one.kind}: {one.verdict}"
     return (
         f"{row.number:>4}  {render.clock(one.at, style)}  {render.cost(one.cost)}  "
-        f"{render.one_line(what, style):<18}  {render.one_line(about, style)}"
+        f"{render.one_line(what, style):<22}  {render.one_line(about, style)}"
     )
