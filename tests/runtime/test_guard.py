@@ -118,6 +118,15 @@ async def test_a_mount_that_an_editor_drops_is_told_at_once(
         assert any((row.kind, row.verdict) == ("safety", "lost") for row in rows)
 
 
+async def test_a_second_name_of_a_protected_file_is_told_and_trips(settings: Settings) -> None:
+    env_file(settings).with_name("other").hardlink_to(env_file(settings))
+    async with supervising(settings) as supervisor:
+        result = await delegate(supervisor, prompt("Try", shell("echo KEY=2 > other"), say("done")))
+        assert env_file(settings).read_text() == "KEY=2\n"
+        assert result.status is Outcome.PROTECTED_PATH
+        assert walls_of(result).unheld == (f"{env_file(settings)}: it has another name, a hard link",)
+
+
 async def test_without_safety_nothing_is_held_and_all_of_it_is_told(settings: Settings) -> None:
     async with supervising(settings) as supervisor:
         result = await delegate(

@@ -40,6 +40,7 @@ class Guard:
         self._before: dict[Path, Mark] = {}
         self._container: Container | None = None
         self._lost: dict[str, str] = {}
+        self._named_twice: set[Path] = set()
         self._limiter = trio.CapacityLimiter(1)
 
     def __repr__(self) -> str:
@@ -56,6 +57,12 @@ class Guard:
             return places, snapshot(places.watched)
 
         self.places, self._before = await trio.to_thread.run_sync(look, limiter=self._limiter)
+        # A read-only mount holds a file under its name; under another one it can be written all the same.
+        self._named_twice = {
+            path
+            for path, mark in self._before.items()
+            if mark.names > 1 and _below(path, self.places.protected)
+        }
         return self.places
 
     def started(self, container: Container) -> Walls:
@@ -89,7 +96,7 @@ class Guard:
         changed: list[str] = []
         outside: list[str] = []
         for change in compare(self._before, after):
-            by_others = any(change.path.is_relative_to(path) for path in held)
+            by_others = change.path not in self._named_twice and _below(change.path, held)
             (outside if by_others else changed).append(str(change))
         return self._walls(tuple(changed), tuple(outside))
 
@@ -102,6 +109,7 @@ class Guard:
 
     def _walls(self, changed: tuple[str, ...] = (), outside: tuple[str, ...] = ()) -> Walls:
         unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.places.unheld]
+        unheld += [(str(path), "it has another name, a hard link") for path in sorted(self._named_twice)]
         if self._container is not None:
             unheld += _asked_for(self._container.unenforced, self.places)
         return Walls(
@@ -112,6 +120,10 @@ class Guard:
             changed=changed,
             outside=outside,
         )
+
+
+def _below(path: Path, places: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(place) for place in places)
 
 
 def _asked_for(unenforced: Iterable[LostMount], places: Places) -> list[tuple[str, str]]:

@@ -40,6 +40,7 @@ class Mark(msgspec.Struct, frozen=True):
     mtime_ns: int = 0
     ctime_ns: int = 0
     digest: str = ""  # of a small file's content, or a link's target
+    names: int = 1  # hard links
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -95,6 +96,7 @@ def mark(path: Path) -> Mark:
         here.st_mtime_ns,
         here.st_ctime_ns,
         digest,
+        here.st_nlink if kind == "file" else 1,
     )
 
 
