@@ -6,6 +6,7 @@ Units as everywhere (`session.model`): US dollars, seconds, seconds since the ep
 from __future__ import annotations
 
 import enum
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -145,6 +146,8 @@ class TaskSpec(Record, frozen=True, omit_defaults=True):
     env_deny: tuple[str, ...] | None = None
     on_violation: OnViolation | None = None
     verify: tuple[str, ...] | None = None
+    ask_timeout: float | None = None
+    allow_cms: bool | None = None
     max_cost: float | None = None
     max_turns: int | None = None
     max_time: float | None = None
@@ -287,8 +290,8 @@ class Task(Record, frozen=True):
     paid: float = 0.0  # what that session had cost by then
 
 
-class TaskView(Record, frozen=True):
-    """A task as `cms batch show` and `--out` give it: the parts of `Task` and its result in one."""
+class TaskFacts(Record, frozen=True, kw_only=True):
+    """What is told of a task: the parts of `Task` and its result in one."""
 
     name: str
     status: TaskStatus
@@ -306,8 +309,32 @@ class TaskView(Record, frozen=True):
     tools_used: tuple[str, ...]
     reasons: tuple[str, ...]
     needs: tuple[str, ...]
+
+
+class TaskView(TaskFacts, frozen=True, kw_only=True):
+    """A task as the daemon tells it."""
+
     started: float | None
     ended: float | None
+
+
+class TaskLine(TaskFacts, frozen=True, kw_only=True):
+    """A line of `--out`, and a task of `cms batch show --json`: times as ISO 8601, as in all of `--json`."""
+
+    started: str | None
+    ended: str | None
+
+
+def _iso(at: float | None) -> str | None:
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def line_of(task: TaskView) -> TaskLine:
+    """A task in the outside's form."""
+    whole = msgspec.structs.asdict(task)
+    return TaskLine(**{**whole, "started": _iso(task.started), "ended": _iso(task.ended)})
 
 
 def view(task: Task, model: str) -> TaskView:

@@ -268,6 +268,8 @@ _KEYS: Final[dict[str, tuple[str, Check]]] = {
     "envDeny": ("env_deny", _texts),
     "onViolation": ("on_violation", _one_of(get_args(OnViolation))),
     "verify": ("verify", _texts),
+    "askTimeout": ("ask_timeout", _time),
+    "allowCms": ("allow_cms", _flag),
     "maxCost": ("max_cost", _money),
     "maxTurns": ("max_turns", _count),
     "maxTime": ("max_time", _time),

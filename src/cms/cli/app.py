@@ -32,6 +32,7 @@ SERVICE = Group("Service", sort_key=5)
 COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("delegate",), "cms.cli.delegation:delegate", "NAME TASK [flags]", DELEGATION),
     (("continue",), "cms.cli.delegation:continue_", "NAME MESSAGE [flags]", DELEGATION),
+    (("batches",), "cms.cli.batch:batches", "[flags]", DELEGATION),
     (("spawn",), "cms.cli.starting:spawn", "NAME PROMPT [flags]", SESSIONS),
     (("send", "input"), "cms.cli.sessions:send", "NAME MESSAGE [flags]", SESSIONS),
     (("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS),
@@ -63,6 +64,17 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
 )
 #: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
 FAMILIES: dict[str, tuple[str, Group, tuple[tuple[str, str, str], ...]]] = {
+    "batch": (
+        "Run a file of tasks, each a delegation; show, pause, resume and cancel batches.",
+        DELEGATION,
+        (
+            ("show", "cms.cli.batch:show", "ID [flags]"),
+            ("pause", "cms.cli.batch:pause", "ID [flags]"),
+            ("resume", "cms.cli.batch:resume", "ID [flags]"),
+            ("stop", "cms.cli.batch:stop", "ID [flags]"),
+            ("cancel", "cms.cli.batch:cancel", "ID [flags]"),
+        ),
+    ),
     "budget": (
         "What all sessions together may spend, in a day and in all.",
         MONEY,
@@ -158,6 +170,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     app = build()
+    if words[:1] == ["batch"]:
+        # The one family that is a command as well. cyclopts wants the function of that at once.
+        from cms.cli.batch import run
+
+        family = app["batch"]
+        family.default(run)
+        family.help = run.__doc__
+        family.usage = f"cms batch --file FILE [flags]\n       {family.usage}"
     if not words or words[0] in ("-h", "--help"):
         summon(app)
     elif words[0] in FAMILIES and words[1:2] in ([], ["-h"], ["--help"]):

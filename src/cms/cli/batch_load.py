@@ -1,0 +1,263 @@
+"""From a file of tasks to a batch in the store: read, check, hand over by chunks. Nothing is started here.
+
+The whole file is read to its end whatever is wrong in it, so that a person sees every mistake at once, with
+its line; but only as long as none was found is anything handed over.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+
+import msgspec
+
+from cms.batch.model import BatchOptions, BatchRecord, TaskSpec, over
+from cms.batch.spec import Entry, Fault, Header, Reader, sniff
+from cms.cli.agent import check_file_or_json
+from cms.cli.flags import nearest_path
+from cms.errors import CmsError, UsageError
+from cms.rpc.api import Nothing
+from cms.rpc.api_batch import (
+    CHUNK,
+    CHUNK_BYTES,
+    BatchAddParams,
+    BatchCreateParams,
+    BatchParams,
+    BatchProblems,
+    BatchReply,
+    LineOf,
+)
+from cms.session.model import Record
+
+R = TypeVar("R", bound=Record)
+
+#: Mistakes that are shown.
+SHOWN = 20
+#: Bytes of one line of a file: a longer one is no task.
+_LINE = 64 * 1024 * 1024
+
+
+class Port(Protocol):
+    """Whoever answers the `batch.` methods: the daemon, or this command itself."""
+
+    def ask(self, method: str, params: Record, want: type[R]) -> R:
+        """One short request."""
+
+    def run(self, method: str, params: Record) -> BatchReply:
+        """A request that waits for a batch. Ctrl-C ends the waiting, and is answered all the same."""
+
+
+class BadTasks(UsageError):
+    """What is wrong with a file of tasks.
+
+    Attributes:
+        problems: all of it, a line each.
+    """
+
+    code = "bad_tasks"
+
+    def __init__(self, source: str, problems: list[str], count: int) -> None:
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        super().__init__(f"{source}: {problems[0]}{more}", hint="nothing was started")
+        self.source = source
+        self.problems = problems
+
+
+@contextmanager
+def open_file(name: str) -> Iterator[tuple[BinaryIO, str]]:
+    """The file and what to call it; `-` is stdin.
+
+    Raises:
+        UsageError: it cannot be read; with the nearest name.
+    """
+    if name == "-":
+        yield sys.stdin.buffer, "stdin"
+        return
+    path = Path(name).expanduser()
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links are kept as typed
+        raise UsageError(f"--file: there is no file {path}", hint=nearest_path(absolute)) from None
+    except OSError as error:
+        raise UsageError(f"--file: {path}: {error.strerror}") from None
+    with file:
+        yield file, str(path)
+
+
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, each of bounded length."""
+    try:
+        while line := file.readline(_LINE):
+            yield line
+    except OSError as error:
+        raise UsageError(f"--file: {error.strerror}") from None
+
+
+def load(
+    port: Port, name: str, options_of: Callable[[Header, str], BatchOptions]
+) -> tuple[BatchRecord, list[str]]:
+    """Bring a file into the store as a batch that is not started; returns it with its problems as a whole.
+
+    Args:
+        options_of: the batch's options, from what the file says at its top and where it is.
+
+    Raises:
+        BadTasks: there are mistakes in it; nothing is left in the store.
+    """
+    with open_file(name) as (file, source):
+        first = _peek(file)
+        reader = Reader(sniff(name, first), _behind(first, file))
+        loading = _Loading(port, source, options_of, reader)
+        try:
+            for found in reader:
+                loading.take(found)
+            return loading.finish()
+        except BaseException:
+            loading.drop()
+            raise
+
+
+def _peek(file: BinaryIO) -> bytes:
+    """The first line that says anything."""
+    start = b""
+    while (line := file.readline(_LINE)) and not start.strip():
+        start += line
+        if line.strip():
+            return start
+    return start + line
+
+
+def _behind(first: bytes, file: BinaryIO) -> Iterator[bytes]:
+    yield from first.splitlines(keepends=True)
+    yield from lines_of(file)
+
+
+class _Loading:
+    """One file on its way."""
+
+    def __init__(
+        self,
+        port: Port,
+        source: str,
+        options_of: Callable[[Header, str], BatchOptions],
+        reader: Reader,
+    ) -> None:
+        self._port = port
+        self._source = source
+        self._options_of = options_of
+        self._reader = reader
+        self._batch: BatchRecord | None = None
+        self._chunk: list[LineOf] = []
+        self._size = 0
+        self._sent = 0
+        self._problems: list[str] = []
+        self._count = 0
+        self._places = _Places()
+
+    def take(self, found: Entry | Fault) -> None:
+        """The next task, or mistake."""
+        if isinstance(found, Fault):
+            self._wrong(f"{found}{f' ({found.hint})' if found.hint else ''}")
+            return
+        if self._batch is None:
+            self._create()
+        try:
+            spec = self._places.settle(found.spec, self._work_dir)
+        except CmsError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            self._wrong(f"line {found.line}: task {found.spec.name!r}: {error.message}{hint}")
+            return
+        self._chunk.append(LineOf(spec, found.line))
+        self._size += len(spec.prompt) + len(spec.context or "")
+        if len(self._chunk) >= CHUNK or self._size >= CHUNK_BYTES:
+            self._send()
+
+    def finish(self) -> tuple[BatchRecord, list[str]]:
+        """All of it is there: check it as a whole."""
+        if self._batch is None and not self._problems:
+            self._create()
+        self._send()
+        if self._problems or self._batch is None:
+            raise BadTasks(self._source, self._problems, self._count)
+        checked = self._port.ask("batch.check", BatchParams(id=self._batch.id), BatchProblems)
+        return self._batch, list(checked.problems)
+
+    def drop(self) -> None:
+        """Leave nothing behind."""
+        if self._batch is not None:
+            try:
+                self._port.ask("batch.discard", BatchParams(id=self._batch.id), Nothing)
+            except CmsError:
+                pass  # whatever is wrong is being told already; the next daemon sweeps it away
+
+    def _create(self) -> None:
+        options = self._options_of(self._reader.header, self._source)
+        self._work_dir = options.work_dir
+        defaults = self._places.settle(options.defaults, options.work_dir)
+        stem = Path(self._source).stem if self._source != "stdin" else "batch"
+        params = BatchCreateParams(msgspec.structs.replace(options, defaults=defaults), stem)
+        self._batch = self._port.ask("batch.create", params, BatchReply).batch
+
+    def _send(self) -> None:
+        if self._batch is not None and self._chunk and not self._problems:
+            params = BatchAddParams(self._batch.id, self._sent, tuple(self._chunk))
+            for problem in self._port.ask("batch.add", params, BatchProblems).problems:
+                self._wrong(problem)
+        self._sent += len(self._chunk)
+        self._chunk, self._size = [], 0
+
+    def _wrong(self, problem: str) -> None:
+        self._count += 1
+        if len(self._problems) < SHOWN:
+            self._problems.append(problem)
+
+
+class _Places:
+    """Folders and files that tasks name: made absolute, and looked at once each."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, str, str], str] = {}
+
+    def settle(self, spec: TaskSpec, work_dir: str) -> TaskSpec:
+        """The task with absolute paths.
+
+        Raises:
+            CmsError: one is not there.
+        """
+        changes: dict[str, object] = {}
+        if spec.work_dir is not None:
+            changes["work_dir"] = self._folder(spec.work_dir, work_dir, "workDir")
+        if spec.add_dirs is not None:
+            changes["add_dirs"] = tuple(self._folder(one, work_dir, "addDirs") for one in spec.add_dirs)
+        if spec.mcp_config is not None:
+            changes["mcp_config"] = tuple(self._file(one, work_dir, "mcpConfig") for one in spec.mcp_config)
+        if spec.settings:
+            changes["settings"] = self._file(spec.settings, work_dir, "settings")
+        return msgspec.structs.replace(spec, **changes) if changes else spec
+
+    def _folder(self, text: str, base: str, key: str) -> str:
+        if (known := self._seen.get((text, base, key))) is not None:
+            return known
+        path = Path(os.path.abspath(Path(base) / Path(text).expanduser()))  # noqa: PTH100 - links stay
+        if not path.is_dir():
+            what = "is not a folder" if path.exists() else "does not exist"
+            raise UsageError(f"{key}: {path} {what}", hint=nearest_path(path))
+        return self._seen.setdefault((text, base, key), str(path))
+
+    def _file(self, text: str, base: str, key: str) -> str:
+        if text.lstrip().startswith(("{", "[")):
+            return text
+        if (known := self._seen.get((text, base, key))) is not None:
+            return known
+        path = str(Path(base) / Path(text).expanduser())
+        return self._seen.setdefault((text, base, key), check_file_or_json(path, key))
+
+
+def merged(flags: TaskSpec, header: TaskSpec, profile: TaskSpec) -> TaskSpec:
+    """Defaults of all tasks: what was typed, then what the file says at its top, then the profile."""
+    return over(flags, over(header, profile))

@@ -1,0 +1,245 @@
+"""Batches as lines for a person, and as the one object of `--json`. Pure, with `render`'s rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cms.batch.forecast import Forecast
+from cms.batch.model import (
+    OVER,
+    BatchRecord,
+    BatchStatus,
+    TaskLine,
+    TaskStatus,
+    TaskView,
+    line_of,
+)
+from cms.batch.report import span
+from cms.cli.render import age, clock, cost, count, cut, display_width, one_line, paint, size
+from cms.cli.terminal import Style
+from cms.cli.views import iso
+from cms.session.model import Record
+
+#: status: (icon, its ASCII stand-in, SGR colour).
+TASK_ICONS: dict[TaskStatus, tuple[str, str, str]] = {
+    TaskStatus.WAITING: ("○", "o", "2"),
+    TaskStatus.RUNNING: ("⟳", ">", "33"),
+    TaskStatus.COMPLETED: ("✓", "+", "32"),
+    TaskStatus.SKIPPED: ("□", "-", "2"),
+    TaskStatus.CANCELLED: ("⊘", "/", "2"),
+    TaskStatus.NEEDS_INPUT: ("?", "?", "33"),
+    TaskStatus.INTERRUPTED: ("⊘", "/", "33"),
+}
+_CROSS = ("✗", "x", "31")
+NOT_COMPLETED = OVER - {TaskStatus.COMPLETED}
+
+BATCH_COLOURS: dict[BatchStatus, str] = {
+    BatchStatus.COMPLETED: "32",
+    BatchStatus.FAILED: "31",
+    BatchStatus.CANCELLED: "31",
+    BatchStatus.STOPPED: "33",
+    BatchStatus.PARKED: "33",
+    BatchStatus.PAUSED: "36",
+}
+
+
+class BatchView(Record, frozen=True):
+    """A batch, flat. Money in dollars, times ISO 8601, `eta` in seconds."""
+
+    id: str
+    status: str
+    total: int
+    counts: dict[TaskStatus, int]
+    total_cost_usd: float
+    cost_exact: bool
+    max_cost: float | None
+    reserved: float
+    parallel: int
+    created: str
+    started: str | None
+    ended: str | None
+    until: str | None
+    eta: float | None
+    reason: str
+    stopped_by: str
+    detached: bool
+    source: str
+    work_dir: str
+    warnings: tuple[str, ...]
+    exit_code: int | None  # what a command that waited for it exits with; null while it is not over
+
+
+class BatchWithTasks(BatchView, frozen=True, kw_only=True):
+    tasks: tuple[TaskLine, ...]
+
+
+class BatchesView(Record, frozen=True):
+    batches: tuple[BatchView, ...]
+
+
+def _iso(at: float | None) -> str | None:
+    return None if at is None else iso(at)
+
+
+def view_batch(batch: BatchRecord, code: int | None) -> BatchView:
+    return BatchView(
+        id=batch.id,
+        status=batch.status.value,
+        total=batch.total,
+        counts=batch.counts,
+        total_cost_usd=batch.spent,
+        cost_exact=batch.exact,
+        max_cost=batch.options.max_cost,
+        reserved=batch.reserved,
+        parallel=batch.parallel,
+        created=iso(batch.created),
+        started=_iso(batch.started),
+        ended=_iso(batch.ended),
+        until=_iso(batch.until),
+        eta=batch.eta,
+        reason=batch.reason,
+        stopped_by=batch.stopped_by,
+        detached=batch.options.detached,
+        source=batch.options.source,
+        work_dir=batch.options.work_dir,
+        warnings=batch.warnings,
+        exit_code=code,
+    )
+
+
+def view_tasks(batch: BatchRecord, code: int | None, tasks: Sequence[TaskView]) -> BatchWithTasks:
+    base = view_batch(batch, code)
+    return BatchWithTasks(
+        **{field: getattr(base, field) for field in base.__struct_fields__},
+        tasks=tuple(line_of(task) for task in tasks),
+    )
+
+
+def _icon(status: TaskStatus, style: Style) -> str:
+    icon, plain, colour = TASK_ICONS.get(status, _CROSS)
+    return paint(icon if style.icons == "unicode" else plain, colour, style)
+
+
+def over_count(batch: BatchRecord) -> int:
+    """How many tasks are over."""
+    return sum(number for status, number in batch.counts.items() if status in OVER)
+
+
+def task_line(task: TaskView, style: Style) -> str:
+    """`✓ name  $0.0123  12.3s`, or `✗ name  failed: why`."""
+    figures = f"{cost(task.cost, exact=task.cost_exact)}  {span(task.duration / 1000)}"
+    head = f"{_icon(task.status, style)} {task.name}"
+    if task.status is TaskStatus.COMPLETED:
+        return f"{head}  {figures}"
+    why = one_line(task.error or "; ".join(task.reasons), style)
+    words = f"{task.status.value}: {why}" if why else task.status.value
+    room = None if style.width is None else max(20, style.width - display_width(task.name) - 2)
+    return f"{head}  {cut(words, room, style)}"
+
+
+def counts_words(batch: BatchRecord) -> str:
+    """`58 completed, 1 failed, 1 skipped of 60`."""
+    words = [f"{batch.counts[status]} {status.value}" for status in TaskStatus if batch.counts.get(status)]
+    return f"{', '.join(words) or 'nothing'} of {count(batch.total, 'task')}"
+
+
+def money_words(batch: BatchRecord) -> str:
+    cap = f" of {cost(batch.options.max_cost)}" if batch.options.max_cost is not None else ""
+    held = f", {cost(batch.reserved)} reserved" if batch.reserved else ""
+    return f"{cost(batch.spent, exact=batch.exact)}{cap}{held}"
+
+
+def status_words(batch: BatchRecord, style: Style) -> str:
+    """The status with what it means just now."""
+    word = paint(batch.status.value, BATCH_COLOURS.get(batch.status, ""), style)
+    if batch.status is BatchStatus.PARKED and batch.until is not None:
+        word += f" until {clock(batch.until, style)}"
+    return f"{word}: {one_line(batch.reason, style)}" if batch.reason else word
+
+
+def summary_lines(batch: BatchRecord, now: float, style: Style) -> list[str]:
+    """Everything about a batch but its tasks."""
+    ended = batch.ended if batch.ended is not None else now
+    took = "" if batch.started is None else span(max(0.0, ended - batch.started))
+    left = "" if batch.eta is None else f"about {span(batch.eta)} left"
+    rows = [
+        ("tasks", counts_words(batch)),
+        ("cost", money_words(batch)),
+        ("time", ", ".join(part for part in (took, left) if part)),
+        ("at once", str(batch.parallel) if batch.ended is None and batch.parallel else ""),
+        ("file", one_line(batch.options.source, style)),
+        ("results", one_line(batch.options.out, style)),
+        ("report", one_line(batch.options.report, style)),
+    ]
+    lines = [f"{batch.id}  {status_words(batch, style)}"]
+    lines += [f"  {label:<8} {value}" for label, value in rows if value]
+    lines += [f"  warning: {one_line(text, style)}" for text in batch.warnings]
+    if batch.status is BatchStatus.STOPPED:
+        lines.append(f"go on with: cms batch resume {batch.id}")
+    return lines
+
+
+def batches_table(batches: Sequence[BatchRecord], now: float, style: Style) -> list[str]:
+    """The table of `cms batches`, newest first as given."""
+    if not batches:
+        return ["no batches yet; start one: cms batch --file tasks.json"]
+    rows = [
+        (
+            batch.id,
+            batch.status.value,
+            f"{over_count(batch)}/{batch.total}",
+            cost(batch.spent, exact=batch.exact),
+            age(batch.created, now),
+        )
+        for batch in batches
+    ]
+    heads = ("ID", "STATUS", "DONE", "COST", "AGE")
+    widths = [max(display_width(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
+    right = (False, False, True, True, False)
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(cells, widths, right, strict=True)
+        )
+        return cut("  ".join(padded).rstrip(), style.width, style)
+
+    return [paint(line(heads), "1", style), *(line(row) for row in rows)]
+
+
+def plan_lines(plan: Forecast, style: Style) -> list[str]:
+    """What `--plan` tells."""
+    limit = "no limit" if plan.cost_limit is None else f"at most {cost(plan.cost_limit)} by their limits"
+    guess = f"about ${plan.cost:.2f}, up to ${plan.cost_high:.2f}; " if plan.known else ""
+    time = f"{span(plan.seconds)} to {span(plan.seconds_high)}" if plan.known else "not known"
+    rows = [
+        ("tasks", f"{plan.tasks}, {plan.parallel} at once"),
+        ("cost", f"{guess}{limit}"),
+        ("time", time),
+        ("memory", f"about {size(plan.memory)} of {size(plan.memory_available)} free"),
+        ("history", f"{count(plan.samples, 'delegation')} like them" if plan.samples else "none"),
+    ]
+    lines = [f"  {label:<8} {value}" for label, value in rows]
+    lines += [f"  note: {text}" for text in plan.notes]
+    lines += [paint(f"  does not fit: {text}", "31", style) for text in plan.problems]
+    return [*lines, "it fits" if plan.fits else "it cannot fit: nothing was started"]
+
+
+def progress_line(batch: BatchRecord, style: Style) -> str:
+    """The status line while a batch runs: a bar, counts, cost against the cap, time left."""
+    over = over_count(batch)
+    failed = over - batch.counts.get(TaskStatus.COMPLETED, 0)
+    running = batch.counts.get(TaskStatus.RUNNING, 0)
+    filled, empty = ("█", "░") if style.icons == "unicode" else ("#", ".")
+    width = 16
+    done = width * over // max(1, batch.total)
+    parts = [
+        f"{filled * done}{empty * (width - done)} {over}/{batch.total}",
+        f"{running} running",
+        f"{failed} not completed" if failed else "",
+        batch.status.value if batch.status is not BatchStatus.RUNNING else "",
+        f"until {clock(batch.until, style)[11:]}" if batch.until is not None else "",
+        money_words(batch).partition(",")[0],
+        f"{span(batch.eta)} left" if batch.eta is not None else "",
+    ]
+    return cut("  ".join(part for part in parts if part), (style.width or 81) - 1, style)
