@@ -79,7 +79,11 @@ class TwoColumns:
         for paragraph in _plain(description).replace("::\n\n", ":\n").strip().split("\n\n"):
             # Examples are indented and stay as they are; prose is filled.
             if "\n " in paragraph:
-                _print(console, paragraph + "\n")
+                lines = (
+                    line if line.startswith(" ") else textwrap.fill(line, width)
+                    for line in paragraph.split("\n")
+                )
+                _print(console, "\n".join(lines) + "\n")
             elif paragraph:
                 _print(console, textwrap.fill(" ".join(paragraph.split()), width) + "\n")
 

@@ -67,6 +67,8 @@ def show_lines(lines: list[str]) -> None:
 def show(text: str) -> None:
     """Text for a person as it is, on stdout at once. Raises as `show_lines`."""
     encoding = sys.stdout.encoding or "utf-8"
+    if terminal.c_locale(os.environ) and sys.stdout.isatty():
+        encoding = "ascii"  # Python writes UTF-8 all the same (PEP 538), which that terminal cannot show
     with _writing():
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
         sys.stdout.flush()
