@@ -127,6 +127,21 @@ async def test_a_second_name_of_a_protected_file_is_told_and_trips(settings: Set
         assert walls_of(result).unheld == (f"{env_file(settings)}: it has another name, a hard link",)
 
 
+async def test_a_repository_that_the_work_makes_is_told_and_is_no_violation(settings: Settings) -> None:
+    work = env_file(settings).parent
+    async with supervising(settings) as supervisor:
+        made = shell("git init -q . && git init -q new/one && git -C new/one config a.b c")
+        result = await delegate(supervisor, prompt("Make", made, say("done")))
+        assert (work / "new/one/.git/config").exists()
+        assert result.status is Outcome.COMPLETED
+        assert result.reasons == ()
+        assert walls_of(result).repositories == (str(work), f"{work}/new/one")
+        # From now on they are held like any other.
+        again = prompt("Again", shell("git config a.b d || git -C new/one config a.b d; true"), say("done"))
+        assert (await supervisor.continue_("one", again)).status is Outcome.COMPLETED
+        assert "b = c" in (work / "new/one/.git/config").read_text()
+
+
 async def test_without_safety_nothing_is_held_and_all_of_it_is_told(settings: Settings) -> None:
     async with supervising(settings) as supervisor:
         result = await delegate(

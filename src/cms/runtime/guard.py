@@ -95,10 +95,24 @@ class Guard:
         held = [path for path in self._held() if str(path) not in self._lost]
         changed: list[str] = []
         outside: list[str] = []
+        repositories: dict[str, None] = {}
         for change in compare(self._before, after):
+            if (made := self._new_repository(change.path)) is not None:
+                repositories[str(made.parent)] = None
+                continue
             by_others = change.path not in self._named_twice and _below(change.path, held)
             (outside if by_others else changed).append(str(change))
-        return self._walls(tuple(changed), tuple(outside))
+        return self._walls(tuple(changed), tuple(outside), tuple(repositories))
+
+    def _new_repository(self, path: Path) -> Path | None:
+        """The `.git` folder that the path is in, if there was none before."""
+        for folder in path.parents:
+            if folder.name == ".git":
+                was = any(
+                    mark.kind != "missing" and _below(one, (folder,)) for one, mark in self._before.items()
+                )
+                return None if was else folder
+        return None
 
     def _held(self) -> list[Path]:
         container = self._container
@@ -107,7 +121,12 @@ class Guard:
         not_held = {lost.path for lost in container.unenforced}
         return [path for path in self.places.protected if path not in not_held]
 
-    def _walls(self, changed: tuple[str, ...] = (), outside: tuple[str, ...] = ()) -> Walls:
+    def _walls(
+        self,
+        changed: tuple[str, ...] = (),
+        outside: tuple[str, ...] = (),
+        repositories: tuple[str, ...] = (),
+    ) -> Walls:
         unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.places.unheld]
         unheld += [(str(path), "it has another name, a hard link") for path in sorted(self._named_twice)]
         if self._container is not None:
@@ -119,6 +138,7 @@ class Guard:
             lost=tuple(f"{path}: {why}" for path, why in self._lost.items()),
             changed=changed,
             outside=outside,
+            repositories=repositories,
         )
 
 

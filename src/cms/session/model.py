@@ -246,6 +246,8 @@ class Walls(Record, frozen=True):
         lost: those that it kept at first and then no longer, and why.
         changed: protected, and not what they were before; the session may have done it.
         outside: the same, but the operating system held them: somebody else did it.
+        repositories: made while the session ran, with hooks and settings that nobody else has seen. Honest
+            work makes some, so they are no violation.
     """
 
     safety: bool = True
@@ -254,6 +256,7 @@ class Walls(Record, frozen=True):
     lost: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
