@@ -84,7 +84,7 @@ async def checked(settings: Settings) -> None:
     assert ran <= {"first"}
 
 
-SAMPLES = int(os.environ.get("REHEARSAL_SAMPLES", "10"))
+SAMPLES = int(os.environ.get("REHEARSAL_SAMPLES", "8"))
 WITHIN = 20 + 2 * SAMPLES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -18,6 +18,8 @@ import trio
 from cms.errors import CmsError, StoreError
 from cms.rehearsal.script import FOREVER, Quirk, Reply, call, prompt, say, together
 from cms.runtime.watchers import LAG, Watchers
+from cms.session.audit import Decision
+from cms.session.budget import Grant
 from cms.session.model import (
     Interaction,
     InteractionState,
@@ -131,18 +133,19 @@ async def test_tool_calls(tmp_path: Path) -> None:
         assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["0", "1", "2"]
 
 
+THOUGHT = say("a thought").stalling("middle", FOREVER)
+
+
 @pytest.mark.parametrize(
-    ("limits", "outcome"),
+    ("reply", "limits", "outcome"),
     [
-        (Limits(max_time=0.7), Outcome.TIME_EXCEEDED),
-        (Limits(max_silence=0.7), Outcome.STALLED),
+        (toil(), Limits(max_time=0.5), Outcome.TIME_EXCEEDED),
+        (THOUGHT, Limits(max_time=0.5), Outcome.TIME_EXCEEDED),
+        (THOUGHT, Limits(max_silence=0.5), Outcome.STALLED),
         # Longer than the meter takes between two looks: its answers are no sign of life.
-        (Limits(max_silence=2.5), Outcome.STALLED),
+        (toil(), Limits(max_silence=2.5), Outcome.STALLED),
     ],
-    ids=str,
-)
-@pytest.mark.parametrize(
-    "reply", [toil(), say("a thought").stalling("middle", FOREVER)], ids=["tool", "generation"]
+    ids=["time, tool", "time, reply", "silence, reply", "silence, tool"],
 )
 async def test_time_and_silence(tmp_path: Path, reply: Reply, limits: Limits, outcome: Outcome) -> None:
     settings = make_settings(tmp_path)
@@ -600,6 +603,46 @@ async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
     await consistent(settings)
 
 
+class Slow(Journal):
+    """That a message is being sent is on disk a while before the sender hears of it."""
+
+    def __init__(self, real: Journal) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.stored = trio.Event()
+        self.go = trio.Event()
+
+    async def begin(
+        self, session: SessionRecord, interaction: Interaction, at: float, decisions: Iterable[Decision] = ()
+    ) -> Grant:
+        granted = await super().begin(session, interaction, at, decisions)
+        self.stored.set()
+        await self.go.wait()
+        return granted
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_an_end_while_a_message_is_about_to_be_sent(tmp_path: Path, how: str) -> None:
+    """It is not sent any more, and nobody is left in doubt about that."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.journal = slow = Slow(supervisor.journal)
+        record = await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Hello", say("here")), type="send")
+        await slow.stored.wait()
+        runner = supervisor._runners["one"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.stop if how == "stop" else supervisor.kill, "one")
+            await until(lambda: runner.ending)
+            slow.go.set()
+        ended = await supervisor.finished(sent)
+        assert ended.outcome is Outcome.INTERRUPTED
+        assert "never sent" in ended.error
+        assert ended.cost_exact
+        told = b"".join(read_lines(raw_log_path(settings.raw, record.id), "in"))
+        assert sent.id.encode() not in told
+    await consistent(settings)
+
+
 # --- the store fails --------------------------------------------------------------------------------
 
 
@@ -640,6 +683,21 @@ async def test_a_full_disk_at_each_write(tmp_path: Path) -> None:
         if went_well:
             break
     assert writes > 5
+
+
+async def test_a_message_that_was_not_accepted_leaves_no_gap(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.journal = disk = FullDisk(supervisor.journal, 1000)
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        disk.writes = 0
+        with pytest.raises(StoreError):
+            await supervisor.submit("one", "Hello", type="send")
+        disk.writes = 1000
+        await ask(supervisor, "one", prompt("Hello", say("there")))
+        assert [one.number for one in await supervisor.interactions("one")] == [1, 2]
+        assert (await supervisor.get("one")).interaction_count == 2
 
 
 async def test_limits_raised_after_a_full_disk_stay_raised(tmp_path: Path) -> None:
