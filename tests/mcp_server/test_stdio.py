@@ -110,6 +110,30 @@ async def test_the_list_of_things_that_a_parent_does(shell: Shell) -> None:
             assert "over" in {row["what"] for row in rows}
             assert float(str((await do("budget"))["spentToday"])) > 0.05
 
+            tasks = [
+                {"name": "a", "task": prompt("first", say("from a"))},
+                {"name": "b", "task": prompt("then {{needs.a.response}}", say("from b")), "needs": ["a"]},
+                *({"name": f"c{n}", "task": prompt("x", say("c"))} for n in range(10)),
+            ]
+            batch = await do("batch_start", tasks=tasks, maxCost=5, maxParallel=9)
+            assert (batch["active"], batch["total"]) == (True, 12)
+            over = await do("batch_show", id=batch["id"], wait=True, limit=2)
+            assert (over["status"], over["counts"]) == ("completed", {"completed": 12})
+            assert [find(over, "tasks", n, "response") for n in (0, 1)] == ["from a", "from b"]
+            third = await do("batch_show", id=batch["id"], after=over["next"], limit=1)
+            assert find(third, "tasks", 0, "name") == "c0"
+            hang = await do(
+                "batch_start", tasks=[{"name": "h", "task": prompt("x", LONG), "preset": "full"}], maxCost=1
+            )
+            assert (await do("batch_cancel", id=hang["id"]))["status"] == "cancelled"
+            loop = [{"name": "x", "task": "t", "needs": ["y"]}, {"name": "y", "task": "t", "needs": ["x"]}]
+            refused_batch = bad(await client.call_tool("batch_start", {"tasks": loop, "maxCost": 1}))
+            assert "nothing was started" in refused_batch
+            uri = f"cms://batch/{batch['id']}/report"
+            assert uri in {str(one.uri) for one in (await client.list_resources()).resources}
+            (report,) = (await client.read_resource(uri)).contents
+            assert "completed" in report.model_dump_json()
+
             (content,) = (await client.read_resource("cms://session/chat/transcript")).contents
             assert "still here" in content.model_dump_json()
             await do("stop", name="chat")

@@ -92,13 +92,20 @@ def test_an_unknown_argument_is_told_with_those_that_are_known(tool: Tool) -> No
 
 
 #: One good value for everything that any tool requires.
-REQUIRED = {"task": "t", "message": "m", "prompt": "p"}
+REQUIRED: dict[str, object] = {
+    "task": "t",
+    "message": "m",
+    "prompt": "p",
+    "id": "b",
+    "tasks": [{"name": "a", "task": "t"}],
+    "maxCost": 1,
+}
 
 
 def test_names_are_those_of_the_commands_at_the_shell() -> None:
     shell = {name for names, *_ in COMMANDS for name in names}
-    ours = set(BY_NAME) - {"questions", "answer", "budget"}  # there `ask`, `answer`, `budget show`
-    assert ours <= shell
+    apart = {"questions", "budget", "batch_start", "batch_show", "batch_cancel"}  # `ask`, `budget show` ...
+    assert set(BY_NAME) - apart <= shell
     assert len(BY_NAME) == len(TOOLS)
 
 
@@ -127,9 +134,10 @@ def test_names_that_neither_takes(name: str) -> None:
 
 def test_inside_a_session_there_is_nothing_that_its_door_refuses() -> None:
     assert {tool.name for tool in TOOLS if not tool.inside} == {
-        "fork", "questions", "answer", "cost", "budget"
+        "fork", "questions", "answer", "cost", "budget", "batch_start", "batch_show", "batch_cancel"
     }  # fmt: skip
     assert not {"session.fork", "session.answer", "sessions.questions", "budget.set", "daemon.stop"} & ALLOWED
+    assert not [method for method in ALLOWED if method.startswith("batch.")]
 
 
 # --- schema_of ------------------------------------------------------------------------------------

@@ -62,8 +62,24 @@ options = st.builds(
     allow_write=some(("w1", "w2")),
     verify=some(("v1", "v2")),
     fork_of=st.sampled_from(("", "conversation")),
+    env_deny=some(("e1", "e2")),
+    require_containment=st.sampled_from((None, "A", "B", "D")),
     allow_cms=st.booleans(),
 )
+
+
+def test_every_option_was_thought_of() -> None:
+    """A new one needs a word in `narrow`, or here: what a parent may not do its child must not do for it."""
+    cut = {
+        *("preset", "safety", "permission_mode", "work_dir", "add_dirs", "allowed_tools", "allow_write"),
+        *("mcp_config", "settings", "verify", "fork_of", "limits", "disallowed_tools", "protect"),
+        *("protect_read", "env_deny", "require_containment"),
+    }
+    harmless = {
+        *("name", "model", "delegated", "system_prompt", "append_system_prompt", "agent", "fallback_model"),
+        *("effort", "on_violation", "ask_timeout", "allow_cms"),
+    }
+    assert set(SessionOptions.__struct_fields__) == cut | harmless
 
 
 def within(folder: str, roots: tuple[str, ...]) -> bool:
@@ -93,6 +109,10 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     assert child.settings in ("", have.settings)
     assert have.preset == "full" or set(child.verify) <= set(have.verify)
     assert not child.fork_of
+    assert set(child.env_deny) >= set(have.env_deny)
+    if have.require_containment is not None:
+        assert child.require_containment is not None
+        assert child.require_containment <= have.require_containment
     if have.limits.max_cost is not None:
         assert child.limits.max_cost is not None
         assert 0 < child.limits.max_cost <= have.limits.max_cost - spent

@@ -5,7 +5,7 @@ Read in this order:
 - `schema`: from a struct to the JSON Schema that a client is shown. Pure.
 - `results`: what a model is told about sessions and their work; short, because it pays for each word.
 - `tool`: what a tool is; `params`: what several of them take.
-- `work`, `collecting`, `life`, `looking`, `money`: the tools, a file per group; `tools`: all of them.
+- `work`, `batch`, `collecting`, `life`, `looking`, `money`: the tools, a file per group; `tools`: all.
 - `line`: one tool call's line to the daemon, in a worker thread: progress, cancellation.
 - `resources`, `prompts`: transcripts to read; how to split and delegate work.
 - `server`: the only module that imports the `mcp` SDK, and the one that runs trio.

@@ -129,7 +129,7 @@ class Agent(Params, frozen=True, kw_only=True):
     def options(self, name: str, *, verify: tuple[str, ...] = ()) -> SessionOptions:
         return SessionOptions(
             name=name,
-            work_dir=_folder(self.work_dir),
+            work_dir=folder(self.work_dir),
             model=self.model,
             preset=self.preset,
             limits=Limits(
@@ -145,7 +145,7 @@ class Agent(Params, frozen=True, kw_only=True):
         )
 
 
-def _folder(text: str) -> str:
+def folder(text: str) -> str:
     folder = Path(text).expanduser() if text else Path.cwd()
     return os.path.abspath(folder)  # noqa: PTH100 - links are kept as the client named them
 

@@ -1,4 +1,4 @@
-"""Resources: what a client may read without calling a tool. A session's transcript as Markdown."""
+"""Resources: what a client may read without a tool: a session's transcript, a batch's report, as Markdown."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from cms.errors import UsageError
 from cms.mcp.line import Line
 from cms.mcp.params import NAME_PATTERN
 from cms.mcp.results import iso
-from cms.rpc.api import InteractionsParams, InteractionsReply, ListParams, SessionsReply
+from cms.rpc.api import InteractionsParams, InteractionsReply, ListParams, Nothing, SessionsReply
+from cms.rpc.api_batch import BatchesReply, BatchReportParams, BatchReportReply
 from cms.session.model import ENDED, Interaction, SessionRecord
 
 MARKDOWN = "text/markdown"
 TRANSCRIPT = "cms://session/{name}/transcript"
 _TRANSCRIPT = re.compile(r"cms://session/([^/]+)/transcript")
+REPORT = "cms://batch/{id}/report"
+_REPORT = re.compile(r"cms://batch/([A-Za-z0-9._-]{1,200})/report")
 #: Resources that a list shows; the rest can be read all the same.
 MAX_LISTED = 100
 
@@ -44,6 +47,25 @@ def transcripts(line: Line) -> list[Listed]:
     ]
 
 
+def reports(line: Line) -> list[Listed]:
+    """The newest batches' reports."""
+    reply = line.call("batch.list", Nothing(), BatchesReply)
+    return [
+        Listed(
+            uri=REPORT.replace("{id}", batch.id),
+            name=batch.id,
+            title=f"Report of batch {batch.id}",
+            description=f"{batch.status}, {batch.total} tasks, ${batch.spent:.4f}",
+        )
+        for batch in reply.batches[:MAX_LISTED]
+    ]
+
+
+def listed(line: Line) -> list[Listed]:
+    """Everything that a list shows. A session that may use cms has sessions only."""
+    return transcripts(line) if line.settings.door is not None else [*transcripts(line), *reports(line)]
+
+
 def read(line: Line, uri: str) -> str:
     """The text of a resource.
 
@@ -51,10 +73,15 @@ def read(line: Line, uri: str) -> str:
         UsageError: no resource has that address.
         CmsError: there is no such session.
     """
+    batch = _REPORT.fullmatch(uri)
+    if batch is not None:
+        return line.call("batch.report", BatchReportParams(batch.group(1)), BatchReportReply).text
     found = _TRANSCRIPT.fullmatch(uri)
     name = unquote(found.group(1)) if found else ""
     if not re.fullmatch(NAME_PATTERN, name):
-        raise UsageError(f"there is no resource {uri!r}", hint=f"addresses look like {TRANSCRIPT}")
+        raise UsageError(
+            f"there is no resource {uri!r}", hint=f"addresses look like {TRANSCRIPT} or {REPORT}"
+        )
     reply = line.call("session.interactions", InteractionsParams(name=name), InteractionsReply)
     return transcript(reply.session, reply.interactions)
 

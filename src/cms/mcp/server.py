@@ -110,7 +110,7 @@ def build(settings: Settings) -> Server[dict[str, object]]:
     async def list_resources(
         context: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
-        listed = await _or_protocol_error(_in_thread(settings, limiter, context, resources.transcripts))
+        found = await _or_protocol_error(_in_thread(settings, limiter, context, resources.listed))
         return types.ListResourcesResult(
             resources=[
                 types.Resource(
@@ -120,21 +120,28 @@ def build(settings: Settings) -> Server[dict[str, object]]:
                     description=one.description,
                     mime_type=resources.MARKDOWN,
                 )
-                for one in listed
+                for one in found
             ]
         )
 
     async def list_templates(
         _context: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListResourceTemplatesResult:
-        template = types.ResourceTemplate(
+        transcript = types.ResourceTemplate(
             uri_template=resources.TRANSCRIPT,
             name="transcript",
             title="A session's transcript",
             description="Everything that a session was asked and answered, as Markdown.",
             mime_type=resources.MARKDOWN,
         )
-        return types.ListResourceTemplatesResult(resource_templates=[template])
+        report = types.ResourceTemplate(
+            uri_template=resources.REPORT,
+            name="report",
+            title="A batch's report",
+            description="Every task with its outcome and cost, each failure with its reason, as Markdown.",
+            mime_type=resources.MARKDOWN,
+        )
+        return types.ListResourceTemplatesResult(resource_templates=[transcript, report])
 
     async def read_resource(
         context: Context, params: types.ReadResourceRequestParams

@@ -9,11 +9,12 @@ a permission mode, hand over settings or MCP servers, delete sessions, stop the 
 
 from __future__ import annotations
 
-from cms.mcp import collecting, life, looking, money, work
+from cms.mcp import batch, collecting, life, looking, money, work
 from cms.mcp.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
     *work.TOOLS,
+    *batch.TOOLS,
     *collecting.TOOLS,
     *life.TOOLS,
     *looking.TOOLS,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
+
 from cms.batch.forecast import Forecast
 from cms.batch.model import Task, TaskView
+from cms.config import caller
 from cms.rpc.api import Nothing
 from cms.rpc.api_batch import (
     BatchAddParams,
@@ -74,6 +77,8 @@ class BatchMethods:
     # --- running one ----------------------------------------------------------------------------
 
     async def run(self, call: Call, params: BatchRunParams) -> BatchReply:
+        # For every session that its tasks start: how many run at once is the batch's own business.
+        caller.set(msgspec.structs.replace(caller.get(), counted=False))
         engine = await self._batches.start(params.id, params.options)
         if not params.wait:
             return BatchReply(await engine.summary())

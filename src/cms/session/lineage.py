@@ -30,10 +30,12 @@ class Caller(Record, frozen=True):
     Attributes:
         depth: that of the sessions it starts.
         session_id: the session that asks; "" for a person or an MCP client outside of cms.
+        counted: `Caps.max_children` holds. Not for a batch: it has its own bound on how many run at once.
     """
 
     depth: int = 0
     session_id: str = ""
+    counted: bool = True
 
 
 class Caps(Record, frozen=True):
@@ -82,8 +84,8 @@ def check_room(caller: Caller, live: Iterable[SessionRecord], caps: Caps) -> Non
     Raises:
         UsageError: it has as many as it may.
     """
-    if caller.depth == 0:
-        return  # a person's own
+    if caller.depth == 0 or not caller.counted:
+        return  # a person's own, or a batch's
     family = sorted(record.name for record in live if is_child(record, caller))
     if len(family) >= caps.max_children:
         raise UsageError(
@@ -131,6 +133,11 @@ def narrow(options: SessionOptions, parent: SessionRecord) -> SessionOptions:
         disallowed_tools=_joined(options.disallowed_tools, have.disallowed_tools),
         protect=_joined(options.protect, have.protect),
         protect_read=_joined(options.protect_read, have.protect_read),
+        env_deny=_joined(options.env_deny, have.env_deny),
+        # "A" is the most that can be required.
+        require_containment=min(
+            filter(None, (options.require_containment, have.require_containment)), default=None
+        ),
     )
 
 

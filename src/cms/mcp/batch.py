@@ -1,0 +1,347 @@
+"""Tools for many tasks at once: start a batch, look at it, cancel it.
+
+A batch belongs to the daemon from the start: it outlives this client, a crash and a reboot. `batch_start`
+with `wait` only listens; cancelling that call brings the batch to rest, from where a person can go on.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from cms.batch.model import ACTIVE, BatchOptions, BatchRecord, BatchStatus, TaskSpec, TaskStatus, TaskView
+from cms.config import DELEGATE_LIMITS
+from cms.errors import CmsError, UsageError
+from cms.mcp.line import Line
+from cms.mcp.params import (
+    LONG_TEXT,
+    NAME_PATTERN,
+    Allow,
+    MaxCost,
+    MaxTurns,
+    Model,
+    PresetChoice,
+    WorkDir,
+    folder,
+)
+from cms.mcp.results import Money, cut, described
+from cms.mcp.tool import Params, tool
+from cms.rpc.api import Nothing
+from cms.rpc.api_batch import (
+    CHUNK_BYTES,
+    BatchAddParams,
+    BatchCreateParams,
+    BatchPageParams,
+    BatchParams,
+    BatchProblems,
+    BatchReply,
+    BatchRunParams,
+    BatchTasksReply,
+    LineOf,
+)
+from cms.session.model import Record
+
+#: Tasks of one call. More belong in a file, for `cms batch --file` at the shell.
+MAX_TASKS = 200
+
+TaskName = Annotated[
+    str,
+    msgspec.Meta(
+        description="The task's name, and its session's.", pattern=NAME_PATTERN, min_length=1, max_length=64
+    ),
+]
+BatchId = Annotated[
+    str, msgspec.Meta(description="The batch's id, or the beginning of it.", min_length=1, max_length=200)
+]
+
+
+# --- results --------------------------------------------------------------------------------------
+
+
+class BatchTask(Record, frozen=True):
+    """One task of a batch."""
+
+    name: str
+    status: Annotated[TaskStatus, described("waiting or running; else how it ended.")]
+    cost: Money
+    turns: int
+    tries: int
+    response: str
+    response_cut: bool
+    error: str
+    needs: tuple[str, ...]
+
+
+class Batch(Record, frozen=True):
+    """A batch as it stands, with a page of its tasks."""
+
+    id: str
+    status: Annotated[
+        BatchStatus,
+        described("parked: waits for a usage limit to reset. stopped: at rest, can go on. Else as named."),
+    ]
+    active: Annotated[bool, described("It works, or will by itself.")]
+    total: int
+    counts: Annotated[dict[str, int], described("Tasks by status.")]
+    cost: Money
+    max_cost: Money | None
+    parallel: Annotated[int, described("Tasks at once, as it is now.")]
+    seconds_left: Annotated[float | None, described("An estimate.")]
+    reason: Annotated[str, described("Why it rests or ended early.")]
+    warnings: tuple[str, ...]
+    tasks: tuple[BatchTask, ...]
+    next: Annotated[int | None, described("Give this as after to see more tasks; null: there are no more.")]
+
+
+# --- start ----------------------------------------------------------------------------------------
+
+
+class TaskArguments(Params, frozen=True, kw_only=True):
+    """One task. What it leaves out is the batch's."""
+
+    name: TaskName
+    task: Annotated[
+        str,
+        msgspec.Meta(
+            description="All that its agent needs to know; it sees none of this conversation. "
+            "{{needs.NAME.response}} stands for the answer of a task that it needs.",
+            min_length=1,
+            max_length=LONG_TEXT,
+        ),
+    ]
+    needs: Annotated[
+        tuple[TaskName, ...],
+        msgspec.Meta(
+            description="Tasks that must complete before; if one does not, this is skipped.", max_length=50
+        ),
+    ] = ()
+    model: Model | None = None
+    preset: PresetChoice | None = None
+    work_dir: WorkDir = ""
+    allow: Allow | None = None
+    verify: Annotated[
+        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=2000)], ...],
+        msgspec.Meta(description="Shell commands that must succeed when it says it is done.", max_length=20),
+    ] = ()
+    max_cost: MaxCost | None = None
+    max_turns: MaxTurns | None = None
+    retries: Annotated[
+        int, msgspec.Meta(description="Further tries, where trying again is safe.", ge=0, le=10)
+    ] = 0
+
+    def spec(self) -> TaskSpec:
+        return TaskSpec(
+            name=self.name,
+            prompt=self.task,
+            needs=self.needs,
+            retries=self.retries or None,
+            work_dir=folder(self.work_dir) if self.work_dir else None,
+            model=self.model,
+            preset=self.preset,
+            allowed_tools=self.allow,
+            verify=self.verify or None,
+            max_cost=self.max_cost,
+            max_turns=self.max_turns,
+        )
+
+
+class StartArguments(Params, frozen=True, kw_only=True):
+    tasks: Annotated[
+        tuple[TaskArguments, ...],
+        msgspec.Meta(
+            description="In any order; needs makes one. Tasks without it run side by side.",
+            min_length=1,
+            max_length=MAX_TASKS,
+        ),
+    ]
+    max_cost: Annotated[
+        float,
+        msgspec.Meta(
+            description="US dollars for the whole batch. When it is reached, what runs is stopped and "
+            "nothing more is started.",
+            gt=0,
+            le=10_000,
+        ),
+    ]
+    max_parallel: (
+        Annotated[
+            int, msgspec.Meta(description="Tasks at once; by default what this machine bears.", ge=1, le=200)
+        ]
+        | None
+    ) = None
+    max_minutes: (
+        Annotated[float, msgspec.Meta(description="For the whole batch.", gt=0, le=100_000)] | None
+    ) = None
+    model: Model = "sonnet"
+    preset: PresetChoice = "edit"
+    work_dir: WorkDir = ""
+    allow: Allow = ()
+    task_max_cost: (
+        Annotated[
+            MaxCost,
+            msgspec.Meta(description="US dollars for each task; by default 2, or all if that is less."),
+        ]
+        | None
+    ) = None
+    wait: Annotated[
+        bool, described("Return when it is over. Cancelling this call then brings it to rest.")
+    ] = False
+
+
+def start(line: Line, given: StartArguments) -> Batch:
+    work_dir = folder(given.work_dir)
+    defaults = TaskSpec(
+        model=given.model,
+        preset=given.preset,
+        allowed_tools=given.allow or None,
+        max_cost=given.task_max_cost or min(DELEGATE_LIMITS.max_cost or given.max_cost, given.max_cost),
+    )
+    options = BatchOptions(
+        work_dir=work_dir,
+        source="mcp",
+        defaults=defaults,
+        max_parallel=given.max_parallel,
+        max_cost=given.max_cost,
+        max_time=None if given.max_minutes is None else given.max_minutes * 60,
+        detached=not given.wait,
+    )
+    batch = line.call("batch.create", BatchCreateParams(options, stem="mcp"), BatchReply).batch
+    try:
+        _load(line, batch.id, [task.spec() for task in given.tasks])
+    except BaseException:
+        line.clean_up("batch.discard", BatchParams(batch.id), Nothing)
+        raise
+    run = BatchRunParams(batch.id, wait=given.wait)
+    return _shown(line, line.call("batch.run", run, BatchReply).batch, -1, 50, 300)
+
+
+def _load(line: Line, batch_id: str, specs: list[TaskSpec]) -> None:
+    first = 0
+    while first < len(specs):
+        chunk: list[LineOf] = []
+        size = 0
+        for number, spec in enumerate(specs[first:], first):
+            size += len(spec.prompt)
+            if chunk and size > CHUNK_BYTES:
+                break
+            chunk.append(LineOf(spec, number + 1))
+        _refuse(line.call("batch.add", BatchAddParams(batch_id, first, tuple(chunk)), BatchProblems))
+        first += len(chunk)
+    _refuse(line.call("batch.check", BatchParams(batch_id), BatchProblems))
+
+
+def _refuse(found: BatchProblems) -> None:
+    if found.problems:
+        told = "; ".join(found.problems[:5])
+        raise UsageError(f"nothing was started: {told}", hint="mend the tasks (line N is the Nth of them)")
+
+
+# --- show and cancel --------------------------------------------------------------------------------
+
+
+class ShowArguments(Params, frozen=True, kw_only=True):
+    id: BatchId
+    wait: Annotated[bool, described("First wait until it is over, or at rest.")] = False
+    after: Annotated[
+        int, msgspec.Meta(description="Tasks behind this one: next of the page before.", ge=-1, le=2**31)
+    ] = -1
+    limit: Annotated[int, msgspec.Meta(description="At most so many tasks.", ge=1, le=500)] = 50
+    max_chars: Annotated[
+        int, msgspec.Meta(description="Cut each response here; `output` gives all of it.", ge=0, le=20_000)
+    ] = 300
+
+
+def show(line: Line, given: ShowArguments) -> Batch:
+    method = "batch.follow" if given.wait else "batch.get"
+    reply = line.call(method, BatchParams(given.id), BatchReply)
+    return _shown(line, reply.batch, given.after, given.limit, given.max_chars)
+
+
+class CancelArguments(Params, frozen=True, kw_only=True):
+    id: BatchId
+
+
+def cancel(line: Line, given: CancelArguments) -> Batch:
+    reply = line.call("batch.cancel", BatchParams(given.id), BatchReply)
+    return _shown(line, reply.batch, -1, 50, 300)
+
+
+def _shown(line: Line, batch: BatchRecord, after: int, limit: int, max_chars: int) -> Batch:
+    try:
+        page = line.call("batch.tasks", BatchPageParams(batch.id, after, limit), BatchTasksReply)
+    except CmsError:
+        if not line.cancelled:
+            raise
+        page = BatchTasksReply(())
+    return Batch(
+        id=batch.id,
+        status=batch.status,
+        active=batch.status in ACTIVE or batch.status is BatchStatus.LOADING,
+        total=batch.total,
+        counts={str(status): count for status, count in batch.counts.items() if count},
+        cost=round(batch.spent, 6),
+        max_cost=batch.options.max_cost,
+        parallel=batch.parallel,
+        seconds_left=None if batch.eta is None else round(batch.eta),
+        reason=batch.reason,
+        warnings=batch.warnings,
+        tasks=tuple(_task(task, max_chars) for task in page.tasks),
+        next=page.next,
+    )
+
+
+def _task(task: TaskView, max_chars: int) -> BatchTask:
+    response, was_cut = cut(task.response, max_chars)
+    return BatchTask(
+        name=task.name,
+        status=task.status,
+        cost=round(task.cost, 6),
+        turns=task.turns,
+        tries=task.tries,
+        response=response,
+        response_cut=was_cut,
+        error=task.error,
+        needs=task.needs,
+    )
+
+
+TOOLS = (
+    tool(
+        "batch_start",
+        "Start a batch of tasks",
+        StartArguments,
+        Batch,
+        start,
+        """Start many tasks under one budget, each an agent of its own: with an order between them, retries,
+        patience with rate limits, and a record that survives crashes. For more than about five tasks, or
+        tasks that need each other's results; else call `delegate` several times at once. Costs model calls
+        up to maxCost. Returns at once; `batch_show` collects.""",
+        destructive=True,
+        open_world=True,
+        inside=False,
+    ),
+    tool(
+        "batch_show",
+        "Look at a batch",
+        ShowArguments,
+        Batch,
+        show,
+        """How a batch stands, and its tasks with their answers, a page at a time. With wait it returns when
+        the batch is over. Free. The resource cms://batch/ID/report is the whole story.""",
+        read_only=True,
+        inside=False,
+    ),
+    tool(
+        "batch_cancel",
+        "Cancel a batch",
+        CancelArguments,
+        Batch,
+        cancel,
+        """Give a batch up: what runs is stopped, what waits is never started. It cannot go on afterwards; its
+        finished work and its sessions stay. Free.""",
+        destructive=True,
+        idempotent=True,
+        inside=False,
+    ),
+)
