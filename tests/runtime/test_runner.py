@@ -674,6 +674,8 @@ async def test_a_full_disk_at_each_write(tmp_path: Path) -> None:
                 ran = {path.name for path in (place / "work").iterdir()}
                 allowed = {one.detail for one in await real.decisions(record.id) if one.verdict == "allowed"}
                 assert ran <= allowed
+                told = b"".join(read_lines(raw_log_path(settings.raw, record.id), "in"))
+                assert told.count(b'"permissionDecision":"allow"') <= len(allowed)
             # The disk has space again: nothing needs to be started anew for that.
             disk.writes = 1000
             if "one" not in known:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cms.errors import NameTaken, SessionNotFound, WorkDirError, WrongStatus
+from cms.errors import NameTaken, SessionNotFound, UsageError, WorkDirError, WrongStatus
 from cms.rehearsal.script import FOREVER, prompt, say
 from cms.runtime.supervisor import open_supervisor
 from cms.session.model import (
@@ -245,6 +245,26 @@ async def test_an_answer_is_found_after_its_process_has_gone(tmp_path: Path) -> 
         assert (await supervisor.wait(early)).text == "first"
         await ask(supervisor, "one", prompt("Go", say("second")))
         assert (await supervisor.wait(early)).text == "first"
+
+
+async def test_who_waits_for_what_was_deleted_is_told_so(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Work", toil()), type="send")
+        await at_work(supervisor)
+        outcomes = []
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                outcomes.append((await supervisor.finished(sent)).outcome)
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await supervisor.delete("one", force=True)
+        assert outcomes == [Outcome.INTERRUPTED]
+        with pytest.raises(UsageError, match="deleted"):
+            await supervisor.wait(sent)
 
 
 async def test_what_cannot_be_done_says_so(tmp_path: Path) -> None:

@@ -362,6 +362,7 @@ class Supervisor:
 
         Raises:
             WrongStatus: its session lives in another cms process, which alone knows.
+            UsageError: its session was deleted.
         """
         for runner in (*self._runners.values(), *self._unsaved.values()):
             if runner.record.id == interaction.session_id:
@@ -370,7 +371,7 @@ class Supervisor:
                     return ended
         stored = await self.journal.get_interaction(interaction.id)
         if stored is None:
-            raise InternalError(f"interaction {interaction.id} is not in the store")
+            raise UsageError("the session of this message was deleted", hint="`cms list` shows what there is")
         if stored.state not in ENDED:
             raise _elsewhere(await self._by_id(stored.session_id), "be waited for")
         return stored
