@@ -1,0 +1,187 @@
+"""cost and wait: through the real command line, and their parts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from datetime import datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.making import interaction, session
+from cli.shell import Shell, shell
+from cms.cli import waiting
+from cms.cli.money import bar, lines, parse_since, tokens
+from cms.cli.render import display_width
+from cms.cli.terminal import Style
+from cms.errors import ExitCode
+from cms.rehearsal.script import call, prompt, say
+from cms.rpc.api_care import CostReply, CostRow, Waited, WaitReply
+from cms.session.model import Interaction, Outcome, TokenUsage
+
+__all__ = ["shell"]
+
+TOIL = call("Bash", command="sleep 600")
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+def test_the_ledger_by_session_model_and_day(shell: Shell) -> None:
+    assert shell.ok("cost").out == "nothing was spent\n"
+    for name, model, cost in (("dear", "opus", 0.5), ("cheap", "haiku", 0.05)):
+        shell.ok("spawn", name, prompt("go", say("x", cost_usd=cost)), "--model", model, "--stop")
+    by_session = shell.ok("cost", "--json").json()
+    rows = shell.ok("cost", "--json").list("rows")
+    assert [row["name"] for row in rows] == ["dear", "cheap"]
+    assert by_session["by"] == "session"
+    total = sum(float(str(row["cost"])) for row in rows)
+    assert by_session["totalCostUsd"] == pytest.approx(total)
+    assert by_session["exact"] is True
+    models = shell.ok("cost", "--by", "model", "--json").list("rows")
+    assert len(models) == 2
+    assert "opus" in str(models[0]["key"])
+    today = datetime.now().strftime("%Y-%m-%d")
+    (day,) = shell.ok("cost", "--by", "day", "--json").list("rows")
+    assert day["key"] == today
+    assert shell.ok("cost", "--since", "2999-01-01", "--json").list("rows") == []
+    assert shell.ok("cost", "--since", "today", "--json").json()["totalCostUsd"] == pytest.approx(total)
+    text = shell.ok("cost").out
+    assert text.splitlines()[0].split() == ["SESSION", "COST", "SHARE", "IN", "OUT"]
+    assert "#" not in text
+    for words, said in (
+        (("--by", "weak"), "--by cannot be 'weak'"),
+        (("--since", "soon"), "is not a time"),
+        (("--since", "2026-13-01"), "is not a time"),
+    ):
+        ran = shell.cms("cost", *words)
+        assert (ran.code, said in ran.err) == (2, True), ran
+
+
+def test_times() -> None:
+    now = datetime(2026, 11, 22, 12, 0).timestamp()
+    assert parse_since("today", now) == datetime(2026, 11, 22).timestamp()
+    assert parse_since("24h", now) == now - 86400
+    assert parse_since("2026-11-20", now) == datetime(2026, 11, 20).timestamp()
+    assert parse_since("2026-11-20T08:30", now) == datetime(2026, 11, 20, 8, 30).timestamp()
+
+
+@given(st.text(max_size=12))
+def test_no_text_raises_anything_else(text: str) -> None:
+    try:
+        parse_since(text, 1e9)
+    except ValueError:
+        pass
+
+
+@given(st.floats(0, 100), st.floats(0.01, 100), st.integers(1, 40), st.sampled_from(["unicode", "ascii"]))
+def test_a_bar_fits_and_grows(value: float, most: float, width: int, icons: str) -> None:
+    style = Style(icons="unicode" if icons == "unicode" else "ascii", width=80)
+    drawn = bar(value, most, width, style)
+    assert display_width(drawn) <= width
+    assert (drawn == "") is (value == 0)
+    if value >= most:
+        assert display_width(drawn) == width
+    assert len(bar(value / 2, most, width, style)) <= len(drawn) or value == 0
+    assert bar(value, most, width, Style()) == ""
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0"), (999, "999"), (12_345, "12.3k"), (4_500_000, "4.5M")])
+def test_tokens(number: int, text: str) -> None:
+    assert tokens(number) == text
+
+
+def test_a_cost_table_fits_and_tells_what_is_not_exact() -> None:
+    rows = tuple(
+        CostRow("id", name, TokenUsage(10**6, 10**5, 0, 0, usd), exact)
+        for name, usd, exact in (("n" * 64, 12.5, True), ("ü" * 40, 0.5, False))
+    )
+    reply = CostReply(rows, TokenUsage(cost_usd=13.0), False)
+    for width in (80, 120):
+        for style in (Style(icons="unicode", width=width), Style(icons="ascii", width=width)):
+            assert max(display_width(line) for line in lines(reply, "session", style)) <= width
+    table = lines(reply, "session", Style())
+    assert table[-1] == "total: >=$13.0000"
+    assert any(">=$0.5000" in line for line in table)
+
+
+# --- wait -----------------------------------------------------------------------------------------
+
+
+def test_wait_for_all_and_for_the_first(shell: Shell) -> None:
+    gate = shell.work_dir / "gate"
+    held = call("Bash", command=f"until test -e {gate}; do sleep 0.01; done")
+    shell.ok("spawn", "slow", "--detach", "--preset", "full", prompt("go", held, say("slow")))
+    shell.ok("spawn", "quick", "--detach", prompt("go", say("quick")))
+    first = shell.ok("wait", "--any", "slow", "quick", "--json").json()
+    assert first["waiting"] == ["slow"]
+    both = shell.start("wait", "slow", "quick", "--json")
+    assert both.poll() is None
+    gate.touch()
+    out, err = both.communicate(timeout=20)
+    assert (both.returncode, err) == (0, "")
+    assert out.index('"name":"slow"') < out.index('"name":"quick"')
+    # What is through already is not waited for; a name may be given by flag, and twice.
+    assert shell.ok("wait", "--name", "slow").out.startswith("slow  completed  $0.0000")
+    assert shell.ok("wait", "slow", "slow", "--json").json()["waiting"] == []
+
+
+def test_wait_has_the_exit_code_of_the_work(shell: Shell) -> None:
+    shell.cms("delegate", "failing", prompt("go", say("done")), "--verify", "false", "--detach")
+    shell.ok("spawn", "fine", prompt("go", say("x")))
+    ran = shell.cms("wait", "fine", "failing", "--json")
+    assert ran.code == ExitCode.VERIFICATION_FAILED
+    assert shell.cms("wait", "--any", "fine", "failing").code in (0, ExitCode.VERIFICATION_FAILED)
+
+
+def test_wait_gives_up_in_time_and_on_ctrl_c_and_stops_nothing(shell: Shell) -> None:
+    shell.ok("spawn", "long", "--detach", "--preset", "full", prompt("go", TOIL))
+    shell.wait_until("long", lambda found: str(found["activity"]).startswith("Bash"))
+    ran = shell.cms("wait", "long", "fine", "--timeout", "0.3s")
+    assert (ran.code, "still at work: long" in ran.out) == (ExitCode.TIME_EXCEEDED, True), ran
+    waiter = shell.start("wait", "long", "--json")
+    time.sleep(0.5)  # until it waits, which nobody announces; earlier is exit code 130, too
+    os.kill(waiter.pid, signal.SIGINT)
+    waiter.communicate(timeout=20)
+    assert waiter.returncode == ExitCode.INTERRUPTED
+    assert shell.status("long")["status"] == "busy"
+    shell.ok("kill", "long")
+    assert shell.cms("wait", "long").code == ExitCode.INTERRUPTED  # how its last message ended
+
+
+def test_waits_that_cannot_be(shell: Shell) -> None:
+    for words, code, said in (
+        (("wait",), 2, "wait needs the name of a session"),
+        (("wait", "--any", "--all", "x"), 2, "--any and --all at once"),
+        (("wait", "lomg"), 10, "did you mean 'long'?"),
+    ):
+        ran = shell.cms(*words)
+        assert (ran.code, said in ran.err) == (code, True), ran
+
+
+def ended(name: str, outcome: Outcome | None) -> Waited:
+    last: Interaction | None = None if outcome is None else interaction()
+    if last is not None:
+        import msgspec
+
+        last = msgspec.structs.replace(last, outcome=outcome)
+    return Waited(session(name), last)
+
+
+@pytest.mark.parametrize(
+    ("reply", "first", "code"),
+    [
+        (WaitReply((ended("a", Outcome.COMPLETED), ended("b", None))), False, 0),
+        (WaitReply((ended("a", Outcome.COMPLETED), ended("b", Outcome.COST_EXCEEDED))), False, 4),
+        (WaitReply((ended("a", Outcome.FAILED), ended("b", Outcome.COST_EXCEEDED))), False, 1),
+        (WaitReply((ended("a", Outcome.COMPLETED),), ("b",), timed_out=True), False, 6),
+        (WaitReply((ended("a", Outcome.COMPLETED),), ("b",)), False, 130),
+        (WaitReply((ended("a", Outcome.COMPLETED),), ("b",)), True, 0),
+        (WaitReply((), ("b",), timed_out=True), True, 6),
+    ],
+)
+def test_exit_codes_of_waiting(reply: WaitReply, first: bool, code: int) -> None:
+    assert waiting.exit_of(reply, first=first) == code
