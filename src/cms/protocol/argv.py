@@ -166,6 +166,7 @@ def build_environment(
     inside: str = "",
     depth: int = 0,
     door: str = "",
+    scratch: str = "",
     deny: Sequence[str] = (),
 ) -> dict[str, str]:
     """The environment of a session's process, cut from ours.
@@ -173,6 +174,8 @@ def build_environment(
     `inside` and `depth` tell a cms that is started in there which session it is in; without a `door` (the
     socket that leads out to the daemon) it refuses to work. The walls do not rest on that: our folder cannot
     be reached from inside.
+
+    `scratch` is the folder for claude's temporary files.
 
     Out goes what a parent Claude Code left (`CLAUDECODE`, `CLAUDE_CODE_*`) unless it names a provider or a
     credential, and everything of our own (`CMS_*`). What a user configured on purpose stays, credentials of
@@ -189,6 +192,8 @@ def build_environment(
     # Without it there is no `idle`, and with it the end of the work is known (see session.state).
     child["CLAUDE_CODE_SDK_READS_SESSION_STATE"] = "1"
     child.setdefault("DISABLE_AUTOUPDATER", "1")
+    if scratch:
+        child["CLAUDE_CODE_TMPDIR"] = scratch
     if inside:
         child["CMS_PARENT"], child["CMS_DEPTH"] = inside, str(depth)
     if door:

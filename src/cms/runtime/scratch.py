@@ -1,0 +1,71 @@
+"""The scratch folder of a session: where `claude` puts its temporary files, so that none is left behind.
+
+Left to itself claude uses `/tmp/claude-UID` and leaves folders there for every session. We give each session
+a folder of its own by a name that follows from the session, so that what a SIGKILL of ours leaves is found
+and cleared by the next supervisor. The folder stands in the system's place for such things and not in our
+home, because the home is hidden from the agent.
+
+The parent folder has a name that anybody can guess. It is used only if it is a real folder of ours that
+nobody else can enter; else a session gets a folder with a name that nobody can guess.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def make_scratch(session_id: str) -> Path:
+    """Make (or find) a session's scratch folder.
+
+    Raises:
+        OSError: there is no room for it anywhere.
+    """
+    folder = _folder(session_id)
+    parent = folder.parent
+    try:
+        parent.mkdir(mode=0o700, exist_ok=True)
+        if not _is_ours(parent):
+            raise PermissionError
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if not _is_ours(folder):
+            raise PermissionError
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="cms-"))
+    return folder
+
+
+def _folder(session_id: str) -> Path:
+    # Enough of the UUID to be unique among all sessions, and short, for the sockets below it.
+    return Path(tempfile.gettempdir()) / f"cms-{os.getuid()}" / session_id[:13]
+
+
+def clear_scratch(session_ids: Iterable[str]) -> None:
+    """Remove the scratch folders of sessions that ended when nobody was there to do it."""
+    for session_id in session_ids:
+        folder = _folder(session_id)
+        try:
+            ours = _is_ours(folder.parent) and _is_ours(folder)
+        except OSError:
+            continue
+        if ours:
+            remove_scratch(folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    info = folder.lstat()
+    return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove it, and its parent with the last one. What cannot be removed stays; no session fails for it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        if folder.parent.name.startswith("cms-"):
+            folder.parent.rmdir()
+    except OSError:
+        pass  # other sessions have theirs in it
