@@ -149,6 +149,41 @@ async def test_answers_of_every_kind_fit_their_schemas(settings: Settings) -> No
     assert found["stop"]["wasAlive"] is False
 
 
+async def test_what_the_person_s_file_says_holds_for_what_a_model_starts(settings: Settings) -> None:
+    """Its limits and its protection too; what the model gives counts more, and no list loses anything."""
+    settings.home.mkdir()
+    (settings.home / "config.toml").write_text(
+        '[defaults]\nmodel = "haiku"\nmax-cost = 0.3\nprotect = ["deploy/**"]\nenv-deny = ["SECRET_*"]\n'
+        '[profiles.night]\npreset = "review"\nmax-turns = 7\nallow = ["Bash(make *)"]\n'
+    )
+    script = {"session.delegate": lambda _: result(), "session.spawn": lambda _: reply()}
+    with serve(settings.home, script) as daemon:
+        async with client_of(settings) as client:
+            good(await client.call_tool("delegate", {"name": "a", "task": "t"}))
+            night = {"name": "b", "prompt": "p", "profile": "night", "model": "opus", "allow": ["Bash(ls *)"]}
+            good(await client.call_tool("spawn", night))
+            assert "'nigt'" in bad(
+                await client.call_tool("delegate", {"name": "c", "task": "t", "profile": "nigt"})
+            )
+    first, second = daemon.received
+    assert isinstance(first, DelegateParams)
+    assert isinstance(second, SpawnParams)
+    for options in (first.options, second.options):
+        assert (options.protect, options.env_deny) == (("deploy/**",), ("SECRET_*",))
+        assert options.limits.max_cost == 0.3
+    assert (first.options.model, first.options.preset, first.options.limits.max_turns) == (
+        "haiku",
+        "edit",
+        50,
+    )
+    assert (second.options.model, second.options.preset, second.options.limits.max_turns) == (
+        "opus",
+        "review",
+        7,
+    )
+    assert second.options.allowed_tools == ("Bash(ls *)", "Bash(make *)")
+
+
 # --- errors -----------------------------------------------------------------------------------------
 
 

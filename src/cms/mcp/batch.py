@@ -22,8 +22,11 @@ from cms.mcp.params import (
     MaxTurns,
     Model,
     PresetChoice,
+    Profile,
     WorkDir,
+    chosen_by_person,
     folder,
+    limits_over,
 )
 from cms.mcp.results import Money, cut, described
 from cms.mcp.tool import Params, tool
@@ -40,7 +43,7 @@ from cms.rpc.api_batch import (
     BatchTasksReply,
     LineOf,
 )
-from cms.session.model import Record
+from cms.session.model import Limits, Record
 
 #: Tasks of one call. More belong in a file, for `cms batch --file` at the shell.
 MAX_TASKS = 200
@@ -54,6 +57,8 @@ TaskName = Annotated[
 BatchId = Annotated[
     str, msgspec.Meta(description="The batch's id, or the beginning of it.", min_length=1, max_length=200)
 ]
+
+_AS_BATCH = msgspec.Meta(description="Instead of the batch's.")
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -116,15 +121,15 @@ class TaskArguments(Params, frozen=True, kw_only=True):
             description="Tasks that must complete before; if one does not, this is skipped.", max_length=50
         ),
     ] = ()
-    model: Model | None = None
-    preset: PresetChoice | None = None
-    work_dir: WorkDir = ""
-    allow: Allow | None = None
+    model: Annotated[Model, _AS_BATCH] | None = None
+    preset: Annotated[PresetChoice, _AS_BATCH] | None = None
+    work_dir: Annotated[WorkDir, _AS_BATCH] = ""
+    allow: Annotated[Allow, _AS_BATCH] | None = None
     verify: Annotated[
         tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=2000)], ...],
         msgspec.Meta(description="Shell commands that must succeed when it says it is done.", max_length=20),
     ] = ()
-    max_cost: MaxCost | None = None
+    max_cost: Annotated[MaxCost, msgspec.Meta(description="Instead of taskMaxCost.")] | None = None
     max_turns: MaxTurns | None = None
     retries: Annotated[
         int, msgspec.Meta(description="Further tries, where trying again is safe.", ge=0, le=10)
@@ -173,8 +178,8 @@ class StartArguments(Params, frozen=True, kw_only=True):
     max_minutes: (
         Annotated[float, msgspec.Meta(description="For the whole batch.", gt=0, le=100_000)] | None
     ) = None
-    model: Model = "sonnet"
-    preset: PresetChoice = "edit"
+    model: Model | None = None
+    preset: PresetChoice | None = None
     work_dir: WorkDir = ""
     allow: Allow = ()
     task_max_cost: (
@@ -184,6 +189,7 @@ class StartArguments(Params, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    profile: Profile = ""
     wait: Annotated[
         bool, described("Return when it is over. Cancelling this call then brings it to rest.")
     ] = False
@@ -191,11 +197,31 @@ class StartArguments(Params, frozen=True, kw_only=True):
 
 def start(line: Line, given: StartArguments) -> Batch:
     work_dir = folder(given.work_dir)
+    chosen = chosen_by_person(line, given.profile)
     defaults = TaskSpec(
-        model=given.model,
-        preset=given.preset,
-        allowed_tools=given.allow or None,
-        max_cost=given.task_max_cost or min(DELEGATE_LIMITS.max_cost or given.max_cost, given.max_cost),
+        model=given.model or chosen.model,
+        preset=given.preset or chosen.preset,
+        allowed_tools=(*given.allow, *chosen.allow) or None,
+        disallowed_tools=chosen.disallowed_tools or None,
+        system_prompt=chosen.system_prompt,
+        append_system_prompt=chosen.append_system_prompt,
+        agent=chosen.agent,
+        fallback_model=chosen.fallback_model,
+        effort=chosen.effort,
+        add_dirs=chosen.add_dir or None,
+        protect=chosen.protect or None,
+        protect_read=chosen.protect_read or None,
+        allow_write=chosen.allow_write or None,
+        env_deny=chosen.env_deny or None,
+        on_violation=chosen.on_violation,
+        verify=chosen.verify or None,
+        **msgspec.structs.asdict(
+            limits_over(
+                Limits(max_cost=given.task_max_cost),
+                chosen.limits,
+                Limits(max_cost=min(DELEGATE_LIMITS.max_cost or given.max_cost, given.max_cost)),
+            )
+        ),
     )
     options = BatchOptions(
         work_dir=work_dir,

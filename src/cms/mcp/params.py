@@ -8,7 +8,10 @@ from typing import Annotated
 
 import msgspec
 
-from cms.config import DELEGATE_LIMITS
+from cms.config import DEFAULT_MODEL, DELEGATE_LIMITS
+from cms.config_file import Profile as PersonsProfile
+from cms.config_file import read_config, seconds
+from cms.mcp.line import Line
 from cms.mcp.results import described
 from cms.mcp.tool import Params
 from cms.session.model import Limits, Preset, SessionOptions
@@ -51,9 +54,9 @@ Model = Annotated[
 PresetChoice = Annotated[
     Preset,
     msgspec.Meta(
-        description="What it may do. read-only: search and read. review: the same, told to report findings. "
-        "edit: also edit files in its folder and run harmless commands. plan: make a plan, carry out "
-        "nothing. full: everything; only for work that needs it."
+        description="What it may do, by default edit. read-only: search and read. review: the same, told to "
+        "report findings. edit: also edit files in its folder and run harmless commands. plan: make a plan, "
+        "carry out nothing. full: everything; only for work that needs it."
     ),
 ]
 WorkDir = Annotated[
@@ -78,13 +81,21 @@ SystemPrompt = Annotated[str, msgspec.Meta(description="Added to its system prom
 MaxCost = Annotated[
     float,
     msgspec.Meta(
-        description="US dollars for the whole session, messages to come included. It is stopped there, in "
-        "the middle of its work; it can pass this by one model call.",
+        description=f"US dollars for the whole session, messages to come included; by default "
+        f"{DELEGATE_LIMITS.max_cost:g}. It is stopped there, in the middle of its work; it can pass this by "
+        "one model call.",
         gt=0,
         le=1000,
     ),
 ]
-MaxTurns = Annotated[int, msgspec.Meta(description="Model calls for the whole session.", ge=1, le=10_000)]
+MaxTurns = Annotated[
+    int,
+    msgspec.Meta(
+        description=f"Model calls for the whole session; by default {DELEGATE_LIMITS.max_turns}.",
+        ge=1,
+        le=10_000,
+    ),
+]
 MaxMinutes = Annotated[
     float, msgspec.Meta(description="Minutes for one message. Off by default.", gt=0, le=10_080)
 ]
@@ -97,57 +108,112 @@ Detach = Annotated[
     described("Return at once; it works on in the background, also when you have gone. Collect with `wait`."),
 ]
 
-_COST = DELEGATE_LIMITS.max_cost or 2.0
-_TURNS = DELEGATE_LIMITS.max_turns or 50
+Profile = Annotated[
+    str,
+    msgspec.Meta(
+        description="A profile from the person's config.toml to begin with; what you give counts more.",
+        max_length=100,
+    ),
+]
 
 
 class Agent(Params, frozen=True, kw_only=True):
     """What a new session is and what it may use."""
 
-    model: Model = "sonnet"
-    preset: PresetChoice = "edit"
+    model: Model | None = None
+    preset: PresetChoice | None = None
     work_dir: WorkDir = ""
     allow: Allow = ()
     system_prompt: SystemPrompt = ""
-    max_cost: MaxCost = _COST
-    max_turns: MaxTurns = _TURNS
+    max_cost: MaxCost | None = None
+    max_turns: MaxTurns | None = None
     max_minutes: MaxMinutes | None = None
-    ask_minutes: Annotated[
-        float,
-        msgspec.Meta(
-            description="How long a question or a permission of its waits for `answer`; then it is refused. "
-            "0: not at all, which is right unless you detach.",
-            ge=0,
-            le=1440,
-        ),
-    ] = 0
+    ask_minutes: (
+        Annotated[
+            float,
+            msgspec.Meta(
+                description="How long a question or a permission of its waits for `answer`; then it is "
+                "refused. By default not at all, which is right unless you detach.",
+                ge=0,
+                le=1440,
+            ),
+        ]
+        | None
+    ) = None
     allow_cms: Annotated[
         bool,
         described("It may itself start agents with these tools, within its own preset, folder and maxCost."),
     ] = False
+    profile: Profile = ""
 
-    def options(self, name: str, *, verify: tuple[str, ...] = ()) -> SessionOptions:
+    def options(self, line: Line, name: str, *, verify: tuple[str, ...] = ()) -> SessionOptions:
+        """The options of a new session: what was given, then the profile, the person's defaults, ours.
+
+        Raises:
+            UsageError: there is no such profile, or the person's file makes no sense.
+        """
+        chosen = chosen_by_person(line, self.profile)
+        waits = seconds(chosen.ask_timeout) if self.ask_minutes is None else self.ask_minutes * 60
         return SessionOptions(
             name=name,
             work_dir=folder(self.work_dir),
-            model=self.model,
-            preset=self.preset,
-            limits=Limits(
-                max_cost=self.max_cost,
-                max_turns=self.max_turns,
-                max_time=None if self.max_minutes is None else self.max_minutes * 60,
+            model=self.model or chosen.model or DEFAULT_MODEL,
+            preset=self.preset or chosen.preset or "edit",
+            limits=limits_over(
+                Limits(
+                    max_cost=self.max_cost,
+                    max_turns=self.max_turns,
+                    max_time=None if self.max_minutes is None else self.max_minutes * 60,
+                ),
+                chosen.limits,
+                DELEGATE_LIMITS,
             ),
-            allowed_tools=self.allow,
-            append_system_prompt=self.system_prompt,
-            verify=verify,
-            ask_timeout=self.ask_minutes * 60,
+            allowed_tools=(*self.allow, *chosen.allow),
+            disallowed_tools=chosen.disallowed_tools,
+            system_prompt=chosen.system_prompt or "",
+            append_system_prompt=self.system_prompt or chosen.append_system_prompt or "",
+            agent=chosen.agent or "",
+            effort=chosen.effort or "",
+            fallback_model=chosen.fallback_model or "",
+            add_dirs=chosen.add_dir,
+            protect=chosen.protect,
+            protect_read=chosen.protect_read,
+            allow_write=chosen.allow_write,
+            env_deny=chosen.env_deny,
+            on_violation=chosen.on_violation or "stop",
+            ask_timeout=waits or 0.0,
+            require_containment=chosen.require_containment,
+            verify=(*verify, *chosen.verify),
             allow_cms=self.allow_cms,
         )
 
 
+def chosen_by_person(line: Line, profile: str) -> PersonsProfile:
+    """What a person's file says of new sessions: the profile over the defaults.
+
+    Inside of a session there is none to be read: there the parent's options are the bounds.
+
+    Raises:
+        UsageError: there is no such profile, or the file makes no sense.
+    """
+    if line.settings.door is not None:
+        return PersonsProfile()
+    return read_config(line.settings.home).profile(profile)
+
+
+def limits_over(*limits: Limits) -> Limits:
+    """Each limit from the first that has it."""
+    found: dict[str, float | int | None] = {}
+    for one in limits:
+        for key, value in msgspec.structs.asdict(one).items():
+            if found.get(key) is None:
+                found[key] = value
+    return msgspec.structs.replace(Limits(), **found)
+
+
 def folder(text: str) -> str:
-    folder = Path(text).expanduser() if text else Path.cwd()
-    return os.path.abspath(folder)  # noqa: PTH100 - links are kept as the client named them
+    path = Path(text).expanduser() if text else Path.cwd()
+    return os.path.abspath(path)  # noqa: PTH100 - links are kept as the client named them
 
 
 class NameArguments(Params, frozen=True, kw_only=True):

@@ -59,7 +59,7 @@ class DelegateArguments(Agent, frozen=True, kw_only=True):
 
 def delegate(line: Line, given: DelegateArguments) -> Verdict:
     params = DelegateParams(
-        options=given.options(given.name, verify=given.verify),
+        options=given.options(line, given.name, verify=given.verify),
         task=given.task,
         context=given.context,
         detach=given.detach,
@@ -119,7 +119,7 @@ class SpawnArguments(Agent, frozen=True, kw_only=True):
 
 
 def spawn(line: Line, given: SpawnArguments) -> Answer:
-    params = SpawnParams(options=given.options(given.name), prompt=given.prompt, wait=not given.detach)
+    params = SpawnParams(options=given.options(line, given.name), prompt=given.prompt, wait=not given.detach)
     reply = line.call("session.spawn", params, Reply, AcceptedReply)
     if line.cancelled and isinstance(reply, AcceptedReply):
         line.clean_up("session.stop", StopParams(name=given.name), StopReply)
