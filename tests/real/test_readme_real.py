@@ -22,11 +22,19 @@ def commands() -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("cms ")]
 
 
+def files() -> dict[str, str]:
+    """What the README shows as the contents of a file."""
+    return dict(re.findall(r"^`([\w.]+)`:\n\n```json\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+
+
 def test_there_are_commands_to_run() -> None:
-    assert len(commands()) > 10
+    assert len(commands()) > 20
+    assert files()
 
 
 def test_every_command_of_the_readme_works(world: World) -> None:
+    for name, text in files().items():
+        (world.work_dir / name).write_text(text)
     for words in commands():
         ran = world.cms(*words)
         assert ran.code == 0, (words, ran)
