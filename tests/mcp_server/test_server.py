@@ -19,7 +19,7 @@ from cli.making import interaction, reply, result, session
 from cli.scripted import serve
 from cms.config import Settings
 from cms.errors import CmsError, NameTaken, SessionNotFound, StoreError, UsageError, WorkDirError
-from cms.mcp import looking
+from cms.mcp import looking, server
 from cms.mcp.server import HINTS, build, progress_text
 from cms.mcp.tools import TOOLS
 from cms.rpc.api import (
@@ -279,6 +279,30 @@ async def test_progress_is_told_while_it_works(settings: Settings) -> None:
             nursery.cancel_scope.cancel()
     assert told[-1][1] == "fix-auth: Bash step 3 (3/50 turns, $0.3000/$2.00)"
     assert [number for number, _ in told] == sorted({number for number, _ in told})
+
+
+async def test_a_call_that_has_nothing_to_tell_says_so_now_and_then(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_HEARTBEAT", 0.01)
+    told: list[str] = []
+    enough = trio.Event()
+
+    async def heard(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message or "")
+        if len(told) == 2:
+            enough.set()
+
+    with serve(settings.home, {"session.delegate": lambda _: None}, cancelled=result()):
+        async with client_of(settings) as client, trio.open_nursery() as nursery:
+
+            async def work() -> None:
+                await client.call_tool("delegate", {"name": "a", "task": "t"}, progress_callback=heard)
+
+            nursery.start_soon(work)
+            await enough.wait()
+            nursery.cancel_scope.cancel()
+    assert all(message.startswith("at work") for message in told)
 
 
 def test_progress_of_a_session_without_limits() -> None:

@@ -5,7 +5,8 @@ a second source of the same schemas. It runs on trio (anyio's other backend).
 
 - A tool runs in a worker thread with a connection of its own (`line`), so that a call that waits for an hour
   holds up no other one.
-- Progress notes of the daemon become progress notifications, at most a few a second, always the newest.
+- Progress notes of the daemon become progress notifications: at most a few a second, always the newest, and
+  one now and then though there is nothing new, because clients give up on calls that say nothing.
 - A cancelled request, and the end of the client, cancel the daemon's request and wait until that has been
   answered: what it started is stopped by then. A client that is killed closes the connection, which the
   daemon takes for the same.
@@ -51,6 +52,7 @@ MAX_WORKING = 64
 PATIENCE = 60.0
 _AGAIN = 0.1  # seconds between two cancellations: one that comes too early is lost
 _PACE = 0.25  # seconds between two progress notifications of one call
+_HEARTBEAT = 15.0  # seconds after which there is one without news: clients give up on calls that say nothing
 
 INSTRUCTIONS = """Put other Claude Code agents to work. `delegate` gives one task to an agent of its own, \
 under limits, and returns a verdict; several calls at once run side by side. `spawn`, `send`, `stop` hold a \
@@ -268,10 +270,13 @@ async def _cancel_line(line: Line, shield: trio.CancelScope) -> None:
 
 
 async def _report(context: Context, notes: trio.MemoryReceiveChannel[Progress]) -> None:
-    told = 0
-    async for note in notes:
+    told, text, since = 0, "at work", trio.current_time()
+    while True:
+        with trio.move_on_after(_HEARTBEAT):
+            text, since = progress_text(await notes.receive()), trio.current_time()
         told += 1
-        await context.session.report_progress(told, None, progress_text(note))
+        quiet = trio.current_time() - since
+        await context.session.report_progress(told, None, f"{text}, {quiet:.0f} s" if quiet >= 1 else text)
         await trio.sleep(_PACE)
 
 
