@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from cms.cli import flags, talk
 from cms.cli.flags import JsonFlag
-from cms.config import load_settings
+from cms.config import load_settings_and_file
 from cms.errors import ExitCode, MachineError, UsageError
 from cms.setup.claude import Scope
 from cms.setup.work import Report, Setup
@@ -61,7 +61,7 @@ def setup(
     scope: Scope = "project" if local else "user"
     if not (for_all or local or uninstall or dry_run or json) and guide is None:
         scope, guide = _ask()
-    work = Setup(load_settings(), Path.cwd(), dry=dry_run)
+    work = Setup(load_settings_and_file(), Path.cwd(), dry=dry_run)
     if uninstall:
         report = work.uninstall((scope,) if for_all or local else SCOPES)
     else:
