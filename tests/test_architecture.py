@@ -47,7 +47,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("store",),
     ("runtime.guard", "runtime.handshake", "runtime.lines", "runtime.promises"),
     ("runtime.runner",),
-    ("runtime.family",),
+    ("runtime.family", "runtime.unkilled"),
     ("runtime.supervisor",),
     ("runtime",),
     ("rpc.api",),

@@ -20,7 +20,7 @@ from cms.config import Settings
 from cms.errors import AgentDied, ContainmentError, ProtocolError, WorkDirError
 from cms.protocol.connection import Answered, Connection
 from cms.protocol.messages import Answer, Ask, Line
-from cms.runtime.containment import Container, Mechanism, Spec
+from cms.runtime.containment import Container, Mechanism, Spec, identity
 from cms.runtime.places import NOWHERE, Places
 from cms.session.model import Receipt, Rung, Step
 
@@ -335,5 +335,5 @@ class Ladder:
             left=tuple(f"{member.pid} {member.command}" for member in proof.left),
             at=at,
             how=proof.how,
-            left_ids=tuple(f"{member.pid}@{member.started}" for member in proof.left),
+            left_ids=tuple(map(identity, proof.left)),
         )

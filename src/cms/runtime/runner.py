@@ -1097,6 +1097,23 @@ class Runner:
         begun = self._begun or _IN_USE in self._refusal
         return self._state.conversation_id or (self.record.id if begun else "")
 
+    async def strike_again(self) -> Receipt:
+        """Try once more to end what the end has left alive, and store what came of it.
+
+        Only after `wait_gone`, and only where the receipt does not prove that nothing is left.
+        """
+        process = self._process
+        if process is None:
+            return self.receipt or Receipt("never started", empty=True)
+        ladder = Ladder(process, grace=self._settings.grace)
+        self.receipt = receipt = await ladder.strike("killed again", at=self._now())
+        if receipt.empty:
+            self._update(status=SessionStatus.KILLED, error="")
+        self._update(receipt=receipt)
+        self._receipt_saved = False
+        await self._write_end()
+        return receipt
+
     async def save(self) -> None:
         """Try again to store the end.
 

@@ -30,6 +30,7 @@ from cms.runtime.containment import Level, Mechanism, find_mechanism
 from cms.runtime.family import Family
 from cms.runtime.process import check_work_dir
 from cms.runtime.runner import Doors, Runner
+from cms.runtime.unkilled import Unkilled
 from cms.runtime.verify import run_checks
 from cms.session import lineage
 from cms.session.audit import AuditRow, Broken
@@ -75,9 +76,10 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
     raised: BaseException | None = None
     async with open_journal(settings) as journal:
         recovery = await journal.recover(time.time())
+        unkilled = Unkilled(journal)
         try:
             async with trio.open_nursery() as nursery:
-                supervisor = Supervisor(settings, journal, mechanism, nursery, recovery)
+                supervisor = Supervisor(settings, journal, mechanism, nursery, recovery, unkilled)
                 try:
                     yield supervisor
                 except GeneratorExit:
@@ -92,6 +94,8 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
         except BaseExceptionGroup as group:
             # No runner raises an Exception. What is left is Ctrl-C, which lands in any task.
             raise _first_of(group) from None
+        finally:
+            await unkilled.strike_all()
     if raised is not None:
         raise raised
 
@@ -110,6 +114,7 @@ class Supervisor:
         mechanism: Mechanism,
         nursery: trio.Nursery,
         recovery: Recovery,
+        unkilled: Unkilled,
     ) -> None:
         self.settings = settings
         self.journal = journal
@@ -122,6 +127,7 @@ class Supervisor:
         self._delegations: dict[str, trio.Event] = {}  # under way, from the message to the verdict
         self._closed = False
         self.doors: Doors | None = None  # set by whoever can let sessions in (the daemon)
+        self._unkilled = unkilled
         self.family = Family(settings.caps, self._runners, self._by_id)
 
     def __repr__(self) -> str:
@@ -147,6 +153,7 @@ class Supervisor:
         who, options = caller.get(), await self.family.admit(options)
         check_work_dir(options.work_dir)
         self._check_containment(options)
+        await self._unkilled.check(options)
         find_claude(self._settings_now())
         now = time.time()
         record = SessionRecord(
@@ -292,6 +299,7 @@ class Supervisor:
             raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
         check_work_dir(record.options.work_dir)
         self._check_containment(record.options)
+        await self._unkilled.check(record.options)
         settings = self._settings_now()
         find_claude(settings)
         self.family.check_room()
@@ -323,6 +331,9 @@ class Supervisor:
                 del self._runners[name]
             if runner.unsaved:
                 self._unsaved[name] = runner
+            if runner.record.status is SessionStatus.ERROR:
+                log.error("session %s is UNKILLED: %s", name, runner.record.error)
+                self._unkilled.keep(runner)
             self.family.end_with(runner.record)
 
     # --- messages ---------------------------------------------------------------------------------
@@ -643,10 +654,13 @@ class Supervisor:
                 hint = f"cms stop {name} first, or delete it with --force, which kills it"
                 raise WrongStatus(name, str(record.status), "be deleted", hint=hint)
             record, receipt = await self.kill(name, reason="deleted")
+        elif record.status is SessionStatus.ERROR:
+            record, receipt = await self.kill(name)
         while (delegation := self._delegations.get(name)) is not None:
             await delegation.wait()
         async with self._turn(name):
-            if name in self._runners or (receipt is not None and not receipt.empty):
+            unproved = receipt is not None and not receipt.empty and bool(receipt.left or not force)
+            if name in self._runners or unproved:
                 raise WrongStatus(name, str((await self.get(name)).status), "be deleted")
             self._unsaved.pop(name, None)
             record = await self.get(name)
@@ -751,6 +765,9 @@ class Supervisor:
             record = await self.get(name)
             if record.status in LIVE:
                 raise _elsewhere(record, "be ended")
+            if record.status is SessionStatus.ERROR:
+                async with self._turn(name):
+                    return await self._unkilled.strike(record)
             return record, None
         for below in self.family.below(runner.record.id):
             end(below)  # at once: a parent that lingers must not go on through them

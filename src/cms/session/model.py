@@ -283,7 +283,7 @@ class Receipt(Record, frozen=True):
     at: float = 0.0
     walls: Walls | None = None
     how: tuple[str, ...] = ()  # what was done by force, and what the proof rests on, in order
-    left_ids: tuple[str, ...] = ()  # "pid@start" of what is left; start in ticks since boot
+    left_ids: tuple[str, ...] = ()  # what names each of `left` for good (`runtime.containment.identity`)
 
 
 class SessionRecord(Record, frozen=True):

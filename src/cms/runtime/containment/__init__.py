@@ -28,6 +28,7 @@ from cms.runtime.containment._model import (
     Statistics,
 )
 from cms.runtime.containment._probe import find_mechanism, probe
+from cms.runtime.containment._strays import end_strays, identity, still_alive
 
 __all__ = [
     "Attempt",
@@ -43,6 +44,9 @@ __all__ = [
     "Report",
     "Spec",
     "Statistics",
+    "end_strays",
     "find_mechanism",
+    "identity",
     "probe",
+    "still_alive",
 ]
