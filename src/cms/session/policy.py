@@ -376,10 +376,13 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
             Outcome.FAILED,
             f"the API refused the credentials ({turn.retry.error_status}): log in again, or mend the key",
             now,
+            turn.retry.error_status,
         )
     until = _retry_until(state, rules)
     if until is not None and now >= until:
-        return Breach(Outcome.STALLED, f"the API has not answered for {limits.max_retry_time:g} s", now)
+        why = f"the API has not answered for {limits.max_retry_time:g} s"
+        against = turn.retry.error_status if turn.retry is not None else None
+        return Breach(Outcome.STALLED, why, now, against)
     if limits.max_repeats is not None:
         for streak in turn.streaks.values():
             if streak.count > limits.max_repeats:
@@ -604,8 +607,7 @@ def api_part(state: State) -> tuple[int | None, float | None]:
     if turn is None:
         return None, None
     if turn.breach is not None:
-        # Ended while claude tried again and again: what it tried against is why.
-        return (turn.retry.error_status if turn.retry is not None else None), None
+        return turn.breach.api_status, None
     result = turn.result
     if result is None or not result.is_error:
         return None, None

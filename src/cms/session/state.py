@@ -98,6 +98,7 @@ class Breach(msgspec.Struct, frozen=True):
     outcome: Outcome
     reason: str
     at: float
+    api_status: int | None = None  # what claude was retrying against, where that is why
 
 
 class PendingCall(msgspec.Struct, frozen=True):
