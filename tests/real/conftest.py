@@ -40,12 +40,15 @@ class World:
         self.work_dir = root / "project"
         self.home.mkdir()
         self.work_dir.mkdir()
+        self.tmp = root / "tmp"
+        self.tmp.mkdir()
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.env: dict[str, str] = {
             "PATH": path,
             "HOME": str(self.home),
             "CMS_HOME": str(self.cms_home),
             "LANG": "C.UTF-8",
+            "TMPDIR": str(self.tmp),
             "ANTHROPIC_API_KEY": "test",
             **environment(url),
         }
@@ -105,4 +108,6 @@ def world(tmp_path: Path, claude: str) -> Iterator[World]:  # the binary must be
         yield here
         here.cms("daemon", "stop")
         left = here.survivors()
+        folders = [path.name for path in here.tmp.iterdir() if path.name.startswith(("cms-", "claude-"))]
     assert not left, f"processes were left behind: {left}"
+    assert not folders, f"temporary folders were left behind: {folders}"

@@ -62,6 +62,7 @@ from cms.runtime.lines import first_line, lines_of_end, lines_of_walls, rows_of_
 from cms.runtime.process import AgentProcess, Ladder
 from cms.runtime.promises import Promise, Promises, ended
 from cms.runtime.rules import build_rules
+from cms.runtime.scratch import make_scratch, remove_scratch
 from cms.runtime.scribe import Scribe
 from cms.runtime.watchers import Watchers, activity_of, note_of
 from cms.runtime.workclock import WorkClock
@@ -446,7 +447,9 @@ class Runner:
                     door = None
                     if self.doors is not None:
                         door = await stack.enter_async_context(self.doors(self.record))
-                    process = await self._start(raw, door)
+                    scratch = make_scratch(self.record.id)
+                    stack.push_async_callback(trio.to_thread.run_sync, remove_scratch, scratch)
+                    process = await self._start(raw, door, scratch)
                     if process is not None:
                         await self._serve(process)
             except CmsError as error:
@@ -487,7 +490,7 @@ class Runner:
             self.failure = error
         self._begin_end(str(error), SessionStatus.FAILED)
 
-    async def _start(self, raw: RawLog, door_path: Path | None) -> AgentProcess | None:
+    async def _start(self, raw: RawLog, door_path: Path | None, scratch: Path) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
         self._update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
@@ -517,6 +520,7 @@ class Runner:
                 inside=self.record.id,
                 depth=self.record.depth,
                 door=door,
+                scratch=str(scratch),
                 deny=options.env_deny,
             ),
             work_dir=options.work_dir,

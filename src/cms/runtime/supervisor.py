@@ -30,6 +30,7 @@ from cms.runtime.containment import Level, Mechanism, find_mechanism
 from cms.runtime.family import Family
 from cms.runtime.process import check_work_dir
 from cms.runtime.runner import Doors, Runner
+from cms.runtime.scratch import clear_scratch
 from cms.runtime.unkilled import Unkilled
 from cms.runtime.verify import run_checks
 from cms.session import lineage
@@ -76,6 +77,7 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
     raised: BaseException | None = None
     async with open_journal(settings) as journal:
         recovery = await journal.recover(time.time())
+        await trio.to_thread.run_sync(clear_scratch, [session.id for session in recovery.sessions])
         unkilled = Unkilled(journal)
         try:
             async with trio.open_nursery() as nursery:
