@@ -52,6 +52,8 @@ async def test_messages_go_to_one_process_and_are_answered_in_order(tmp_path: Pa
         stored = await supervisor.interactions("one")
         assert [one.number for one in stored] == [1, 2, 3, 4, 5, 6]
         assert {one.state for one in stored} == {InteractionState.DONE}
+        # What is kept is forgotten: a session that lives for days does not grow with its answers.
+        assert "0 owed" in repr(supervisor._runners["one"]._promises)
         record, receipt = await supervisor.stop("one")
         assert record.status is SessionStatus.STOPPED
         assert [step.name for step in proved((record, receipt)).steps] == ["eof", "kill"]
