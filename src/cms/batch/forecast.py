@@ -140,6 +140,20 @@ class Forecast(Record, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+def never_fits(dearest: float | None, max_cost: float | None) -> str:
+    """Why a task could never start under the batch's cap; "" if each could."""
+    if max_cost is None:
+        return ""
+    if dearest is None:
+        return "a task without a limit (maxCost) cannot run under the batch's --max-cost"
+    if dearest > max_cost:
+        return (
+            f"a task may cost ${dearest:.2f} (maxCost), more than the whole batch's ${max_cost:.2f}: "
+            "it would never start"
+        )
+    return ""
+
+
 def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecast:
     """The whole batch, before anything is spent."""
     tasks = sum(load.kinds.values())
@@ -155,14 +169,9 @@ def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecas
     memory = parallel * SESSION_BYTES
     problems: list[str] = []
     notes: list[str] = []
+    if trouble := never_fits(load.dearest, terms.max_cost):
+        problems.append(trouble)
     if terms.max_cost is not None:
-        if load.dearest is None and tasks:
-            problems.append("a task without a limit (maxCost) cannot run under --max-cost")
-        elif load.dearest is not None and load.dearest > terms.max_cost:
-            problems.append(
-                f"a task may cost ${load.dearest:.2f}, more than the batch's ${terms.max_cost:.2f}: "
-                "it would never start"
-            )
         if cost > terms.max_cost:
             problems.append(
                 f"about ${cost:.2f} are to be expected, more than the batch's ${terms.max_cost:.2f}"

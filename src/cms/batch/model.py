@@ -217,6 +217,7 @@ class BatchOptions(Record, frozen=True):
     stagger: float | None = None  # seconds between two starts; None: what the cores allow
     storm_tries: int = 12  # tries of one task that the API's own troubles may cost
     keep_alive: bool = False
+    fresh: bool = False  # sessions that have a task's name already make room, as `NAME~1`
     detached: bool = False  # goes on by itself when the daemon comes back
     out: str = ""  # absolute paths
     report: str = ""

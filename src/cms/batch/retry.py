@@ -156,12 +156,14 @@ class Remains(msgspec.Struct, frozen=True):
         allowed: tools that were let through, in order, a name each time (from the audit log, which is on
             disk before a tool runs).
         finished: of those, how many results claude reported (from the raw log).
+        exact: what it cost is known to the cent.
     """
 
     sent: bool
     turns: int = 0
     allowed: Sequence[str] = ()
     finished: int = 0
+    exact: bool = False
 
 
 def salvage(remains: Remains) -> Fate:

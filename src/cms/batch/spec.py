@@ -49,6 +49,7 @@ class Header(Record, frozen=True, omit_defaults=True):
     max_time: float | None = None
     stagger: float | None = None
     keep_alive: bool | None = None
+    fresh: bool | None = None
     out: str | None = None
     report: str | None = None
     on_done: str | None = None
@@ -294,6 +295,7 @@ _SETTINGS: Final[dict[str, tuple[str, Check]]] = {
     "maxTime": ("max_time", _time),
     "stagger": ("stagger", _time),
     "keepAlive": ("keep_alive", _flag),
+    "fresh": ("fresh", _flag),
     "out": ("out", _text),
     "report": ("report", _text),
     "onDone": ("on_done", _text),

@@ -100,6 +100,10 @@ def run(
     keep_alive: Annotated[
         bool, flags.switch("--keep-alive", "Leave the sessions of completed tasks alive.", BATCH)
     ] = False,
+    fresh: Annotated[
+        bool,
+        flags.switch("--fresh", "Older sessions with the tasks' names make room: they become NAME~1.", BATCH),
+    ] = False,
     detach: Annotated[
         bool,
         flags.switch("--detach", "Do not wait: the daemon does it, and goes on after a restart.", BATCH),
@@ -180,6 +184,7 @@ def run(
         max_time=max_time,
         stagger=stagger,
         keep_alive=keep_alive or None,
+        fresh=fresh or None,
         out=out or None,
         report=report or None,
         on_done=on_done or None,

@@ -76,7 +76,7 @@ from cms.batch.schedule import (
 from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
 from cms.runtime import machine
 from cms.runtime.crew import Accepted, Crew, Nothing
-from cms.runtime.outlet import Outlet, ResultFile
+from cms.runtime.outlet import HOOK_TIMEOUT, Outlet, ResultFile
 from cms.session.model import DelegateResult, Outcome
 from cms.store.batches import BatchStore
 
@@ -201,8 +201,12 @@ class Engine:
                     self._update(status=BatchStatus.STOPPED, reason=str(error), stopped_by="trouble")
                     with suppress(CmsError):
                         await self._store.save(self.record)
-                with trio.move_on_after(2 * 60.0):
+                before = self.record.warnings
+                with trio.move_on_after(2 * HOOK_TIMEOUT):
                     await self._outlet.drained()
+                if self.record.warnings != before:
+                    with suppress(CmsError):
+                        await self._store.save(self.record)
                 nursery.cancel_scope.cancel(reason="the batch has come to its end")
         finally:
             if self._results is not None:
@@ -486,7 +490,7 @@ class Engine:
         result = TaskResult(
             error=fate.reason if fate.status in OVER else "", duration=took, can_continue=True
         )
-        await self._put(task, fate, result, cost=cost, exact=not traces.sent, heard=False)
+        await self._put(task, fate, result, cost=cost, exact=traces.exact or not traces.sent, heard=False)
 
     async def _write_end(
         self, task: Task, result: DelegateResult, fate: Fate, took: float, *, heard: bool

@@ -87,18 +87,12 @@ class Batches:
     async def check(self, batch_id: str) -> list[str]:
         """Everything that is wrong with the tasks as a whole."""
         record = await self._loading(batch_id)
-        problems = await self.store.check(batch_id)
+        problems = await self.store.check(batch_id, fresh=record.options.fresh)
         count, _, largest = await self.store.caps(batch_id)
-        cap = record.options.max_cost
         if not count:
             problems.append("there is no task in it")
-        elif cap is not None and largest is None:
-            problems.append("a task without maxCost cannot run under the batch's --max-cost")
-        elif cap is not None and largest is not None and largest > cap:
-            problems.append(
-                f"a task may cost ${largest:.2f} (maxCost), more than the whole batch's ${cap:.2f}: "
-                "it would never start"
-            )
+        elif trouble := forecast.never_fits(largest, record.options.max_cost):
+            problems.append(trouble)
         room = default_parallel(machine.available_memory(), 10**6)
         if record.options.keep_alive and count > room:
             problems.append(f"--keep-alive: {count} live sessions do not fit into memory, about {room} do")

@@ -139,6 +139,7 @@ class SupervisorCrew:
             turns=session.total_turns,
             allowed=await self.allowed_tools(name),
             finished=await trio.to_thread.run_sync(finished_acts, path),
+            exact=last.cost_exact and session.cost_exact,
         )
 
     async def _judged(self, session: SessionRecord, last: Interaction) -> DelegateResult:

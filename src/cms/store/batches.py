@@ -34,7 +34,7 @@ from cms.batch.model import (
 from cms.batch.money import counted
 from cms.batch.schedule import Candidate
 from cms.errors import StoreError, UsageError
-from cms.session.model import Record
+from cms.session.model import LIVE, Record
 from cms.store.books import Books
 from cms.store.faults import border
 from cms.store.journal import Journal
@@ -286,14 +286,15 @@ class _Tables:
             )
         return faults
 
-    def check(self, batch_id: str) -> list[str]:
+    def check(self, batch_id: str, *, fresh: bool) -> list[str]:
         """What is wrong with the tasks as a whole; when nothing is, who needs whom is settled."""
         self._db.execute(
             "UPDATE batch_needs SET need = (SELECT seq FROM batch_tasks AS t"
             " WHERE t.batch_id = batch_needs.batch_id AND t.name = need_name) WHERE batch_id = ?",
             (batch_id,),
         )
-        return [*self._unknown(batch_id), *self._taken(batch_id)] or self._ring(batch_id)
+        unknown = list(self._unknown(batch_id))
+        return [*(unknown or self._ring(batch_id)), *self._taken(batch_id, fresh=fresh)]
 
     def _unknown(self, batch_id: str) -> Iterator[str]:
         rows: list[tuple[str, str, int]] = self._db.execute(
@@ -315,14 +316,18 @@ class _Tables:
             meant = f"; did you mean {near[0]!r}?" if near else ""
             yield f"line {line}: task {name!r} needs {need!r}, which is no task of this batch{meant}"
 
-    def _taken(self, batch_id: str) -> Iterator[str]:
+    def _taken(self, batch_id: str, *, fresh: bool) -> Iterator[str]:
+        alive = ", ".join(f"'{status}'" for status in sorted(LIVE))
+        only = f" AND s.status IN ({alive})" if fresh else ""
         rows: list[tuple[str, int]] = self._db.execute(
-            "SELECT t.name, t.line FROM batch_tasks AS t JOIN sessions AS s ON s.name = t.name"
-            " WHERE t.batch_id = ? ORDER BY t.line LIMIT ?",
+            "SELECT t.name, t.line FROM batch_tasks AS t JOIN sessions AS s ON s.name = t.name"  # noqa: S608
+            f" WHERE t.batch_id = ?{only} ORDER BY t.line LIMIT ?",
             (batch_id, _TOLD),
         ).fetchall()
+        advice = "stop it first" if fresh else "choose another name, or use --fresh"
         for name, line in rows:
-            yield f"line {line}: there is a session {name!r} already; choose another name, or delete it"
+            what = "a live session" if fresh else "a session"
+            yield f"line {line}: there is {what} {name!r} already; {advice}"
 
     def _ring(self, batch_id: str) -> list[str]:
         count: int = self._db.execute(
@@ -642,9 +647,13 @@ class BatchStore:
         """Take tasks in; returns what is wrong with them."""
         return await self._write(lambda tables: tables.add(batch_id, tasks))
 
-    async def check(self, batch_id: str) -> list[str]:
-        """What is wrong with the tasks as a whole."""
-        return await self._write(lambda tables: tables.check(batch_id))
+    async def check(self, batch_id: str, *, fresh: bool = False) -> list[str]:
+        """What is wrong with the tasks as a whole.
+
+        Args:
+            fresh: sessions that have the tasks' names are no mistake, unless they are alive.
+        """
+        return await self._write(lambda tables: tables.check(batch_id, fresh=fresh))
 
     async def graph(self, batch_id: str, count: int) -> Graph:
         return await self._read(lambda tables: tables.graph(batch_id, count))

@@ -1,0 +1,381 @@
+"""`cms batch` as a shell runs it: real daemon, simulated agents, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cms.config import load_settings
+from cms.errors import ExitCode
+from cms.rehearsal.agent import write_launcher
+from cms.rehearsal.script import Reply, call, prompt, say
+from cms.rpc.api import DaemonStopParams, Nothing
+from cms.rpc.client import NoDaemon, connect
+
+PATIENCE = 60.0
+
+
+class Shell:
+    """Commands in a home of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.work = folder / "work"
+        self.work.mkdir()
+        launcher = write_launcher(folder / "claude")
+        self.env = {
+            **{key: value for key, value in os.environ.items() if not key.startswith("CMS_")},
+            "HOME": str(folder),
+            "CMS_HOME": str(self.home),
+            "CMS_CLAUDE": str(launcher),
+            "CMS_REHEARSAL_RETRY_MS": "1",
+            "CMS_GRACE": "2",
+        }
+
+    @contextmanager
+    def start(self, *words: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
+            [sys.executable, "-m", "cms", *words],
+            cwd=self.work,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+    def __call__(self, *words: str, stdin: str | None = None) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "cms", *words],
+            cwd=self.work,
+            env=self.env,
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    def file(self, tasks: Sequence[dict[str, object]], name: str = "tasks.json") -> str:
+        path = self.work / name
+        if name.endswith("l"):
+            path.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+        else:
+            path.write_text(json.dumps(tasks))
+        return str(path)
+
+    def daemon_pid(self) -> int:
+        with connect(load_settings(self.env), start=False) as client:
+            return client.daemon.pid
+
+    def newest(self) -> dict[str, object]:
+        batch: dict[str, object] = self("batches", "--json").json()["batches"][0]
+        return batch
+
+
+class Ran:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    shell = Shell(tmp_path)
+    yield shell
+    try:
+        with connect(load_settings(shell.env), start=False) as client:
+            pid = client.daemon.pid
+            client.call("daemon.stop", DaemonStopParams(grace=2.0), Nothing)
+            client.wait_until_gone(time.monotonic() + PATIENCE)
+        wait_for(lambda: gone(pid))
+    except NoDaemon:
+        pass
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < give_up, "what was waited for did not come"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def task(name: str, *replies: Reply, needs: Sequence[str] = (), **more: object) -> dict[str, object]:
+    text = prompt(f"Do {name}.", *(replies or (say(f"{name} is done", cost_usd=0.01),)))
+    return {"name": name, "prompt": text, **({"needs": list(needs)} if needs else {}), **more}
+
+
+READ = call("Read", file_path="/etc/hostname")
+
+
+def test_two_dozen_agents_with_a_graph(shell: Shell) -> None:
+    tasks = [task(f"t{n}") for n in range(16)]
+    tasks += [task(f"u{n}", needs=[f"t{n}", f"t{n + 8}"]) for n in range(8)]
+    tasks[16]["prompt"] = f"First said: {{{{needs.t0.response}}}}. {tasks[16]['prompt']}"
+    ran = shell("batch", "--file", shell.file(tasks), "--max-parallel", "6", "--out", "out.jsonl",
+                "--report", "r.md")  # fmt: skip
+    assert ran.code == ExitCode.COMPLETED, ran.err
+    lines = ran.out.splitlines()
+    assert sorted(line.split()[1] for line in lines[:24]) == sorted(str(one["name"]) for one in tasks)
+    assert "24 completed of 24 tasks" in ran.out
+    assert ran.err == "", "quiet in a pipe"
+    written = [json.loads(line) for line in (shell.work / "out.jsonl").read_text().splitlines()]
+    assert {line["name"]: line["response"] for line in written}["t3"] == "t3 is done"
+    assert "u7" in (shell.work / "r.md").read_text()
+    batch = shell.newest()
+    assert (batch["status"], batch["exitCode"]) == ("completed", 0)
+    shown = shell("batch", "show", str(batch["id"])[:7], "--json").json()
+    assert [one["name"] for one in shown["tasks"]] == [one["name"] for one in tasks]
+    assert {one["status"] for one in shown["tasks"]} == {"completed"}
+    history = shell("history", "u0", "--full")
+    assert "First said: t0 is done." in history.out
+    sessions = shell("list", "--json").json()["sessions"]
+    assert {session["status"] for session in sessions} == {"completed"}, "stopped, and can be continued"
+    again = shell("batch", "--file", shell.file(tasks))
+    assert again.code == ExitCode.USAGE
+    assert "there is a session 't0' already" in again.err
+    fresh = shell("batch", "--file", shell.file(tasks[:2]), "--fresh", "--json")
+    assert fresh.code == ExitCode.COMPLETED
+    assert "t0~1" in shell("list").out
+
+
+def test_failures_are_told_and_give_the_exit_code(shell: Shell) -> None:
+    tasks = [
+        task("good"),
+        task("refused", say("no").failing(400, times=9, message="prompt is odd")),
+        task("after", needs=["refused"]),
+        task("again", say("fine").failing(400, times=9), retries=1),
+    ]
+    ran = shell("batch", "--file", shell.file(tasks, "tasks.jsonl"), "--json")
+    assert ran.code == ExitCode.FAILED
+    whole = ran.json()
+    assert {one["name"]: one["status"] for one in whole["tasks"]} == {
+        "good": "completed",
+        "refused": "failed",
+        "after": "skipped",
+        "again": "failed",  # the fault of the script comes again with a new session
+    }
+    assert "prompt is odd" in str({one["name"]: one["error"] for one in whole["tasks"]}["refused"])
+    assert {one["name"]: one["tries"] for one in whole["tasks"]}["again"] == 2
+    shown = shell("batch", "show", str(shell.newest()["id"]), "--failed")
+    assert "after  skipped: skipped: it needs 'refused', which ended failed" in shown.out
+    assert "good" not in shown.out.partition("\n\n")[0]
+
+
+@pytest.mark.parametrize("flags", [(), ("--foreground",)])
+def test_ctrl_c_brings_it_to_rest_and_resume_goes_on(shell: Shell, flags: tuple[str, ...]) -> None:
+    tasks = [task(f"quick{n}") for n in range(2)]
+    tasks += [task(f"slow{n}", READ, say("slow is done", cost_usd=0.01).after(600)) for n in range(2)]
+    tasks += [task(f"later{n}") for n in range(4)]
+    words = ("batch", "--file", shell.file(tasks), "--max-parallel", "2", *flags)
+    with shell.start(*words) as process:
+        assert process.stdout is not None
+        done = {process.stdout.readline().split()[1] for _ in range(2)}
+        assert done == {"quick0", "quick1"}
+        database = shell.home / "cms.db"
+        wait_for(lambda: running(database) == {"slow0", "slow1"})
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == ExitCode.INTERRUPTED, (out, err)
+    assert "stopped" in out
+    batch = shell.newest()
+    assert (batch["status"], batch["stoppedBy"]) == ("stopped", "asked")
+    statuses = {
+        one["name"]: one["status"]
+        for one in shell("batch", "show", str(batch["id"]), "--json").json()["tasks"]
+    }
+    assert statuses["quick0"] == "completed"
+    assert statuses["slow0"] == statuses["later3"] == "waiting"
+    # The two go on in their own conversations, which have no script any more and answer at once.
+    ran = shell("batch", "--resume", str(batch["id"]), *flags)
+    assert ran.code == ExitCode.COMPLETED, ran.out + ran.err
+    assert "8 completed of 8 tasks" in ran.out
+    for name in ("slow0", "slow1"):
+        told = shell("history", name, "--json").json()["interactions"]
+        assert [one["type"] for one in told] == ["delegate", "continue"]
+    assert len(shell("history", "quick0", "--json").json()["interactions"]) == 1, "done is not done again"
+
+
+def running(database: Path) -> set[str]:
+    """Tasks whose agents have used a tool, by the books."""
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
+        rows = db.execute(
+            "SELECT s.name FROM decisions AS d JOIN sessions AS s ON s.id = d.session_id"
+            " WHERE d.tool = 'Read'"
+        ).fetchall()
+    db.close()
+    return {name for (name,) in rows}
+
+
+def test_a_killed_daemon_goes_on_with_a_detached_batch(shell: Shell) -> None:
+    tasks = [task(f"t{n}", say(f"t{n} is done", cost_usd=0.01).after(0.3)) for n in range(24)]
+    started = shell("batch", "--file", shell.file(tasks), "--max-parallel", "6", "--stagger", "0.01s",
+                    "--detach", "--json", "--out", "out.jsonl")  # fmt: skip
+    assert started.code == 0, started.err
+    batch_id = str(json.loads(started.out)["id"])
+    for ended in (3, 9, 15):
+        wait_for(lambda: count_lines(shell.work / "out.jsonl") >= ended)  # noqa: B023 - called at once
+        pid = shell.daemon_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: gone(pid))  # noqa: B023 - likewise
+        shell("batches")  # the next command starts another daemon
+    ran = shell("batch", "show", batch_id, "--follow", "--json")
+    assert ran.code == ExitCode.COMPLETED, ran.out + ran.err
+    whole = ran.json()
+    assert {one["status"] for one in whole["tasks"]} == {"completed"}
+    names = [json.loads(line)["name"] for line in (shell.work / "out.jsonl").read_text().splitlines()]
+    assert sorted(names) == sorted(str(one["name"]) for one in tasks), "each exactly once"
+    for one in tasks:
+        messages = shell_history(shell, str(one["name"]))
+        assert sum(state == "done" for state in messages) == 1, "nothing is done twice"
+
+
+def shell_history(shell: Shell, name: str) -> list[str]:
+    from cms.rpc.api import InteractionsParams, InteractionsReply
+
+    with connect(load_settings(shell.env)) as client:
+        reply = client.call("session.interactions", InteractionsParams(name=name), InteractionsReply)
+    return [interaction.state.value for interaction in reply.interactions]
+
+
+def count_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_pause_resume_cancel(shell: Shell) -> None:
+    tasks = [task(f"t{n}", say("done").after(0.5)) for n in range(12)]
+    shell("batch", "--file", shell.file(tasks), "--max-parallel", "1", "--detach")
+    batch_id = str(shell.newest()["id"])
+    paused = shell("batch", "pause", batch_id, "--json").json()
+    assert paused["status"] == "paused"
+    wait_for(lambda: "running" not in str(shell.newest()["counts"]))
+    assert shell.newest()["status"] == "paused"
+    shell("batch", "resume", batch_id)
+    assert shell.newest()["status"] == "running"
+    cancelled = shell("batch", "cancel", batch_id, "--json").json()
+    assert cancelled["status"] == "cancelled"
+    counts = cancelled["counts"]
+    assert sum(counts.values()) == 12
+    assert "running" not in counts
+    assert "waiting" not in counts
+    assert shell("batch", "resume", batch_id).code == ExitCode.USAGE
+    assert shell("batch", "show", "nothing").code == ExitCode.NOT_FOUND
+
+
+def test_refused_credentials_stop_it(shell: Shell) -> None:
+    tasks = [task(f"t{n}", say("never").failing(401, times=50)) for n in range(10)]
+    ran = shell("batch", "--file", shell.file(tasks), "--max-parallel", "2", "--json")
+    whole = ran.json()
+    assert ran.code == ExitCode.FAILED
+    assert (whole["status"], whole["stoppedBy"]) == ("stopped", "auth")
+    assert {one["status"] for one in whole["tasks"]} == {"waiting"}
+    assert "refused the credentials" in str(whole["reason"])
+
+
+def test_hooks_and_webhook(shell: Shell) -> None:
+    heard: list[dict[str, object]] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        tasks = [
+            task("good"),
+            task("bad", say("x").failing(400, times=9)),
+            task("worse", say("x").failing(400, times=9)),
+        ]
+        ran = shell("batch", "--file", shell.file(tasks), "--on-done", "cat > done.json; exit 3",
+                    "--on-fail", "cat >> fail.jsonl; echo >> fail.jsonl", "--json",
+                    "--webhook", f"http://127.0.0.1:{server.server_port}/x")  # fmt: skip
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert ran.code == ExitCode.FAILED
+    done = json.loads((shell.work / "done.json").read_text())
+    assert (done["event"], done["batch"]["status"]) == ("done", "failed")
+    lines = [json.loads(line) for line in (shell.work / "fail.jsonl").read_text().splitlines()]
+    assert {one["name"] for line in lines for one in line["tasks"]} == {"bad", "worse"}
+    assert {str(one["event"]) for one in heard} == {"done", "fail"}
+    assert "--on-done: exit status 3" in str(shell.newest()["warnings"]), "told, and no more than that"
+
+
+def test_a_plan_starts_nothing(shell: Shell) -> None:
+    name = shell.file([task("a", maxCost=0.5), task("b", needs=["a"], maxCost=0.5)])
+    fits = shell("batch", "--file", name, "--plan", "--json")
+    assert fits.code == ExitCode.COMPLETED
+    assert fits.json()["costLimit"] == 1.0
+    tight = shell("batch", "--file", name, "--plan", "--max-cost", "0.2")
+    assert tight.code == ExitCode.USAGE
+    assert "would never start" in tight.out
+    assert shell("batches").out.startswith("no batches yet")
+    assert "no sessions yet" in shell("list").out
+
+
+def test_mistakes_are_told_all_at_once(shell: Shell) -> None:
+    path = shell.work / "bad.jsonl"
+    path.write_text(
+        '{"name":"a"}\n{"name":"b","prompt":"x","modle":"opus"}\n{"name":"c","prompt":"x","workDir":"nope"}\n'
+    )
+    ran = shell("batch", "--file", str(path))
+    assert ran.code == ExitCode.USAGE
+    assert "line 1: task 'a' has no prompt" in ran.err
+    assert "line 2: unknown key 'modle' (did you mean 'model'?)" in ran.err
+    assert "line 3: task 'c': workDir:" in ran.err
+    assert "nothing was started" in ran.err
+    ring = shell.file([task("a", needs=["b"]), task("b", needs=["a"]), task("a")], "ring.json")
+    assert "line 1: there is a task 'a' already (line 1)" in shell("batch", "--file", ring).err
+    ring = shell.file([task("a", needs=["b"]), task("b", needs=["a"])], "ring.jsonl")
+    assert "tasks need each other in a ring: 'a' (line 1) needs 'b' (line 2) needs 'a'" in (
+        shell("batch", "--file", ring).err
+    )
+    assert shell("batches").out.startswith("no batches yet")
+    assert shell("batch").code == ExitCode.USAGE
+    assert shell("batch", "--file", "-", stdin="[]").err.count("there is no task in it") >= 1
+
+
+def test_keep_alive_leaves_the_sessions(shell: Shell) -> None:
+    ran = shell("batch", "--file", shell.file([task("a"), task("b")]), "--keep-alive")
+    assert ran.code == 0, ran.err
+    sessions = shell("list", "--json").json()["sessions"]
+    assert {session["status"] for session in sessions} == {"ready"}
+    assert shell("send", "a", "Still there?").code == 0
