@@ -38,7 +38,7 @@ GONE = 2**22 + 1
 class ScriptedDaemon:
     """Made by `serve`."""
 
-    def __init__(self, script: Script, *, cancelled: Record | None, progress: tuple[Progress, ...]) -> None:
+    def __init__(self, script: Script, *, cancelled: Answer, progress: tuple[Progress, ...]) -> None:
         self.script = dict(script)
         self.cancelled = cancelled
         self.progress = progress
@@ -94,7 +94,7 @@ def serve(
     home: Path,
     script: Script,
     *,
-    cancelled: Record | None = None,
+    cancelled: Answer = None,
     progress: tuple[Progress, ...] = (),
 ) -> Iterator[ScriptedDaemon]:
     """A daemon for this home, until the block ends."""

@@ -35,6 +35,15 @@ def test_a_paused_session_finishes_what_it_does(shell: Shell) -> None:
     assert shell.ok("output", "busy", "--full").out == "done\n"
 
 
+def test_a_message_with_the_resume_opens_the_door_even_of_one_at_work(shell: Shell) -> None:
+    gate = shell.work_dir / "open"
+    shell.ok("spawn", "door", "--detach", "--preset", "full", prompt("go", waits_for(gate), say("done")))
+    shell.wait_until("door", lambda found: str(found["activity"]).startswith("Bash"))
+    shell.ok("pause", "door", "--freeze")
+    gate.touch()
+    assert shell.ok("resume", "door", prompt("and?", say("more")), "--json").json()["text"] == "more"
+
+
 def test_what_is_not_alive_cannot_be_paused(shell: Shell) -> None:
     shell.ok("spawn", "gone", prompt("hello", say("x")), "--stop")
     ran = shell.cms("pause", "gone", "--json")

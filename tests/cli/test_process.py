@@ -15,7 +15,7 @@ from cli.making import NOW, interaction, result, session
 from cli.scripted import serve
 from cli.terminal import OnTerminal
 from cli.test_commands import ACCEPTED, SCRIPT, always
-from cms.errors import ExitCode
+from cms.errors import ExitCode, Interrupted
 from cms.rpc.api import InteractionsReply, SessionsReply
 from cms.session.model import Outcome, Progress, SessionStatus
 
@@ -112,6 +112,25 @@ def test_ctrl_c_on_a_message_leaves_the_session_at_work(home: Path) -> None:
         os.kill(shown.process.pid, signal.SIGINT)
         assert shown.finish() == ExitCode.INTERRUPTED
     assert "cms: no longer waiting; fix-auth works on\n     `cms interrupt fix-auth` stops it" in shown.text
+
+
+def test_ctrl_c_before_anything_was_accepted(home: Path) -> None:
+    """There is no result to print, and the exit code says the same as with one."""
+    script = {**SCRIPT, "session.delegate": always(None)}
+    never = Interrupted("cancelled before anything was accepted")
+    with serve(home, script, cancelled=never) as daemon:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cms", "delegate", "fix-auth", "go", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert daemon.waiting.wait(30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert '"code":"interrupted"' in out
+    assert err == "cms: cancelled before anything was accepted\n"
 
 
 def test_ctrl_c_while_nothing_is_under_way(home: Path) -> None:

@@ -25,7 +25,8 @@ def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag 
     """List what waits for a person, in all sessions or in one: questions, and permissions nobody gave.
 
     With --ask-timeout (spawn, delegate) a session waits that long for `cms answer`, and is refused then.
-    Without, its message has ended with needs_input; `cms answer` goes on with it.
+    Without, its message has ended with needs_input; `cms answer` goes on with it. While a session waits,
+    --max-time goes on and --max-silence does not.
 
     Examples::
 

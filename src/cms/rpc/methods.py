@@ -49,6 +49,7 @@ from cms.rpc.binding import Begin, Call, RequestCancelled, bind, quick
 from cms.rpc.care import Care, Keeper
 from cms.session.budget import Budget
 from cms.session.model import (
+    LIVE,
     DelegateResult,
     Interaction,
     Limits,
@@ -59,7 +60,6 @@ from cms.session.model import (
     Reply,
     SessionOptions,
     SessionRecord,
-    SessionStatus,
     delegate_result,
 )
 
@@ -201,7 +201,7 @@ class Methods:
     async def resume(self, call: Call, params: ResumeParams) -> Record:
         if params.message is None:
             return self._session(await self._supervisor.resume(params.name))
-        if (await self._supervisor.get(params.name)).status is SessionStatus.PAUSED:
+        if (await self._supervisor.get(params.name)).status in LIVE:  # and perhaps paused
             await self._supervisor.resume(params.name)
         interaction = await self._supervisor.submit(params.name, params.message, type="resume")
         return await self._answer(call, params.name, interaction, wait=params.wait, stop=False)
