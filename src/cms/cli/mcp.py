@@ -15,9 +15,10 @@ def mcp() -> int:
 
     Not for typing: `cms setup` tells Claude Code to start it.
 
-    Example::
+    Examples::
 
         claude mcp add cms -- cms mcp
+        cms mcp < requests.jsonl
     """
     settings = load_settings()
     refuse_nested(settings.environ.get("CMS_PARENT", ""), settings.environ.get("CMS_DOOR", ""))
