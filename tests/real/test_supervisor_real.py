@@ -34,7 +34,7 @@ from runtime.kit import (
 pytestmark = pytest.mark.real
 
 #: Tells that it runs, and runs until it is ended. (claude refuses a bare `sleep`.)
-TOIL = call("Bash", command="touch at-work-one; python3 -c 'import time; time.sleep(600)'")
+TOIL = call("Bash", command='python3 -c \'import time; open("at-work-one", "w"); time.sleep(600)\'')
 
 
 @asynccontextmanager
