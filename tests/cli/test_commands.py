@@ -300,7 +300,9 @@ def test_an_end_that_is_not_proved_is_a_failure(cms: Cms, home: Path, command: s
     with serve(home, script):
         ran = cms(command, "fix-auth")
     assert ran.code == ExitCode.FAILED
-    assert "STILL ALIVE: 41 python" in ran.out
+    assert "STILL ALIVE" in ran.out
+    assert ran.out.count("41 python") == (2 if command == "kill" else 1)
+    assert "cms: fix-auth is NOT proved dead; no session is started in /srv/app" in ran.err
     with serve(home, {f"session.{command}": always(StopReply(session(), None))}):
         ran = cms(command, "fix-auth")
     assert ran.code == 0

@@ -159,6 +159,29 @@ def test_the_broom_after_a_gentle_end_is_not_told() -> None:
     )
 
 
+def test_the_receipt_of_a_kill() -> None:
+    dead = session(status=SessionStatus.KILLED, pid=None)
+    receipt = msgspec.structs.replace(
+        RECEIPT,
+        steps=(Step("kill", 0.004, True),),
+        alive=("41 claude -p", "42 sh\x1b[2J -c x"),
+        how=("cgroup.kill", "SIGKILL to the namespace's init", "the namespace's init has ended"),
+    )
+    assert render.killed_lines(dead, receipt, TERMINAL) == [
+        "fix-auth  ⊘ killed",
+        "  was alive  2 processes",
+        "    41 claude -p",
+        "    42 sh?[2J -c x",
+        "  done       cgroup.kill; SIGKILL to the namespace's init",
+        "  took       4 ms (pidns)",
+        "  left       nothing: the namespace's init has ended",
+    ]
+    many = msgspec.structs.replace(receipt, alive=tuple(f"{pid} sh" for pid in range(100, 150)))
+    assert render.killed_lines(dead, many, TERMINAL)[21:23] == ["    119 sh", "    and 30 more"]
+    assert render.killed_lines(dead, UNPROVED, TERMINAL)[-2:] == ["  STILL ALIVE  1 process", "    41 python"]
+    assert render.killed_lines(dead, None, TERMINAL)[1:2] == ["  nothing was alive"]
+
+
 def test_an_unproved_end_is_loud() -> None:
     assert render.receipt_line(UNPROVED) == UNPROVED_LINE
 

@@ -479,6 +479,30 @@ def stopped_lines(session: SessionRecord, receipt: Receipt | None, style: Style)
     return [line, "  " + ("nothing was alive" if receipt is None else receipt_line(receipt))]
 
 
+def killed_lines(session: SessionRecord, receipt: Receipt | None, style: Style) -> list[str]:
+    """The receipt of a kill: what was alive, what was done, how long it took, and that nothing is left."""
+    lines = [session_line(session, style)]
+    if receipt is None:
+        last = session.receipt
+        return [*lines, "  nothing was alive", *([f"  last end   {receipt_line(last)}"] if last else [])]
+    done, proof = (receipt.how[:-1], receipt.how[-1:]) if receipt.empty else (receipt.how, ())
+    took = next((step.seconds for step in reversed(receipt.steps) if step.name == "kill"), receipt.seconds)
+    lines += _processes("was alive", receipt.alive, style)
+    lines += [f"  done       {'; '.join(done)}"] if done else []
+    lines += [f"  took       {brief(took)} ({receipt.mechanism})"]
+    if receipt.empty:
+        return [*lines, f"  left       nothing: {'; '.join(proof) or 'proved empty'}"]
+    return [*lines, *_processes("STILL ALIVE", receipt.left, style)]
+
+
+def _processes(label: str, found: Sequence[str], style: Style, *, most: int = 20) -> list[str]:
+    """`pid command` lines below a count."""
+    total = "1 process" if len(found) == 1 else f"{len(found)} processes"
+    lines = [f"  {label:<9}  {total}"]
+    lines += [cut(f"    {one_line(each, style)}", style.width, style) for each in found]
+    return lines if len(found) <= most else [*lines[: most + 1], f"    and {len(found) - most} more"]
+
+
 def daemon_lines(status: DaemonStatus) -> list[str]:
     idle = "never" if status.idle_exit is None else f"after {seconds(status.idle_exit)} of idleness"
     return [

@@ -18,7 +18,7 @@ from cms.rpc.api import (
     StopParams,
     StopReply,
 )
-from cms.session.model import Outcome, Record, Reply, exit_code_of
+from cms.session.model import Outcome, Record, Reply, SessionStatus, exit_code_of
 
 MessageWord = Annotated[str | None, flags.word("The message; - reads it from stdin.")]
 MessageFlag = Annotated[str | None, flags.text_flag("--message", "The message, instead of MESSAGE.")]
@@ -135,7 +135,9 @@ def stop(
 def kill(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
     """End a session and everything that it started, by force.
 
-    Exits with 0 only when it is proved that nothing of it is left. It can be resumed.
+    The answer is the receipt: what was alive, what was done, how long it took, what is left. Exits with 0
+    only when it is proved that nothing is. Until then (status `error`) no other session is started in its
+    folder; kill it again. What was killed can be resumed.
 
     Example::
 
@@ -144,7 +146,7 @@ def kill(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag
     who = flags.pick_name("kill", name, name_flag)
     with talk.daemon() as client:
         reply = client.call("session.kill", NameParams(name=who), StopReply)
-    return _show_stopped(reply, json=json)
+    return _show_stopped(reply, json=json, by_force=True)
 
 
 # --- shared ---------------------------------------------------------------------------------------
@@ -194,12 +196,18 @@ def show_session(reply: SessionReply, *, json: bool) -> int:
     return ExitCode.COMPLETED
 
 
-def _show_stopped(reply: StopReply, *, json: bool) -> int:
+def _show_stopped(reply: StopReply, *, json: bool, by_force: bool = False) -> int:
     if json:
         from cms.cli.views import view_stopped
 
         talk.show_json(view_stopped(reply.session, reply.receipt))
     else:
-        talk.show_lines(render.stopped_lines(reply.session, reply.receipt, talk.out_style()))
+        lines = render.killed_lines if by_force else render.stopped_lines
+        talk.show_lines(lines(reply.session, reply.receipt, talk.out_style()))
     proved = reply.receipt is None or reply.receipt.empty
-    return ExitCode.COMPLETED if proved else ExitCode.FAILED
+    if proved and reply.session.status is not SessionStatus.ERROR:
+        return ExitCode.COMPLETED
+    name = reply.session.name
+    talk.warn(f"cms: {name} is NOT proved dead; no session is started in {reply.session.options.work_dir}")
+    talk.warn(f"     `cms kill {name}` tries again; `cms doctor` shows what a kill is worth here")
+    return ExitCode.FAILED
