@@ -644,7 +644,7 @@ def test_each_commands_help(cms: Cms, words: tuple[str, ...]) -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
     if len(words) == 1:
         assert cms("help", *words).out == text
-    if words not in (("help",), ("daemon", "run")):
+    if words not in (("help",), ("mcp",), ("daemon", "run")):
         assert "--json" in text
 
 
