@@ -643,6 +643,27 @@ async def test_an_end_while_a_message_is_about_to_be_sent(tmp_path: Path, how: s
     await consistent(settings)
 
 
+async def test_an_interrupt_of_a_message_that_is_about_to_be_sent(tmp_path: Path) -> None:
+    """The session says that it is busy, so it can be interrupted."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.journal = slow = Slow(supervisor.journal)
+        record = await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Hello", say("never")), type="send")
+        await slow.stored.wait()
+        assert (await supervisor.interrupt("one")).status is SessionStatus.BUSY
+        slow.go.set()
+        reply = await supervisor.wait(sent)
+        assert reply.outcome is Outcome.INTERRUPTED
+        assert reply.error == "never sent: interrupted"
+        assert reply.status is SessionStatus.READY
+        told = b"".join(read_lines(raw_log_path(settings.raw, record.id), "in"))
+        assert sent.id.encode() not in told
+        after = await ask(supervisor, "one", prompt("Still there?", say("yes")))
+        assert (after.text, after.pid) == ("yes", reply.pid)
+    await consistent(settings)
+
+
 # --- the store fails --------------------------------------------------------------------------------
 
 

@@ -180,6 +180,8 @@ class Runner:
         self._ladder: Ladder | None = None
         self._queue: deque[Interaction] = deque()
         self._current: Interaction | None = None
+        self._sending = False  # the courier is about to send one
+        self._recalled = ""  # why that one is not to be sent
         self._news = trio.Event()  # for the courier: something that it waits for has changed
         self._poke = trio.Event()  # for the clock: something is due earlier than it thinks
         self._sleeps_until = math.inf
@@ -278,7 +280,12 @@ class Runner:
 
     def interrupt(self, reason: str = "interrupted") -> bool:
         """End the interaction in flight; the process lives on. False if there is none, or it is frozen."""
-        if self._state.turn is None or self._state.phase is not Phase.BUSY or self.frozen:
+        if self.frozen:
+            return False
+        if self._sending:
+            self._recalled = reason  # it is not written yet, and will not be
+            return True
+        if self._state.turn is None or self._state.phase is not Phase.BUSY:
             return False
         self._apply(Breached(Breach(Outcome.INTERRUPTED, reason, self._work_now())))
         return True
@@ -863,15 +870,23 @@ class Runner:
                 continue
             try:
                 # After this a crash leaves the message doubtful; before it, certainly unsent.
+                self._sending, self._recalled = True, ""
                 granted = await self._reserve(interaction)
                 line = process.connection.send_message(interaction.id, interaction.prompt)
             except CmsError:
                 self._queue.appendleft(queued)
                 raise
+            finally:
+                self._sending = False
             if self._end.is_set():
                 # Nothing was written: it stays unsent, and is told so with the rest of the queue.
                 self._queue.appendleft(queued)
                 return
+            if self._recalled:
+                why = f"never sent: {self._recalled}"
+                self._store_end(ended(interaction, Outcome.INTERRUPTED, why, at=self._now()))
+                await self._settled.wait()
+                continue
             if granted.short:
                 why = f"{granted.short}; not sent"
                 self._store_end(ended(interaction, Outcome.COST_EXCEEDED, why, at=self._now()))
@@ -902,7 +917,7 @@ class Runner:
             if not granted.short:
                 return granted
             self._update(status=before.status, claude_session_id=before.claude_session_id)
-            if granted.final or self._end.is_set() or trio.current_time() >= patience:
+            if granted.final or self._end.is_set() or self._recalled or trio.current_time() >= patience:
                 return granted
             if not recovered:
                 # Some of it may be held by what a dead process had under way.
