@@ -26,7 +26,7 @@ COOL: Final = 30.0
 STORM: Final = 5
 BASE: Final = 5.0
 LONGEST: Final = 900.0
-#: Seconds after a limit's reset over which the canaries of many machines spread.
+#: Seconds after a limit's reset over which the canaries of many machines spread; less after a short wait.
 SPREAD: Final = 20.0
 
 #: `overload`: 429 without a known end, 529, 5xx. `limit`: a usage limit with a known end. `auth`: 401, 403.
@@ -145,7 +145,7 @@ def troubled(
         half = max(1.0, weather.window / 2)
         weather = _set(weather, window=half, target=half, last_cut=now)
     if trouble == "limit" and resets_at is not None and resets_at > now:
-        until = resets_at + SPREAD * jitter
+        until = resets_at + min(SPREAD, 0.1 * (resets_at - now)) * jitter
         # Several sessions meet the same limit; the last word on its end counts, and never shortens a rest.
         if not weather.parked or until > weather.closed_until + SPREAD:
             weather = _set(weather, closed_until=max(until, weather.closed_until))

@@ -209,7 +209,8 @@ class ScriptedAPI:
         reply = _SIDE_REPLY if side else place.reply
         attempt = 0
         if reply.faults:
-            key = f"{session_id}/{place.key}"
+            everywhere = any(isinstance(fault, Fail) and fault.anywhere for fault in reply.faults)
+            key = place.anywhere if everywhere else f"{session_id}/{place.key}"
             attempt = self._attempts[key]
             self._attempts[key] += 1
         fault = reply.fault(attempt)

@@ -104,12 +104,18 @@ class Stall(Struct, frozen=True):
 
 
 class Fail(Struct, frozen=True, omit_defaults=True, tag_field="fault", tag="status"):
-    """An attempt answered with an HTTP error status."""
+    """An attempt answered with an HTTP error status.
+
+    Attributes:
+        anywhere: attempts are counted over all conversations with this script, as if the API itself had
+            trouble, and not the conversation. (The simulated agent knows only its own.)
+    """
 
     status: int
     times: int = 1
     message: str = ""
     retry_after: float | None = None
+    anywhere: bool = False
 
 
 class Drop(Struct, frozen=True, omit_defaults=True, tag_field="fault", tag="drop"):
@@ -193,10 +199,16 @@ class Reply(Struct, frozen=True, omit_defaults=True):
         return replace(self, chunk=size, chunk_pause=pause)
 
     def failing(
-        self, status: int, *, times: int = 1, message: str = "", retry_after: float | None = None
+        self,
+        status: int,
+        *,
+        times: int = 1,
+        message: str = "",
+        retry_after: float | None = None,
+        anywhere: bool = False,
     ) -> Reply:
         """Answered with this HTTP status for the next `times` attempts, after the faults given before."""
-        return replace(self, faults=(*self.faults, Fail(status, times, message, retry_after)))
+        return replace(self, faults=(*self.faults, Fail(status, times, message, retry_after, anywhere)))
 
     def dropping(self, where: Where = "middle", *, times: int = 1) -> Reply:
         """With the connection closed there for the next `times` attempts, after the faults given before."""
@@ -356,6 +368,11 @@ class Place(Struct, frozen=True):
         if self.script is not None and self.step < len(self.script.replies):
             return self.script.replies[self.step]
         return Reply(text="Done.")
+
+    @property
+    def anywhere(self) -> str:
+        """Names this step of its script, alike in every conversation."""
+        return f"{zlib.crc32(msgspec.json.encode(self.script)):08x}/{self.step}"
 
     @property
     def key(self) -> str:
