@@ -39,6 +39,7 @@ from cms.rpc.door import Door
 from cms.rpc.place import prepare_home
 from cms.rpc.server import Server, Supervisor, open_door, open_listener
 from cms.rpc.wire import error_data
+from cms.service import Service
 
 if TYPE_CHECKING:
     from cms.rpc.binding import Begin
@@ -191,6 +192,7 @@ class _Daemon:
         self._lock = lock
         self._announce = announce
         self._opener = opener
+        self._service = Service.take(os.environ)
         self._server: Server | None = None
 
     async def run(self) -> None:
@@ -222,6 +224,8 @@ class _Daemon:
                     # It listens already: who connects from here on is queued by the kernel.
                     log.info("serving at %s", self._settings.socket)
                     self._announce(Readiness(os.getpid()))
+                    self._service.tell("READY=1", f"STATUS=serving {self._settings.home}")
+                    nursery.start_soon(self._service.keep_alive)
                     await server.serve(listener)
                     nursery.cancel_scope.cancel(reason="the server has closed")
             finally:
@@ -245,6 +249,7 @@ class _Daemon:
 
     async def _leave(self, server: Server, why: str) -> None:
         log.info("stopping: %s", why)
+        self._service.tell("STOPPING=1", f"STATUS=stopping: {why}")
         try:
             await server.stop(STOP_GRACE)
         except CmsError as error:

@@ -92,6 +92,7 @@ FAMILIES: dict[str, tuple[str, Group, tuple[tuple[str, str, str], ...]]] = {
             ("status", "cms.cli.daemon:status", "[flags]"),
             ("stop", "cms.cli.daemon:stop", "[flags]"),
             ("logs", "cms.cli.daemon:logs", "[flags]"),
+            ("unit", "cms.cli.daemon:unit", "[flags]"),
         ),
     ),
 }

@@ -6,6 +6,7 @@ nothing has been alive for a while.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Annotated, BinaryIO
@@ -33,6 +34,29 @@ def run() -> int:
     from cms.daemon import run_daemon
 
     run_daemon(load_settings_and_file(), foreground=True)
+    return ExitCode.COMPLETED
+
+
+def unit(*, json: JsonFlag = False) -> int:
+    """Print a systemd user unit for the daemon.
+
+    Run by it, the daemon has a delegated cgroup (level A in `cms doctor`), starts with the login, and is
+    ended by systemd with all that it started.
+
+    Example::
+
+        cms daemon unit > ~/.config/systemd/user/cms.service
+        systemctl --user daemon-reload
+        systemctl --user enable --now cms.service
+    """
+    from cms.service import unit as text
+
+    if json:
+        from cms.cli.views import UnitView
+
+        talk.show_json(UnitView(name="cms.service", text=text(os.environ)))
+    else:
+        talk.show(text(os.environ))
     return ExitCode.COMPLETED
 
 

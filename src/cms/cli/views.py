@@ -35,6 +35,13 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class UnitView(Record, frozen=True):
+    """`daemon unit`: a file for systemd."""
+
+    name: str
+    text: str
+
+
 class ReceiptView(Record, frozen=True):
     """The proof of an end. Durations in seconds."""
 

@@ -160,6 +160,10 @@ _KEEP_CLAUDE_CODE = frozenset(
 )
 
 
+#: What systemd tells a service about itself: the daemon's, and no child's.
+_SERVICE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
+
+
 def build_environment(
     environ: Mapping[str, str],
     *,
@@ -186,6 +190,7 @@ def build_environment(
         for key, value in environ.items()
         if key != "CLAUDECODE"
         and not key.startswith("CMS_")
+        and key not in _SERVICE
         and (not key.startswith("CLAUDE_CODE_") or key in _KEEP_CLAUDE_CODE)
         and not any(fnmatchcase(key, pattern) for pattern in deny)
     }

@@ -212,13 +212,13 @@ def find_delegation() -> tuple[Delegation | None, list[Attempt]]:
         if found.controllers >= _WANTED:
             break
     if usable is None:
-        hint = "run the daemon as a systemd user service with Delegate=yes"
+        hint = "run the daemon as a systemd user service: `cms daemon unit` prints one"
         return None, [Attempt(step, ok=False, detail=attempts[0].detail if attempts else "", hint=hint)]
     done = [Attempt(step, ok=True, detail=str(usable.parent))]
     for name in sorted(_WANTED):
         has = name in usable.controllers
         why = "" if has else "the controller is not handed down to this cgroup"
-        hint = "" if has else "a systemd user service with Delegate=yes hands it down"
+        hint = "" if has else "a systemd user service gets it: `cms daemon unit` prints one"
         done.append(Attempt(f"cgroup {name} controller", ok=has, detail=why, hint=hint))
     return usable, done
 
