@@ -13,6 +13,7 @@ import msgspec
 
 from cms.errors import ExitCode
 from cms.session.model import (
+    ContainmentLevel,
     Limits,
     OnViolation,
     Outcome,
@@ -148,6 +149,7 @@ class TaskSpec(Record, frozen=True, omit_defaults=True):
     verify: tuple[str, ...] | None = None
     ask_timeout: float | None = None
     allow_cms: bool | None = None
+    require_containment: ContainmentLevel | None = None
     max_cost: float | None = None
     max_turns: int | None = None
     max_time: float | None = None

@@ -149,9 +149,8 @@ def _md(text: str, most: int = 300) -> str:
     """Text as it may stand in a cell: on one line, and nothing in it means anything to Markdown."""
     line = " ".join(text.split())
     line = line if len(line) <= most else line[:most] + "…"
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]()#+-.!|~>$" else letter for letter in line).replace(
-        "<", "&lt;"
-    )
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]|~" else letter for letter in line)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _bar(task: TaskView, first: float, last: float, width: int = 40) -> str:

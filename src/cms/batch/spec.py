@@ -25,7 +25,7 @@ import msgspec
 
 from cms.batch import template
 from cms.batch.model import OVER, TaskSpec, TaskStatus
-from cms.session.model import PRESETS, OnViolation, Record
+from cms.session.model import PRESETS, ContainmentLevel, OnViolation, Record
 
 Format = Literal["json", "jsonl", "toml"]
 
@@ -271,6 +271,7 @@ _KEYS: Final[dict[str, tuple[str, Check]]] = {
     "verify": ("verify", _texts),
     "askTimeout": ("ask_timeout", _time),
     "allowCms": ("allow_cms", _flag),
+    "requireContainment": ("require_containment", _one_of(get_args(ContainmentLevel))),
     "maxCost": ("max_cost", _money),
     "maxTurns": ("max_turns", _count),
     "maxTime": ("max_time", _time),

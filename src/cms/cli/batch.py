@@ -255,6 +255,7 @@ def spec_of(agent: AgentFlags, limits: Limits, verify: tuple[str, ...], retries:
         verify=verify or None,
         ask_timeout=agent.ask_timeout or None,
         allow_cms=True if agent.allow_cms else None,
+        require_containment=agent.require_containment,
         **msgspec.structs.asdict(limits),
     )
 

@@ -210,8 +210,8 @@ async def run_hook(command: str, data: bytes, *, cwd: str, timeout: float = HOOK
             await trio.to_thread.run_sync(_wait_unreaped, process.pid, abandon_on_cancel=True)
             ended = True
     finally:
-        with suppress(OSError):
-            await trio.aclose_forcefully(stdin)
+        # No checkpoint from here on: whoever cancels the hook must not cut its end short.
+        stdin.close()
         # Before it is reaped: its number is still its own.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -154,9 +154,7 @@ async def test_a_usage_limit_parks_everything_until_it_resets(house: House, auto
     assert set(house.crew.completed.values()) == {1}
 
 
-async def test_refused_credentials_stop_it_and_fail_nothing(
-    house: House, autojump_clock: Clock
-) -> None:
+async def test_refused_credentials_stop_it_and_fail_nothing(house: House, autojump_clock: Clock) -> None:
     record = await house.run([spec("a", "401 ok"), *(spec(f"t{n}", "401 ok") for n in range(30))])
     assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "auth")
     assert sum(house.crew.begun.values()) <= 4
