@@ -72,7 +72,8 @@ def test_one_live_process_answers_every_shell_and_saves_the_restarts(world: Worl
         cold = subprocess.run(
             [claude, "-p", "--resume", str(session), "--model", MODEL,
              prompt("again", say(f"cold {number}"))],
-            env={**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}, cwd=world.work_dir, capture_output=True, text=True, check=True,
+            env={**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}, cwd=world.work_dir,
+            capture_output=True, text=True, check=True,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         assert cold.stdout.strip() == f"cold {number}"
