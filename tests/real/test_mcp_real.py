@@ -94,6 +94,11 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.02)
 
 
+def own_env(world: World) -> dict[str, str]:
+    """For a `claude` of the test's own, which leaves things in its temporary folder that are not cms's."""
+    return {**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}
+
+
 def start(
     world: World, claude: str, text: str, *words: str, stdin: int = subprocess.DEVNULL
 ) -> subprocess.Popen[str]:
@@ -106,7 +111,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         # The server takes a second to start, and here many programs start at once.
-        env={**world.env, "CLAUDE_CODE_MCP_STARTUP_WAIT_MS": "30000"},
+        env={**own_env(world), "CLAUDE_CODE_MCP_STARTUP_WAIT_MS": "30000"},
         cwd=world.work_dir,
     )
 
@@ -408,7 +413,7 @@ def run_claude(world: World, claude: str, *words: str) -> subprocess.CompletedPr
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        env=world.env,
+        env=own_env(world),
         cwd=world.work_dir,
         timeout=60,
         check=False,

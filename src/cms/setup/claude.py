@@ -117,8 +117,9 @@ class Claude:
     def _run(
         self, words: Sequence[str], env: Mapping[str, str] | None = None, folder: Path | None = None
     ) -> tuple[int, str]:
-        # Its logs of a health check would be left in the user's cache.
-        with _scratch() as cache:
+        # What it logs of a health check would be left in the user's cache, and other things in /tmp.
+        with _scratch() as scratch:
+            apart = {"XDG_CACHE_HOME": str(scratch), "CLAUDE_CODE_TMPDIR": str(scratch)}
             try:
                 done = subprocess.run(
                     [*self._argv, *words],
@@ -126,7 +127,7 @@ class Claude:
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     cwd=folder or self.folder,
-                    env={**self._environ, "XDG_CACHE_HOME": str(cache), **(env or {})},
+                    env={**self._environ, **apart, **(env or {})},
                     timeout=TIMEOUT,
                     check=False,
                 )
