@@ -70,11 +70,16 @@ class Leaf:
             return False
 
     def kill(self) -> None:
-        """SIGKILL to all, a fork in flight included, also while frozen; then to dead leaders' threads."""
+        """SIGKILL to all at once, a fork in flight included, also while frozen; but not to the threads of a
+        dead leader, see `kill_each`.
+        """
         try:
             (self.path / "cgroup.kill").write_text("1")
         except OSError:
-            pass  # gone already, or a kernel before 5.14: what is listed is killed below
+            self.kill_each()  # gone already, or a kernel before 5.14
+
+    def kill_each(self) -> None:
+        """SIGKILL to each process that is listed; takes as long as they are many."""
         for pid in self.procs():
             member = member_of(read_stat(pid))
             if member is not None:
@@ -170,6 +175,7 @@ class Delegation:
             leaf = Leaf(path, frozenset())
             if leaf.populated():
                 leaf.kill()
+                leaf.kill_each()
             count += leaf.remove()
         return count
 

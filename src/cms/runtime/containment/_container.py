@@ -310,14 +310,21 @@ class Container(abc.ABC):
 
     async def _kill(self, deadline: float) -> Proof:
         begun = trio.current_time()
+        if self._leaf is not None:
+            # To look at hundreds of processes takes a while, in which they shall do no more.
+            try:
+                self._leaf.freeze(True)
+            except OSError:
+                pass  # it is struck all the same
         alive = self._members()
         self.limits_hit()
         how: list[str] = []
         rounds = 0
         wait = _FIRST_WAIT
         empty = False
+        give_up = trio.current_time() + deadline
         while not empty:
-            left = begun + deadline - trio.current_time()
+            left = give_up - trio.current_time()
             if rounds and left <= 0:
                 break
             rounds += 1
@@ -436,6 +443,8 @@ class NamespaceContainer(Container):
     def _strike(self, rounds: int, how: list[str]) -> None:
         if self._leaf is not None:
             self._leaf.kill()
+            if rounds > 1:
+                self._leaf.kill_each()
             how.append("cgroup.kill")
         _proc.send(self._shim_fd, signal.SIGKILL)
         how.append("SIGKILL to the namespace's init")
@@ -461,6 +470,8 @@ class GuardContainer(Container):
     def _strike(self, rounds: int, how: list[str]) -> None:
         if self._leaf is not None:
             self._leaf.kill()
+            if rounds > 1:
+                self._leaf.kill_each()
             how.append("cgroup.kill")
         if not self._control.ended:
             if rounds == 1:
