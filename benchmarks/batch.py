@@ -40,8 +40,9 @@ MIB = 2**20
 class House:
     """A home with a daemon of its own."""
 
-    def __init__(self, folder: Path, parallel: int) -> None:
+    def __init__(self, folder: Path, parallel: int, seconds: float) -> None:
         self.folder = folder
+        self.seconds = seconds
         self.parallel = parallel
         (folder / "work").mkdir()
         self.env = {
@@ -73,7 +74,8 @@ class House:
         path = self.folder / f"tasks-{tasks}.jsonl"
         with path.open("w") as file:
             for number in range(tasks):
-                one = {"name": f"t{number}", "prompt": prompt(f"Task {number}", say("done", cost_usd=0.001))}
+                answer = say("done", cost_usd=0.001).after(self.seconds)
+                one = {"name": f"t{number}", "prompt": prompt(f"Task {number}", answer)}
                 file.write(json.dumps(one) + "\n")
         return str(
             self.cms(
@@ -105,9 +107,9 @@ class House:
 
 
 @contextmanager
-def open_house(parallel: int) -> Iterator[House]:
+def open_house(parallel: int, seconds: float) -> Iterator[House]:
     folder = Path(tempfile.mkdtemp(prefix="cms-bench-"))
-    house = House(folder, parallel)
+    house = House(folder, parallel, seconds)
     try:
         yield house
     finally:
@@ -120,15 +122,16 @@ def cpu_of(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def measure(tasks: int, parallel: int) -> None:
+def measure(tasks: int, parallel: int, seconds: float) -> None:
     """One size: what the daemon took for it."""
-    with open_house(parallel) as house:
+    with open_house(parallel, seconds) as house:
         house.cms("list")
         daemon = house.daemon()
         before, began = cpu_of(daemon), time.monotonic()
         batch_id = house.start(tasks)
-        half = peak = 0
+        half = peak = most = 0
         while (ended := house.ended(batch_id)) < tasks:
+            most = max(most, len(daemon.children()))
             memory = daemon.memory_info().rss
             peak = max(peak, memory)
             if not half and ended >= tasks // 2:
@@ -146,7 +149,7 @@ def measure(tasks: int, parallel: int) -> None:
         lines = sum(path.read_bytes().count(b"\n") for path in (house.folder / "cms" / "raw").iterdir())
         events = lines + 2 * tasks
         print(
-            f"{tasks:>6} tasks, {parallel} at once: {took:7.1f} s,"
+            f"{tasks:>6} tasks, {parallel} at once ({most} seen): {took:7.1f} s,"
             f" CPU of the daemon {1000 * cpu / tasks:6.2f} ms/task"
             f" = {1e6 * cpu / events:5.0f} us/event, memory {at_end / MIB:5.0f} MiB"
             f" (peak {peak / MIB:.0f}, second half {(at_end - (half or at_end)) / MIB:+.1f}),"
@@ -155,10 +158,10 @@ def measure(tasks: int, parallel: int) -> None:
         )
 
 
-def kill_again_and_again(tasks: int, parallel: int, kills: int, seed: int) -> None:
+def kill_again_and_again(tasks: int, parallel: int, seconds: float, kills: int, seed: int) -> None:
     """SIGKILL the daemon at random instants of a batch; in the end everything is done, once."""
     chance = random.Random(seed)
-    with open_house(parallel) as house:
+    with open_house(parallel, seconds) as house:
         began = time.monotonic()
         batch_id = house.start(tasks)
         marks = sorted(chance.sample(range(tasks // 50, tasks - tasks // 50), kills))
@@ -197,14 +200,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="100,1000,10000")
     parser.add_argument("--parallel", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=10.0, help="that each task takes")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--kill-tasks", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     for size in (int(word) for word in options.sizes.split(",") if word):
-        measure(size, options.parallel)
+        measure(size, options.parallel, options.seconds)
     if options.kills:
-        kill_again_and_again(options.kill_tasks, options.parallel, options.kills, options.seed)
+        kill_again_and_again(
+            options.kill_tasks, options.parallel, options.seconds, options.kills, options.seed
+        )
 
 
 if __name__ == "__main__":

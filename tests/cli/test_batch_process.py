@@ -379,3 +379,43 @@ def test_keep_alive_leaves_the_sessions(shell: Shell) -> None:
     sessions = shell("list", "--json").json()["sessions"]
     assert {session["status"] for session in sessions} == {"ready"}
     assert shell("send", "a", "Still there?").code == 0
+
+
+def test_a_client_that_is_killed_brings_its_batch_to_rest(shell: Shell) -> None:
+    tasks = [task(f"slow{n}", READ, say("late").after(600)) for n in range(3)]
+    with shell.start("batch", "--file", shell.file(tasks), "--max-parallel", "2") as process:
+        database = shell.home / "cms.db"
+        wait_for(database.exists)
+        wait_for(lambda: running(database) == {"slow0", "slow1"})
+        process.kill()
+    wait_for(lambda: shell.newest()["status"] == "stopped")
+    assert shell.newest()["counts"] == {"waiting": 3}
+
+
+def test_a_terminal_gets_a_status_line_that_leaves_no_trace(shell: Shell) -> None:
+    tasks = [task(f"t{n}", say("done", cost_usd=0.01).after(1.0)) for n in range(3)]
+    master, slave = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cms", "batch", "--file", shell.file(tasks), "--max-parallel", "1"],
+        cwd=shell.work,
+        env={**shell.env, "TERM": "xterm", "COLUMNS": "80", "LANG": "C.UTF-8", "NO_COLOR": "1"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    raw = b""
+    try:
+        while data := os.read(master, 65536):
+            raw += data
+    except OSError:  # EIO: the last process that held the terminal has ended
+        pass
+    os.close(master)
+    assert process.wait(PATIENCE) == 0
+    text = raw.decode()
+    assert "░ 1/3  1 running" in text
+    left = "\n".join(line.rsplit("\r\x1b[2K", 1)[-1] for line in text.replace("\r\n", "\n").split("\n"))
+    assert "░" not in left
+    assert left.startswith("✓ t0  $0.0050  ")
+    assert all(len(part) < 80 for part in text.replace("\r\n", "\n").replace("\r\x1b[2K", "\n").split("\n"))

@@ -43,6 +43,8 @@ T = TypeVar("T")
 
 #: Mistakes that are told at once; the rest is counted.
 _TOLD: Final = 10
+#: Tasks that are removed in one transaction.
+_PIECE: Final = 20_000
 #: Names that are looked through for one like a wrong one.
 _LOOKED_THROUGH: Final = 20_000
 
@@ -213,10 +215,19 @@ class _Tables:
         ).fetchone()
         return Money(0.0, 0.0, True, 0.0) if row is None else Money(row[0], row[1], bool(row[2]), row[3])
 
-    def delete(self, batch_id: str) -> None:
-        for table in ("batch_needs", "batch_tasks", "batch_counts"):
+    def delete(self, batch_id: str, most: int = -1) -> bool:
+        """Remove a batch, or of a large one `most` of its tasks; returns whether all of it is gone."""
+        done = self._db.execute(
+            "DELETE FROM batch_tasks WHERE batch_id = ?1 AND seq IN"
+            " (SELECT seq FROM batch_tasks WHERE batch_id = ?1 LIMIT ?2)",
+            (batch_id, most),
+        )
+        if done.rowcount == most:
+            return False
+        for table in ("batch_needs", "batch_counts"):
             self._db.execute(f"DELETE FROM {table} WHERE batch_id = ?", (batch_id,))  # noqa: S608 - ours
         self._db.execute("DELETE FROM batches WHERE id = ?", (batch_id,))
+        return True
 
     def claim(self, batch_id: str) -> None:
         """Sign a batch, so that nobody else works on it.
@@ -628,8 +639,9 @@ class BatchStore:
         return await self._read(lambda tables: tables.all(limit))
 
     async def delete(self, batch_id: str) -> None:
-        """Forget a batch. Its sessions stay."""
-        await self._write(lambda tables: tables.delete(batch_id))
+        """Forget a batch; a large one in pieces, so that nobody waits for it. Its sessions stay."""
+        while not await self._write(lambda tables: tables.delete(batch_id, _PIECE)):
+            pass
 
     async def claim(self, batch_id: str) -> None:
         """Take a batch over.
