@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -243,7 +244,7 @@ def test_a_killed_daemon_goes_on_with_a_detached_batch(shell: Shell) -> None:
                     "--detach", "--json", "--out", "out.jsonl")  # fmt: skip
     assert started.code == 0, started.err
     batch_id = str(json.loads(started.out)["id"])
-    for ended in (3, 9, 15):
+    for ended in (3, 12):
         wait_for(lambda: count_lines(shell.work / "out.jsonl") >= ended)  # noqa: B023 - called at once
         pid = shell.daemon_pid()
         os.kill(pid, signal.SIGKILL)
@@ -418,4 +419,4 @@ def test_a_terminal_gets_a_status_line_that_leaves_no_trace(shell: Shell) -> Non
     left = "\n".join(line.rsplit("\r\x1b[2K", 1)[-1] for line in text.replace("\r\n", "\n").split("\n"))
     assert "░" not in left
     assert left.startswith("✓ t0  $0.0050  ")
-    assert all(len(part) < 80 for part in text.replace("\r\n", "\n").replace("\r\x1b[2K", "\n").split("\n"))
+    assert all(len(part) < 80 for part in re.split("[\r\n]+", text) if " running " in part)
