@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 import trio
 
 from cms.rehearsal.agent import options, permissions, write_launcher
+from cms.rehearsal.agent.session import Session
+from cms.rehearsal.agent.transcript import Transcript
+from cms.rehearsal.agent.wire import Wire
 from cms.rehearsal.script import Quirk, call, prompt, say
 from rehearsal.record import HERE, SCENES, Line, Take, allow_all, kind, of, recorded, verdict
 
@@ -206,6 +210,27 @@ async def test_the_bill_is_exact_in_the_middle_of_a_turn(tmp_path: Path) -> None
         assert of(answer, "response", "session", "total_cost_usd") == pytest.approx(0.05)
         await played.ask("interrupt")
         await played.until("result")
+
+
+def test_an_interrupt_is_honoured_before_the_worker_has_begun_the_message(tmp_path: Path) -> None:
+    """The host has been told nothing of the message yet; the one behind it is played."""
+    session_id = str(uuid.uuid4())
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as written:
+        session = Session(options.parse([]), Wire(send_fd=write), Transcript(None), session_id)
+        session.deliver(prompt("Go.", say("never told")), "first")
+        session.deliver(prompt("Go on.", say("told")), "second")
+        waiting = session.waiting()
+        session.interrupt()
+        session.close()
+        session.run()
+        os.close(write)
+        lines = [msgspec.json.decode(line) for line in written]
+    assert waiting == ["second"]
+    results = [line for line in lines if line["type"] == "result"]
+    assert [line["terminal_reason"] for line in results] == ["aborted_streaming", "completed"]
+    assert b"never told" not in msgspec.json.encode([line for line in lines if line["type"] == "assistant"])
+    assert results[1]["result"] == "told"
 
 
 async def test_a_hook_that_does_not_answer_in_time_refuses(tmp_path: Path) -> None:

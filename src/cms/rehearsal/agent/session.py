@@ -136,16 +136,25 @@ class Session:
 
     def waiting(self) -> list[str]:
         """The messages whose turn has not come yet."""
-        return [item.uuid for item in list(self._inbox) if item.uuid]
+        with self._changed:
+            # The worker may not have taken up what has its turn now.
+            items = list(self._inbox)[0 if self._turn is not None else 1 :]
+        return [item.uuid for item in items if item.uuid]
 
     def interrupt(self) -> None:
-        """End the running turn; background tasks go on."""
-        if (turn := self._turn) is not None:
+        """End the running turn, or the one that is about to begin; background tasks go on."""
+        with self._changed:
+            if self._turn is None and self._inbox:
+                # Not taken up yet. The real one has by the time it reads the interrupt, and honours it.
+                self._turn = Scope()
+            turn = self._turn
+        if turn is not None:
             turn.cancel()
 
     def kill_tools(self) -> None:
-        """Leave no tool process behind."""
-        self.interrupt()
+        """Leave no tool process behind. For signals: no lock, whose holder may be stuck in a full pipe."""
+        if (turn := self._turn) is not None:
+            turn.cancel()
         self.tasks.cancel()
 
     def bill(self) -> Line:
@@ -182,7 +191,7 @@ class Session:
                 if self._closed and not self.tasks:
                     return None
                 self._changed.wait()
-            self._turn = Scope()
+            self._turn = self._turn or Scope()  # (there is one if it was interrupted before it began)
             return self._inbox.popleft()
 
     def _notice(self, text: str) -> None:
@@ -199,10 +208,10 @@ class Session:
             if self._options.replay:
                 self.voice.replay(item.text, item.uuid)
         self.transcript.add("user", [Block("text", item.text)])
-        self._quirks(locate(self.transcript.messages).reply, "init", talk.scope)
-        self.voice.init(item.uuid, self.model, self.gate.mode, self._options.tools)
         over: TurnOver | None = None
         try:
+            self._quirks(locate(self.transcript.messages).reply, "init", talk.scope)
+            self.voice.init(item.uuid, self.model, self.gate.mode, self._options.tools)
             talk.scope.check()
             self._converse(talk)
         except TurnOver as exc:
