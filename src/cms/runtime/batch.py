@@ -128,12 +128,12 @@ class Engine:
         self._outlet = Outlet(record.options, self.warn)
         self._results: ResultFile | None = None
         self._nursery: trio.Nursery | None = None
-        self._money = (record.spent, 0.0)
+        self._written = 0  # place of the last task whose line is in the results
+        self._writing = False
         self._over = 0
         self._worked = 0.0
         self._shutting_down = False
         self._done = trio.Event()
-        self.changes = 0
 
     def __repr__(self) -> str:
         return f"<Engine {self.record.id} {self.record.status} running={len(self._state.running)}>"
@@ -172,12 +172,6 @@ class Engine:
         """Until what was asked so far has been taken note of."""
         while self._inbox and not self._done.is_set():
             await self._change.wait()
-
-    async def wait_change(self, seen: int) -> int:
-        """Until something is new since the change of that number; returns the number of the newest."""
-        while self.changes == seen and not self._done.is_set():
-            await self._change.wait()
-        return self.changes
 
     def warn(self, text: str) -> None:
         """Something beside the work went wrong: kept with the batch, logged, and that is all."""
@@ -571,11 +565,11 @@ class Engine:
                 self._jitter(),
             )
         )
-        await self._after_end(task, settled.skipped)
+        if ends:
+            await self._after_end(task)
 
-    async def _after_end(self, task: Task, skipped: int) -> None:
-        if task.status not in OVER:
-            return
+    async def _after_end(self, task: Task) -> None:
+        """What the world hears of a task that is over."""
         await self._write_results()
         if task.status is TaskStatus.COMPLETED:
             if self._options.keep_alive:
@@ -585,7 +579,6 @@ class Engine:
                     self.warn(f"--keep-alive: {task.name} could not be kept: {error}")
         elif self._outlet.wants_failures:
             self._outlet.failed(self._summary(), self.view(task))
-        del skipped
 
     async def lay_down(self, reason: str, *, give_up: bool = False) -> None:
         """Without running: look what an earlier process left, and write the batch down as at rest."""
@@ -615,7 +608,6 @@ class Engine:
         self.record = msgspec.structs.replace(self.record, **changes)
 
     def _changed(self) -> None:
-        self.changes += 1
         change, self._change = self._change, trio.Event()
         change.set()
 
@@ -629,9 +621,13 @@ class Engine:
             [now - begun for begun in self._begun.values()],
             int(state.weather.window),
         )
+        record, sky = self.record, state.weather
+        if record.status is BatchStatus.RUNNING and sky.closed_until > now:
+            rest = f"the API has trouble; nothing is started for {sky.closed_until - now:.0f} s: {sky.why}"
+            record = msgspec.structs.replace(record, reason=rest)
         return msgspec.structs.replace(
-            self.record,
-            parallel=int(state.weather.window),
+            record,
+            parallel=int(sky.window),
             reserved=state.purse.reserved,
             eta=left,
         )
@@ -651,12 +647,8 @@ class Engine:
         except OSError as error:
             self.warn(f"--out: {self._options.out}: {error.strerror or error}")
             return
-        self._written = 0
         await self._write_results()
         self._results.caught_up()
-
-    _written = 0
-    _writing = False
 
     async def _write_results(self) -> None:
         """Add the lines of all that has ended since the last time, in the order in which it did."""
