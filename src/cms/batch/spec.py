@@ -23,6 +23,7 @@ from typing import Final, Literal, get_args
 
 import msgspec
 
+from cms import units
 from cms.batch import template
 from cms.batch.model import OVER, TaskSpec, TaskStatus
 from cms.session.model import PRESETS, ContainmentLevel, OnViolation, Record
@@ -35,9 +36,6 @@ MAX_PROMPT: Final = 16 * 1024 * 1024
 _NAME: Final = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]*")
 _MODELS: Final = ("sonnet", "opus", "haiku")
 _MODES: Final = ("acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan")
-
-_TIMES: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZES: Final = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
 class Header(Record, frozen=True, omit_defaults=True):
@@ -99,31 +97,26 @@ def _meant(word: str, choices: Iterable[str]) -> str:
     return f"did you mean {near!r}?" if near else f"one of {', '.join(choices)}"
 
 
-def _amount(value: object, units: Mapping[str, float], what: str, example: str) -> float:
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else None
-    if isinstance(value, str):
-        text = value.strip().removeprefix("$")
-        unit = units.get(text[-1:], units.get(text[-1:].lower(), units.get(text[-1:].upper(), 0.0)))
-        try:
-            number = float(text[:-1]) * unit if unit else float(text)
-        except ValueError:
-            number = None
-    if number is None or not 0 < number < float("inf"):
-        raise _Bad(f"{json.dumps(value)} is not {what}", f"write {example}")
-    return float(number)
+def _measure(value: object, parse: Callable[[str], float], example: str) -> float:
+    """A number, or a text as the flags take it."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _Bad(f"{json.dumps(value)[:60]} is neither a number nor a text", f"write {example}")
+    try:
+        return parse(str(value))
+    except ValueError as error:
+        raise _Bad(str(error)) from None
 
 
 def _time(value: object) -> float:
-    return _amount(value, _TIMES, "a positive time", '90, "90s", "15m" or "2h"')
+    return _measure(value, units.parse_seconds, '90, "90s", "15m" or "2h"')
 
 
 def _money(value: object) -> float:
-    return _amount(value, {}, "a positive amount in US dollars", "2 or 0.50")
+    return _measure(value, units.parse_money, "2 or 0.50")
 
 
 def _size(value: object) -> int:
-    text = value.upper().removesuffix("B").removesuffix("I") if isinstance(value, str) else value
-    return int(_amount(text, _SIZES, "a positive size", '"512M" or "2G"'))
+    return int(_measure(value, units.parse_size, '"512M" or "2G"'))
 
 
 def _count(value: object, least: int = 1) -> int:
