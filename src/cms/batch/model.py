@@ -242,6 +242,7 @@ class BatchRecord(Record, frozen=True):
     exact: bool = True  # False: at least that much
     started: float | None = None
     ended: float | None = None
+    deadline: float | None = None  # of `max_time`, since a person last started it: a crash does not extend it
     until: float | None = None  # parked until
     reason: str = ""  # why it is parked, paused, stopped, for a person
     stopped_by: str = ""  # "cost", "time", "asked", "auth", "trouble"

@@ -217,6 +217,9 @@ class Engine:
         money = await self._store.money(batch_id)
         counts = await self._store.counts(batch_id)
         paused = self.record.status is BatchStatus.PAUSED
+        deadline = self.record.deadline
+        if deadline is None and options.max_time is not None:
+            deadline = now + options.max_time
         sky = weather.fair(cap, gap)
         if self.record.status is BatchStatus.PARKED and self.record.until is not None:
             sky = msgspec.structs.replace(
@@ -225,7 +228,7 @@ class Engine:
         self._state = State(
             weather=sky,
             purse=Purse(cap=options.max_cost, spent=money.counted),
-            deadline=float("inf") if options.max_time is None else now + options.max_time,
+            deadline=float("inf") if deadline is None else deadline,
             phase=Phase.PAUSED if paused else Phase.OPEN,
             waiting=counts.get(TaskStatus.WAITING, 0),
             failed=sum(counts.get(status, 0) for status in OVER - {TaskStatus.COMPLETED}),
@@ -237,6 +240,7 @@ class Engine:
             status=BatchStatus.PAUSED if paused else BatchStatus.RUNNING,
             started=self.record.started or now,
             ended=None,
+            deadline=deadline,
             until=None,
             stopped_by="",
             reason=self.record.reason if paused else "",

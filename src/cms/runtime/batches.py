@@ -23,7 +23,7 @@ from cms.batch.model import (
     options_of,
     over,
 )
-from cms.errors import UsageError
+from cms.errors import CmsError, UsageError
 from cms.runtime import machine
 from cms.runtime.batch import Engine
 from cms.runtime.crew import Crew, SupervisorCrew
@@ -166,6 +166,7 @@ class Batches:
                 hint=f"see what became of it: cms batch show {record.id}",
             )
         await self.store.claim(record.id)
+        record = msgspec.structs.replace(record, deadline=None)
         if record.status is BatchStatus.PAUSED:
             record = msgspec.structs.replace(record, status=BatchStatus.RUNNING)
         if changes is not None:
@@ -183,8 +184,20 @@ class Batches:
             await engine.run()
         except Exception:
             log.exception("batch %s ended by a bug of ours", engine.record.id)
+            await self._lay_down_broken(engine.record)
         finally:
             del self._engines[engine.record.id]
+
+    async def _lay_down_broken(self, record: BatchRecord) -> None:
+        """A bug ended it: it is at rest, and can be gone on with like after a crash."""
+        reason = "a bug of ours ended it: see `cms daemon logs`"
+        stopped = msgspec.structs.replace(
+            record, status=BatchStatus.STOPPED, stopped_by="trouble", reason=reason
+        )
+        try:
+            await self.store.save(stopped)
+        except CmsError as error:
+            log.error("batch %s: %s", record.id, error)
 
     async def recover(self) -> list[BatchRecord]:
         """Look after what dead processes were at work on: detached batches go on, the others come to rest.

@@ -216,6 +216,42 @@ async def test_time_stops_it_and_it_can_go_on(house: House, autojump_clock: Cloc
     assert set(house.crew.completed.values()) == {1}
 
 
+async def test_a_bug_of_ours_lays_it_down(house: House, autojump_clock: Clock) -> None:
+    engine = await house.start([spec("a"), spec("b")])
+
+    async def begin(*_: object) -> None:
+        raise ZeroDivisionError
+
+    house.crew.begin = begin  # type: ignore[assignment, method-assign] # likewise
+    await engine.wait()
+    record = await wait_status(house, engine.record.id, BatchStatus.STOPPED)
+    assert record.stopped_by == "trouble"
+    assert "a bug of ours" in record.reason
+
+
+async def wait_status(house: House, batch_id: str, status: BatchStatus) -> BatchRecord:
+    while (record := await house.store.find(batch_id)).status is not status:  # noqa: ASYNC110
+        await trio.sleep(0.1)  # the store has no event for it
+    return record
+
+
+async def test_a_crash_does_not_extend_the_time(tmp_path: Path, autojump_clock: Clock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    crew = FakeCrew(longest=30.0)
+    specs = [spec(f"t{n}") for n in range(100)]
+    with trio.CancelScope() as life:
+        async with open_house(tmp_path, crew) as house:
+            batch_id = (await house.start(specs, detached=True, max_parallel=1, max_time=300.0)).record.id
+            deadline = (await wait_status(house, batch_id, BatchStatus.RUNNING)).deadline
+            life.cancel()
+            await trio.sleep_forever()
+    crew.at_work.clear()
+    async with open_house(tmp_path, crew) as house:
+        await house.batches.recover()
+        record = await wait_status(house, batch_id, BatchStatus.STOPPED)
+        assert (record.stopped_by, record.deadline) == ("time", deadline)
+
+
 async def test_pause_resume_cancel(house: House, autojump_clock: Clock) -> None:
     engine = await house.start([spec(f"t{n}") for n in range(20)], max_parallel=2)
     await trio.sleep(20)
