@@ -58,7 +58,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rpc",),
     ("mcp",),
     ("setup",),
-    ("daemon", "demo", "doctor"),
+    ("daemon", "demo", "doctor", "drill"),
     ("cli",),
     ("__main__",),
 )
@@ -298,7 +298,7 @@ def test_commands_reach_sessions_through_the_daemon() -> None:
         f"{arrow}: at its top"
         for arrow in arrows()
         if arrow.importer.split(".")[0] == "cli"
-        and arrow.imported.removeprefix("cms.") in {*RUNS_SESSIONS, "demo", "daemon", "doctor"}
+        and arrow.imported.removeprefix("cms.") in {*RUNS_SESSIONS, "demo", "daemon", "doctor", "drill"}
         and not arrow.lazy
         and not arrow.typing
     ]

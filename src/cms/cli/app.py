@@ -57,6 +57,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
     (("config",), "cms.cli.settings:config", "[flags]", SERVICE),
     (("doctor",), "cms.cli.certify:doctor", "[flags]", SERVICE),
+    (("drill",), "cms.cli.certify:drill", "[flags]", SERVICE),
     (("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
     (("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
     (("demo",), "cms.cli.about:demo", "[flags]", SERVICE),

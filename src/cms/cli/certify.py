@@ -1,13 +1,13 @@
-"""`cms doctor`: what this machine has, and whether it is enough to go to sleep by.
+"""`cms doctor` and `cms drill`: what this machine has, and whether it is enough to go to sleep by.
 
-Apart from the fast commands, because it makes containers in this very process: there need be no daemon.
+Apart from the fast commands, because they make containers in this very process: there need be no daemon.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cms.cli import render, talk
+from cms.cli import flags, render, talk
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode
 
@@ -44,6 +44,33 @@ def doctor(*, json: JsonFlag = False) -> int:
     else:
         talk.show_lines(checkup_lines(checkup))
     return ExitCode.COMPLETED if checkup.ok else ExitCode.FAILED
+
+
+def drill(
+    *,
+    quick: Annotated[
+        bool, flags.switch("--quick", "Fewer cases and smaller ones: half a minute instead of one or two.")
+    ] = False,
+    strict: Annotated[
+        bool, flags.switch("--strict", "Fail also on what this machine does not promise (`cms doctor`).")
+    ] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Certify this machine before a night run: try on it what must not happen.
+
+    Programs made to outlive a kill, to get past the walls and the caps, run in this machine's containers with
+    a simulated agent; the limits, and the daemon's own SIGKILL, are tried with the real claude on a scripted
+    model, if there is a claude. Costs nothing, calls nobody, and cleans up. Exits with 0 if everything that
+    this machine promises held, else with 1.
+
+    Examples::
+
+        cms drill
+        cms drill --quick --json
+    """
+    from cms.drill import main
+
+    return main(quick=quick, strict=strict, json=json)
 
 
 def checkup_lines(checkup: Checkup) -> list[str]:

@@ -366,7 +366,7 @@ class Hostile:
         self.spin()
 
     def large(self) -> None:
-        """One process of ARGUMENT MiB (512): its memory takes time to tear down."""
+        """One process of ARGUMENT (512) MiB: its memory takes time to tear down."""
         size = int(self.argument or "512") << 20
         block = mmap.mmap(-1, size)
         for offset in range(0, size, mmap.PAGESIZE):

@@ -1,0 +1,264 @@
+"""The daemon killed with SIGKILL at random instants under load: nobody is left, nothing acknowledged is lost,
+and no message is sent twice.
+
+Twenty kills here; for a hundred with another seed: `CMS_FAULT_KILLS=100 CMS_FAULT_SEED=7 pytest
+tests/cli/test_faults.py -s`. What the simulated agents were really sent is read from their own transcripts.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cms.config import Settings, load_settings
+from cms.errors import CmsError, DaemonUnavailable
+from cms.rehearsal.agent import write_launcher
+from cms.rehearsal.script import Message, call, prompt, say
+from cms.rehearsal.script import Reply as Scripted
+from cms.rpc.api import (
+    Accepted,
+    AcceptedReply,
+    DaemonStopParams,
+    DelegateParams,
+    InteractionsParams,
+    InteractionsReply,
+    ListParams,
+    Nothing,
+    SendParams,
+    SessionsReply,
+    SpawnParams,
+)
+from cms.rpc.client import Client, connect
+from cms.runtime.containment._cgroup import find_delegation
+from cms.session.model import ENDED, DelegateResult, Interaction, InteractionState, Reply, SessionOptions
+
+KILLS = int(os.environ.get("CMS_FAULT_KILLS", "20"))
+SEED = int(os.environ.get("CMS_FAULT_SEED", "1"))
+CLIENTS = 4
+#: Between two kills there are at most so many answers, and then some time (in seconds).
+MOST_ANSWERS = 6
+LONGEST = 0.2
+
+
+class Forge:
+    """daemon_forge.py, which starts and kills."""
+
+    def __init__(self, log: Path) -> None:
+        with log.open("wb") as stderr:
+            self._child = subprocess.Popen(
+                [sys.executable, str(Path(__file__).with_name("daemon_forge.py"))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+            )
+
+    def __call__(self, word: str) -> str:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._child.stdin.write(f"{word}\n")
+        self._child.stdin.flush()
+        return self._child.stdout.readline().strip()
+
+    def close(self) -> None:
+        self._child.communicate(timeout=20)
+
+
+class Ledger:
+    """What the clients were told: message by message, known by a word of its own."""
+
+    def __init__(self) -> None:
+        self.accepted: dict[str, str] = {}  # word -> interaction id
+        self.answered: dict[str, str] = {}  # word -> text
+        self._news = threading.Condition()
+
+    def accept(self, word: str, interaction_id: str) -> None:
+        with self._news:
+            self.accepted[word] = interaction_id
+
+    def answer(self, word: str, text: str) -> None:
+        with self._news:
+            self.answered[word] = text
+            self._news.notify()
+
+    def wait(self, more: int) -> None:
+        """Until so many more were answered."""
+        with self._news:
+            wanted = len(self.answered) + more
+            assert self._news.wait_for(lambda: len(self.answered) >= wanted, timeout=30)
+
+
+class Worker:
+    """One client that spawns, sends and delegates for as long as the gate is open."""
+
+    def __init__(self, number: int, settings: Settings, ledger: Ledger, gate: threading.Event) -> None:
+        self.over = False
+        self._number = number
+        self._settings = settings
+        self._ledger = ledger
+        self._gate = gate
+        self._dice = random.Random(SEED * 1000 + number)  # noqa: S311 (repeatable, not secret)
+        self._count = 0
+        self._names: list[str] = []
+
+    def run(self) -> None:
+        while not self.over:
+            if not self._gate.wait(0.1):
+                continue
+            try:
+                with connect(self._settings, start=False) as client:
+                    while self._gate.is_set() and not self.over:
+                        self._act(client)
+            except DaemonUnavailable:
+                time.sleep(0.002)  # it has just been killed
+
+    def _act(self, client: Client) -> None:
+        self._count += 1
+        word = f"word-{self._number}-{self._count}-"
+        fresh = not self._names or self._dice.random() < 0.3
+        name = f"s-{self._number}-{self._count}" if fresh else self._dice.choice(self._names[-3:])
+        task = prompt(word, *self._replies(), say(f"answer to {word}"))
+
+        def note(accepted: Accepted) -> None:
+            self._ledger.accept(word, accepted.interaction_id)
+
+        options = SessionOptions(name=name, work_dir=os.getcwd(), preset="full")  # noqa: PTH109 (text)
+        wait, stop = self._dice.random() < 0.8, self._dice.random() < 0.3
+        try:
+            if fresh and self._dice.random() < 0.5:
+                result = client.call(
+                    "session.delegate", DelegateParams(options, task), DelegateResult, on_accepted=note
+                )
+                self._ledger.answer(word, result.response)
+                return
+            method = "session.send"
+            params: SendParams | SpawnParams = SendParams(name, task, stop=wait and stop, wait=wait)
+            if fresh:
+                method, params = "session.spawn", SpawnParams(options, task, params.stop, wait)
+                self._names.append(name)
+            reply = client.call(method, params, Reply, AcceptedReply, on_accepted=note)
+        except DaemonUnavailable:
+            raise
+        except CmsError:
+            return  # a name whose spawn was killed before it was stored, and the like
+        if isinstance(reply, AcceptedReply):
+            self._ledger.accept(word, reply.interaction_id)
+        elif not reply.is_error:
+            self._ledger.answer(word, reply.text)
+
+    def _replies(self) -> list[Scripted]:
+        return [call("Bash", command="sleep 0.05")] * self._dice.randrange(3)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    """A private world, for the clients in this process too: they send their environment along."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CMS_HOME", str(tmp_path / "cms"))
+    monkeypatch.setenv("CMS_CLAUDE", str(write_launcher(tmp_path / "claude")))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(entry for entry in sys.path if entry))
+    monkeypatch.setenv("CMS_GRACE", "1")
+    yield load_settings()
+    delegation, _ = find_delegation()
+    if delegation is not None:
+        delegation.sweep()  # the leaves of daemons that could not
+
+
+def test_a_daemon_that_is_killed_again_and_again(settings: Settings, tmp_path: Path) -> None:
+    dice = random.Random(SEED)  # noqa: S311 (repeatable, not secret)
+    ledger, gate = Ledger(), threading.Event()
+    workers = [Worker(number, settings, ledger, gate) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    forge = Forge(tmp_path / "daemon.log")
+    slowest = 0.0
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(KILLS):
+            assert forge("start").startswith("started "), (tmp_path / "daemon.log").read_text()[-2000:]
+            gate.set()
+            ledger.wait(dice.randrange(MOST_ANSWERS))
+            time.sleep(dice.uniform(0.0, LONGEST))
+            gate.clear()
+            word, _, took = forge("kill").partition(" ")
+            assert word == "gone", f"orphans: {took}"
+            slowest = max(slowest, float(took))
+    finally:
+        for worker in workers:
+            worker.over = True
+        gate.set()
+        for thread in threads:
+            thread.join()
+    assert forge("start").startswith("started ")
+    with connect(settings, start=False) as client:
+        found = interactions(client)
+        client.call("daemon.stop", DaemonStopParams(grace=5), Nothing)
+    forge.close()
+    states = check(ledger, found, Path(os.environ["HOME"]))
+    database = sqlite3.connect(settings.database)
+    assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    database.close()
+    sys.stdout.write(
+        f"{KILLS} kills: {len(found)} messages {dict(states)}, {len(ledger.accepted)} acknowledged, "
+        f"{len(ledger.answered)} answered, all gone after at most {slowest:.0f} ms\n"
+    )
+    assert len(ledger.answered) > KILLS, "there was hardly any load"
+
+
+def interactions(client: Client) -> dict[str, Interaction]:
+    """Everything in the store, by id."""
+    found = {}
+    for session in client.call("session.list", ListParams(), SessionsReply).sessions:
+        reply = client.call("session.interactions", InteractionsParams(session.name), InteractionsReply)
+        found.update({one.id: one for one in reply.interactions})
+    return found
+
+
+def check(ledger: Ledger, found: dict[str, Interaction], home: Path) -> Counter[str]:
+    """Hold what the clients were told against the store, and the store against what the agents were sent."""
+    received = Counter(words_received(home))
+    for word, interaction_id in ledger.accepted.items():
+        assert interaction_id in found, f"{word} was acknowledged and is lost"
+    words = {one.id: one.prompt.split()[0] for one in found.values()}
+    for word, text in ledger.answered.items():
+        stored = [one for one in found.values() if words[one.id] == word]
+        assert [(one.state, one.response) for one in stored] == [(InteractionState.DONE, text)], word
+    for one in found.values():
+        times = received[words[one.id]]
+        assert one.state in ENDED, one
+        assert times <= 1, f"{words[one.id]} was sent {times} times"
+        if one.state is InteractionState.DONE:
+            assert times == 1, one
+        elif "safe to send again" in one.error or "never sent" in one.error:
+            assert times == 0, f"{words[one.id]} was sent, and its sender told that it was not"
+    return Counter(one.state.value for one in found.values())
+
+
+class _Line(msgspec.Struct):
+    message: Message | None = None
+
+
+def words_received(home: Path) -> Iterator[str]:
+    """The first word of every user message in the agents' transcripts."""
+    for file in home.glob(".claude/projects/*/*.jsonl"):
+        for line in file.read_bytes().splitlines():
+            try:
+                message = msgspec.json.decode(line, type=_Line).message
+            except msgspec.DecodeError:
+                continue  # the torn last line of an agent that was killed
+            if message is not None and message.role == "user":
+                yield from (text.split()[0] for text in message.texts() if text.startswith("word-"))
