@@ -51,6 +51,10 @@ def drill(
     quick: Annotated[
         bool, flags.switch("--quick", "Fewer cases and smaller ones: half a minute instead of one or two.")
     ] = False,
+    only: Annotated[
+        tuple[str, ...],
+        flags.many("--only", "Only kill, freeze, walls, caps, limits or crash. Repeatable.", "GROUP"),
+    ] = (),
     strict: Annotated[
         bool, flags.switch("--strict", "Fail also on what this machine does not promise (`cms doctor`).")
     ] = False,
@@ -68,9 +72,9 @@ def drill(
         cms drill
         cms drill --quick --json
     """
-    from cms.drill import main
+    from cms.drill import Plan, main
 
-    return main(quick=quick, strict=strict, json=json)
+    return main(Plan(quick=quick, strict=strict, only=only), json=json)
 
 
 def checkup_lines(checkup: Checkup) -> list[str]:
