@@ -229,12 +229,16 @@ def test_ctrl_c_brings_it_to_rest_and_resume_goes_on(shell: Shell, flags: tuple[
 
 def running(database: Path) -> set[str]:
     """Tasks whose agents have used a tool, by the books."""
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
+    db = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
         rows = db.execute(
             "SELECT s.name FROM decisions AS d JOIN sessions AS s ON s.id = d.session_id"
             " WHERE d.tool = 'Read'"
         ).fetchall()
-    db.close()
+    except sqlite3.OperationalError:
+        return set()  # the daemon is just making its tables
+    finally:
+        db.close()
     return {name for (name,) in rows}
 
 
