@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("session.state",),
     ("session.policy", "session.transcript"),
     ("batch", "rehearsal"),
-    ("runtime.containment", "runtime.places"),
+    ("runtime.containment", "runtime.exits", "runtime.places"),
     (
         "runtime.caps",
         "runtime.machine",

@@ -17,6 +17,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -361,6 +362,8 @@ class _Machine(_Group):
             await drill.attempt(name, what, partial(self._walls, path), promises.protected_paths)
         what = "the store, the logs and the socket of cms"
         await drill.attempt("CMS_HOME", what, self._hidden, promises.hidden_paths)
+        what = "servers of this user that start things for others: tmux, the session bus, Docker"
+        await drill.attempt("ways out", what, self._exits, promises.hidden_paths)
         what = "a process of this user outside of the container, stopped, killed or traced"
         await drill.attempt("neighbours", what, self._assassin, promises.kill_all)
         await drill.begin("caps")
@@ -425,6 +428,20 @@ class _Machine(_Group):
         if b"daemon.log" in seen or b"raw\n" in seen or b"SQLite format" in seen:
             return _Finding("the agent's shell could read it")
         return dead
+
+    async def _exits(self) -> _Finding:
+        """A stand-in for the session bus, in the place where it would be."""
+        options = self.options()
+        bus, said = self.folder / "run" / "bus", Path(options.work_dir) / "said"
+        bus.parent.mkdir()
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(bus))
+            server.listen()
+            probe = f"import socket; socket.socket(socket.AF_UNIX).connect({str(bus)!r})"
+            program = shlex.join([sys.executable, "-I", "-S", "-c", probe])
+            await self.spawn(options, call("Bash", command=f"{program} && echo open > {said}; true"))
+        dead = await self.kill(options)
+        return _Finding("it could be reached") if said.exists() else dead
 
     async def _assassin(self) -> _Finding:
         options = self.options()
@@ -553,14 +570,15 @@ def _environ(folder: Path, more: dict[str, str]) -> dict[str, str]:
     """A private world: nothing of the user's but where programs are."""
     home = folder / "home"
     home.mkdir(parents=True)
-    kept = {key: os.environ[key] for key in ("PATH", "LANG", "LC_ALL", "CMS_CLAUDE") if key in os.environ}
-    kept |= {key: value for key, value in os.environ.items() if key == "CMS_CONTAINMENT"}
+    names = ("PATH", "LANG", "LC_ALL", "CMS_CLAUDE", "CMS_CONTAINMENT")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     python = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     return {
         **kept,
         **python,
         "HOME": str(home),
         "CMS_HOME": str(folder / "cms"),
+        "XDG_RUNTIME_DIR": str(folder / "run"),
         "NO_PROXY": "127.0.0.1",
         **more,
     }

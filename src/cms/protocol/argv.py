@@ -199,6 +199,10 @@ def build_environment(
     child.setdefault("DISABLE_AUTOUPDATER", "1")
     if scratch:
         child["CLAUDE_CODE_TMPDIR"] = scratch
+        # A tmux server that it starts is its own, and ends with it; a person's is hidden from it.
+        child["TMUX_TMPDIR"] = scratch
+    for name in ("TMUX", "TMUX_PANE", "STY"):
+        child.pop(name, None)
     if inside:
         child["CMS_PARENT"], child["CMS_DEPTH"] = inside, str(depth)
     if door:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 
 from cms.runtime.containment import Container, LostMount
+from cms.runtime.exits import find_exits
 from cms.runtime.places import Places, find_new, find_places
 from cms.runtime.tripwire import Mark, compare, snapshot
 from cms.session.model import Walls
@@ -54,6 +56,8 @@ class Guard:
         def look() -> tuple[Places, dict[Path, Mark]]:
             rules = self._rules
             places = find_places(rules.paths, rules.read_paths, rules.folders, self._environ)
+            exits = find_exits(rules.paths, self._environ)
+            places = msgspec.structs.replace(places, hidden=(*places.hidden, *exits))
             return places, snapshot(places.watched)
 
         self.places, self._before = await trio.to_thread.run_sync(look, limiter=self._limiter)

@@ -225,6 +225,14 @@ class PathRules:
                     return pattern
         return ""
 
+    def allows(self, path: str) -> bool:
+        """Whether every form of the path was taken out of the protected ones by name."""
+        try:
+            forms = self.forms(path)
+        except _UNRESOLVABLE:
+            return False
+        return all(any(one.fullmatch(fold_name(form)) for one in self._allowed) for form in forms)
+
     def within(self, path: str, folders: Iterable[str]) -> bool:
         """Whether every form of the path lies in one of the folders (given absolute and resolved)."""
         try:
