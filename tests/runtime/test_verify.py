@@ -142,3 +142,28 @@ async def test_a_check_ends_with_the_delegation(tmp_path: Path) -> None:
         await until(lambda: supervisor.live_count() == 0)
         assert_nothing_left(settings)
     await consistent(settings)
+
+
+async def test_a_check_stands_behind_the_sessions_walls(tmp_path: Path) -> None:
+    """It runs what the agent wrote: what that could not do itself, it must not have done by its check."""
+    settings = make_settings(tmp_path, environ={"SECRET_TOKEN": "x", "CMS_DOOR": "/x"})
+    work, home = tmp_path / "work", tmp_path / "home"
+    for path in (work / ".git" / "config", home / ".bashrc", home / ".ssh" / "id_ed25519"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("original")
+    planted = (
+        "echo owned > .git/config; echo owned > ~/.bashrc; cat ~/.ssh/id_ed25519 > seen; "
+        "env | grep -c 'SECRET_TOKEN\\|CMS_DOOR' > leaked; test -w made || echo x > made"
+    )
+    options = make_options(
+        settings, verify=(planted,), env_deny=("SECRET_*",), protect_read=("~/.ssh",), preset="edit"
+    )
+    mechanism = await find_mechanism()
+    with trio.fail_after(20):
+        assert await run_checks(mechanism, settings, options) == []
+    assert (work / "leaked").read_text() == "0\n"
+    assert (work / "made").exists()
+    if mechanism.guarantees.protected_paths.strong:
+        assert (work / ".git" / "config").read_text() == "original"
+        assert (home / ".bashrc").read_text() == "original"
+        assert (work / "seen").read_text() == ""

@@ -3,18 +3,26 @@
 The agent's word that it is done is a claim; a command that fails is a fact. Each check runs in a container
 of its own in the session's work dir, through the shell, one after another, and all of them run even if one
 fails. What they start ends with them, and they have the session's caps on memory and processes.
+
+A check runs what the agent wrote (`pytest` runs its conftest.py), so it stands behind the same walls: what is
+protected or hidden for the session is so for its checks, and they get no more of the environment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import trio
 
 from cms.config import Settings
 from cms.errors import CmsError
+from cms.protocol.argv import build_environment
 from cms.runtime.containment import Container, Mechanism, Spec
+from cms.runtime.exits import find_exits
+from cms.runtime.places import NOWHERE, Places, find_places
+from cms.runtime.rules import build_rules
 from cms.session.model import SessionOptions
 
 #: Seconds for one check where the session has no time limit of its own.
@@ -28,24 +36,37 @@ _Drain = Callable[[trio.abc.ReceiveStream, str], Awaitable[None]]
 
 async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionOptions) -> list[str]:
     """Run the session's checks; return a line for each one that failed."""
-    failed = []
+    failed: list[str] = []
+    if not options.verify:
+        return failed
+    env = build_environment(settings.environ, deny=options.env_deny)
+    places = await trio.to_thread.run_sync(_find_places, options, env)
     for command in options.verify:
-        trouble = await _check(mechanism, settings, options, command)
+        spec = Spec(
+            argv=("/bin/sh", "-c", command),
+            env=env,
+            cwd=Path(options.work_dir),
+            protected=places.protected,
+            hidden=(settings.home, *places.hidden),
+            max_memory=options.limits.max_memory,
+            max_procs=options.limits.max_procs,
+            label=f"{options.name}: verify",
+        )
+        trouble = await _check(mechanism, spec, options)
         if trouble:
             failed.append(f"check failed: {command}: {trouble}")
     return failed
 
 
-async def _check(mechanism: Mechanism, settings: Settings, options: SessionOptions, command: str) -> str:
-    spec = Spec(
-        argv=("/bin/sh", "-c", command),
-        env=dict(settings.environ),
-        cwd=Path(options.work_dir),
-        hidden=(settings.home,),
-        max_memory=options.limits.max_memory,
-        max_procs=options.limits.max_procs,
-        label=f"{options.name}: verify",
-    )
+def _find_places(options: SessionOptions, env: Mapping[str, str]) -> Places:
+    if not options.safety:
+        return NOWHERE
+    rules = build_rules(options, env.get("HOME") or str(Path.home()))
+    places = find_places(rules.paths, rules.read_paths, rules.folders, env)
+    return msgspec.structs.replace(places, hidden=(*places.hidden, *find_exits(rules.paths, env)))
+
+
+async def _check(mechanism: Mechanism, spec: Spec, options: SessionOptions) -> str:
     try:
         container = await mechanism.start(spec)
     except (OSError, CmsError) as error:
