@@ -51,7 +51,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runtime.supervisor",),
     ("runtime",),
     ("rpc.api",),
-    ("rpc.api_audit", "rpc.api_care", "rpc.binding", "rpc.door", "rpc.place"),
+    ("rpc.api_audit", "rpc.api_batch", "rpc.api_care", "rpc.binding", "rpc.door", "rpc.place"),
     ("rpc.care", "rpc.catalog", "rpc.wire"),
     ("rpc.methods",),
     ("rpc.server", "rpc.client"),
@@ -67,7 +67,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ONLY: dict[str, frozenset[str]] = {
     # The fakes stand for the other side: what they shared with us they could not prove.
     "rehearsal": frozenset({"rehearsal", "protocol.messages", "errors", "session.model"}),
-    "batch": frozenset({"batch", "errors", "session.model", "protocol.argv"}),
+    "batch": frozenset({"batch", "errors", "units", "session.model", "protocol.argv"}),
 }
 
 #: Time is an argument and I/O is somebody else's in these packages.
@@ -86,7 +86,7 @@ CLOCKS = (".now", ".utcnow", ".today")
 #: Commands that only ask must load none of these.
 SLOW = frozenset({"trio", "rich", "mcp", "asyncio", "sqlite3", "h11", "subprocess"})
 #: The commands that run sessions in the process itself.
-RUNS_SESSIONS = frozenset({"cli.foreground"})
+RUNS_SESSIONS = frozenset({"cli.foreground", "cli.batch_here"})
 
 
 class Arrow(msgspec.Struct, frozen=True):

@@ -265,7 +265,10 @@ class Walls(Record, frozen=True):
             *(() if self.safety else ("safety was off: no protected paths, no gate",)),
             *(f"protected, and changed while the session ran: {one}" for one in self.changed),
             *(f"protected, and changed from outside while the session ran: {one}" for one in self.outside),
-            *(f"protected, and not held by the operating system: {one}" for one in (*self.unheld, *self.lost)),
+            *(
+                f"protected, and not held by the operating system: {one}"
+                for one in (*self.unheld, *self.lost)
+            ),
         )
 
 
