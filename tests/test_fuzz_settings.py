@@ -37,7 +37,7 @@ FILES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(FILES | st.binary(max_size=200))
 def test_any_file_gives_settings_or_an_error_that_names_it(content: bytes) -> None:
     with tempfile.TemporaryDirectory(prefix="cms-fuzz-") as folder:
@@ -57,7 +57,7 @@ def test_any_file_gives_settings_or_an_error_that_names_it(content: bytes) -> No
             assert error.message  # noqa: PT017 - both ways out are fine
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(sorted({*VARIABLES.values(), "CMS_HOME", "CMS_DOOR"})), st.text(max_size=8)

@@ -48,7 +48,7 @@ _TOTAL_QUICK = 90.0
 #: Seconds in which a process that runs would surely have written the time.
 _SILENCE = 0.05
 GROUPS = ("kill", "freeze", "walls", "caps", "limits", "crash")
-_QUICK = ("orphan", "deaf", "comets", "headless", "subreaper", "stealth")
+_QUICK = ("orphan", "comets", "headless", "stealth")
 _FEWER = {"comets": "20", "bomb": "200", "spinners": "40", "large": "128"}
 #: A tool call that never ends by itself.
 _TOIL = "until test -e never; do sleep 1; done"
@@ -356,7 +356,9 @@ class _Machine(_Group):
         for case in ("still", "comets") if drill.quick else ("still", "comets", "bomb", "headless", "waker"):
             await drill.attempt(case, _what(case), partial(self._freeze, case), promises.freeze)
         await drill.begin("walls: what the agent's programs must not change, reach or end")
-        protected = {"git's config": ".git/config", "git hook": ".git/hooks/pre-commit", ".env": ".env"}
+        protected = {"git hook": ".git/hooks/pre-commit"}
+        if not drill.quick:
+            protected |= {"git's config": ".git/config", ".env": ".env"}
         for name, path in protected.items():
             what = "written to, renamed over, linked to, moved away with its folder, mounted over"
             await drill.attempt(name, what, partial(self._walls, path), promises.protected_paths)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from cli.shell import Shell, shell
 from cms.rehearsal.script import call, prompt, say
 
@@ -16,23 +14,21 @@ def level(shell: Shell) -> str:
     return str(found["level"])
 
 
-@pytest.mark.parametrize("command", ["delegate", "spawn"])
-def test_below_the_level_asked_for_nothing_is_started(shell: Shell, command: str) -> None:
-    """The daemon of this shell is forced to the weakest mechanism that Linux has."""
+def test_below_the_level_asked_for_nothing_is_started(shell: Shell) -> None:
+    """This daemon is forced to the weakest mechanism that Linux has."""
     weak = {"CMS_CONTAINMENT": "guard", "CMS_HOME": str(shell.root / "weak")}
-    name = f"strict-{command}"
     try:
-        ran = shell.cms(command, name, "hello", "--require-containment", "B", env=weak)
-        assert ran.code == 1
-        assert ran.err.splitlines() == [
-            f"cms: '{name}' needs containment of level B, and here is level D (guard)",
-            "     `cms doctor` shows what is missing and how to get it",
-        ]
-        assert shell.cms("status", name, env=weak).code == 10
-        done = shell.cms(command, f"{name}-d", "hello", "--require-containment", "D", env=weak)
-        assert done.code == 0
+        for command in ("delegate", "spawn"):
+            ran = shell.cms(command, "strict", "hello", "--require-containment", "B", env=weak)
+            assert ran.code == 1
+            assert ran.err.splitlines() == [
+                "cms: 'strict' needs containment of level B, and here is level D (guard)",
+                "     `cms doctor` shows what is missing and how to get it",
+            ]
+            assert shell.cms("status", "strict", env=weak).code == 10
+        assert shell.cms("spawn", "lax", "hello", "--require-containment", "D", env=weak).code == 0
         by_default = {**weak, "CMS_REQUIRE_CONTAINMENT": "c"}
-        assert "needs containment of level C" in shell.cms(command, f"{name}-c", "hello", env=by_default).err
+        assert "needs containment of level C" in shell.cms("spawn", "c", "hello", env=by_default).err
     finally:
         shell.cms("daemon", "stop", env=weak)
 

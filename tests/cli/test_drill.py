@@ -58,10 +58,10 @@ def test_a_quick_drill(tmp_path: Path) -> None:
 async def fewer_cases(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, strict: bool = False
 ) -> DrillReport:
-    """One hostile case, and the walls around three files."""
+    """One hostile case, and the walls around one file."""
     said: list[str] = []
     monkeypatch.setattr(drills, "_QUICK", ("orphan",))
-    for name in ("_hidden", "_assassin"):
+    for name in ("_hidden", "_assassin", "_exits"):
         monkeypatch.setattr(drills._Machine, name, _nothing)
     plan = drills.Plan(quick=True, strict=strict, only=("kill", "walls"))
     with trio.fail_after(40):

@@ -47,8 +47,8 @@ KILLS = int(os.environ.get("CMS_FAULT_KILLS", "20"))
 SEED = int(os.environ.get("CMS_FAULT_SEED", "1"))
 CLIENTS = 4
 #: Between two kills there are at most so many answers, and then some time (in seconds).
-MOST_ANSWERS = 6
-LONGEST = 0.2
+MOST_ANSWERS = 5
+LONGEST = 0.1
 
 
 class Forge:

@@ -57,7 +57,7 @@ LINES = st.lists(
     | st.binary(max_size=60).filter(lambda data: b"\n" not in data),
     max_size=12,
 )
-MANY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+MANY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @MANY
