@@ -22,7 +22,7 @@ from runtime.containment.children import ENV, read_all, read_until, shell
 from runtime.containment.conftest import Found, each_kill, on_linux
 
 SILENCE = 0.03
-ARGUMENTS = {"large": "128", "comets": "20", "spinners": "40", "bomb": "200"}  # `cms drill` takes them all
+ARGUMENTS = {"large": "64", "comets": "10", "spinners": "16", "bomb": "120"}  # `cms drill` takes them all
 
 
 async def silent(beat: Path) -> bool:
