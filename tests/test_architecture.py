@@ -38,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "runtime.outlet",
         "runtime.process",
         "runtime.rules",
+        "runtime.scratch",
         "runtime.scribe",
         "runtime.tripwire",
         "runtime.watchers",
