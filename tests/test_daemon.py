@@ -241,7 +241,7 @@ def test_a_holder_that_does_not_listen(tmp_path: Path) -> None:
     lock = HomeLock(settings)
     try:
         with pytest.raises(DaemonUnavailable, match=f"nobody answers.*pid {os.getpid()}"):
-            connect(settings, command=FAKE_DAEMON, patience=1.0)
+            connect(settings, command=FAKE_DAEMON, patience=4.0)
     finally:
         lock.close()
 
