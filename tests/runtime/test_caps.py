@@ -24,7 +24,8 @@ LIMITS = Limits(max_memory=512 << 20, max_procs=20)
         (LimitsHit(memory=2), None, ("the memory cap of 512 MiB was hit: the kernel ended 2x",)),
         (LimitsHit(), "memory", ("the memory cap of 512 MiB was passed: all of it was ended",)),
         (LimitsHit(processes=7), None, ("the cap of 20 processes was hit: 7 starts were refused",)),
-        (LimitsHit(), "processes", ("the cap of 20 processes was passed: all of it was ended",)),
+        (LimitsHit(full=True), None, ("the cap of 20 processes was reached: more may have been refused",)),
+        (LimitsHit(full=True), "processes", ("the cap of 20 processes was passed: all of it was ended",)),
     ],
 )
 def test_each_cap_has_its_words(hit: LimitsHit, passed: Cap | None, said: tuple[str, ...]) -> None:

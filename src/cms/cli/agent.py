@@ -130,7 +130,7 @@ class LimitFlags:
             converter=to_count,
             metavar="N",
             group=LIMITS,
-            help="Processes of the whole tree, where the machine can.",
+            help="Processes of the whole tree. Where the kernel counts, threads do; claude has ten or more.",
         ),
     ] = None
 

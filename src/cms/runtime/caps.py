@@ -27,6 +27,8 @@ def told(limits: Limits, hit: LimitsHit, passed: Cap | None = None) -> tuple[str
         found.append(f"the cap of {limits.max_procs} processes was hit: {hit.processes} starts were refused")
     elif passed == "processes":
         found.append(f"the cap of {limits.max_procs} processes was passed: all of it was ended")
+    elif hit.full:
+        found.append(f"the cap of {limits.max_procs} processes was reached: more may have been refused")
     return tuple(found)
 
 

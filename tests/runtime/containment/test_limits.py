@@ -39,6 +39,10 @@ async def test_processes_are_held_or_seen(mechanism: Mechanism, tmp_path: Path) 
             if mechanism.guarantees.process_cap.strong:
                 await read_until(container, b"BlockingIOError", container.stderr)
                 assert container.statistics().processes <= 20
+                with trio.move_on_after(0.1):
+                    await container.watch_limits(every=0.01)
+                hit = container.limits_hit()
+                assert hit.processes or hit.full
             else:
                 assert await container.watch_limits(every=0.01) == "processes"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -87,7 +86,7 @@ async def test_a_machine_without_user_namespaces(walled: Mechanism, tmp_path: Pa
         "report = trio.run(probe)\n"
         "print(report.mechanism, [each.step for each in report.attempts if not each.ok])\n"
     )
-    paths = [sysconfig.get_paths()["purelib"], str(Path(cms.__file__).parents[1])]
+    paths = [str(Path(package.__path__[0]).parent) for package in (trio, cms)]
     spec = Spec(
         argv=(PYTHON, "-c", script),
         env={**ENV, "PYTHONPATH": os.pathsep.join(paths)},

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
+import msgspec
 import trio
 
 from cms.runtime.containment import _mounts, _proc
@@ -30,6 +31,7 @@ _FIRST_WAIT = 0.015
 _LONGEST_WAIT = 0.1
 _POLL = 0.001
 _FREEZE_ROUNDS = 50
+_NEARLY = 2
 MARKER = "CMS_CONTAINER"
 """The variable by which a stray process can be told as a container's where nothing better is to be had."""
 
@@ -157,6 +159,7 @@ class Container(abc.ABC):
         self._returncode: int | None = None
         self._frozen = False
         self._limits = LimitsHit()
+        self._full = False
         self._closed = False
 
     def __repr__(self) -> str:
@@ -207,13 +210,14 @@ class Container(abc.ABC):
             rss=sum(member.rss for member in members),
             memory=self._leaf.memory() if self._leaf else None,
             frozen=self._frozen,
+            threads=sum(member.threads for member in members),
         )
 
     def limits_hit(self) -> LimitsHit:
         """How often the kernel refused memory or a fork; still right after `kill`."""
         if self._leaf is not None and self._leaf.path.exists():
             self._limits = self._leaf.limits_hit()
-        return self._limits
+        return msgspec.structs.replace(self._limits, full=self._full)
 
     async def watch_limits(self, *, every: float = 0.5) -> Literal["memory", "processes"]:
         """Return when the tree has passed a cap of its spec; else never. What to do then is up to the caller.
@@ -231,8 +235,10 @@ class Container(abc.ABC):
             now = self.statistics()
             if memory is not None and (now.memory or now.rss) > memory:
                 return "memory"
-            if processes is not None and now.processes > processes:
-                return "processes"
+            if processes is not None:
+                if now.processes > processes:
+                    return "processes"
+                self._full = self._full or now.threads >= max(processes - _NEARLY, 1)
             await trio.sleep(every)
 
     @property

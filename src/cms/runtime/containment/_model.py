@@ -97,7 +97,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         placeholders: create an empty file for each protected path that does not exist, for as long as the
             container lives, so that the tree cannot create it. Else such a path is told by `unenforced`.
         max_memory: bytes for the whole tree, or None.
-        max_procs: processes (threads count where a cgroup counts) for the whole tree, or None.
+        max_procs: processes (threads count where the kernel does the counting) for the whole tree, or None.
         label: for people, in errors and receipts.
     """
 
@@ -124,6 +124,7 @@ class Member(msgspec.Struct, frozen=True):
         command: its command line (or [name]), cut.
         state: one letter as in ps: R, S, D, T, Z ...
         rss: resident memory in bytes.
+        threads: how many it has.
     """
 
     pid: int
@@ -131,6 +132,7 @@ class Member(msgspec.Struct, frozen=True):
     command: str
     state: str
     rss: int
+    threads: int = 1
 
 
 class Proof(msgspec.Struct, frozen=True):
@@ -161,6 +163,7 @@ class Statistics(msgspec.Struct, frozen=True):
 
     Attributes:
         processes: how many there are.
+        threads: how many they have in all.
         rss: resident bytes, shared pages counted once for each process that maps them.
         memory: bytes as the cgroup counts them, None without a memory controller.
         frozen: True between freeze and thaw.
@@ -170,13 +173,20 @@ class Statistics(msgspec.Struct, frozen=True):
     rss: int
     memory: int | None
     frozen: bool
+    threads: int = 0
 
 
 class LimitsHit(msgspec.Struct, frozen=True):
-    """How often the kernel held the tree back; zero where it does not count (no cgroup controllers)."""
+    """How often the kernel held the tree back; zero where it does not count (no cgroup controllers).
+
+    `full`: the tree was seen with as many threads as it may have, or a few less (whoever was refused one more
+    has often ended of it). That is all that can be known of a cap that the kernel holds without counting,
+    RLIMIT_NPROC.
+    """
 
     memory: int = 0
     processes: int = 0
+    full: bool = False
 
 
 class LostMount(msgspec.Struct, frozen=True):

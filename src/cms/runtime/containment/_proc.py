@@ -83,6 +83,7 @@ def member_of(stat: Stat | None) -> Member | None:
         command=command or f"[{stat.name}]",
         state=stat.state,
         rss=stat.rss,
+        threads=stat.threads,
     )
 
 
