@@ -30,7 +30,7 @@ async def watch(mechanism: Mechanism, folder: Path, kills: list[str]) -> None:
 
 @each_kill
 async def test_nothing_outlives_it(mechanism: Mechanism, tmp_path: Path) -> None:
-    moments = range(LINUX.index(mechanism.name), 60, 10)  # not the same for any two
+    moments = range(2 * LINUX.index(mechanism.name), 60, 12)  # not the same for any two
     kills = ["deaf", "stealth", "subreaper", *(f"orphan@{ms}" for ms in moments)]
     if mechanism.guarantees.dies_with_supervisor.strong:
         kills += ["phoenix", "comets"]
