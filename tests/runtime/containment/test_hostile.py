@@ -19,7 +19,7 @@ from cms.runtime.containment import Mechanism, Proof, Spec
 from cms.runtime.containment._cgroup import Delegation
 from cms.runtime.containment._scan import ScanMechanism
 from runtime.containment.children import ENV, read_all, read_until, shell
-from runtime.containment.conftest import Found, each_kill, on_linux
+from runtime.containment.conftest import Found, on_linux
 
 SILENCE = 0.02
 #: What the guardian alone is tried with; all of them are tried with it beside a cgroup.
@@ -45,7 +45,7 @@ def assert_proof(proof: Proof) -> None:
     assert proof.how
 
 
-@each_kill
+@on_linux
 @pytest.mark.parametrize("case", hostile.CASES)
 async def test_kill_ends_it(mechanism: Mechanism, tmp_path: Path, case: str) -> None:
     if mechanism.name == "guard" and case not in FOR_THE_GUARDIAN:
@@ -89,7 +89,7 @@ async def test_the_cases_are_hostile(machine: Found, tmp_path: Path, case: str) 
         assert await silent(beat)
 
 
-@each_kill
+@on_linux
 @pytest.mark.parametrize("case", ["still", "comets", "bomb", "headless", "waker"])
 async def test_freeze_stops_it_and_a_frozen_tree_can_be_killed(
     mechanism: Mechanism, tmp_path: Path, case: str
