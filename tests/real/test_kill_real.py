@@ -123,3 +123,14 @@ def test_the_drill_certifies_with_the_real_binary(world: World) -> None:
     assert isinstance(report["cases"], list)
     assert not [case for case in report["cases"] if case["verdict"] == "failed"]
     assert ran.code == 0
+
+
+def test_the_doctor_knows_the_real_binary_and_its_login(world: World) -> None:
+    checkup = world.cms("doctor", "--json").json()
+    found = checkup["claude"]
+    assert isinstance(found, dict)
+    assert (found["login"], found["method"], found["simulated"]) == ("yes", "api_key", False)
+    assert found["version"][0].isdigit()
+    without = world.cms("doctor", env={"ANTHROPIC_API_KEY": ""})
+    assert without.code == 1
+    assert "claude: it is not logged in" in without.out
