@@ -17,6 +17,9 @@ import trio
 
 from cms.errors import CmsError, StoreError
 from cms.rehearsal.script import FOREVER, Quirk, Reply, call, prompt, say, together
+from cms.runtime import runner as runner_module
+from cms.runtime.process import Ladder
+from cms.runtime.scratch import remove_scratch
 from cms.runtime.watchers import LAG, Watchers
 from cms.session.audit import Decision
 from cms.session.budget import Grant
@@ -27,6 +30,7 @@ from cms.session.model import (
     Outcome,
     Progress,
     ProgressKind,
+    Receipt,
     SessionRecord,
     SessionStatus,
 )
@@ -43,6 +47,7 @@ from runtime.kit import (
     delegate,
     last,
     make_settings,
+    marked,
     proved,
     start,
     supervising,
@@ -973,6 +978,41 @@ async def test_a_bug_ends_its_session_and_no_other(tmp_path: Path) -> None:
     async with open_journal(settings) as journal:
         await journal.recover(0)
     await consistent(settings)
+
+
+async def test_what_a_process_uses_stays_until_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scratch folder and its door go after it, whatever goes wrong on the way down."""
+    settings = make_settings(tmp_path)
+    order: list[str] = []
+
+    async def broken(*_: object, **__: object) -> Receipt:
+        raise ZeroDivisionError("a bug")
+
+    def remove(path: Path) -> None:
+        order.append(f"scratch, {len(marked(settings))} alive")
+        remove_scratch(path)
+
+    @asynccontextmanager
+    async def door(_: SessionRecord) -> AsyncIterator[Path]:
+        try:
+            yield tmp_path / "door"
+        finally:
+            order.append(f"door, {len(marked(settings))} alive")
+
+    monkeypatch.setattr(Ladder, "descend", broken)
+    monkeypatch.setattr(runner_module, "remove_scratch", remove)
+    async with supervising(settings) as supervisor:
+        supervisor.doors = door
+        (tmp_path / "door").touch()
+        await start(supervisor, allow_cms=True)
+        await supervisor.resume("one")
+        _, receipt = await supervisor.stop("one")
+        assert receipt is not None
+        assert receipt.empty
+        assert "ZeroDivisionError" in (await supervisor.get("one")).error
+    assert order == ["scratch, 0 alive", "door, 0 alive"]
 
 
 class Interrupted(Journal):

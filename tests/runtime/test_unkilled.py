@@ -22,6 +22,7 @@ from cms.rehearsal.script import prompt, say
 from cms.runtime.containment import Container, Member, Proof, end_strays, identity, still_alive
 from cms.runtime.supervisor import Supervisor, open_supervisor
 from cms.session.model import Receipt, SessionRecord, SessionStatus
+from cms.store.journal import open_journal
 from runtime.kit import ask, at_work, make_settings, start, supervising, toil, until
 
 HELLO = prompt("hello", say("x"))
@@ -106,6 +107,35 @@ async def test_what_ends_late_by_itself_is_noticed_when_somebody_wants_the_folde
         stubborn.refuses = False
         await start(supervisor, "two")
         assert (await supervisor.get("one")).status is SessionStatus.KILLED
+
+
+async def test_what_was_deleted_stays_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever may be left of it is still struck at the end, but not entered in the books again."""
+    settings = make_settings(tmp_path, grace=0.2)
+    kill, strikes = Container.kill, 0
+
+    async def unsure(container: Container, *, deadline: float) -> Proof:
+        nonlocal strikes
+        proof = await kill(container, deadline=deadline)
+        if container.spec.label == "probe":
+            return proof
+        strikes += 1
+        return msgspec.structs.replace(proof, empty=False)
+
+    monkeypatch.setattr(Container, "kill", unsure)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await supervisor.resume("one")
+        _, receipt = await supervisor.kill("one")
+        assert receipt is not None
+        assert not receipt.empty
+        with pytest.raises(WrongStatus):
+            await supervisor.delete("one")
+        await supervisor.delete("one", force=True)
+        before = strikes
+    assert strikes == before + 1
+    async with open_journal(settings) as journal:
+        assert await journal.all_sessions() == []
 
 
 @pytest.fixture

@@ -119,6 +119,7 @@ class Runner:
         self._closed = False
         self._unsaved = False
         self._receipt_saved = False
+        self._forgotten = False
 
     def __repr__(self) -> str:
         record = self.record
@@ -349,34 +350,32 @@ class Runner:
             self._end.begin("the supervisor is ending", SessionStatus.STOPPED)
 
     async def _live(self) -> None:
-        raw: RawLog | None = None
         try:
-            try:
-                raw = RawLog(raw_log_path(self._settings.raw, self.record.id))
-                async with AsyncExitStack() as stack:
-                    door = None
-                    if self.doors is not None:
-                        door = await stack.enter_async_context(self.doors(self.record))
-                    scratch = make_scratch(self.record.id)
-                    stack.push_async_callback(trio.to_thread.run_sync, remove_scratch, scratch)
-                    process = await self._start(raw, door, scratch)
-                    if process is not None:
-                        await self._serve(process)
-            except CmsError as error:
-                self._end.fail(error)
-            except Exception as error:
-                self._end.fail(self._end.bug(error))
-            finally:
-                # Also after what is no Exception (Ctrl-C lands in any task): that goes on afterwards.
-                try:
-                    await self._leave_nothing()
-                finally:
-                    await self._finish()
-        except Exception as error:
-            self._end.failure = self.failure or self._end.bug(error)
+            await self._end.guard(self._work)
         finally:
-            if raw is not None:
-                raw.close()
+            # Also after what is no Exception (Ctrl-C lands in any task): that goes on afterwards.
+            await self._end.guard(self._finish)
+
+    async def _work(self) -> None:
+        """Prepare what the process may use, and take it away once nothing of the process is left."""
+        async with AsyncExitStack() as stack:
+            raw = RawLog(raw_log_path(self._settings.raw, self.record.id))
+            stack.callback(raw.close)
+            door = None
+            if self.doors is not None:
+                door = await stack.enter_async_context(self.doors(self.record))
+            scratch = make_scratch(self.record.id)
+            stack.push_async_callback(trio.to_thread.run_sync, remove_scratch, scratch)
+            # Guarded here already, so that what ends the process knows why it has to.
+            try:
+                await self._end.guard(lambda: self._start_and_serve(raw, door, scratch))
+            finally:
+                await self._leave_nothing()
+
+    async def _start_and_serve(self, raw: RawLog, door: Path | None, scratch: Path) -> None:
+        process = await self._start(raw, door, scratch)
+        if process is not None:
+            await self._serve(process)
 
     async def _start(self, raw: RawLog, door_path: Path | None, scratch: Path) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
@@ -556,7 +555,7 @@ class Runner:
         return self._chart.state.conversation_id or (self.record.id if begun else "")
 
     async def strike_again(self) -> Receipt:
-        """Try once more to end what the end has left alive, and store what came of it.
+        """Try once more to end what the end has left alive, and store what came of it, unless it was deleted.
 
         Only after `wait_gone`, and only where the receipt does not prove that nothing is left.
         """
@@ -569,8 +568,13 @@ class Runner:
             self._chart.update(status=SessionStatus.KILLED, error="")
         self._chart.update(receipt=receipt)
         self._receipt_saved = False
-        await self._write_end()
+        if not self._forgotten:
+            await self._write_end()
         return receipt
+
+    def forget(self) -> None:
+        """The session is being deleted: what is still to be ended of it is not written down any more."""
+        self._forgotten = True
 
     async def save(self) -> None:
         """Try again to store the end.

@@ -669,6 +669,7 @@ class Supervisor:
             if record.status in LIVE:
                 raise _elsewhere(record, "be deleted")
             await self.journal.delete_session(record.id)
+            self._unkilled.forget(record.id)
             await self.journal.set_cap(lineage.scope(record.id), None)
             log = raw_log_path(self.settings.raw, record.id)
             gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())

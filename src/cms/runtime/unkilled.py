@@ -41,6 +41,11 @@ class Unkilled:
         """Its end is not proved."""
         self._runners[runner.record.id] = runner
 
+    def forget(self, session_id: str) -> None:
+        """The session is deleted: what is left of it is struck, but not entered in the books again."""
+        if session_id in self._runners:
+            self._runners[session_id].forget()
+
     async def strike_all(self) -> None:
         """The last chance, when the supervisor ends: also for those that were deleted since."""
         with trio.CancelScope(shield=True):
