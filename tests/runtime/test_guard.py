@@ -14,8 +14,9 @@ import trio
 from cms.config import Settings
 from cms.rehearsal.script import Reply, call, prompt, say
 from cms.runtime import guard
+from cms.runtime.supervisor import Supervisor
 from cms.session.model import Outcome, SessionStatus, Walls
-from runtime.kit import at_work, consistent, delegate, make_settings, start, supervising, toil, until
+from runtime.kit import ask, at_work, consistent, delegate, make_settings, start, supervising, toil, until
 
 SECRET = "KEY=1\n"
 
@@ -88,7 +89,22 @@ async def test_on_violation_deny_counts_and_goes_on(settings: Settings) -> None:
         assert result.safety.total_violations == 1
 
 
-async def test_a_mount_that_an_editor_drops_is_told_at_once(
+def save_as_editors_do(file: Path, text: str) -> None:
+    """A new file under another name, renamed over the old one."""
+    new = file.with_name("new")
+    new.write_text(text)
+    new.replace(file)
+
+
+async def wall_lost(supervisor: Supervisor) -> None:
+    """Until that is told."""
+    with supervisor.watch("one") as notes:
+        async for note in notes:
+            if note.kind == "note" and ".env is not held any more" in note.text:
+                return
+
+
+async def test_a_mount_that_an_editor_drops_ends_the_work_and_the_next_process_has_it_again(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
@@ -96,26 +112,89 @@ async def test_a_mount_that_an_editor_drops_is_told_at_once(
         await start(supervisor)
         message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
         await at_work(supervisor)
-        # As an editor saves: a new file under another name, renamed over the old one.
-        new = env_file(settings).with_name("new")
-        new.write_text("KEY=3\n")
-        new.replace(env_file(settings))
-        with supervisor.watch("one") as notes:
-            async for note in notes:
-                if note.kind == "note" and ".env is not held any more" in note.text:
-                    break
-        walls = (await supervisor.get("one")).walls
-        assert walls is not None
-        assert any(".env" in lost for lost in walls.lost)
-        await supervisor.interrupt("one")
-        await supervisor.finished(message)
-        _, receipt = await supervisor.stop("one")
+        save_as_editors_do(env_file(settings), "KEY=3\n")
+        await wall_lost(supervisor)
+        done = await supervisor.finished(message)
+        assert done.outcome is Outcome.PROTECTED_PATH
+        assert ".env is not held any more" in done.error
+        record, _ = await supervisor.stop("one")
+        assert record.status is SessionStatus.STOPPED
+        receipt = record.receipt
         assert receipt is not None
+        assert receipt.empty
         assert receipt.walls is not None
+        assert any(".env" in lost for lost in receipt.walls.lost)
         # Once it was not held any more nobody can say who wrote it.
         assert any(".env was changed" in one for one in receipt.walls.changed)
-        rows = await supervisor.journal.decisions((await supervisor.get("one")).id)
+        rows = await supervisor.journal.decisions(record.id)
         assert any((row.kind, row.verdict) == ("safety", "lost") for row in rows)
+        await ask(supervisor, "one", prompt("Try", shell("echo KEY=4 > .env; true"), say("done")))
+        assert env_file(settings).read_text() == "KEY=3\n"
+
+
+async def test_a_mount_that_an_editor_drops_ends_a_session_that_rests(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await supervisor.resume("one")
+        save_as_editors_do(env_file(settings), "KEY=3\n")
+        await until(lambda: supervisor.live_count() == 0)
+        record = await supervisor.get("one")
+        assert record.status is SessionStatus.STOPPED
+        await ask(supervisor, "one", prompt("Try", shell("echo KEY=4 > .env; true"), say("done")))
+        assert env_file(settings).read_text() == "KEY=3\n"
+
+
+async def test_on_violation_deny_goes_on_without_the_mount_and_tells(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
+    async with supervising(settings) as supervisor:
+        await start(supervisor, on_violation="deny")
+        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
+        await at_work(supervisor)
+        save_as_editors_do(env_file(settings), "KEY=3\n")
+        await wall_lost(supervisor)
+        record = await supervisor.get("one")
+        assert record.status is SessionStatus.BUSY
+        assert record.walls is not None
+        assert any(".env" in lost for lost in record.walls.lost)
+        await supervisor.interrupt("one")
+        assert (await supervisor.finished(message)).outcome is Outcome.INTERRUPTED
+
+
+async def test_a_frozen_session_is_ended_for_a_lost_mount_only_when_it_goes_on(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
+        await at_work(supervisor)
+        await supervisor.pause("one", freeze=True)
+        save_as_editors_do(env_file(settings), "KEY=3\n")
+        await wall_lost(supervisor)
+        assert (await supervisor.get("one")).status is SessionStatus.PAUSED
+        await supervisor.resume("one")
+        assert (await supervisor.finished(message)).outcome is Outcome.PROTECTED_PATH
+
+
+async def test_a_mount_that_was_dropped_since_the_last_look_is_not_taken_for_one_that_held(
+    settings: Settings,
+) -> None:
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
+        await at_work(supervisor)
+        save_as_editors_do(env_file(settings), "KEY=3\n")
+        _, receipt = await supervisor.kill("one")
+        await supervisor.finished(message)
+        assert receipt is not None
+        assert receipt.walls is not None
+        assert receipt.walls.changed == (f"{env_file(settings)} was changed",)
+        assert receipt.walls.outside == ()
 
 
 async def test_a_second_name_of_a_protected_file_is_told_and_trips(settings: Settings) -> None:

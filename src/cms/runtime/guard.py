@@ -23,7 +23,7 @@ from cms.session.model import Walls
 from cms.session.policy import Rules
 
 #: Seconds between two looks at the mounts.
-LOOK_EVERY: Final = 5.0
+LOOK_EVERY: Final = 2.0
 #: Paths with one and the same reason are named one by one up to so many.
 _NAMED: Final = 5
 
@@ -96,7 +96,7 @@ class Guard:
             return snapshot(dict.fromkeys((*self.places.watched, *new)))
 
         after = await trio.to_thread.run_sync(look, limiter=self._limiter)
-        held = [path for path in self._held() if str(path) not in self._lost]
+        held = [path for path in self._held() if not self._gave_way(path, after)]
         changed: list[str] = []
         outside: list[str] = []
         repositories: dict[str, None] = {}
@@ -107,6 +107,15 @@ class Guard:
             by_others = change.path not in self._named_twice and _below(change.path, held)
             (outside if by_others else changed).append(str(change))
         return self._walls(tuple(changed), tuple(outside), tuple(repositories))
+
+    def _gave_way(self, path: Path, after: Mapping[Path, Mark]) -> bool:
+        """Whether a path that was held is not certain to have been held to the end.
+
+        A mount holds a file, not its name: where there is another file now, the mount was dropped, perhaps
+        since the last look.
+        """
+        was, now = self._before.get(path), after.get(path)
+        return str(path) in self._lost or (was is not None and now is not None and was.inode != now.inode)
 
     def _new_repository(self, path: Path) -> Path | None:
         """The `.git` folder that the path is in, if there was none before."""

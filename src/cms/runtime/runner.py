@@ -120,6 +120,7 @@ class Runner:
         self._unsaved = False
         self._receipt_saved = False
         self._forgotten = False
+        self._fallen = ""  # which wall, and why
 
     def __repr__(self) -> str:
         record = self.record
@@ -158,6 +159,15 @@ class Runner:
         await self._ready.wait()
         if not self._opened:
             raise self._end.failure or WrongStatus(self.record.name, "stopping", "start")
+
+    @property
+    def misled(self) -> bool:
+        """Whether it never came up because it took the wrong one of two ways to begin: to resume, or anew.
+
+        Its record knows better now.
+        """
+        refusal = self._drive.refusal
+        return not self._opened and (refusal.startswith(_NO_CONVERSATION) or _IN_USE in refusal)
 
     @property
     def unsaved(self) -> bool:
@@ -276,6 +286,7 @@ class Runner:
         self._chart.go_on()
         if not self._end.has_begun():
             self._chart.update(status=self._chart.status())
+        self._heed_fallen_wall()
 
     @property
     def frozen(self) -> bool:
@@ -482,6 +493,19 @@ class Runner:
         self._chart.update(walls=walls)
         self._watchers.notify(self._chart.progress("note", what))
         self._drive.log(self._chart.line("safety", "lost", what))
+        self._fallen = self._fallen or what
+        self._heed_fallen_wall()
+
+    def _heed_fallen_wall(self) -> None:
+        """Nothing works on without its walls, unless that was asked for: the next process gets new ones.
+
+        A wall cannot be put up again around a process that runs. And whoever waits for the end of the work
+        would find it `protected_path` by the tripwire anyway, only later and dearer.
+        """
+        if not self._fallen or self.frozen or self.record.options.on_violation == "deny":
+            return  # what is frozen does nothing
+        self._drive.cut(Outcome.PROTECTED_PATH, self._fallen)
+        self._end.begin(self._fallen, SessionStatus.STOPPED)
 
     # --- the end ------------------------------------------------------------------------------------
 
