@@ -454,6 +454,31 @@ async def test_a_conversation_that_is_gone_is_told_not_begun_anew(tmp_path: Path
         assert "No conversation found" in reply.error
 
 
+@pytest.mark.parametrize("transcript", [False, True], ids=["before", "after"])
+async def test_one_killed_before_or_after_it_kept_anything_goes_on_at_the_first_attempt(
+    tmp_path: Path, transcript: bool
+) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Hello", say("never").stalling("start")), type="send")
+        await until(lambda: supervisor._runners["one"]._drive.begun)
+        await supervisor.kill("one")
+        assert (await supervisor.finished(sent)).outcome is Outcome.INTERRUPTED
+        kept = list((tmp_path / "home" / ".claude").rglob("*.jsonl"))
+        record = await supervisor.get("one")
+        if transcript:
+            # ... and what is in the books of it is from before.
+            await supervisor.journal.commit(session=msgspec.structs.replace(record, claude_session_id=""))
+        for path in kept:
+            if not transcript:
+                path.unlink()
+        assert (await ask(supervisor, "one", prompt("Hello", say("here")))).text == "here"
+        await supervisor.stop("one")
+        assert (await ask(supervisor, "one", prompt("And", say("there")))).text == "there"
+    await consistent(settings)
+
+
 @pytest.mark.parametrize(
     ("quirks", "steps"),
     [

@@ -25,7 +25,15 @@ import msgspec
 import trio
 
 from cms.config import Settings, caller, caller_environ, find_claude, load_settings_and_file
-from cms.errors import ContainmentError, InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
+from cms.errors import (
+    CmsError,
+    ContainmentError,
+    InternalError,
+    NothingAsked,
+    SessionNotFound,
+    UsageError,
+    WrongStatus,
+)
 from cms.runtime.containment import Level, Mechanism, find_mechanism
 from cms.runtime.family import Family
 from cms.runtime.process import check_work_dir
@@ -286,13 +294,32 @@ class Supervisor:
                 del self._locks[name]
 
     async def _runner(self, name: str) -> Runner:
-        """The session's runner, brought up if there is none. The caller holds the session's lock."""
+        """The session's runner, brought up if there is none. The caller holds the session's lock.
+
+        Raises:
+            CmsError: it cannot be brought up.
+        """
         runner = self._runners.get(name)
         if runner is not None and runner.ending:
             await runner.wait_gone()
             runner = None
         if runner is not None:
             return runner
+        runner = await self._bring_up(name)
+        if runner.record.interaction_count == 0 or runner.record.total_turns > 0:
+            return runner
+        # Cut off in its first turn: only claude knows whether it has a conversation by now, and it says so by
+        # refusing to resume it, or to begin it. Asked with nothing at stake yet, that costs nobody a message.
+        try:
+            await runner.wait_ready()
+        except CmsError:
+            if not runner.misled:
+                raise
+            await runner.wait_gone()
+            runner = await self._bring_up(name)
+        return runner
+
+    async def _bring_up(self, name: str) -> Runner:
         await self._save_lost(name)
         record = await self.get(name)
         if record.status in LIVE:
