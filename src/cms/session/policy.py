@@ -74,7 +74,7 @@ from cms.session.state import (
 
 METER_EVERY = 2.0
 METER_PATIENCE = 30.0
-PATIENCE = 3.0
+PATIENCE = 5.0  # a loaded machine took claude past 3 s to hear an interrupt, and cost the session its process
 BUDGET_EVERY = 1.0
 BUDGET_PATIENCE = 20.0  # well below the time-out of a hook, after which claude goes on without us
 
