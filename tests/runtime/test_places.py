@@ -88,6 +88,15 @@ def test_claude_can_write_its_folder_but_not_its_settings(ground: Ground) -> Non
     assert held == {"~/.claude/settings.json", "~/.claude/hooks"}
 
 
+def test_our_own_folder_is_held_and_of_it_the_person_s_file_watched(ground: Ground) -> None:
+    """The daemon writes there while every session runs: each of them would be told of it."""
+    ground.put("~/.claude-multi-session/cms.db", "~/.claude-multi-session/config.toml")
+    found = ground.find()
+    assert ground.named(found.protected) == {"~/.claude-multi-session"}
+    ours = {name for name in ground.named(found.watched) if "multi" in name}
+    assert ours == {"~/.claude-multi-session/config.toml"}
+
+
 def test_what_a_person_allows_is_not_held(ground: Ground) -> None:
     ground.put(".env", "sub/.env", ".git/hooks/x", ".git/config")
     assert ground.named(ground.find(allow=(".env", ".git/hooks")).protected) == {".git/config"}

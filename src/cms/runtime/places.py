@@ -35,6 +35,9 @@ LONGEST_WALK: Final = 2.0
 _SYSTEM: Final = frozenset(Path(pattern) for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
 #: Never bound read-only: see above.
 _SYSTEMS_OWN: Final = ("/dev", "/proc", "/run")
+#: Our own folder, in a home, and what a person wrote in it. All else there we write all the time ourselves.
+_OURS: Final = ".claude-multi-session"
+_OURS_BY_HAND: Final = "config.toml"
 #: What claude reads at its start and may execute, in its own folder.
 _CLAUDES: Final = (
     "settings.json", "settings.local.json", "hooks", "commands", "agents", "skills", "CLAUDE.md", "rules",
@@ -100,7 +103,7 @@ def find_places(
         if not rules.match(str(path / "hooks" if path.name == ".git" else path)):
             continue  # taken out again
         if not system:
-            watched[path] = None
+            watched[path / _OURS_BY_HAND if path == home / _OURS else path] = None
         if not os.path.lexists(path):
             continue
         inside = next((need for need in needed if _below(need, (real,))), None)
