@@ -10,7 +10,7 @@ import trio
 
 from cms.errors import NothingAsked, SessionNotFound, WrongStatus
 from cms.rpc.api_care import Grouping
-from cms.session.audit import AuditRow, Broken
+from cms.session.audit import AuditLog
 from cms.session.live import LiveSession, OpenQuestion, word_on
 from cms.session.model import LIVE, Interaction, Receipt, SessionRecord, SessionStatus
 from cms.store.records import Total
@@ -47,8 +47,11 @@ class FakeKeeper:
             raise WrongStatus(name, self.records[name].status, "be deleted")
         return self.records.pop(name), None, Retired(None if purge else Path("/trash") / name, 10)
 
-    async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
-        return [], None
+    async def audit(self, name: str, head: str = "") -> AuditLog:
+        return AuditLog(name, self.records[name].id, (), None)
+
+    async def forget_audits(self, before: float, *, dry_run: bool) -> int:
+        return 0
 
     async def wait_quiet(self, name: str) -> None:
         if name in self.quiet:

@@ -132,6 +132,46 @@ def test_the_database_itself_refuses(tmp_path: Path) -> None:
     owner.release()
 
 
+async def test_the_log_of_a_deleted_session_stays_and_says_so(settings: Settings) -> None:
+    async with open_journal(settings) as journal:
+        for number in (1, 2):
+            await journal.add_session(making.session(number))
+            await journal.add_decision(making.decision(of=number))
+            last = making.decision(number, of=number)
+            last = msgspec.structs.replace(last, kind="delete", verdict="deleted", detail="mine")
+            assert await journal.delete_session(f"session-{number}", last)
+        assert await journal.find_deleted("mine") == ("session-2", "mine")
+        assert await journal.find_deleted("session-1") == ("session-1", "mine")
+        assert await journal.find_deleted("another") is None
+        rows, broken = await journal.audit("session-1")
+        assert broken is None
+        assert rows[-1].decision.verdict == "deleted"
+        before = rows[-1].decision.at + 0.5
+        assert await journal.forget_audits(before, dry_run=True) == 1
+        assert await journal.find_deleted("session-1") == ("session-1", "mine")
+        assert await journal.forget_audits(before, dry_run=False) == 1
+        assert await journal.find_deleted("session-1") is None
+        assert await journal.find_deleted("session-2") == ("session-2", "mine")
+
+
+async def test_the_log_of_a_deleted_session_without_its_last_row_is_found_and_found_out(
+    settings: Settings,
+) -> None:
+    async with open_journal(settings) as journal:
+        await journal.add_session(making.session())
+        await journal.add_decision(making.decision())
+        last = msgspec.structs.replace(making.decision(2), kind="delete", detail="mine")
+        await journal.delete_session("session-1", last)
+    db = sqlite3.connect(settings.database)
+    db.execute("DELETE FROM decisions WHERE number = 2")
+    db.commit()
+    db.close()
+    async with open_journal(settings) as journal:
+        assert await journal.find_deleted("session-1") == ("session-1", "session-1")
+        _, broken = await journal.audit("session-1")
+        assert broken == Broken(2, "the newest 1 rows are missing")
+
+
 def test_decisions_from_before_the_chain_are_sealed(tmp_path: Path) -> None:
     path, owners = tmp_path / "cms.db", tmp_path / "owners"
     db = schema.connect(path)

@@ -137,6 +137,7 @@ async def test_deleting_leaves_the_money(settings: Settings) -> None:
         assert await journal.interactions("session-1") == []
         assert await journal.receipts("session-1") == []
         assert await journal.decisions("session-1") == []
+        assert await journal.find_deleted("session-1") is None
         [total] = await journal.totals("session")
         assert (total.key, total.name, total.usage.cost_usd) == ("session-1", "name-1", 0.4)
         await journal.add_session(making.session(1))  # the name is free again

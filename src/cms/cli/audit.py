@@ -8,8 +8,8 @@ from cms.cli import flags, render, talk
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
-from cms.rpc.api_audit import AuditParams, AuditReply
-from cms.session.audit import AuditRow
+from cms.rpc.api_audit import AuditParams
+from cms.session.audit import AuditLog, AuditRow
 
 
 def audit(
@@ -28,7 +28,8 @@ def audit(
     """Show every decision about a session: calls allowed and refused and why, limits, starts and ends.
 
     Each row is sealed with the one before it, so that a changed, missing or added row is found. The head is
-    the newest seal: noted elsewhere, it proves later what the log was.
+    the newest seal: noted elsewhere, it proves later what the log was. The log of a deleted session stays;
+    it is found by its name or, once that is taken again, by its id.
 
     Examples::
 
@@ -38,7 +39,7 @@ def audit(
     """
     who = flags.pick_name("audit", name, name_flag)
     with talk.daemon() as client:
-        reply = client.call("session.audit", AuditParams(who, head), AuditReply)
+        reply = client.call("session.audit", AuditParams(who, head), AuditLog)
     if json:
         from cms.cli.views_audit import view_audit
 
@@ -48,7 +49,7 @@ def audit(
     return ExitCode.COMPLETED if reply.broken is None else ExitCode.FAILED
 
 
-def lines(reply: AuditReply, style: Style, *, rows: bool) -> list[str]:
+def lines(reply: AuditLog, style: Style, *, rows: bool) -> list[str]:
     """The log for a person, and what became of the check."""
     shown = [row_line(row, style) for row in reply.rows] if rows else []
     if reply.broken is not None:

@@ -18,7 +18,7 @@ from cms.rpc.api_care import CleanupParams, CleanupReply, Deleted, DeleteParams,
 GO_ON = "Go on from here."
 
 ForceFlag = Annotated[bool, flags.switch("--force", "Kill it first if it is alive.")]
-PurgeFlag = Annotated[bool, flags.switch("--purge", "Remove the raw log too, instead of moving it.")]
+PurgeFlag = Annotated[bool, flags.switch("--purge", "Remove the raw log and the audit log too.")]
 
 
 def pause(
@@ -105,9 +105,9 @@ def delete(
 ) -> int:
     """Remove sessions for good: their messages, answers and receipts.
 
-    A live one is left alone without --force. What was spent stays in the ledger (`cms cost`). The raw log is
-    moved to the folder `trash` in CMS_HOME, which `cms cleanup` empties; --purge removes it at once.
-    Claude's own record of the conversation is claude's, and stays.
+    A live one is left alone without --force. What was spent stays in the ledger (`cms cost`), and the audit
+    log stays (`cms audit NAME`). The raw log is moved to the folder `trash` in CMS_HOME, which `cms cleanup`
+    empties. --purge removes both logs at once. Claude's own record of the conversation is claude's and stays.
 
     Examples::
 
@@ -163,7 +163,7 @@ def cleanup(
     """Remove the sessions that have not changed for days, and name them.
 
     As `cms delete` for each. Live sessions are left alone and named, too. Raw logs that have been in the
-    trash for as long are removed.
+    trash for as long are removed; with --purge so are the audit logs of sessions deleted as long ago.
 
     Examples::
 
@@ -197,6 +197,8 @@ def deleted_lines(gone: Deleted) -> list[str]:
         lines.append(f"  its raw log ({render.size(gone.log_bytes)}) is now {gone.log}")
     elif gone.log_bytes:
         lines.append(f"  its raw log ({render.size(gone.log_bytes)}) is removed")
+    audit = f"stays: cms audit {gone.session.id}" if gone.audited else "is removed"
+    lines.append(f"  its audit log {audit}")
     return lines
 
 
@@ -216,4 +218,7 @@ def cleanup_lines(reply: CleanupReply, days: float, *, dry_run: bool) -> list[st
         verb = "would be removed" if dry_run else "removed"
         what = render.count(reply.trash_files, "old log")
         lines.append(f"trash: {what} ({render.size(reply.trash_bytes)}) {verb}")
+    if reply.audit_logs:
+        verb = "would be removed" if dry_run else "removed"
+        lines.append(f"audit logs of sessions deleted before: {reply.audit_logs} {verb}")
     return lines

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from cms.cli.views import iso
-from cms.rpc.api_audit import AuditReply
-from cms.session.audit import Broken
+from cms.session.audit import AuditLog, Broken
 from cms.session.model import Record
 
 
@@ -35,7 +34,7 @@ class AuditView(Record, frozen=True):
     rows: tuple[AuditRowView, ...]
 
 
-def view_audit(reply: AuditReply, *, rows: bool) -> AuditView:
+def view_audit(reply: AuditLog, *, rows: bool) -> AuditView:
     return AuditView(
         name=reply.name,
         session_id=reply.session_id,

@@ -27,7 +27,7 @@ from cms.session.model import Denial, Question, Record, TokenUsage
 
 
 class DeletedView(Record, frozen=True):
-    """A session that is gone. `log`: where its raw log is now, null if nowhere."""
+    """A session that is gone. `log`: where its raw log is, null if nowhere; `audited`: its audit log stays."""
 
     name: str
     id: str
@@ -36,6 +36,7 @@ class DeletedView(Record, frozen=True):
     log: str | None
     log_bytes: int
     receipt: ReceiptView | None
+    audited: bool
 
 
 class DeletedListView(Record, frozen=True):
@@ -50,6 +51,7 @@ class CleanupView(Record, frozen=True):
     live: tuple[str, ...]
     trash_files: int
     trash_bytes: int
+    audit_logs: int
 
 
 class WaitedView(SessionView, frozen=True, kw_only=True):
@@ -143,6 +145,7 @@ def view_deleted(gone: Deleted) -> DeletedView:
         log=gone.log or None,
         log_bytes=gone.log_bytes,
         receipt=view_receipt(gone.receipt),
+        audited=gone.audited,
     )
 
 
@@ -153,6 +156,7 @@ def view_cleanup(reply: CleanupReply, *, dry_run: bool) -> CleanupView:
         live=tuple(session.name for session in reply.live),
         trash_files=reply.trash_files,
         trash_bytes=reply.trash_bytes,
+        audit_logs=reply.audit_logs,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cms.session.audit import AuditRow, Broken
+from cms.session.audit import AuditLog
 from cms.session.model import Record
 
 
@@ -10,6 +10,7 @@ class AuditParams(Record, frozen=True):
     """Ask for a session's audit log, checked.
 
     Attributes:
+        name: of a session, or of one that was deleted; its id does, too.
         head: a seal noted earlier, which the log must still contain; "" for none.
     """
 
@@ -17,15 +18,6 @@ class AuditParams(Record, frozen=True):
     head: str = ""
 
 
-class AuditReply(Record, frozen=True):
-    """The log, oldest first; where a row is broken, those before it."""
-
-    name: str
-    session_id: str
-    rows: tuple[AuditRow, ...]
-    broken: Broken | None
-
-
 METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {
-    "session.audit": (AuditParams, (AuditReply,)),
+    "session.audit": (AuditParams, (AuditLog,)),
 }

@@ -37,7 +37,7 @@ class ForkParams(Record, frozen=True):
 class DeleteParams(Record, frozen=True):
     name: str
     force: bool = False  # a live session is killed first
-    purge: bool = False  # the raw log is removed, not moved to the trash
+    purge: bool = False  # the raw log is removed, not moved to the trash, and the audit log with it
 
 
 class CleanupParams(Record, frozen=True):
@@ -50,12 +50,13 @@ class CleanupParams(Record, frozen=True):
 
 
 class Deleted(Record, frozen=True):
-    """A session that is gone (or with `dry_run` would be), and where its raw log is now."""
+    """A session that is gone (or with `dry_run` would be), and where its logs are now."""
 
     session: SessionRecord
     log: str  # the path it was moved to; "" if there was none, or it was removed
     log_bytes: int
     receipt: Receipt | None = None  # how a live one was ended
+    audited: bool = True  # its audit log is still there
 
 
 class CleanupReply(Record, frozen=True):
@@ -63,6 +64,7 @@ class CleanupReply(Record, frozen=True):
     live: tuple[SessionRecord, ...]  # old enough, but alive: left alone
     trash_files: int = 0  # old logs that were removed from the trash
     trash_bytes: int = 0
+    audit_logs: int = 0  # of sessions deleted long ago, that were removed with `purge`
 
 
 # --- waiting and watching -----------------------------------------------------------------------

@@ -17,7 +17,7 @@ import trio
 from cms.config import Settings
 from cms.errors import CmsError
 from cms.rpc.api import Nothing, SessionReply
-from cms.rpc.api_audit import AuditParams, AuditReply
+from cms.rpc.api_audit import AuditParams
 from cms.rpc.api_care import (
     AnswerParams,
     AnswerReply,
@@ -39,7 +39,7 @@ from cms.rpc.api_care import (
     WaitReply,
 )
 from cms.rpc.binding import Begin, Call, bind, quick
-from cms.session.audit import AuditRow, Broken
+from cms.session.audit import AuditLog
 from cms.session.budget import Budget
 from cms.session.live import LiveSession, OpenQuestion
 from cms.session.model import LIVE, Interaction, Receipt, SessionRecord, TokenUsage
@@ -75,7 +75,9 @@ class Keeper(Protocol):
 
     async def budget(self) -> Budget: ...
 
-    async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]: ...
+    async def audit(self, name: str, head: str = "") -> AuditLog: ...
+
+    async def forget_audits(self, before: float, *, dry_run: bool) -> int: ...
 
     def activity(self, name: str) -> str: ...
 
@@ -111,7 +113,8 @@ class Care:
         return SessionReply(session, self._keeper.activity(session.name))
 
     async def delete(self, params: DeleteParams) -> Deleted:
-        return _deleted(await self._keeper.delete(params.name, force=params.force, purge=params.purge))
+        gone = await self._keeper.delete(params.name, force=params.force, purge=params.purge)
+        return _deleted(gone, audited=not params.purge)
 
     async def cleanup(self, params: CleanupParams) -> CleanupReply:
         now = time.time()
@@ -131,11 +134,14 @@ class Care:
                 # Somebody has brought it back in the meantime, or another cms has it: not old any more.
                 live.append(session)
                 continue
-            deleted.append(_deleted(gone))
+            deleted.append(_deleted(gone, audited=not params.purge))
         files, size = await trio.to_thread.run_sync(
             lambda: empty_trash(self._settings.trash, before, dry_run=params.dry_run)
         )
-        return CleanupReply(tuple(deleted), tuple(live), files, size)
+        audits = 0
+        if params.purge:
+            audits = await self._keeper.forget_audits(before, dry_run=params.dry_run)
+        return CleanupReply(tuple(deleted), tuple(live), files, size, audits)
 
     def _would_delete(self, session: SessionRecord) -> Deleted:
         log = raw_log_path(self._settings.raw, session.id)
@@ -202,10 +208,8 @@ class Care:
 
     # --- the audit log ------------------------------------------------------------------------
 
-    async def audit(self, params: AuditParams) -> AuditReply:
-        session = await self._keeper.get(params.name)
-        rows, broken = await self._keeper.audit(session.id, params.head)
-        return AuditReply(session.name, session.id, tuple(rows), broken)
+    async def audit(self, params: AuditParams) -> AuditLog:
+        return await self._keeper.audit(params.name, params.head)
 
     # --- figures ------------------------------------------------------------------------------
 
@@ -216,7 +220,7 @@ class Care:
         return CostReply(rows, total, all(row.exact for row in rows))
 
 
-def _deleted(gone: tuple[SessionRecord, Receipt | None, Retired]) -> Deleted:
+def _deleted(gone: tuple[SessionRecord, Receipt | None, Retired], *, audited: bool) -> Deleted:
     session, receipt, log = gone
     path: Path | None = log.path
-    return Deleted(session, "" if path is None else str(path), log.size, receipt)
+    return Deleted(session, "" if path is None else str(path), log.size, receipt, audited)

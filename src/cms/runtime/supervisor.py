@@ -42,7 +42,7 @@ from cms.runtime.scratch import clear_scratch
 from cms.runtime.unkilled import Unkilled
 from cms.runtime.verify import run_checks
 from cms.session import lineage
-from cms.session.audit import AuditRow, Broken
+from cms.session.audit import AuditLog, Decision
 from cms.session.budget import ALL, DAY, Budget
 from cms.session.live import LiveSession, OpenQuestion, word_on
 from cms.session.model import (
@@ -276,9 +276,26 @@ class Supervisor:
         today, ever = await self.journal.account(DAY, now), await self.journal.account(ALL, now)
         return Budget(today, ever, tuple(await self.journal.standings(now)))
 
-    async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
-        """The audit log of a session, and the first row that is not what was written (`Journal.audit`)."""
-        return await self.journal.audit(session_id, head)
+    async def audit(self, name: str, head: str = "") -> AuditLog:
+        """The audit log of a session, checked (`Journal.audit`); a deleted one is found by its name or id.
+
+        Raises:
+            SessionNotFound: there is none, and was none.
+        """
+        try:
+            record = await self.get(name)
+            session_id = record.id
+        except SessionNotFound:
+            deleted = await self.journal.find_deleted(name)
+            if deleted is None:
+                raise
+            session_id, name = deleted
+        rows, broken = await self.journal.audit(session_id, head)
+        return AuditLog(name, session_id, tuple(rows), broken)
+
+    async def forget_audits(self, before: float, *, dry_run: bool) -> int:
+        """Remove the audit logs of sessions that were deleted before that time; gives how many."""
+        return await self.journal.forget_audits(before, dry_run=dry_run)
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -671,7 +688,7 @@ class Supervisor:
     ) -> tuple[SessionRecord, Receipt | None, Retired]:
         """Remove a session and all that is known of it, but the money: that stays in the ledger.
 
-        Its raw log goes to the trash, or with `purge` nowhere.
+        Its raw log goes to the trash and its audit log stays, or with `purge` both go.
 
         Raises:
             WrongStatus: it is alive, and not `force`; or its end cannot be proved.
@@ -695,7 +712,17 @@ class Supervisor:
             record = await self.get(name)
             if record.status in LIVE:
                 raise _elsewhere(record, "be deleted")
-            await self.journal.delete_session(record.id)
+            last = Decision(
+                session_id=record.id,
+                interaction_id="",
+                at=time.time(),
+                tool="",
+                detail=name,
+                verdict="deleted",
+                cost=record.total_cost_usd,
+                kind="delete",
+            )
+            await self.journal.delete_session(record.id, None if purge else last)
             self._unkilled.forget(record.id)
             await self.journal.set_cap(lineage.scope(record.id), None)
             log = raw_log_path(self.settings.raw, record.id)

@@ -28,7 +28,7 @@ Value = str | int | float | None
 FIRST: Final = "0" * 64
 
 #: What a line can be about.
-DecisionKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire"]
+DecisionKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire", "delete"]
 
 
 class Decision(Record, frozen=True):
@@ -36,7 +36,8 @@ class Decision(Record, frozen=True):
 
     Attributes:
         tool: of a `call`.
-        detail: what it was about, in a line: the path, the command, the prompt, the mechanism.
+        detail: what it was about, in a line: the path, the command, the prompt, the mechanism; of a `delete`
+            the name that the session had.
         verdict: one word: `allowed` or `refused` of a `call`, the outcome of a `limit`, whether an `end` was
             `proved`.
         cost: the session's dollars so far.
@@ -66,6 +67,15 @@ class Broken(Record, frozen=True):
 
     number: int
     why: str
+
+
+class AuditLog(Record, frozen=True):
+    """The log of one session, oldest row first, checked; where a row is broken, those before it."""
+
+    name: str
+    session_id: str
+    rows: tuple[AuditRow, ...]
+    broken: Broken | None
 
 
 def seal(before: str, number: int, row: Sequence[Value]) -> str:

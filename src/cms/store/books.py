@@ -69,6 +69,12 @@ _IN_USE: Final = (
     f" (SELECT session_id FROM interactions WHERE state IN ({_OPEN})))"
 )
 
+#: The last rows of the audit logs of sessions that were deleted.
+_DELETED: Final = (
+    "FROM audit_heads h JOIN decisions d ON d.session_id = h.session_id AND d.number = h.length"
+    " WHERE d.kind = 'delete'"
+)
+
 #: What a crash makes of an interaction in a state: the state that it gets, and the words for a person.
 _CRASHED: Final[dict[InteractionState, tuple[InteractionState, str]]] = {
     InteractionState.QUEUED: (
@@ -317,8 +323,10 @@ class Books:
         ).fetchone()
         return (0, audit.FIRST) if row is None else row
 
-    def delete_session(self, session_id: str, at: float) -> bool:
+    def delete_session(self, session_id: str, at: float, last: tuple[Value, ...] | None = None) -> bool:
         """Removes a session and all that is known of it but the money. False if there was none.
+
+        Its audit log stays if it is given a last row, which says so.
 
         Raises:
             WrongStatus: it lives in another process.
@@ -328,10 +336,28 @@ class Books:
             self._settle(hold.interaction_id, at, exact=False)
         self._db.execute("DELETE FROM reservations WHERE session_id = ?", (session_id,))
         deleted = self._db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount == 1
-        # Only now: the database guards the audit log of a session that is there.
+        if not deleted:
+            return False
+        if last is None:
+            # Only now: the database guards the audit log of a session that is there.
+            self._delete_audit(session_id)
+        else:
+            self.add_decisions((last,))
+        return True
+
+    def _delete_audit(self, session_id: str) -> None:
         self._db.execute("DELETE FROM decisions WHERE session_id = ?", (session_id,))
         self._db.execute("DELETE FROM audit_heads WHERE session_id = ?", (session_id,))
-        return deleted
+
+    def forget_audits(self, before: float, *, dry_run: bool) -> int:
+        """Removes the audit logs of sessions that were deleted before that time; gives how many."""
+        rows: list[tuple[str]] = self._db.execute(
+            f"SELECT d.session_id {_DELETED} AND d.at < ?",
+            (before,),
+        ).fetchall()
+        for (session_id,) in () if dry_run else rows:
+            self._delete_audit(session_id)
+        return len(rows)
 
     def recover(self, now: float) -> Recovery:
         """Writes down what became of what a dead journal left open. See `Journal.recover`."""
@@ -616,6 +642,18 @@ class Books:
         if broken is None and head and all(sealed != head for _, _, sealed in rows):
             return Broken(0, f"no row has the seal {head}: the log was written anew, or is another's")
         return broken
+
+    def find_deleted(self, name: str) -> tuple[str, str] | None:
+        """Id and name of the session with this id, or of the last with this name, that was deleted."""
+        with border(self.path):
+            row: tuple[str, str] | None = self._db.execute(
+                f"SELECT d.session_id, d.detail {_DELETED} AND ? IN (d.detail, d.session_id)"
+                " ORDER BY d.at DESC LIMIT 1",
+                (name,),
+            ).fetchone()
+            # With its last row gone it is found all the same, and then by the check.
+            known = self._audit_head(name)[0] > 0
+        return row or ((name, name) if known else None)
 
     def _audit_rows(self, session_id: str) -> list[tuple[int, tuple[Value, ...], str]]:
         with border(self.path):

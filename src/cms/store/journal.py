@@ -246,15 +246,21 @@ class Journal:
             self._waiting.remove(waiting)
             raise
 
-    async def delete_session(self, session_id: str) -> bool:
-        """Removes a session, its interactions, receipts and decisions; its money stays in the ledger.
+    async def delete_session(self, session_id: str, last: Decision | None = None) -> bool:
+        """Removes a session, its interactions and receipts; its money stays in the ledger.
 
-        Returns False if there was none. The raw log is not the store's (rawlog.py).
+        Its audit log ends with `last` and stays, or without that goes, too. Returns False if there was none.
+        The raw log is not the store's (rawlog.py).
 
         Raises:
             WrongStatus: it lives in another process of cms.
         """
-        return await self._write(lambda books: books.delete_session(session_id, time.time()))
+        row = None if last is None else decision_row(last)
+        return await self._write(lambda books: books.delete_session(session_id, time.time(), row))
+
+    async def forget_audits(self, before: float, *, dry_run: bool) -> int:
+        """Removes the audit logs of sessions that were deleted before that time; gives how many."""
+        return await self._write(lambda books: books.forget_audits(before, dry_run=dry_run))
 
     async def recover(self, now: float) -> Recovery:
         """Writes down what became of what a crash left open, and returns it as it now stands.
@@ -315,6 +321,10 @@ class Journal:
     async def decisions(self, session_id: str) -> list[Decision]:
         """The audit log of a session, oldest first."""
         return await self._read(lambda books: books.decisions(session_id))
+
+    async def find_deleted(self, name: str) -> tuple[str, str] | None:
+        """Id and name of the session with this id, or of the last with this name, that was deleted."""
+        return await self._read(lambda books: books.find_deleted(name))
 
     async def audit(self, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
         """The audit log of a session with its seals, and the first row that is not what was written.
