@@ -27,7 +27,7 @@ from cms.session.model import Denial, Question, Record, TokenUsage
 
 
 class DeletedView(Record, frozen=True):
-    """A session that is gone. `log`: where its raw log is, null if nowhere; `audited`: its audit log stays."""
+    """A session that is gone. `log`: where its raw log is, null if none; `audited`: its audit log stays."""
 
     name: str
     id: str
