@@ -147,11 +147,21 @@ def _print(text: str) -> None:
 
 
 async def run_drill(folder: Path, tell: Tell, plan: Plan) -> DrillReport:
-    """All cases, in `folder`, which must be empty and is left to the caller."""
+    """All cases, in `folder`, which must be empty and is left to the caller.
+
+    Raises:
+        CmsError: nothing can be tried: there is no mechanism, or none of the name that was given.
+    """
     begun = time.monotonic()
+    refused: CmsError | None = None
     async with serve_api() as api:
         drill = _Drill(folder, api.env(), tell, plan)
-        await drill.run()
+        try:
+            await drill.run()
+        except CmsError as error:
+            refused = error  # to be raised outside of the API's nursery, which would wrap it
+    if refused is not None:
+        raise refused
     broken = {"failed", "unpromised"} if plan.strict else {"failed"}
     report = DrillReport(
         ok=not any(case.verdict in broken for case in drill.cases),
@@ -173,7 +183,7 @@ def _summary(report: DrillReport) -> str:
     words = [f"{counts['held']} held", f"{counts['failed']} failed"]
     words += [f"{counts['unpromised']} not held, nor promised here"] if counts["unpromised"] else []
     words += [f"{counts['untested']} not tested"] if counts["untested"] else []
-    verdict = "certified" if report.ok else "NOT CERTIFIED"
+    verdict = f"certified for level {report.level}" if report.ok else "NOT CERTIFIED"
     return f"\n{verdict}: {', '.join(words)}, in {report.seconds:.0f} s"
 
 

@@ -138,3 +138,9 @@ def test_a_group_that_there_is_not(tmp_path: Path) -> None:
     ran = run(tmp_path, "--only", "everything")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "one of kill, freeze, walls, caps, limits, crash" in ran.stderr
+
+
+def test_a_mechanism_that_there_is_not_is_told_as_such(tmp_path: Path) -> None:
+    ran = run(tmp_path, "--quick", env={"CMS_CONTAINMENT": "moat"})
+    assert ran.returncode == ExitCode.USAGE
+    assert "there is no containment mechanism 'moat'" in ran.stderr
