@@ -99,6 +99,28 @@ def test_where_they_are_looked_for(tmp_path: Path, servers: Servers) -> None:
     assert not any("relative" in str(path) for path in relative)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["bus", "systemd", "podman", "libvirt", "emacs", "zellij", "i3", "nvim.123.0", "sway-ipc.0.1.sock"],
+)
+def test_what_starts_things_in_the_runtime_folder(tmp_path: Path, name: str) -> None:
+    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), str(tmp_path)).paths
+    place = tmp_path / "run" / name
+    place.mkdir(parents=True)
+    environ = {"XDG_RUNTIME_DIR": str(tmp_path / "run")}
+    assert place in find_exits(rules, environ)
+    allowed = build_rules(
+        SessionOptions(name="x", work_dir=str(tmp_path), allow_write=(str(place),)), str(tmp_path)
+    )
+    assert place not in find_exits(allowed.paths, environ)
+
+
+@pytest.mark.parametrize("name", ["NVIM", "SWAYSOCK", "I3SOCK"])
+def test_what_says_in_the_environment_where_it_is(tmp_path: Path, servers: Servers, name: str) -> None:
+    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), str(tmp_path)).paths
+    assert servers.other in find_exits(rules, {"XDG_RUNTIME_DIR": "/nowhere", name: str(servers.other)})
+
+
 def test_a_session_has_a_place_for_a_tmux_of_its_own() -> None:
     env = build_environment({"TMUX": "/tmp/x,1,0", "STY": "1.x", "TMUX_TMPDIR": "/mine"}, scratch="/scratch")
     assert env["TMUX_TMPDIR"] == "/scratch"

@@ -6,8 +6,8 @@ but for those that `--allow-write` names (who needs Docker says so: `--allow-wri
 
 A session's own tmux is not meant: it gets a folder for it (`TMUX_TMPDIR`), and that server ends with it.
 
-Not found here, and said in SECURITY.md: servers that listen on the network or on abstract sockets, and what
-is started after the session was.
+Not found here, and said in SECURITY.md: servers that nobody here has heard of, or that listen on the network,
+on abstract sockets or in places of their own (`tmux -S`), and what is started after the session was.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     for name in ("docker.sock", "podman", "containerd", "buildkit", "crio"):
         yield from (Path("/run") / name, own / name)
     yield from _unix_paths(environ.get("DOCKER_HOST", ""), r"^unix://(.+)")
+    yield from (
+        Path("/var/snap/lxd/common/lxd"),
+        Path("/var/lib/incus"),
+        Path("/run/libvirt"),
+        own / "libvirt",
+    )
+    # editors and window managers, which run commands for whoever asks
+    yield from (own / "emacs", own / "zellij", own / "i3", *own.glob("nvim.*"), *own.glob("sway-ipc.*"))
+    for name in ("NVIM", "SWAYSOCK", "I3SOCK"):
+        yield from _unix_paths(environ.get(name, ""), r"(.+)")
 
 
 def _unix_paths(text: str, pattern: str) -> Iterator[Path]:
