@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms import units
+from cms.batch.model import TaskSpec
 from cms.cli import agent, flags
+from cms.cli.agent import AgentFlags
+from cms.cli.batch import spec_of
 from cms.errors import UsageError, WorkDirError
 from cms.session.model import Limits
 
@@ -216,3 +220,39 @@ def test_a_name_by_flag_makes_the_first_word_the_text() -> None:
         both("send", None, None, None, "message")
     with pytest.raises(UsageError, match="unexpected argument"):
         flags.pick_name("stop", "a", "b")
+
+
+def test_every_flag_of_an_agent_reaches_the_tasks_of_a_batch(tmp_path: Path) -> None:
+    """What is typed after `cms batch` and taken must hold: a rule of safety that is dropped is a hole."""
+    said = AgentFlags(
+        model="opus",
+        preset="plan",
+        safety_off=True,
+        allow=("Read",),
+        allowed_tools=("Grep",),
+        disallowed_tools=("Write",),
+        protect=("a/**",),
+        protect_read=("b/**",),
+        allow_write=("c/**",),
+        env_deny=("AWS_*",),
+        on_violation="deny",
+        ask_timeout=5.0,
+        require_containment="B",
+        allow_cms=True,
+        system_prompt="s",
+        append_system_prompt="t",
+        agent="u",
+        permission_mode="plan",
+        effort="high",
+        fallback_model="haiku",
+        add_dir=(str(tmp_path),),
+        mcp_config=("{}",),
+        settings="{}",
+    )
+    unsaid = {field.name for field in fields(said) if getattr(said, field.name) == field.default}
+    assert unsaid == {"profile", "work_dir"}  # the one is looked up, the other is the batch's own
+    limits = Limits(**dict.fromkeys(Limits.__struct_fields__, 1))
+    spec = spec_of(said, limits, ("true",), 1)
+    open_ones = {field for field in TaskSpec.__struct_fields__ if getattr(spec, field) is None}
+    assert open_ones == {"context", "retry_on", "retry_acted", "work_dir"}  # no flag says these
+    assert spec.env_deny == ("AWS_*",)

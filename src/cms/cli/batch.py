@@ -251,6 +251,7 @@ def spec_of(agent: AgentFlags, limits: Limits, verify: tuple[str, ...], retries:
         protect=agent.protect or None,
         protect_read=agent.protect_read or None,
         allow_write=agent.allow_write or None,
+        env_deny=agent.env_deny or None,
         on_violation=agent.on_violation,
         verify=verify or None,
         ask_timeout=agent.ask_timeout or None,
