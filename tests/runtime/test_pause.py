@@ -86,6 +86,34 @@ async def test_what_is_paused_accepts_nothing(tmp_path: Path) -> None:
         assert (await ask(supervisor, "one", prompt("hello", say("again")))).text == "again"
 
 
+async def test_a_session_that_is_paused_at_work_says_so_and_the_books_too(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    sign, gate = tmp_path / "sign", tmp_path / "gate"
+    task = call("Bash", command=f"touch {sign}; until test -e {gate}; do sleep 0.01; done")
+    async with supervising(settings) as supervisor:
+
+        async def stored() -> SessionStatus:
+            record = await supervisor.journal.get_session("one")
+            assert record is not None
+            return record.status
+
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("go", task, say("done")), type="send")
+        await until(sign.exists)
+        assert (await supervisor.pause("one")).status is SessionStatus.PAUSED
+        assert await stored() is SessionStatus.PAUSED
+        assert supervisor.live()[0].activity
+        assert (await supervisor.resume("one")).status is SessionStatus.BUSY
+        assert await stored() is SessionStatus.BUSY
+        await supervisor.pause("one")
+        gate.touch()
+        assert (await supervisor.wait(sent)).text == "done"
+        assert (await supervisor.get("one")).status is SessionStatus.PAUSED
+        assert await stored() is SessionStatus.PAUSED
+        assert (await supervisor.resume("one")).status is SessionStatus.READY
+        assert await stored() is SessionStatus.READY
+
+
 async def test_a_branch_whose_parent_is_gone_still_knows_the_conversation(tmp_path: Path) -> None:
     """It may be entered long before its first message, in the books alone."""
     settings = make_settings(tmp_path)

@@ -270,6 +270,7 @@ async def test_recovery_says_what_became_of_each(settings: Settings) -> None:
             making.session(4, status=SessionStatus.CREATED), making.interaction(1, of=4)
         )
         await journal.add_session(making.session(5, status=SessionStatus.BUSY))
+        await journal.add_session(making.session(6, status=SessionStatus.PAUSED))
         crash(journal)
     async with open_journal(settings) as journal:
         recovery = await journal.recover(9000.0)
@@ -287,8 +288,8 @@ async def test_recovery_says_what_became_of_each(settings: Settings) -> None:
         [unsent] = await journal.interactions("session-4")
         assert recovery.interactions == (running, sent, queued, unsent)
 
-        five, four, three, two, one_ = await journal.all_sessions()
-        assert recovery.sessions == (one_, two, four, five)
+        six, five, four, three, two, one_ = await journal.all_sessions()
+        assert recovery.sessions == (one_, two, four, five, six)
         assert (one_.status, one_.pid, one_.total_cost_usd, one_.cost_exact) == (
             SessionStatus.STOPPED,
             None,
@@ -301,6 +302,8 @@ async def test_recovery_says_what_became_of_each(settings: Settings) -> None:
         assert three == making.session(3, status=SessionStatus.STOPPED)
         assert (four.status, four.cost_exact) == (SessionStatus.CREATED, True)
         assert (five.status, five.cost_exact) == (SessionStatus.STOPPED, False)
+        assert (six.status, six.cost_exact) == (SessionStatus.STOPPED, False)  # it may have been at work
+        assert "was paused" in six.error
 
         again = await journal.recover(9001.0)
         assert again.sessions == ()

@@ -35,7 +35,8 @@ def pause(
 
     Without --freeze it finishes what it does. A frozen session uses no processor; the clock of its limits
     (--max-time, --max-silence) stands still with it. It can be killed as it is, and is thawed to be stopped.
-    An API call that was under way may have to be made again, and paid again.
+    An API call that was under way may have to be made again, and paid again. A pause ends with the process:
+    what was stopped, or lost in a crash, is brought back by the next message.
 
     Examples::
 
@@ -154,7 +155,7 @@ def cleanup(
         Parameter(
             name="--days", converter=_to_days, metavar="N", help="How old is old: unchanged for N days."
         ),
-    ] = 7.0,
+    ] = 7,
     dry_run: Annotated[bool, flags.switch("--dry-run", "Change nothing; say what would be removed.")] = False,
     force: Annotated[bool, flags.switch("--force", "Live sessions too: they are killed first.")] = False,
     purge: PurgeFlag = False,

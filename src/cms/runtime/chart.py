@@ -101,12 +101,12 @@ class Chart:
     # --- telling ----------------------------------------------------------------------------------
 
     def status(self) -> SessionStatus:
-        """What the record is to say."""
+        """What the record is to say. A paused session is paused also while it finishes what it does."""
         match self.state.phase:
             case Phase.STARTING:
                 return SessionStatus.STARTING
             case Phase.BUSY:
-                return SessionStatus.PAUSED if self.frozen else SessionStatus.BUSY
+                return SessionStatus.PAUSED if self.paused or self.frozen else SessionStatus.BUSY
             case Phase.ENDED:
                 return self.end_status
             case Phase.READY:

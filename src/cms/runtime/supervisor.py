@@ -637,19 +637,23 @@ class Supervisor:
             runner = await self._runner(name)
             if runner.frozen:
                 await runner.thaw()
-            if runner.paused:
-                runner.unpause()
             await runner.wait_ready()
-            return runner.record
+            if not runner.paused:
+                return runner.record
+            runner.unpause()
+            record = runner.record
+            await self.journal.commit(session=record)
+            return record
 
     async def pause(self, name: str, *, freeze: bool = False) -> SessionRecord:
         """Let a live session take no more messages; with `freeze` stop its whole process tree, too.
 
-        Without `freeze`, what it is doing goes on. `resume` undoes both.
+        Without `freeze`, what it is doing goes on. `resume` undoes both, and so does the end of the process.
 
         Raises:
             WrongStatus: it has no process.
             ContainmentError: it could not be frozen; it is paused.
+            StoreError: it is paused, and that is not on disk.
         """
         async with self._turn(name):
             record = await self.get(name)
@@ -660,7 +664,9 @@ class Supervisor:
             runner.pause()
             if freeze:
                 await runner.freeze()
-            return runner.record
+            record = runner.record
+            await self.journal.commit(session=record)
+            return record
 
     async def fork(self, name: str, new_name: str, *, model: str = "") -> SessionRecord:
         """Enter a session in the books that begins as a branch of another one's conversation.

@@ -398,10 +398,17 @@ class Books:
     def _crashed_session(
         self, record: SessionRecord, ended: Sequence[Interaction], now: float
     ) -> SessionRecord:
-        # A busy session without a message of ours: a background subagent, whose cost nobody was told.
-        busy = record.status is SessionStatus.BUSY
+        # A busy session without a message of ours: a background subagent, whose cost nobody was told. A
+        # paused one may have been at work, too.
+        paused = record.status is SessionStatus.PAUSED
+        busy = paused or record.status is SessionStatus.BUSY
         if ended:
             error = f"message {ended[-1].number}: {ended[-1].error}"
+        elif paused:
+            error = (
+                "cms ended without warning while this session was paused; its conversation can be resumed, "
+                "and it takes messages again"
+            )
         elif busy:
             error = (
                 "cms ended without warning while claude was at work; what it had done stands, "
