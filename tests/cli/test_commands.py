@@ -342,6 +342,7 @@ def test_what_the_daemon_raises(
 
 LISTS = "`cms help` lists all commands"
 FLAGS = "`cms {} --help` lists its flags"
+COMMANDS_OF = "`cms {} --help` lists its commands"
 SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
 
 
@@ -351,7 +352,17 @@ SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
         ("sned x y", "there is no command 'sned'", f"did you mean 'send'? {LISTS}"),
         ("frobnicate", "there is no command 'frobnicate'", LISTS),
         ("help sedn", "there is no command 'sedn'", f"did you mean 'send'? {LISTS}"),
-        ("daemon stat", "there is no command 'stat'", "did you mean 'status'? " + FLAGS.format("daemon")),
+        (
+            "daemon stat",
+            "there is no command 'stat'",
+            "did you mean 'status'? " + COMMANDS_OF.format("daemon"),
+        ),
+        ("batch shwo x", "there is no command 'shwo'", "did you mean 'show'? " + FLAGS.format("batch")),
+        (
+            "batch tasks.json",
+            "unexpected argument 'tasks.json'",
+            "a file goes by flag: --file; " + FLAGS.format("batch"),
+        ),
         ("send x --mesage y", "there is no flag '--mesage'", f"did you mean '--message'? {SEND}"),
         ("send x --zzz y", "there is no flag '--zzz'", SEND),
         ("send x --message", "--message needs a value", SEND),

@@ -62,6 +62,20 @@ def offered(shell: Shell, *words: str) -> list[str]:
         (("help", "dem"), ["demo"]),
         (("no-such-command", ""), []),
         (("cost", "--by", ""), ["session", "model", "day"]),
+        (("logs", "-f", "fix-"), ["fix-docs", "fix-auth"]),
+        (("logs", "--last", "3", "fix-a"), ["fix-auth"]),
+        (("logs", "-f", "fix-auth", ""), []),
+        (("wait", "--any", "fix-auth", ""), ["fix-docs"]),
+        (("wait", "--timeout", "5m", "fix-a"), ["fix-auth"]),
+        (("send", "--name", "fix-auth", "fi"), []),
+        (("send", "--stop", "fi"), ["fix-docs", "fix-auth"]),
+        (("batch", "sho"), ["show"]),
+        (("batch", "--fi"), ["--file"]),
+        (("batch", "--file", ""), ["@files"]),
+        (("batch", "--file", "x.json", "--pl"), ["--plan"]),
+        (("batch", "show", "ta"), ["tasks-1"]),
+        (("batch", "show", "--fa"), ["--failed"]),
+        (("batch", "--resume", ""), ["tasks-1"]),
     ],
     ids=str,
 )
@@ -69,6 +83,7 @@ def test_what_could_stand_next(
     sessions: Shell, words: tuple[str, ...], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CMS_HOME", str(sessions.home))
+    monkeypatch.setattr("cms.store.glance.batches", lambda _: [("tasks-1", "stopped")])
     assert [value for value, _ in candidates(words)] == expected
 
 

@@ -40,6 +40,17 @@ def test_the_help_of_a_command(path: tuple[str, ...], cms: Cms, monkeypatch: pyt
     snapshot.check(f"help/{'-'.join(path)}.txt", ran.out)
 
 
+def test_the_help_of_batch_is_that_of_the_command_and_of_the_family(
+    cms: Cms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = cms("help", "batch")
+    assert ran.out == cms("batch", "--help").out
+    assert "--file FILE" in ran.out
+    assert "  cancel " in ran.out
+    snapshot.check("help/batch.txt", ran.out)
+
+
 def test_the_overview(cms: Cms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ran = cms("help")

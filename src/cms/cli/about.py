@@ -16,9 +16,11 @@ def help_(command: Annotated[str | None, flags.word("The command to explain.")] 
 
         cms help delegate
     """
-    from cms.cli.app import FAMILIES, build, check_command, summon
+    from cms.cli.app import FAMILIES, build, check_command, complete_batch, summon
 
     app = build()
+    if command == "batch":
+        complete_batch(app)
     if command is None or command in FAMILIES:
         summon(app if command is None else app[command])
     app.help_print([] if command is None else [check_command(app, command)])

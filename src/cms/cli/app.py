@@ -145,6 +145,16 @@ def summon(app: App) -> None:
         app[name]
 
 
+def complete_batch(app: App) -> None:
+    """`batch` is a command as well as a family. Not in `build`: its function is wanted at once."""
+    from cms.cli.batch import run
+
+    family = app["batch"]
+    family.default(run)
+    family.help = run.__doc__
+    family.usage = f"cms batch --file FILE [flags]\n       {family.usage}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; every way in which it can end has its exit code (`ExitCode`)."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -173,13 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     app = build()
     if words[:1] == ["batch"]:
-        # The one family that is a command as well. cyclopts wants the function of that at once.
-        from cms.cli.batch import run
-
-        family = app["batch"]
-        family.default(run)
-        family.help = run.__doc__
-        family.usage = f"cms batch --file FILE [flags]\n       {family.usage}"
+        complete_batch(app)
     if not words or words[0] in ("-h", "--help"):
         summon(app)
     elif words[0] in FAMILIES and words[1:2] in ([], ["-h"], ["--help"]):
@@ -248,6 +252,7 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
     if isinstance(error, UnknownCommandError):
         word = unmark((error.unused_tokens or ["?"])[0])
         parent = error.app or app
+        ask = ask.replace("its flags", "its commands")
         return _unknown("command", word, [name for name in parent if not name.startswith("-")], ask)
     if isinstance(error, UnknownOptionError):
         known = [
@@ -263,6 +268,13 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
         return UsageError(f"{error.keyword or error.argument.name} needs a value", hint=ask)
     if isinstance(error, UnusedCliTokensError):
         word = unmark((error.unused_tokens or ["?"])[0])
+        if chain in FAMILIES:  # `batch`, which is a command as well
+            names = [name for name, *_ in FAMILIES[chain][2]]
+            if nearest(word, names):
+                return _unknown("command", word, names, ask)
+            return UsageError(
+                f"unexpected argument {shorten(word)!r}", hint=f"a file goes by flag: --file; {ask}"
+            )
         return UsageError(
             f"unexpected argument {shorten(word)!r}", hint=f"quote a text of several words; {ask}"
         )

@@ -10,6 +10,7 @@ is most of a fast command's time) and without a daemon.
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,9 +90,12 @@ def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
         return list(_sessions(which, given[1:]))
     if given and given[-1] == "--name":
         return list(_sessions("any", ()))
-    from cms.cli.app import build
+    from cms.cli.app import build, complete_batch
 
-    return _by_command_line(build(), given, wanted)
+    app = build()
+    if command == "batch":
+        complete_batch(app)
+    return _by_command_line(app, given, wanted)
 
 
 def _flags_in(words: Sequence[str]) -> bool:
@@ -99,12 +103,22 @@ def _flags_in(words: Sequence[str]) -> bool:
 
 
 def _sessions(which: str, taken: Sequence[str]) -> Iterator[Candidate]:
-    home = os.environ.get("CMS_HOME") or "~/.claude-multi-session"
     from cms.store.glance import names_and_statuses
 
-    for name, status in names_and_statuses(os.path.join(os.path.expanduser(home), "cms.db")):  # noqa: PTH111, PTH118
+    for name, status in names_and_statuses(_database()):
         if name not in taken and (which != "live" or status in _LIVE):
             yield name, status
+
+
+def _batches() -> list[Candidate]:
+    from cms.store.glance import batches
+
+    return batches(_database())
+
+
+def _database() -> str:
+    home = os.environ.get("CMS_HOME") or "~/.claude-multi-session"
+    return os.path.join(os.path.expanduser(home), "cms.db")  # noqa: PTH111, PTH118 - pathlib is not loaded
 
 
 def _by_command_line(app: App, given: Sequence[str], wanted: str) -> list[Candidate]:
@@ -112,13 +126,17 @@ def _by_command_line(app: App, given: Sequence[str], wanted: str) -> list[Candid
     while words and words[0] in app and not words[0].startswith("-"):
         app = app[words.pop(0)]
     names = [name for name in app if not name.startswith("-")]
-    if names:
-        return [] if words else [(name, _first_line(app[name])) for name in sorted(names)]
+    if names and not words and not wanted.startswith("-"):
+        return [(name, _first_line(app[name])) for name in sorted(names)]
+    if names and app.default_command is None:
+        return []
     arguments = list(app.assemble_argument_collection())
     if words and (argument := _valued(arguments, words[-1])) is not None:
         return _values(argument)
     if not wanted.startswith("-"):
-        return _positional(given[0] if given else "", len(words))
+        values = [after for word, after in itertools.pairwise(words) if _valued(arguments, word) is not None]
+        plain = [word for word in words if not word.startswith("-")]
+        return _positional(given, len(plain) - len(values), plain)
     return [
         (name, " ".join((argument.parameter.help or "").split()))
         for argument in arguments
@@ -148,6 +166,8 @@ def _values(argument: Argument) -> list[Candidate]:
             return [("sonnet", ""), ("opus", ""), ("haiku", "")]
         case "--profile":
             return _profiles()
+        case "--resume":
+            return _batches()
         case "--status":
             from cms.session.model import SessionStatus
 
@@ -170,7 +190,14 @@ def _profiles() -> list[Candidate]:
     return [(name, "") for name in read_config(load_settings().home).profiles]
 
 
-def _positional(command: str, position: int) -> list[Candidate]:
+def _positional(given: Sequence[str], position: int, words: Sequence[str]) -> list[Candidate]:
+    """What an argument could be, when flags stand before it, or it is no session's name."""
+    command = given[0] if given else ""
+    which = _NAMES.get(command, "")
+    if which and "--name" not in given and (position == 0 or which == "many"):
+        return list(_sessions(which, words))
+    if command == "batch" and position == 0 and len(given) > 1 and not given[1].startswith("-"):
+        return _batches()
     if command == "completion" and position == 0:
         return [(shell, "") for shell in _SHELLS]
     if command == "help" and position == 0:
