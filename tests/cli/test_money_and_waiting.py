@@ -100,7 +100,7 @@ def test_a_cost_table_fits_and_tells_what_is_not_exact() -> None:
         for name, usd, exact in (("n" * 64, 12.5, True), ("ü" * 40, 0.5, False))
     )
     reply = CostReply(rows, TokenUsage(cost_usd=13.0), False)
-    for width in (80, 120):
+    for width in (50, 60, 80, 120):
         for style in (Style(icons="unicode", width=width), Style(icons="ascii", width=width)):
             assert max(display_width(line) for line in lines(reply, "session", style)) <= width
     table = lines(reply, "session", Style())

@@ -66,6 +66,7 @@ def test_every_line_fits(width: int, icons: str) -> None:
     assert len(lines) == 24
     if width >= 60:
         assert max(display_width(line) for line in lines) <= width
+        assert lines[-1].endswith("k kill")
     if icons == "ascii":
         assert all(line.isascii() for line in lines)
 
@@ -75,7 +76,7 @@ def test_what_a_frame_tells() -> None:
     assert re.fullmatch(r"  fix-auth +busy +#{3} +\$1\.0000/2\.00 #* +3/50 230\.0 MiB    12", lines[1])
     assert lines[2] == "    asks 1 question: cms ask fix-auth; 2 messages waiting"
     assert "frozen" in lines[3]
-    assert lines[-1] == "total: 2 live sessions, 2 busy, 460.0 MiB, spent today $3.5000"
+    assert lines[-1] == "total: 2 live sessions, 2 busy, 460.0 MiB, $3.5000 today"
     assert table(overview(), Style())[0].startswith("no live sessions")
 
 

@@ -17,6 +17,7 @@ from cms.rpc.api_care import CostParams, CostReply, CostRow, Grouping
 from cms.units import parse_seconds
 
 _BAR = 24  # columns of the longest bar
+_FIGURES = 38  # columns between the name and the bar, and one to spare
 
 
 def parse_since(text: str, now: float) -> float:
@@ -82,9 +83,11 @@ def lines(reply: CostReply, by: Grouping, style: Style) -> list[str]:
     if not reply.rows:
         return ["nothing was spent"]
     names = [_name(row) for row in reply.rows]
-    room = None if style.width is None else max(10, style.width - _BAR - 38)
     width = max(render.display_width(name) for name in (by.upper(), *names))
-    width = width if room is None else min(width, room)
+    bar_width = _BAR
+    if style.width is not None:
+        width = min(width, max(10, style.width - _BAR - _FIGURES))
+        bar_width = max(0, min(_BAR, style.width - width - _FIGURES))
     most = max(row.usage.cost_usd for row in reply.rows)
     total = reply.total.cost_usd
     found = [render.paint(f"{by.upper():<{width}}        COST  SHARE      IN     OUT", "1", style)]
@@ -93,9 +96,10 @@ def lines(reply: CostReply, by: Grouping, style: Style) -> list[str]:
         label += " " * (width - render.display_width(label))
         spent = render.cost(row.usage.cost_usd, exact=row.exact)
         share = f"{row.usage.cost_usd / total:.0%}" if total else ""
+        drawn = bar(row.usage.cost_usd, most, bar_width, style)
         found.append(
             f"{label}  {spent:>10}  {share:>5}  {tokens(_into(row)):>6}  "
-            f"{tokens(row.usage.output_tokens):>6}  {bar(row.usage.cost_usd, most, _BAR, style)}".rstrip()
+            f"{tokens(row.usage.output_tokens):>6}  {drawn}".rstrip()
         )
     found += ["", f"total: {render.cost(total, exact=reply.exact)}"]
     return found
@@ -124,9 +128,9 @@ def bar(value: float, most: float, width: int, style: Style) -> str:
         return ""
     part = max(0.0, min(1.0, value / most)) * width
     if style.icons != "unicode":
-        return "#" * (max(1, round(part)) if value > 0 else 0)
+        return "#" * (max(1, round(part)) if value > 0 and width else 0)
     eighths = round(part * 8)
-    if value > 0:
+    if value > 0 and width:
         eighths = max(1, eighths)
     whole, rest = divmod(eighths, 8)
     return "█" * whole + " ▏▎▍▌▋▊▉"[rest].strip()

@@ -142,6 +142,8 @@ def _value(settings: Settings, name: str) -> str | float | None:
             return f"({error.message})"
     if name == "idle_exit" and settings.idle_exit is None:
         return "never"
+    if name == "require_containment" and settings.require_containment is None:
+        return "no"
     holder: object = settings.caps if name in ("max_depth", "max_children") else settings
     value: object = getattr(holder, name)
     return value if isinstance(value, str | int | float) else str(value)
@@ -156,7 +158,8 @@ def lines(view: ConfigView) -> list[str]:
     found = [f"home   {view.home}", f"file   {view.path}" + ("" if view.exists else " (none yet)"), ""]
     rows = [(one.name, _shown(one.value), _source(one)) for one in view.settings]
     width = max(len(source) for _, _, source in rows)
-    found += [f"{name:<16}  {source:<{width}}  {value}" for name, value, source in rows]
+    longest = max(len(name) for name, _, _ in rows)
+    found += [f"{name:<{longest}}  {source:<{width}}  {value}" for name, value, source in rows]
     for title, table in (("[defaults]", view.defaults), *_tables(view)):
         if table:
             found += ["", title, *render.fields((key, _shown(value)) for key, value in table.items())]

@@ -39,6 +39,7 @@ _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _ARROWS = {b"\x1b[A": "u", b"\x1b[B": "n", b"\x1bOA": "u", b"\x1bOB": "n"}
 _KEYS = "q quit  l logs  p pause/resume  f freeze  i interrupt  s stop  k kill"
+_KEYS_NARROW = "q quit l logs p pause f freeze i interrupt s stop k kill"
 
 
 def top(
@@ -152,7 +153,7 @@ def _total(reply: OverviewReply) -> str:
         render.count(len(reply.sessions), "live session"),
         f"{sum(one.session.status is SessionStatus.BUSY for one in reply.sessions)} busy",
         render.size(sum(one.memory for one in reply.sessions)),
-        f"spent today {render.cost(reply.spent_today)}",
+        f"{render.cost(reply.spent_today)} today",
     )
     return f"total: {', '.join(sums)}"
 
@@ -167,7 +168,8 @@ def frame(reply: OverviewReply, chosen: str, message: str, height: int, style: S
         first = min(max(0, at - (room - 3) // 2), max(0, len(rows) - (room - 2)))
         body = [head, *rows[first : first + room - 2], tail]
     body += [""] * (room - len(body))
-    return [*body, render.cut(message, style.width, style), render.cut(_KEYS, style.width, style)][:height]
+    keys = _KEYS if style.width is None or len(_KEYS) <= style.width else _KEYS_NARROW
+    return [*body, render.cut(message, style.width, style), render.cut(keys, style.width, style)][:height]
 
 
 # --- the screen -----------------------------------------------------------------------------------
