@@ -70,9 +70,9 @@ elif words[:2] == ["mcp", "remove"]:
 elif words[:2] == ["mcp", "get"]:
     save(own, {**load(own), "userID": "u"})
     if name in load(own).get("mcpServers", {}):
-        print("cms:\\n  Status: " + os.environ.get("FAKE_STATUS", "✔ Connected"))
+        print("cms:\\n  Scope: User config\\n  Status: " + os.environ.get("FAKE_STATUS", "✔ Connected"))
     elif name in load(project).get("mcpServers", {}):
-        print("cms:\\n  Status: ⏸ Pending approval")
+        print("cms:\\n  Scope: Project config\\n  Status: ⏸ Pending approval")
     else:
         sys.exit('No MCP server named "cms"')
 """
@@ -112,8 +112,11 @@ class Machine:
         self.own, self.shared = self.home / ".claude.json", self.project / ".mcp.json"
 
     def setup(self, *words: str, env: dict[str, str] | None = None) -> Ran:
+        return self.run("setup", *words, env=env)
+
+    def run(self, *words: str, env: dict[str, str] | None = None) -> Ran:
         done = subprocess.run(
-            [sys.executable, "-m", "cms", "setup", *words],
+            [sys.executable, "-m", "cms", *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -225,6 +228,27 @@ def test_there_is_a_backup_before_any_change(machine: Machine) -> None:
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
 
 
+def test_nothing_is_left_of_both_scopes_once_they_are_taken_back(machine: Machine) -> None:
+    make(machine, "used")
+    machine.report("--global")
+    machine.report("--local")
+    assert machine.setup("--uninstall").code == 0
+    assert not (machine.home / ".claude-multi-session").exists()
+
+
+def test_what_is_registered_is_what_was_looked_at(machine: Machine) -> None:
+    """While a project's server is not approved, Claude Code speaks of the user's one of the same name."""
+    assert machine.report("--global").health == "connected"
+    assert machine.report("--local").health == "pending approval"
+
+
+def test_our_folder_is_for_the_user_alone(machine: Machine) -> None:
+    make(machine, "used")
+    machine.report("--global")
+    home = machine.home / ".claude-multi-session"
+    assert {folder.stat().st_mode & 0o777 for folder in (home, home / "setup")} == {0o700}
+
+
 def test_another_command_takes_the_place_of_an_older_one_of_ours(machine: Machine) -> None:
     entry = {"mcpServers": {"cms": {"type": "stdio", "command": "/old/bin/cms", "args": ["mcp"], "env": {}}}}
     machine.own.write_bytes(msgspec.json.encode(entry))
@@ -313,6 +337,22 @@ def test_what_goes_wrong_is_told(
     ran = machine.setup(*words, env=env)
     assert ran.code == code, ran
     assert told in ran.out + ran.err
+
+
+@pytest.mark.parametrize(("gone", "told"), [("mcp", "needs the package mcp"), ("mcp_types", "an older one")])
+@pytest.mark.parametrize("words", [("setup", "--global"), ("mcp",)])
+def test_without_the_sdk_or_with_an_older_one_it_says_what_to_install(
+    machine: Machine, tmp_path: Path, words: tuple[str, ...], gone: str, told: str
+) -> None:
+    """The older one is there with no mistake of the user's: other packages are content with it."""
+    (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{gone!r}] = None\n")
+    machine.env["PYTHONPATH"] = os.pathsep.join((str(tmp_path), machine.env["PYTHONPATH"]))
+    before = machine.everything()
+    done = machine.run(*words)
+    assert (done.code, done.out) == (1, "")
+    assert told in done.err
+    assert "pip install 'claude-multi-session[mcp]'" in done.err
+    assert machine.everything() == before
 
 
 @pytest.mark.parametrize("file", ["own", "shared"])

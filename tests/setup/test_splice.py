@@ -85,6 +85,10 @@ def test_it_is_written_as_the_rest_is() -> None:
     assert insert(text, ("mcpServers",), "cms", {"x": [1]}) == (
         '{\n\t"mcpServers": {\n\t\t"a": {},\n\t\t"cms": {\n\t\t\t"x": [\n\t\t\t\t1\n\t\t\t]\n\t\t}\n\t}\n}\n'
     )
+    windows = text.replace("\n", "\r\n")
+    assert insert(windows, ("mcpServers",), "cms", {"x": [1]}) == (
+        insert(text, ("mcpServers",), "cms", {"x": [1]}).replace("\n", "\r\n")
+    )
     assert insert('{"mcpServers": {"a": 1}}', ("mcpServers",), "b", 2) == '{"mcpServers": {"a": 1, "b": 2}}'
     assert insert("{}", ("mcpServers",), "b", 2) == '{\n  "mcpServers": {\n    "b": 2\n  }\n}'
 

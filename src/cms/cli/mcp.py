@@ -22,10 +22,7 @@ def mcp() -> int:
     """
     settings = load_settings()
     refuse_nested(settings.environ.get("CMS_PARENT", ""), settings.environ.get("CMS_DOOR", ""))
-    if importlib.util.find_spec("mcp") is None:
-        raise MachineError(
-            "the MCP server needs the package mcp", hint="pip install 'claude-multi-session[mcp]'"
-        )
+    check_sdk()
     if sys.stdin.isatty():
         raise UsageError("cms mcp speaks a protocol, not to a person", hint="`cms setup` registers it")
     # A client waits some seconds for its servers, and most of that goes into this import: a sixth less of it
@@ -37,6 +34,21 @@ def mcp() -> int:
     gc.enable()
     main(settings)
     return ExitCode.COMPLETED
+
+
+def check_sdk() -> None:
+    """Look for the `mcp` SDK without importing it.
+
+    Raises:
+        MachineError: it is not there, or so old that its types are not yet a package of their own. Such a one
+            comes with other packages, claude-agent-sdk among them, which are content with either.
+    """
+    what = "the MCP server needs the package mcp"
+    install = "pip install 'claude-multi-session[mcp]'"
+    if importlib.util.find_spec("mcp") is None:
+        raise MachineError(what, hint=install)
+    if importlib.util.find_spec("mcp_types") is None:
+        raise MachineError(f"{what} in its second major version, and there is an older one", hint=install)
 
 
 def refuse_nested(parent: str, door: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +10,9 @@ from cyclopts import Parameter
 
 from cms.cli import flags, talk
 from cms.cli.flags import JsonFlag
+from cms.cli.mcp import check_sdk
 from cms.config import load_settings_and_file
-from cms.errors import ExitCode, MachineError, UsageError
+from cms.errors import ExitCode, UsageError
 from cms.setup.claude import Scope
 from cms.setup.work import Report, Setup
 
@@ -58,6 +58,8 @@ def setup(
         raise UsageError("--global and --local: give one", hint="run it twice for both")
     if uninstall and guide is not None:
         raise UsageError("--uninstall takes the guide with it", hint="leave out --guide and --no-guide")
+    if not uninstall:
+        check_sdk()
     scope: Scope = "project" if local else "user"
     if not (for_all or local or uninstall or dry_run or json) and guide is None:
         scope, guide = _ask()
@@ -65,10 +67,6 @@ def setup(
     if uninstall:
         report = work.uninstall((scope,) if for_all or local else SCOPES)
     else:
-        if importlib.util.find_spec("mcp") is None:
-            raise MachineError(
-                "the MCP server needs the package mcp", hint="pip install 'claude-multi-session[mcp]'"
-            )
         report = work.install(scope, with_guide=guide)
     if json:
         talk.show_json(report)
@@ -88,7 +86,7 @@ def report_lines(report: Report) -> list[str]:
         return lines
     match report.health:
         case "connected":
-            lines.append("Claude Code connects to cms. A session that runs already sees it after a restart.")
+            lines.append("Claude Code connects to cms; one that runs already needs a restart.")
         case "pending approval":
             lines.append("The server works. Claude Code asks once to approve it: start `claude` here.")
         case _:

@@ -98,9 +98,16 @@ class Claude:
                 hint="is this Claude Code recent enough to have `claude mcp add`? `claude update` renews it",
             )
 
-    def health(self) -> tuple[Health, str]:
-        """Whether Claude Code, as it is configured here, connects to the server; and its own words."""
-        return _health(*self._run(["mcp", "get", NAME]))
+    def health(self) -> tuple[Health, str, Scope | None]:
+        """Whether Claude Code, as it is configured here, connects to the server; and its own words.
+
+        The scope is that of the entry it speaks of: where there are several of the name, it is one of them.
+        """
+        code, said = self._run(["mcp", "get", NAME])
+        scope: Scope | None = None
+        if found := re.search(r"^\s*Scope:\s*(User|Project)\b", said, re.MULTILINE):
+            scope = "user" if found.group(1) == "User" else "project"
+        return *_health(code, said), scope
 
     def health_apart(self, entry: Entry) -> tuple[Health, str]:
         """The same of an entry alone, in a configuration folder that is thrown away.

@@ -65,13 +65,13 @@ class Notebook:
             MachineError: it cannot be read, or the backup cannot be written.
         """
         data = read(path)
+        known = self.of(path)
+        if known is not None and data is not None and known.after == digest(data):
+            return known  # it is as we left it: the backup and the way back are those from the first time
         backup = self.backup_path(path)
         if data is not None:
             self._make_folder(backup.parent)
             write(backup, data, mode=0o600)
-        known = self.of(path)
-        if known is not None and data is not None and known.after == digest(data):
-            return known  # it is as we left it: the way back is the one from the first time
         before = Before(
             path=str(_real(path)),
             existed=data is not None,
@@ -145,7 +145,12 @@ class Notebook:
 
     def _make_folder(self, folder: Path) -> None:
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for one in (
+                self.folder.parent,
+                self.folder,
+                folder,
+            ):  # `parents` makes open ones
+                one.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise HomeUnusable(
                 f"cannot use {folder}: {error.strerror}", hint="set CMS_HOME to a folder that can be written"

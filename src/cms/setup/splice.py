@@ -62,15 +62,16 @@ def insert(text: str, path: Sequence[str], key: str, value: object) -> str:
         return insert(text, path[:-1], path[-1], {key: value})
     if target.member(key) is not None:
         raise ValueError(f"{key} is there already")
-    unit, depth = _indent(text), len(path) + 1
+    unit, depth, newline = _indent(text), len(path) + 1, "\r\n" if "\r\n" in text else "\n"
     if target.members:
         gap = text[target.start + 1 : target.members[0].start]
         at = target.members[-1].end
         if "\n" not in gap:
             return f"{text[:at]}, {_dump(key)}: {_dump(value)}{text[at:]}"
-        return f"{text[:at]},{gap}{_dump(key)}: {_written(value, unit, depth)}{text[at:]}"
+        written = _written(value, unit, depth).replace("\n", newline)
+        return f"{text[:at]},{gap}{_dump(key)}: {written}{text[at:]}"
     inside = f"\n{unit * depth}{_dump(key)}: {_written(value, unit, depth)}\n{unit * (depth - 1)}"
-    return text[: target.start + 1] + inside + text[target.end - 1 :]
+    return text[: target.start + 1] + inside.replace("\n", newline) + text[target.end - 1 :]
 
 
 def remove(text: str, path: Sequence[str], key: str) -> str:

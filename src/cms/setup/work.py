@@ -76,7 +76,7 @@ class Setup:
             self._write_guide(guide_file)
         elif with_guide is False:
             self._remove_guide(guide_file)
-        health, detail = (None, "") if self._dry else self._check(entry)
+        health, detail = (None, "") if self._dry else self._check(scope, entry)
         return self._report(
             "install",
             (scope,),
@@ -99,7 +99,7 @@ class Setup:
             )
         known = self._notebook.of(file)
         as_we_left = known is not None and before is not None and known.after == digest(before)
-        if before is not None:
+        if before is not None and not as_we_left:
             self._step(f"back up {file}", lambda: None)
         if not self._dry:
             if scope == "project":
@@ -132,16 +132,18 @@ class Setup:
         except ValueError as error:
             raise MachineError(f"{file} cannot be read: {error}", hint="mend it first") from error
 
-    def _check(self, entry: Entry) -> tuple[Health, str]:
+    def _check(self, scope: Scope, entry: Entry) -> tuple[Health, str]:
         file = self._claude.user_file
         as_we_left = self._notebook.way_back(file) is not None
-        health, detail = self._claude.health()
+        health, detail, seen = self._claude.health()
         if as_we_left:
             self._notebook.settle(file)  # the check itself makes Claude Code write into it
-        if health == "pending approval":
+        if health == "pending approval" or (seen is not None and seen != scope):
             apart, why = self._claude.health_apart(entry)
             if apart != "connected":
                 return apart, why
+            # What it speaks of is the user's entry: it does so while the project's is not approved.
+            return ("pending approval" if scope == "project" else "connected"), detail
         return health, detail
 
     # --- uninstall ----------------------------------------------------------------------------
