@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from cms.session import paths as module
 from cms.session.paths import DEFAULT_PROTECTED, PathRules, compile_pattern, fold_name
 from session.world import HOME, WORK, paths, resolver
 
@@ -357,3 +358,15 @@ def test_every_default_protects_what_it_names() -> None:
         path = pattern.replace("**", "a/b").replace("*", "x")
         assert PLAIN.match(path), pattern
         assert PLAIN.match(f"{path}/below"), pattern
+
+
+def test_the_next_session_compiles_nothing_anew() -> None:
+    """A batch starts thousands, each perhaps in a work dir of its own."""
+
+    def rules(work_dir: str) -> PathRules:
+        return PathRules(work_dir=work_dir, home="/home/u", resolve=str, protect=["*.pem", "/srv/x"])
+
+    rules("/w/1")
+    before = module._expression.cache_info().misses
+    rules("/w/2")
+    assert module._expression.cache_info().misses == before

@@ -19,6 +19,7 @@ Links are resolved by a function that the caller gives, since this module knows 
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 import unicodedata
@@ -76,7 +77,11 @@ def _segment(pattern: str) -> str:
 
 def compile_pattern(pattern: str, home: str, work_dir: str = "/") -> re.Pattern[str]:
     """A pattern as an expression that fully matches a folded absolute path, or one below it."""
-    pattern = _anchored(pattern, home, work_dir)
+    return _expression(_anchored(pattern, home, work_dir))
+
+
+@functools.lru_cache(1024)  # sessions share nearly all of them, and making them took 5 ms of each start
+def _expression(pattern: str) -> re.Pattern[str]:
     segments = [s for s in fold_name(pattern).split("/") if s not in ("", ".")]
     if not segments and not pattern.startswith("/"):
         return re.compile("(?!)")  # names nothing, so it means nothing: least of all everything
