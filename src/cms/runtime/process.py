@@ -22,6 +22,7 @@ from cms.protocol.connection import Answered, Connection
 from cms.protocol.messages import Answer, Ask, Line
 from cms.runtime.containment import Container, Mechanism, Spec, identity
 from cms.runtime.places import NOWHERE, Places
+from cms.runtime.scratch import hidden_scratch
 from cms.session.model import Receipt, Rung, Step
 
 _READ = 256 * 1024
@@ -97,6 +98,7 @@ class AgentProcess:
         label: str,
         now: Callable[[], float],
         door: Path | None = None,
+        scratch: Path | None = None,
         places: Places = NOWHERE,
         max_memory: int | None = None,
         max_procs: int | None = None,
@@ -105,6 +107,7 @@ class AgentProcess:
 
         Args:
             door: the one socket of ours that it may reach.
+            scratch: its scratch folder; it does not see those of others.
             places: what it must not write, or not even read.
 
         Raises:
@@ -120,8 +123,9 @@ class AgentProcess:
             env=env,
             cwd=cwd,
             protected=places.protected,
-            hidden=(*hidden, *places.hidden),
+            hidden=(*hidden, *hidden_scratch(), *places.hidden),
             shown=() if door is None else (door.parent,),
+            own=() if scratch is None else (scratch,),
             max_memory=max_memory,
             max_procs=max_procs,
             label=label,

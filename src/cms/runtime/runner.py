@@ -423,6 +423,7 @@ class Runner:
             ),
             work_dir=options.work_dir,
             door=door_path,
+            scratch=scratch,
             places=places,
             log=raw,
             label=self.record.name,

@@ -5,6 +5,9 @@ a folder of its own by a name that follows from the session, so that what a SIGK
 and cleared by the next supervisor. The folder stands in the system's place for such things and not in our
 home, because the home is hidden from the agent.
 
+A session sees its own and nobody else's, where the machine can hide them: in there are sockets, of claude's
+and of tmux, at which one could speak for another.
+
 The parent folder has a name that anybody can guess. It is used only if it is a real folder of ours that
 nobody else can enter; else a session gets a folder with a name that nobody can guess.
 """
@@ -39,9 +42,22 @@ def make_scratch(session_id: str) -> Path:
     return folder
 
 
+def _parent() -> Path:
+    return Path(tempfile.gettempdir()) / f"cms-{os.getuid()}"
+
+
 def _folder(session_id: str) -> Path:
     # Enough of the UUID to be unique among all sessions, and short, for the sockets below it.
-    return Path(tempfile.gettempdir()) / f"cms-{os.getuid()}" / session_id[:13]
+    return _parent() / session_id[:13]
+
+
+def hidden_scratch() -> tuple[Path, ...]:
+    """The folder with the scratch folders of all sessions, if there is one: for a container to hide."""
+    parent = _parent()
+    try:
+        return (parent,) if _is_ours(parent) else ()
+    except OSError:
+        return ()
 
 
 def clear_scratch(session_ids: Iterable[str]) -> None:

@@ -23,6 +23,7 @@ from cms.runtime.containment import Container, Mechanism, Spec
 from cms.runtime.exits import find_exits
 from cms.runtime.places import NOWHERE, Places, find_places
 from cms.runtime.rules import build_rules
+from cms.runtime.scratch import hidden_scratch
 from cms.session.model import SessionOptions
 
 #: Seconds for one check where the session has no time limit of its own.
@@ -47,7 +48,7 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             env=env,
             cwd=Path(options.work_dir),
             protected=places.protected,
-            hidden=(settings.home, *places.hidden),
+            hidden=(settings.home, *hidden_scratch(), *places.hidden),
             max_memory=options.limits.max_memory,
             max_procs=options.limits.max_procs,
             label=f"{options.name}: verify",

@@ -94,6 +94,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         protected: read-only for the tree; names are kept, too (see `_mounts`).
         hidden: unreachable for the tree: a folder reads as empty, a file or socket as /dev/null (or not).
         shown: folders that the tree sees, read-only, though they lie in a hidden one.
+        own: folders that it sees and may write, though they lie in a hidden one.
         placeholders: create an empty file for each protected path that does not exist, for as long as the
             container lives, so that the tree cannot create it. Else such a path is told by `unenforced`.
         max_memory: bytes for the whole tree, or None.
@@ -108,6 +109,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     protected: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     shown: tuple[Path, ...] = ()
+    own: tuple[Path, ...] = ()
     placeholders: bool = False
     max_memory: int | None = None
     max_procs: int | None = None

@@ -158,6 +158,9 @@ def plan(spec: Spec) -> Plan:
     for path in spec.shown:
         if path.exists():
             want(_real(path), "read")
+    for path in spec.own:
+        if path.exists():
+            want(_real(path), "write")
 
     first = [Step("dev", Path("/dev"))] if spec.sandbox else []
     first.append(Step("proc", Path("/proc")))
