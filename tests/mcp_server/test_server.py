@@ -18,7 +18,16 @@ from msgspec.structs import replace
 from cli.making import interaction, reply, result, session
 from cli.scripted import serve
 from cms.config import Settings
-from cms.errors import CmsError, NameTaken, SessionNotFound, StoreError, UsageError, WorkDirError
+from cms.errors import (
+    CmsError,
+    NameTaken,
+    NothingAsked,
+    SessionNotFound,
+    StoreError,
+    UsageError,
+    WorkDirError,
+    WrongStatus,
+)
 from cms.mcp import looking, server
 from cms.mcp.server import HINTS, build, progress_text
 from cms.mcp.tools import TOOLS
@@ -196,6 +205,15 @@ async def test_what_the_person_s_file_says_holds_for_what_a_model_starts(setting
         (WorkDirError("work dir /x does not exist"), "work dir /x does not exist", "give a workDir"),
         (StoreError("disk full"), "disk full", "ask the person"),
         (UsageError("what", hint="do this"), "what", "do this"),
+        (WrongStatus("a", "paused", "take x", hint="cms resume a"), "is paused", "What to do: `resume` a."),
+        (WrongStatus("a", "starting", "be interrupted"), "is starting", "`status` shows"),
+        (
+            UsageError("w", hint="cms answer a allow, or cms answer a deny"),
+            "w",
+            "`answer` a allow, or `answer` a",
+        ),
+        (UsageError("odd", hint="`cms kill a` tries again"), "odd", "`kill` a tries again"),
+        (NothingAsked("a"), "waits for no answer", "`questions` shows"),
         (CmsError("odd"), "odd.", ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, CmsError) else "",
@@ -217,6 +235,7 @@ async def test_what_goes_wrong_is_a_tool_error_that_says_what_to_do(
         ("delegate", {"name": "a"}, "missing required field `task`"),
         ("delegate", {"name": "a", "task": "t", "maxCost": -1}, "Expected `float` > 0.0 - at `$.maxCost`"),
         ("delegate", {"name": "a", "task": "t", "preset": "god"}, "Invalid enum value 'god'"),
+        ("delegate", {"name": "a", "task": "t", "preset": "god"}, "preset: What it may do"),
         ("delegate", {"name": "../a", "task": "t"}, "matching regex"),
         ("delegate", {"name": "a", "task": "t", "safety": False}, "unknown field `safety`"),
         ("list", {"limit": 0}, ">= 1"),
@@ -399,6 +418,15 @@ async def test_no_other_address_is_read(settings: Settings, uri: str) -> None:
             with pytest.raises(MCPError, match="no resource"):
                 await client.read_resource(uri)
     assert not daemon.received
+
+
+async def test_a_review_is_given_what_it_cannot_get_by_itself(settings: Settings) -> None:
+    """The preset that the prompt names has no shell: no git command, only files to read."""
+    async with client_of(settings) as client:
+        (message,) = (await client.get_prompt("second-opinion", {"change": "HEAD~1"})).messages
+    assert isinstance(message.content, TextContent)
+    assert "which git" not in message.content.text
+    assert "cannot run git" in " ".join(message.content.text.split())
 
 
 async def test_prompts_are_filled_in_or_refused(settings: Settings) -> None:

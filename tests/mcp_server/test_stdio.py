@@ -125,7 +125,14 @@ async def test_the_list_of_things_that_a_parent_does(shell: Shell) -> None:
             hang = await do(
                 "batch_start", tasks=[{"name": "h", "task": prompt("x", LONG), "preset": "full"}], maxCost=1
             )
-            assert (await do("batch_cancel", id=hang["id"]))["status"] == "cancelled"
+            for _ in range(2):  # idempotent, as it is annotated
+                assert (await do("batch_cancel", id=hang["id"]))["status"] == "cancelled"
+            chain = [
+                {"name": "one", "task": prompt("x", say("1"))},
+                {"name": "two", "task": "x", "needs": ["one"]},
+            ]
+            done = await do("batch_start", tasks=chain, maxCost=0.5, wait=True)
+            assert (done["status"], done["counts"]) == ("completed", {"completed": 2})
             loop = [{"name": "x", "task": "t", "needs": ["y"]}, {"name": "y", "task": "t", "needs": ["x"]}]
             refused_batch = bad(await client.call_tool("batch_start", {"tasks": loop, "maxCost": 1}))
             assert "nothing was started" in refused_batch

@@ -10,6 +10,7 @@ import pytest
 from cms.cli.app import COMMANDS
 from cms.cli.flags import check_name
 from cms.errors import UsageError
+from cms.mcp.batch import task_share
 from cms.mcp.line import Line
 from cms.mcp.params import NAME_PATTERN, NameArguments
 from cms.mcp.schema import schema_of
@@ -100,6 +101,15 @@ REQUIRED: dict[str, object] = {
     "tasks": [{"name": "a", "task": "t"}],
     "maxCost": 1,
 }
+
+
+@pytest.mark.parametrize(
+    ("tasks", "cap", "each"),
+    [(1, 1.0, 1.0), (3, 1.2, 0.4), (2, 10.0, 2.0), (200, 5.0, 0.5), (200, 50.0, 2.0)],
+)
+def test_a_batch_s_tasks_are_capped_so_that_more_than_one_fits(tasks: int, cap: float, each: float) -> None:
+    """A task starts when its whole cap can be set aside: with all of the batch's for each, one would."""
+    assert task_share(tasks, cap) == pytest.approx(each)
 
 
 def test_names_are_those_of_the_commands_at_the_shell() -> None:

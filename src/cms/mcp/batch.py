@@ -185,7 +185,10 @@ class StartArguments(Params, frozen=True, kw_only=True):
     task_max_cost: (
         Annotated[
             MaxCost,
-            msgspec.Meta(description="US dollars for each task; by default 2, or all if that is less."),
+            msgspec.Meta(
+                description="US dollars for each task; a task starts when that much is left. By default an "
+                "even share, but no less than a tenth of maxCost and no more than 2."
+            ),
         ]
         | None
     ) = None
@@ -193,6 +196,16 @@ class StartArguments(Params, frozen=True, kw_only=True):
     wait: Annotated[
         bool, described("Return when it is over. Cancelling this call then brings it to rest.")
     ] = False
+
+
+def task_share(tasks: int, max_cost: float) -> float:
+    """Dollars for each task of a batch, where nobody said.
+
+    A task starts when its whole limit can be set aside. With a tenth of the batch's at least ten run side by
+    side, and no more than a tenth is left unspent at the end; few tasks share it evenly, so that all start.
+    """
+    share = max_cost / min(tasks, 10)
+    return share if DELEGATE_LIMITS.max_cost is None else min(share, DELEGATE_LIMITS.max_cost)
 
 
 def start(line: Line, given: StartArguments) -> Batch:
@@ -219,7 +232,7 @@ def start(line: Line, given: StartArguments) -> Batch:
             limits_over(
                 Limits(max_cost=given.task_max_cost),
                 chosen.limits,
-                Limits(max_cost=min(DELEGATE_LIMITS.max_cost or given.max_cost, given.max_cost)),
+                Limits(max_cost=task_share(len(given.tasks), given.max_cost)),
             )
         ),
     )
@@ -289,7 +302,13 @@ class CancelArguments(Params, frozen=True, kw_only=True):
 
 
 def cancel(line: Line, given: CancelArguments) -> Batch:
-    reply = line.call("batch.cancel", BatchParams(given.id), BatchReply)
+    try:
+        reply = line.call("batch.cancel", BatchParams(given.id), BatchReply)
+    except UsageError:
+        # It may be cancelled already: then there is nothing to complain of.
+        reply = line.call("batch.get", BatchParams(given.id), BatchReply)
+        if reply.batch.status is not BatchStatus.CANCELLED:
+            raise
     return _shown(line, reply.batch, -1, 50, 300)
 
 

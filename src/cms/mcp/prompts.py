@@ -87,10 +87,11 @@ Budget for everything, in US dollars: {budget}.
         arguments=(Argument("change", "what to review: a diff range, files, a branch", required=True),),
         text="""Get a second opinion on this change with the cms tools: {change}
 
-Use one `delegate` with preset `review`, maxCost 0.50, and a task that says how to see the change (which git
-command, which files), what it is meant to do, and that you want findings with file and line, most serious
-first, nothing else. Do not tell the reviewer what you think of it. Then judge each finding yourself against
-the code, and tell me which hold and which do not, and why.
+Use one `delegate` with preset `review`, maxCost 0.50. The reviewer reads and searches files and cannot run
+git: put the diff into `context`, or a large one into a file that it can read. Its task says what the change
+is meant to do, which files it touches, and that you want findings with file and line, most serious first,
+nothing else. Do not tell the reviewer what you think of it. Then judge each finding yourself against the
+code, and tell me which hold and which do not, and why.
 """,
     ),
     PromptText(

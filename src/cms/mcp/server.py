@@ -20,6 +20,7 @@ stderr; logging goes to stderr.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
@@ -34,7 +35,7 @@ from mcp.shared.exceptions import MCPError
 
 from cms._version import __version__
 from cms.config import Settings
-from cms.errors import CmsError, DaemonUnavailable
+from cms.errors import CmsError, DaemonUnavailable, WrongStatus
 from cms.mcp import prompts, resources
 from cms.mcp.line import Line
 from cms.mcp.tool import Tool
@@ -62,8 +63,10 @@ maxCost of each. Long work: detach, then `wait`."""
 #: What a model should do next, by the error's code, where the daemon's hint speaks of the shell.
 HINTS: Mapping[str, str] = {
     "name_taken": "choose another name; or go on with it: `continue` for a delegated session, else `send`",
-    "not_found": "`list` shows the sessions that there are",
-    "daemon_unavailable": "call again: a new daemon is started; `status` says what became of work under way",
+    "not_found": "`list` shows the sessions that there are; the resources list batches too",
+    "nothing_asked": "`questions` shows what waits",
+    "daemon_unavailable": "call again, a new daemon is started. A session that was at work is kept: `output` "
+    "says what became of it, `continue` or `send` goes on",
     "daemon_version": "ask the person to run `cms daemon stop`; its sessions can be resumed",
     "claude_not_found": "ask the person to install Claude Code, or to set CMS_CLAUDE for this server",
     "not_logged_in": "ask the person to run `claude` and log in",
@@ -73,6 +76,12 @@ HINTS: Mapping[str, str] = {
     "work_dir": "give a workDir that exists",
     "internal": "a fault of cms: go on without this call, and tell the person",
 }
+
+
+#: Commands in a hint that are tools too: "`cms stop NAME`", "cms stop NAME".
+_COMMANDS = "|".join(tool.name for tool in TOOLS)
+_SHELL_LINE = re.compile(rf"`cms ({_COMMANDS})( [^`]*)?`")
+_SHELL_WORDS = re.compile(rf"\bcms ({_COMMANDS})\b")
 
 
 async def serve(settings: Settings) -> None:
@@ -318,7 +327,11 @@ def _hint(error: CmsError) -> str:
     nearest: object = getattr(error, "nearest", "")
     if nearest:
         return f"did you mean {nearest!r}?"
-    return HINTS.get(error.code, error.hint)
+    if error.code in HINTS:
+        return HINTS[error.code]
+    if not error.hint and isinstance(error, WrongStatus):
+        return "`status` shows what it is doing, `wait` returns when it is through"
+    return _SHELL_WORDS.sub(r"`\1`", _SHELL_LINE.sub(r"`\1`\2", error.hint))
 
 
 def _failed(message: str, hint: str) -> types.CallToolResult:

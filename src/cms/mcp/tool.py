@@ -7,6 +7,7 @@ output schema is made.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -50,6 +51,17 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[Line, Mapping[str, object]], Record]
 
 
+class _Property(msgspec.Struct, frozen=True, rename="camel"):
+    """As much of an argument's schema as a hint needs."""
+
+    description: str = ""
+    any_of: tuple[_Property, ...] = ()
+
+    @property
+    def said(self) -> str:
+        return next((one.description for one in (self, *self.any_of) if one.description), "").rstrip(".")
+
+
 def tool(
     name: str,
     title: str,
@@ -66,21 +78,26 @@ def tool(
 ) -> Tool:
     """Declare a tool; the types of its parts must fit each other."""
 
+    input_schema = schema_of(params)
+
+    def _what_fits(error: msgspec.ValidationError) -> str:
+        properties = msgspec.convert(input_schema["properties"], dict[str, _Property])
+        found = re.search(r" - at `\$\.(\w+)`$", str(error))
+        said = properties[found.group(1)].said if found else ""
+        return f"{found.group(1)}: {said}" if found and said else f"{name} takes {', '.join(properties)}"
+
     def run(line: Line, arguments: Mapping[str, object]) -> Record:
         try:
             given = msgspec.convert(dict(arguments), params)
         except msgspec.ValidationError as error:
-            raise UsageError(
-                f"bad arguments for {name}: {error}",
-                hint=f"{name} takes {', '.join(params.__struct_encode_fields__)}",
-            ) from None
+            raise UsageError(f"bad arguments for {name}: {error}", hint=_what_fits(error)) from None
         return do(line, given)
 
     return Tool(
         name=name,
         title=title,
         description=" ".join(description.split()),
-        input_schema=schema_of(params),
+        input_schema=input_schema,
         output_schema=schema_of(result),
         read_only=read_only,
         destructive=destructive,

@@ -145,12 +145,8 @@ class Notebook:
 
     def _make_folder(self, folder: Path) -> None:
         try:
-            for one in (
-                self.folder.parent,
-                self.folder,
-                folder,
-            ):  # `parents` makes open ones
-                one.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for one in (self.folder.parent, self.folder, folder):
+                one.mkdir(mode=0o700, parents=True, exist_ok=True)  # what `parents` makes is open to others
         except OSError as error:
             raise HomeUnusable(
                 f"cannot use {folder}: {error.strerror}", hint="set CMS_HOME to a folder that can be written"
