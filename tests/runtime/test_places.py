@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cms.runtime import places as places_module
+from cms.runtime import tripwire
 from cms.runtime.places import Places, find_new, find_places
-from cms.runtime.tripwire import HASHED, MISSING, Mark, compare, mark, snapshot
+from cms.runtime.tripwire import HASHED, MISSING, Mark, compare, is_whole, mark, snapshot, snapshot_again
 from cms.session.paths import PathRules
 
 
@@ -262,3 +263,25 @@ def test_changes_are_named_exactly(was: dict[str, bytes], now: dict[str, bytes])
 
     changed = {str(change.path) for change in compare(marks(was), marks(now))}
     assert changed == {name for name in {*was, *now} if was.get(name) != now.get(name)}
+
+
+def test_more_than_can_be_watched_makes_no_change_of_what_only_came_before_the_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tripwire, "MOST_FILES", 4)
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+        for number in range(2):
+            (folder / f"{number}").write_text("x")
+    before = snapshot(folders)
+    assert not is_whole(before)
+    (folders[0] / "new").write_text("x")
+    assert compare(before, snapshot_again(before, folders)) == ()
+    seen = next(path for path in before if path.is_file())
+    seen.write_text("y")
+    (change,) = compare(before, snapshot_again(before, folders))
+    assert str(change) == f"{seen} was changed"
+    seen.unlink()
+    (change,) = compare(before, snapshot_again(before, folders))
+    assert str(change) == f"{seen} was removed"

@@ -18,7 +18,7 @@ import trio
 from cms.runtime.containment import Container, LostMount
 from cms.runtime.exits import find_exits
 from cms.runtime.places import Places, find_new, find_places
-from cms.runtime.tripwire import Mark, compare, snapshot
+from cms.runtime.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, snapshot_again
 from cms.session.model import Walls
 from cms.session.policy import Rules
 
@@ -93,7 +93,7 @@ class Guard:
 
         def look() -> dict[Path, Mark]:
             new = find_new(self._rules.paths, self._rules.folders)
-            return snapshot(dict.fromkeys((*self.places.watched, *new)))
+            return snapshot_again(self._before, dict.fromkeys((*self.places.watched, *new)))
 
         after = await trio.to_thread.run_sync(look, limiter=self._limiter)
         held = [path for path in self._held() if not self._gave_way(path, after)]
@@ -142,6 +142,8 @@ class Guard:
     ) -> Walls:
         unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.places.unheld]
         unheld += [(str(path), "it has another name, a hard link") for path in sorted(self._named_twice)]
+        if not is_whole(self._before):
+            unheld.append(("the tripwire", f"it looks at {MOST_FILES} protected files, and there are more"))
         if self._container is not None:
             unheld += _asked_for(self._container.unenforced, self.places)
         return Walls(

@@ -67,6 +67,23 @@ def snapshot(paths: Iterable[Path]) -> dict[Path, Mark]:
     return found
 
 
+def snapshot_again(before: Mapping[Path, Mark], paths: Iterable[Path]) -> dict[Path, Mark]:
+    """What a snapshot is to be compared with: its paths as they are now, and what is new.
+
+    Where there was too much for the first look, nothing is new: what is seen only now may have been behind the
+    cut then.
+    """
+    found = snapshot(paths)
+    if not is_whole(before):
+        found = {path: one for path, one in found.items() if path in before}
+    return found | {path: mark(path) for path in before if path not in found}
+
+
+def is_whole(found: Mapping[Path, Mark]) -> bool:
+    """Whether a snapshot has everything that there was."""
+    return len(found) < MOST_FILES
+
+
 def compare(before: Mapping[Path, Mark], after: Mapping[Path, Mark]) -> tuple[Change, ...]:
     """What is different, by path. A path that only one of the two knows counts as missing in the other."""
     changes = []
