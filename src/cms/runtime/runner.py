@@ -435,7 +435,8 @@ class Runner:
         self._drive.take(process, self._process_id)
         walls = self._places.started(process.container)
         self._chart.update(walls=walls)
-        how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}"
+        mode = f", permission mode {options.permission_mode}" if options.permission_mode else ""
+        how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}{mode}"
         lines = (self._chart.line("start", "started", how), *lines_of_walls(walls, self._chart.line))
         # Not here and now: from here on whatever fails must find the process in `_serve`, which ends it.
         self._scribe.after(lambda: self._journal.commit(decisions=lines))
