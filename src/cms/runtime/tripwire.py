@@ -70,8 +70,8 @@ def snapshot(paths: Iterable[Path]) -> dict[Path, Mark]:
 def snapshot_again(before: Mapping[Path, Mark], paths: Iterable[Path]) -> dict[Path, Mark]:
     """What a snapshot is to be compared with: its paths as they are now, and what is new.
 
-    Where there was too much for the first look, nothing is new: what is seen only now may have been behind the
-    cut then.
+    Where there was too much for the first look, nothing is new: what is seen only now may have been left
+    out then.
     """
     found = snapshot(paths)
     if not is_whole(before):
