@@ -155,9 +155,11 @@ def test_delete_several_and_purge(shell: Shell) -> None:
     ran = shell.ok("delete", "one", "two", "--purge")
     assert "one: deleted\n  its raw log (" in ran.out
     assert ran.out.count("is removed") == 4  # the raw log and the audit log of each
-    ran = shell.cms("delete", "tree", "three")
+    ran = shell.cms("delete", "tree", "three", "one")
     assert (ran.code, "did you mean 'three'?" in ran.err) == (10, True)
-    assert shell.ok("delete", "--name", "three").out.startswith("three: deleted\n")
+    assert "no session named 'one'" in ran.err
+    assert ran.out.startswith("three: deleted\n")
+    assert shell.cms("status", "three").code == 10
     assert not [one for one in (shell.home / "trash").iterdir() if one.name.startswith(("one", "two"))]
 
 

@@ -106,9 +106,11 @@ def delete(
 ) -> int:
     """Remove sessions for good: their messages, answers and receipts.
 
-    A live one is left alone without --force. What was spent stays in the ledger (`cms cost`), and the audit
-    log stays (`cms audit NAME`). The raw log is moved to the folder `trash` in CMS_HOME, which `cms cleanup`
-    empties. --purge removes both logs at once. Claude's own record of the conversation is claude's and stays.
+    A live one is left alone without --force; the others go all the same, and the exit code tells.
+
+    What was spent stays in the ledger (`cms cost`), and the audit log stays (`cms audit NAME`). The raw log is
+    moved to the folder `trash` in CMS_HOME, which `cms cleanup` empties. --purge removes both logs at once.
+    Claude's own record of the conversation is claude's and stays.
 
     Examples::
 
@@ -119,18 +121,24 @@ def delete(
     if not chosen:
         raise UsageError("delete needs the name of a session", hint=flags.usage_hint("delete", "NAME..."))
     gone: list[Deleted] = []
-    failed: CmsError | None = None
+    failures: list[CmsError] = []
     with talk.daemon() as client:
         for name in chosen:
             try:
                 gone.append(client.call("session.delete", DeleteParams(name, force, purge), Deleted))
             except CmsError as error:
-                failed = error
-                break
-            if not json:
-                talk.show_lines(deleted_lines(gone[-1]))
-    if failed is not None:
-        raise failed
+                failures.append(error)
+                if error.exit_code is ExitCode.DAEMON_UNAVAILABLE:
+                    break
+            else:
+                if not json:
+                    talk.show_lines(deleted_lines(gone[-1]))
+    if failures:
+        for one in gone if json else ():
+            talk.warn(f"cms: {one.session.name} is deleted")
+        for error in failures[1:]:
+            talk.warn(f"cms: {error.message}")
+        raise failures[0]
     if json:
         from cms.cli.views_care import DeletedListView, view_deleted
 
