@@ -168,6 +168,9 @@ def test_two_dozen_agents_with_a_graph(shell: Shell) -> None:
     fresh = shell("batch", "--file", shell.file(tasks[:2]), "--fresh", "--json")
     assert fresh.code == ExitCode.COMPLETED
     assert "t0~1" in shell("list").out
+    assert "t0~1" in shell("cost").out
+    both = shell("batch", "show", "t")
+    assert (both.code, "2 batches begin with 't'" in both.err) == (ExitCode.USAGE, True), both.err
 
 
 def test_failures_are_told_and_give_the_exit_code(shell: Shell) -> None:

@@ -295,8 +295,7 @@ def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: 
     try:
         batch, problems = load(port, file, options_of)
     except BadTasks as bad:
-        for problem in bad.problems:
-            talk.warn(f"{bad.source}: {problem}")
+        _warn_all(bad.source, bad.problems)
         raise
     params = BatchParams(id=batch.id)
     if plan:
@@ -312,10 +311,15 @@ def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: 
         return ExitCode.COMPLETED if forecast.fits else ExitCode.USAGE
     if problems:
         port.ask("batch.discard", params, Nothing)
-        for problem in problems:
-            talk.warn(f"{batch.options.source}: {problem}")
+        _warn_all(batch.options.source, problems)
         raise BadTasks(batch.options.source, problems, len(problems))
     return _run(port, BatchRunParams(id=batch.id, wait=not detach), batch, detach=detach, json=json)
+
+
+def _warn_all(source: str, problems: list[str]) -> None:
+    """Several problems, a line each; a single one is told by the error itself."""
+    for problem in problems if len(problems) > 1 else []:
+        talk.warn(f"{source}: {problem}")
 
 
 def _resume(port: Port, word: str, typed: Header, *, detach: bool, json: bool) -> int:

@@ -171,6 +171,7 @@ class _Tables:
 
         Raises:
             BatchNotFound: with the nearest id.
+            UsageError: several begin so.
         """
         if (exact := self.get(word)) is not None:
             return exact
@@ -180,7 +181,12 @@ class _Tables:
             found = self.get(begun[0])
             if found is not None:
                 return found
-        near = begun[:1] or difflib.get_close_matches(word, ids, n=1)
+        if begun:
+            newest = ", ".join(begun[:3])
+            raise UsageError(
+                f"{len(begun)} batches begin with {word!r}", hint=f"say which; the newest: {newest}"
+            )
+        near = difflib.get_close_matches(word, ids, n=1)
         raise BatchNotFound(word, near[0] if near else "")
 
     def all(self, limit: int) -> list[BatchRecord]:

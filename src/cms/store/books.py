@@ -524,7 +524,9 @@ class Books:
 
     def totals(self, by: Grouping, since: float | None) -> list[Total]:
         """What was spent, grouped; days oldest first, the others dearest first."""
-        name = "max(session_name)" if by == "session" else "''"
+        # As it is called now; what was deleted, as it was called last.
+        now = "(SELECT name FROM sessions WHERE id = ledger.session_id)"
+        name = f"coalesce({now}, max(session_name))" if by == "session" else "''"
         where, values = ("at >= ?", [since]) if since is not None else ("TRUE", [])
         order = "1" if by == "day" else "sum(cost_usd) DESC, 1"
         return self._totals(
