@@ -15,7 +15,7 @@ import msgspec
 import pytest
 import trio
 
-from cms.errors import CmsError, StoreError
+from cms.errors import CmsError, StoreError, WrongStatus
 from cms.rehearsal.script import FOREVER, Quirk, Reply, call, prompt, say, together
 from cms.runtime import runner as runner_module
 from cms.runtime.process import Ladder
@@ -949,6 +949,9 @@ async def test_what_is_frozen_can_be_ended(tmp_path: Path, end: str) -> None:
         await at_work(supervisor)
         record = await supervisor.pause("one", freeze=True)
         assert record.status is SessionStatus.PAUSED
+        with pytest.raises(WrongStatus, match="cannot be interrupted") as refused:
+            await supervisor.interrupt("one")
+        assert "cms resume one" in refused.value.hint
         if end == "stop":
             steps = [step.name for step in proved(await supervisor.stop("one")).steps]
             assert steps == ["interrupt", "eof", "kill"]

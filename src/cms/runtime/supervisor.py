@@ -806,7 +806,8 @@ class Supervisor:
         record = await self.get(name)
         runner = self._runners.get(name)
         if runner is None or not runner.interrupt():
-            raise WrongStatus(name, str(record.status), "be interrupted")
+            hint = f"it stands still: cms resume {name}" if runner is not None and runner.frozen else ""
+            raise WrongStatus(name, str(record.status), "be interrupted", hint=hint)
         return runner.record
 
     async def stop(
