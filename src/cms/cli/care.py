@@ -108,8 +108,8 @@ def delete(
 
     A live one is left alone without --force; the others go all the same, and the exit code tells.
 
-    What was spent stays in the ledger (`cms cost`), and the audit log stays (`cms audit NAME`). The raw log is
-    moved to the folder `trash` in CMS_HOME, which `cms cleanup` empties. --purge removes both logs at once.
+    What was spent stays in the ledger (`cms cost`), and the audit log stays (`cms audit NAME`). The raw log
+    is moved to the folder `trash` in CMS_HOME, which `cms cleanup` empties; --purge removes both at once.
     Claude's own record of the conversation is claude's and stays.
 
     Examples::
@@ -136,8 +136,8 @@ def delete(
     if failures:
         for one in gone if json else ():
             talk.warn(f"cms: {one.session.name} is deleted")
-        for error in failures[1:]:
-            talk.warn(f"cms: {error.message}")
+        for failure in failures[1:]:
+            talk.warn(f"cms: {failure.message}")
         raise failures[0]
     if json:
         from cms.cli.views_care import DeletedListView, view_deleted
