@@ -39,6 +39,7 @@ from cms.rpc.door import Door
 from cms.rpc.place import prepare_home
 from cms.rpc.server import Server, Supervisor, open_door, open_listener
 from cms.rpc.wire import error_data
+from cms.runtime import machine
 from cms.service import Service
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ Opener = Callable[[Settings], AbstractAsyncContextManager[tuple[Supervisor, str]
 
 STOP_GRACE = 10.0  # seconds for all sessions together when a signal or idleness ends the daemon
 MAX_LOG = 10 * 1024 * 1024  # bytes after which the log starts anew
+_TRIM = 30.0  # seconds between two times that free memory is given back
 _LOOK = 5.0  # seconds between two looks at whether there is still a reason, and a place, to be
 
 
@@ -118,6 +120,7 @@ def run_daemon(
         CmsError: it cannot serve: `HomeTaken`, `HomeUnusable`, `StoreError` ...
     """
     os.umask(0o077)
+    machine.share_heaps()
     _configure_logging()
     if ready_fd is not None:
         os.set_inheritable(ready_fd, False)
@@ -221,6 +224,7 @@ class _Daemon:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._leave_when_idle, server, supervisor, batches)
                     nursery.start_soon(self._leave_when_home_is_lost, server)
+                    nursery.start_soon(_stay_small)
                     # It listens already: who connects from here on is queued by the kernel.
                     log.info("serving at %s", self._settings.socket)
                     self._announce(Readiness(os.getpid()))
@@ -265,6 +269,12 @@ class _Daemon:
         while self._lock.holds():  # noqa: ASYNC110 - no event tells it: somebody else's `rm` does
             await trio.sleep(_LOOK)
         await self._leave(server, "the home folder or the lock in it is gone")
+
+
+async def _stay_small() -> None:
+    while True:
+        machine.trim_heap()
+        await trio.sleep(_TRIM)
 
 
 async def wait_idle(

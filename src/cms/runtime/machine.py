@@ -1,7 +1,14 @@
-"""What this machine has left: free memory and cores, as far as this process may use them."""
+"""What this machine has left: free memory and cores, as far as this process may use them.
+
+And what this process gives back of it. glibc keeps what was freed between two things that are still in use,
+and has a heap for each of many threads: a daemon that starts thousands of sessions grew by half in a day of
+them, though nothing of it was in use (measured: what is in use stays the same from 200 tasks to 10,000).
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 from pathlib import Path
 from typing import Final
@@ -44,3 +51,29 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):
         return os.cpu_count() or 1
+
+
+_M_ARENA_MAX: Final = -8  # of glibc's malloc.h
+_ARENAS: Final = 2
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    """The C library, if it is one that can be told such things."""
+    try:
+        library = ctypes.CDLL(None)
+        return library if hasattr(library, "malloc_trim") and hasattr(library, "mallopt") else None
+    except OSError:
+        return None
+
+
+def share_heaps() -> None:
+    """Have all threads to come share two heaps; elsewhere than with glibc nothing."""
+    if (library := _glibc()) is not None:
+        library.mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def trim_heap() -> None:
+    """Give the system back what was freed; elsewhere than with glibc nothing. Takes about a millisecond."""
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
