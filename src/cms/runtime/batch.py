@@ -414,10 +414,10 @@ class Engine:
         """The prompt and the context with the results of needed tasks put in."""
         context = spec.context or ""
         places = template.wanted(f"{spec.prompt}\n{context}")
-        if not places:
-            return spec.prompt, context
-        needed = await self._store.tasks_named(self.record.id, list(dict.fromkeys(p.name for p in places)))
-        results = {task.name: task for task in needed}
+        results: dict[str, Task] = {}
+        if places:
+            names = list(dict.fromkeys(place.name for place in places))
+            results = {task.name: task for task in await self._store.tasks_named(self.record.id, names)}
 
         def field(name: str, what: str) -> str:
             return _field_of(results[name], what, self._options)

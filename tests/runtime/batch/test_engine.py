@@ -90,7 +90,7 @@ async def test_a_graph_is_worked_off_in_order(house: House, autojump_clock: Cloc
         spec("d", "ok {{needs.b.response}}", "b", "c", context="cost {{needs.c.cost}}"),
         spec("a"),
         spec("b", "ok", "a"),
-        spec("c", "ok", "a"),
+        spec("c", r"ok \{{needs.b.response}}", "a"),
     ]
     record = await house.run(specs)
     assert (record.status, record.counts) == (BatchStatus.COMPLETED, {TaskStatus.COMPLETED: 4})
@@ -98,6 +98,7 @@ async def test_a_graph_is_worked_off_in_order(house: House, autojump_clock: Cloc
     order = sorted(tasks, key=lambda name: tasks[name].order)
     assert (order[0], order[3]) == ("a", "d")
     assert house.crew.prompts["d"] == f"ok answer of bcost {COST:.4f}"
+    assert house.crew.prompts["c"] == "ok {{needs.b.response}}"
     assert record.spent == pytest.approx(4 * COST)
     assert set(house.crew.begun.values()) == {1}
 
