@@ -6,14 +6,17 @@ The daemon outlives any client: after each attack an honest one is served on the
 from __future__ import annotations
 
 import json
+import logging
 import random
 import socket
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cms.errors import CmsError
@@ -51,16 +54,48 @@ REQUESTS = st.fixed_dictionaries(
         "params": st.dictionaries(st.sampled_from(NAMES), ANY, max_size=4) | ANY,
     },
 )
+
+
+def _unsaid(request: object, noise: bytes, place: int) -> bytes:
+    """A request with bytes in it that are no text, or no JSON."""
+    data = json.dumps(request).encode()
+    place %= len(data) + 1
+    return data[:place] + noise + data[place:]
+
+
+class _Bugs(logging.Handler):
+    """What the server says of itself: a bug that it survives is one all the same."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.told: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.told.append(logging.Formatter().format(record))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        root = logging.getLogger("cms")
+        root.addHandler(self)
+        try:
+            yield
+        finally:
+            root.removeHandler(self)
+
+
 LINES = st.lists(
     REQUESTS.map(lambda request: json.dumps(request).encode())
     | ANY.map(lambda value: json.dumps(value).encode())
-    | st.binary(max_size=60).filter(lambda data: b"\n" not in data),
+    | st.builds(_unsaid, REQUESTS, st.binary(min_size=1, max_size=4), st.integers(0, 200))
+    | st.binary(max_size=60),
     max_size=12,
-)
+).map(lambda lines: [line.replace(b"\n", b" ") for line in lines])
 MANY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @MANY
+@example([b'{"jsonrpc": "2.0", "id": 2, "method": "\xff"}'], True, b"", 0)
+@example([b'{"jsonrpc": "2.0", "id": 2, "method": "session.get", "params": {"name": "\xff"}}'], True, b"", 0)
 @given(lines=LINES, greet=st.booleans(), torn=st.binary(max_size=20), seed=st.integers(0, 2**32))
 def test_no_client_harms_the_server(lines: list[bytes], greet: bool, torn: bytes, seed: int) -> None:
     dice = random.Random(seed)  # noqa: S311 (repeatable, not secret)
@@ -84,26 +119,34 @@ def test_no_client_harms_the_server(lines: list[bytes], greet: bool, torn: bytes
                     answer = await honest.ask(7, "session.list", ListParams())
                     assert answer.error is None
 
-    trio.run(run)
+    bugs = _Bugs()
+    with bugs.listening():
+        trio.run(run)
+    assert bugs.told == []
 
 
 @MANY
 @given(
     answers=st.lists(
-        REQUESTS.map(json.dumps)
+        REQUESTS.map(lambda request: json.dumps(request).encode())
+        | st.builds(_unsaid, REQUESTS, st.binary(min_size=1, max_size=4), st.integers(0, 200))
         | st.builds(
-            lambda request_id, key, value, kind: json.dumps({"id": request_id, key: value, "kind": kind}),
+            lambda request_id, key, value, kind, noise, place: _unsaid(
+                {"id": request_id, key: value, "kind": kind}, noise, place
+            ),
             st.sampled_from([1, 2, None, "x"]),
             st.sampled_from(["result", "error", "params"]),
             ANY,
             st.sampled_from(["", "SessionReply", "Nothing"]) | ANY,
+            st.binary(max_size=2),
+            st.integers(0, 200),
         )
-        | st.text(max_size=30),
+        | st.binary(max_size=30),
         max_size=6,
     ),
     greets=st.booleans(),
 )
-def test_no_daemon_brings_a_client_anything_but_our_errors(answers: list[str], greets: bool) -> None:
+def test_no_daemon_brings_a_client_anything_but_our_errors(answers: list[bytes], greets: bool) -> None:
     ours, theirs = socket.socketpair()
     hello = json.dumps({"id": 1, "result": {"version": "x", "protocol": PROTOCOL, "pid": 1, "home": "/"}})
 
@@ -114,7 +157,7 @@ def test_no_daemon_brings_a_client_anything_but_our_errors(answers: list[str], g
                 if greets:
                     theirs.sendall(hello.encode() + b"\n")
                     theirs.recv(65536)
-                theirs.sendall("".join(f"{line}\n" for line in answers).encode("utf-8", "replace"))
+                theirs.sendall(b"".join(line + b"\n" for line in answers))
             except OSError:
                 pass  # the client has left
 

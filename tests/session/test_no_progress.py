@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cms.protocol.messages import ApiRetry
@@ -70,6 +71,12 @@ def test_the_order_of_an_inputs_fields_does_not_matter_and_its_values_do() -> No
     assert follow(one, "Edit", raw({"old_string": "y", "file_path": "/a"})).count == 1
     assert follow(one, "Write", raw({"file_path": "/a", "old_string": "x"})).count == 1
     assert follow(follow(None, "Odd", raw([1])), "Odd", raw([1])).count == 2
+
+
+@pytest.mark.parametrize("given", [b'{"a": "\xff"}', b'{"\xff": 1}', b"[" * 5000 + b"]" * 5000, b"[1]"])
+def test_an_input_that_cannot_be_read_repeats_itself_too(given: bytes) -> None:
+    streak = follow(None, "Strange", msgspec.Raw(given))
+    assert follow(streak, "Strange", msgspec.Raw(given)).count == 2
 
 
 def test_an_api_that_fails_and_fails() -> None:

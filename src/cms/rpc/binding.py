@@ -35,7 +35,7 @@ Begin = Callable[[Call, msgspec.Raw], Coroutine[object, object, Record]]
 
 
 def bind(params: type[P], method: Callable[[Call, P], Coroutine[object, object, Record]]) -> Begin:
-    """A method behind its decoder. Beginning raises msgspec.DecodeError for bad params, before any work."""
+    """A method behind its decoder. Beginning raises one of `UNREADABLE` for bad params, before any work."""
     decoder = msgspec.json.Decoder(params)
 
     def begin(call: Call, raw: msgspec.Raw) -> Coroutine[object, object, Record]:

@@ -44,7 +44,7 @@ from cms.rpc.api import (
     RpcError,
 )
 from cms.rpc.place import peer_uid, prepare_home, reachable
-from cms.rpc.wire import LineBuffer, OverlongLine, error_from
+from cms.rpc.wire import UNREADABLE, LineBuffer, OverlongLine, error_from
 from cms.session.model import Record
 
 if TYPE_CHECKING:  # pathlib and shutil come with it; whoever has settings has paid already
@@ -238,7 +238,7 @@ class Client:
         except BaseException as error:
             # Whatever ended the wait, an answer may still come: this connection cannot be used again.
             self.close()
-            if isinstance(error, OSError | msgspec.DecodeError | OverlongLine):
+            if isinstance(error, (OSError, OverlongLine, *UNREADABLE)):
                 raise self._lost(error) from error
             raise
         finally:
@@ -323,7 +323,7 @@ class Client:
             if answer.result is msgspec.UNSET:
                 raise msgspec.ValidationError("neither result nor error")
             return msgspec.json.decode(answer.result, type=wanted)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise InternalError(f"the daemon's answer to {method} makes no sense: {error}") from error
 
     def _on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
@@ -462,7 +462,7 @@ def _start(settings: Settings, command: Sequence[str], give_up: float) -> bool:
         os.close(ready)
     try:
         readiness = msgspec.json.decode(line, type=Readiness)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         raise DaemonUnavailable(
             f"the daemon died while it started: {_tail(settings, size_before)}", hint=f"see {settings.log}"
         ) from None

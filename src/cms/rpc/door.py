@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from cms.errors import SessionNotFound, UsageError
+from cms.rpc.wire import UNREADABLE
 from cms.session.lineage import Caller
 from cms.session.model import SessionRecord
 
@@ -78,7 +79,7 @@ class Door:
             raise UsageError(f"a session may not call {method}", hint="a person can, at the shell")
         try:
             named = msgspec.json.decode(params, type=_Names)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise UsageError(f"bad params for {method}: {error}") from None
         for name in (*named.names, *((named.name,) if named.name else ())):
             try:

@@ -62,7 +62,7 @@ from cms.rpc.catalog import METHODS
 from cms.rpc.door import Door
 from cms.rpc.methods import Methods, RequestCancelled, Supervisor
 from cms.rpc.place import peer_uid, reachable
-from cms.rpc.wire import LineBuffer, OverlongLine, error_data
+from cms.rpc.wire import UNREADABLE, LineBuffer, OverlongLine, error_data
 from cms.session.lineage import Caller
 from cms.session.model import Interaction, Progress, Record
 
@@ -413,7 +413,7 @@ class _Connection:
         except msgspec.ValidationError as error:
             self._fail(_salvage_id(line), INVALID_REQUEST, f"not a request: {error}")
             return
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             self._fail(None, PARSE_ERROR, f"not JSON: {error}")
             return
         if request.id is None:
@@ -441,7 +441,7 @@ class _Connection:
                 self._protocol, self._environ = hello.protocol, hello.environ or None
                 if self._server.door is None:
                     self._caller = Caller(max(hello.depth, 0))
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
             return
         self._calls[request.id] = call
@@ -455,7 +455,7 @@ class _Connection:
             return
         try:
             cancel = msgspec.json.decode(request.params, type=Cancel)
-        except (msgspec.DecodeError, RecursionError):
+        except UNREADABLE:
             return
         call = self._calls.get(cancel.request_id)
         if call is not None:
@@ -574,7 +574,7 @@ def _salvage_id(line: bytes) -> int | None:
     """The id of what is no request, so that whoever waits for its answer gets it."""
     try:
         return msgspec.json.decode(line, type=_HasId).id
-    except (msgspec.DecodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

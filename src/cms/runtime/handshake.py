@@ -10,7 +10,7 @@ import msgspec
 import trio
 
 from cms.errors import ControlTimeout, ProtocolError
-from cms.protocol.messages import GetUsage, HookMatcher, Initialize, UsageReply
+from cms.protocol.messages import UNREADABLE, GetUsage, HookMatcher, Initialize, UsageReply
 from cms.runtime.process import AgentProcess
 from cms.session.state import Opened, usage_of
 
@@ -39,7 +39,7 @@ async def shake_hands(process: AgentProcess, *, timeout: float) -> Opened:
             raise ProtocolError(f"claude does not tell its cost: {usage.error}")
         try:
             totals = msgspec.json.decode(usage.response, type=UsageReply).session
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise ProtocolError(f"claude's cost report cannot be read: {error}") from error
         return Opened(totals.total_cost_usd, usage_of(totals.model_usage))
     raise ControlTimeout(asked, timeout)

@@ -14,6 +14,8 @@ from typing import Final
 
 import msgspec
 
+from cms.protocol.messages import UNREADABLE
+
 #: They ask how a background task is doing.
 _WAITING: Final = frozenset({"TaskOutput", "BashOutput", "AgentOutputTool", "ListAgents"})
 
@@ -39,7 +41,7 @@ def follow(streak: Streak | None, tool: str, given: msgspec.Raw) -> Streak:
 def _essence(given: msgspec.Raw) -> bytes:
     try:
         fields = msgspec.json.decode(given, type=dict[str, msgspec.Raw])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return bytes(given)
     fields.pop("description", None)
     return msgspec.json.encode(fields, order="sorted")
