@@ -47,6 +47,10 @@ def test_the_help_of_batch_is_that_of_the_command_and_of_the_family(
     ran = cms("help", "batch")
     assert ran.out == cms("batch", "--help").out
     assert "--file FILE" in ran.out
+    assert cms("help", "batch", "show").out == cms("batch", "show", "--help").out
+    assert cms("help", "batch", "shwo").err.startswith(
+        "cms: there is no command 'shwo'\n     did you mean 'show'?"
+    )
     assert "  cancel " in ran.out
     snapshot.check("help/batch.txt", ran.out)
 

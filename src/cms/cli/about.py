@@ -9,21 +9,25 @@ from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode
 
 
-def help_(command: Annotated[str | None, flags.word("The command to explain.")] = None, /) -> int:
+def help_(*command: Annotated[str, flags.word("The command to explain.")]) -> int:
     """Explain cms, or one command.
 
-    Example::
+    Examples::
 
         cms help delegate
+        cms help batch show
     """
     from cms.cli.app import FAMILIES, build, check_command, complete_batch, summon
 
     app = build()
-    if command == "batch":
+    if command[:1] == ("batch",):
         complete_batch(app)
-    if command is None or command in FAMILIES:
-        summon(app if command is None else app[command])
-    app.help_print([] if command is None else [check_command(app, command)])
+    explained = app
+    for word in command:
+        explained = explained[check_command(explained, word)]
+    if not command or command[0] in FAMILIES:
+        summon(explained)
+    app.help_print(command)
     return ExitCode.COMPLETED
 
 

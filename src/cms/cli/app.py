@@ -61,7 +61,7 @@ COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
     (("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
     (("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
     (("demo",), "cms.cli.about:demo", "[flags]", SERVICE),
-    (("help",), "cms.cli.about:help_", "[COMMAND]", SERVICE),
+    (("help",), "cms.cli.about:help_", "[COMMAND...]", SERVICE),
 )
 #: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
 FAMILIES: dict[str, tuple[str, Group, tuple[tuple[str, str, str], ...]]] = {
