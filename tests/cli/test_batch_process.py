@@ -192,7 +192,7 @@ def test_failures_are_told_and_give_the_exit_code(shell: Shell) -> None:
     assert "prompt is odd" in str({one["name"]: one["error"] for one in whole["tasks"]}["refused"])
     assert {one["name"]: one["tries"] for one in whole["tasks"]}["again"] == 2
     shown = shell("batch", "show", str(shell.newest()["id"]), "--failed")
-    assert "after  skipped: skipped: it needs 'refused', which ended failed" in shown.out
+    assert "after  skipped: it needs 'refused', which ended failed" in shown.out
     assert "good" not in shown.out.partition("\n\n")[0]
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.making import NOW, RECEIPT, UNPROVED, interaction, reply, result, session
-from cms.cli import render
+from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus
+from cms.cli import batch_render, render
 from cms.cli.terminal import Style
 from cms.session.model import (
     Denial,
@@ -304,3 +305,23 @@ def test_colour_is_only_colour() -> None:
     coloured = render.delegate_lines(result(), COLOUR)
     assert coloured[0].startswith("\x1b[32m✓ completed\x1b[0m")
     assert [line.replace("\x1b[32m", "").replace("\x1b[0m", "") for line in coloured] == plain
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_batchs_line_loses_its_bar_before_its_words(width: int) -> None:
+    counts = {TaskStatus.COMPLETED: 9_419, TaskStatus.FAILED: 12, TaskStatus.RUNNING: 200}
+    batch = BatchRecord(
+        "b",
+        0.0,
+        BatchStatus.RUNNING,
+        BatchOptions(work_dir="/", max_cost=1000),
+        10_000,
+        counts,
+        123.4567,
+        eta=4800,
+    )
+    line = batch_render.progress_line(batch, msgspec.structs.replace(TERMINAL, width=width))
+    assert len(line) < width
+    words = "9431/10000  200 running  12 failed  $123.4567 of $1000.0000  1h 20m left"
+    assert (words if width >= 80 else words[:50]) in line
+    assert "█" in line

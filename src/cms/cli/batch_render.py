@@ -231,15 +231,17 @@ def progress_line(batch: BatchRecord, style: Style) -> str:
     failed = over - batch.counts.get(TaskStatus.COMPLETED, 0)
     running = batch.counts.get(TaskStatus.RUNNING, 0)
     filled, empty = ("█", "░") if style.icons == "unicode" else ("#", ".")
-    width = 16
-    done = width * over // max(1, batch.total)
+    columns = (style.width or 81) - 1
     parts = [
-        f"{filled * done}{empty * (width - done)} {over}/{batch.total}",
+        f"{over}/{batch.total}",
         f"{running} running",
-        f"{failed} not completed" if failed else "",
+        f"{failed} failed" if failed else "",
         batch.status.value if batch.status is not BatchStatus.RUNNING else "",
         f"until {clock(batch.until, style)[11:]}" if batch.until is not None else "",
         money_words(batch).partition(",")[0],
         f"{span(batch.eta)} left" if batch.eta is not None else "",
     ]
-    return cut("  ".join(part for part in parts if part), (style.width or 81) - 1, style)
+    line = "  ".join(part for part in parts if part)
+    width = min(max(columns - len(line) - 1, 6), 16)  # of the bar: words before decoration
+    done = width * over // max(1, batch.total)
+    return cut(f"{filled * done}{empty * (width - done)} {line}", columns, style)

@@ -463,7 +463,7 @@ class _Tables:
 
     def _skip(self, batch_id: str, failed: Task) -> int:
         """Whoever needs it, and whoever needs those, will not be started."""
-        reason = f"skipped: it needs {failed.name!r}, which ended {failed.status.value}"
+        reason = f"it needs {failed.name!r}, which ended {failed.status.value}"
         rows: list[tuple[int]] = self._db.execute(
             "WITH RECURSIVE lost (seq) AS ("
             " SELECT seq FROM batch_needs WHERE batch_id = ?1 AND need = ?2"

@@ -113,7 +113,7 @@ async def test_a_failed_need_skips_its_dependants_and_says_so(house: House, auto
         "d": "completed",
     }
     tasks = await house.tasks(record.id)
-    assert tasks["c"].reason == "skipped: it needs 'a', which ended failed"
+    assert tasks["c"].reason == "it needs 'a', which ended failed"
     assert {tasks[name].order for name in tasks} == {1, 2, 3, 4}
 
 
