@@ -118,6 +118,8 @@ def test_the_shape_of_what_each_command_prints(shell: Shell) -> None:
     ask = call("AskUserQuestion", questions=[question])
     read = call("Read", file_path=str(shell.work_dir / "a.txt"))
     (shell.work_dir / "a.txt").write_text("text\n")
+    tasks = [{"name": "task", "prompt": prompt("go", say("done"))}]
+    (shell.work_dir / "tasks.json").write_bytes(msgspec.json.encode(tasks))
     story: tuple[tuple[int, tuple[str, ...]], ...] = (
         (0, ("spawn", "one", prompt("hello", read, say("x", cost_usd=0.5)))),
         (0, ("send", "one", prompt("more", say("y")))),
@@ -144,7 +146,14 @@ def test_the_shape_of_what_each_command_prints(shell: Shell) -> None:
         (0, ("cleanup", "--days", "0", "--dry-run")),
         (0, ("config",)),
         (0, ("completion", "bash", "--install")),
+        (0, ("audit", "three")),
+        (0, ("batch", "--file", "tasks.json")),
+        (0, ("batch", "show", "tasks")),
+        (0, ("batches",)),
         (0, ("budget", "set", "--daily", "20")),
+        (0, ("budget", "show")),
+        (0, ("budget", "clear")),
+        (0, ("setup", "--local", "--dry-run")),
         (10, ("status", "nobody")),
         (0, ("daemon", "status")),
         (0, ("daemon", "logs")),
