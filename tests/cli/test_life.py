@@ -20,6 +20,7 @@ def test_a_paused_session_takes_no_message_until_it_is_resumed(shell: Shell) -> 
     assert "session 'resting' is paused: cannot take a message" in refused.err
     assert "cms resume resting" in refused.err
     assert shell.ok("list", "--status", "paused", "--json").json()["total"] == 1
+    assert shell.ok("list", "--status", "created").out == "no session is created\n"
     assert shell.ok("resume", "resting", "--json").json()["status"] == "ready"
     again = shell.ok("send", "resting", prompt("still?", say("still here")), "--json").json()
     assert (again["text"], again["pid"]) == ("still here", pid)

@@ -146,6 +146,8 @@ def list_sessions(
                 total_cost_usd=reply.total_cost_usd,
             )
         )
+    elif status and not reply.sessions:
+        talk.show_lines([f"no session is {status}"])
     else:
         talk.show_lines(
             render.list_table(reply.sessions, reply.total_cost_usd, time.time(), talk.out_style())
