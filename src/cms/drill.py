@@ -128,7 +128,14 @@ def main(plan: Plan, *, json: bool = False) -> int:
             raise UsageError(f"a drill has no group {group!r}", hint=f"one of {', '.join(GROUPS)}")
     with tempfile.TemporaryDirectory(prefix="cms-drill-", ignore_cleanup_errors=True) as folder:
         tell = _tell_nobody if json else _print
-        report = trio.run(run_drill, Path(folder).resolve(), tell, plan)
+        place = Path(folder).resolve()
+        try:
+            # Ctrl-C in the middle of a session's task would leave what that was about to take away.
+            report = trio.run(run_drill, place, tell, plan, restrict_keyboard_interrupt_to_checkpoints=True)
+        except BaseExceptionGroup as group:
+            if group.subgroup(KeyboardInterrupt) is not None:
+                raise KeyboardInterrupt from None
+            raise
     if json:
         sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
     return ExitCode.COMPLETED if report.ok else ExitCode.FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -144,3 +145,25 @@ def test_a_mechanism_that_there_is_not_is_told_as_such(tmp_path: Path) -> None:
     ran = run(tmp_path, "--quick", env={"CMS_CONTAINMENT": "moat"})
     assert ran.returncode == ExitCode.USAGE
     assert "there is no containment mechanism 'moat'" in ran.stderr
+
+
+def test_ctrl_c_ends_it_without_a_word_and_leaves_nothing(tmp_path: Path) -> None:
+    claude = write_launcher(tmp_path / "claude")
+    (tmp_path / "tmp").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "cms", "drill", "--only", "kill"],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp"), "CMS_CLAUDE": str(claude)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as child:
+        assert child.stdout is not None
+        while "held" not in child.stdout.readline():
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
+    assert child.returncode == ExitCode.INTERRUPTED
+    assert "Traceback" not in said
+    assert list((tmp_path / "tmp").iterdir()) == []
