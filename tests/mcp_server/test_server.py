@@ -29,7 +29,8 @@ from cms.errors import (
     WrongStatus,
 )
 from cms.mcp import looking, server
-from cms.mcp.server import HINTS, build, progress_text
+from cms.mcp.prompts import PROMPTS
+from cms.mcp.server import HINTS, INSTRUCTIONS, build, progress_text
 from cms.mcp.tools import TOOLS
 from cms.rpc.api import (
     AcceptedReply,
@@ -460,6 +461,15 @@ async def test_the_guide_speaks_of_tools_and_presets_that_there_are(settings: Se
     for preset in ("read-only", "review", "plan", "edit", "full"):
         assert f"`{preset}`" in text
     assert len(text) < 6000
+
+
+def test_whoever_wants_agents_side_by_side_is_told_to_detach_them() -> None:
+    """Claude Code makes calls that are not read-only one after the other, also those of one message."""
+    by_name = {tool.name: tool for tool in TOOLS}
+    assert not by_name["delegate"].read_only
+    for text in (INSTRUCTIONS, by_name["delegate"].description, *(prompt.text for prompt in PROMPTS)):
+        for sentence in text.replace("\n", " ").split(". "):
+            assert "side by side" not in sentence or "detach" in sentence
 
 
 def test_what_a_tool_says_is_short() -> None:

@@ -360,8 +360,8 @@ TOOLS = (
         start,
         """Start many tasks under one budget, each an agent of its own: with an order between them, retries,
         patience with rate limits, and a record that survives crashes. For more than about five tasks, or
-        tasks that need each other's results; else call `delegate` several times at once. Costs model calls
-        up to maxCost. Returns at once; `batch_show` collects.""",
+        tasks that need each other's results; else `delegate` each with detach. Costs model calls up to
+        maxCost. Returns at once; `batch_show` collects.""",
         destructive=True,
         open_world=True,
         inside=False,

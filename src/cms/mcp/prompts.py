@@ -74,7 +74,7 @@ Budget for everything, in US dollars: {budget}.
 2. For each piece write down: the task with all that the agent needs to know, the preset, maxCost, and the
    command that proves it done (`verify`). The sum of maxCost must stay within the budget, with a fifth kept
    for follow-ups. Show me this list before you start.
-3. Delegate the pieces side by side.
+3. Delegate the pieces side by side: each with detach, then one `wait` for all.
 4. Read each verdict. `completed` means judged done, not right: check with a command or by reading the diff.
    Use `continue` for what is missing.
 5. Join the results, run the whole check yourself, and report what was done, what was not, and the cost.

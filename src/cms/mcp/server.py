@@ -56,9 +56,9 @@ _PACE = 0.25  # seconds between two progress notifications of one call
 _HEARTBEAT = 15.0  # seconds after which there is one without news: clients give up on calls that say nothing
 
 INSTRUCTIONS = """Put other Claude Code agents to work. `delegate` gives one task to an agent of its own, \
-under limits, and returns a verdict; several calls at once run side by side. `spawn`, `send`, `stop` hold a \
-conversation with a live agent. Agents see nothing of this conversation. They cost model calls, up to the \
-maxCost of each. Long work: detach, then `wait`."""
+under limits, and returns a verdict. Several side by side, or long work: start each with detach, then one \
+`wait` for all. `spawn`, `send`, `stop` hold a conversation with a live agent. Agents see nothing of this \
+conversation. They cost model calls, up to the maxCost of each."""
 
 #: What a model should do next, by the error's code, where the daemon's hint speaks of the shell.
 HINTS: Mapping[str, str] = {

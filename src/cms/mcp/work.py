@@ -214,12 +214,12 @@ TOOLS = (
         Verdict,
         delegate,
         """Give one self-contained task to a Claude Code agent of its own, under limits, and get a verdict.
-        The first choice for work that you can describe fully and check afterwards; several calls at once
-        run side by side. It costs model calls up to maxCost ($2.00 unless you say otherwise; a small task
-        takes a few cents to some tenths of a dollar) and none of your context but the answer. Nobody
-        answers its permission questions: what the preset does not allow is refused and reported. Its
-        process ends with the task; `continue` goes on in the same conversation. With detach it returns at
-        once, and `wait` collects the verdict. Cancelling this call stops the agent.""",
+        The first choice for work that you can describe fully and check afterwards. It costs model calls up
+        to maxCost ($2.00 unless you say otherwise; a small task takes a few cents to some tenths of a
+        dollar) and none of your context but the answer. Nobody answers its permission questions: what the
+        preset does not allow is refused and reported. Its process ends with the task; `continue` goes on
+        in the same conversation. For several side by side start each with detach, then `wait` once for all:
+        without, they run one after the other. Cancelling this call stops the agent.""",
         destructive=True,
         open_world=True,
     ),
