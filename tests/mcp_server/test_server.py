@@ -214,6 +214,11 @@ async def test_what_the_person_s_file_says_holds_for_what_a_model_starts(setting
             "`answer` a allow, or `answer` a",
         ),
         (UsageError("odd", hint="`cms kill a` tries again"), "odd", "`kill` a tries again"),
+        (
+            UsageError("two", hint="one for each; cms ask a shows them"),
+            "two",
+            "one for each; `questions` a shows",
+        ),
         (NothingAsked("a"), "waits for no answer", "`questions` shows"),
         (CmsError("odd"), "odd.", ""),
     ],

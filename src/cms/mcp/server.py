@@ -331,7 +331,8 @@ def _hint(error: CmsError) -> str:
         return HINTS[error.code]
     if not error.hint and isinstance(error, WrongStatus):
         return "`status` shows what it is doing, `wait` returns when it is through"
-    return _SHELL_WORDS.sub(r"`\1`", _SHELL_LINE.sub(r"`\1`\2", error.hint))
+    hint = error.hint.replace("cms ask", "cms questions")
+    return _SHELL_WORDS.sub(r"`\1`", _SHELL_LINE.sub(r"`\1`\2", hint))
 
 
 def _failed(message: str, hint: str) -> types.CallToolResult:
