@@ -17,7 +17,7 @@ from cms.errors import ExitCode, NothingAsked, UsageError
 from cms.rpc.api import ContinueParams, SendParams
 from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, Unanswered
 from cms.rpc.client import Client
-from cms.session.live import AskedQuestion, OpenQuestion
+from cms.session.live import AskedQuestion, OpenQuestion, choose
 from cms.session.model import Question
 
 
@@ -88,7 +88,7 @@ def answer(
             if left is None or deny:
                 raise
         else:
-            return _told(reply, json=json)
+            return _told(reply, texts, json=json)
     return _go_on(left, texts, json=json)
 
 
@@ -97,14 +97,18 @@ def _ended_asking(client: Client, name: str) -> Unanswered | None:
     return reply.unanswered[0] if reply.unanswered else None
 
 
-def _told(reply: AnswerReply, *, json: bool) -> int:
+def _told(reply: AnswerReply, texts: tuple[str, ...], *, json: bool) -> int:
     if json:
         from cms.cli.views_care import view_answer
 
         talk.show_json(view_answer(reply))
     else:
         more = f"; {render.count(reply.left, 'question')} left" if reply.left else ""
-        talk.show_lines([f"{reply.session.name}: told{more}"])
+        # A choice as it was understood: a number that was none went as the person's own words.
+        said = [choose(asked, text) for asked, text in zip(reply.question.questions, texts, strict=False)]
+        style = talk.out_style()
+        told = render.one_line("; ".join(said or texts or ("deny",)), style)
+        talk.show_lines([render.cut(f"{reply.session.name}: told {told}{more}", style.width, style)])
     return ExitCode.COMPLETED
 
 
