@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True):
         caps: how far sessions may start others (`CMS_MAX_DEPTH`, `CMS_MAX_CHILDREN`).
         door: inside a session that may use cms: the socket that leads to it (`CMS_DOOR`).
         inside: the id of the session that we run inside of, or "" (`CMS_PARENT`).
+        umask: for the files that sessions make; -1: the process's own.
     """
 
     home: Path
@@ -71,6 +72,7 @@ class Settings(msgspec.Struct, frozen=True):
     caps: Caps = Caps()
     door: Path | None = None
     inside: str = ""
+    umask: int = -1
 
     @property
     def socket(self) -> Path:

@@ -119,7 +119,8 @@ def run_daemon(
     Raises:
         CmsError: it cannot serve: `HomeTaken`, `HomeUnusable`, `StoreError` ...
     """
-    os.umask(0o077)
+    # What is ours is nobody else's business; what sessions make is made as its starter's programs would.
+    settings = msgspec.structs.replace(settings, umask=os.umask(0o077))
     machine.share_heaps()
     _configure_logging()
     if ready_fd is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from cli.shell import Shell, shell
 from cms.rehearsal.script import call, prompt, say
 
@@ -42,6 +44,23 @@ def test_the_level_holds_for_what_is_brought_back_too(shell: Shell) -> None:
     assert ran.code == 1
     shell.ok("daemon", "stop")
     assert shell.cms("send", "moved", prompt("hello again", say("y"))).code == 0
+
+
+def test_what_a_session_makes_is_as_open_as_what_its_user_makes(shell: Shell) -> None:
+    """The daemon keeps what is its own to itself; that must not reach the project."""
+    mask = os.umask(0o022)
+    try:
+        made = call("Bash", command="umask > mask"), call("Write", file_path="made", content="x")
+        shell.ok(
+            "delegate", "open", prompt("go", *made, say("done")), "--preset", "full",
+            "--verify", "umask > verified",
+        )  # fmt: skip
+    finally:
+        os.umask(mask)
+    assert (shell.work_dir / "mask").read_text().strip() == "0022"
+    assert (shell.work_dir / "verified").read_text().strip() == "0022"
+    assert (shell.work_dir / "made").stat().st_mode & 0o777 == 0o644
+    assert (shell.home / "cms.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_the_file_can_ask_for_a_level(shell: Shell) -> None:

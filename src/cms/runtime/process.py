@@ -129,6 +129,7 @@ class AgentProcess:
             max_memory=max_memory,
             max_procs=max_procs,
             label=label,
+            umask=settings.umask,
         )
         try:
             container = await mechanism.start(spec)

@@ -52,6 +52,7 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             max_memory=options.limits.max_memory,
             max_procs=options.limits.max_procs,
             label=f"{options.name}: verify",
+            umask=settings.umask,
         )
         trouble = await _check(mechanism, spec, options)
         if trouble:

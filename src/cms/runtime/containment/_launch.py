@@ -53,6 +53,7 @@ class _Attempt:
 
     def __init__(self, spec: Spec, plan: Plan) -> None:
         self.name = spec.label or spec.argv[0]
+        self.umask = spec.umask
         self.plan = plan
         (stdin, our_stdin), (our_stdout, stdout), (our_stderr, stderr) = os.pipe(), os.pipe(), os.pipe()
         self.theirs: tuple[int, ...] = (stdin, stdout, stderr)
@@ -93,6 +94,7 @@ class _Attempt:
                     start_new_session=True,
                     cwd="/",
                     env=_loader_environment(),
+                    umask=self.umask,
                 )
         finally:
             theirs.close()

@@ -100,6 +100,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         max_memory: bytes for the whole tree, or None.
         max_procs: processes (threads count where the kernel does the counting) for the whole tree, or None.
         label: for people, in errors and receipts.
+        umask: for the files that the tree makes; -1: ours.
     """
 
     argv: tuple[str, ...]
@@ -114,6 +115,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     max_memory: int | None = None
     max_procs: int | None = None
     label: str = ""
+    umask: int = -1
     sandbox: bool = False
 
 
