@@ -257,7 +257,7 @@ def test_a_delegate_result_that_did_not_complete() -> None:
         "safety: OFF (--no-safety)",
         "safety: 1 violation",
         "  Write to .env",
-        "refused: Bash rm -rf / (not permitted by preset edit)",
+        "refused: Bash rm -rf /: not permitted by preset edit",
         "asks: Which one?",
         "  - a",
         "  - b",

@@ -237,8 +237,8 @@ def question_lines(questions: Sequence[Question], style: Style) -> list[str]:
 def denial_lines(denials: Sequence[Denial], style: Style, *, most: int = 10) -> list[str]:
     lines = []
     for denial in denials[:most]:
-        what = cut(one_line(denial.detail, style), 60, style)
-        lines.append(f"refused: {one_line(denial.tool, style)} {what} ({one_line(denial.reason, style)})")
+        what = f"{one_line(denial.tool, style)} {cut(one_line(denial.detail, style), 60, style)}".rstrip()
+        lines.append(f"refused: {what}: {one_line(denial.reason, style).removeprefix('refused: ')}")
     if len(denials) > most:
         lines.append(f"refused: {len(denials) - most} more")
     return lines
