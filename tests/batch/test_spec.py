@@ -238,3 +238,26 @@ def test_defaults_fill_what_a_task_leaves_open() -> None:
     assert (options.limits.max_cost, options.limits.max_turns) == (1.0, TASK_LIMITS.max_turns)
     assert (options.work_dir, options.delegated) == ("/work", True)
     assert over(spec, base) == spec
+
+
+def test_no_task_takes_back_what_the_batch_is_denied() -> None:
+    base = TaskSpec(
+        protect=("keys",),
+        env_deny=("TOKEN",),
+        disallowed_tools=("Bash",),
+        allowed_tools=("Read",),
+        require_containment="B",
+    )
+    own = TaskSpec(
+        name="a",
+        protect=("x", "keys"),
+        env_deny=(),
+        allowed_tools=("Edit",),
+        protect_read=("y",),
+        require_containment="D",
+    )
+    spec = over(own, base)
+    assert (spec.protect, spec.env_deny, spec.protect_read) == (("keys", "x"), ("TOKEN",), ("y",))
+    assert (spec.disallowed_tools, spec.allowed_tools) == (("Bash",), ("Edit",))
+    assert spec.require_containment == "B"
+    assert over(spec, base) == spec

@@ -177,13 +177,24 @@ _OPTIONS: Final = tuple(
 )
 
 
+#: What forbids adds up: no task's own list takes back what the whole batch was denied.
+_ADDS_UP: Final = ("disallowed_tools", "protect", "protect_read", "env_deny")
+
+
 def over(spec: TaskSpec, base: TaskSpec) -> TaskSpec:
-    """The task with the base's word wherever it has none of its own."""
+    """The task with the base's word wherever it has none of its own, and with all that either forbids."""
     fill = {
         field: getattr(base, field)
         for field in TaskSpec.__struct_fields__
         if field != "needs" and getattr(spec, field) is None
     }
+    levels = [one.require_containment for one in (spec, base) if one.require_containment is not None]
+    if levels:
+        fill["require_containment"] = min(levels)  # "A" is the strictest
+    for field in _ADDS_UP:
+        own, given = getattr(spec, field), getattr(base, field)
+        if own is not None and given is not None:
+            fill[field] = tuple(dict.fromkeys((*given, *own)))
     return msgspec.structs.replace(spec, **fill)
 
 
