@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from cms import daemon
 from cms.config import Settings, load_settings
 from cms.daemon import HomeLock, HomeTaken, wait_idle
 from cms.errors import DaemonUnavailable, DaemonVersionMismatch, HomeUnusable, StoreError
+from cms.rpc import client as client_module
 from cms.rpc.api import (
     DaemonStatus,
     DaemonStopParams,
@@ -244,6 +245,30 @@ def test_a_holder_that_does_not_listen(tmp_path: Path) -> None:
             connect(settings, command=FAKE_DAEMON, patience=4.0)
     finally:
         lock.close()
+
+
+def test_a_holder_is_named_though_the_last_try_came_too_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(tmp_path)
+    tries: list[float] = []
+
+    def start(_: Settings, __: Sequence[str], give_up: float) -> bool:
+        tries.append(give_up)
+        if len(tries) == 1:
+            return False
+        wait_for(lambda: time.monotonic() >= give_up)
+        raise DaemonUnavailable("the daemon did not come up in time")
+
+    monkeypatch.setattr(client_module, "_start", start)
+    monkeypatch.setattr(client_module, "_START_AGAIN", 0.0)
+    lock = HomeLock(settings)
+    try:
+        with pytest.raises(DaemonUnavailable, match=f"nobody answers.*pid {os.getpid()}"):
+            connect(settings, patience=0.5)
+    finally:
+        lock.close()
+    assert len(tries) == 2
 
 
 def test_a_daemon_of_another_protocol_can_be_stopped(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def connect(
         )
     start = start and settings.door is None  # behind a door there is one daemon or none
     give_up = time.monotonic() + patience
-    start_again = 0.0
+    start_again, held = 0.0, False
     while True:
         client = _dial(settings, any_protocol=any_protocol, depth=depth)
         if client is not None:
@@ -122,8 +122,15 @@ def connect(
                 hint="any command that needs one starts it; or run it here: cms daemon run",
             )
         elif time.monotonic() >= start_again:
-            if _start(settings, command, give_up) and time.monotonic() < give_up:
+            try:
+                started = _start(settings, command, give_up)
+            except DaemonUnavailable:
+                if not held or time.monotonic() < give_up:
+                    raise
+                started = False  # what matters is who has the home, not that this last try came too late
+            if started and time.monotonic() < give_up:
                 continue
+            held = held or not started
             start_again = time.monotonic() + _START_AGAIN
         if time.monotonic() >= give_up:
             raise DaemonUnavailable(
