@@ -34,7 +34,7 @@ LONGEST_WALK: Final = 2.0
 #: Held where that can be, and too big for the tripwire.
 _SYSTEM: Final = frozenset(Path(pattern) for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
 #: Never bound read-only: see above.
-_SYSTEMS_OWN: Final = ("/dev", "/proc", "/run")
+_SYSTEMS_OWN: Final = (Path("/dev"), Path("/proc"), Path("/run"))
 #: Our own folder, in a home, and what a person wrote in it. All else there we write all the time ourselves.
 _OURS: Final = ".claude-multi-session"
 _OURS_BY_HAND: Final = "config.toml"
@@ -96,7 +96,7 @@ def find_places(
     watched: dict[Path, None] = {}
     for path in (*_named(rules, roots, home), *_walk(rules, roots, unheld)):
         real = _real(path)
-        if real in claudes or _below(real, map(Path, _SYSTEMS_OWN)):
+        if real in claudes or _below(real, _SYSTEMS_OWN):
             continue
         system = path in _SYSTEM
         # A file named .git says where the hooks are: who changes it brings hooks of his own.
@@ -248,7 +248,8 @@ def _real(path: Path) -> Path:
 
 def _below(path: Path, places: Iterable[Path]) -> bool:
     """Whether the path is one of the places, or lies in one."""
-    return any(path.is_relative_to(place) for place in places)
+    parts = path.parts
+    return any(parts[: len(place.parts)] == place.parts for place in places)
 
 
 def _topmost(paths: Mapping[Path, None]) -> tuple[Path, ...]:

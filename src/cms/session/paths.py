@@ -200,7 +200,7 @@ class PathRules:
             OSError, RuntimeError, ValueError: the path cannot be resolved (a loop of links, say).
         """
         forms: list[str] = []
-        for written in (path, path.strip(_SPACE)):
+        for written in dict.fromkeys((path, path.strip(_SPACE))):
             plain = self.absolute(written)
             forms += plain, self._resolve(plain)
             if ".." in written:
