@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from cms.errors import ContainmentError, WorkDirError
-from cms.runtime.containment import Mechanism, Spec
+from cms.runtime.containment import LostMount, Mechanism, Spec, _launch
 from runtime.containment.children import PYTHON, open_descriptors, python, read_all, read_until, shell
 from runtime.containment.conftest import on_linux
 
@@ -154,6 +154,21 @@ async def test_a_start_that_is_cancelled_leaves_nothing(mechanism: Mechanism, tm
                     with trio.CancelScope(shield=True):
                         await container.aclose()
             step += 1
+    assert open_descriptors() == descriptors
+
+
+async def test_a_start_that_fails_at_the_last_moment_leaves_nothing(
+    mechanism: Mechanism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is there, and waits for leave to exec: it must not mistake the kill for that."""
+    descriptors = open_descriptors()
+
+    def broken(*_: object) -> tuple[LostMount, ...]:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(_launch, "verify", broken)
+    with trio.fail_after(10), pytest.raises(ContainmentError, match="Input/output"):
+        await mechanism.start(shell("exec sleep 100", tmp_path))
     assert open_descriptors() == descriptors
 
 

@@ -480,8 +480,8 @@ class GuardContainer(Container):
                 self._leaf.kill_each()
             how.append("cgroup.kill")
         if not self._control.ended:
-            if rounds == 1:
-                self._control.send("kill")
+            # Each time: a command that still waits for leave to exec takes the first one for a refusal.
+            self._control.send("kill")
             how.append("SIGKILL to the guardian's children until it had none")
         if self._control.ended or rounds > 1:
             for member in self._members():
