@@ -56,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True):
         door: inside a session that may use cms: the socket that leads to it (`CMS_DOOR`).
         inside: the id of the session that we run inside of, or "" (`CMS_PARENT`).
         umask: for the files that sessions make; -1: the process's own.
+        open_files: how many files each process of a session may have open; 0: as many as this one.
     """
 
     home: Path
@@ -73,6 +74,7 @@ class Settings(msgspec.Struct, frozen=True):
     door: Path | None = None
     inside: str = ""
     umask: int = -1
+    open_files: int = 0
 
     @property
     def socket(self) -> Path:

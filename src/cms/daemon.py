@@ -120,7 +120,7 @@ def run_daemon(
         CmsError: it cannot serve: `HomeTaken`, `HomeUnusable`, `StoreError` ...
     """
     # What is ours is nobody else's business; what sessions make is made as its starter's programs would.
-    settings = msgspec.structs.replace(settings, umask=os.umask(0o077))
+    settings = msgspec.structs.replace(settings, umask=os.umask(0o077), open_files=machine.raise_open_files())
     machine.share_heaps()
     _configure_logging()
     if ready_fd is not None:

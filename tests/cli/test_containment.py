@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+from pathlib import Path
 
 from cli.shell import Shell, shell
 from cms.rehearsal.script import call, prompt, say
@@ -61,6 +63,24 @@ def test_what_a_session_makes_is_as_open_as_what_its_user_makes(shell: Shell) ->
     assert (shell.work_dir / "verified").read_text().strip() == "0022"
     assert (shell.work_dir / "made").stat().st_mode & 0o777 == 0o644
     assert (shell.home / "cms.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_daemon_may_open_more_files_than_a_shell_s_programs(shell: Shell) -> None:
+    """Each session takes some; what runs in it gets the limit that its user has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    shell.cms("daemon", "stop")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        made = call("Bash", command="ulimit -S -n > files; ulimit -H -n >> files")
+        shell.ok("delegate", "files", prompt("go", made, say("done")), "--preset", "full",
+                 "--verify", "ulimit -n > verified")  # fmt: skip
+        daemon = shell.ok("daemon", "status", "--json").json()["pid"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (shell.work_dir / "files").read_text().split() == ["512", str(hard)]
+    assert (shell.work_dir / "verified").read_text().strip() == "512"
+    limits = Path(f"/proc/{daemon}/limits").read_text()
+    assert f"Max open files            {min(hard, 65_536)}" in limits
 
 
 def test_the_file_can_ask_for_a_level(shell: Shell) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import resource
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +54,27 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
+def raise_open_files() -> int:
+    """Let this process have as many files open as the system permits, at most `_OPEN_FILES`.
+
+    A session takes ten; the usual soft limit of 1,024, which is there for the sake of programs that use
+    `select`, would end at a hundred sessions. Programs that are started are to be given it back.
+
+    Returns:
+        The soft limit as it was, or 0 if that was enough.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return 0
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        return 0  # some systems have a lower limit of their own, and do not tell
+    return soft
+
+
+_OPEN_FILES: Final = 65_536
 _M_ARENA_MAX: Final = -8  # of glibc's malloc.h
 _ARENAS: Final = 2
 

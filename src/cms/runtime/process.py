@@ -130,6 +130,7 @@ class AgentProcess:
             max_procs=max_procs,
             label=label,
             umask=settings.umask,
+            open_files=settings.open_files,
         )
         try:
             container = await mechanism.start(spec)

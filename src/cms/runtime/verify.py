@@ -53,6 +53,7 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             max_procs=options.limits.max_procs,
             label=f"{options.name}: verify",
             umask=settings.umask,
+            open_files=settings.open_files,
         )
         trouble = await _check(mechanism, spec, options)
         if trouble:

@@ -221,6 +221,7 @@ def orders_for(mode: str, spec: Spec) -> Orders:
         [os.fsencode(word) for word in spec.argv],
         {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()},
         os.fsencode(spec.cwd),
+        nofile=spec.open_files,
     )
 
 

@@ -101,6 +101,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         max_procs: processes (threads count where the kernel does the counting) for the whole tree, or None.
         label: for people, in errors and receipts.
         umask: for the files that the tree makes; -1: ours.
+        open_files: the soft limit on open files of each process; 0: ours.
     """
 
     argv: tuple[str, ...]
@@ -116,6 +117,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     max_procs: int | None = None
     label: str = ""
     umask: int = -1
+    open_files: int = 0
     sandbox: bool = False
 
 

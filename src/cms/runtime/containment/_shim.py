@@ -95,6 +95,7 @@ class Orders:
         "marker",
         "mode",
         "mounts",
+        "nofile",
         "nproc",
         "sandbox",
         "scoped",
@@ -119,6 +120,7 @@ class Orders:
         mounts: tuple[tuple[str, bytes], ...] = (),
         sandbox: bool = False,
         nproc: int = 0,
+        nofile: int = 0,
         scoped: bool = False,
     ) -> None:
         self.mode = mode
@@ -134,6 +136,7 @@ class Orders:
         self.mounts = mounts
         self.sandbox = sandbox
         self.nproc = nproc
+        self.nofile = nofile
         self.scoped = scoped
 
     def dump(self) -> bytes:
@@ -423,10 +426,14 @@ class Shim:
             stage = "chdir"
             os.chdir(orders.cwd)
             stage = "limits"
-            if orders.nproc:
+            if orders.nproc or orders.nofile:
                 import resource
 
-                resource.setrlimit(resource.RLIMIT_NPROC, (orders.nproc, orders.nproc))
+                if orders.nproc:
+                    resource.setrlimit(resource.RLIMIT_NPROC, (orders.nproc, orders.nproc))
+                if orders.nofile:
+                    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+                    resource.setrlimit(resource.RLIMIT_NOFILE, (orders.nofile, hard))
             self.volunteer()
             if orders.scoped:
                 top = orders.leaf.split(b"/")[1:2]
