@@ -13,7 +13,6 @@ import trio
 
 from cms.config import Settings
 from cms.rehearsal.script import Reply, call, prompt, say
-from cms.runtime import guard
 from cms.runtime.supervisor import Supervisor
 from cms.session.model import Outcome, SessionStatus, Walls
 from runtime.kit import ask, at_work, consistent, delegate, make_settings, start, supervising, toil, until
@@ -105,9 +104,8 @@ async def wall_lost(supervisor: Supervisor) -> None:
 
 
 async def test_a_mount_that_an_editor_drops_ends_the_work_and_the_next_process_has_it_again(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
 ) -> None:
-    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
     async with supervising(settings) as supervisor:
         await start(supervisor)
         message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
@@ -133,9 +131,8 @@ async def test_a_mount_that_an_editor_drops_ends_the_work_and_the_next_process_h
 
 
 async def test_a_mount_that_an_editor_drops_ends_a_session_that_rests(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
 ) -> None:
-    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
     async with supervising(settings) as supervisor:
         await start(supervisor)
         await supervisor.resume("one")
@@ -148,9 +145,8 @@ async def test_a_mount_that_an_editor_drops_ends_a_session_that_rests(
 
 
 async def test_on_violation_deny_goes_on_without_the_mount_and_tells(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
 ) -> None:
-    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
     async with supervising(settings) as supervisor:
         await start(supervisor, on_violation="deny")
         message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
@@ -166,9 +162,8 @@ async def test_on_violation_deny_goes_on_without_the_mount_and_tells(
 
 
 async def test_a_frozen_session_is_ended_for_a_lost_mount_only_when_it_goes_on(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
 ) -> None:
-    monkeypatch.setattr(guard, "LOOK_EVERY", 0.05)
     async with supervising(settings) as supervisor:
         await start(supervisor)
         message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")

@@ -22,8 +22,8 @@ from cms.runtime.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, 
 from cms.session.model import Walls
 from cms.session.policy import Rules
 
-#: Seconds between two looks at the mounts.
-LOOK_EVERY: Final = 2.0
+#: Seconds between two looks at the mounts where the kernel does not tell that one has gone.
+LOOK_EVERY: Final = 10.0
 #: Paths with one and the same reason are named one by one up to so many.
 _NAMED: Final = 5
 
@@ -79,12 +79,14 @@ class Guard:
         container = self._container
         if container is None or not self.places.protected:
             return
-        while True:
-            await trio.sleep(LOOK_EVERY)
-            for lost in await container.verify_mounts():
-                if str(lost.path) not in self._lost:
-                    self._lost[str(lost.path)] = lost.why
-                    tell(self._walls(), f"{lost.path} is not held any more: {lost.why}")
+        with container.watch_mounts() as changed:
+            while True:
+                for lost in await container.verify_mounts():
+                    if str(lost.path) not in self._lost:
+                        self._lost[str(lost.path)] = lost.why
+                        tell(self._walls(), f"{lost.path} is not held any more: {lost.why}")
+                with trio.move_on_after(LOOK_EVERY):
+                    await changed()
 
     async def finish(self) -> Walls:
         """The process is gone: what became of the places."""

@@ -197,9 +197,17 @@ async def test_a_rename_from_outside_is_noticed(walled: Mechanism, project: Path
     with trio.fail_after(10):
         async with await walled.start(spec) as container:
             assert await container.verify_mounts() == ()
-            (project / "file.new").write_text("saved")
-            (project / "file.new").rename(path)
-            assert [lost.path for lost in await container.verify_mounts()] == [path]
+            with container.watch_mounts() as changed:
+                with trio.move_on_after(0.05) as quiet:
+                    await changed()
+                assert quiet.cancelled_caught
+                (project / "file.new").write_text("saved")
+                (project / "file.new").rename(path)
+                await changed()
+                assert [lost.path for lost in await container.verify_mounts()] == [path]
+                with trio.move_on_after(0.05) as quiet:
+                    await changed()
+                assert quiet.cancelled_caught
 
 
 async def test_a_missing_path_is_told_and_watched(walled: Mechanism, project: Path) -> None:

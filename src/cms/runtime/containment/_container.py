@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import abc
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
 
@@ -256,6 +258,32 @@ class Container(abc.ABC):
         if self._proof is not None and self._proof.empty:
             return ()
         return _mounts.verify(self._plan, self._shim)
+
+    @contextmanager
+    def watch_mounts(self) -> Iterator[Callable[[], Awaitable[None]]]:
+        """For the length of the block a function that returns when the mounts of the tree have changed.
+
+        Where the kernel does not tell it never returns, so put a time-out around it. mountinfo itself can
+        always be read, so that nobody can wait for it; what the kernel adds when it changes (EPOLLPRI) wakes
+        an epoll of its own, and that can be waited for.
+        """
+        try:
+            info = os.open(f"/proc/{self._shim}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            yield trio.sleep_forever
+            return
+        try:
+            with select.epoll() as watch:
+                watch.register(info, select.EPOLLPRI)
+
+                async def changed() -> None:
+                    # To begin to wait takes the word away that came before: so that is asked for first.
+                    if not watch.poll(0):
+                        await trio.lowlevel.wait_readable(watch.fileno())
+
+                yield changed
+        finally:
+            os.close(info)
 
     async def freeze(self) -> None:
         """Stop every process of the tree. Returns when none runs any more (with a cgroup: proved).
