@@ -339,6 +339,9 @@ def test_hooks_and_webhook(shell: Shell) -> None:
         thread.join()
         server.server_close()
     assert ran.code == ExitCode.FAILED
+    own = shell.work / "own"
+    own.touch()
+    assert (shell.work / "done.json").stat().st_mode == own.stat().st_mode, "not the daemon's umask"
     done = json.loads((shell.work / "done.json").read_text())
     assert (done["event"], done["batch"]["status"]) == ("done", "failed")
     lines = [json.loads(line) for line in (shell.work / "fail.jsonl").read_text().splitlines()]

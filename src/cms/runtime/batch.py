@@ -103,6 +103,9 @@ class Engine:
 
     Attributes:
         record: as it stands; counts and money as of the last event.
+
+    Args:
+        umask: for the files that hooks make; -1: ours.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Engine:
         store: BatchStore,
         crew: Crew,
         *,
+        umask: int = -1,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.record = record
@@ -125,7 +129,7 @@ class Engine:
         self._change = trio.Event()
         self._scopes: dict[int, trio.CancelScope] = {}
         self._begun: dict[int, float] = {}
-        self._outlet = Outlet(record.options, self.warn)
+        self._outlet = Outlet(record.options, self.warn, umask=umask)
         self._results: ResultFile | None = None
         self._nursery: trio.Nursery | None = None
         self._written = 0  # place of the last task whose line is in the results

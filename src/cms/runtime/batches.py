@@ -45,8 +45,12 @@ def scope_of(batch_id: str) -> str:
 class Batches:
     """The batches of one supervisor: made, started, found, ended."""
 
-    def __init__(self, store: BatchStore, make_crew: MakeCrew, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, store: BatchStore, make_crew: MakeCrew, nursery: trio.Nursery, *, umask: int = -1
+    ) -> None:
+        """`umask`: for the files that hooks make; -1: ours."""
         self.store = store
+        self._umask = umask
         self._make_crew = make_crew
         self._nursery = nursery
         self._engines: dict[str, Engine] = {}
@@ -174,7 +178,7 @@ class Batches:
         return self._launch(record)
 
     def _launch(self, record: BatchRecord) -> Engine:
-        engine = Engine(record, self.store, self._make_crew(record.id))
+        engine = Engine(record, self.store, self._make_crew(record.id), umask=self._umask)
         self._engines[record.id] = engine
         self._nursery.start_soon(self._run, engine)
         return engine
@@ -211,7 +215,7 @@ class Batches:
                 self._launch(record)
                 found.append(record)
                 continue
-            engine = Engine(record, self.store, self._make_crew(record.id))
+            engine = Engine(record, self.store, self._make_crew(record.id), umask=self._umask)
             await engine.lay_down("cms ended without warning; `cms batch resume` goes on")
             found.append(engine.record)
         return found
@@ -227,7 +231,7 @@ class Batches:
         if record.id not in self._engines and record.status in RESUMABLE:
             # Nobody is at work on it: only the books are to be closed.
             await self.store.claim(record.id)
-            engine = Engine(record, self.store, self._make_crew(record.id))
+            engine = Engine(record, self.store, self._make_crew(record.id), umask=self._umask)
             await engine.lay_down("cancelled", give_up=True)
             return engine.record
         return await self._ask(batch_id, "cancel")
@@ -280,7 +284,7 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
         return SupervisorCrew(supervisor, scope_of(batch_id))
 
     async with trio.open_nursery() as nursery:
-        batches = Batches(store, make_crew, nursery)
+        batches = Batches(store, make_crew, nursery, umask=supervisor.settings.umask)
         try:
             yield batches
         finally:

@@ -98,8 +98,10 @@ class _Named(msgspec.Struct):
 class Outlet:
     """Tells what happens to whoever wants to know; in a task of its own, so that nobody waits for it."""
 
-    def __init__(self, options: BatchOptions, warn: Warn) -> None:
+    def __init__(self, options: BatchOptions, warn: Warn, *, umask: int = -1) -> None:
+        """`umask`: for the files that hooks make; -1: ours."""
         self._options = options
+        self._umask = umask
         self._warn = warn
         self._failures: list[TaskView] = []
         self._more = 0
@@ -170,7 +172,7 @@ class Outlet:
             await self._post(options.webhook, data)
 
     async def _hook(self, event: EventName, command: str, data: bytes) -> None:
-        trouble = await run_hook(command, data, cwd=self._options.work_dir)
+        trouble = await run_hook(command, data, cwd=self._options.work_dir, umask=self._umask)
         if trouble:
             self._warn(f"--on-{event}: {trouble}")
 
@@ -180,7 +182,9 @@ class Outlet:
             self._warn(f"--webhook: {trouble}")
 
 
-async def run_hook(command: str, data: bytes, *, cwd: str, timeout: float = HOOK_TIMEOUT) -> str:
+async def run_hook(
+    command: str, data: bytes, *, cwd: str, umask: int = -1, timeout: float = HOOK_TIMEOUT
+) -> str:
     """Run a shell line with `data` on stdin; returns what went wrong, or "".
 
     It is the user's own command, so it runs as the user and not in a container. Its process group is gone
@@ -195,6 +199,7 @@ async def run_hook(command: str, data: bytes, *, cwd: str, timeout: float = HOOK
             cwd=cwd,
             env=caller_environ.get(),
             start_new_session=True,
+            umask=umask,
         )
     except OSError as error:
         return f"could not be started ({error.strerror or error})"
