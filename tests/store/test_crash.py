@@ -119,3 +119,39 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
     assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     assert db.execute("PRAGMA foreign_key_check").fetchall() == []
     db.close()
+
+
+#: Any program that knows SQLite: a person's `sqlite3`, a backup, a second cms.
+VISITOR = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+print(db.execute("SELECT count(*) FROM sessions").fetchone()[0])
+db.close()
+"""
+
+
+async def visit(settings: Settings) -> int:
+    argv = [sys.executable, "-c", VISITOR, str(settings.database)]
+    return int((await trio.run_process(argv, capture_stdout=True)).stdout)
+
+
+async def test_a_visitor_that_leaves_takes_nothing_away(settings: Settings) -> None:
+    """Who closes a database last clears up behind itself, and must see that it is not the last.
+
+    It sees that by our locks. Those a process loses, all of them, when it closes any descriptor of the
+    file: then the visitor would delete the write-ahead log that we go on writing to.
+    """
+    wal = settings.database.with_name(settings.database.name + "-wal")
+    async with open_journal(settings) as journal:
+        await journal.add_session(making.session(1))
+        before = wal.stat().st_ino
+        assert await visit(settings) == 1
+        assert wal.stat().st_ino == before
+        await journal.add_session(making.session(2))
+        assert await visit(settings) == 2
+        async with open_journal(settings) as second:
+            await second.add_session(making.session(3))
+        assert wal.stat().st_ino == before
+        await journal.add_session(making.session(4))
+        assert await visit(settings) == 4
+    assert await visit(settings) == 4

@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -324,8 +325,11 @@ def connect(path: Path) -> sqlite3.Connection:
         StoreError: it cannot be opened, is no database, or stays locked.
     """
     with border(path):
-        # Before SQLite does it with the umask; its -wal and -shm files take the mode of this one.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Before SQLite does it with the umask; its -wal and -shm files take the mode of this one. Only where
+        # there is none: to close any descriptor of a database takes all the locks away that this process has
+        # on it (POSIX), and with them the write-ahead log, at the hands of the next program that leaves.
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             path.chmod(0o600)
         db = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
