@@ -285,3 +285,26 @@ def test_more_than_can_be_watched_makes_no_change_of_what_only_came_before_the_c
     seen.unlink()
     (change,) = compare(before, snapshot_again(before, folders))
     assert str(change) == f"{seen} was removed"
+
+
+def test_the_store_is_never_opened_by_the_tripwire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who closes a database that he opened beside SQLite takes the locks away that hold it."""
+    home = tmp_path / "project" / "home"
+    home.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(home)
+    for name in ("cms.db", "cms.db-wal", "config.toml"):
+        (home / name).write_text("x")
+    opened: list[str] = []
+    digest = tripwire._digest
+
+    def noting(path: Path) -> str:
+        opened.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(tripwire, "_digest", noting)
+    before = snapshot([tmp_path], home)
+    assert (set(opened), home / "cms.db" in before) == ({"config.toml"}, False)
+    (home / "cms.db").write_text("y")
+    (home / "config.toml").write_text("y")
+    changes = compare(before, snapshot_again(before, [tmp_path / "link", tmp_path], tmp_path / "link"))
+    assert [str(change) for change in changes] == [f"{home / 'config.toml'} was changed"]

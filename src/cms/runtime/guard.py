@@ -35,7 +35,9 @@ class Guard:
         places: what is to be held; empty before `prepare`.
     """
 
-    def __init__(self, rules: Rules, environ: Mapping[str, str]) -> None:
+    def __init__(self, rules: Rules, environ: Mapping[str, str], ours: Path | None = None) -> None:
+        """`ours`: cms's own folder."""
+        self._ours = ours
         self.places = Places()
         self._rules = rules
         self._environ = environ
@@ -58,7 +60,7 @@ class Guard:
             places = find_places(rules.paths, rules.read_paths, rules.folders, self._environ)
             exits = find_exits(rules.paths, self._environ)
             places = msgspec.structs.replace(places, hidden=(*places.hidden, *exits))
-            return places, snapshot(places.watched)
+            return places, snapshot(places.watched, self._ours)
 
         self.places, self._before = await trio.to_thread.run_sync(look, limiter=self._limiter)
         # A read-only mount holds a file under its name; under another one it can be written all the same.
@@ -95,7 +97,7 @@ class Guard:
 
         def look() -> dict[Path, Mark]:
             new = find_new(self._rules.paths, self._rules.folders)
-            return snapshot_again(self._before, dict.fromkeys((*self.places.watched, *new)))
+            return snapshot_again(self._before, dict.fromkeys((*self.places.watched, *new)), self._ours)
 
         after = await trio.to_thread.run_sync(look, limiter=self._limiter)
         held = [path for path in self._held() if not self._gave_way(path, after)]

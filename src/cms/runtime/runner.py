@@ -109,7 +109,7 @@ class Runner:
             chart, end, rules, journal=journal, scribe=scribe, watchers=watchers, promises=promises
         )
         self._courier = Courier(chart, end, drive, journal=journal, watchers=watchers)
-        self._places = Guard(rules, settings.environ)
+        self._places = Guard(rules, settings.environ, settings.home)
         self._process: AgentProcess | None = None
         self._process_id = ""
         self._ready = trio.Event()

@@ -26,6 +26,8 @@ import msgspec
 HASHED: Final = 1024 * 1024
 #: Files that are looked at in all; a protected folder with more is seen in part.
 MOST_FILES: Final = 5000
+#: What a person writes in cms's own folder.
+BY_HAND: Final = frozenset({"config.toml"})
 
 Kind = Literal["file", "folder", "link", "other", "missing"]
 
@@ -56,24 +58,34 @@ class Change(msgspec.Struct, frozen=True):
 MISSING: Final = Mark("missing")
 
 
-def snapshot(paths: Iterable[Path]) -> dict[Path, Mark]:
-    """Each path as it is now, and of folders everything below."""
+def snapshot(paths: Iterable[Path], ours: Path | None = None) -> dict[Path, Mark]:
+    """Each path as it is now, and of folders everything below.
+
+    Args:
+        ours: cms's own folder, of which only what a person writes is looked at. The rest changes all the
+            time; and to close a file of the store that was opened here takes away the locks that hold it.
+    """
     found: dict[Path, Mark] = {}
+    below = () if ours is None else (f"{ours}/", f"{os.path.realpath(ours)}/")
     for path in paths:
         for one in _all(path):
+            if below and str(one).startswith(below) and one.name not in BY_HAND:
+                continue
             if len(found) >= MOST_FILES:
                 return found
             found[one] = mark(one)
     return found
 
 
-def snapshot_again(before: Mapping[Path, Mark], paths: Iterable[Path]) -> dict[Path, Mark]:
+def snapshot_again(
+    before: Mapping[Path, Mark], paths: Iterable[Path], ours: Path | None = None
+) -> dict[Path, Mark]:
     """What a snapshot is to be compared with: its paths as they are now, and what is new.
 
     Where there was too much for the first look, nothing is new: what is seen only now may have been left
     out then.
     """
-    found = snapshot(paths)
+    found = snapshot(paths, ours)
     if not is_whole(before):
         found = {path: one for path, one in found.items() if path in before}
     return found | {path: mark(path) for path in before if path not in found}
