@@ -187,11 +187,12 @@ def kill_again_and_again(tasks: int, parallel: int, seconds: float, kills: int, 
                 " ON s.id = i.session_id WHERE i.state = 'done'"
                 " GROUP BY substr(s.name, 1, instr(s.name || '~', '~') - 1) HAVING count(*) > 1)"
             ).fetchone()[0]
+            whole = db.execute("PRAGMA integrity_check").fetchone()[0]
         db.close()
         print(
             f"{kills} kills of the daemon among {tasks} tasks: {took:.1f} s, {shown['status']}"
             f" {shown['counts']}, results {len(names)} lines of {len(set(names))} tasks,"
-            f" answered twice {twice}",
+            f" answered twice {twice}, the store is {whole}",
             flush=True,
         )
 
