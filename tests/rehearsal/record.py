@@ -103,6 +103,8 @@ class Take:
             finally:
                 if self._process.returncode is None:
                     self._process.kill()
+                    with trio.CancelScope(shield=True):
+                        await self._process.wait()
                 nursery.cancel_scope.cancel()
 
     @property

@@ -82,6 +82,10 @@ def _serve(session: Session, wire: Wire) -> int:
             sys.excepthook(type(exc), exc, exc.__traceback__)
             os._exit(70)
 
+    wakeup, heard = os.pipe()
+    for fd in (wakeup, heard):
+        os.set_blocking(fd, False)
+    signal.set_wakeup_fd(heard, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, end)
     # Started with SIGINT ignored (a background job of a shell), it stays so; otherwise it ends like SIGTERM.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
@@ -89,7 +93,7 @@ def _serve(session: Session, wire: Wire) -> int:
     worker = threading.Thread(target=work, daemon=True)
     worker.start()
     try:
-        for line in wire.lines():
+        for line in wire.lines(wakeup):
             _receive(line, session, wire)
             if session.hung.is_set():
                 threading.Event().wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -56,20 +57,35 @@ class Wire:
             except BrokenPipeError:
                 os._exit(1)
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self, wakeup_fd: int) -> Iterator[Line]:
         """What the host says, until it closes.
+
+        Args:
+            wakeup_fd: readable when a signal has come. One that comes just before a plain read would not
+                interrupt it, and its handler would not run until the host says something.
 
         Raises:
             NotJSON: a line is no JSON object.
         """
         held = b""
-        while data := os.read(self._receive_fd, _RECEIVE):
+        while data := self._receive(wakeup_fd):
             *whole, held = (held + data).split(b"\n")
             for raw in whole:
                 if raw.strip():
                     yield _decode(raw)
         if held.strip():
             yield _decode(held)
+
+    def _receive(self, wakeup_fd: int) -> bytes:
+        poller = select.poll()
+        poller.register(self._receive_fd, select.POLLIN)
+        poller.register(wakeup_fd, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poller.poll()]
+            if wakeup_fd in ready:
+                os.read(wakeup_fd, _RECEIVE)  # the handler runs before the next line of this
+            if self._receive_fd in ready:
+                return os.read(self._receive_fd, _RECEIVE)
 
     def ask(self, request: Line) -> Question:
         """A control request to the host; its answer is to be waited for with `Question.wait`."""
