@@ -135,5 +135,6 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     here = Shell(tmp_path_factory.mktemp("shell"))
     yield here
     here.close()
+    here.cms("batches")  # where the last daemon was killed, the next one clears up behind it
     assert here.cms("daemon", "stop").code == 0
     assert not here.survivors()

@@ -40,6 +40,7 @@ from cms.rpc.api import (
     SpawnParams,
 )
 from cms.rpc.client import Client, connect
+from cms.runtime import scratch
 from cms.runtime.containment._cgroup import find_delegation
 from cms.session.model import ENDED, DelegateResult, Interaction, InteractionState, Reply, SessionOptions
 
@@ -211,6 +212,8 @@ def test_a_daemon_that_is_killed_again_and_again(settings: Settings, tmp_path: P
     states = check(ledger, found, Path(os.environ["HOME"]))
     database = sqlite3.connect(settings.database)
     assert database.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    ids: list[str] = [row[0] for row in database.execute("SELECT id FROM sessions")]
+    assert not [one for one in ids if scratch._folder(one).exists()], "a scratch folder was left behind"
     database.close()
     sys.stdout.write(
         f"{KILLS} kills: {len(found)} messages {dict(states)}, {len(ledger.accepted)} acknowledged, "

@@ -375,6 +375,9 @@ class Runner:
             door = None
             if self.doors is not None:
                 door = await stack.enter_async_context(self.doors(self.record))
+            self._chart.update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
+            # First: what is made from here on is cleared after a crash, for then the session counts as alive.
+            await self._journal.commit(session=self.record)
             scratch = make_scratch(self.record.id)
             stack.push_async_callback(trio.to_thread.run_sync, remove_scratch, scratch)
             # Guarded here already, so that what ends the process knows why it has to.
@@ -391,8 +394,6 @@ class Runner:
     async def _start(self, raw: RawLog, door_path: Path | None, scratch: Path) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
-        self._chart.update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
-        await self._journal.commit(session=self.record)
         places = await self._places.prepare()
         if self._end.has_begun():
             return None
