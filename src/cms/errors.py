@@ -13,7 +13,13 @@ what happened, and to what.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+import msgspec
+
+#: What decoding JSON that is not ours may raise: it is no JSON, no text, or too deep. `Raw` parts of what was
+#: read before included: those are not looked into until then.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class ExitCode(enum.IntEnum):

@@ -20,10 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from cms.errors import ProtocolError
-
-#: What decoding may raise, `Raw` parts of a line that was read included: those are not looked into before.
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+from cms.errors import UNREADABLE, ProtocolError
 
 
 class Line(msgspec.Struct, frozen=True):

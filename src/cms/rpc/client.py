@@ -23,6 +23,7 @@ import msgspec
 
 from cms._version import __version__
 from cms.errors import (
+    UNREADABLE,
     CmsError,
     DaemonUnavailable,
     DaemonVersionMismatch,
@@ -44,7 +45,7 @@ from cms.rpc.api import (
     RpcError,
 )
 from cms.rpc.place import peer_uid, prepare_home, reachable
-from cms.rpc.wire import UNREADABLE, LineBuffer, OverlongLine, error_from
+from cms.rpc.wire import LineBuffer, OverlongLine, error_from
 from cms.session.model import Record
 
 if TYPE_CHECKING:  # pathlib and shutil come with it; whoever has settings has paid already

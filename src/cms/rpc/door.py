@@ -13,8 +13,7 @@ from typing import Final
 
 import msgspec
 
-from cms.errors import SessionNotFound, UsageError
-from cms.rpc.wire import UNREADABLE
+from cms.errors import UNREADABLE, SessionNotFound, UsageError
 from cms.session.lineage import Caller
 from cms.session.model import SessionRecord
 

@@ -31,6 +31,7 @@ import trio
 
 from cms.config import Settings, caller, caller_environ
 from cms.errors import (
+    UNREADABLE,
     CmsError,
     DaemonUnavailable,
     DaemonVersionMismatch,
@@ -62,7 +63,7 @@ from cms.rpc.catalog import METHODS
 from cms.rpc.door import Door
 from cms.rpc.methods import Methods, RequestCancelled, Supervisor
 from cms.rpc.place import peer_uid, reachable
-from cms.rpc.wire import UNREADABLE, LineBuffer, OverlongLine, error_data
+from cms.rpc.wire import LineBuffer, OverlongLine, error_data
 from cms.session.lineage import Caller
 from cms.session.model import Interaction, Progress, Record
 

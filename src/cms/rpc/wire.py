@@ -5,15 +5,8 @@ No I/O, and cheap to import: the fast commands load it.
 
 from __future__ import annotations
 
-from typing import Final
-
-import msgspec
-
 from cms.errors import CmsError, ExitCode
 from cms.rpc.api import ErrorData
-
-#: What msgspec raises for what is no JSON, no text, or too deep.
-UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class OverlongLine(ValueError):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import msgspec
 import trio
 
-from cms.errors import ControlTimeout, ProtocolError
-from cms.protocol.messages import UNREADABLE, GetUsage, HookMatcher, Initialize, UsageReply
+from cms.errors import UNREADABLE, ControlTimeout, ProtocolError
+from cms.protocol.messages import GetUsage, HookMatcher, Initialize, UsageReply
 from cms.runtime.process import AgentProcess
 from cms.session.state import Opened, usage_of
 

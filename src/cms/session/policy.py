@@ -47,9 +47,9 @@ from typing import Literal
 
 import msgspec
 
+from cms.errors import UNREADABLE
 from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.protocol.messages import (
-    UNREADABLE,
     Answer,
     HookAnswer,
     PermitAnswer,

@@ -35,10 +35,10 @@ from typing import Literal
 
 import msgspec
 
+from cms.errors import UNREADABLE
 from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS
 from cms.protocol.connection import Answered
 from cms.protocol.messages import (
-    UNREADABLE,
     ApiRetry,
     Assistant,
     CanUseTool,

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from cms.protocol.messages import UNREADABLE
+from cms.errors import UNREADABLE
 
 #: They ask how a background task is doing.
 _WAITING: Final = frozenset({"TaskOutput", "BashOutput", "AgentOutputTool", "ListAgents"})

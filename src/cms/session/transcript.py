@@ -16,9 +16,9 @@ from typing import Literal
 
 import msgspec
 
+from cms.errors import UNREADABLE
 from cms.protocol.argv import QUESTION_TOOL
 from cms.protocol.messages import (
-    UNREADABLE,
     ApiRetry,
     Assistant,
     CanUseTool,
