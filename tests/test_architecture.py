@@ -31,7 +31,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("session.state",),
     ("session.policy", "session.transcript"),
     ("batch", "rehearsal"),
-    ("runtime.containment", "runtime.exits", "runtime.places", "runtime.scratch"),
+    ("runtime.exits",),
+    ("runtime.containment", "runtime.places", "runtime.scratch"),
     (
         "runtime.caps",
         "runtime.machine",

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import trio
 
 from cms.runtime.containment import Container, LostMount
-from cms.runtime.exits import find_exits
-from cms.runtime.places import Places, find_new, find_places
+from cms.runtime.places import Places, find_new, find_walls
 from cms.runtime.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, snapshot_again
 from cms.session.model import Walls
 from cms.session.policy import Rules
@@ -56,10 +54,7 @@ class Guard:
             return self.places
 
         def look() -> tuple[Places, dict[Path, Mark]]:
-            rules = self._rules
-            places = find_places(rules.paths, rules.read_paths, rules.folders, self._environ)
-            exits = find_exits(rules.paths, self._environ)
-            places = msgspec.structs.replace(places, hidden=(*places.hidden, *exits))
+            places = find_walls(self._rules, self._environ)
             return places, snapshot(places.watched, self._ours)
 
         self.places, self._before = await trio.to_thread.run_sync(look, limiter=self._limiter)

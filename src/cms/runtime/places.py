@@ -25,7 +25,10 @@ from typing import Final
 
 import msgspec
 
+from cms import config_file
+from cms.runtime.exits import find_exits
 from cms.session.paths import DEFAULT_PROTECTED, PathRules, fold_name
+from cms.session.policy import Rules
 
 #: Entries of the work dir that are looked at, and seconds that it may take; a bigger one is not seen whole.
 MOST_ENTRIES: Final = 100_000
@@ -35,9 +38,8 @@ LONGEST_WALK: Final = 2.0
 _SYSTEM: Final = frozenset(Path(pattern) for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
 #: Never bound read-only: see above.
 _SYSTEMS_OWN: Final = (Path("/dev"), Path("/proc"), Path("/run"))
-#: Our own folder, in a home, and what a person wrote in it. All else there we write all the time ourselves.
+#: Our own folder, in a home, of which a person writes one file. All else there we write all the time.
 _OURS: Final = ".claude-multi-session"
-_OURS_BY_HAND: Final = "config.toml"
 #: What claude reads at its start and may execute, in its own folder.
 _CLAUDES: Final = (
     "settings.json", "settings.local.json", "hooks", "commands", "agents", "skills", "CLAUDE.md", "rules",
@@ -77,6 +79,17 @@ class Places(msgspec.Struct, frozen=True):
 NOWHERE: Final = Places()
 
 
+def find_walls(rules: Rules, environ: Mapping[str, str]) -> Places:
+    """All that the operating system is to hold or to hide for a session, the ways out of it included.
+
+    Nothing where its safety is off.
+    """
+    if not rules.safety:
+        return NOWHERE
+    places = find_places(rules.paths, rules.read_paths, rules.folders, environ)
+    return msgspec.structs.replace(places, hidden=(*places.hidden, *find_exits(rules.paths, environ)))
+
+
 def find_places(
     rules: PathRules, read_rules: PathRules, folders: Sequence[str], environ: Mapping[str, str]
 ) -> Places:
@@ -103,7 +116,7 @@ def find_places(
         if not rules.match(str(path / "hooks" if path.name == ".git" else path)):
             continue  # taken out again
         if not system:
-            watched[path / _OURS_BY_HAND if path == home / _OURS else path] = None
+            watched[path / config_file.NAME if path == home / _OURS else path] = None
         if not os.path.lexists(path):
             continue
         inside = next((need for need in needed if _below(need, (real,))), None)

@@ -22,12 +22,12 @@ from typing import Final, Literal
 
 import msgspec
 
+from cms import config_file
+
 #: Bytes up to which a file is compared by its content.
 HASHED: Final = 1024 * 1024
 #: Files that are looked at in all; a protected folder with more is seen in part.
 MOST_FILES: Final = 5000
-#: What a person writes in cms's own folder.
-BY_HAND: Final = frozenset({"config.toml"})
 
 Kind = Literal["file", "folder", "link", "other", "missing"]
 
@@ -69,7 +69,7 @@ def snapshot(paths: Iterable[Path], ours: Path | None = None) -> dict[Path, Mark
     below = () if ours is None else (f"{ours}/", f"{os.path.realpath(ours)}/")
     for path in paths:
         for one in _all(path):
-            if below and str(one).startswith(below) and one.name not in BY_HAND:
+            if below and str(one).startswith(below) and one.name != config_file.NAME:
                 continue
             if len(found) >= MOST_FILES:
                 return found

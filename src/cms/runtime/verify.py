@@ -10,18 +10,16 @@ protected or hidden for the session is so for its checks, and they get no more o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import msgspec
 import trio
 
 from cms.config import Settings
 from cms.errors import CmsError
 from cms.protocol.argv import build_environment
 from cms.runtime.containment import Container, Mechanism, Spec
-from cms.runtime.exits import find_exits
-from cms.runtime.places import NOWHERE, Places, find_places
+from cms.runtime.places import find_walls
 from cms.runtime.rules import build_rules
 from cms.runtime.scratch import hidden_scratch
 from cms.session.model import SessionOptions
@@ -41,7 +39,8 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
     if not options.verify:
         return failed
     env = build_environment(settings.environ, deny=options.env_deny)
-    places = await trio.to_thread.run_sync(_find_places, options, env)
+    home = env.get("HOME") or str(Path.home())
+    places = await trio.to_thread.run_sync(lambda: find_walls(build_rules(options, home), env))
     for command in options.verify:
         spec = Spec(
             argv=("/bin/sh", "-c", command),
@@ -59,14 +58,6 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
         if trouble:
             failed.append(f"check failed: {command}: {trouble}")
     return failed
-
-
-def _find_places(options: SessionOptions, env: Mapping[str, str]) -> Places:
-    if not options.safety:
-        return NOWHERE
-    rules = build_rules(options, env.get("HOME") or str(Path.home()))
-    places = find_places(rules.paths, rules.read_paths, rules.folders, env)
-    return msgspec.structs.replace(places, hidden=(*places.hidden, *find_exits(rules.paths, env)))
 
 
 async def _check(mechanism: Mechanism, spec: Spec, options: SessionOptions) -> str:
