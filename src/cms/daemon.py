@@ -274,8 +274,8 @@ class _Daemon:
 
 async def _stay_small() -> None:
     while True:
-        machine.trim_heap()
         await trio.sleep(_TRIM)
+        machine.trim_heap()
 
 
 async def wait_idle(

@@ -352,7 +352,7 @@ class _Group:
         record, receipt = await self.supervisor.kill(options.name)
         if receipt is None or not receipt.empty:
             left = "" if receipt is None else ", ".join(receipt.left)
-            await self.supervisor.kill(options.name)
+            await self.supervisor.kill(options.name)  # the drill is to leave nothing behind, even so
             return _Finding(f"not proved dead: {left}")
         if not await _silent(*beats):
             return _Finding("the kill claimed a proof, and something still ran: please report this")

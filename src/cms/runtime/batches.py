@@ -177,8 +177,11 @@ class Batches:
             record = msgspec.structs.replace(record, options=changes)
         return self._launch(record)
 
+    def _engine(self, record: BatchRecord) -> Engine:
+        return Engine(record, self.store, self._make_crew(record.id), umask=self._umask)
+
     def _launch(self, record: BatchRecord) -> Engine:
-        engine = Engine(record, self.store, self._make_crew(record.id), umask=self._umask)
+        engine = self._engine(record)
         self._engines[record.id] = engine
         self._nursery.start_soon(self._run, engine)
         return engine
@@ -215,7 +218,7 @@ class Batches:
                 self._launch(record)
                 found.append(record)
                 continue
-            engine = Engine(record, self.store, self._make_crew(record.id), umask=self._umask)
+            engine = self._engine(record)
             await engine.lay_down("cms ended without warning; `cms batch resume` goes on")
             found.append(engine.record)
         return found
@@ -231,7 +234,7 @@ class Batches:
         if record.id not in self._engines and record.status in RESUMABLE:
             # Nobody is at work on it: only the books are to be closed.
             await self.store.claim(record.id)
-            engine = Engine(record, self.store, self._make_crew(record.id), umask=self._umask)
+            engine = self._engine(record)
             await engine.lay_down("cancelled", give_up=True)
             return engine.record
         return await self._ask(batch_id, "cancel")

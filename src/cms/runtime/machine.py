@@ -18,6 +18,10 @@ _MEMINFO: Final = Path("/proc/meminfo")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 #: Taken where the system does not tell: enough for a few sessions, so that nobody is surprised.
 _UNKNOWN: Final = 2 * 2**30
+#: Files that this process wants to be able to have open.
+_OPEN_FILES: Final = 65_536
+_M_ARENA_MAX: Final = -8  # of glibc's malloc.h
+_ARENAS: Final = 2
 
 
 def available_memory(meminfo: Path = _MEMINFO, cgroups: Path = _CGROUPS) -> int:
@@ -72,11 +76,6 @@ def raise_open_files() -> int:
     except (OSError, ValueError):
         return 0  # some systems have a lower limit of their own, and do not tell
     return soft
-
-
-_OPEN_FILES: Final = 65_536
-_M_ARENA_MAX: Final = -8  # of glibc's malloc.h
-_ARENAS: Final = 2
 
 
 @functools.cache

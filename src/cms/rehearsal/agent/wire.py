@@ -67,8 +67,11 @@ class Wire:
         Raises:
             NotJSON: a line is no JSON object.
         """
+        poller = select.poll()
+        for fd in (self._receive_fd, wakeup_fd):
+            poller.register(fd, select.POLLIN)
         held = b""
-        while data := self._receive(wakeup_fd):
+        while data := self._receive(poller, wakeup_fd):
             *whole, held = (held + data).split(b"\n")
             for raw in whole:
                 if raw.strip():
@@ -76,10 +79,7 @@ class Wire:
         if held.strip():
             yield _decode(held)
 
-    def _receive(self, wakeup_fd: int) -> bytes:
-        poller = select.poll()
-        poller.register(self._receive_fd, select.POLLIN)
-        poller.register(wakeup_fd, select.POLLIN)
+    def _receive(self, poller: select.poll, wakeup_fd: int) -> bytes:
         while True:
             ready = [fd for fd, _ in poller.poll()]
             if wakeup_fd in ready:
