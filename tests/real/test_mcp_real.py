@@ -414,7 +414,7 @@ def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(
         assert line.endswith("✔ Connected")
     else:
         assert "Status: ✔ Connected" in run_claude(world, claude, "mcp", "get", "cms").stdout
-        assert world.cms("setup", scope, "--guide", "--json").json()["changed"] is False
+    assert world.cms("setup", scope, "--guide", "--json").json()["changed"] is False
     assert world.cms("setup", "--uninstall").code == 0
     after = digests(world.home, world.work_dir)
     after = {path: digest for path, digest in after.items() if "/.cache" not in path}  # claude's own logs
@@ -423,6 +423,7 @@ def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(
 
 def test_a_project_s_server_works_once_it_is_approved(world: World, claude: str) -> None:
     setup(world, "--local", "--guide")
+    assert "Pending approval" in run_claude(world, claude, "mcp", "get", "cms").stdout
     run = parent(
         world,
         claude,

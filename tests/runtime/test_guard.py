@@ -14,7 +14,7 @@ import trio
 from cms.config import Settings
 from cms.rehearsal.script import Reply, call, prompt, say
 from cms.runtime.supervisor import Supervisor
-from cms.session.model import Outcome, SessionStatus, Walls
+from cms.session.model import Interaction, Outcome, SessionStatus, Walls
 from runtime.kit import ask, at_work, consistent, delegate, make_settings, start, supervising, toil, until
 
 SECRET = "KEY=1\n"
@@ -95,6 +95,14 @@ def save_as_editors_do(file: Path, text: str) -> None:
     new.replace(file)
 
 
+async def toiling(supervisor: Supervisor, **changes: object) -> Interaction:
+    """A message to a session that is at work on it, and will be until it is ended."""
+    await start(supervisor, "one", **changes)
+    message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
+    await at_work(supervisor)
+    return message
+
+
 async def wall_lost(supervisor: Supervisor) -> None:
     """Until that is told."""
     with supervisor.watch("one") as notes:
@@ -107,9 +115,7 @@ async def test_a_mount_that_an_editor_drops_ends_the_work_and_the_next_process_h
     settings: Settings,
 ) -> None:
     async with supervising(settings) as supervisor:
-        await start(supervisor)
-        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
-        await at_work(supervisor)
+        message = await toiling(supervisor)
         save_as_editors_do(env_file(settings), "KEY=3\n")
         await wall_lost(supervisor)
         done = await supervisor.finished(message)
@@ -130,9 +136,7 @@ async def test_a_mount_that_an_editor_drops_ends_the_work_and_the_next_process_h
         assert env_file(settings).read_text() == "KEY=3\n"
 
 
-async def test_a_mount_that_an_editor_drops_ends_a_session_that_rests(
-    settings: Settings,
-) -> None:
+async def test_a_mount_that_an_editor_drops_ends_a_session_that_rests(settings: Settings) -> None:
     async with supervising(settings) as supervisor:
         await start(supervisor)
         await supervisor.resume("one")
@@ -144,13 +148,9 @@ async def test_a_mount_that_an_editor_drops_ends_a_session_that_rests(
         assert env_file(settings).read_text() == "KEY=3\n"
 
 
-async def test_on_violation_deny_goes_on_without_the_mount_and_tells(
-    settings: Settings,
-) -> None:
+async def test_on_violation_deny_goes_on_without_the_mount_and_tells(settings: Settings) -> None:
     async with supervising(settings) as supervisor:
-        await start(supervisor, on_violation="deny")
-        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
-        await at_work(supervisor)
+        message = await toiling(supervisor, on_violation="deny")
         save_as_editors_do(env_file(settings), "KEY=3\n")
         await wall_lost(supervisor)
         record = await supervisor.get("one")
@@ -161,13 +161,9 @@ async def test_on_violation_deny_goes_on_without_the_mount_and_tells(
         assert (await supervisor.finished(message)).outcome is Outcome.INTERRUPTED
 
 
-async def test_a_frozen_session_is_ended_for_a_lost_mount_only_when_it_goes_on(
-    settings: Settings,
-) -> None:
+async def test_a_frozen_session_is_ended_for_a_lost_mount_only_when_it_goes_on(settings: Settings) -> None:
     async with supervising(settings) as supervisor:
-        await start(supervisor)
-        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
-        await at_work(supervisor)
+        message = await toiling(supervisor)
         await supervisor.pause("one", freeze=True)
         save_as_editors_do(env_file(settings), "KEY=3\n")
         await wall_lost(supervisor)
@@ -180,9 +176,7 @@ async def test_a_mount_that_was_dropped_since_the_last_look_is_not_taken_for_one
     settings: Settings,
 ) -> None:
     async with supervising(settings) as supervisor:
-        await start(supervisor)
-        message = await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
-        await at_work(supervisor)
+        message = await toiling(supervisor)
         save_as_editors_do(env_file(settings), "KEY=3\n")
         _, receipt = await supervisor.kill("one")
         await supervisor.finished(message)
