@@ -29,10 +29,10 @@ from typing import Any
 import psutil
 
 from cms.config import load_settings
-from cms.rehearsal.agent import write_launcher
-from cms.rehearsal.script import prompt, say
 from cms.rpc.api import DaemonStopParams, Nothing
 from cms.rpc.client import NoDaemon, connect
+from cms.testing.agent import write_launcher
+from cms.testing.script import prompt, say
 
 MIB = 2**20
 

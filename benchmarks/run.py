@@ -73,7 +73,7 @@ def _frame(work: Work) -> None:
 def _whole(work: Work) -> None:
     """Framing, decoding, folding and deciding, with the answers that a runner would give."""
     from cms.protocol.connection import Answered, Connection
-    from cms.protocol.messages import CommandLifecycle, GetUsage, Line
+    from cms.protocol.messages import CommandLifecycle, Event, GetUsage
     from cms.session.model import Limits
     from cms.session.paths import PathRules
     from cms.session.policy import AnswerCall, AskMeter, Rules, Settle, decide, wake_at
@@ -88,7 +88,7 @@ def _whole(work: Work) -> None:
     state = fold(State(), Opened(0.0, {}), 0.0)
     now = 0.0
 
-    def take(event: Line) -> None:
+    def take(event: Event) -> None:
         nonlocal state
         state = fold(state, event, now)
         if state.charges:

@@ -30,7 +30,7 @@ _WORDS = (
 )
 _TOOLS = ("Read", "Grep", "Edit", "Write", "Bash", "Glob", "TodoWrite")
 
-Line = dict[str, object]
+Event = dict[str, object]
 
 
 class _Session:
@@ -46,10 +46,10 @@ class _Session:
     def _text(self, words: int) -> str:
         return " ".join(self._random.choices(_WORDS, k=words))
 
-    def _line(self, kind: str, **fields: object) -> Line:
+    def _line(self, kind: str, **fields: object) -> Event:
         return {"type": kind, **fields, "uuid": self._id("uuid"), "session_id": SESSION}
 
-    def _event(self, kind: str, **fields: object) -> Line:
+    def _event(self, kind: str, **fields: object) -> Event:
         return {
             "type": "stream_event",
             "event": {"type": kind, **fields},
@@ -58,14 +58,14 @@ class _Session:
             "uuid": self._id("uuid"),
         }
 
-    def _block(self, block: Line, message: str) -> Line:
+    def _block(self, block: Event, message: str) -> Event:
         usage = {
             "input_tokens": 3,
             "cache_creation_input_tokens": 0,
             "output_tokens": 1,
             "service_tier": "standard",
         }
-        body: Line = {
+        body: Event = {
             "id": message,
             "type": "message",
             "role": "assistant",
@@ -75,7 +75,7 @@ class _Session:
         body |= {"stop_reason": None, "stop_sequence": None, "usage": usage, "context_management": None}
         return self._line("assistant", message=body, parent_tool_use_id=None)
 
-    def _streamed(self, message: str, index: int, block: Line, text: str) -> Iterator[Line]:
+    def _streamed(self, message: str, index: int, block: Event, text: str) -> Iterator[Event]:
         start = {"type": block["type"]}
         yield self._event("content_block_start", index=index, content_block=start)
         kind = {"text": "text_delta", "thinking": "thinking_delta"}.get(
@@ -87,7 +87,7 @@ class _Session:
             yield self._event("content_block_delta", index=index, delta={"type": kind, field: piece})
         yield self._block(block, message)
 
-    def _result_of(self, tool_use_id: str) -> Line:
+    def _result_of(self, tool_use_id: str) -> Event:
         size = self._random.choices((200, 4_000, 60_000, 400_000), weights=(60, 30, 9, 1))[0]
         text = (self._text(200) * (size // 400 + 1))[:size]
         block = {"tool_use_id": tool_use_id, "type": "tool_result", "content": text, "is_error": False}
@@ -96,7 +96,7 @@ class _Session:
             "user", message={"role": "user", "content": [block]}, parent_tool_use_id=None, **more
         )
 
-    def _reply(self, last: bool) -> Iterator[Line]:
+    def _reply(self, last: bool) -> Iterator[Event]:
         message = self._id("msg")
         self._cost += 0.01
         head = {"id": message, "type": "message", "role": "assistant", "model": MODEL, "content": []}
@@ -114,9 +114,9 @@ class _Session:
                 "command": self._text(8),
                 "content": self._text(80),
             }
-            call: Line = {"type": "tool_use", "id": use, "name": tool, "input": given}
+            call: Event = {"type": "tool_use", "id": use, "name": tool, "input": given}
             yield from self._streamed(message, index + 2, call, json.dumps(given))
-            request: Line = {"session_id": SESSION, "cwd": "/home/u/project", "permission_mode": "default"}
+            request: Event = {"session_id": SESSION, "cwd": "/home/u/project", "permission_mode": "default"}
             request |= {
                 "hook_event_name": "PreToolUse",
                 "tool_name": tool,
@@ -133,19 +133,19 @@ class _Session:
         for use in uses:
             yield self._result_of(use)
 
-    def turn(self, replies: int) -> Iterator[Line]:
+    def turn(self, replies: int) -> Iterator[Event]:
         uuid = f"message-{self._id('m')}"
         yield self._line("system", subtype="session_state_changed", state="running")
         for state in ("queued", "started"):
             yield self._line("command_lifecycle", command_uuid=uuid, state=state)
         names = [f"Tool{number}" for number in range(40)]
-        lists: Line = {"tools": names, "slash_commands": names, "skills": names, "agents": names}
+        lists: Event = {"tools": names, "slash_commands": names, "skills": names, "agents": names}
         init = {"model": MODEL, "permissionMode": "default", "claude_code_version": "2.1.330", **lists}
         yield self._line("system", subtype="init", cwd="/home/u/project", apiKeySource="user", **init)
         for number in range(replies):
             yield from self._reply(last=number == replies - 1)
         usage = {MODEL: {"inputTokens": 9, "outputTokens": self._count, "costUSD": self._cost}}
-        end: Line = {"duration_ms": 1, "num_turns": replies, "stop_reason": "end_turn", "is_error": False}
+        end: Event = {"duration_ms": 1, "num_turns": replies, "stop_reason": "end_turn", "is_error": False}
         end |= {"total_cost_usd": self._cost, "modelUsage": usage, "permission_denials": []}
         end |= {"subtype": "success", "terminal_reason": "completed", "result": self._text(60)}
         yield {**end, **self._line("result")}

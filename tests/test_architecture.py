@@ -1,12 +1,13 @@
 """Imports go one way. This walks all of them, in the source itself, and fails on an arrow that points up.
 
-`FLOORS` is the order of the rooms: a module may import its own room and rooms on lower floors, nothing beside
-it and nothing above. Imports inside functions count too: they save time, they do not change who knows whom.
+The order of the rooms is that of the map in ARCHITECTURE.md: a module may import its own room and the rooms
+before it. Imports inside functions count too: they save time, they do not change who knows whom.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -17,61 +18,27 @@ import pytest
 
 SRC = Path(__file__).parent.parent / "src"
 
-#: From the ground up. A room is a module or a package, named without `cms.`; the longest that fits counts.
-#: Modules of `runtime` and `rpc` without a line of their own stand on top of their package.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "_version", "service", "units"),
-    ("session.model",),
-    ("session.audit", "session.budget", "session.lineage", "session.live"),
-    ("config_file",),
-    ("config",),
-    ("protocol.framing", "protocol.messages"),
-    ("protocol.connection", "protocol.argv"),
-    ("session.ledger", "session.paths", "session.streaks"),
-    ("session.state",),
-    ("session.policy", "session.transcript"),
-    ("batch", "rehearsal"),
-    ("runtime.exits",),
-    ("runtime.containment", "runtime.places", "runtime.scratch"),
-    (
-        "runtime.caps",
-        "runtime.machine",
-        "runtime.outlet",
-        "runtime.process",
-        "runtime.rules",
-        "runtime.scribe",
-        "runtime.tripwire",
-        "runtime.watchers",
-        "runtime.workclock",
-    ),
-    ("runtime.verify",),
-    ("store",),
-    ("runtime.chart", "runtime.guard", "runtime.handshake", "runtime.lines", "runtime.promises"),
-    ("runtime.ending",),
-    ("runtime.drive",),
-    ("runtime.courier", "runtime.reader"),
-    ("runtime.runner",),
-    ("runtime.family", "runtime.unkilled"),
-    ("runtime.supervisor",),
-    ("runtime",),
-    ("rpc.api",),
-    ("rpc.api_audit", "rpc.api_batch", "rpc.api_care", "rpc.binding", "rpc.place"),
-    ("rpc.care", "rpc.catalog", "rpc.wire"),
-    ("rpc.door", "rpc.methods"),
-    ("rpc.server", "rpc.client"),
-    ("rpc",),
-    ("mcp",),
-    ("setup",),
-    ("daemon", "demo", "doctor", "drill"),
-    ("cli",),
-    ("__main__",),
-)
+MAP = Path(__file__).parent.parent / "ARCHITECTURE.md"
 
-#: Rooms that may import only these of ours, whatever floor they are on.
+
+def read_map(text: str) -> tuple[str, ...]:
+    """The rooms of ARCHITECTURE.md's table "The map", from the ground up: its first column."""
+    table = text.partition("## The map")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*`) \|", table, re.MULTILINE)
+    return tuple(
+        name.removesuffix(".py").rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)
+    )
+
+
+#: A room is a module or a package under src/cms. It may import itself and the rooms before it.
+ROOMS = read_map(MAP.read_text())
+
+#: Rooms that may import only these of ours, wherever they stand.
 ONLY: dict[str, frozenset[str]] = {
     # The fakes stand for the other side: what they shared with us they could not prove.
-    "rehearsal": frozenset({"rehearsal", "protocol.messages", "errors", "session.model"}),
-    "batch": frozenset({"batch", "errors", "units", "session.model", "protocol.argv"}),
+    "testing": frozenset({"testing", "protocol", "errors", "session"}),
+    "batch": frozenset({"batch", "errors", "units", "session", "protocol", "options"}),
+    "containment": frozenset({"containment", "errors"}),
 }
 
 #: Time is an argument and I/O is somebody else's in these packages.
@@ -169,49 +136,37 @@ def _imported(name: str, node: ast.AST, known: dict[str, Path], *, is_package: b
 
 
 def room_of(module: str) -> str:
-    """The room a module belongs to; "" for the package itself and for packages that only hold rooms."""
-    rooms = [room for floor in FLOORS for room in floor]
-    fitting = [room for room in rooms if module == room or module.startswith(f"{room}.")]
-    return max(fitting, key=len, default="")
-
-
-def floor_of(room: str) -> int:
-    return next(number for number, floor in enumerate(FLOORS) if room in floor)
-
-
-def holds_rooms(module: str) -> bool:
-    """A package whose `__init__` is not a room itself, such as `cms.session`; and `cms`."""
-    return module == "" or any(room.startswith(f"{module}.") for floor in FLOORS for room in floor)
+    """The room that a module belongs to; "" for the package itself and for what is in no room."""
+    first = module.split(".")[0]
+    return first if first in ROOMS else ""
 
 
 def complaints(src: Path = SRC) -> list[str]:
     """Everything that is wrong, in words."""
     wrong = [
-        f"{name} is in no room: add it to FLOORS in tests/test_architecture.py, as low as it can stand"
+        f"{name} is in no room: add it to the map in ARCHITECTURE.md, as low as it can stand"
         for name in modules(src)
-        if not room_of(name) and not holds_rooms(name)
+        if name and not room_of(name)
     ]
     for arrow in arrows(src):
         if not (arrow.imported == "cms" or arrow.imported.startswith("cms.")):
             continue
-        target = arrow.imported.removeprefix("cms").removeprefix(".")
-        here, there = room_of(arrow.importer), room_of(target)
+        here, there = room_of(arrow.importer), room_of(arrow.imported.removeprefix("cms").removeprefix("."))
         if arrow.importer == "":
             # The public face of the library: it may show anything, but loads nothing that is not asked for.
-            if not arrow.lazy and not arrow.typing and floor_of(there) > floor_of("config"):
+            if there != "_version" and not arrow.lazy and not arrow.typing:
                 wrong.append(f"{arrow}: not before somebody asks for it")
-        elif not here:
-            if not holds_rooms(arrow.importer):
-                continue  # told above
-            wrong.append(f"{arrow}: a package that only holds rooms imports nothing")
-        elif not there:
-            if holds_rooms(target):
-                wrong.append(f"{arrow}: import the module itself")
-        elif here != there and floor_of(there) >= floor_of(here):
+        elif not here or not there or here == there:
+            continue  # told above, the package itself, or a room's own business
+        elif ROOMS.index(there) > ROOMS.index(here):
             wrong.append(f"{arrow}: {here} is not above {there}")
         elif here in ONLY and there not in ONLY[here]:
             wrong.append(f"{arrow}: {here} may import only {', '.join(sorted(ONLY[here]))}")
     return list(dict.fromkeys(wrong))
+
+
+def test_the_map_names_every_room_and_no_other() -> None:
+    assert sorted(ROOMS) == sorted({name.split(".")[0] for name in modules() if name})
 
 
 def test_every_arrow_points_down() -> None:
@@ -282,7 +237,7 @@ def test_commands_that_only_ask_load_nothing_slow(entry: str) -> None:
         what: by
         for what, by in loaded.items()
         if what in SLOW - {"subprocess"}
-        or what.startswith(("cms.runtime.", "cms.store", "cms.daemon", "cms.mcp", "cms.rehearsal"))
+        or what.startswith(("cms.runtime.", "cms.store", "cms.daemon", "cms.mcp", "cms.testing"))
     }
     assert slow == {}
 
@@ -293,16 +248,17 @@ def test_commands_reach_sessions_through_the_daemon() -> None:
         str(arrow)
         for arrow in arrows()
         if arrow.importer.split(".")[0] == "cli"
-        and arrow.imported.startswith(("cms.runtime", "cms.store"))
+        and arrow.imported.startswith(("cms.live", "cms.fleet", "cms.store"))
         # A plain file, read without a database; and a look at names without a lock, for TAB.
-        and arrow.imported not in ("cms.store.rawlog", "cms.store.glance")
+        and arrow.imported not in ("cms.store.rawlog", "cms.store.read_only")
         and arrow.importer not in RUNS_SESSIONS
     ]
     wrong += [
         f"{arrow}: at its top"
         for arrow in arrows()
         if arrow.importer.split(".")[0] == "cli"
-        and arrow.imported.removeprefix("cms.") in {*RUNS_SESSIONS, "demo", "daemon", "doctor", "drill"}
+        and arrow.imported.removeprefix("cms.")
+        in {*RUNS_SESSIONS, "daemon.main", "selftest.demo", "selftest.doctor", "selftest.drill"}
         and not arrow.lazy
         and not arrow.typing
     ]
@@ -351,21 +307,18 @@ def tree(tmp_path: Path, files: dict[str, str]) -> Path:
         ({"errors.py": "from cms.config import x"}, "errors is not above config"),
         ({"errors.py": "import cms.config"}, "errors is not above config"),
         ({"errors.py": "def f():\n    from cms import config"}, "errors is not above config"),
-        ({"session/state.py": "from .policy import x"}, "session.state is not above session.policy"),
-        ({"session/paths.py": "from . import ledger"}, "session.paths is not above session.ledger"),
+        ({"session/state.py": "from ..live.runner import x"}, "session is not above live"),
         ({"session/paths.py": "from ..cli.app import x", "cli/app.py": ""}, "is not above cli"),
-        ({"protocol/messages.py": "from cms.protocol import framing"}, "is not above protocol.framing"),
-        ({"rehearsal/api.py": "from cms.config import x"}, "rehearsal may import only"),
-        ({"newroom.py": ""}, "newroom is in no room: add it to FLOORS"),
-        ({"session/newroom.py": ""}, "session.newroom is in no room: add it to FLOORS"),
-        ({"session/__init__.py": "from cms.errors import x"}, "imports nothing"),
-        ({"cli/app.py": "import cms.session"}, "import the module itself"),
-        ({"__init__.py": "from cms.runtime.supervisor import x"}, "not before somebody asks for it"),
+        ({"session/paths.py": "from .. import batch", "batch/model.py": ""}, "session is not above batch"),
+        ({"testing/api.py": "from cms.units import x"}, "testing may import only"),
+        ({"containment/_proc.py": "from cms.session.model import x"}, "containment may import only"),
+        ({"newroom.py": ""}, "newroom is in no room: add it to the map"),
+        ({"__init__.py": "from cms.fleet.supervisor import x"}, "not before somebody asks for it"),
     ],
 )
 def test_a_wrong_arrow_is_found(tmp_path: Path, files: dict[str, str], word: str) -> None:
-    others = {"config.py": "", "session/ledger.py": "", "session/policy.py": "", "protocol/framing.py": ""}
-    others |= {"runtime/supervisor.py": ""}
+    others = {"config.py": "", "units.py": "", "session/model.py": "", "live/runner.py": ""}
+    others |= {"fleet/supervisor.py": ""}
     found = complaints(tree(tmp_path, {**others, **files}))
     assert len(found) == 1, found
     assert word in found[0]
@@ -376,9 +329,9 @@ def test_right_arrows_are_not_complained_about(tmp_path: Path) -> None:
         "errors.py": "import enum",
         "session/model.py": "from ..errors import x",
         "session/state.py": "from cms.session import model\nfrom .model import y",
-        "runtime/containment/__init__.py": "from ._a import x",
-        "runtime/containment/_a.py": "from . import _b",
-        "runtime/containment/_b.py": "",
+        "containment/__init__.py": "from ._a import x",
+        "containment/_a.py": "from . import _b",
+        "containment/_b.py": "",
         "__init__.py": "def f():\n    from cms.cli import app",
         "cli/app.py": "from cms import errors",
     }

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cms.config import VARIABLES, load_settings, load_settings_and_file
 from cms.config_file import ConfigFile, FileSettings, Profile, read_config
-from cms.doctor import _read_login
 from cms.errors import CmsError, UsageError
+from cms.selftest.doctor import _read_login
 
 KEYS = sorted(
     {*FileSettings.__struct_encode_fields__, *Profile.__struct_encode_fields__, "nonsense", "safety"}
@@ -60,7 +60,7 @@ def test_any_file_gives_settings_or_an_error_that_names_it(content: bytes) -> No
 @settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(
-        st.sampled_from(sorted({*VARIABLES.values(), "CMS_HOME", "CMS_DOOR"})), st.text(max_size=8)
+        st.sampled_from(sorted({*VARIABLES.values(), "CMS_HOME", "CMS_CHILD_SOCKET"})), st.text(max_size=8)
     )
 )
 def test_any_environment_gives_settings_or_a_usage_error(environ: dict[str, str]) -> None:

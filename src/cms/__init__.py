@@ -22,10 +22,10 @@ A map of the house, in reading order; imports point upward only:
 - `config`: places, defaults, where `claude` is found.
 - `protocol`: bytes to typed events and back, without I/O; options to argv.
 - `session`: what the events mean (`state`), what they cost (`ledger`), what to do about it (`policy`).
-- `runtime`: containers, processes, one session (`runner`), all sessions (`supervisor`).
-- `store`: the journal in SQLite, the raw line logs.
+- `containment`, `protection`, `live`, `fleet`: process trees, protected paths, one session, all sessions.
+- `store`: the store in SQLite, the raw line logs.
 - `rpc`, `daemon`, `cli`: from a shell to the supervisor and back.
-- `rehearsal`: the scripted model and the simulated agent, for demos, drills and tests.
+- `testing`: the scripted model and the simulated agent, for demos, drills and tests.
 
 Importing this package loads nothing else: commands that only ask must start fast.
 """
@@ -39,7 +39,7 @@ from cms._version import __version__
 if TYPE_CHECKING:
     from cms.config import Settings, load_settings
     from cms.errors import CmsError, ExitCode
-    from cms.runtime.supervisor import Supervisor, open_supervisor
+    from cms.fleet.supervisor import Supervisor, open_supervisor
     from cms.session.model import (
         DelegateResult,
         Interaction,
@@ -67,9 +67,9 @@ _HOMES = {
     "SessionRecord": "cms.session.model",
     "SessionStatus": "cms.session.model",
     "Settings": "cms.config",
-    "Supervisor": "cms.runtime.supervisor",
+    "Supervisor": "cms.fleet.supervisor",
     "load_settings": "cms.config",
-    "open_supervisor": "cms.runtime.supervisor",
+    "open_supervisor": "cms.fleet.supervisor",
 }
 
 __all__ = [

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from cms.errors import ClaudeNotFound, UsageError
-from cms.session.lineage import Caller, Caps
+from cms.session.lineage import Caller, ChildLimits
 from cms.session.model import ContainmentLevel, Limits
 
 #: What a delegation may use when nobody says otherwise. The last three end what goes on without progress, and
@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
         require_containment: the level below which no session is started, where it says nothing itself
             (`CMS_REQUIRE_CONTAINMENT`); None means any.
         caps: how far sessions may start others (`CMS_MAX_DEPTH`, `CMS_MAX_CHILDREN`).
-        door: inside a session that may use cms: the socket that leads to it (`CMS_DOOR`).
+        child_socket: inside a session that may use cms: the socket that leads to it (`CMS_CHILD_SOCKET`).
         inside: the id of the session that we run inside of, or "" (`CMS_PARENT`).
         umask: for the files that sessions make; -1: the process's own.
         open_files: how many files each process of a session may have open; 0: as many as this one.
@@ -70,15 +70,15 @@ class Settings(msgspec.Struct, frozen=True):
     grace: float = 5.0
     containment: str = "auto"
     require_containment: ContainmentLevel | None = None
-    caps: Caps = Caps()
-    door: Path | None = None
+    child_limits: ChildLimits = ChildLimits()
+    child_socket: Path | None = None
     inside: str = ""
     umask: int = -1
     open_files: int = 0
 
     @property
     def socket(self) -> Path:
-        return self.door or self.home / "daemon.sock"
+        return self.child_socket or self.home / "daemon.sock"
 
     @property
     def lock(self) -> Path:
@@ -98,9 +98,9 @@ class Settings(msgspec.Struct, frozen=True):
         return self.home / "raw"
 
     @property
-    def doors(self) -> Path:
+    def child_sockets(self) -> Path:
         """The folder of the sockets for sessions that may use cms, a folder a session."""
-        return self.home / "doors"
+        return self.home / "sockets"
 
     @property
     def trash(self) -> Path:
@@ -165,11 +165,11 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         grace=_number(env, "CMS_GRACE", 5.0),
         containment=env.get("CMS_CONTAINMENT") or "auto",
         require_containment=_level(env),
-        caps=Caps(
-            max_depth=_whole(env, "CMS_MAX_DEPTH", Caps().max_depth),
-            max_children=_whole(env, "CMS_MAX_CHILDREN", Caps().max_children),
+        child_limits=ChildLimits(
+            max_depth=_whole(env, "CMS_MAX_DEPTH", ChildLimits().max_depth),
+            max_children=_whole(env, "CMS_MAX_CHILDREN", ChildLimits().max_children),
         ),
-        door=Path(env["CMS_DOOR"]) if env.get("CMS_DOOR") else None,
+        child_socket=Path(env["CMS_CHILD_SOCKET"]) if env.get("CMS_CHILD_SOCKET") else None,
         inside=env.get("CMS_PARENT", ""),
     )
 

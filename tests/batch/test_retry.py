@@ -19,9 +19,9 @@ TERMS = st.builds(
     Terms,
     retries=st.integers(0, 3),
     retry_on=st.just(RETRY_ON),
-    storm_tries=st.integers(1, 3),
+    max_api_failures=st.integers(1, 3),
     failures=st.integers(0, 4),
-    storms=st.integers(0, 4),
+    api_failures=st.integers(0, 4),
 )
 NOW = 1000.0
 
@@ -39,19 +39,19 @@ def test_nothing_that_acted_is_begun_anew_by_itself(tried: Try, terms: Terms, ji
 
 
 @given(TRIES, st.integers(1, 5), st.integers(0, 3), st.floats(0, 0.999))
-def test_trying_ends(tried: Try, storm_tries: int, retries: int, jitter: float) -> None:
+def test_trying_ends(tried: Try, max_api_failures: int, retries: int, jitter: float) -> None:
     """But for usage limits that reset and refused credentials, no task is tried for ever."""
-    terms = Terms(retries=retries, retry_on=RETRY_ON, storm_tries=storm_tries)
-    for _ in range(storm_tries + retries + 1):
+    terms = Terms(retries=retries, retry_on=RETRY_ON, max_api_failures=max_api_failures)
+    for _ in range(max_api_failures + retries + 1):
         fate = judge(tried, terms, NOW, jitter)
         if fate.status is not TaskStatus.WAITING or fate.trouble in ("limit", "auth"):
             return
         terms = Terms(
             retries=retries,
             retry_on=RETRY_ON,
-            storm_tries=storm_tries,
+            max_api_failures=max_api_failures,
             failures=terms.failures + (fate.counts == "failure"),
-            storms=terms.storms + (fate.counts == "storm"),
+            api_failures=terms.api_failures + (fate.counts == "api_failure"),
         )
     raise AssertionError("it goes on and on")
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cms.batch import schedule, weather
+from cms.batch import schedule, throttle
+from cms.batch.allowance import Allowance, counted, fits, reserve, settle
 from cms.batch.model import BatchStatus, TaskStatus
-from cms.batch.money import Purse, counted, fits, reserve, settle
 from cms.batch.schedule import (
     Asked,
+    BatchEvent,
     Candidate,
     EndAll,
     Ended,
     EndTold,
-    Event,
     Fetch,
     Finish,
     Finished,
@@ -55,7 +55,7 @@ class World:
         self.jobs = jobs
         self.chance = random.Random(seed)  # noqa: S311 - the test's own luck
         self.now = 1000.0
-        self.storms = more.get("storms", 0.0)
+        self.api_failures = more.get("storms", 0.0)
         self.failures = more.get("failures", 0.0)
         self.limits_until = more.get("limits_until", 0.0)
         self.running: dict[int, float] = {}
@@ -64,13 +64,13 @@ class World:
         self.spent = 0.0
         self.most = 0
         self.state = State(
-            weather=weather.fair(cap),
-            purse=Purse(cap=money),
+            throttle=throttle.initial(cap),
+            allowance=Allowance(cap=money),
             waiting=len(jobs),
             deadline=more.get("deadline", float("inf")),
         )
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: BatchEvent) -> None:
         self.state = fold(self.state, event)
 
     def run(self, steps: int = 100_000) -> Finish:
@@ -165,11 +165,11 @@ class World:
             )
             return
         luck = self.chance.random()
-        if luck < self.storms:
+        if luck < self.api_failures:
             job.status, job.due = TaskStatus.WAITING, self.now + 5
             self.tell(msgspec.structs.replace(event, status=TaskStatus.WAITING, trouble="overload"))
             return
-        good = luck >= self.storms + self.failures
+        good = luck >= self.api_failures + self.failures
         job.status = TaskStatus.COMPLETED if good else TaskStatus.FAILED
         released = skipped = 0
         stack = list(job.needed_by)
@@ -211,22 +211,27 @@ def test_everything_is_done_once(
     edges: list[tuple[int, int]],
     seed: int,
     cap: int,
-    storms: float,
+    api_failures: float,
     failures: float,
     limits_until: float,
 ) -> None:
     world = World(
-        jobs_of(count, edges), seed, cap=cap, storms=storms, failures=failures, limits_until=limits_until
+        jobs_of(count, edges),
+        seed,
+        cap=cap,
+        api_failures=api_failures,
+        failures=failures,
+        limits_until=limits_until,
     )
     finish = world.run()
     statuses = {job.status for job in world.jobs}
     assert statuses <= {TaskStatus.COMPLETED, TaskStatus.FAILED, TaskStatus.SKIPPED}
     assert world.most <= cap
     assert (finish.status is BatchStatus.COMPLETED) == (statuses <= {TaskStatus.COMPLETED})
-    assert abs(world.state.purse.spent - world.spent) < 1e-6
-    assert not world.state.purse.held
+    assert abs(world.state.allowance.spent - world.spent) < 1e-6
+    assert not world.state.allowance.held
     assert world.state.waiting == 0
-    if not storms and not limits_until:
+    if not api_failures and not limits_until:
         assert all(job.begun == 1 for job in world.jobs if job.status is not TaskStatus.SKIPPED)
 
 
@@ -317,20 +322,20 @@ def test_a_park_is_told_once() -> None:
     st.floats(0.1, 5),
 )
 def test_the_purse(steps: list[tuple[int, float, float, bool]], cap: float) -> None:
-    purse, real = Purse(cap=cap), 0.0
+    allowance, real = Allowance(cap=cap), 0.0
     for task, limit, cost, exact in steps:
-        if task in purse.held:
-            reserved = purse.held[task]
+        if task in allowance.held:
+            reserved = allowance.held[task]
             cost = min(cost, reserved)
-            purse = settle(purse, task, cost, exact=exact)
+            allowance = settle(allowance, task, cost, exact=exact)
             real += cost
             assert counted(cost, reserved, exact=exact) >= cost
-        elif fits(purse, limit):
-            purse = reserve(purse, task, limit)
-        assert purse.spent + purse.reserved <= cap + 1e-6
-        assert real <= purse.spent + 1e-6, "what is unknown counts for too much, never for too little"
-    assert not fits(purse, None)
-    assert fits(Purse(), None)
+        elif fits(allowance, limit):
+            allowance = reserve(allowance, task, limit)
+        assert allowance.spent + allowance.reserved <= cap + 1e-6
+        assert real <= allowance.spent + 1e-6, "what is unknown counts for too much, never for too little"
+    assert not fits(allowance, None)
+    assert fits(Allowance(), None)
 
 
 @pytest.mark.parametrize("count", [100, 10_000])
@@ -343,6 +348,6 @@ def test_the_state_does_not_grow_with_the_batch(count: int) -> None:
         if world.running:
             world.pass_time()
         largest = max(
-            largest, len(world.state.ready) + len(world.state.running) + len(world.state.purse.held)
+            largest, len(world.state.ready) + len(world.state.running) + len(world.state.allowance.held)
         )
     assert largest <= 100

@@ -19,9 +19,9 @@ from pathlib import Path
 import trio
 
 from cms.config import load_settings
-from cms.daemon import run_daemon
-from cms.runtime import supervisor
-from cms.runtime.containment import find_mechanism
+from cms.containment import find_mechanism
+from cms.daemon.main import run_daemon
+from cms.fleet import supervisor
 
 PATIENCE = 5.0
 

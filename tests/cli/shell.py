@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cms.rehearsal.agent import write_launcher
+from cms.testing.agent import write_launcher
 
 
 class Ran(msgspec.Struct, frozen=True):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 
 from cms.config import load_settings
-from cms.daemon import main
-from cms.runtime.containment import Container, Proof
+from cms.containment import Container, Proof
+from cms.daemon.main import main
 
 kill = Container.kill
 

@@ -10,9 +10,9 @@ from cli.shell import Shell, shell
 from cms.cli.asking import ask_lines
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, UsageError
-from cms.rehearsal.script import Reply, call, prompt, say
 from cms.rpc.api_care import AskReply
-from cms.session.live import AskedQuestion, Choice, OpenQuestion, choose, word_on
+from cms.session.questions import AskedQuestion, Choice, OpenQuestion, choose, word_on
+from cms.testing.script import ScriptedReply, call, prompt, say
 
 __all__ = ["shell"]
 
@@ -30,7 +30,7 @@ EXTRAS = {
 }
 
 
-def asking(*questions: object) -> Reply:
+def asking(*questions: object) -> ScriptedReply:
     return call("AskUserQuestion", questions=list(questions))
 
 

@@ -22,10 +22,10 @@ import pytest
 
 from cms.config import load_settings
 from cms.errors import ExitCode
-from cms.rehearsal.agent import write_launcher
-from cms.rehearsal.script import Reply, call, prompt, say
 from cms.rpc.api import DaemonStopParams, Nothing
 from cms.rpc.client import NoDaemon, connect
+from cms.testing.agent import write_launcher
+from cms.testing.script import ScriptedReply, call, prompt, say
 
 PATIENCE = 60.0
 
@@ -131,7 +131,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def task(name: str, *replies: Reply, needs: Sequence[str] = (), **more: object) -> dict[str, object]:
+def task(name: str, *replies: ScriptedReply, needs: Sequence[str] = (), **more: object) -> dict[str, object]:
     text = prompt(f"Do {name}.", *(replies or (say(f"{name} is done", cost_usd=0.01),)))
     return {"name": name, "prompt": text, **({"needs": list(needs)} if needs else {}), **more}
 
@@ -231,7 +231,7 @@ def test_ctrl_c_brings_it_to_rest_and_resume_goes_on(shell: Shell, flags: tuple[
 
 
 def running(database: Path) -> set[str]:
-    """Tasks whose agents have used a tool, by the books."""
+    """Tasks whose agents have used a tool, by the store."""
     db = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
     try:
         rows = db.execute(

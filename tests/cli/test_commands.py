@@ -435,7 +435,7 @@ def test_a_work_dir_that_is_not_there(cms: Cms, tmp_path: Path) -> None:
 
 
 def test_a_bug_of_ours_is_one_line_too(cms: Cms, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cms.cli.talk.daemon", lambda: 1 / 0)
+    monkeypatch.setattr("cms.cli.io.daemon", lambda: 1 / 0)
     ran = cms("list")
     assert ran.code == ExitCode.FAILED
     assert ran.err.startswith("cms: a bug of ours: ZeroDivisionError: division by zero\n")
@@ -641,7 +641,7 @@ def test_help_names_every_command_preset_and_exit_code(cms: Cms) -> None:
 def all_commands() -> list[tuple[str, ...]]:
     from cms.cli.app import COMMANDS, FAMILIES
 
-    families = [(family, name) for family, (_, _, ours) in FAMILIES.items() for name, _, _ in ours]
+    families = [(children, name) for children, (_, _, ours) in FAMILIES.items() for name, _, _ in ours]
     return [names[:1] for names, _, _, _ in COMMANDS] + families
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cli.shell import Shell, shell
 from cms.cli.complete import candidates
-from cms.rehearsal.script import prompt, say
+from cms.testing.script import prompt, say
 
 __all__ = ["shell"]
 
@@ -83,7 +83,7 @@ def test_what_could_stand_next(
     sessions: Shell, words: tuple[str, ...], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CMS_HOME", str(sessions.home))
-    monkeypatch.setattr("cms.store.glance.batches", lambda _: [("tasks-1", "stopped")])
+    monkeypatch.setattr("cms.store.read_only.batches", lambda _: [("tasks-1", "stopped")])
     assert [value for value, _ in candidates(words)] == expected
 
 

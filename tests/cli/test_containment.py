@@ -7,7 +7,7 @@ import resource
 from pathlib import Path
 
 from cli.shell import Shell, shell
-from cms.rehearsal.script import call, prompt, say
+from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
 

@@ -22,10 +22,9 @@ import msgspec
 import pytest
 
 from cms.config import Settings, load_settings
+from cms.containment._cgroup import find_delegation
 from cms.errors import CmsError, DaemonUnavailable
-from cms.rehearsal.agent import write_launcher
-from cms.rehearsal.script import Message, call, prompt, say
-from cms.rehearsal.script import Reply as Scripted
+from cms.protection import scratch
 from cms.rpc.api import (
     Accepted,
     AcceptedReply,
@@ -40,9 +39,10 @@ from cms.rpc.api import (
     SpawnParams,
 )
 from cms.rpc.client import Client, connect
-from cms.runtime import scratch
-from cms.runtime.containment._cgroup import find_delegation
 from cms.session.model import ENDED, DelegateResult, Interaction, InteractionState, Reply, SessionOptions
+from cms.testing.agent import write_launcher
+from cms.testing.script import Message, call, prompt, say
+from cms.testing.script import ScriptedReply as Scripted
 
 KILLS = int(os.environ.get("CMS_FAULT_KILLS", "20"))
 SEED = int(os.environ.get("CMS_FAULT_SEED", "1"))

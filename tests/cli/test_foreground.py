@@ -12,8 +12,8 @@ import pytest
 from cli.conftest import Cms
 from cli.terminal import OnTerminal
 from cms.errors import ExitCode
-from cms.rehearsal.agent import write_launcher
-from cms.rehearsal.script import call, prompt, say
+from cms.testing.agent import write_launcher
+from cms.testing.script import call, prompt, say
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def test_a_signal_ends_the_command_and_all_that_it_started(agent: Path, home: Pa
     os.kill(shown.process.pid, signum)
     assert shown.finish() == ExitCode.INTERRUPTED
     assert shown.text.startswith("⊘ interrupted  fg")
-    with sqlite3.connect(home / "cms.db") as books:
-        dump = "\n".join(books.iterdump())
-    books.close()
+    with sqlite3.connect(home / "cms.db") as tx:
+        dump = "\n".join(tx.iterdump())
+    tx.close()
     assert '"empty":true' in dump.replace(" ", "")
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cli.shell import Shell, shell
-from cms.rehearsal import hostile
-from cms.rehearsal.script import Reply, call, prompt, say
+from cms.testing import hostile
+from cms.testing.script import ScriptedReply, call, prompt, say
 
 __all__ = ["shell"]
 
@@ -24,7 +24,7 @@ __all__ = ["shell"]
 SLEEPER = call("Bash", command="setsid sleep 600 > /dev/null 2>&1 &")
 
 
-def runs(case: str, beat: Path) -> Reply:
+def runs(case: str, beat: Path) -> ScriptedReply:
     """A tool call that starts a hostile program and does not wait for it."""
     command = shlex.join(hostile.command(case, beat))
     return call(

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from cli.shell import Shell, shell
-from cms.rehearsal.script import Reply, call, prompt, say
+from cms.testing.script import ScriptedReply, call, prompt, say
 
 __all__ = ["shell"]
 
@@ -187,7 +187,7 @@ def test_cleanup_names_what_it_removes_and_spares_what_lives(shell: Shell) -> No
     assert not list((shell.home / "trash").iterdir())
 
 
-def waits_for(gate: Path) -> Reply:
+def waits_for(gate: Path) -> ScriptedReply:
     return call("Bash", command=f"until test -e {gate}; do sleep 0.01; done")
 
 

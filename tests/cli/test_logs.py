@@ -16,9 +16,9 @@ import pytest
 from cli.shell import Shell, shell
 from cms.cli.logs import JsonTeller, LineTeller, Log, join_pieces, moment_lines
 from cms.cli.terminal import Style
-from cms.rehearsal.script import call, prompt, say
 from cms.session.transcript import Moment
 from cms.store.rawlog import RawLog
+from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
 

@@ -18,9 +18,9 @@ from cms.cli.money import bar, lines, parse_since, tokens
 from cms.cli.render import display_width
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
-from cms.rehearsal.script import call, prompt, say
 from cms.rpc.api_care import CostReply, CostRow, Waited, WaitReply
 from cms.session.model import Interaction, Outcome, TokenUsage
+from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from cli.shell import Ran, Shell, shell
-from cms.rehearsal.script import call, prompt, say
+from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
 

@@ -14,7 +14,7 @@ from cli.shell import Shell, shell
 from cms.config import load_settings_and_file
 from cms.config_file import ConfigFile, Profile, read_config
 from cms.errors import UsageError
-from cms.rehearsal.script import call, prompt, say
+from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
 

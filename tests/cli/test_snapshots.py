@@ -15,13 +15,13 @@ from cli.conftest import Cms
 from cli.shell import Shell, shell
 from cli.test_top import ESCAPES
 from cms.cli.app import COMMANDS, FAMILIES
-from cms.rehearsal.script import call, prompt, say
+from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
 
 PATHS = [
     *((names[0],) for names, *_ in COMMANDS),
-    *((family, name) for family, (_, _, commands) in FAMILIES.items() for name, *_ in commands),
+    *((children, name) for children, (_, _, commands) in FAMILIES.items() for name, *_ in commands),
 ]
 #: Commands that take over the terminal or the process: they have no one object to print.
 WITHOUT_JSON = {("mcp",), ("help",), ("daemon", "run")}

@@ -23,10 +23,10 @@ from cli.shell import Shell, shell
 from cms.cli.render import display_width
 from cms.cli.terminal import Style
 from cms.cli.top import frame, table
-from cms.rehearsal.script import call, prompt, say
 from cms.rpc.api_care import OverviewReply
-from cms.session.live import LiveSession
 from cms.session.model import Limits, SessionStatus
+from cms.session.questions import LiveSession
+from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
 

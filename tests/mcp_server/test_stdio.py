@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from cli.shell import Shell, shell
-from cms.rehearsal.script import call, prompt, say
+from cms.testing.script import call, prompt, say
 from mcp_server.kit import bad, good, over_pipes, problem
 from mcp_server.test_server import SCHEMAS
 

@@ -9,14 +9,14 @@ import pytest
 
 from cms.cli.app import COMMANDS
 from cms.cli.flags import check_name
+from cms.daemon.child_socket import ALLOWED
 from cms.errors import UsageError
 from cms.mcp.batch import task_share
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.params import NAME_PATTERN, NameArguments
 from cms.mcp.schema import schema_of
 from cms.mcp.tool import Params, Tool
 from cms.mcp.tools import TOOLS
-from cms.rpc.door import ALLOWED
 from cms.session.model import Record
 from mcp_server.kit import check_schema, problem
 
@@ -24,7 +24,7 @@ BY_NAME = {tool.name: tool for tool in TOOLS}
 ALL = pytest.mark.parametrize("tool", TOOLS, ids=[tool.name for tool in TOOLS])
 
 
-class NoLine(Line):
+class NoLine(DaemonCall):
     """A daemon that must not be asked."""
 
     def __init__(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from cms.protocol.messages import Line, decode
+from cms.protocol.messages import Event, decode
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 
@@ -27,7 +27,7 @@ def lines(name: str) -> tuple[bytes, ...]:
 
 
 @cache
-def events(name: str) -> tuple[Line, ...]:
+def events(name: str) -> tuple[Event, ...]:
     return tuple(decode(line) for line in lines(name))
 
 

@@ -14,13 +14,13 @@ from cms.protocol.messages import (
     CanUseTool,
     ControlCancelRequest,
     ControlResponse,
+    Event,
     GetUsage,
     HookAnswer,
     HookCallback,
     HookMatcher,
     Initialize,
     Interrupt,
-    Line,
     Noise,
     RefuseAnswer,
     Unknown,
@@ -30,16 +30,16 @@ from cms.protocol.messages import (
 from protocol import takes
 
 
-def drain(connection: Connection) -> list[Line]:
+def drain(connection: Connection) -> list[Event]:
     found = []
     while (event := connection.next_event()) is not None:
         found.append(event)
     return found
 
 
-def feed(connection: Connection, data: bytes, sizes: list[int], *, eager: bool = True) -> list[Line]:
+def feed(connection: Connection, data: bytes, sizes: list[int], *, eager: bool = True) -> list[Event]:
     """The data in pieces of these sizes, again and again, then end of file."""
-    found: list[Line] = []
+    found: list[Event] = []
     start, turn = 0, 0
     while start < len(data):
         size = sizes[turn % len(sizes)] if sizes else len(data)
@@ -51,7 +51,7 @@ def feed(connection: Connection, data: bytes, sizes: list[int], *, eager: bool =
     return found + drain(connection)
 
 
-def fingerprint(events: list[Line]) -> list[object]:
+def fingerprint(events: list[Event]) -> list[object]:
     """Events as comparable values (`Raw` compares by identity)."""
     return [(type(event), msgspec.json.encode(event)) for event in events]
 

@@ -15,9 +15,9 @@ from cms.errors import ProtocolError
 from cms.protocol.messages import (
     Assistant,
     CanUseTool,
+    Event,
     HookAnswer,
     HookCallback,
-    Line,
     Noise,
     Notice,
     PermissionDenied,
@@ -165,9 +165,9 @@ _FIELDS = sorted(
 )
 
 
-def check(line: bytes) -> Line:
+def check(line: bytes) -> Event:
     value = decode(line)
-    assert isinstance(value, Line)
+    assert isinstance(value, Event)
     if isinstance(value, Assistant | User):
         assert isinstance(value.blocks, tuple)
     return value

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from cms.config import find_claude, load_settings
-from cms.rehearsal.api import api_process, environment
+from cms.testing.api import api_process, environment
 
 
 class Ran(msgspec.Struct, frozen=True):

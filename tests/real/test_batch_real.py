@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cms.rehearsal.script import Reply, call, prompt, say
+from cms.testing.script import ScriptedReply, call, prompt, say
 from real.conftest import World
 
 pytestmark = pytest.mark.real
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real
 PLAIN = int(os.environ.get("CMS_BATCH_TASKS", "12")) - 6
 
 
-def task(name: str, *replies: Reply, **more: object) -> dict[str, object]:
+def task(name: str, *replies: ScriptedReply, **more: object) -> dict[str, object]:
     return {"name": name, "prompt": prompt(f"Do {name}.", *replies), **more}
 
 
@@ -28,7 +28,7 @@ def tasks() -> list[dict[str, object]]:
     """Six that meet some weather, and plain ones, every third of which needs an earlier one."""
     found = [
         # More often than claude's own retries have time for: the batch tries again.
-        task("storm", say("after the storm").failing(529, times=4, anywhere=True), maxRetryTime=1),
+        task("api_failure", say("after the storm").failing(529, times=4, anywhere=True), maxRetryTime=1),
         task("gust", say("after the gust").failing(529, times=1)),
         task(
             "limited",
@@ -70,10 +70,10 @@ def test_every_weather(world: World) -> None:
     assert statuses.pop("behind-hung") == "skipped"
     assert set(statuses.values()) == {"completed"}, statuses
     assert ran.code == 12
-    assert by_name["storm"]["tries"] >= 2, "the batch tried again after claude's own retries"
+    assert by_name["api_failure"]["tries"] >= 2, "the batch tried again after claude's own retries"
     assert by_name["gust"]["tries"] == 1, "claude's own retry was enough"
     assert by_name["limited"]["tries"] == 2
-    assert by_name["storm"]["response"] == "after the storm"
+    assert by_name["api_failure"]["response"] == "after the storm"
     assert re.search(r"is parked until .*: .*; nothing is started before", ran.err)
     assert "hung" in by_name["behind-hung"]["error"]
     if PLAIN > 2:

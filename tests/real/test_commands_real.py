@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from cms.rehearsal.script import call, prompt, say
 from cms.session.model import Reply
+from cms.testing.script import call, prompt, say
 from real.conftest import World
 
 pytestmark = pytest.mark.real

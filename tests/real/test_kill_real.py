@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cms.rehearsal import hostile
-from cms.rehearsal.script import Reply, call, prompt, say
+from cms.testing import hostile
+from cms.testing.script import ScriptedReply, call, prompt, say
 from real.conftest import World
 
 pytestmark = pytest.mark.real
@@ -25,17 +25,17 @@ def program(case: str, beat: Path) -> str:
     return shlex.join(hostile.command(case, beat))
 
 
-def in_front(case: str, beat: Path) -> Reply:
+def in_front(case: str, beat: Path) -> ScriptedReply:
     """A tool call that the turn waits for."""
     return call("Bash", command=f"{program(case, beat)}; until test -e never; do sleep 0.2; done")
 
 
-def behind(case: str, beat: Path) -> Reply:
+def behind(case: str, beat: Path) -> ScriptedReply:
     """claude's own background shell."""
     return call("Bash", command=f"{program(case, beat)}; sleep 600", run_in_background=True)
 
 
-def let_go(case: str, beat: Path) -> Reply:
+def let_go(case: str, beat: Path) -> ScriptedReply:
     """A process that the shell has let go of."""
     ready = f"until test -s {beat}.said; do sleep 0.01; done"
     return call("Bash", command=f"setsid {program(case, beat)} > {beat}.said 2>&1 < /dev/null & {ready}")

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cms.rehearsal.script import call, prompt, say
 from cms.session.model import Step
+from cms.testing.script import call, prompt, say
 from real.conftest import World
 
 pytestmark = pytest.mark.real

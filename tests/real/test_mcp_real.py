@@ -16,7 +16,7 @@ import pytest
 import trio
 from mcp_types import CallToolResult
 
-from cms.rehearsal.script import Reply, call, prompt, say
+from cms.testing.script import ScriptedReply, call, prompt, say
 from mcp_server.kit import bad, good, over_pipes, problem
 from mcp_server.test_server import SCHEMAS
 from real.conftest import World
@@ -82,7 +82,7 @@ class Parent(msgspec.Struct):
         return str(block.content)
 
 
-def tool(name: str, /, **arguments: object) -> Reply:
+def tool(name: str, /, **arguments: object) -> ScriptedReply:
     return call(f"mcp__cms__{name}", **arguments)
 
 
@@ -289,7 +289,7 @@ def test_a_session_cannot_use_cms_unless_it_was_allowed_to(world: World, claude:
     set_up(world)
     look = (
         f"cms list; ls -A {world.cms_home}; "
-        f"env -u CMS_PARENT CMS_HOME={world.cms_home} cms list; echo CMS_DOOR=$CMS_DOOR"
+        f"env -u CMS_PARENT CMS_HOME={world.cms_home} cms list; echo CMS_CHILD_SOCKET=$CMS_CHILD_SOCKET"
     )
     done = world.cms(
         "delegate", "plain", "--preset", "full", "--json",
@@ -300,7 +300,7 @@ def test_a_session_cannot_use_cms_unless_it_was_allowed_to(world: World, claude:
     assert "No such tool available: mcp__cms__list" in raw
     assert "this session may not use cms" in raw
     assert "cannot use" in raw
-    assert "CMS_DOOR=\\n" in raw or 'CMS_DOOR="' in raw
+    assert "CMS_CHILD_SOCKET=\\n" in raw or 'CMS_CHILD_SOCKET="' in raw
     assert "cms.db" not in raw.partition("this session may not use cms")[2]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cms.rehearsal.script import call, prompt, say
+from cms.testing.script import call, prompt, say
 from real.conftest import Ran, World
 
 pytestmark = pytest.mark.real

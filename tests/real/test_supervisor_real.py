@@ -13,11 +13,11 @@ import pytest
 import trio
 
 from cms.config import find_claude, load_settings
-from cms.rehearsal.api import ScriptedAPI, serve_api
-from cms.rehearsal.script import Reply, call, prompt, say
-from cms.runtime.supervisor import Supervisor
+from cms.fleet.supervisor import Supervisor
 from cms.session.model import InteractionState, Limits, Outcome, SessionStatus
-from runtime.kit import (
+from cms.testing.api import ScriptedAPI, serve_api
+from cms.testing.script import ScriptedReply, call, prompt, say
+from fleet.kit import (
     ask,
     at_work,
     consistent,
@@ -56,7 +56,7 @@ def _without_credentials(api: ScriptedAPI, *, oauth: bool, credentials: bool) ->
     return {key: value for key, value in api.env(oauth=oauth).items() if key not in names}
 
 
-def cents(reply: Reply, amount: float) -> Reply:
+def cents(reply: ScriptedReply, amount: float) -> ScriptedReply:
     return reply.costing(amount / 100, "sonnet")
 
 

@@ -35,8 +35,8 @@ from cms.rpc.api import (
 )
 from cms.rpc.client import Client, NoDaemon, connect
 from cms.session.model import DelegateResult, Outcome, Reply, SessionStatus
-from rpc.fake import options
-from rpc.harness import House, open_house
+from daemon.fake import options
+from daemon.harness import House, open_house
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def test_the_import_is_light() -> None:
         "cms.rpc",
         "cms.rpc.api",
         "cms.rpc.client",
-        "cms.rpc.place",
+        "cms.rpc.endpoint",
         "cms.rpc.wire",
         "cms.session",
         "cms.session.budget",

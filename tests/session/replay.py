@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cms.protocol.messages import CanUseTool, CommandLifecycle, HookCallback, Line
+from cms.protocol.messages import CanUseTool, CommandLifecycle, Event, HookCallback
 from cms.session.model import Denial
 from cms.session.policy import Conclusion, conclude, response_of
 from cms.session.state import Began, Judged, Local, Opened, Settled, State, Turn, fold, is_over
@@ -32,7 +32,7 @@ class Replay:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.history: list[tuple[Line, State]] = []
+        self.history: list[tuple[Event, State]] = []
         self.over: list[Interacted] = []
         self._state = State()
         self._now = START
@@ -62,7 +62,7 @@ class Replay:
     def state(self) -> State:
         return self._state
 
-    def _see(self, event: Line) -> None:
+    def _see(self, event: Event) -> None:
         self._now += 0.01
         self._state = fold(self._state, event, self._now)
         self.history.append((event, self._state))
@@ -85,5 +85,5 @@ class Replay:
         self._see(Settled())
 
 
-def local(event: Line) -> bool:
+def local(event: Event) -> bool:
     return isinstance(event, Local)

@@ -112,7 +112,7 @@ def test_whatever_the_order_the_cap_is_passed_by_one_call_each(
         else:
             calling[who] = price
     assert truth <= cap + sum(excess.values()) + sum(calling.values()) + lost + 1e-6
-    # And the books agree with the truth, but for what the dead did not tell.
+    # And the store agree with the truth, but for what the dead did not tell.
     assert bank.accounts.get(ALL, Account()).spent <= truth + 1e-6
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cms.errors import ExitCode
-from cms.protocol.messages import Init, Line, RateLimitEvent, RateLimitInfo, TextBlock
+from cms.protocol.messages import Event, Init, RateLimitEvent, RateLimitInfo, TextBlock
 from cms.session.model import Denial, InteractionState, Outcome, exit_code_of
 from cms.session.policy import Conclusion, conclude, response_of
 from cms.session.state import (
@@ -34,22 +34,22 @@ ASK = [Opened(0.0, {}), Began("i"), RUNNING, started()]
 REPLY = says("text", "m1")
 
 
-def state_after(*events: Line) -> State:
+def state_after(*events: Event) -> State:
     state = State()
     for event in (*ASK, *events):
         state = fold(state, event, START)
     return state
 
 
-def verdict(*events: Line) -> Conclusion:
+def verdict(*events: Event) -> Conclusion:
     return conclude(state_after(*events))
 
 
-def refused(key: str, tool: str) -> list[Line]:
+def refused(key: str, tool: str) -> list[Event]:
     return [hook(key, tool), Judged(key, Denial(tool, "x", "no")), tool_result(key, error=True)]
 
 
-def done(key: str, tool: str) -> list[Line]:
+def done(key: str, tool: str) -> list[Event]:
     return [hook(key, tool), Judged(key), tool_result(key)]
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from cms.protocol.messages import HookAnswer, PermitAnswer, RefuseAnswer
 from cms.session.model import OnViolation, Outcome, Preset, Question
-from cms.session.policy import NOBODY, Rules, Verdict, describe, judge
+from cms.session.policy import NOBODY, GateDecision, Rules, describe, judge
 from cms.session.state import PendingCall
 from session.world import WORK, World, hook, permission, raw, rules
 
 
-def verdict(tool: str, given: object, rules: Rules, kind: str = "hook") -> Verdict:
+def verdict(tool: str, given: object, rules: Rules, kind: str = "hook") -> GateDecision:
     call = PendingCall("r", "permission" if kind == "permission" else "hook", tool, raw(given), "t", None, 1)
     return judge(call, rules)
 

@@ -1,4 +1,4 @@
-"""Money: whatever order totals come in, the books hold exactly what was spent, or say that they do not."""
+"""Money: whatever order totals come in, the store hold exactly what was spent, or say that they do not."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ _CENTS = st.integers(0, 500)
 class Oracle(RuleBasedStateMachine):
     """A claude that spends cents, and keeps its own total as the real one does.
 
-    What was reported at least once is what the books must hold; whole cents make the sums exact.
+    What was reported at least once is what the store must hold; whole cents make the sums exact.
     """
 
     def __init__(self) -> None:

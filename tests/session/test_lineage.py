@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cms.errors import UsageError
-from cms.protocol.argv import ARRANGEMENTS
-from cms.session.lineage import Caller, Caps, check_depth, check_room, narrow, scope
+from cms.live.argv import ARRANGEMENTS
+from cms.session.lineage import Caller, ChildLimits, check_depth, check_room, narrow, scope
 from cms.session.model import PRESETS, Limits, SessionOptions, SessionRecord, SessionStatus
 
-CAPS = Caps()
+CAPS = ChildLimits()
 RULES = ("Bash(make *)", "Bash(pytest *)", "Read(/x)")
 
 

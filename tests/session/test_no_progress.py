@@ -9,8 +9,8 @@ from cms.protocol.messages import ApiRetry
 from cms.session.budget import Grant
 from cms.session.model import Limits, Outcome
 from cms.session.policy import BUDGET_EVERY, BUDGET_PATIENCE
+from cms.session.repetition import follow
 from cms.session.state import Began, Granted, Opened, out_of_budget
-from cms.session.streaks import follow
 from session.world import IDLE, RUNNING, World, hook, meter, raw, result, rules, says, started
 
 REPEATS = rules("full", limits=Limits(max_repeats=3))
@@ -75,8 +75,8 @@ def test_the_order_of_an_inputs_fields_does_not_matter_and_its_values_do() -> No
 
 @pytest.mark.parametrize("given", [b'{"a": "\xff"}', b'{"\xff": 1}', b"[" * 5000 + b"]" * 5000, b"[1]"])
 def test_an_input_that_cannot_be_read_repeats_itself_too(given: bytes) -> None:
-    streak = follow(None, "Strange", msgspec.Raw(given))
-    assert follow(streak, "Strange", msgspec.Raw(given)).count == 2
+    repetition = follow(None, "Strange", msgspec.Raw(given))
+    assert follow(repetition, "Strange", msgspec.Raw(given)).count == 2
 
 
 def test_an_api_that_fails_and_fails() -> None:
@@ -115,7 +115,7 @@ def test_a_call_waits_until_more_is_granted() -> None:
     assert out_of_budget(world.state)
     world.wait(BUDGET_EVERY)
     assert world.state.turn is not None
-    assert world.state.turn.purse.asked == 1
+    assert world.state.turn.allowance.asked == 1
     world.see(granted(0.20))
     assert world.words == {"1": "allow"}
 
@@ -152,4 +152,4 @@ def test_a_final_reply_that_uses_the_purse_up_does_not_undo_the_work() -> None:
 def test_an_answer_for_an_earlier_message_is_not_taken_for_this_one() -> None:
     world = with_purse(0.10).see(Granted("before", Grant(5.0)))
     assert world.state.turn is not None
-    assert world.state.turn.purse.amount == 0.10
+    assert world.state.turn.allowance.amount == 0.10

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cms.protocol.messages import ApiRetry, ConversationReset, HookAnswer, Line, Notice
+from cms.protocol.messages import ApiRetry, ConversationReset, Event, HookAnswer, Notice
 from cms.session.model import Limits, Outcome
 from cms.session.policy import (
     METER_EVERY,
@@ -223,7 +223,7 @@ def test_without_a_cost_limit_a_silent_meter_is_no_reason_to_wake() -> None:
 # --- the other limits -------------------------------------------------------------------------------
 
 
-def turn_of(number: int, *calls: str) -> list[Line]:
+def turn_of(number: int, *calls: str) -> list[Event]:
     return [
         begins(f"m{number}"),
         *(hook(key) for key in calls),
@@ -444,7 +444,7 @@ _STEPS = st.lists(st.one_of(EVENTS, st.sampled_from([0.1, 2.0, 5.0, 31.0]), st.j
 _OURS = (Judged, Charged, InterruptSent, MeterAsked, Settled, BudgetAsked)
 
 
-def play(world: World, steps: list[Line | float | str]) -> None:
+def play(world: World, steps: list[Event | float | str]) -> None:
     """Every check that `World` makes is made at each step."""
     for step in steps:
         if isinstance(step, float):
@@ -458,7 +458,7 @@ def play(world: World, steps: list[Line | float | str]) -> None:
 @settings(max_examples=250)
 @given(_LIMITS, st.sampled_from(["edit", "full", "read-only"]), _STEPS, _ASK_TIMEOUTS)
 def test_whatever_happens_the_worlds_rules_hold(
-    limits: Limits, preset: str, steps: list[Line | float | str], ask_timeout: float
+    limits: Limits, preset: str, steps: list[Event | float | str], ask_timeout: float
 ) -> None:
     world = World(msgspec.structs.replace(rules(), limits=limits, preset=preset, ask_timeout=ask_timeout))
     play(world, steps)
@@ -467,7 +467,7 @@ def test_whatever_happens_the_worlds_rules_hold(
 @settings(max_examples=250)
 @given(_LIMITS, _STEPS, st.sampled_from(["silent", "failing", "answering"]), _ASK_TIMEOUTS)
 def test_following_the_clock_always_gets_somewhere(
-    limits: Limits, steps: list[Line | float | str], meter_is: str, ask_timeout: float
+    limits: Limits, steps: list[Event | float | str], meter_is: str, ask_timeout: float
 ) -> None:
     """From any state, with nothing more from claude: no moment is named at which nothing is done, again and
     again; and where no moment is named, nothing is due however long one waits."""
@@ -499,7 +499,7 @@ def test_following_the_clock_always_gets_somewhere(
 @settings(max_examples=150)
 @given(_LIMITS, _STEPS, _ASK_TIMEOUTS)
 def test_every_breach_ends_in_the_end_of_the_turn_or_of_the_process(
-    limits: Limits, steps: list[Line | float | str], ask_timeout: float
+    limits: Limits, steps: list[Event | float | str], ask_timeout: float
 ) -> None:
     world = World(msgspec.structs.replace(rules(limits=limits), ask_timeout=ask_timeout))
     play(world, steps)
@@ -553,7 +553,7 @@ def test_no_api_call_begins_when_the_limit_is_reached(
     spent = 0.0
     owed: list[list[float]] = []  # [lines to go, total]: answers of the meter under way
 
-    def pump(*lines: Line, flush: bool = False) -> None:
+    def pump(*lines: Event, flush: bool = False) -> None:
         for line in [*lines, *([Notice("tool_progress")] * 8 if flush else [])]:
             world.see(line)
             if world.state.asked_seq is not None and not owed:

@@ -15,9 +15,9 @@ from cms.protocol.messages import (
     CommandLifecycle,
     ControlCancelRequest,
     ConversationReset,
+    Event,
     GetUsage,
     Init,
-    Line,
     MessageBody,
     Noise,
     Notice,
@@ -35,9 +35,9 @@ from cms.protocol.messages import (
     User,
 )
 from cms.session.budget import Grant
-from cms.session.live import Word
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
 from cms.session.policy import conclude, decide, response_of, wake_at
+from cms.session.questions import Word
 from cms.session.state import (
     Began,
     Breach,
@@ -195,7 +195,7 @@ def test_a_background_shell_does_not_hold_the_interaction_and_is_told() -> None:
     replay = Replay("tools").run()
     (one,) = replay.over
     assert "still running in the background: sleep 0.2; echo later" in one.conclusion.reasons
-    # The turn that its end began is in the books, in no interaction, and no answer to anything.
+    # The turn that its end began is in the store, in no interaction, and no answer to anything.
     assert replay.state.ledger.spent > one.cost
     assert replay.state.turns == one.turn.turns + 1
     assert "background command ended" not in one.response
@@ -242,7 +242,7 @@ def test_refusals_by_the_gate_and_by_claude_are_each_counted_once() -> None:
 # --- single rules ---------------------------------------------------------------------------------
 
 
-def after(*events: Line, state: State | None = None) -> State:
+def after(*events: Event, state: State | None = None) -> State:
     """The state after these, a second apart."""
     state = State() if state is None else state
     for number, event in enumerate(events):
@@ -420,7 +420,7 @@ def test_silence_is_claudes_and_not_our_own_talk() -> None:
 @pytest.mark.parametrize(
     "told", [lambda w: TaskUpdated("a", TaskPatch(w)), lambda w: TaskNotification("a", w)]
 )
-def test_a_task_lives_until_its_end_is_told(word: str, told: Callable[[str], Line]) -> None:
+def test_a_task_lives_until_its_end_is_told(word: str, told: Callable[[str], Event]) -> None:
     state = after(
         TaskStarted("a", "local_agent", "look"), TaskStarted("b", "local_bash", "sleep"), state=BUSY
     )
@@ -519,7 +519,7 @@ _BREACHES = st.sampled_from(list(Outcome)).map(lambda outcome: Breach(outcome, "
 _GRANTS = st.builds(Grant, st.none() | _COSTS, short=st.sampled_from(["", "short"]), final=st.booleans())
 
 #: Every kind of event there is, ours included, in no sensible order.
-EVENTS: st.SearchStrategy[Line] = st.one_of(
+EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(hook, _KEYS, st.sampled_from(["Bash", "Write", "AskUserQuestion", "ExitPlanMode", "New"])),
     st.builds(hook, _KEYS, st.just("Read"), st.just({"file_path": 7}), st.just("agent")),
     st.builds(permission, _KEYS.map("p".__add__)),
@@ -564,11 +564,11 @@ EVENTS: st.SearchStrategy[Line] = st.one_of(
 )
 
 
-def kinds_of_events() -> set[type[Line]]:
-    def below(kind: type[Line]) -> set[type[Line]]:
+def kinds_of_events() -> set[type[Event]]:
+    def below(kind: type[Event]) -> set[type[Event]]:
         return {kind}.union(*(below(child) for child in kind.__subclasses__()))
 
-    return below(Line)
+    return below(Event)
 
 
 def test_the_strategy_knows_every_event_that_fold_treats() -> None:
@@ -599,7 +599,7 @@ def test_the_strategy_knows_every_event_that_fold_treats() -> None:
 
 @settings(max_examples=250)
 @given(st.lists(EVENTS, max_size=40), st.booleans())
-def test_any_sequence_of_events_is_folded(events: list[Line], begun: bool) -> None:
+def test_any_sequence_of_events_is_folded(events: list[Event], begun: bool) -> None:
     state = BUSY if begun else State()
     given_rules = rules()
     for number, event in enumerate(events):

@@ -14,13 +14,13 @@ from cms.protocol.messages import (
     CanUseTool,
     CommandLifecycle,
     Delta,
+    Event,
     EventMessage,
     GetUsage,
     HookAnswer,
     HookCallback,
     HookInput,
     HookRequest,
-    Line,
     MessageBody,
     PermissionRequest,
     Result,
@@ -225,7 +225,7 @@ class World:
         if begun:
             self.see(Opened(total, {}), Began("i"), RUNNING, started())
 
-    def see(self, *events: Line) -> World:
+    def see(self, *events: Event) -> World:
         """These events, one after the other, a little time apart."""
         for event in events:
             self.now += 0.001
@@ -282,7 +282,7 @@ class World:
                     raise AssertionError(action)
         return len(actions)
 
-    def _watch(self, event: Line) -> None:
+    def _watch(self, event: Event) -> None:
         match event:
             case HookCallback(request_id=key, request=request):
                 self._waiting.add(key)

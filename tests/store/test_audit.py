@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from cms.config import Settings
 from cms.session.audit import FIRST, Broken, seal, verify
 from cms.store import schema
-from cms.store.books import Books, decision_row
-from cms.store.journal import open_journal
 from cms.store.owners import Owner
+from cms.store.store import open_store
+from cms.store.transactions import Transactions, decision_row
 from store import making
 
 ROWS = 6
@@ -29,13 +29,13 @@ COPY = (
 
 async def fill(settings: Settings) -> str:
     """Two sessions with a log each; returns the head of the first."""
-    async with open_journal(settings) as journal:
+    async with open_store(settings) as store:
         for of in (1, 2):
-            await journal.add_session(making.session(of))
+            await store.add_session(making.session(of))
         for number in range(1, ROWS + 1):
             for of in (1, 2):
-                await journal.add_decision(making.decision(number, of=of))
-        rows, broken = await journal.audit("session-1")
+                await store.add_decision(making.decision(number, of=of))
+        rows, broken = await store.audit("session-1")
         assert broken is None
         assert [row.number for row in rows] == list(range(1, ROWS + 1))
         assert [row.decision for row in rows] == [making.decision(n) for n in range(1, ROWS + 1)]
@@ -43,9 +43,9 @@ async def fill(settings: Settings) -> str:
 
 
 async def look(settings: Settings, head: str = "") -> tuple[int, Broken | None]:
-    async with open_journal(settings) as journal:
-        rows, broken = await journal.audit("session-1", head)
-        assert (await journal.audit("session-2"))[1] is None, "the other session's log is untouched"
+    async with open_store(settings) as store:
+        rows, broken = await store.audit("session-1", head)
+        assert (await store.audit("session-2"))[1] is None, "the other session's log is untouched"
         return len(rows), broken
 
 
@@ -111,64 +111,64 @@ async def test_a_log_that_was_sealed_anew_is_found_by_a_head_noted_earlier(setti
 
 async def test_a_head_noted_earlier_is_found_again_when_the_log_has_grown(settings: Settings) -> None:
     head = await fill(settings)
-    async with open_journal(settings) as journal:
-        await journal.add_decision(making.decision(7))
-        assert (await journal.audit("session-1", head))[1] is None
+    async with open_store(settings) as store:
+        await store.add_decision(making.decision(7))
+        assert (await store.audit("session-1", head))[1] is None
 
 
 def test_the_database_itself_refuses(tmp_path: Path) -> None:
     path, owners = tmp_path / "cms.db", tmp_path / "owners"
     owner = Owner(owners)
-    books = Books.open(path, owner, owners)
-    with books.transaction():
-        books.add_session(making.session())
-        books.add_decisions([decision_row(making.decision())])
+    tx = Transactions.open(path, owner, owners)
+    with tx.transaction():
+        tx.add_session(making.session())
+        tx.add_decisions([decision_row(making.decision())])
     db = sqlite3.connect(path)
     for statement in ("UPDATE decisions SET verdict = 'x'", "DELETE FROM decisions"):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
             db.execute(statement)
     db.close()
-    books.close()
+    tx.close()
     owner.release()
 
 
 async def test_the_log_of_a_deleted_session_stays_and_says_so(settings: Settings) -> None:
-    async with open_journal(settings) as journal:
+    async with open_store(settings) as store:
         for number in (1, 2):
-            await journal.add_session(making.session(number))
-            await journal.add_decision(making.decision(of=number))
+            await store.add_session(making.session(number))
+            await store.add_decision(making.decision(of=number))
             last = making.decision(number, of=number)
             last = msgspec.structs.replace(last, kind="delete", verdict="deleted", detail="mine")
-            assert await journal.delete_session(f"session-{number}", last)
-        assert await journal.find_deleted("mine") == ("session-2", "mine")
-        assert await journal.find_deleted("session-1") == ("session-1", "mine")
-        assert await journal.find_deleted("another") is None
-        rows, broken = await journal.audit("session-1")
+            assert await store.delete_session(f"session-{number}", last)
+        assert await store.find_deleted("mine") == ("session-2", "mine")
+        assert await store.find_deleted("session-1") == ("session-1", "mine")
+        assert await store.find_deleted("another") is None
+        rows, broken = await store.audit("session-1")
         assert broken is None
         assert rows[-1].decision.verdict == "deleted"
         before = rows[-1].decision.at + 0.5
-        assert await journal.forget_audits(before, dry_run=True) == 1
-        assert await journal.find_deleted("session-1") == ("session-1", "mine")
-        assert await journal.forget_audits(before, dry_run=False) == 1
-        assert await journal.find_deleted("session-1") is None
-        assert await journal.find_deleted("session-2") == ("session-2", "mine")
+        assert await store.forget_audits(before, dry_run=True) == 1
+        assert await store.find_deleted("session-1") == ("session-1", "mine")
+        assert await store.forget_audits(before, dry_run=False) == 1
+        assert await store.find_deleted("session-1") is None
+        assert await store.find_deleted("session-2") == ("session-2", "mine")
 
 
 async def test_the_log_of_a_deleted_session_without_its_last_row_is_found_and_found_out(
     settings: Settings,
 ) -> None:
-    async with open_journal(settings) as journal:
-        await journal.add_session(making.session())
-        await journal.add_decision(making.decision())
+    async with open_store(settings) as store:
+        await store.add_session(making.session())
+        await store.add_decision(making.decision())
         last = msgspec.structs.replace(making.decision(2), kind="delete", detail="mine")
-        await journal.delete_session("session-1", last)
+        await store.delete_session("session-1", last)
     db = sqlite3.connect(settings.database)
     db.execute("DELETE FROM decisions WHERE number = 2")
     db.commit()
     db.close()
-    async with open_journal(settings) as journal:
-        assert await journal.find_deleted("session-1") == ("session-1", "session-1")
-        _, broken = await journal.audit("session-1")
+    async with open_store(settings) as store:
+        assert await store.find_deleted("session-1") == ("session-1", "session-1")
+        _, broken = await store.audit("session-1")
         assert broken == Broken(2, "the newest 1 rows are missing")
 
 
@@ -181,13 +181,13 @@ def test_decisions_from_before_the_chain_are_sealed(tmp_path: Path) -> None:
         db.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
     db.close()
     owner = Owner(owners)
-    books = Books.open(path, owner, owners)
-    assert books.verify_audit("s") is None
-    assert [row.decision.detail for row in books.audit("s")] == ["file 0", "file 1", "file 2"]
-    with books.transaction():
-        books.add_decisions([decision_row(making.replace(making.decision(), session_id="s"))])
-    assert books.verify_audit("s") is None
-    books.close()
+    tx = Transactions.open(path, owner, owners)
+    assert tx.verify_audit("s") is None
+    assert [row.decision.detail for row in tx.audit("s")] == ["file 0", "file 1", "file 2"]
+    with tx.transaction():
+        tx.add_decisions([decision_row(making.replace(making.decision(), session_id="s"))])
+    assert tx.verify_audit("s") is None
+    tx.close()
     owner.release()
 
 

@@ -1,4 +1,4 @@
-"""A journal's process is killed at any moment: what it acknowledged is there, and nothing is half there."""
+"""A store's process is killed at any moment: what it acknowledged is there, and nothing is half there."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import trio
 
 from cms.config import Settings
 from cms.session.model import InteractionState, SessionStatus
-from cms.store.journal import open_journal
 from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.store import open_store
 from store import making
 
-#: Several tasks write at once; each prints the number of what it wrote only after the journal said so.
+#: Several tasks write at once; each prints the number of what it wrote only after the store said so.
 WRITER = """
 import os, sys
 from pathlib import Path
@@ -26,31 +26,31 @@ sys.path.insert(0, sys.argv[2])
 from store import making
 from cms.config import Settings
 from cms.session.model import InteractionState, SessionStatus
-from cms.store.journal import open_journal
+from cms.store.store import open_store
 from cms.store.rawlog import RawLog, raw_log_path
 
 settings = Settings(home=Path(sys.argv[1]))
 
-async def write(journal, of):
+async def write(store, of):
     session = making.session(of, status=SessionStatus.BUSY)
-    await journal.add_session(session)
+    await store.add_session(session)
     with RawLog(raw_log_path(settings.raw, session.id)) as log:
         for number in range(1, 100_000):
             queued = making.interaction(number, of=of)
-            await journal.add_interaction(queued)
+            await store.add_interaction(queued)
             log.append("in", b"%d" % number, 1.0)
-            await journal.add_decision(making.decision(number, of=of))
+            await store.add_decision(making.decision(number, of=of))
             session = making.replace(session, total_turns=number)
             done = making.replace(queued, state=InteractionState.DONE)
-            await journal.commit(
+            await store.commit(
                 session=session, interaction=done, charges=[making.charge(0.25, of=of, number=number)]
             )
             os.write(1, b"%d %d\\n" % (of, number))
 
 async def main():
-    async with open_journal(settings) as journal, trio.open_nursery() as nursery:
+    async with open_store(settings) as store, trio.open_nursery() as nursery:
         for of in (1, 2, 3):
-            nursery.start_soon(write, journal, of)
+            nursery.start_soon(write, store, of)
 
 trio.run(main)
 """
@@ -86,20 +86,20 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
         of, number = map(int, line.split())
         last[of] = number
 
-    async with open_journal(settings) as journal:
-        recovery = await journal.recover(9000.0)
-        assert {record.name for record in recovery.sessions} == set(await journal.names())
+    async with open_store(settings) as store:
+        recovery = await store.recover(9000.0)
+        assert {record.name for record in recovery.sessions} == set(await store.names())
         for of, number in last.items():
-            record = await journal.get_session(f"name-{of}")
+            record = await store.get_session(f"name-{of}")
             if record is None:
                 assert number == 0
                 continue
-            interactions = await journal.interactions(record.id)
+            interactions = await store.interactions(record.id)
             # All or nothing: session, interaction and charge of one commit agree with each other.
             done = [one for one in interactions if one.state is InteractionState.DONE]
             assert [one.number for one in done] == list(range(1, record.total_turns + 1))
-            assert len(await journal.charges(record.id)) == len(done)
-            assert (await journal.total(record.id)).usage.cost_usd == 0.25 * len(done)
+            assert len(await store.charges(record.id)) == len(done)
+            assert (await store.total(record.id)).usage.cost_usd == 0.25 * len(done)
             # Nothing acknowledged is lost, and at most one more was under way.
             assert number <= len(done) <= number + 1
             left = interactions[len(done) :]
@@ -107,7 +107,7 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
             for one in left:
                 assert one.state is InteractionState.INTERRUPTED
                 assert "safe to send again" in one.error
-            decisions = await journal.decisions(record.id)
+            decisions = await store.decisions(record.id)
             assert decisions == [making.decision(n, of=of) for n in range(1, len(decisions) + 1)]
             assert len(done) <= len(decisions) <= len(interactions)
             logged = list(read_lines(raw_log_path(settings.raw, record.id), "in"))
@@ -142,16 +142,16 @@ async def test_a_visitor_that_leaves_takes_nothing_away(settings: Settings) -> N
     file: then the visitor would delete the write-ahead log that we go on writing to.
     """
     wal = settings.database.with_name(settings.database.name + "-wal")
-    async with open_journal(settings) as journal:
-        await journal.add_session(making.session(1))
+    async with open_store(settings) as store:
+        await store.add_session(making.session(1))
         before = wal.stat().st_ino
         assert await visit(settings) == 1
         assert wal.stat().st_ino == before
-        await journal.add_session(making.session(2))
+        await store.add_session(making.session(2))
         assert await visit(settings) == 2
-        async with open_journal(settings) as second:
+        async with open_store(settings) as second:
             await second.add_session(making.session(3))
         assert wal.stat().st_ino == before
-        await journal.add_session(making.session(4))
+        await store.add_session(making.session(4))
         assert await visit(settings) == 4
     assert await visit(settings) == 4

@@ -6,12 +6,12 @@
 | `spec` | what does a file of tasks say, and what is wrong with it, by line |
 | `template` | which results of others does a prompt want, and what does it read with them |
 | `graph` | is there a cycle; how long is the longest chain |
-| `weather` | how many may run at once, given what the API bears; when is it time to rest |
-| `money` | may this task start under the batch's cap |
+| `throttle` | how many may run at once, given what the API bears; when is it time to rest |
+| `allowance` | may this task start under the batch's cap |
 | `retry` | a try has ended: is the task over, or tried again, when and how |
 | `schedule` | fold of all that: what is to be started, stopped, waited for |
 | `forecast` | what will it cost, how long will it take, will it fit |
 | `report` | what became of it, as Markdown and HTML |
 
-Who carries it out is `cms.runtime.batch`; who remembers is `cms.store.batches`.
+Who carries it out is `cms.fleet.batch_engine`; who remembers is `cms.store.batches`.
 """

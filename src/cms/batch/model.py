@@ -228,7 +228,9 @@ class BatchOptions(Record, frozen=True):
     max_cost: float | None = None  # of the whole batch, by reservation
     max_time: float | None = None  # of the whole batch, from its start or its resumption
     stagger: float | None = None  # seconds between two starts; None: what the cores allow
-    storm_tries: int = 12  # tries of one task that the API's own troubles may cost
+    max_api_failures: int = msgspec.field(
+        default=12, name="stormTries"
+    )  # tries of one task that the API's own troubles may cost
     keep_alive: bool = False
     fresh: bool = False  # sessions that have a task's name already make room, as `NAME~1`
     detached: bool = False  # goes on by itself when the daemon comes back
@@ -288,7 +290,7 @@ class Task(Record, frozen=True):
     spec: TaskSpec
     tries: int = 0  # begun
     failures: int = 0  # of the kind that `retries` counts
-    storms: int = 0  # ended by the API's troubles
+    api_failures: int = 0  # ended by the API's troubles
     go_on: bool = False  # the next try goes on in the conversation of the last
     due: float = 0.0  # not before
     reserved: float = 0.0  # US dollars, while it runs

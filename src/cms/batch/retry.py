@@ -4,8 +4,8 @@ The rules, in prose:
 
 - Trouble of the API's (429, 529, 5xx after claude's own retries, a usage limit) is nobody's fault and costs
   no retry. The task is tried again: in its own conversation if the model has answered there before (nothing
-  is repeated, it goes on), else from the start. After `storm_tries` of them it has failed. Usage limits with
-  a known end are not counted: waiting for them always ends.
+  is repeated, it goes on), else from the start. After `max_api_failures` of them it has failed. Usage limits
+  with a known end are not counted: waiting for them always ends.
 - Refused credentials (401, 403, not logged in) put the task back as it was; the batch stops.
 - `retries` are for a task's own failures, those of `retryOn`. A task that may have changed something is not
   repeated silently: it counts as failed, says so, and can be continued by hand. `retryActed` permits it.
@@ -24,8 +24,8 @@ from typing import Final, Literal
 import msgspec
 
 from cms.batch.model import TaskStatus
-from cms.batch.weather import Trouble, backoff
-from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, READ_TOOLS
+from cms.batch.throttle import Trouble, backoff
+from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, READ_TOOLS
 from cms.session.model import Outcome
 
 #: Tools whose call changes nothing outside of the conversation; what a subagent does it is asked for itself.
@@ -62,9 +62,9 @@ class Terms(msgspec.Struct, frozen=True):
     retries: int = 0
     retry_on: Sequence[TaskStatus] = ()
     retry_acted: bool = False
-    storm_tries: int = 12
+    max_api_failures: int = 12
     failures: int = 0
-    storms: int = 0
+    api_failures: int = 0
 
 
 class Fate(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class Fate(msgspec.Struct, frozen=True):
     status: TaskStatus
     due: float = 0.0
     go_on: bool = False
-    counts: Literal["", "failure", "storm"] = ""
+    counts: Literal["", "failure", "api_failure"] = ""
     trouble: Trouble | None = None
     reason: str = ""
 
@@ -118,15 +118,15 @@ def judge(tried: Try, terms: Terms, now: float, jitter: float) -> Fate:
             reason="waits for the usage limit to reset",
         )
     if trouble is not None:
-        storms = terms.storms + 1
-        if storms >= terms.storm_tries:
-            reason = f"given up after {storms} tries that the API's troubles ended"
+        api_failures = terms.api_failures + 1
+        if api_failures >= terms.max_api_failures:
+            reason = f"given up after {api_failures} tries that the API's troubles ended"
             return Fate(status, trouble="overload", reason=reason)
         return Fate(
             TaskStatus.WAITING,
-            due=backoff(storms, jitter),
+            due=backoff(api_failures, jitter),
             go_on=tried.turns > 0,
-            counts="storm",
+            counts="api_failure",
             trouble="overload",
             reason=f"the API had trouble ({tried.api_status or 429}), tried again",
         )
@@ -152,7 +152,7 @@ class Remains(msgspec.Struct, frozen=True):
 
     Attributes:
         sent: claude may have been given the prompt.
-        turns: model replies that the books hold.
+        turns: model replies that the store hold.
         allowed: tools that were let through, in order, a name each time (from the audit log, which is on
             disk before a tool runs).
         finished: of those, how many results claude reported (from the raw log).
@@ -177,6 +177,6 @@ def salvage(remains: Remains) -> Fate:
             reason="cut off while a tool that may change something was at work; look at how things stand",
         )
     if not remains.turns:
-        # Something acted, and no reply is on the books: they do not fit, so nothing is presumed.
+        # Something acted, and no reply is on the store: they do not fit, so nothing is presumed.
         return Fate(TaskStatus.INTERRUPTED, reason="cut off, and what it had done is not known")
     return Fate(TaskStatus.WAITING, go_on=True, reason="cut off; goes on in its own conversation")

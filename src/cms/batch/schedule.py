@@ -1,13 +1,13 @@
 """The scheduler: everything a batch must know to decide, how events change it, and what follows.
 
 `fold(state, event) -> state`, `decide(state, now) -> actions`. Both are pure and total; the engine
-(`runtime.batch`) carries the actions out one after the other and reports each as an event. The state is
+(`fleet.batch_engine`) carries the actions out one after the other and reports each as an event. The state is
 bounded by how many tasks run at once, never by how many there are: tasks live in the store, and come here a
 page at a time.
 
 Rules, in prose:
 
-- A task is started when it is its turn (the order of the file), the weather permits it, its limit fits under
+- A task is started when it is its turn (the order of the file), the throttle permits it, its limit fits under
   the batch's cap, and nobody wants the batch to rest. Who does not fit waits for reservations to come back;
   only when nothing is under way any more does a smaller one go first, and when none fits the batch stops.
 - Before `Start` is carried out the task is `running` in the store, so that it is never started twice.
@@ -23,10 +23,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from cms.batch import money, weather
+from cms.batch import allowance, throttle
+from cms.batch.allowance import Allowance
 from cms.batch.model import BatchStatus, TaskStatus
-from cms.batch.money import Purse
-from cms.batch.weather import Trouble, Weather
+from cms.batch.throttle import Throttle, Trouble
 
 #: Why a batch ends before its work is done.
 Why = Literal["", "cost", "time", "asked", "auth", "trouble"]
@@ -59,8 +59,8 @@ class State(msgspec.Struct, frozen=True):
         parked_told: the park that was told already (its `until`).
     """
 
-    weather: Weather
-    purse: Purse
+    throttle: Throttle
+    allowance: Allowance
     deadline: float = float("inf")
     phase: Phase = Phase.OPEN
     why: Why = ""
@@ -79,17 +79,17 @@ class State(msgspec.Struct, frozen=True):
 # --- events ---------------------------------------------------------------------------------------
 
 
-class Event(msgspec.Struct, frozen=True):
+class BatchEvent(msgspec.Struct, frozen=True):
     """Something that happened. `at`: seconds since the epoch."""
 
     at: float
 
 
-class Woke(Event, frozen=True):
+class Woke(BatchEvent, frozen=True):
     """Time has passed, up to `wake_at`."""
 
 
-class Paged(Event, frozen=True):
+class Paged(BatchEvent, frozen=True):
     """The store was asked for candidates: these are all that are due, unless `more`.
 
     Attributes:
@@ -102,26 +102,26 @@ class Paged(Event, frozen=True):
     fitting: bool = False
 
 
-class Started(Event, frozen=True):
+class Started(BatchEvent, frozen=True):
     """A task is `running` in the store, with its limit reserved."""
 
     seq: int
     limit: float | None
 
 
-class Answered(Event, frozen=True):
+class Answered(BatchEvent, frozen=True):
     """The API has answered a task that runs."""
 
     seq: int
 
 
-class Squall(Event, frozen=True):
+class ApiRetried(BatchEvent, frozen=True):
     """A task's claude retries by itself."""
 
     seq: int
 
 
-class Ended(Event, frozen=True):
+class Ended(BatchEvent, frozen=True):
     """A try has ended, and that is in the store.
 
     Attributes:
@@ -145,28 +145,28 @@ class Ended(Event, frozen=True):
     jitter: float = 0.5
 
 
-class Asked(Event, frozen=True):
+class Asked(BatchEvent, frozen=True):
     """Somebody wants it so. `give_up`: the batch is not to be resumed."""
 
     want: Literal["pause", "resume", "stop", "cancel"]
     reason: str = ""
 
 
-class Broken(Event, frozen=True):
-    """The books cannot be kept any more: nothing can be started."""
+class Broken(BatchEvent, frozen=True):
+    """The store cannot be written any more: nothing can be started."""
 
     reason: str
 
 
-class ParkTold(Event, frozen=True):
+class ParkTold(BatchEvent, frozen=True):
     until: float
 
 
-class EndTold(Event, frozen=True):
+class EndTold(BatchEvent, frozen=True):
     """Everything that ran was told to end."""
 
 
-class Finished(Event, frozen=True):
+class Finished(BatchEvent, frozen=True):
     """The end is in the store."""
 
 
@@ -187,12 +187,12 @@ def _close(state: State, why: Why, reason: str) -> State:
     return _set(state, phase=Phase.STOPPING, why=why, reason=reason)
 
 
-def fold(state: State, event: Event) -> State:
+def fold(state: State, event: BatchEvent) -> State:
     """The state after an event."""
     if state.phase is Phase.ENDED:
         return state
-    sky = weather.tick(state.weather, event.at)
-    state = _set(state, weather=sky)
+    current = throttle.tick(state.throttle, event.at)
+    state = _set(state, throttle=current)
     if event.at >= state.deadline:
         state = _close(state, "time", "the batch's time is over")
     match event:
@@ -206,16 +206,16 @@ def fold(state: State, event: Event) -> State:
         case Started(seq=seq, limit=limit):
             return _set(
                 state,
-                weather=weather.started(sky, seq, event.at),
-                purse=money.reserve(state.purse, seq, limit),
+                throttle=throttle.started(current, seq, event.at),
+                allowance=allowance.reserve(state.allowance, seq, limit),
                 ready=_without(state.ready, seq),
                 waiting=state.waiting - 1,
                 running=state.running | {seq},
             )
         case Answered(seq=seq):
-            return _set(state, weather=weather.answered(sky, seq, event.at))
-        case Squall():
-            return _set(state, weather=weather.squall(sky, event.at))
+            return _set(state, throttle=throttle.answered(current, seq, event.at))
+        case ApiRetried():
+            return _set(state, throttle=throttle.retried(current, event.at))
         case Ended():
             return _ended(state, event)
         case Asked(want="pause", reason=reason) if state.phase is Phase.OPEN:
@@ -242,10 +242,10 @@ def _ended(state: State, event: Ended) -> State:
     if event.seq not in state.running:
         return state
     again = event.status is TaskStatus.WAITING
-    sky = state.weather
+    current = state.throttle
     if event.trouble in ("overload", "limit"):
-        sky = weather.troubled(
-            sky,
+        current = throttle.troubled(
+            current,
             event.seq,
             event.trouble,
             event.at,
@@ -254,13 +254,13 @@ def _ended(state: State, event: Ended) -> State:
             why=event.why,
         )
     elif event.trouble is None and event.heard:
-        sky = weather.succeeded(sky, event.seq, event.at)
+        current = throttle.succeeded(current, event.seq, event.at)
     else:
-        sky = weather.left(sky, event.seq)
+        current = throttle.left(current, event.seq)
     state = _set(
         state,
-        weather=sky,
-        purse=money.settle(state.purse, event.seq, event.cost, exact=event.exact),
+        throttle=current,
+        allowance=allowance.settle(state.allowance, event.seq, event.cost, exact=event.exact),
         running=state.running - {event.seq},
         waiting=state.waiting + again - event.skipped,
         failed=state.failed + (not again and event.status is not TaskStatus.COMPLETED) + event.skipped,
@@ -330,14 +330,14 @@ def decide(state: State, now: float) -> tuple[Action, ...]:
         state = _close(state, "time", "the batch's time is over")
     if state.phase is Phase.STOPPING:
         return _wind_up(state)
-    state = _set(state, weather=weather.tick(state.weather, now))
-    sky = state.weather
-    if sky.parked and sky.closed_until != state.parked_told:
-        return (TellPark(sky.closed_until, sky.why),)
+    state = _set(state, throttle=throttle.tick(state.throttle, now))
+    current = state.throttle
+    if current.parked and current.closed_until != state.parked_told:
+        return (TellPark(current.closed_until, current.why),)
     if state.phase is Phase.PAUSED:
         return ()
     starts: list[Action] = []
-    while weather.may_start(state.weather, len(state.running), now):
+    while throttle.may_start(state.throttle, len(state.running), now):
         chosen = _choose(state)
         if chosen is None:
             break
@@ -348,11 +348,11 @@ def decide(state: State, now: float) -> tuple[Action, ...]:
     due = state.next_due is not None and now >= state.next_due
     if not state.ready and (state.stale or due):
         # Also while nothing may start: whether anything waits at all decides on the end.
-        return (Fetch(max(_PAGES * state.weather.cap, _LEAST)),)
+        return (Fetch(max(_PAGES * state.throttle.cap, _LEAST)),)
     if state.running:
         return ()
-    if state.ready and not any(money.fits(state.purse, one.limit) for one in state.ready):
-        return (Fetch(_LEAST, fitting=state.purse.left),)
+    if state.ready and not any(allowance.fits(state.allowance, one.limit) for one in state.ready):
+        return (Fetch(_LEAST, fitting=state.allowance.left),)
     if not state.ready and state.next_due is None:
         failed = state.failed > 0 or state.waiting > 0
         return (Finish(BatchStatus.FAILED if failed else BatchStatus.COMPLETED),)
@@ -362,7 +362,7 @@ def decide(state: State, now: float) -> tuple[Action, ...]:
 def _choose(state: State) -> Candidate | None:
     """Whose turn it is: the first; where nothing runs that could give money back, the first that fits."""
     for one in state.ready:
-        if money.fits(state.purse, one.limit):
+        if allowance.fits(state.allowance, one.limit):
             return one
         if state.running:
             return None
@@ -370,10 +370,10 @@ def _choose(state: State) -> Candidate | None:
 
 
 def _short(state: State) -> str:
-    purse = state.purse
+    allowance = state.allowance
     least = min((one.limit for one in state.ready if one.limit is not None), default=None)
     wants = f"the next task may cost ${least:.2f}" if least is not None else "what is left has no limit"
-    return f"${purse.spent:.4f} of ${purse.cap or 0:.4f} are spent, and {wants}"
+    return f"${allowance.spent:.4f} of ${allowance.cap or 0:.4f} are spent, and {wants}"
 
 
 def _wind_up(state: State) -> tuple[Action, ...]:
@@ -392,11 +392,11 @@ def wake_at(state: State, now: float) -> float | None:
         return None
     times = [] if state.deadline == float("inf") else [state.deadline]
     if state.phase is Phase.OPEN:
-        state = _set(state, weather=weather.tick(state.weather, now))
+        state = _set(state, throttle=throttle.tick(state.throttle, now))
         if state.next_due is not None and not state.ready:
             times.append(state.next_due)
-        if state.ready or state.weather.closed_until:
-            at = weather.wake_at(state.weather, now)
+        if state.ready or state.throttle.closed_until:
+            at = throttle.wake_at(state.throttle, now)
             if at is not None:
                 times.append(at)
     return min(times, default=None)

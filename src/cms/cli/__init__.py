@@ -4,7 +4,7 @@ Read in this order:
 
 - `app`: which commands exist; the one place where errors and Ctrl-C become lines and exit codes.
 - `flags`, `agent`: what may be typed, made into records of `cms.session.model`, or refused in one line.
-- `talk`: the one place that opens the client, waits, and prints.
+- `io`: the one place that opens the client, waits, and prints.
 - `delegation`, `starting`, `sessions`, `care`, `looking`, `logs`, `top`, `waiting`, `asking`, `money`,
   `settings`, `daemon`, `about` ...: the commands, a file per group.
 - `views`, `views_care`: what `--json` prints. `render`: what a person reads. All pure.

@@ -41,6 +41,6 @@ def demo(*, json: JsonFlag = False) -> int:
 
         cms demo
     """
-    from cms.demo import main
+    from cms.selftest.demo import main
 
     return main(json=json)

@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Group, Parameter
 
-from cms.cli import talk
+from cms.cli import io
 from cms.cli.flags import (
     check_name,
     many,
@@ -304,9 +304,9 @@ class AgentFlags:
     def warn(self) -> None:
         """Say loudly what was switched off."""
         if self.safety_off:
-            talk.warn("cms: safety is OFF: no protected paths, no gate; this is recorded with the session")
+            io.warn("cms: safety is OFF: no protected paths, no gate; this is recorded with the session")
         if self.permission_mode == "bypassPermissions":
-            talk.warn("cms: permission mode bypassPermissions: what the gate does not decide is allowed")
+            io.warn("cms: permission mode bypassPermissions: what the gate does not decide is allowed")
 
 
 DEFAULT_AGENT = AgentFlags()

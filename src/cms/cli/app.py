@@ -124,18 +124,20 @@ def build() -> App:
             help_epilogue="",
             help_formatter=TwoColumns(),
         )
-    for family, (text, group, commands) in FAMILIES.items():
+    for children, (text, group, commands) in FAMILIES.items():
         parent = App(
-            name=family,
+            name=children,
             help=text,
-            usage=f"cms {family} {'|'.join(name for name, _, _ in commands)} [flags]",
+            usage=f"cms {children} {'|'.join(name for name, _, _ in commands)} [flags]",
             help_epilogue="",
             group=group,
             group_commands=Group("Commands", sort_key=1),
         )
         app.command(parent)
         for name, target, usage in commands:
-            parent.command(target, name=name, usage=f"cms {family} {name} {usage}".strip(), help_epilogue="")
+            parent.command(
+                target, name=name, usage=f"cms {children} {name} {usage}".strip(), help_epilogue=""
+            )
     return app
 
 
@@ -149,10 +151,10 @@ def complete_batch(app: App) -> None:
     """`batch` is a command as well as a family. Not in `build`: its function is wanted at once."""
     from cms.cli.batch import run
 
-    family = app["batch"]
-    family.default(run)
-    family.help = run.__doc__
-    family.usage = f"cms batch --file FILE [flags]\n       {family.usage}"
+    children = app["batch"]
+    children.default(run)
+    children.help = run.__doc__
+    children.usage = f"cms batch --file FILE [flags]\n       {children.usage}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -201,18 +203,18 @@ def _run(words: list[str]) -> int:
 
 def _fail(error: CmsError, words: Sequence[str]) -> int:
     """Tell the error: lines for a person on stderr and, with `--json`, one object on stdout."""
-    from cms.cli import talk
+    from cms.cli import io
 
     if wants_json(words):
         from cms.cli.views import ErrorFields, ErrorView
 
         try:
-            talk.show_json(ErrorView(ErrorFields(code=error.code, message=error.message, hint=error.hint)))
+            io.show_json(ErrorView(ErrorFields(code=error.code, message=error.message, hint=error.hint)))
         except (OSError, CmsError):
             pass  # stdout takes nothing any more; stderr and the exit code still tell
-    talk.warn(f"cms: {' '.join(error.message.split())}")
+    io.warn(f"cms: {' '.join(error.message.split())}")
     if error.hint:
-        talk.warn(f"     {' '.join(error.hint.split())}")
+        io.warn(f"     {' '.join(error.hint.split())}")
     return int(error.exit_code)
 
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, NothingAsked, UsageError
 from cms.rpc.api import ContinueParams, SendParams
 from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, Unanswered
 from cms.rpc.client import Client
-from cms.session.live import AskedQuestion, OpenQuestion, choose
 from cms.session.model import Question
+from cms.session.questions import AskedQuestion, OpenQuestion, choose
 
 
 def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
@@ -35,14 +35,14 @@ def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag 
     """
     if name is not None and name_flag is not None:
         flags.pick_name("ask", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("sessions.questions", AskParams(name=name or name_flag or ""), AskReply)
     if json:
         from cms.cli.views_care import view_ask
 
-        talk.show_json(view_ask(reply))
+        io.show_json(view_ask(reply))
     else:
-        talk.show_lines(ask_lines(reply, time.time(), talk.out_style()))
+        io.show_lines(ask_lines(reply, time.time(), io.out_style()))
     return ExitCode.COMPLETED
 
 
@@ -80,7 +80,7 @@ def answer(
     if not texts and not deny:
         raise UsageError("answer needs an answer", hint=f"cms ask {who} shows what it is asked")
     params = AnswerParams(name=who, texts=texts, id=id_, deny=deny, message=message)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         try:
             reply = client.call("session.answer", params, AnswerReply)
         except NothingAsked:
@@ -101,14 +101,14 @@ def _told(reply: AnswerReply, texts: tuple[str, ...], *, json: bool) -> int:
     if json:
         from cms.cli.views_care import view_answer
 
-        talk.show_json(view_answer(reply))
+        io.show_json(view_answer(reply))
     else:
         more = f"; {render.count(reply.left, 'question')} left" if reply.left else ""
         # A choice as it was understood: a number that was none went as the person's own words.
         said = [choose(asked, text) for asked, text in zip(reply.question.questions, texts, strict=False)]
-        style = talk.out_style()
+        style = io.out_style()
         told = render.one_line("; ".join(said or texts or ("deny",)), style)
-        talk.show_lines([render.cut(f"{reply.session.name}: told {told}{more}", style.width, style)])
+        io.show_lines([render.cut(f"{reply.session.name}: told {told}{more}", style.width, style)])
     return ExitCode.COMPLETED
 
 

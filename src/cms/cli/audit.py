@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
@@ -38,14 +38,14 @@ def audit(
         cms audit fix-auth --json > fix-auth.audit.json
     """
     who = flags.pick_name("audit", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.audit", AuditParams(who, head), AuditLog)
     if json:
         from cms.cli.views_audit import view_audit
 
-        talk.show_json(view_audit(reply, rows=not verify))
+        io.show_json(view_audit(reply, rows=not verify))
     else:
-        talk.show_lines(lines(reply, talk.out_style(), rows=not verify))
+        io.show_lines(lines(reply, io.out_style(), rows=not verify))
     return ExitCode.COMPLETED if reply.broken is None else ExitCode.FAILED
 
 

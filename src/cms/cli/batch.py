@@ -31,7 +31,7 @@ from cms.batch.model import (
 from cms.batch.spec import Header
 from cms.cli import agent as agents
 from cms.cli import batch_render as render
-from cms.cli import flags, talk, terminal
+from cms.cli import flags, io, terminal
 from cms.cli.agent import AgentFlags
 from cms.cli.batch_load import BadTasks, Port, load, merged
 from cms.cli.flags import JsonFlag
@@ -305,9 +305,9 @@ def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: 
         if told:
             forecast = msgspec.structs.replace(forecast, fits=False, problems=(*told, *forecast.problems))
         if json:
-            talk.show_json(forecast)
+            io.show_json(forecast)
         else:
-            talk.show_lines(render.plan_lines(forecast, talk.out_style()))
+            io.show_lines(render.plan_lines(forecast, io.out_style()))
         return ExitCode.COMPLETED if forecast.fits else ExitCode.USAGE
     if problems:
         port.ask("batch.discard", params, Nothing)
@@ -319,7 +319,7 @@ def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: 
 def _warn_all(source: str, problems: list[str]) -> None:
     """Several problems, a line each; a single one is told by the error itself."""
     for problem in problems if len(problems) > 1 else []:
-        talk.warn(f"{source}: {problem}")
+        io.warn(f"{source}: {problem}")
 
 
 def _resume(port: Port, word: str, typed: Header, *, detach: bool, json: bool) -> int:
@@ -338,9 +338,9 @@ def _run(port: Port, params: BatchRunParams, batch: BatchRecord, *, detach: bool
     if detach:
         batch = port.run("batch.run", params).batch
         if json:
-            talk.show_json(render.view_batch(batch, None))
+            io.show_json(render.view_batch(batch, None))
         else:
-            talk.show_lines(
+            io.show_lines(
                 [
                     f"{batch.id}: {batch.total} tasks, the daemon works on them by itself",
                     f"look at it: cms batch show {batch.id}",
@@ -363,9 +363,9 @@ def _show_end(port: Port, batch: BatchRecord, *, json: bool) -> int:
     over = batch.status not in RESUMABLE or batch.status is BatchStatus.STOPPED
     code = exit_code(batch.status, batch.counts, batch.stopped_by) if over else ExitCode.COMPLETED
     if json:
-        talk.show_json(render.view_tasks(batch, code if over else None, _all_tasks(port, batch.id)))
+        io.show_json(render.view_tasks(batch, code if over else None, _all_tasks(port, batch.id)))
     else:
-        talk.show_lines(["", *render.summary_lines(batch, time.time(), talk.out_style())])
+        io.show_lines(["", *render.summary_lines(batch, time.time(), io.out_style())])
     return code
 
 
@@ -438,7 +438,7 @@ class _Display:
             self._parked = batch.until
             self._erase()
             until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(batch.until))
-            talk.warn(f"cms: {batch.id} is parked until {until}: {batch.reason}; nothing is started before")
+            io.warn(f"cms: {batch.id} is parked until {until}: {batch.reason}; nothing is started before")
 
     def _tell_ended(self) -> None:
         while True:
@@ -448,8 +448,8 @@ class _Display:
             if not page.tasks:
                 return
             self._erase()
-            style = talk.out_style()
-            talk.show_lines([render.task_line(task, style) for task in page.tasks])
+            style = io.out_style()
+            io.show_lines([render.task_line(task, style) for task in page.tasks])
             self._shown += len(page.tasks)
 
     def _erase(self) -> None:
@@ -476,13 +476,13 @@ def batches(*, json: JsonFlag = False) -> int:
         cms batches
         cms batches --json
     """
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("batch.list", Nothing(), BatchesReply)
     if json:
         views = tuple(render.view_batch(batch, _code(batch)) for batch in reply.batches)
-        talk.show_json(render.BatchesView(views))
+        io.show_json(render.BatchesView(views))
     else:
-        talk.show_lines(render.batches_table(reply.batches, time.time(), talk.out_style()))
+        io.show_lines(render.batches_table(reply.batches, time.time(), io.out_style()))
     return ExitCode.COMPLETED
 
 
@@ -516,7 +516,7 @@ def show(
     from cms.cli.batch_ports import DaemonPort
 
     word = _pick("show", batch)
-    with talk.daemon() as client, talk.daemon() as waiting:
+    with io.daemon() as client, io.daemon() as waiting:
         port = DaemonPort(client, waiting)
         record = port.ask("batch.get", BatchParams(id=word), BatchReply).batch
         if follow:
@@ -530,13 +530,13 @@ def show(
     if failed:
         tasks = [task for task in tasks if task.status in render.NOT_COMPLETED]
     if json:
-        talk.show_json(render.view_tasks(record, _code(record), tasks))
+        io.show_json(render.view_tasks(record, _code(record), tasks))
         return ExitCode.COMPLETED
-    style = talk.out_style()
+    style = io.out_style()
     lines = [render.task_line(task, style) for task in tasks]
-    talk.show_lines([*lines, *([""] if lines else []), *render.summary_lines(record, time.time(), style)])
+    io.show_lines([*lines, *([""] if lines else []), *render.summary_lines(record, time.time(), style)])
     if report:
-        talk.warn(f"cms: the report is in {report}")
+        io.warn(f"cms: the report is in {report}")
     return ExitCode.COMPLETED
 
 
@@ -580,7 +580,7 @@ def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
         cms batch resume tasks-3f9a1c
     """
     word = _pick("resume", batch)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         record = client.call("batch.get", BatchParams(id=word), BatchReply).batch
         options = msgspec.structs.replace(record.options, detached=True)
         changes = options if record.status is BatchStatus.STOPPED else None
@@ -590,15 +590,15 @@ def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
 
 
 def _ask(method: str, word: str, *, json: bool) -> int:
-    with talk.daemon() as client:
+    with io.daemon() as client:
         return _show_one(client.call(method, BatchParams(id=word), BatchReply).batch, json=json)
 
 
 def _show_one(batch: BatchRecord, *, json: bool) -> int:
     if json:
-        talk.show_json(render.view_batch(batch, _code(batch)))
+        io.show_json(render.view_batch(batch, _code(batch)))
     else:
-        talk.show_lines(render.summary_lines(batch, time.time(), talk.out_style()))
+        io.show_lines(render.summary_lines(batch, time.time(), io.out_style()))
     return ExitCode.COMPLETED
 
 

@@ -16,12 +16,12 @@ import trio
 
 from cms.cli.batch_load import Port
 from cms.config import load_settings_and_file
+from cms.daemon.batch_handlers import BatchMethods
+from cms.daemon.call import Begin
 from cms.errors import CmsError, InternalError
+from cms.fleet.batches import open_batches
+from cms.fleet.supervisor import open_supervisor
 from cms.rpc.api_batch import BatchReply
-from cms.rpc.batches import BatchMethods
-from cms.rpc.binding import Begin
-from cms.runtime.batches import open_batches
-from cms.runtime.supervisor import open_supervisor
 from cms.session.model import Interaction, Record
 
 R = TypeVar("R", bound=Record)

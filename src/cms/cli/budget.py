@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
 from cms.rpc.api import Nothing, SetBudgetParams
@@ -66,13 +66,13 @@ def show(*, json: JsonFlag = False) -> int:
 
         cms budget show
     """
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("budget.get", Nothing(), Budget)
     return _tell(reply, json=json)
 
 
 def _change(caps: Mapping[str, float | None], *, json: bool) -> int:
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("budget.set", SetBudgetParams(dict(caps)), Budget)
     return _tell(reply, json=json)
 
@@ -81,9 +81,9 @@ def _tell(budget: Budget, *, json: bool) -> int:
     if json:
         from cms.cli.views import view_budget
 
-        talk.show_json(view_budget(budget))
+        io.show_json(view_budget(budget))
     else:
-        talk.show_lines(lines(budget))
+        io.show_lines(lines(budget))
     return ExitCode.COMPLETED
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord
 from cms.cli.sessions import MessageFile, MessageFlag, send_and_show, show_session
 from cms.errors import CmsError, ExitCode, UsageError
@@ -44,7 +44,7 @@ def pause(
         cms pause fix-auth --freeze
     """
     who = flags.pick_name("pause", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.pause", PauseParams(name=who, freeze=freeze), SessionReply)
     return show_session(reply, json=json)
 
@@ -122,7 +122,7 @@ def delete(
         raise UsageError("delete needs the name of a session", hint=flags.usage_hint("delete", "NAME..."))
     gone: list[Deleted] = []
     failures: list[CmsError] = []
-    with talk.daemon() as client:
+    with io.daemon() as client:
         for name in chosen:
             try:
                 gone.append(client.call("session.delete", DeleteParams(name, force, purge), Deleted))
@@ -132,17 +132,17 @@ def delete(
                     break
             else:
                 if not json:
-                    talk.show_lines(deleted_lines(gone[-1]))
+                    io.show_lines(deleted_lines(gone[-1]))
     if failures:
         for one in gone if json else ():
-            talk.warn(f"cms: {one.session.name} is deleted")
+            io.warn(f"cms: {one.session.name} is deleted")
         for failure in failures[1:]:
-            talk.warn(f"cms: {failure.message}")
+            io.warn(f"cms: {failure.message}")
         raise failures[0]
     if json:
         from cms.cli.views_care import DeletedListView, view_deleted
 
-        talk.show_json(DeletedListView(tuple(view_deleted(one) for one in gone)))
+        io.show_json(DeletedListView(tuple(view_deleted(one) for one in gone)))
     return ExitCode.COMPLETED
 
 
@@ -179,7 +179,7 @@ def cleanup(
         cms cleanup --dry-run
         cms cleanup --days 30
     """
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call(
             "sessions.cleanup",
             CleanupParams(days=days, dry_run=dry_run, force=force, purge=purge),
@@ -188,9 +188,9 @@ def cleanup(
     if json:
         from cms.cli.views_care import view_cleanup
 
-        talk.show_json(view_cleanup(reply, dry_run=dry_run))
+        io.show_json(view_cleanup(reply, dry_run=dry_run))
     else:
-        talk.show_lines(cleanup_lines(reply, days, dry_run=dry_run))
+        io.show_lines(cleanup_lines(reply, days, dry_run=dry_run))
     return ExitCode.COMPLETED
 
 

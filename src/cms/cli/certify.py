@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode
 
 if TYPE_CHECKING:
-    from cms.doctor import Checkup, Claude, Containment, Daemon, Home
+    from cms.selftest.doctor import Checkup, Claude, Containment, Daemon, Home
 
 _PROMISES = {
     "kill_all": "kill ends every descendant",
@@ -36,13 +36,13 @@ def doctor(*, json: JsonFlag = False) -> int:
 
         cms doctor
     """
-    from cms.doctor import examine
+    from cms.selftest.doctor import examine
 
     checkup = examine()
     if json:
-        talk.show_json(checkup)
+        io.show_json(checkup)
     else:
-        talk.show_lines(checkup_lines(checkup))
+        io.show_lines(checkup_lines(checkup))
     return ExitCode.COMPLETED if checkup.ok else ExitCode.FAILED
 
 
@@ -72,7 +72,7 @@ def drill(
         cms drill
         cms drill --quick --json
     """
-    from cms.drill import Plan, main
+    from cms.selftest.drill import Plan, main
 
     return main(Plan(quick=quick, strict=strict, only=only), json=json)
 
@@ -89,12 +89,12 @@ def checkup_lines(checkup: Checkup) -> list[str]:
         ),
         indent="",
     )
-    promises = checkup.containment.guarantees
-    if promises is not None:
+    guarantees = checkup.containment.guarantees
+    if guarantees is not None:
         rows = []
         for name, words in _PROMISES.items():
-            promise = getattr(promises, name)
-            rows.append((words, f"{promise.strength}: {promise.why}" if promise.why else promise.strength))
+            one = getattr(guarantees, name)
+            rows.append((words, f"{one.strength}: {one.why}" if one.why else one.strength))
         lines[1:1] = render.fields(rows)
     for fatal, head in ((False, "could be better:"), (True, "NOT READY:")):
         chosen = [problem for problem in checkup.problems if problem.fatal is fatal]

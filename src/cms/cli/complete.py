@@ -103,7 +103,7 @@ def _flags_in(words: Sequence[str]) -> bool:
 
 
 def _sessions(which: str, taken: Sequence[str]) -> Iterator[Candidate]:
-    from cms.store.glance import names_and_statuses
+    from cms.store.read_only import names_and_statuses
 
     for name, status in names_and_statuses(_database()):
         if name not in taken and (which != "live" or status in _LIVE):
@@ -111,7 +111,7 @@ def _sessions(which: str, taken: Sequence[str]) -> Iterator[Candidate]:
 
 
 def _batches() -> list[Candidate]:
-    from cms.store.glance import batches
+    from cms.store.read_only import batches
 
     return batches(_database())
 

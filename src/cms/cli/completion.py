@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cms.cli import flags, talk
+from cms.cli import flags, io
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, MachineError, UsageError
 from cms.session.model import Record
@@ -108,7 +108,7 @@ def completion(
     if not install:
         if json:
             raise UsageError("--json is for --install: the script is no object")
-        talk.show(script)
+        io.show(script)
         return ExitCode.COMPLETED
     path = place(shell)
     try:
@@ -120,9 +120,9 @@ def completion(
     if shell == "zsh":
         then = f"have `fpath=({path.parent} $fpath); autoload -Uz compinit; compinit` in ~/.zshrc, and {then}"
     if json:
-        talk.show_json(CompletionView(shell, str(path), then))
+        io.show_json(CompletionView(shell, str(path), then))
     else:
-        talk.show_lines([f"written: {path}", f"now {then}"])
+        io.show_lines([f"written: {path}", f"now {then}"])
     return ExitCode.COMPLETED
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, BinaryIO
 
 from cyclopts import Parameter
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.config import load_settings, load_settings_and_file
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
@@ -31,7 +31,7 @@ def run() -> int:
 
         cms daemon run
     """
-    from cms.daemon import run_daemon
+    from cms.daemon.main import run_daemon
 
     run_daemon(load_settings_and_file(), foreground=True)
     return ExitCode.COMPLETED
@@ -49,14 +49,14 @@ def unit(*, json: JsonFlag = False) -> int:
         systemctl --user daemon-reload
         systemctl --user enable --now cms.service
     """
-    from cms.service import unit as text
+    from cms.daemon.service_unit import unit as text
 
     if json:
         from cms.cli.views import UnitView
 
-        talk.show_json(UnitView(name="cms.service", text=text(os.environ)))
+        io.show_json(UnitView(name="cms.service", text=text(os.environ)))
     else:
-        talk.show(text(os.environ))
+        io.show(text(os.environ))
     return ExitCode.COMPLETED
 
 
@@ -70,7 +70,7 @@ def status(*, json: JsonFlag = False) -> int:
         cms daemon status
     """
     try:
-        with talk.daemon(start=False) as client:
+        with io.daemon(start=False) as client:
             reply = client.call("daemon.status", Nothing(), DaemonStatus)
     except NoDaemon:
         _show_none(f"no daemon runs for {load_settings().home}", stopped=False, json=json)
@@ -78,9 +78,9 @@ def status(*, json: JsonFlag = False) -> int:
     if json:
         from cms.cli.views import view_daemon
 
-        talk.show_json(view_daemon(reply))
+        io.show_json(view_daemon(reply))
     else:
-        talk.show_lines(render.daemon_lines(reply))
+        io.show_lines(render.daemon_lines(reply))
     return ExitCode.COMPLETED
 
 
@@ -106,7 +106,7 @@ def stop(
         cms daemon stop
     """
     try:
-        with talk.daemon(start=False, any_protocol=True) as client:
+        with io.daemon(start=False, any_protocol=True) as client:
             pid = client.daemon.pid
             client.hold_process()
             client.call("daemon.stop", DaemonStopParams(grace=grace), Nothing)
@@ -154,10 +154,10 @@ def logs(
             if json:
                 from cms.cli.views import LogView
 
-                talk.show_json(LogView(path=str(path), lines=tuple(last)))
+                io.show_json(LogView(path=str(path), lines=tuple(last)))
                 return ExitCode.COMPLETED
             if last:
-                talk.show_lines(last)
+                io.show_lines(last)
             while follow:
                 sys.stdout.flush()
                 text = log.read().decode(errors="replace")
@@ -189,6 +189,6 @@ def _show_none(text: str, *, stopped: bool, json: bool) -> None:
     if json:
         from cms.cli.views import NoDaemonView
 
-        talk.show_json(NoDaemonView(home=str(load_settings().home), stopped=stopped))
+        io.show_json(NoDaemonView(home=str(load_settings().home), stopped=stopped))
     else:
-        talk.show_lines([text])
+        io.show_lines([text])

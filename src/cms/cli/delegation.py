@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cms.cli import agent as agents
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.agent import AgentFlags, LimitFlags
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
@@ -98,7 +98,7 @@ def continue_(
     text = flags.pick_text("continue", "message", word=word, flag=message_flag, file=message_file)
     bounds = None
     if limits != agents.NO_LIMITS:
-        with talk.daemon() as client:
+        with io.daemon() as client:
             session = client.call("session.get", NameParams(name=who), SessionReply).session
         bounds = limits.over(session.options.limits)
     params = ContinueParams(name=who, message=text or "", limits=bounds, detach=detach)
@@ -108,7 +108,7 @@ def continue_(
 def wait_and_show(
     method: str, params: DelegateParams | ContinueParams, name: str, *, detach: bool, json: bool
 ) -> int:
-    reply = talk.work(method, params, DelegateResult, name=name, quiet=json or detach)
+    reply = io.work(method, params, DelegateResult, name=name, quiet=json or detach)
     if isinstance(reply, AcceptedReply):
         return show_accepted(reply, detached=detach, json=json)
     return _show(reply, json=json)
@@ -118,7 +118,7 @@ def _show(result: DelegateResult, *, json: bool) -> int:
     if json:
         from cms.cli.views import view_delegate
 
-        talk.show_json(view_delegate(result))
+        io.show_json(view_delegate(result))
     else:
-        talk.show_lines(render.delegate_lines(result, talk.out_style()))
+        io.show_lines(render.delegate_lines(result, io.out_style()))
     return exit_code_of(result.status)

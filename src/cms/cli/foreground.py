@@ -19,10 +19,10 @@ import trio
 from cms.cli import terminal
 from cms.cli.progress import StatusLine
 from cms.config import load_settings_and_file
+from cms.daemon.handlers import Methods, RequestCancelled
 from cms.errors import CmsError, InternalError
+from cms.fleet.supervisor import Supervisor, open_supervisor
 from cms.rpc.api import DelegateParams, ProgressNote
-from cms.rpc.methods import Methods, RequestCancelled
-from cms.runtime.supervisor import Supervisor, open_supervisor
 from cms.session.model import DelegateResult, Interaction
 
 #: What ends the delegation, cleanly: Ctrl-C, a polite kill, the terminal's end.

@@ -17,7 +17,7 @@ from typing import Annotated, BinaryIO
 import msgspec
 from cyclopts import Parameter
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.config import load_settings
@@ -93,7 +93,7 @@ def logs(
     who = flags.pick_name("logs", name, name_flag)
     if raw and (json or last is not None):
         raise UsageError("--raw prints the lines as they are: give it without --json and --last")
-    with talk.daemon() as client:
+    with io.daemon() as client:
         session = client.call("session.get", NameParams(name=who), SessionReply).session
         path = raw_log_path(load_settings().raw, session.id)
         if raw:
@@ -103,7 +103,7 @@ def logs(
         elif json:
             return _show_object(who, session.status, path, last)
         else:
-            teller = LineTeller(talk.out_style())
+            teller = LineTeller(io.out_style())
         log = Log(path)
         try:
             teller.tell(log.past(last))
@@ -114,13 +114,13 @@ def logs(
                 raise
         teller.close()
     if follow and session.status not in LIVE:
-        talk.warn(f"cms: {who} is {session.status.value}: nothing more comes")
+        io.warn(f"cms: {who} is {session.status.value}: nothing more comes")
     return ExitCode.COMPLETED
 
 
 def _show_object(name: str, status: str, path: Path, last: int | None) -> int:
     moments = join_pieces(moment for _, found in Log(path).past(last) for moment in found)
-    talk.show_json(LogsView(name, status, str(path), tuple(view_moment(one) for one in moments)))
+    io.show_json(LogsView(name, status, str(path), tuple(view_moment(one) for one in moments)))
     return ExitCode.COMPLETED
 
 
@@ -242,7 +242,7 @@ class Teller:
 
     def note(self, text: str) -> None:
         """A word of ours."""
-        talk.warn(f"cms: {text}")
+        io.warn(f"cms: {text}")
 
     def close(self) -> None:
         """Nothing more comes."""
@@ -287,18 +287,18 @@ class LineTeller(Teller):
             for moment in moments:
                 out += self._write(moment)
             if len(out) > 1000:
-                talk.show("".join(out))
+                io.show("".join(out))
                 out.clear()
         if out:
-            talk.show("".join(out))
+            io.show("".join(out))
 
     def note(self, text: str) -> None:
         self.close()
-        talk.show(f"-- {text}\n")
+        io.show(f"-- {text}\n")
 
     def close(self) -> None:
         if self._in_text:
-            talk.show("\n")
+            io.show("\n")
             self._in_text = False
 
     def _write(self, moment: Moment) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import FullFlag, JsonFlag, NameFlag, NameWord
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.rpc.api import (
@@ -29,18 +29,16 @@ def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFl
         cms status fix-auth
     """
     who = flags.pick_name("status", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.get", NameParams(name=who), SessionReply)
         recent = client.call("session.interactions", InteractionsParams(name=who, last=1), InteractionsReply)
     last = recent.interactions[-1] if recent.interactions else None
     if json:
         from cms.cli.views import view_status
 
-        talk.show_json(view_status(reply.session, reply.activity, last))
+        io.show_json(view_status(reply.session, reply.activity, last))
     else:
-        talk.show_lines(
-            render.status_lines(reply.session, reply.activity, last, time.time(), talk.out_style())
-        )
+        io.show_lines(render.status_lines(reply.session, reply.activity, last, time.time(), io.out_style()))
     return ExitCode.COMPLETED
 
 
@@ -60,7 +58,7 @@ def output(
         cms output fix-auth --full > answer.md
     """
     who = flags.pick_name("output", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.interactions", InteractionsParams(name=who, last=1), InteractionsReply)
     if not reply.interactions:
         raise CmsError(f"{who} has no message yet", hint=f"send one: cms send {who} MESSAGE")
@@ -68,9 +66,9 @@ def output(
     if json:
         from cms.cli.views import view_output
 
-        talk.show_json(view_output(reply.session, last))
+        io.show_json(view_output(reply.session, last))
     else:
-        talk.show_lines(render.output_lines(last, talk.out_style(), full=full))
+        io.show_lines(render.output_lines(last, io.out_style(), full=full))
     return ExitCode.COMPLETED
 
 
@@ -93,14 +91,14 @@ def history(
         cms history fix-auth --full
     """
     who = flags.pick_name("history", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call(
             "session.interactions", InteractionsParams(name=who, last=last), InteractionsReply
         )
     if json:
         from cms.cli.views import HistoryView, view_interaction
 
-        talk.show_json(
+        io.show_json(
             HistoryView(
                 name=reply.session.name,
                 status=reply.session.status,
@@ -109,7 +107,7 @@ def history(
             )
         )
     else:
-        talk.show_lines(render.history_lines(reply.session, reply.interactions, talk.out_style(), full=full))
+        io.show_lines(render.history_lines(reply.session, reply.interactions, io.out_style(), full=full))
     return ExitCode.COMPLETED
 
 
@@ -134,12 +132,12 @@ def list_sessions(
             f"there is no status {status!r}",
             hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",
         )
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.list", ListParams(status=status), SessionsReply)
     if json:
         from cms.cli.views import ListView, view_session
 
-        talk.show_json(
+        io.show_json(
             ListView(
                 sessions=tuple(view_session(session) for session in reply.sessions),
                 total=len(reply.sessions),
@@ -147,9 +145,7 @@ def list_sessions(
             )
         )
     elif status and not reply.sessions:
-        talk.show_lines([f"no session is {status}"])
+        io.show_lines([f"no session is {status}"])
     else:
-        talk.show_lines(
-            render.list_table(reply.sessions, reply.total_cost_usd, time.time(), talk.out_style())
-        )
+        io.show_lines(render.list_table(reply.sessions, reply.total_cost_usd, time.time(), io.out_style()))
     return ExitCode.COMPLETED

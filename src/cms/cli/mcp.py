@@ -21,7 +21,7 @@ def mcp() -> int:
         cms mcp < requests.jsonl
     """
     settings = load_settings()
-    refuse_nested(settings.environ.get("CMS_PARENT", ""), settings.environ.get("CMS_DOOR", ""))
+    refuse_nested(settings.environ.get("CMS_PARENT", ""), settings.environ.get("CMS_CHILD_SOCKET", ""))
     check_sdk()
     if sys.stdin.isatty():
         raise UsageError("cms mcp speaks a protocol, not to a person", hint="`cms setup` registers it")
@@ -51,7 +51,7 @@ def check_sdk() -> None:
         raise MachineError(f"{what} in its second major version, and there is an older one", hint=install)
 
 
-def refuse_nested(parent: str, door: str) -> None:
+def refuse_nested(parent: str, child_socket: str) -> None:
     """Inside a session that may not start others, leave at once.
 
     Before anything slow is imported: every session of a person who has registered this server tries to start
@@ -60,7 +60,7 @@ def refuse_nested(parent: str, door: str) -> None:
     Raises:
         UsageError: the session that started us was not given access to cms.
     """
-    if parent and not door:
+    if parent and not child_socket:
         raise UsageError(
             "this session may not use cms", hint="a person can allow it: cms spawn or delegate --allow-cms"
         )

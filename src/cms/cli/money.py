@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-from cms.cli import render, talk
+from cms.cli import io, render
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
@@ -67,14 +67,14 @@ def cost(
         cms cost --by day --since 30d
         cms cost --by model --since today --json
     """
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("ledger.totals", CostParams(by=by, since=since), CostReply)
     if json:
         from cms.cli.views_care import view_cost
 
-        talk.show_json(view_cost(reply, by, since))
+        io.show_json(view_cost(reply, by, since))
     else:
-        talk.show_lines(lines(reply, by, talk.out_style()))
+        io.show_lines(lines(reply, by, io.out_style()))
     return ExitCode.COMPLETED
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.errors import ExitCode, UsageError
 from cms.rpc.api import (
@@ -83,7 +83,7 @@ def resume(
     params = ResumeParams(name=who, message=text, wait=not detach)
     if text is not None:
         return send_and_show(who, "session.resume", params, detach=detach, json=json)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.resume", params, SessionReply)
     return show_session(reply, json=json)
 
@@ -96,7 +96,7 @@ def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: Jso
         cms interrupt fix-auth
     """
     who = flags.pick_name("interrupt", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.interrupt", NameParams(name=who), SessionReply)
     return show_session(reply, json=json)
 
@@ -127,7 +127,7 @@ def stop(
         cms stop fix-auth
     """
     who = flags.pick_name("stop", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.stop", StopParams(name=who, grace=grace), StopReply)
     return _show_stopped(reply, json=json)
 
@@ -144,7 +144,7 @@ def kill(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag
         cms kill fix-auth
     """
     who = flags.pick_name("kill", name, name_flag)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("session.kill", NameParams(name=who), StopReply)
     return _show_stopped(reply, json=json, by_force=True)
 
@@ -162,27 +162,27 @@ def reply_exit(reply: Reply) -> ExitCode:
 def show_accepted(reply: AcceptedReply, *, detached: bool, json: bool) -> int:
     """A message that is on disk and not waited for: as asked (`--detach`), or because of Ctrl-C."""
     if not detached:
-        talk.warn(f"cms: no longer waiting; {reply.name} works on")
-        talk.warn(f"     `cms interrupt {reply.name}` stops it, `cms output {reply.name}` shows the answer")
+        io.warn(f"cms: no longer waiting; {reply.name} works on")
+        io.warn(f"     `cms interrupt {reply.name}` stops it, `cms output {reply.name}` shows the answer")
     if json:
         from cms.cli.views import AcceptedView
 
-        talk.show_json(
+        io.show_json(
             AcceptedView(name=reply.name, session_id=reply.session_id, interaction_id=reply.interaction_id)
         )
     elif detached:
-        talk.show_lines(render.accepted_lines(reply))
+        io.show_lines(render.accepted_lines(reply))
     return ExitCode.COMPLETED if detached else ExitCode.INTERRUPTED
 
 
 def send_and_show(name: str, method: str, params: Record, *, detach: bool, json: bool) -> int:
-    reply = talk.work(method, params, Reply, name=name, quiet=json or detach)
+    reply = io.work(method, params, Reply, name=name, quiet=json or detach)
     if isinstance(reply, AcceptedReply):
         return show_accepted(reply, detached=detach, json=json)
     if json:
-        talk.show_json(reply)
+        io.show_json(reply)
     else:
-        talk.show_lines(render.reply_lines(reply, talk.out_style()))
+        io.show_lines(render.reply_lines(reply, io.out_style()))
     return reply_exit(reply)
 
 
@@ -190,9 +190,9 @@ def show_session(reply: SessionReply, *, json: bool) -> int:
     if json:
         from cms.cli.views import view_session
 
-        talk.show_json(view_session(reply.session))
+        io.show_json(view_session(reply.session))
     else:
-        talk.show_lines([render.session_line(reply.session, talk.out_style())])
+        io.show_lines([render.session_line(reply.session, io.out_style())])
     return ExitCode.COMPLETED
 
 
@@ -200,14 +200,14 @@ def _show_stopped(reply: StopReply, *, json: bool, by_force: bool = False) -> in
     if json:
         from cms.cli.views import view_stopped
 
-        talk.show_json(view_stopped(reply.session, reply.receipt))
+        io.show_json(view_stopped(reply.session, reply.receipt))
     else:
         lines = render.killed_lines if by_force else render.stopped_lines
-        talk.show_lines(lines(reply.session, reply.receipt, talk.out_style()))
+        io.show_lines(lines(reply.session, reply.receipt, io.out_style()))
     proved = reply.receipt is None or reply.receipt.empty
     if proved and reply.session.status is not SessionStatus.ERROR:
         return ExitCode.COMPLETED
     name = reply.session.name
-    talk.warn(f"cms: {name} is NOT proved dead; no session is started in {reply.session.options.work_dir}")
-    talk.warn(f"     `cms kill {name}` tries again; `cms doctor` shows what a kill is worth here")
+    io.warn(f"cms: {name} is NOT proved dead; no session is started in {reply.session.options.work_dir}")
+    io.warn(f"     `cms kill {name}` tries again; `cms doctor` shows what a kill is worth here")
     return ExitCode.FAILED

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.config import VARIABLES, Settings, find_claude, load_settings, load_settings_and_file
 from cms.config_file import NAME, ConfigFile, Profile, read_config
@@ -95,9 +95,9 @@ def config(
         _write(path)
     view = look(path, read_config(home))
     if json:
-        talk.show_json(view)
+        io.show_json(view)
     else:
-        talk.show_lines(lines(view))
+        io.show_lines(lines(view))
     return ExitCode.COMPLETED
 
 
@@ -144,7 +144,7 @@ def _value(settings: Settings, name: str) -> str | float | None:
         return "never"
     if name == "require_containment" and settings.require_containment is None:
         return "no"
-    holder: object = settings.caps if name in ("max_depth", "max_children") else settings
+    holder: object = settings.child_limits if name in ("max_depth", "max_children") else settings
     value: object = getattr(holder, name)
     return value if isinstance(value, str | int | float) else str(value)
 

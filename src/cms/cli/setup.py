@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, talk
+from cms.cli import flags, io
 from cms.cli.flags import JsonFlag
 from cms.cli.mcp import check_sdk
 from cms.config import load_settings_and_file
@@ -69,9 +69,9 @@ def setup(
     else:
         report = work.install(scope, with_guide=guide)
     if json:
-        talk.show_json(report)
+        io.show_json(report)
     else:
-        talk.show_lines(report_lines(report))
+        io.show_lines(report_lines(report))
     return ExitCode.FAILED if report.health in ("failed", "absent") else ExitCode.COMPLETED
 
 

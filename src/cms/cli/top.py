@@ -23,7 +23,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from cms.cli import flags, render, talk, terminal
+from cms.cli import flags, io, render, terminal
 from cms.cli.flags import JsonFlag
 from cms.cli.money import bar
 from cms.cli.terminal import Style
@@ -31,8 +31,8 @@ from cms.errors import CmsError, ExitCode
 from cms.rpc.api import NameParams, Nothing, ResumeParams, SessionReply, StopParams, StopReply
 from cms.rpc.api_care import OverviewReply, PauseParams
 from cms.rpc.client import Client
-from cms.session.live import LiveSession
 from cms.session.model import SessionStatus
+from cms.session.questions import LiveSession
 
 _BAR = 6  # columns
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -65,15 +65,15 @@ def top(
         cms top --once --json
     """
     watching = not once and not json and sys.stdin.isatty() and sys.stdout.isatty()
-    with talk.daemon() as client:
+    with io.daemon() as client:
         if not watching or os.environ.get("TERM", "") in ("", "dumb"):
             reply = client.call("sessions.overview", Nothing(), OverviewReply)
             if json:
                 from cms.cli.views_care import view_top
 
-                talk.show_json(view_top(reply))
+                io.show_json(view_top(reply))
             else:
-                talk.show_lines(table(reply, talk.out_style()))
+                io.show_lines(table(reply, io.out_style()))
             return ExitCode.COMPLETED
         Screen(client, interval).run()
     return ExitCode.COMPLETED
@@ -227,7 +227,7 @@ class Screen:
         except OSError:
             height = 24
         lines = frame(self._reply, self._chosen, self._message, height or 24, style)
-        talk.show(_HOME + f"{_REST_OF_LINE}\r\n".join(lines) + _REST_OF_LINE + _BELOW)
+        io.show(_HOME + f"{_REST_OF_LINE}\r\n".join(lines) + _REST_OF_LINE + _BELOW)
 
     # --- keys ---
 
@@ -333,7 +333,7 @@ class Screen:
         handlers = [(number, signal.signal(number, _nothing)) for number in (signal.SIGWINCH, signal.SIGTSTP)]
         try:
             tty.setcbreak(self._fd)
-            talk.show(_ENTER)
+            io.show(_ENTER)
             yield
         finally:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._cooked)
@@ -342,17 +342,17 @@ class Screen:
                 signal.signal(number, handler)
             os.close(tell)
             os.close(self._resized)
-            talk.show(_LEAVE)
+            io.show(_LEAVE)
 
     @contextmanager
     def _given_back(self) -> Iterator[None]:
-        talk.show(_LEAVE)
+        io.show(_LEAVE)
         termios.tcsetattr(self._fd, termios.TCSADRAIN, self._cooked)
         try:
             yield
         finally:
             tty.setcbreak(self._fd)
-            talk.show(_ENTER)
+            io.show(_ENTER)
 
 
 def _nothing(_signum: int, _frame: FrameType | None) -> None:

@@ -22,8 +22,8 @@ from cms.rpc.api_care import (
     OverviewReply,
     WaitReply,
 )
-from cms.session.live import AskedQuestion, LiveSession, OpenQuestion
 from cms.session.model import Denial, Question, Record, TokenUsage
+from cms.session.questions import AskedQuestion, LiveSession, OpenQuestion
 
 
 class DeletedView(Record, frozen=True):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, render, talk
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, UsageError
@@ -43,14 +43,14 @@ def wait(
     if any_ and all_:
         raise UsageError("--any and --all at once: give one")
     params = WaitParams(names=chosen, first=any_, timeout=timeout)
-    with talk.daemon() as client:
+    with io.daemon() as client:
         reply = client.call("sessions.wait", params, WaitReply)
     if json:
         from cms.cli.views_care import view_wait
 
-        talk.show_json(view_wait(reply))
+        io.show_json(view_wait(reply))
     else:
-        talk.show_lines(lines(reply, talk.out_style()))
+        io.show_lines(lines(reply, io.out_style()))
     return exit_of(reply, first=any_)
 
 

@@ -13,7 +13,7 @@ import msgspec
 from cms.batch.model import ACTIVE, BatchOptions, BatchRecord, BatchStatus, TaskSpec, TaskStatus, TaskView
 from cms.config import DELEGATE_LIMITS
 from cms.errors import CmsError, UsageError
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.params import (
     LONG_TEXT,
     NAME_PATTERN,
@@ -208,9 +208,9 @@ def task_share(tasks: int, max_cost: float) -> float:
     return share if DELEGATE_LIMITS.max_cost is None else min(share, DELEGATE_LIMITS.max_cost)
 
 
-def start(line: Line, given: StartArguments) -> Batch:
+def start(call: DaemonCall, given: StartArguments) -> Batch:
     work_dir = folder(given.work_dir)
-    chosen = chosen_by_person(line, given.profile)
+    chosen = chosen_by_person(call, given.profile)
     defaults = TaskSpec(
         model=given.model or chosen.model,
         preset=given.preset or chosen.preset,
@@ -245,17 +245,17 @@ def start(line: Line, given: StartArguments) -> Batch:
         max_time=None if given.max_minutes is None else given.max_minutes * 60,
         detached=not given.wait,
     )
-    batch = line.call("batch.create", BatchCreateParams(options, stem="mcp"), BatchReply).batch
+    batch = call.call("batch.create", BatchCreateParams(options, stem="mcp"), BatchReply).batch
     try:
-        _load(line, batch.id, [task.spec() for task in given.tasks])
+        _load(call, batch.id, [task.spec() for task in given.tasks])
     except BaseException:
-        line.clean_up("batch.discard", BatchParams(batch.id), Nothing)
+        call.clean_up("batch.discard", BatchParams(batch.id), Nothing)
         raise
     run = BatchRunParams(batch.id, wait=given.wait)
-    return _shown(line, line.call("batch.run", run, BatchReply).batch, -1, 50, 300)
+    return _shown(call, call.call("batch.run", run, BatchReply).batch, -1, 50, 300)
 
 
-def _load(line: Line, batch_id: str, specs: list[TaskSpec]) -> None:
+def _load(call: DaemonCall, batch_id: str, specs: list[TaskSpec]) -> None:
     first = 0
     while first < len(specs):
         chunk: list[LineOf] = []
@@ -265,9 +265,9 @@ def _load(line: Line, batch_id: str, specs: list[TaskSpec]) -> None:
             if chunk and size > CHUNK_BYTES:
                 break
             chunk.append(LineOf(spec, number + 1))
-        _refuse(line.call("batch.add", BatchAddParams(batch_id, first, tuple(chunk)), BatchProblems))
+        _refuse(call.call("batch.add", BatchAddParams(batch_id, first, tuple(chunk)), BatchProblems))
         first += len(chunk)
-    _refuse(line.call("batch.check", BatchParams(batch_id), BatchProblems))
+    _refuse(call.call("batch.check", BatchParams(batch_id), BatchProblems))
 
 
 def _refuse(found: BatchProblems) -> None:
@@ -291,32 +291,32 @@ class ShowArguments(Params, frozen=True, kw_only=True):
     ] = 300
 
 
-def show(line: Line, given: ShowArguments) -> Batch:
+def show(call: DaemonCall, given: ShowArguments) -> Batch:
     method = "batch.follow" if given.wait else "batch.get"
-    reply = line.call(method, BatchParams(given.id), BatchReply)
-    return _shown(line, reply.batch, given.after, given.limit, given.max_chars)
+    reply = call.call(method, BatchParams(given.id), BatchReply)
+    return _shown(call, reply.batch, given.after, given.limit, given.max_chars)
 
 
 class CancelArguments(Params, frozen=True, kw_only=True):
     id: BatchId
 
 
-def cancel(line: Line, given: CancelArguments) -> Batch:
+def cancel(call: DaemonCall, given: CancelArguments) -> Batch:
     try:
-        reply = line.call("batch.cancel", BatchParams(given.id), BatchReply)
+        reply = call.call("batch.cancel", BatchParams(given.id), BatchReply)
     except UsageError:
         # It may be cancelled already: then there is nothing to complain of.
-        reply = line.call("batch.get", BatchParams(given.id), BatchReply)
+        reply = call.call("batch.get", BatchParams(given.id), BatchReply)
         if reply.batch.status is not BatchStatus.CANCELLED:
             raise
-    return _shown(line, reply.batch, -1, 50, 300)
+    return _shown(call, reply.batch, -1, 50, 300)
 
 
-def _shown(line: Line, batch: BatchRecord, after: int, limit: int, max_chars: int) -> Batch:
+def _shown(call: DaemonCall, batch: BatchRecord, after: int, limit: int, max_chars: int) -> Batch:
     try:
-        page = line.call("batch.tasks", BatchPageParams(batch.id, after, limit), BatchTasksReply)
+        page = call.call("batch.tasks", BatchPageParams(batch.id, after, limit), BatchTasksReply)
     except CmsError:
-        if not line.cancelled:
+        if not call.cancelled:
             raise
         page = BatchTasksReply(())
     return Batch(

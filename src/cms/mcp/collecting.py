@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.params import Name
 from cms.mcp.results import Message, Status, described, iso, message_of
 from cms.mcp.tool import Params, tool
 from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, WaitParams, WaitReply
-from cms.session.live import AskedQuestion, OpenQuestion
 from cms.session.model import Record, SessionStatus
+from cms.session.questions import AskedQuestion, OpenQuestion
 
 # --- wait -----------------------------------------------------------------------------------------
 
@@ -45,9 +45,9 @@ class WaitArguments(Params, frozen=True, kw_only=True):
     ] = 4000
 
 
-def wait(line: Line, given: WaitArguments) -> Collected:
+def wait(call: DaemonCall, given: WaitArguments) -> Collected:
     params = WaitParams(names=given.names, first=given.first, timeout=given.timeout_seconds)
-    reply = line.call("sessions.wait", params, WaitReply)
+    reply = call.call("sessions.wait", params, WaitReply)
     return Collected(
         done=tuple(
             Through(
@@ -108,8 +108,8 @@ class QuestionsArguments(Params, frozen=True, kw_only=True):
     name: Annotated[Name, msgspec.Meta(description="Only this session's; by default all.")] | None = None
 
 
-def questions(line: Line, given: QuestionsArguments) -> Questions:
-    reply = line.call("sessions.questions", AskParams(name=given.name or ""), AskReply)
+def questions(call: DaemonCall, given: QuestionsArguments) -> Questions:
+    reply = call.call("sessions.questions", AskParams(name=given.name or ""), AskReply)
     return Questions(
         open=tuple(_open(one) for one in reply.open),
         ended=tuple(
@@ -143,11 +143,11 @@ class Answered(Record, frozen=True):
     left: Annotated[int, described("That still wait in this session.")]
 
 
-def answer(line: Line, given: AnswerArguments) -> Answered:
+def answer(call: DaemonCall, given: AnswerArguments) -> Answered:
     params = AnswerParams(
         name=given.name, texts=given.answers, id=given.id, deny=given.refuse, message=given.reason
     )
-    reply = line.call("session.answer", params, AnswerReply)
+    reply = call.call("session.answer", params, AnswerReply)
     status: SessionStatus = reply.session.status
     return Answered(reply.session.name, status, _open(reply.question), reply.left)
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.params import Name, NameArguments
 from cms.mcp.results import Ended, Session, described, ended_of, session_of
 from cms.mcp.tool import Params, tool
@@ -14,8 +14,8 @@ from cms.rpc.api import NameParams, SessionReply, StopParams, StopReply
 from cms.rpc.api_care import PauseParams
 
 
-def interrupt(line: Line, given: NameArguments) -> Session:
-    reply = line.call("session.interrupt", NameParams(name=given.name), SessionReply)
+def interrupt(call: DaemonCall, given: NameArguments) -> Session:
+    reply = call.call("session.interrupt", NameParams(name=given.name), SessionReply)
     return session_of(reply.session, reply.activity)
 
 
@@ -26,8 +26,8 @@ class PauseArguments(Params, frozen=True, kw_only=True):
     ] = False
 
 
-def pause(line: Line, given: PauseArguments) -> Session:
-    reply = line.call("session.pause", PauseParams(name=given.name, freeze=given.freeze), SessionReply)
+def pause(call: DaemonCall, given: PauseArguments) -> Session:
+    reply = call.call("session.pause", PauseParams(name=given.name, freeze=given.freeze), SessionReply)
     return session_of(reply.session, reply.activity)
 
 
@@ -38,13 +38,13 @@ class StopArguments(Params, frozen=True, kw_only=True):
     ] = 10.0
 
 
-def stop(line: Line, given: StopArguments) -> Ended:
-    reply = line.call("session.stop", StopParams(name=given.name, grace=given.grace_seconds), StopReply)
+def stop(call: DaemonCall, given: StopArguments) -> Ended:
+    reply = call.call("session.stop", StopParams(name=given.name, grace=given.grace_seconds), StopReply)
     return ended_of(reply.session, reply.receipt)
 
 
-def kill(line: Line, given: NameArguments) -> Ended:
-    reply = line.call("session.kill", NameParams(name=given.name), StopReply)
+def kill(call: DaemonCall, given: NameArguments) -> Ended:
+    reply = call.call("session.kill", NameParams(name=given.name), StopReply)
     return ended_of(reply.session, reply.receipt)
 
 

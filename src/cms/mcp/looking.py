@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.params import MaxChars, Name, NameArguments
 from cms.mcp.results import (
     MAX_TEXT,
@@ -36,8 +36,8 @@ class ListArguments(Params, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(description="At most so many, newest first.", ge=1, le=500)] = 50
 
 
-def list_(line: Line, given: ListArguments) -> Sessions:
-    reply = line.call("session.list", ListParams(status=str(given.status or "")), SessionsReply)
+def list_(call: DaemonCall, given: ListArguments) -> Sessions:
+    reply = call.call("session.list", ListParams(status=str(given.status or "")), SessionsReply)
     shown = tuple(session_of(record) for record in reply.sessions[: given.limit])
     return Sessions(
         sessions=shown,
@@ -55,8 +55,8 @@ class OutputArguments(Params, frozen=True, kw_only=True):
     ] = 0
 
 
-def output(line: Line, given: OutputArguments) -> Output:
-    reply = line.call("session.interactions", InteractionsParams(name=given.name, last=1), InteractionsReply)
+def output(call: DaemonCall, given: OutputArguments) -> Output:
+    reply = call.call("session.interactions", InteractionsParams(name=given.name, last=1), InteractionsReply)
     last = reply.interactions[-1] if reply.interactions else None
     response = "" if last is None else last.response
     return Output(
@@ -78,8 +78,8 @@ class HistoryArguments(Params, frozen=True, kw_only=True):
     ] = 500
 
 
-def history(line: Line, given: HistoryArguments) -> History:
-    reply = line.call(
+def history(call: DaemonCall, given: HistoryArguments) -> History:
+    reply = call.call(
         "session.interactions", InteractionsParams(name=given.name, last=given.last), InteractionsReply
     )
     return History(
@@ -91,8 +91,8 @@ def history(line: Line, given: HistoryArguments) -> History:
     )
 
 
-def status(line: Line, given: NameArguments) -> Session:
-    reply = line.call("session.get", NameParams(name=given.name), SessionReply)
+def status(call: DaemonCall, given: NameArguments) -> Session:
+    reply = call.call("session.get", NameParams(name=given.name), SessionReply)
     return session_of(reply.session, reply.activity)
 
 

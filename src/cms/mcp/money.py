@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.results import Money, described
 from cms.mcp.tool import Params, tool
 from cms.rpc.api import Nothing
@@ -46,9 +46,9 @@ class CostArguments(Params, frozen=True, kw_only=True):
     limit: Annotated[int, msgspec.Meta(description="At most so many rows.", ge=1, le=500)] = 50
 
 
-def cost(line: Line, given: CostArguments) -> Costs:
+def cost(call: DaemonCall, given: CostArguments) -> Costs:
     since = None if given.hours is None else time.time() - given.hours * 3600
-    reply = line.call("ledger.totals", CostParams(by=given.by, since=since), CostReply)
+    reply = call.call("ledger.totals", CostParams(by=given.by, since=since), CostReply)
     return Costs(
         rows=tuple(
             Spent(
@@ -85,8 +85,8 @@ class BudgetArguments(Params, frozen=True, kw_only=True):
     """Nothing."""
 
 
-def budget(line: Line, _given: BudgetArguments) -> Budgets:
-    reply = line.call("budget.get", Nothing(), Budget)
+def budget(call: DaemonCall, _given: BudgetArguments) -> Budgets:
+    reply = call.call("budget.get", Nothing(), Budget)
     return Budgets(
         spent_today=round(reply.today.spent + reply.today.unknown, 6),
         spent_ever=round(reply.ever.spent + reply.ever.unknown, 6),

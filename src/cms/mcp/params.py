@@ -11,7 +11,7 @@ import msgspec
 from cms.config import DEFAULT_MODEL, DELEGATE_LIMITS
 from cms.config_file import Profile as PersonsProfile
 from cms.config_file import read_config, seconds
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.results import described
 from cms.mcp.tool import Params
 from cms.session.model import Limits, Preset, SessionOptions
@@ -146,13 +146,13 @@ class Agent(Params, frozen=True, kw_only=True):
     ] = False
     profile: Profile = ""
 
-    def options(self, line: Line, name: str, *, verify: tuple[str, ...] = ()) -> SessionOptions:
+    def options(self, call: DaemonCall, name: str, *, verify: tuple[str, ...] = ()) -> SessionOptions:
         """The options of a new session: what was given, then the profile, the person's defaults, ours.
 
         Raises:
             UsageError: there is no such profile, or the person's file makes no sense.
         """
-        chosen = chosen_by_person(line, self.profile)
+        chosen = chosen_by_person(call, self.profile)
         waits = seconds(chosen.ask_timeout) if self.ask_minutes is None else self.ask_minutes * 60
         return SessionOptions(
             name=name,
@@ -188,7 +188,7 @@ class Agent(Params, frozen=True, kw_only=True):
         )
 
 
-def chosen_by_person(line: Line, profile: str) -> PersonsProfile:
+def chosen_by_person(call: DaemonCall, profile: str) -> PersonsProfile:
     """What a person's file says of new sessions: the profile over the defaults.
 
     Inside of a session there is none to be read: there the parent's options are the bounds.
@@ -196,9 +196,9 @@ def chosen_by_person(line: Line, profile: str) -> PersonsProfile:
     Raises:
         UsageError: there is no such profile, or the file makes no sense.
     """
-    if line.settings.door is not None:
+    if call.settings.child_socket is not None:
         return PersonsProfile()
-    return read_config(line.settings.home).profile(profile)
+    return read_config(call.settings.home).profile(profile)
 
 
 def limits_over(*limits: Limits) -> Limits:

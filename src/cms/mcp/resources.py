@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from cms.errors import UsageError
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.params import NAME_PATTERN
 from cms.mcp.results import iso
 from cms.rpc.api import InteractionsParams, InteractionsReply, ListParams, Nothing, SessionsReply
@@ -33,9 +33,9 @@ class Listed(msgspec.Struct, frozen=True):
     description: str
 
 
-def transcripts(line: Line) -> list[Listed]:
+def transcripts(call: DaemonCall) -> list[Listed]:
     """The newest sessions' transcripts."""
-    reply = line.call("session.list", ListParams(), SessionsReply)
+    reply = call.call("session.list", ListParams(), SessionsReply)
     return [
         Listed(
             uri=TRANSCRIPT.replace("{name}", quote(record.name, safe="")),
@@ -47,9 +47,9 @@ def transcripts(line: Line) -> list[Listed]:
     ]
 
 
-def reports(line: Line) -> list[Listed]:
+def reports(call: DaemonCall) -> list[Listed]:
     """The newest batches' reports."""
-    reply = line.call("batch.list", Nothing(), BatchesReply)
+    reply = call.call("batch.list", Nothing(), BatchesReply)
     return [
         Listed(
             uri=REPORT.replace("{id}", batch.id),
@@ -61,12 +61,14 @@ def reports(line: Line) -> list[Listed]:
     ]
 
 
-def listed(line: Line) -> list[Listed]:
+def listed(call: DaemonCall) -> list[Listed]:
     """Everything that a list shows. A session that may use cms has sessions only."""
-    return transcripts(line) if line.settings.door is not None else [*transcripts(line), *reports(line)]
+    return (
+        transcripts(call) if call.settings.child_socket is not None else [*transcripts(call), *reports(call)]
+    )
 
 
-def read(line: Line, uri: str) -> str:
+def read(call: DaemonCall, uri: str) -> str:
     """The text of a resource.
 
     Raises:
@@ -75,14 +77,14 @@ def read(line: Line, uri: str) -> str:
     """
     batch = _REPORT.fullmatch(uri)
     if batch is not None:
-        return line.call("batch.report", BatchReportParams(batch.group(1)), BatchReportReply).text
+        return call.call("batch.report", BatchReportParams(batch.group(1)), BatchReportReply).text
     found = _TRANSCRIPT.fullmatch(uri)
     name = unquote(found.group(1)) if found else ""
     if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(
             f"there is no resource {uri!r}", hint=f"addresses look like {TRANSCRIPT} or {REPORT}"
         )
-    reply = line.call("session.interactions", InteractionsParams(name=name), InteractionsReply)
+    reply = call.call("session.interactions", InteractionsParams(name=name), InteractionsReply)
     return transcript(reply.session, reply.interactions)
 
 
@@ -101,7 +103,7 @@ def transcript(session: SessionRecord, interactions: tuple[Interaction, ...]) ->
         lines += ["", f"Error: {session.error}"]
     for interaction in interactions:
         lines += ["", f"## {interaction.number}. {interaction.type}, {iso(interaction.timestamp)}", ""]
-        lines += [f"> {line}".rstrip() for line in interaction.prompt.splitlines()]
+        lines += [f"> {call}".rstrip() for call in interaction.prompt.splitlines()]
         if interaction.response:
             lines += ["", interaction.response.strip()]
         notes = []

@@ -110,7 +110,7 @@ class Answer(Record, frozen=True):
     refused: tuple[Refusal, ...] = ()
 
 
-class Verdict(Record, frozen=True):
+class DelegationVerdict(Record, frozen=True):
     """What became of a delegation."""
 
     name: str
@@ -235,9 +235,9 @@ def answer_of(reply: Reply, limit: int) -> Answer:
     )
 
 
-def verdict_of(result: DelegateResult, limit: int) -> Verdict:
+def verdict_of(result: DelegateResult, limit: int) -> DelegationVerdict:
     response, was_cut = cut(result.response, limit)
-    return Verdict(
+    return DelegationVerdict(
         name=result.name,
         outcome=result.status,
         response=response,

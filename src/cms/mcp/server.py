@@ -37,7 +37,7 @@ from cms._version import __version__
 from cms.config import Settings
 from cms.errors import CmsError, DaemonUnavailable, WrongStatus
 from cms.mcp import prompts, resources
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.tool import Tool
 from cms.mcp.tools import TOOLS
 from cms.session.model import Progress
@@ -94,7 +94,7 @@ async def serve(settings: Settings) -> None:
 def build(settings: Settings) -> Server[dict[str, object]]:
     """The server, to be run over any pair of streams."""
     limiter = trio.CapacityLimiter(MAX_WORKING)
-    offered = {tool.name: tool for tool in TOOLS if tool.inside or settings.door is None}
+    offered = {tool.name: tool for tool in TOOLS if tool.inside or settings.child_socket is None}
 
     async def list_tools(
         _context: Context, _params: types.PaginatedRequestParams | None
@@ -108,7 +108,7 @@ def build(settings: Settings) -> Server[dict[str, object]]:
         arguments: Mapping[str, object] = params.arguments or {}
         try:
             result = await _in_thread(
-                settings, limiter, context, lambda line: msgspec.to_builtins(tool.run(line, arguments))
+                settings, limiter, context, lambda call: msgspec.to_builtins(tool.run(call, arguments))
             )
         except CmsError as error:
             return _failed(error.message, _hint(error))
@@ -159,7 +159,7 @@ def build(settings: Settings) -> Server[dict[str, object]]:
     ) -> types.ReadResourceResult:
         uri = str(params.uri)
         text = await _or_protocol_error(
-            _in_thread(settings, limiter, context, lambda line: resources.read(line, uri))
+            _in_thread(settings, limiter, context, lambda call: resources.read(call, uri))
         )
         content = types.TextResourceContents(uri=uri, mime_type=resources.MARKDOWN, text=text)
         return types.ReadResourceResult(contents=[content])
@@ -215,7 +215,7 @@ def main(settings: Settings) -> None:
 
 
 async def _in_thread(
-    settings: Settings, limiter: trio.CapacityLimiter, context: Context, work: Callable[[Line], T]
+    settings: Settings, limiter: trio.CapacityLimiter, context: Context, work: Callable[[DaemonCall], T]
 ) -> T:
     """Run blocking work with a line to the daemon; cancelled, end what it asked for before going on."""
     notes_in, notes = trio.open_memory_channel[Progress](1)
@@ -238,13 +238,13 @@ async def _in_thread(
         except trio.RunFinishedError:
             pass
 
-    line = Line(settings, tell)
+    call = DaemonCall(settings, tell)
 
     def run() -> T:
         try:
-            return work(line)
+            return work(call)
         finally:
-            line.close()
+            call.close()
 
     # Not raised in the nursery, which would wrap it in a group.
     results: list[T] = []
@@ -252,7 +252,7 @@ async def _in_thread(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_report, context, notes)
         with trio.CancelScope(shield=True) as shield:
-            nursery.start_soon(_cancel_line, line, shield)
+            nursery.start_soon(_cancel_call, call, shield)
             try:
                 results.append(await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter))
             except Exception as error:
@@ -267,13 +267,13 @@ async def _in_thread(
     return results[0]
 
 
-async def _cancel_line(line: Line, shield: trio.CancelScope) -> None:
+async def _cancel_call(call: DaemonCall, shield: trio.CancelScope) -> None:
     try:
         await trio.sleep_forever()
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE):
-            while not line.closed:
-                line.cancel()
+            while not call.closed:
+                call.cancel()
                 await trio.sleep(_AGAIN)
         shield.cancel(reason="the daemon does not answer")
 

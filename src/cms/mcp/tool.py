@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from cms.errors import UsageError
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.schema import Schema, schema_of
 from cms.session.model import Record
 
@@ -34,7 +34,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
         destructive: it may end or overwrite something.
         idempotent: doing it twice is the same as once.
         open_world: it makes an agent act, on whatever that agent can reach.
-        inside: a session that may use cms has it too (`rpc.door` lets it pass).
+        inside: a session that may use cms has it too (`daemon.child_socket` lets it pass).
         run: arguments in, result out; blocks. Raises CmsError.
     """
 
@@ -48,7 +48,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     idempotent: bool
     open_world: bool
     inside: bool
-    run: Callable[[Line, Mapping[str, object]], Record]
+    run: Callable[[DaemonCall, Mapping[str, object]], Record]
 
 
 class _Property(msgspec.Struct, frozen=True, rename="camel"):
@@ -67,7 +67,7 @@ def tool(
     title: str,
     params: type[P],
     result: type[R],
-    do: Callable[[Line, P], R],
+    do: Callable[[DaemonCall, P], R],
     description: str,
     *,
     read_only: bool = False,
@@ -86,12 +86,12 @@ def tool(
         said = properties[found.group(1)].said if found else ""
         return f"{found.group(1)}: {said}" if found and said else f"{name} takes {', '.join(properties)}"
 
-    def run(line: Line, arguments: Mapping[str, object]) -> Record:
+    def run(call: DaemonCall, arguments: Mapping[str, object]) -> Record:
         try:
             given = msgspec.convert(dict(arguments), params)
         except msgspec.ValidationError as error:
             raise UsageError(f"bad arguments for {name}: {error}", hint=_what_fits(error)) from None
-        return do(line, given)
+        return do(call, given)
 
     return Tool(
         name=name,

@@ -11,9 +11,9 @@ from typing import Annotated
 import msgspec
 
 from cms.errors import CmsError
-from cms.mcp.line import Line
+from cms.mcp.call import DaemonCall
 from cms.mcp.params import LONG_TEXT, Agent, Detach, MaxChars, MaxCost, MaxTurns, Model, Name, NewName, Text
-from cms.mcp.results import MAX_TEXT, Answer, Verdict, answer_of, verdict_of
+from cms.mcp.results import MAX_TEXT, Answer, DelegationVerdict, answer_of, verdict_of
 from cms.mcp.tool import Params, tool
 from cms.rpc.api import (
     AcceptedReply,
@@ -57,14 +57,14 @@ class DelegateArguments(Agent, frozen=True, kw_only=True):
     max_chars: MaxChars = MAX_TEXT
 
 
-def delegate(line: Line, given: DelegateArguments) -> Verdict:
+def delegate(call: DaemonCall, given: DelegateArguments) -> DelegationVerdict:
     params = DelegateParams(
-        options=given.options(line, given.name, verify=given.verify),
+        options=given.options(call, given.name, verify=given.verify),
         task=given.task,
         context=given.context,
         detach=given.detach,
     )
-    reply = line.call("session.delegate", params, DelegateResult, AcceptedReply)
+    reply = call.call("session.delegate", params, DelegateResult, AcceptedReply)
     return _verdict(reply, given.max_chars)
 
 
@@ -86,7 +86,7 @@ class ContinueArguments(Params, frozen=True, kw_only=True):
     max_chars: MaxChars = MAX_TEXT
 
 
-def continue_(line: Line, given: ContinueArguments) -> Verdict:
+def continue_(call: DaemonCall, given: ContinueArguments) -> DelegationVerdict:
     raised = given.max_cost is not None or given.max_turns is not None
     params = ContinueParams(
         name=given.name,
@@ -94,13 +94,13 @@ def continue_(line: Line, given: ContinueArguments) -> Verdict:
         limits=Limits(max_cost=given.max_cost, max_turns=given.max_turns) if raised else None,
         detach=given.detach,
     )
-    reply = line.call("session.continue", params, DelegateResult, AcceptedReply)
+    reply = call.call("session.continue", params, DelegateResult, AcceptedReply)
     return _verdict(reply, given.max_chars)
 
 
-def _verdict(reply: DelegateResult | AcceptedReply, max_chars: int) -> Verdict:
+def _verdict(reply: DelegateResult | AcceptedReply, max_chars: int) -> DelegationVerdict:
     if isinstance(reply, AcceptedReply):
-        return Verdict(name=reply.name, outcome=None, accepted_only=True)
+        return DelegationVerdict(name=reply.name, outcome=None, accepted_only=True)
     return verdict_of(reply, max_chars)
 
 
@@ -118,11 +118,11 @@ class SpawnArguments(Agent, frozen=True, kw_only=True):
     max_chars: MaxChars = MAX_TEXT
 
 
-def spawn(line: Line, given: SpawnArguments) -> Answer:
-    params = SpawnParams(options=given.options(line, given.name), prompt=given.prompt, wait=not given.detach)
-    reply = line.call("session.spawn", params, Reply, AcceptedReply)
-    if line.cancelled and isinstance(reply, AcceptedReply):
-        line.clean_up("session.stop", StopParams(name=given.name), StopReply)
+def spawn(call: DaemonCall, given: SpawnArguments) -> Answer:
+    params = SpawnParams(options=given.options(call, given.name), prompt=given.prompt, wait=not given.detach)
+    reply = call.call("session.spawn", params, Reply, AcceptedReply)
+    if call.cancelled and isinstance(reply, AcceptedReply):
+        call.clean_up("session.stop", StopParams(name=given.name), StopReply)
     return _answer(reply, given.max_chars)
 
 
@@ -133,10 +133,10 @@ class SendArguments(Params, frozen=True, kw_only=True):
     max_chars: MaxChars = MAX_TEXT
 
 
-def send(line: Line, given: SendArguments) -> Answer:
+def send(call: DaemonCall, given: SendArguments) -> Answer:
     params = SendParams(name=given.name, message=given.message, wait=not given.detach)
-    reply = line.call("session.send", params, Reply, AcceptedReply)
-    _interrupt_if_cancelled(line, given.name, reply)
+    reply = call.call("session.send", params, Reply, AcceptedReply)
+    _interrupt_if_cancelled(call, given.name, reply)
     return _answer(reply, given.max_chars)
 
 
@@ -155,14 +155,14 @@ class ResumeArguments(Params, frozen=True, kw_only=True):
     max_chars: MaxChars = MAX_TEXT
 
 
-def resume(line: Line, given: ResumeArguments) -> Answer:
+def resume(call: DaemonCall, given: ResumeArguments) -> Answer:
     params = ResumeParams(name=given.name, message=given.message, wait=not given.detach)
-    reply = line.call("session.resume", params, Reply, AcceptedReply, SessionReply)
+    reply = call.call("session.resume", params, Reply, AcceptedReply, SessionReply)
     if isinstance(reply, SessionReply):
         return Answer(
             name=reply.session.name, status=reply.session.status, total_cost=reply.session.total_cost_usd
         )
-    _interrupt_if_cancelled(line, given.name, reply)
+    _interrupt_if_cancelled(call, given.name, reply)
     return _answer(reply, given.max_chars)
 
 
@@ -177,7 +177,7 @@ class ForkArguments(Params, frozen=True, kw_only=True):
     max_chars: MaxChars = MAX_TEXT
 
 
-def fork(line: Line, given: ForkArguments) -> Answer:
+def fork(call: DaemonCall, given: ForkArguments) -> Answer:
     params = ForkParams(
         name=given.name,
         new_name=given.new_name,
@@ -185,17 +185,17 @@ def fork(line: Line, given: ForkArguments) -> Answer:
         model=given.model or "",
         wait=not given.detach,
     )
-    reply = line.call("session.fork", params, Reply, AcceptedReply)
-    if line.cancelled and isinstance(reply, AcceptedReply):
-        line.clean_up("session.stop", StopParams(name=given.new_name), StopReply)
+    reply = call.call("session.fork", params, Reply, AcceptedReply)
+    if call.cancelled and isinstance(reply, AcceptedReply):
+        call.clean_up("session.stop", StopParams(name=given.new_name), StopReply)
     return _answer(reply, given.max_chars)
 
 
-def _interrupt_if_cancelled(line: Line, name: str, reply: Reply | AcceptedReply) -> None:
+def _interrupt_if_cancelled(call: DaemonCall, name: str, reply: Reply | AcceptedReply) -> None:
     """The daemon has let go of the message, which works on: end that too, but not the session."""
-    if line.cancelled and isinstance(reply, AcceptedReply):
+    if call.cancelled and isinstance(reply, AcceptedReply):
         try:
-            line.clean_up("session.interrupt", NameParams(name=name), SessionReply)
+            call.clean_up("session.interrupt", NameParams(name=name), SessionReply)
         except CmsError:
             pass  # it was over just then
 
@@ -211,7 +211,7 @@ TOOLS = (
         "delegate",
         "Delegate a task",
         DelegateArguments,
-        Verdict,
+        DelegationVerdict,
         delegate,
         """Give one self-contained task to a Claude Code agent of its own, under limits, and get a verdict.
         The first choice for work that you can describe fully and check afterwards. It costs model calls up
@@ -227,7 +227,7 @@ TOOLS = (
         "continue",
         "Follow up on a delegation",
         ContinueArguments,
-        Verdict,
+        DelegationVerdict,
         continue_,
         """Send a follow-up to a delegated session and get a new verdict: answer its questions, ask for a
         fix, raise a limit that ended it. It remembers everything, so this is cheaper than a new

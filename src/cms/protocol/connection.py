@@ -33,9 +33,9 @@ from cms.protocol.messages import (
     CanUseTool,
     ControlCancelRequest,
     ControlResponse,
+    Event,
     HookAnswer,
     HookCallback,
-    Line,
     Noise,
     PreToolUseOutput,
     RefuseAnswer,
@@ -49,7 +49,7 @@ from cms.protocol.messages import (
 )
 
 
-class Answered(Line, frozen=True):
+class Answered(Event, frozen=True):
     """claude answered a control request of ours.
 
     Attributes:
@@ -64,14 +64,14 @@ class Answered(Line, frozen=True):
     error: str = ""
 
 
-class Unanswered(Line, frozen=True):
+class Unanswered(Event, frozen=True):
     """The stream ended before this control request of ours was answered."""
 
     request_id: str
     ask: Ask
 
 
-class Closed(Line, frozen=True):
+class Closed(Event, frozen=True):
     """claude closed its stdout: nothing more will come."""
 
 
@@ -90,7 +90,7 @@ class Connection:
         self._owed: dict[str, str] = {}  # request id -> subtype
         self._count = 0
         self._eof = False
-        self._ended: deque[Line] | None = None
+        self._ended: deque[Event] | None = None
         self.unknown = 0
         self.noise = 0
 
@@ -117,7 +117,7 @@ class Connection:
         self._lines.extend(lines)
         return lines
 
-    def next_event(self) -> Line | None:
+    def next_event(self) -> Event | None:
         """The next event, or None when more data is needed (or, after `Closed`, for ever)."""
         if self._lines:
             return self._interpret(decode(self._lines.popleft()))
@@ -129,7 +129,7 @@ class Connection:
             self._owed.clear()
         return self._ended.popleft() if self._ended else None
 
-    def _interpret(self, line: Line) -> Line:
+    def _interpret(self, line: Event) -> Event:
         match line:
             case ControlResponse(response=reply):
                 ask = self._asked.pop(reply.request_id, None)

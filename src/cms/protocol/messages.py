@@ -23,7 +23,7 @@ import msgspec
 from cms.errors import UNREADABLE, ProtocolError
 
 
-class Line(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True):
     """The base of everything that can come out of `decode`."""
 
 
@@ -32,7 +32,7 @@ class Head(msgspec.Struct, frozen=True):
     subtype: str | None = None
 
 
-class Unknown(Line, frozen=True):
+class Unknown(Event, frozen=True):
     """A line of a kind or a shape that this version does not know."""
 
     type: str
@@ -40,7 +40,7 @@ class Unknown(Line, frozen=True):
     raw: bytes
 
 
-class Noise(Line, frozen=True):
+class Noise(Event, frozen=True):
     """Something on stdout that is no JSON object (a warning, a torn last line)."""
 
     raw: bytes
@@ -105,7 +105,7 @@ class MessageBody(msgspec.Struct, frozen=True):
 # --- the conversation ---------------------------------------------------------------------------
 
 
-class Init(Line, frozen=True):
+class Init(Event, frozen=True):
     """`system/init`: opens every user turn, not only the first."""
 
     session_id: str = ""
@@ -117,7 +117,7 @@ class Init(Line, frozen=True):
     cwd: str = ""
 
 
-class Assistant(Line, frozen=True):
+class Assistant(Event, frozen=True):
     """One finished content block of the model's; several lines can share `message.id`."""
 
     message: MessageBody
@@ -129,7 +129,7 @@ class Assistant(Line, frozen=True):
         return blocks_of(self.message.content)
 
 
-class User(Line, frozen=True):
+class User(Event, frozen=True):
     """Tool results and notes, as they go back to the model."""
 
     message: MessageBody
@@ -160,7 +160,7 @@ class ApiEvent(msgspec.Struct, frozen=True):
     usage: ApiUsage | None = None
 
 
-class StreamEvent(Line, frozen=True):
+class StreamEvent(Event, frozen=True):
     """`stream_event`: comes with `--include-partial-messages`, for the main conversation."""
 
     event: ApiEvent
@@ -183,7 +183,7 @@ class PermissionDenial(msgspec.Struct, frozen=True):
     tool_input: msgspec.Raw = msgspec.Raw(b"{}")
 
 
-class Result(Line, frozen=True):
+class Result(Event, frozen=True):
     """The end of one turn; not always the end of the work (see `session.state`)."""
 
     subtype: str = ""
@@ -199,7 +199,7 @@ class Result(Line, frozen=True):
     errors: tuple[str, ...] = ()
 
 
-class ConversationReset(Line, frozen=True):
+class ConversationReset(Event, frozen=True):
     """`/clear`: a new conversation id, and claude's total starts again at 0."""
 
     new_conversation_id: str = ""
@@ -208,7 +208,7 @@ class ConversationReset(Line, frozen=True):
 # --- what goes on around it ---------------------------------------------------------------------
 
 
-class ApiRetry(Line, frozen=True):
+class ApiRetry(Event, frozen=True):
     attempt: int = 0
     max_retries: int = 0
     retry_delay_ms: float = 0.0
@@ -223,11 +223,11 @@ class RateLimitInfo(msgspec.Struct, frozen=True):
     utilization: float | None = None
 
 
-class RateLimitEvent(Line, frozen=True):
+class RateLimitEvent(Event, frozen=True):
     rate_limit_info: RateLimitInfo = RateLimitInfo()
 
 
-class PermissionDenied(Line, frozen=True):
+class PermissionDenied(Event, frozen=True):
     """A tool call that claude refused without asking anybody."""
 
     tool_name: str = ""
@@ -241,13 +241,13 @@ class Task(msgspec.Struct, frozen=True):
     description: str = ""
 
 
-class TasksChanged(Line, frozen=True):
+class TasksChanged(Event, frozen=True):
     """`system/background_tasks_changed`: all that runs in the background now."""
 
     tasks: tuple[Task, ...] = ()
 
 
-class TaskStarted(Line, frozen=True):
+class TaskStarted(Event, frozen=True):
     task_id: str = ""
     task_type: str = ""
     description: str = ""
@@ -257,31 +257,31 @@ class TaskPatch(msgspec.Struct, frozen=True):
     status: str = ""
 
 
-class TaskUpdated(Line, frozen=True):
+class TaskUpdated(Event, frozen=True):
     task_id: str = ""
     patch: TaskPatch = TaskPatch()
 
 
-class TaskNotification(Line, frozen=True):
+class TaskNotification(Event, frozen=True):
     task_id: str = ""
     status: str = ""
     summary: str = ""
 
 
-class SessionState(Line, frozen=True):
+class SessionState(Event, frozen=True):
     """`running`, `requires_action` or `idle`; idle = no further turn is owed."""
 
     state: str = ""
 
 
-class CommandLifecycle(Line, frozen=True):
+class CommandLifecycle(Event, frozen=True):
     """The delivery receipt of one user message."""
 
     command_uuid: str = ""
     state: str = ""  # queued, started, completed, cancelled
 
 
-class Notice(Line, frozen=True):
+class Notice(Event, frozen=True):
     """A known line that says how things go and changes nothing for us."""
 
     type: str
@@ -298,7 +298,7 @@ class ControlReply(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class ControlResponse(Line, frozen=True):
+class ControlResponse(Event, frozen=True):
     response: ControlReply
 
 
@@ -335,28 +335,28 @@ class _RequestHead(msgspec.Struct, frozen=True):
     request: Head = Head()
 
 
-class HookCallback(Line, frozen=True):
+class HookCallback(Event, frozen=True):
     """A tool call stands before its start and waits for our answer."""
 
     request_id: str
     request: HookRequest
 
 
-class CanUseTool(Line, frozen=True):
+class CanUseTool(Event, frozen=True):
     """A permission question, or the model's question to a person (`AskUserQuestion`)."""
 
     request_id: str
     request: PermissionRequest
 
 
-class UnknownControlRequest(Line, frozen=True):
+class UnknownControlRequest(Event, frozen=True):
     """Something was asked of us that we do not know; it must be answered with an error."""
 
     request_id: str
     subtype: str
 
 
-class ControlCancelRequest(Line, frozen=True):
+class ControlCancelRequest(Event, frozen=True):
     """claude takes back a request of its own."""
 
     request_id: str = ""
@@ -368,10 +368,10 @@ _head_decoder = msgspec.json.Decoder(Head)
 _hook_decoder = msgspec.json.Decoder(_HookLine)
 _request_head_decoder = msgspec.json.Decoder(_RequestHead)
 
-_Decoders = dict[tuple[str, str], "msgspec.json.Decoder[Line]"]
+_Decoders = dict[tuple[str, str], "msgspec.json.Decoder[Event]"]
 
 
-def _decoder(kind: type[Line]) -> msgspec.json.Decoder[Line]:
+def _decoder(kind: type[Event]) -> msgspec.json.Decoder[Event]:
     return msgspec.json.Decoder(kind)
 
 
@@ -424,7 +424,7 @@ _ESCAPE = re.compile(
 _LOST = (Unknown, Noise)
 
 
-def decode(line: bytes) -> Line:
+def decode(line: bytes) -> Event:
     """One line of claude's stdout as a value. Never raises: see `Unknown` and `Noise`."""
     if not line.isascii():
         line = line.decode("utf-8", "replace").encode()
@@ -441,7 +441,7 @@ def _whole(escape: re.Match[bytes]) -> bytes:
     return rb"\ufffd" if escape[1] else escape[0]
 
 
-def _decode(line: bytes) -> Line:
+def _decode(line: bytes) -> Event:
     try:
         head = _head_decoder.decode(line)
     except UNREADABLE:
@@ -461,7 +461,7 @@ def _decode(line: bytes) -> Line:
     return Unknown(head.type, subtype, line)
 
 
-def _salvage_result(line: Unknown) -> Line:
+def _salvage_result(line: Unknown) -> Event:
     """A result of which some field has changed its shape: every field that can still be read.
 
     Lost altogether it would leave a turn without an end. Whether it went well is never assumed.
@@ -479,7 +479,7 @@ def _salvage_result(line: Unknown) -> Line:
     return msgspec.convert(kept, Result)
 
 
-def _misfit(line: bytes) -> Line:
+def _misfit(line: bytes) -> Event:
     """JSON that is an object but has an odd `type` is unknown; anything else is noise."""
     try:
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])
@@ -488,7 +488,7 @@ def _misfit(line: bytes) -> Line:
     return Unknown("", "", line)
 
 
-def _decode_control_request(line: bytes) -> Line:
+def _decode_control_request(line: bytes) -> Event:
     head = _request_head_decoder.decode(line)
     subtype = head.request.subtype or ""
     if subtype in ("hook_callback", "can_use_tool"):

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from cms.rpc.api import AcceptedReply, Nothing, SessionReply
-from cms.session.live import LiveSession, OpenQuestion
 from cms.session.model import Interaction, Receipt, Record, Reply, SessionRecord, TokenUsage
+from cms.session.questions import LiveSession, OpenQuestion
 
 # --- the session's life -------------------------------------------------------------------------
 

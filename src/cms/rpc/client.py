@@ -44,7 +44,7 @@ from cms.rpc.api import (
     Request,
     RpcError,
 )
-from cms.rpc.place import peer_uid, prepare_home, reachable
+from cms.rpc.endpoint import peer_uid, prepare_home, reachable
 from cms.rpc.wire import LineBuffer, OverlongLine, error_from
 from cms.session.model import Record
 
@@ -104,11 +104,11 @@ def connect(
         DaemonVersionMismatch: it speaks another protocol.
         HomeUnusable: there is no place for it.
     """
-    if settings.inside and settings.door is None:
+    if settings.inside and settings.child_socket is None:
         raise DaemonUnavailable(
             "this session may not use cms", hint="a person can allow it when it is started: --allow-cms"
         )
-    start = start and settings.door is None  # behind a door there is one daemon or none
+    start = start and settings.child_socket is None  # behind a child socket there is one daemon or none
     give_up = time.monotonic() + patience
     start_again, held = 0.0, False
     while True:

@@ -79,7 +79,7 @@ class AuditLog(Record, frozen=True):
 
 
 def seal(before: str, number: int, row: Sequence[Value]) -> str:
-    """The seal of a row, given as `store.books.decision_row` makes it."""
+    """The seal of a row, given as `store.transactions.decision_row` makes it."""
     return hashlib.sha256(before.encode() + msgspec.json.encode([number, *row])).hexdigest()
 
 

@@ -5,12 +5,12 @@ claude reports a running total, in each `result` and to `get_usage` in the middl
 - The total is cumulative. It is never added up, only its growth counts.
 - A resumed or forked process starts from the total that its transcript saved, which after a SIGKILL is lower
   than the truth. So each process has a baseline, asked before its first message; growth counts from there,
-  and a fork starts at zero in our books.
+  and a fork starts at zero in our ledger.
 - Within a process the total only grows. A smaller one than was seen is an old answer that came late: it
   counts for nothing, and never takes back what was counted.
 - `/clear` (`conversation_reset`) starts the total again at zero: the baseline becomes zero.
 - A process that dies in the middle of an API call has spent an amount that nobody can tell any more. The
-  books then say "at least", and are not exact.
+  ledger then says "at least", and are not exact.
 
 The same holds per model for tokens. All values are frozen; each operation gives a new ledger.
 """
@@ -42,7 +42,7 @@ class Charge(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """A session's books.
+    """A session's ledger.
 
     Attributes:
         spent: US dollars since the session began, over all its processes.
@@ -71,7 +71,7 @@ class Ledger(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, seen=0.0, seen_models={})
 
     def observe(self, total: float, models: Mapping[str, TokenUsage]) -> tuple[Ledger, Charge | None]:
-        """Take a reported total; return the new books and the growth, None if there was none.
+        """Take a reported total; return the new ledger and the growth, None if there was none.
 
         Before the baseline is known a total is taken whole: rather too much than too little.
         """

@@ -4,12 +4,13 @@ A session may use cms only if a person (or the session that started it) said so:
 What it then starts is its child, and a child is never more than its parent:
 
 - depth: a person's sessions are at depth 0, an MCP client's at 1, a child is one deeper than its parent.
-  Deeper than `Caps.max_depth` there is none;
-- fan-out: `Caps.max_children` live sessions for each parent; the sessions of all MCP clients count together;
+  Deeper than `ChildLimits.max_depth` there is none;
+- fan-out: `ChildLimits.max_children` live sessions for each parent; those of all MCP clients count
+  together;
 - power: no wider preset, no place outside of the parent's, no rule, path or setting that the parent does not
   have, the safety net on. Else a read-only session could have its writing done by a child;
-- money: no higher limit than the parent has left; and all of a family draws on one shared budget (`scope`),
-  so that together they pass the parent's limit by no more than one API call each;
+- money: no higher limit than the parent has left; and a session and all that it started draw on one shared
+  budget (`scope`), so that together they pass the parent's limit by no more than one API call each;
 - life: children end when their parent's process does.
 """
 
@@ -30,7 +31,7 @@ class Caller(Record, frozen=True):
     Attributes:
         depth: that of the sessions it starts.
         session_id: the session that asks; "" for a person or an MCP client outside of cms.
-        counted: `Caps.max_children` holds. Not for a batch: it has its own bound on how many run at once.
+        counted: `ChildLimits.max_children` holds. Not for a batch: it has a bound of its own.
     """
 
     depth: int = 0
@@ -38,7 +39,7 @@ class Caller(Record, frozen=True):
     counted: bool = True
 
 
-class Caps(Record, frozen=True):
+class ChildLimits(Record, frozen=True):
     """How far sessions may multiply."""
 
     max_depth: int = 2
@@ -60,25 +61,25 @@ def scope(session_id: str) -> str:
     return f"family:{session_id}"
 
 
-def check_depth(caller: Caller, options: SessionOptions, caps: Caps) -> None:
+def check_depth(caller: Caller, options: SessionOptions, limits: ChildLimits) -> None:
     """Whether a caller may start a session at its depth.
 
     Raises:
         UsageError: it would be too deep, or could start sessions that are.
     """
-    if caller.depth > caps.max_depth:
+    if caller.depth > limits.max_depth:
         raise UsageError(
-            f"sessions may start sessions down to depth {caps.max_depth}, and this would be {caller.depth}",
+            f"sessions may start sessions down to depth {limits.max_depth}, and this would be {caller.depth}",
             hint="do the work in this session",
         )
-    if options.allow_cms and caller.depth == caps.max_depth:
+    if options.allow_cms and caller.depth == limits.max_depth:
         raise UsageError(
-            f"a session at depth {caller.depth} may not start others: the limit is {caps.max_depth}",
+            f"a session at depth {caller.depth} may not start others: the limit is {limits.max_depth}",
             hint="start it without access to cms",
         )
 
 
-def check_room(caller: Caller, live: Iterable[SessionRecord], caps: Caps) -> None:
+def check_room(caller: Caller, live: Iterable[SessionRecord], limits: ChildLimits) -> None:
     """Whether one more session of this caller's may be alive.
 
     Raises:
@@ -86,10 +87,11 @@ def check_room(caller: Caller, live: Iterable[SessionRecord], caps: Caps) -> Non
     """
     if caller.depth == 0 or not caller.counted:
         return  # a person's own, or a batch's
-    family = sorted(record.name for record in live if is_child(record, caller))
-    if len(family) >= caps.max_children:
+    children = sorted(record.name for record in live if is_child(record, caller))
+    if len(children) >= limits.max_children:
         raise UsageError(
-            f"{len(family)} sessions started from here are alive, and more may not be: {', '.join(family)}",
+            f"{len(children)} sessions started from here are alive, and more may not be: "
+            f"{', '.join(children)}",
             hint="wait for one to end, or stop one",
         )
 

@@ -25,7 +25,7 @@ class Record(msgspec.Struct, frozen=True, rename="camel", omit_defaults=False):
 class SessionStatus(enum.StrEnum):
     """Where a session is in its life. Each has an icon in `cms list`."""
 
-    CREATED = "created"  # in the books, nothing started yet
+    CREATED = "created"  # in the store, nothing started yet
     STARTING = "starting"  # a process is coming up
     READY = "ready"  # a live process, nothing to do
     BUSY = "busy"  # a live process at work
@@ -286,7 +286,7 @@ class Receipt(Record, frozen=True):
     at: float = 0.0
     walls: Walls | None = None
     how: tuple[str, ...] = ()  # what was done by force, and what the proof rests on, in order
-    left_ids: tuple[str, ...] = ()  # what names each of `left` for good (`runtime.containment.identity`)
+    left_ids: tuple[str, ...] = ()  # what names each of `left` for good (`containment.identity`)
 
 
 class SessionRecord(Record, frozen=True):

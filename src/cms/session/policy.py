@@ -16,8 +16,8 @@ Limits
   it gets more. A call waits at the gate while more is being asked for, and for `BUDGET_PATIENCE` when what is
   left is reserved by others; then the interaction ends.
 - Turns and tool calls are counted at the gate, time and silence by the clock.
-- Work without progress is stopped as stalled: silence, the same tool call again and again (session.streaks),
-  an API that fails and fails (its retries are lines, so they are no silence).
+- Work without progress is stopped as stalled: silence, the same tool call again and again
+  (session.repetition), an API that fails and fails (its retries are lines, so they are no silence).
 - A final reply that passes the cost limit does not undo the work: nothing more would have been spent.
 
 Breach
@@ -48,7 +48,6 @@ from typing import Literal
 import msgspec
 
 from cms.errors import UNREADABLE
-from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.protocol.messages import (
     Answer,
     HookAnswer,
@@ -56,10 +55,11 @@ from cms.protocol.messages import (
     PreToolUseOutput,
     RefuseAnswer,
 )
+from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.session.ledger import EPSILON
-from cms.session.live import AskedQuestion, Choice, Word
 from cms.session.model import Denial, Limits, Outcome, Preset, Question
 from cms.session.paths import PathRules
+from cms.session.questions import AskedQuestion, Choice, Word
 from cms.session.state import (
     Breach,
     PendingCall,
@@ -99,7 +99,7 @@ class Rules(msgspec.Struct, frozen=True):
 # --- the gate -------------------------------------------------------------------------------------
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class GateDecision(msgspec.Struct, frozen=True):
     """The gate's word on one call."""
 
     word: Literal["allow", "deny", "pass"]
@@ -189,47 +189,49 @@ _HARMLESS = frozenset(OWN_TOOLS)
 _AGENTS = frozenset(AGENT_TOOLS)
 
 
-def judge(call: PendingCall, rules: Rules) -> Verdict:
+def judge(call: PendingCall, rules: Rules) -> GateDecision:
     """The gate's word on a call, limits aside."""
     try:
         given = msgspec.json.decode(call.input, type=ToolInput)
     except UNREADABLE:
         if call.tool in _WRITES or call.tool in _READS or call.tool == QUESTION_TOOL:
-            return Verdict("deny", "refused: the gate cannot read this call's input")
+            return GateDecision("deny", "refused: the gate cannot read this call's input")
         given = _piecemeal(call.input)
     detail = given.detail
     if call.tool == QUESTION_TOOL:
         if call.word is not None:
             return _by_person(call.word, given.questions[0].question if given.questions else detail)
         if call.kind == "hook" and rules.ask_timeout > 0:
-            return Verdict("pass", detail=detail)  # claude asks us next, as a permission question
+            return GateDecision("pass", detail=detail)  # claude asks us next, as a permission question
         asked = tuple(
             Question(q.question, q.header, tuple(o.label for o in q.options), q.multi_select)
             for q in given.questions
         )
-        return Verdict("deny", "the question was noted; nobody can answer it now", detail, questions=asked)
+        return GateDecision(
+            "deny", "the question was noted; nobody can answer it now", detail, questions=asked
+        )
     if call.tool == PLAN_TOOL:
-        return Verdict("deny", "the plan was noted; nothing is carried out now", detail, plan=given.plan)
+        return GateDecision("deny", "the plan was noted; nothing is carried out now", detail, plan=given.plan)
     if rules.safety and (refused := _violation(call, given, rules)) is not None:
         return refused
     if call.kind == "permission":
         if call.word is not None:
             return _by_person(call.word, detail)
         if not rules.safety:
-            return Verdict("allow", detail=detail)
-        return Verdict("deny", NOBODY, detail or call.blocked_path, by="nobody")
+            return GateDecision("allow", detail=detail)
+        return GateDecision("deny", NOBODY, detail or call.blocked_path, by="nobody")
     if not rules.safety or rules.permission_mode == "bypassPermissions":
-        return Verdict("allow", detail=detail)
+        return GateDecision("allow", detail=detail)
     if rules.permission_mode:
-        return Verdict("pass", detail=detail)
+        return GateDecision("pass", detail=detail)
     return _by_preset(call.tool, given, rules)
 
 
-def _by_person(word: Word, detail: str) -> Verdict:
+def _by_person(word: Word, detail: str) -> GateDecision:
     if word.allow:
-        return Verdict("allow", detail=detail, by="person", answers=word.answers)
+        return GateDecision("allow", detail=detail, by="person", answers=word.answers)
     why = f": {word.message}" if word.message else ""
-    return Verdict("deny", f"a person refused this{why}", detail, by="person")
+    return GateDecision("deny", f"a person refused this{why}", detail, by="person")
 
 
 def awaits_person(call: PendingCall, rules: Rules) -> bool:
@@ -267,42 +269,42 @@ def asked_questions(call: PendingCall) -> tuple[AskedQuestion, ...]:
     )
 
 
-def _violation(call: PendingCall, given: ToolInput, rules: Rules) -> Verdict | None:
+def _violation(call: PendingCall, given: ToolInput, rules: Rules) -> GateDecision | None:
     target = given.file_path or given.notebook_path
     if call.tool in _WRITES:
         if target is None:
-            return Verdict("deny", "refused: a write that names no file")
+            return GateDecision("deny", "refused: a write that names no file")
         if pattern := rules.paths.match(target):
-            return Verdict("deny", f"{target} is protected ({pattern})", given.detail, violation=True)
+            return GateDecision("deny", f"{target} is protected ({pattern})", given.detail, violation=True)
         return None
     for place in (target, given.path):
         if place is None:
             continue
         if pattern := rules.read_paths.match(place):
             reason = f"{place} is protected from reading ({pattern})"
-            return Verdict("deny", reason, given.detail, violation=True)
+            return GateDecision("deny", reason, given.detail, violation=True)
         if call.tool not in _READS and (pattern := rules.paths.match(place)):
             reason = f"{place} is protected ({pattern}), and {call.tool} may write"
-            return Verdict("deny", reason, given.detail)
+            return GateDecision("deny", reason, given.detail)
     return None
 
 
-def _by_preset(tool: str, given: ToolInput, rules: Rules) -> Verdict:
+def _by_preset(tool: str, given: ToolInput, rules: Rules) -> GateDecision:
     detail = given.detail
     if tool in _READS or tool in _HARMLESS:
-        return Verdict("allow", detail=detail)
+        return GateDecision("allow", detail=detail)
     if rules.preset == "full":
-        return Verdict("allow", detail=detail)
+        return GateDecision("allow", detail=detail)
     if tool in _AGENTS and rules.preset in ("edit", "review"):
-        return Verdict("allow", detail=detail)
+        return GateDecision("allow", detail=detail)
     if rules.preset == "edit":
         if tool in _WRITES:
             target = given.file_path or given.notebook_path or ""
             if rules.paths.within(target, rules.folders):
-                return Verdict("allow", detail=detail)
-            return Verdict("deny", f"{target} is outside of the work dir (preset edit)", detail)
-        return Verdict("pass", detail=detail)
-    return Verdict("deny", f"{tool} is not in preset {rules.preset}", detail)
+                return GateDecision("allow", detail=detail)
+            return GateDecision("deny", f"{target} is outside of the work dir (preset edit)", detail)
+        return GateDecision("pass", detail=detail)
+    return GateDecision("deny", f"{tool} is not in preset {rules.preset}", detail)
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -322,7 +324,7 @@ def _meter_until(state: State) -> float | None:
 def _cost_matters(state: State, rules: Rules) -> bool:
     """Whether anything depends on what the interaction in flight costs."""
     return rules.limits.max_cost is not None or (
-        state.turn is not None and state.turn.purse.amount is not None
+        state.turn is not None and state.turn.allowance.amount is not None
     )
 
 
@@ -351,14 +353,14 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
     spent = state.ledger.spent
     if limits.max_cost is not None and spent >= limits.max_cost - EPSILON and more_to_come(state):
         return Breach(Outcome.COST_EXCEEDED, f"{_money(spent)} spent of {_money(limits.max_cost)}", now)
-    purse = turn.purse
+    allowance = turn.allowance
     if (
-        purse.short
+        allowance.short
         and out_of_budget(state)
         and more_to_come(state)
-        and (purse.final or now >= purse.short_since + BUDGET_PATIENCE)
+        and (allowance.final or now >= allowance.short_since + BUDGET_PATIENCE)
     ):
-        return Breach(Outcome.COST_EXCEEDED, purse.short, now)
+        return Breach(Outcome.COST_EXCEEDED, allowance.short, now)
     # A call in the last turn asks for one turn more. (A subagent's calls are not turns of ours, but once the
     # turns are used up nothing may act any more.)
     used_up = limits.max_turns is not None and state.turns + bool(hooks) > limits.max_turns
@@ -384,10 +386,10 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
         against = turn.retry.error_status if turn.retry is not None else None
         return Breach(Outcome.STALLED, why, now, against)
     if limits.max_repeats is not None:
-        for streak in turn.streaks.values():
-            if streak.count > limits.max_repeats:
+        for repetition in turn.repetitions.values():
+            if repetition.count > limits.max_repeats:
                 times = f"{limits.max_repeats} times in a row"
-                return Breach(Outcome.STALLED, f"no progress: the same {streak.tool} call {times}", now)
+                return Breach(Outcome.STALLED, f"no progress: the same {repetition.tool} call {times}", now)
     until = _meter_until(state)
     if _cost_matters(state, rules) and until is not None and now >= until:
         return Breach(Outcome.COST_EXCEEDED, "claude does not say any more what it has spent", now)
@@ -405,7 +407,7 @@ class AnswerCall(Action, frozen=True):
     """Answer a call at the gate; goes into the audit log."""
 
     call: PendingCall
-    verdict: Verdict
+    verdict: GateDecision
     answer: Answer
     denial: Denial | None
 
@@ -438,9 +440,9 @@ class Settle(Action, frozen=True):
     """The interaction is over: judge it and store it."""
 
 
-def _answer(call: PendingCall, verdict: Verdict, breach: Breach | None) -> AnswerCall:
+def _answer(call: PendingCall, verdict: GateDecision, breach: Breach | None) -> AnswerCall:
     if breach is not None and verdict.word != "deny":
-        verdict = Verdict("deny", breach.reason, verdict.detail or describe(call.input))
+        verdict = GateDecision("deny", breach.reason, verdict.detail or describe(call.input))
     denial = None
     if verdict.word == "deny" and not verdict.questions and not verdict.plan:
         denial = Denial(call.tool, verdict.detail, verdict.reason, verdict.by, verdict.violation)
@@ -471,7 +473,7 @@ def _with_answers(raw: msgspec.Raw, answers: dict[str, str]) -> msgspec.Raw:
 
 
 def _metered(state: State, rules: Rules, call: PendingCall) -> bool:
-    """Whether the books cover everything that led to this call."""
+    """Whether the store cover everything that led to this call."""
     if not _cost_matters(state, rules):
         return True
     return call.ripe is not None and state.metered_seq >= call.ripe
@@ -480,9 +482,9 @@ def _metered(state: State, rules: Rules, call: PendingCall) -> bool:
 def _asks_budget_at(state: State) -> float | None:
     """When to ask again for more of the shared budgets, or None. The first question goes with each charge."""
     turn = state.turn
-    if turn is None or turn.purse.asked or turn.purse.final or not out_of_budget(state):
+    if turn is None or turn.allowance.asked or turn.allowance.final or not out_of_budget(state):
         return None
-    return turn.purse.asked_at + BUDGET_EVERY
+    return turn.allowance.asked_at + BUDGET_EVERY
 
 
 def _wants_meter(state: State, now: float) -> bool:
@@ -496,7 +498,7 @@ def _wants_meter(state: State, now: float) -> bool:
     return state.unread_since is None and newest > state.metered_seq
 
 
-def _breach_of(verdict: Verdict, rules: Rules, now: float) -> Breach | None:
+def _breach_of(verdict: GateDecision, rules: Rules, now: float) -> Breach | None:
     """What the verdict on one call means for the whole interaction."""
     if verdict.questions:
         return Breach(Outcome.NEEDS_INPUT, verdict.questions[0].question, now)
@@ -516,7 +518,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         # A call out of turn (a turn that nobody asked for, a subagent that outlived its interaction):
         # nothing runs unwatched.
         stop = Breach(Outcome.INTERRUPTED, "no message is in flight", now)
-        verdict = Verdict("deny", f"refused: {stop.reason}")
+        verdict = GateDecision("deny", f"refused: {stop.reason}")
         refusals = tuple(_answer(call, verdict, stop) for call in state.gate)
         return refusals if turn is None else (*refusals, Settle())
     actions: list[Action] = []

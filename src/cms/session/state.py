@@ -21,7 +21,7 @@ Rules, in prose first:
   The order of events is counted in `seq`; no clock takes part in it.
 - A turn is one API call of the main conversation that brought something (a subagent's calls cost money, but
   are its own turns). `num_turns` of the result is not used: it also counts the note of an interrupt.
-- What the interaction may spend of shared budgets is in its purse. Each charge asks for more. Once what was
+- What the interaction may spend of shared budgets is its allowance. Each charge asks for more. Once what was
   granted is spent, calls wait at the gate until there is more, or an end to it.
 - What ends an interaction early is its `breach`; the first one stays, whatever comes after.
 - Silence is the time since claude last wrote of its work; its answers to the meter show only that the
@@ -36,7 +36,6 @@ from typing import Literal
 import msgspec
 
 from cms.errors import UNREADABLE
-from cms.protocol.argv import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS
 from cms.protocol.connection import Answered
 from cms.protocol.messages import (
     ApiRetry,
@@ -45,10 +44,10 @@ from cms.protocol.messages import (
     CommandLifecycle,
     ControlCancelRequest,
     ConversationReset,
+    Event,
     GetUsage,
     HookCallback,
     Init,
-    Line,
     ModelUsage,
     Notice,
     PermissionDenied,
@@ -66,11 +65,12 @@ from cms.protocol.messages import (
     UsageReply,
     User,
 )
+from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS
 from cms.session.budget import Grant
 from cms.session.ledger import EPSILON, Charge, Ledger
-from cms.session.live import Word
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
-from cms.session.streaks import Streak, follow
+from cms.session.questions import Word
+from cms.session.repetition import Repetition, follow
 
 #: Background work that owes us a further turn, by claude's `task_type`.
 AGENT_TASKS = frozenset({"local_agent", "local_workflow", "remote_agent"})
@@ -121,7 +121,7 @@ class PendingCall(msgspec.Struct, frozen=True):
     word: Word | None = None  # a person's
 
 
-class Purse(msgspec.Struct, frozen=True):
+class Allowance(msgspec.Struct, frozen=True):
     """What the interaction in flight may spend of the shared budgets that it is charged to.
 
     Attributes:
@@ -165,9 +165,9 @@ class Turn(msgspec.Struct, frozen=True):
     interrupted_at: float | None = None
     retry: ApiRetry | None = None  # the one under way
     retry_since: float = 0.0  # when the API first failed, of the failures without an answer between them
-    streaks: dict[str, Streak] = {}  # agent id ("" for the main conversation) -> its newest call
+    repetitions: dict[str, Repetition] = {}  # agent id ("" for the main conversation) -> its newest call
     models: dict[str, TokenUsage] = {}
-    purse: Purse = Purse()
+    allowance: Allowance = Allowance()
 
 
 class State(msgspec.Struct, frozen=True):
@@ -204,7 +204,7 @@ class State(msgspec.Struct, frozen=True):
 # --- what we do ourselves, told to the state -----------------------------------------------------
 
 
-class Local(Line, frozen=True):
+class Local(Event, frozen=True):
     """The base of what claude did not write."""
 
 
@@ -312,13 +312,13 @@ def more_to_come(state: State) -> bool:
 def out_of_budget(state: State) -> bool:
     """Whether the interaction in flight has spent all that it was granted of the shared budgets."""
     turn = state.turn
-    if turn is None or turn.purse.amount is None:
+    if turn is None or turn.allowance.amount is None:
         return False
-    return state.ledger.spent - turn.spent_before >= turn.purse.amount - EPSILON
+    return state.ledger.spent - turn.spent_before >= turn.allowance.amount - EPSILON
 
 
 def may_owe(state: State) -> bool:
-    """Whether money may have been spent that the books do not hold: asked when a process has ended.
+    """Whether money may have been spent that the store do not hold: asked when a process has ended.
 
     Nothing is owed between interactions, nor while a tool works on its own (no call of the API is under way
     then) if the meter was read after the last reply.
@@ -333,7 +333,7 @@ def may_owe(state: State) -> bool:
 # --- fold ----------------------------------------------------------------------------------------
 
 
-def fold(state: State, event: Line, now: float) -> State:
+def fold(state: State, event: Event, now: float) -> State:
     """The state after `event`. Total: an event that makes no sense in a state changes nothing but `seq`."""
     if state.phase is Phase.ENDED:
         return _replace(state, seq=state.seq + 1)
@@ -429,7 +429,7 @@ def fold(state: State, event: Line, now: float) -> State:
         case Began(interaction_id=key, grant=grant):
             if state.phase is not Phase.READY:
                 return state
-            turn = Turn(key, started=now, spent_before=state.ledger.spent, purse=Purse(grant.amount))
+            turn = Turn(key, started=now, spent_before=state.ledger.spent, allowance=Allowance(grant.amount))
             # Told `idle` by the turn before: not so any more. Never told: stay so.
             idle = None if state.idle is None else False
             return _replace(state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="", last_heard=now)
@@ -443,8 +443,8 @@ def fold(state: State, event: Line, now: float) -> State:
         case BudgetAsked():
             if state.turn is None:
                 return state
-            purse = state.turn.purse
-            return _in_turn(state, purse=_replace(purse, asked=purse.asked + 1, asked_at=now))
+            allowance = state.turn.allowance
+            return _in_turn(state, allowance=_replace(allowance, asked=allowance.asked + 1, asked_at=now))
         case Granted():
             return _granted(state, event, now)
         case Charged(count=count):
@@ -473,7 +473,7 @@ _replace = msgspec.structs.replace
 _NO_WORK = (Local, Answered)
 
 
-def _tells_of_work(event: Line) -> bool:
+def _tells_of_work(event: Event) -> bool:
     if isinstance(event, Notice):
         return event.type != "keep_alive"
     return not isinstance(event, _NO_WORK)
@@ -483,8 +483,10 @@ def _at_gate(state: State, call: PendingCall) -> State:
     if any(waiting.request_id == call.request_id for waiting in state.gate):
         return state  # said twice: it is one request, and gets one answer
     if call.kind == "hook" and state.turn is not None:
-        who, streaks = call.agent_id or "", state.turn.streaks
-        state = _in_turn(state, streaks={**streaks, who: follow(streaks.get(who), call.tool, call.input)})
+        who, repetitions = call.agent_id or "", state.turn.repetitions
+        state = _in_turn(
+            state, repetitions={**repetitions, who: follow(repetitions.get(who), call.tool, call.input)}
+        )
     return _replace(state, gate=(*state.gate, call))
 
 
@@ -516,11 +518,13 @@ def _granted(state: State, event: Granted, now: float) -> State:
     turn = state.turn
     if turn is None or turn.id != event.interaction_id:
         return state
-    grant, purse = event.grant, turn.purse
-    since = purse.short_since if purse.short else now
+    grant, allowance = event.grant, turn.allowance
+    since = allowance.short_since if allowance.short else now
     return _in_turn(
         state,
-        purse=Purse(grant.amount, grant.short, grant.final, since, max(purse.asked - 1, 0), purse.asked_at),
+        allowance=Allowance(
+            grant.amount, grant.short, grant.final, since, max(allowance.asked - 1, 0), allowance.asked_at
+        ),
     )
 
 

@@ -17,15 +17,14 @@ from typing import Literal
 import msgspec
 
 from cms.errors import UNREADABLE
-from cms.protocol.argv import QUESTION_TOOL
 from cms.protocol.messages import (
     ApiRetry,
     Assistant,
     CanUseTool,
     ControlResponse,
     ConversationReset,
+    Event,
     HookCallback,
-    Line,
     PermissionDenied,
     RateLimitEvent,
     Result,
@@ -37,6 +36,7 @@ from cms.protocol.messages import (
     User,
     decode,
 )
+from cms.protocol.tools import QUESTION_TOOL
 from cms.session.model import Record
 
 MomentKind = Literal[
@@ -186,7 +186,7 @@ class Transcript:
 
     # --- what claude wrote ---
 
-    def _claudes(self, at: float, event: Line) -> tuple[Moment, ...]:
+    def _claudes(self, at: float, event: Event) -> tuple[Moment, ...]:
         match event:
             case StreamEvent(parent_tool_use_id=None):
                 return self._stream(at, event)

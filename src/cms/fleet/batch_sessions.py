@@ -1,0 +1,194 @@
+"""Who does a batch's work: the few things that the engine (`batch`) wants of sessions, on a supervisor.
+
+The engine knows tasks; here are names, sessions and the traces that a try has left. Behind this interface a
+test puts a fake that does ten thousand tasks in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+import trio
+
+from cms.batch.retry import HARMLESS, Remains
+from cms.errors import CmsError, SessionNotFound
+from cms.fleet.checks import run_checks
+from cms.fleet.supervisor import Supervisor
+from cms.protocol.messages import Assistant, ToolResultBlock, ToolUseBlock, User, decode
+from cms.session.model import (
+    DelegateResult,
+    Interaction,
+    Outcome,
+    SessionOptions,
+    SessionRecord,
+    SessionStatus,
+    delegate_result,
+)
+from cms.store.rawlog import raw_log_path, read_lines
+
+News = Literal["answered", "retry"]
+Accepted = Callable[[Interaction], None]
+
+
+class Nothing(msgspec.Struct, frozen=True):
+    """A try that never came to anything: it can simply be begun."""
+
+
+#: What became of a try that nobody saw end: nothing, its result, or what it left.
+Traces = Nothing | DelegateResult | Remains
+
+
+class BatchSessions(Protocol):
+    """What the engine asks for."""
+
+    async def begin(
+        self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
+    ) -> DelegateResult:
+        """Do a task in a session of its own. Cancelling it stops the session first."""
+
+    async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:
+        """Go on in the session of that name, under its limits."""
+
+    async def spent(self, name: str) -> float:
+        """What the session of that name has cost so far; 0.0 if there is none."""
+
+    async def make_room(self, name: str) -> None:
+        """See that no session has that name: what an earlier try left is kept under another."""
+
+    async def allowed_tools(self, name: str) -> tuple[str, ...]:
+        """The tools that the gate let through in the session of that name, a name for each call."""
+
+    async def traces(self, name: str, before: str, messages: int) -> Traces:
+        """What became of the newest try.
+
+        Args:
+            before: the session of that name when the try began, "" if there was none.
+            messages: how many messages that had.
+        """
+
+    def news(self, name: str) -> AsyncGenerator[News, None]:
+        """What the API does for the session, until its process has ended."""
+
+    async def keep(self, name: str) -> None:
+        """Have a process alive for the session."""
+
+
+class SupervisorSessions:
+    """A batch's sessions, on a supervisor.
+
+    Args:
+        scope: the shared budget that all of it is charged to (`session.budget`).
+    """
+
+    def __init__(self, supervisor: Supervisor, scope: str) -> None:
+        self._supervisor = supervisor
+        self._scopes = (scope,)
+
+    async def begin(
+        self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
+    ) -> DelegateResult:
+        return await self._supervisor.delegate(
+            options, prompt, context=context, accepted=accepted, scopes=self._scopes
+        )
+
+    async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:
+        return await self._supervisor.continue_(name, message, accepted=accepted, scopes=self._scopes)
+
+    async def spent(self, name: str) -> float:
+        session = await self._find(name)
+        return 0.0 if session is None else session.total_cost_usd
+
+    async def make_room(self, name: str) -> None:
+        session = await self._find(name)
+        if session is None:
+            return
+        if not session.total_turns and not session.total_cost_usd and not session.tool_calls:
+            await self._supervisor.delete(name)
+            return
+        # No name that a person can give holds a tilde.
+        taken = frozenset(await self._supervisor.store.names())
+        number = next(n for n in range(1, len(taken) + 2) if f"{name}~{n}" not in taken)
+        options = msgspec.structs.replace(session.options, name=f"{name}~{number}")
+        await self._supervisor.store.commit(
+            session=msgspec.structs.replace(session, name=options.name, options=options)
+        )
+
+    async def allowed_tools(self, name: str) -> tuple[str, ...]:
+        session = await self._find(name)
+        if session is None:
+            return ()
+        decisions = await self._supervisor.store.decisions(session.id)
+        return tuple(one.tool for one in decisions if one.verdict == "allowed")
+
+    async def traces(self, name: str, before: str, messages: int) -> Traces:
+        session = await self._find(name)
+        if session is None or (session.id == before and session.interaction_count <= messages):
+            return Nothing()
+        last = next(iter(await self._supervisor.interactions(name, 1)), None)
+        if last is None:
+            return Nothing()
+        if last.outcome not in (None, Outcome.INTERRUPTED):
+            return await self._judged(session, last)
+        path = raw_log_path(self._supervisor.settings.raw, session.id)
+        return Remains(
+            # Not so if the store never saw it leave the queue: claude has had nothing of it.
+            sent=bool(session.claude_session_id),
+            turns=session.total_turns,
+            allowed=await self.allowed_tools(name),
+            finished=await trio.to_thread.run_sync(finished_acts, path),
+            exact=last.cost_exact and session.cost_exact,
+        )
+
+    async def _judged(self, session: SessionRecord, last: Interaction) -> DelegateResult:
+        """The result of a try that had ended, though nobody lived to hear it."""
+        outcome, error, reasons = last.outcome, last.error, list(last.reasons)
+        if outcome is Outcome.COMPLETED and session.status is not SessionStatus.COMPLETED:
+            failed = await run_checks(self._supervisor.mechanism, self._supervisor.settings, session.options)
+            if failed:
+                outcome, error = Outcome.VERIFICATION_FAILED, failed[0]
+                reasons += failed
+        return delegate_result(
+            last, session, session.receipt, outcome=outcome, error=error, reasons=tuple(reasons)
+        )
+
+    async def news(self, name: str) -> AsyncGenerator[News, None]:
+        try:
+            with self._supervisor.watch(name) as notes:
+                async for note in notes:
+                    if note.kind == "retry":
+                        yield "retry"
+                    elif note.kind in ("text", "tool", "turn"):
+                        yield "answered"
+        except CmsError:
+            return  # it has ended already: there is no more news
+
+    async def keep(self, name: str) -> None:
+        await self._supervisor.resume(name)
+
+    async def _find(self, name: str) -> SessionRecord | None:
+        try:
+            return await self._supervisor.get(name)
+        except SessionNotFound:
+            return None
+
+
+def finished_acts(log: Path) -> int:
+    """How many tool calls that may change something have come to an end, by what claude reported.
+
+    Args:
+        log: the raw line log of a session.
+    """
+    tools: dict[str, str] = {}
+    ended: set[str] = set()
+    for line in read_lines(log, "out"):
+        if b'"tool_use' not in line:  # `tool_use_id` of a result as well
+            continue
+        event = decode(line)
+        if isinstance(event, Assistant):
+            tools |= {block.id: block.name for block in event.blocks if isinstance(block, ToolUseBlock)}
+        elif isinstance(event, User):
+            ended |= {block.tool_use_id for block in event.blocks if isinstance(block, ToolResultBlock)}
+    return sum(tools.get(one, "") not in HARMLESS for one in ended if one in tools)

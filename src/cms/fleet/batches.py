@@ -1,0 +1,296 @@
+"""All batches of one supervisor: made, checked, started, found again after a crash, brought to rest."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+import trio
+
+from cms.batch import forecast
+from cms.batch.forecast import Forecast, Kind, Load, default_parallel
+from cms.batch.model import (
+    RESUMABLE,
+    BatchOptions,
+    BatchRecord,
+    BatchStatus,
+    TaskSpec,
+    options_of,
+    over,
+)
+from cms.errors import CmsError, UsageError
+from cms.fleet import machine
+from cms.fleet.batch_engine import Engine
+from cms.fleet.batch_sessions import BatchSessions, SupervisorSessions
+from cms.fleet.supervisor import Supervisor
+from cms.store.batches import BatchStore, NewTask
+
+log = logging.getLogger(__name__)
+
+_PAGE: Final = 500
+
+MakeSessions = Callable[[str], BatchSessions]
+
+
+def scope_of(batch_id: str) -> str:
+    """The shared budget (`session.budget`) that a batch's sessions are charged to."""
+    return f"batch:{batch_id}"
+
+
+class Batches:
+    """The batches of one supervisor: made, started, found, ended."""
+
+    def __init__(
+        self, store: BatchStore, make_sessions: MakeSessions, nursery: trio.Nursery, *, umask: int = -1
+    ) -> None:
+        """`umask`: for the files that hooks make; -1: ours."""
+        self.store = store
+        self._umask = umask
+        self._make_sessions = make_sessions
+        self._nursery = nursery
+        self._engines: dict[str, Engine] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<Batches {sorted(self._engines)}>"
+
+    @property
+    def busy(self) -> bool:
+        """Whether any batch is at work, even if no session of it lives just now."""
+        return bool(self._engines)
+
+    def engine(self, batch_id: str) -> Engine | None:
+        return self._engines.get(batch_id)
+
+    # --- making one -------------------------------------------------------------------------------
+
+    async def create(self, options: BatchOptions, stem: str) -> BatchRecord:
+        """A new batch, open for tasks."""
+        now = time.time()
+        word = "".join(letter for letter in stem if letter.isalnum() or letter in "-_")[:40] or "batch"
+        record = BatchRecord(
+            id=f"{word}-{secrets.token_hex(3)}", created=now, status=BatchStatus.LOADING, options=options
+        )
+        await self.store.create(record)
+        return record
+
+    async def add(self, batch_id: str, first: int, tasks: Iterable[tuple[TaskSpec, int]]) -> list[str]:
+        """Take tasks in, the first of them as number `first`; returns what is wrong with them."""
+        record = await self._loading(batch_id)
+        new = []
+        for place, (spec, line) in enumerate(tasks):
+            limits = options_of(over(spec, record.options.defaults), record.options.work_dir).limits
+            new.append(NewTask(first + place, line, spec, limits.max_cost))
+        return await self.store.add(batch_id, new)
+
+    async def check(self, batch_id: str) -> list[str]:
+        """Everything that is wrong with the tasks as a whole."""
+        record = await self._loading(batch_id)
+        problems = await self.store.check(batch_id, fresh=record.options.fresh)
+        count, _, largest = await self.store.caps(batch_id)
+        if not count:
+            problems.append("there is no task in it")
+        elif trouble := forecast.never_fits(largest, record.options.max_cost):
+            problems.append(trouble)
+        room = default_parallel(machine.available_memory(), 10**6)
+        if record.options.keep_alive and count > room:
+            problems.append(f"--keep-alive: {count} live sessions do not fit into memory, about {room} do")
+        return problems
+
+    async def _loading(self, batch_id: str) -> BatchRecord:
+        record = await self.store.find(batch_id)
+        if record.status is not BatchStatus.LOADING:
+            raise UsageError(f"batch {batch_id!r} is {record.status.value}: it takes no more tasks")
+        return record
+
+    async def plan(self, batch_id: str) -> Forecast:
+        """What it will cost and take, from the history of like tasks. Nothing is spent."""
+        record = await self.store.find(batch_id)
+        options = record.options
+        history = await self.store.history()
+        memory = machine.available_memory()
+        kinds: dict[Kind, int] = {}
+        guesses: dict[Kind, forecast.Guess] = {}
+        times: list[float] = []
+        after = -1
+        while tasks := await self.store.page(batch_id, after, _PAGE):
+            for task in tasks:
+                made = options_of(over(task.spec, options.defaults), options.work_dir)
+                kind = Kind(made.model, made.preset, made.work_dir)
+                kinds[kind] = kinds.get(kind, 0) + 1
+                if kind not in guesses:
+                    guesses[kind] = forecast.guess(kind, history)
+                times.append(guesses[kind].duration)
+            after = tasks[-1].seq
+        _, limits, dearest = await self.store.caps(batch_id)
+        graph = await self.store.graph(batch_id, len(times))
+        load = Load(kinds, limits, dearest, graph.longest(times))
+        return forecast.forecast(
+            load,
+            guesses,
+            forecast.Terms(
+                parallel=options.max_parallel or default_parallel(memory, machine.cores()),
+                asked_parallel=options.max_parallel,
+                max_cost=options.max_cost,
+                max_time=options.max_time,
+                memory=memory,
+            ),
+        )
+
+    async def discard(self, batch_id: str) -> None:
+        """Forget a batch that was never started."""
+        await self._loading(batch_id)
+        await self.store.delete(batch_id)
+
+    # --- running one ------------------------------------------------------------------------------
+
+    async def start(self, batch_id: str, changes: BatchOptions | None = None) -> Engine:
+        """Begin a batch, or go on with one that rests.
+
+        Args:
+            changes: its options from now on; None leaves them.
+
+        Raises:
+            UsageError: it is over, or at work elsewhere.
+        """
+        record = await self.store.find(batch_id)
+        if (engine := self._engines.get(record.id)) is not None:
+            engine.resume()
+            return engine
+        if self._closed:
+            raise UsageError("cms is shutting down")
+        if record.status not in RESUMABLE | {BatchStatus.LOADING}:
+            raise UsageError(
+                f"batch {record.id!r} is {record.status.value}: there is nothing to go on with",
+                hint=f"see what became of it: cms batch show {record.id}",
+            )
+        await self.store.claim(record.id)
+        record = msgspec.structs.replace(record, deadline=None)
+        if record.status is BatchStatus.PAUSED:
+            record = msgspec.structs.replace(record, status=BatchStatus.RUNNING)
+        if changes is not None:
+            record = msgspec.structs.replace(record, options=changes)
+        return self._launch(record)
+
+    def _engine(self, record: BatchRecord) -> Engine:
+        return Engine(record, self.store, self._make_sessions(record.id), umask=self._umask)
+
+    def _launch(self, record: BatchRecord) -> Engine:
+        engine = self._engine(record)
+        self._engines[record.id] = engine
+        self._nursery.start_soon(self._run, engine)
+        return engine
+
+    async def _run(self, engine: Engine) -> None:
+        try:
+            await engine.run()
+        except Exception:
+            log.exception("batch %s ended by a bug of ours", engine.record.id)
+            await self._lay_down_broken(engine.record)
+        finally:
+            del self._engines[engine.record.id]
+
+    async def _lay_down_broken(self, record: BatchRecord) -> None:
+        """A bug ended it: it is at rest, and can be gone on with like after a crash."""
+        reason = "a bug of ours ended it: see `cms daemon logs`"
+        stopped = msgspec.structs.replace(
+            record, status=BatchStatus.STOPPED, stopped_by="trouble", reason=reason
+        )
+        try:
+            await self.store.save(stopped)
+        except CmsError as error:
+            log.error("batch %s: %s", record.id, error)
+
+    async def recover(self) -> list[BatchRecord]:
+        """Look after what dead processes were at work on: detached batches go on, the others come to rest.
+
+        Returns them as they now stand.
+        """
+        found = []
+        for record in await self.store.orphans():
+            await self.store.claim(record.id)
+            if record.options.detached:
+                self._launch(record)
+                found.append(record)
+                continue
+            engine = self._engine(record)
+            await engine.lay_down("cms ended without warning; `cms batch resume` goes on")
+            found.append(engine.record)
+        return found
+
+    async def pause(self, batch_id: str) -> BatchRecord:
+        return await self._ask(batch_id, "pause")
+
+    async def stop(self, batch_id: str) -> BatchRecord:
+        return await self._ask(batch_id, "stop")
+
+    async def cancel(self, batch_id: str) -> BatchRecord:
+        record = await self.store.find(batch_id)
+        if record.id not in self._engines and record.status in RESUMABLE:
+            # Nobody is at work on it: only the store are to be closed.
+            await self.store.claim(record.id)
+            engine = self._engine(record)
+            await engine.lay_down("cancelled", give_up=True)
+            return engine.record
+        return await self._ask(batch_id, "cancel")
+
+    async def _ask(self, batch_id: str, want: str) -> BatchRecord:
+        record = await self.store.find(batch_id)
+        engine = self._engines.get(record.id)
+        if engine is None:
+            raise UsageError(f"batch {record.id!r} is {record.status.value}: it is not at work")
+        if want == "pause":
+            engine.pause("paused by a person")
+            await engine.rested()
+            return await engine.summary()
+        if want == "stop":
+            engine.stop("stopped by a person")
+        else:
+            engine.cancel("cancelled by a person")
+        return await engine.wait()
+
+    async def summary(self, batch_id: str) -> BatchRecord:
+        """A batch as it stands now."""
+        record = await self.store.find(batch_id)
+        engine = self._engines.get(record.id)
+        return record if engine is None else await engine.summary()
+
+    async def summaries(self) -> list[BatchRecord]:
+        """All batches, newest first."""
+        found = []
+        for record in await self.store.all():
+            engine = self._engines.get(record.id)
+            found.append(record if engine is None else await engine.summary())
+        return found
+
+    async def close(self) -> None:
+        """Bring every batch to rest: a detached one goes on when the next process comes up."""
+        self._closed = True
+        engines = list(self._engines.values())
+        for engine in engines:
+            engine.shut_down()
+        for engine in engines:
+            await engine.wait()
+
+
+@asynccontextmanager
+async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
+    """The batches of a supervisor. At the end each is brought to rest, as far as there is time for it."""
+    store = BatchStore(supervisor.store)
+
+    def make_sessions(batch_id: str) -> BatchSessions:
+        return SupervisorSessions(supervisor, scope_of(batch_id))
+
+    async with trio.open_nursery() as nursery:
+        batches = Batches(store, make_sessions, nursery, umask=supervisor.settings.umask)
+        try:
+            yield batches
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 30.0):
+                await batches.close()
+            nursery.cancel_scope.cancel()

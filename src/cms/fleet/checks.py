@@ -1,0 +1,106 @@
+"""The checks that a delegation must pass before it counts as completed (`--verify COMMAND`).
+
+The agent's word that it is done is a claim; a command that fails is a fact. Each check runs in a container
+of its own in the session's work dir, through the shell, one after another, and all of them run even if one
+fails. What they start ends with them, and they have the session's caps on memory and processes.
+
+A check runs what the agent wrote (`pytest` runs its conftest.py), so it stands behind the same walls: what is
+protected or hidden for the session is so for its checks, and they get no more of the environment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import trio
+
+from cms.config import Settings
+from cms.containment import Container, Mechanism, Spec
+from cms.errors import CmsError
+from cms.live.argv import build_environment
+from cms.protection.protected_paths import find_all_paths
+from cms.protection.rules import build_rules
+from cms.protection.scratch import hidden_scratch
+from cms.session.model import SessionOptions
+
+#: Seconds for one check where the session has no time limit of its own.
+_TIMEOUT = 900.0
+_TAIL = 2048
+#: Seconds for what was written last to be read.
+_PIPES = 0.5
+
+_Drain = Callable[[trio.abc.ReceiveStream, str], Awaitable[None]]
+
+
+async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionOptions) -> list[str]:
+    """Run the session's checks; return a line for each one that failed."""
+    failed: list[str] = []
+    if not options.verify:
+        return failed
+    env = build_environment(settings.environ, deny=options.env_deny)
+    home = env.get("HOME") or str(Path.home())
+    paths = await trio.to_thread.run_sync(lambda: find_all_paths(build_rules(options, home), env))
+    for command in options.verify:
+        spec = Spec(
+            argv=("/bin/sh", "-c", command),
+            env=env,
+            cwd=Path(options.work_dir),
+            protected=paths.protected,
+            hidden=(settings.home, *hidden_scratch(), *paths.hidden),
+            max_memory=options.limits.max_memory,
+            max_procs=options.limits.max_procs,
+            label=f"{options.name}: verify",
+            umask=settings.umask,
+            open_files=settings.open_files,
+        )
+        trouble = await _check(mechanism, spec, options)
+        if trouble:
+            failed.append(f"check failed: {command}: {trouble}")
+    return failed
+
+
+async def _check(mechanism: Mechanism, spec: Spec, options: SessionOptions) -> str:
+    try:
+        container = await mechanism.start(spec)
+    except (OSError, CmsError) as error:
+        return f"could not be started ({error})"
+    tails = {"out": b"", "err": b""}
+
+    async def drain(stream: trio.abc.ReceiveStream, key: str) -> None:
+        while data := await stream.receive_some(65536):
+            tails[key] = (tails[key] + bytes(data))[-_TAIL:]
+
+    timeout = options.limits.max_time or _TIMEOUT
+    status: int | str = f"not done after {timeout:g} s"
+    async with container:
+        await container.stdin.aclose()
+        with trio.move_on_after(timeout):
+            status = await _finish(container, drain)
+    if isinstance(status, str):
+        return status
+    if status == 0:
+        return ""
+    how = f"exit status {status}" if status > 0 else f"signal {-status}"
+    lines = (tails["err"].strip() or tails["out"].strip()).decode("utf-8", "replace").splitlines()
+    return f"{how}: {lines[-1][:200]}" if lines else how
+
+
+async def _finish(container: Container, drain: _Drain) -> int | str:
+    """The exit status, or why there is none."""
+    ends: list[int | str] = []
+    async with trio.open_nursery() as nursery:
+
+        async def watch() -> None:
+            ends.append(f"passed its cap on {await container.watch_limits()}")
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(watch)
+        async with trio.open_nursery() as pipes:
+            pipes.start_soon(drain, container.stdout, "out")
+            pipes.start_soon(drain, container.stderr, "err")
+            ends.append(await container.wait())
+            # A daemon that the check left behind may hold the pipes open; it is ended with the container.
+            pipes.cancel_scope.deadline = trio.current_time() + _PIPES
+        nursery.cancel_scope.cancel()
+    return ends[0]

@@ -1,0 +1,118 @@
+"""Sessions that were started by sessions: admission, the shared budget, their common end.
+
+The rules are `session.lineage`'s; here they meet what is alive. Who calls is `config.caller`, a context
+variable, so that whatever starts sessions (a message, a delegation, a batch) is held to them without knowing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+
+from cms.config import caller
+from cms.errors import InternalError, WrongStatus
+from cms.live.runner import Runner
+from cms.session.lineage import ChildLimits, check_depth, check_room, narrow, scope
+from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus
+
+
+class Children:
+    """Who of the live sessions belongs to whom."""
+
+    def __init__(
+        self,
+        child_limits: ChildLimits,
+        runners: Mapping[str, Runner],
+        find: Callable[[str], Awaitable[SessionRecord]],
+    ) -> None:
+        self._child_limits = child_limits
+        self._runners = runners
+        self._find = find  # a session by its id
+
+    async def admit(self, options: SessionOptions) -> SessionOptions:
+        """The options of a new session as its starter may have them.
+
+        Raises:
+            UsageError: it may not have them at all.
+            WrongStatus: the starter has ended.
+        """
+        who = caller.get()
+        check_depth(who, options, self._child_limits)
+        self.check_room()
+        if not who.session_id:
+            return options
+        parent = await self._find(who.session_id)
+        if parent.status not in LIVE:
+            raise WrongStatus(parent.name, str(parent.status), "start sessions")
+        return narrow(_real(options), msgspec.structs.replace(parent, options=_real(parent.options)))
+
+    def check_room(self) -> None:
+        """Whether one more process may come up for whoever calls. No await between this and the process.
+
+        Raises:
+            UsageError: there are enough.
+        """
+        check_room(
+            caller.get(), (r.record for r in self._runners.values() if not r.ending), self._child_limits
+        )
+
+    async def scopes(self, record: SessionRecord) -> tuple[str, ...]:
+        """The shared budgets that a session's messages are charged to: its own, and those above it."""
+        found = []
+        here: SessionRecord | None = record
+        while here is not None:
+            if here.options.allow_cms and here.options.limits.max_cost is not None:
+                found.append(scope(here.id))
+            here = await self._above(here)
+        return tuple(found)
+
+    async def descends(self, record: SessionRecord, ancestor_id: str) -> bool:
+        """Whether a session was started by another one, or by one that it started, and so on."""
+        here: SessionRecord | None = record
+        while here is not None:
+            if here.started_by == ancestor_id:
+                return True
+            here = await self._above(here)
+        return False
+
+    async def _above(self, record: SessionRecord) -> SessionRecord | None:
+        """The session that started this one, unless nobody did or it was deleted since."""
+        try:
+            return await self._find(record.started_by) if record.started_by else None
+        except InternalError:
+            return None
+
+    def end_with(self, record: SessionRecord) -> None:
+        """A session's process has ended: begin the end of those that it started."""
+        for runner in self.below(record.id):
+            if record.status is SessionStatus.KILLED:
+                runner.kill(f"{record.name}, which started it, was killed")
+            else:
+                runner.stop(f"{record.name}, which started it, has ended")
+
+    async def wait_gone(self, session_id: str) -> None:
+        """Until nothing that a session started, at any remove, and whose end has begun is left."""
+        for runner in list(self.below(session_id)):
+            if runner.ending:
+                await runner.wait_gone()
+
+    def below(self, session_id: str) -> Iterator[Runner]:
+        """Live descendants. A dead one in between hides nobody: its children ended with it."""
+        for runner in list(self._runners.values()):
+            if runner.record.started_by == session_id:
+                yield runner
+                yield from self.below(runner.record.id)
+
+
+def _real(options: SessionOptions) -> SessionOptions:
+    """With links resolved in the folders, so that a link is no way out of the parent's."""
+
+    def real(folders: Iterable[str]) -> tuple[str, ...]:
+        return tuple(os.path.realpath(Path(options.work_dir, folder)) for folder in folders)
+
+    return msgspec.structs.replace(
+        options, work_dir=os.path.realpath(options.work_dir), add_dirs=real(options.add_dirs)
+    )

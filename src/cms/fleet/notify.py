@@ -1,0 +1,251 @@
+"""What leaves a batch for the world: result lines, hooks, a webhook, a report. None of it can stop the work.
+
+- `--out`: a line of JSON for each task that is over, written as it ends, each exactly once whatever crashes
+  in between: when a batch goes on, the file is read, a torn last line is cut off, what is missing is added.
+- `--on-done`, `--on-fail`, `--on-park`: shell lines with the news as JSON on stdin, a minute each, in turn.
+  Failures that come while a hook runs are told together in the next call, so many of them is a few calls.
+- `--webhook`: the same JSON, posted.
+
+Whatever goes wrong here is told (`warn`) and forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import trio
+
+from cms.batch.model import BatchOptions, BatchRecord, TaskView, line_of
+from cms.config import caller_environ
+from cms.session.model import Record
+
+HOOK_TIMEOUT: Final = 60.0
+WEBHOOK_TIMEOUT: Final = 15.0
+#: Failures told in one call; the rest is counted.
+TOLD: Final = 100
+
+EventName = Literal["done", "fail", "park"]
+Warn = Callable[[str], None]
+
+
+class News(Record, frozen=True):
+    """What a hook reads on stdin, and a webhook is posted."""
+
+    event: EventName
+    batch: BatchRecord
+    tasks: tuple[TaskView, ...] = ()
+    more: int = 0  # failures that are not in `tasks`
+
+
+class ResultFile:
+    """The file of `--out`."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens it, and sees what it holds already.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self.names: set[str] = set()
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115, PTH123 - kept open; a descriptor, not a path
+
+    def reconcile(self) -> None:
+        """Learn which tasks have their line, and cut a torn one off."""
+        whole = 0
+        with open(os.dup(self._file.fileno()), "rb") as lines:  # noqa: PTH123 - a descriptor
+            lines.seek(0)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                with suppress(msgspec.DecodeError):
+                    self.names.add(msgspec.json.decode(line, type=_Named).name)
+                whole += len(line)
+        self._file.truncate(whole)
+
+    def write(self, tasks: Sequence[TaskView]) -> None:
+        """Add lines, of those that had none when `reconcile` looked.
+
+        Raises:
+            OSError: not all could be written; a later `reconcile` sees which.
+        """
+        fresh = [task for task in tasks if task.name not in self.names]
+        data = b"".join(msgspec.json.encode(line_of(task)) + b"\n" for task in fresh)
+        while data:
+            data = data[self._file.write(data) :]
+
+    def caught_up(self) -> None:
+        """All that ended before was offered to `write`: from here on nothing comes twice."""
+        self.names.clear()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Named(msgspec.Struct):
+    name: str = ""
+
+
+class Notifier:
+    """Tells what happens to whoever wants to know; in a task of its own, so that nobody waits for it."""
+
+    def __init__(self, options: BatchOptions, warn: Warn, *, umask: int = -1) -> None:
+        """`umask`: for the files that hooks make; -1: ours."""
+        self._options = options
+        self._umask = umask
+        self._warn = warn
+        self._failures: list[TaskView] = []
+        self._more = 0
+        self._others: list[News] = []
+        self._latest: BatchRecord | None = None
+        self._news = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+
+    @property
+    def wants_failures(self) -> bool:
+        return bool(self._options.on_fail or self._options.webhook)
+
+    def failed(self, batch: BatchRecord, task: TaskView) -> None:
+        """A task ended, and did not complete."""
+        if not self.wants_failures:
+            return
+        self._latest = batch
+        if len(self._failures) < TOLD:
+            self._failures.append(task)
+        else:
+            self._more += 1
+        self._wake()
+
+    def parked(self, batch: BatchRecord) -> None:
+        if self._options.on_park or self._options.webhook:
+            self._others.append(News("park", batch))
+            self._wake()
+
+    def done(self, batch: BatchRecord) -> None:
+        if self._options.on_done or self._options.webhook:
+            self._others.append(News("done", batch))
+            self._wake()
+
+    async def drained(self) -> None:
+        """Until everything has been told."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Tell, until cancelled."""
+        while True:
+            news = self._take()
+            if news is None:
+                self._idle.set()
+                self._news = trio.Event()
+                await self._news.wait()
+            else:
+                await self._tell(news)
+
+    def _wake(self) -> None:
+        self._idle = trio.Event() if self._idle.is_set() else self._idle
+        self._news.set()
+
+    def _take(self) -> News | None:
+        if self._failures and self._latest is not None:
+            news = News("fail", self._latest, tuple(self._failures), self._more)
+            self._failures, self._more = [], 0
+            return news
+        return self._others.pop(0) if self._others else None
+
+    async def _tell(self, news: News) -> None:
+        options = self._options
+        command = {"done": options.on_done, "fail": options.on_fail, "park": options.on_park}[news.event]
+        data = msgspec.json.encode(news)
+        if command:
+            await self._hook(news.event, command, data)
+        if options.webhook:
+            await self._post(options.webhook, data)
+
+    async def _hook(self, event: EventName, command: str, data: bytes) -> None:
+        trouble = await run_hook(command, data, cwd=self._options.work_dir, umask=self._umask)
+        if trouble:
+            self._warn(f"--on-{event}: {trouble}")
+
+    async def _post(self, url: str, data: bytes) -> None:
+        trouble = await trio.to_thread.run_sync(post, url, data, abandon_on_cancel=True)
+        if trouble:
+            self._warn(f"--webhook: {trouble}")
+
+
+async def run_hook(
+    command: str, data: bytes, *, cwd: str, umask: int = -1, timeout: float = HOOK_TIMEOUT
+) -> str:
+    """Run a shell line with `data` on stdin; returns what went wrong, or "".
+
+    It is the user's own command, so it runs as the user and not in a container. Its process group is gone
+    when this returns.
+    """
+    try:
+        process = subprocess.Popen(  # noqa: ASYNC220 - on this thread on purpose, like every start (containment)
+            ("/bin/sh", "-c", command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=cwd,
+            env=caller_environ.get(),
+            start_new_session=True,
+            umask=umask,
+        )
+    except OSError as error:
+        return f"could not be started ({error.strerror or error})"
+    assert process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
+    stdin = trio.lowlevel.FdStream(os.dup(process.stdin.fileno()))
+    process.stdin.close()
+    ended = False
+    try:
+        with trio.move_on_after(timeout):
+            with suppress(trio.BrokenResourceError):  # it does not have to read
+                await stdin.send_all(data)
+            await stdin.aclose()
+            await trio.to_thread.run_sync(_wait_unreaped, process.pid, abandon_on_cancel=True)
+            ended = True
+    finally:
+        # No checkpoint from here on: whoever cancels the hook must not cut its end short.
+        stdin.close()
+        # Before it is reaped: its number is still its own.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if not ended:
+        return f"not done after {timeout:g} s, ended by force"
+    status = process.returncode
+    if status:
+        return f"exit status {status}" if status > 0 else f"ended by signal {-status}"
+    return ""
+
+
+def _wait_unreaped(pid: int) -> None:
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def post(url: str, data: bytes, timeout: float = WEBHOOK_TIMEOUT) -> str:
+    """POST JSON; returns what went wrong, or "". Blocks."""
+    if not url.startswith(("http://", "https://")):
+        return f"{url!r} is no web address"
+    request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
+        url, data, {"content-type": "application/json", "user-agent": "cms"}, method="POST"
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310 - likewise
+            answer.read(1)
+    except urllib.error.HTTPError as error:
+        return f"answered {error.code}"
+    except (OSError, ValueError) as error:
+        return str(error.reason if isinstance(error, urllib.error.URLError) else error)
+    return ""

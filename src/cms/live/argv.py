@@ -1,0 +1,204 @@
+"""From what a person chose about a session to the argv and the environment of `claude`.
+
+An arrangement is what a preset means in claude's own terms: a permission mode and the hard list of built-in
+tools. The list is the stronger of the two: a tool that is not on it does not exist in the session, nor for
+its subagents, so a read-only session has no tool that writes, whichever permission mode a person asks for.
+
+The mode is `manual` with us as the permission host. There a tool call runs only if the gate (the PreToolUse
+hook, which comes first) allows it, or if claude itself deems it harmless; what is left is asked of us
+and refused. An error, a closed pipe or a silent gate refuse too. `dontAsk` fails closed as well but hides
+the model's questions to a person; `bypassPermissions` and `acceptEdits` fail open (an error answer runs the
+tool), so they are used only when a person names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import msgspec
+
+from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
+from cms.session.model import Preset, SessionOptions
+
+_EDIT = (*READ_TOOLS, *WRITE_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, "Bash", QUESTION_TOOL)
+
+
+class Arrangement(msgspec.Struct, frozen=True):
+    """Permission mode and hard tool list of a preset. `tools` None: every built-in tool exists."""
+
+    mode: str
+    tools: tuple[str, ...] | None
+
+
+ARRANGEMENTS: dict[Preset, Arrangement] = {
+    "read-only": Arrangement("manual", (*READ_TOOLS, QUESTION_TOOL)),
+    "review": Arrangement("manual", (*READ_TOOLS, "ReportFindings", *AGENT_TOOLS, QUESTION_TOOL)),
+    "plan": Arrangement("plan", (*READ_TOOLS, PLAN_TOOL, QUESTION_TOOL)),
+    "edit": Arrangement("manual", _EDIT),
+    "full": Arrangement("manual", None),
+}
+
+#: Put behind the system prompt, so that the model knows what it is in.
+_UNATTENDED = (
+    "You are running unattended: nobody watches and nobody can grant permissions. A refused tool call stays "
+    "refused; find another way or say what you would need. If you cannot go on without an answer from a "
+    "person, ask once with AskUserQuestion and stop."
+)
+_ATTENDED = (
+    "You are running in the background. A person can answer questions (AskUserQuestion) and grant "
+    "permissions, but may take minutes, or not be there. Ask only what you cannot find out; what is refused "
+    "stays refused."
+)
+_REVIEW = "Review only: read, judge, and report findings with file and line. Change nothing."
+
+
+def build_argv(
+    claude: Sequence[str],
+    options: SessionOptions,
+    *,
+    session_id: str,
+    resume: str = "",
+    fork: bool = False,
+    budget: float | None = None,
+    turns: int | None = None,
+    server: Sequence[str] = (),
+) -> list[str]:
+    """The whole argv of a session's process.
+
+    Args:
+        claude: the argv prefix that starts the binary.
+        session_id: the conversation id for a new conversation (or for the branch, with `fork`).
+        resume: the conversation to go on with; "" starts a new one.
+        fork: branch off `resume` instead of going on in it.
+        budget: USD that this process may spend: claude's own second lock behind our gate.
+        turns: API calls a message may take, likewise.
+        server: starts our MCP server, for a session that may use cms.
+    """
+    arrangement = ARRANGEMENTS[options.preset]
+    argv = [
+        *claude,
+        "-p",
+        "--input-format=stream-json",
+        "--output-format=stream-json",
+        "--verbose",
+        "--include-partial-messages",
+        "--permission-prompt-tool=stdio",
+        f"--permission-mode={options.permission_mode or arrangement.mode}",
+        f"--model={options.model}",
+    ]
+    if resume:
+        argv.append(f"--resume={resume}")
+        if fork:
+            argv += ["--fork-session", f"--session-id={session_id}"]
+    else:
+        argv.append(f"--session-id={session_id}")
+    # A mode that a person names replaces what `edit`, the default, arranges; the narrow presets stay narrow.
+    if arrangement.tools is not None and not (options.permission_mode and options.preset == "edit"):
+        argv.append(f"--tools={','.join(arrangement.tools)}")
+    # One `--flag=value` per value: the flags take lists, and would swallow what follows.
+    argv += [f"--allowedTools={rule}" for rule in options.allowed_tools]
+    argv += [f"--disallowedTools={rule}" for rule in options.disallowed_tools]
+    if options.system_prompt:
+        argv.append(f"--system-prompt={options.system_prompt}")
+    appended = [options.append_system_prompt] if options.append_system_prompt else []
+    if options.preset == "review":
+        appended.append(_REVIEW)
+    if options.delegated:
+        appended.append(_ATTENDED if options.ask_timeout else _UNATTENDED)
+    if appended:
+        argv.append("--append-system-prompt=" + "\n\n".join(appended))
+    for flag, value in (
+        ("--agent", options.agent),
+        ("--fallback-model", options.fallback_model),
+        ("--effort", options.effort),
+        ("--settings", options.settings),
+    ):
+        if value:
+            argv.append(f"{flag}={value}")
+    argv += [f"--add-dir={folder}" for folder in options.add_dirs]
+    argv += [f"--mcp-config={config}" for config in options.mcp_config]
+    if server:
+        entry = {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}
+        argv.append(f"--mcp-config={msgspec.json.encode({'mcpServers': {'cms': entry}}).decode()}")
+        # The daemon judges each request by who asks; nobody would be there to permit it here.
+        argv.append("--allowedTools=mcp__cms")
+    if budget is not None:
+        argv.append(f"--max-budget-usd={budget:.6f}")
+    if turns is not None:
+        argv.append(f"--max-turns={turns}")
+    return argv
+
+
+#: What a parent Claude Code sets for its own children; in ours it would change the child's behaviour.
+_KEEP_CLAUDE_CODE = frozenset(
+    {
+        "CLAUDE_CODE_OAUTH_TOKEN",
+        "CLAUDE_CODE_USE_BEDROCK",
+        "CLAUDE_CODE_USE_VERTEX",
+        "CLAUDE_CODE_USE_FOUNDRY",
+        "CLAUDE_CODE_SKIP_BEDROCK_AUTH",
+        "CLAUDE_CODE_SKIP_VERTEX_AUTH",
+        "CLAUDE_CODE_SKIP_FOUNDRY_AUTH",
+        "CLAUDE_CODE_API_KEY_HELPER_TTL_MS",
+        "CLAUDE_CODE_CLIENT_CERT",
+        "CLAUDE_CODE_CLIENT_KEY",
+        "CLAUDE_CODE_CLIENT_KEY_PASSPHRASE",
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS",
+        "CLAUDE_CODE_SHELL",
+        "CLAUDE_CODE_SUBAGENT_MODEL",
+    }
+)
+
+
+#: What systemd tells a service about itself: the daemon's, and no child's.
+_SERVICE = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID"})
+
+
+def build_environment(
+    environ: Mapping[str, str],
+    *,
+    inside: str = "",
+    depth: int = 0,
+    child_socket: str = "",
+    scratch: str = "",
+    deny: Sequence[str] = (),
+) -> dict[str, str]:
+    """The environment of a session's process, cut from ours.
+
+    `inside` and `depth` tell a cms that is started in there which session it is in; without a `child_socket`
+    (the socket that leads out to the daemon) it refuses to work. The walls do not rest on that: our folder
+    cannot be reached from inside.
+
+    `scratch` is the folder for claude's temporary files.
+
+    Out goes what a parent Claude Code left (`CLAUDECODE`, `CLAUDE_CODE_*`) unless it names a provider or a
+    credential, and everything of our own (`CMS_*`). What a user configured on purpose stays, credentials of
+    other services too (a task may need GITHUB_TOKEN), but for the names that a glob in `deny` matches.
+    """
+    child = {
+        key: value
+        for key, value in environ.items()
+        if key != "CLAUDECODE"
+        and not key.startswith("CMS_")
+        and key not in _SERVICE
+        and (not key.startswith("CLAUDE_CODE_") or key in _KEEP_CLAUDE_CODE)
+        and not any(fnmatchcase(key, pattern) for pattern in deny)
+    }
+    # Without it there is no `idle`, and with it the end of the work is known (see session.state).
+    child["CLAUDE_CODE_SDK_READS_SESSION_STATE"] = "1"
+    child.setdefault("DISABLE_AUTOUPDATER", "1")
+    if scratch:
+        child["CLAUDE_CODE_TMPDIR"] = scratch
+        # A tmux server that it starts is its own, and ends with it; a person's is hidden from it.
+        child["TMUX_TMPDIR"] = scratch
+    for name in ("TMUX", "TMUX_PANE", "STY"):
+        child.pop(name, None)
+    if inside:
+        child["CMS_PARENT"], child["CMS_DEPTH"] = inside, str(depth)
+    if child_socket:
+        child["CMS_CHILD_SOCKET"] = child_socket
+        # Else, on a slow machine, the first turn begins without our tools: the server takes a second.
+        child["CLAUDE_CODE_MCP_STARTUP_WAIT_MS"] = "30000"
+    return child

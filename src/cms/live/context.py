@@ -1,0 +1,144 @@
+"""What is known of a live session: its record, its state, and the time.
+
+Life (runner.py), its end (ending.py), what follows from events (driver.py) and the queue (sender.py) all read
+this and change it here, so none of them has to know the others to do so. It carries nothing out.
+
+Whoever waits for it to be different waits for `wait_change`; whoever changes what is waited for says
+`signal_change`.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+import trio
+
+from cms.live.work_clock import WorkClock
+from cms.protocol.messages import Event
+from cms.session.audit import Decision, DecisionKind
+from cms.session.ledger import Ledger
+from cms.session.model import Interaction, Progress, ProgressKind, SessionRecord, SessionStatus
+from cms.session.state import Phase, State, fold
+
+
+class SessionContext:
+    """Of one session, for the life of one process.
+
+    Attributes:
+        record: the session as it stands.
+        state: what its events amount to.
+        current: the message in flight, as it stands.
+        paused: it takes no messages for now.
+        end_status: what it will be once it has ended.
+    """
+
+    def __init__(self, record: SessionRecord) -> None:
+        self.record = record
+        self.state = State(
+            conversation_id=record.claude_session_id,
+            turns=record.total_turns,
+            tool_calls=record.tool_calls,
+            ledger=Ledger(spent=record.total_cost_usd, exact=record.cost_exact),
+        )
+        self.current: Interaction | None = None
+        self.paused = False
+        self.end_status = SessionStatus.STOPPED
+        self._epoch = time.time() - trio.current_time()
+        self._work = WorkClock()
+        self._news = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Chart {self.record.name!r} {self.state.phase}>"
+
+    # --- time -------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """The time on the wall, in seconds since 1970; it never goes back."""
+        return self._epoch + trio.current_time()
+
+    def work_now(self) -> float:
+        """The time that the state knows: it stands still while the session is frozen."""
+        return self._work.read(self.now())
+
+    def wall(self, reading: float) -> float:
+        """When on the wall the state's time will be, or was, that."""
+        return self._work.wall(reading, self.now())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the state's time stands still."""
+        return self._work.halted
+
+    def halt(self) -> None:
+        """The session is frozen from now on."""
+        self._work.halt(self.now())
+        self.signal_change()
+
+    def go_on(self) -> None:
+        """It is not any more."""
+        self._work.go_on(self.now())
+        self.signal_change()
+
+    # --- change -----------------------------------------------------------------------------------
+
+    def signal_change(self) -> None:
+        """Something that somebody may wait for is different."""
+        self._news.set()
+        self._news = trio.Event()
+
+    async def wait_change(self) -> None:
+        """Until the next `signal_change`. Look first, then wait, with no other await in between."""
+        await self._news.wait()
+
+    def fold(self, event: Event, at: float | None = None) -> None:
+        """An event happened, now or (the state's time) at `at`."""
+        self.state = fold(self.state, event, self.work_now() if at is None else at)
+
+    def update(self, **changes: object) -> None:
+        """The record is different in these fields."""
+        self.record = msgspec.structs.replace(self.record, last_saved=self.now(), **changes)
+
+    # --- telling ----------------------------------------------------------------------------------
+
+    def status(self) -> SessionStatus:
+        """What the record is to say. A paused session is paused also while it finishes what it does."""
+        match self.state.phase:
+            case Phase.STARTING:
+                return SessionStatus.STARTING
+            case Phase.BUSY:
+                return SessionStatus.PAUSED if self.paused or self.frozen else SessionStatus.BUSY
+            case Phase.ENDED:
+                return self.end_status
+            case Phase.READY:
+                return SessionStatus.PAUSED if self.paused else SessionStatus.READY
+
+    def progress(self, kind: ProgressKind, text: str = "", *, tool: str = "") -> Progress:
+        """A note for those who watch."""
+        limits = self.record.options.limits
+        return Progress(
+            name=self.record.name,
+            kind=kind,
+            text=text,
+            status=self.record.status,
+            cost=self.state.ledger.spent,
+            max_cost=limits.max_cost,
+            turns=self.state.turns,
+            max_turns=limits.max_turns,
+            tool=tool,
+            at=self.now(),
+        )
+
+    def line(self, kind: DecisionKind, verdict: str, detail: str = "", reason: str = "") -> Decision:
+        """A line of the audit log about now. What the gate decides about a call has its own (driver.py)."""
+        return Decision(
+            session_id=self.record.id,
+            interaction_id="" if self.current is None else self.current.id,
+            at=self.now(),
+            tool="",
+            detail=detail,
+            verdict=verdict,
+            reason=reason,
+            cost=self.state.ledger.spent,
+            kind=kind,
+        )

@@ -1,0 +1,434 @@
+"""What follows from what a session's process says: fold it into the state, decide, carry it out.
+
+Whatever must be on disk before it is done goes through the write queue: a tool call is answered after its
+decision and the money so far are stored, an interaction is over after its outcome is stored. So everything
+here but the clock and the waiting is done at once, and the reader never waits for the disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import trio
+
+from cms.errors import CmsError, InternalError
+from cms.live import resource_caps
+from cms.live.context import SessionContext
+from cms.live.ending import Ending
+from cms.live.log_rows import rows_of_charges
+from cms.live.pending import PendingMessage, PendingMessages, ended
+from cms.live.process import AgentProcess
+from cms.live.resource_caps import ResourceCap
+from cms.live.watchers import Watchers, activity_of, note_of
+from cms.live.write_queue import WriteQueue
+from cms.protocol.messages import CanUseTool, Event, GetUsage, Interrupt, Result
+from cms.protocol.tools import QUESTION_TOOL
+from cms.session.audit import Decision
+from cms.session.budget import Grant
+from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
+from cms.session.policy import (
+    AnswerCall,
+    AskBudget,
+    AskMeter,
+    Note,
+    Rules,
+    SendInterrupt,
+    Settle,
+    StopProcess,
+    api_part,
+    asked_questions,
+    conclude,
+    decide,
+    describe,
+    held,
+    response_of,
+    wake_at,
+)
+from cms.session.questions import OpenQuestion, Word
+from cms.session.state import (
+    Began,
+    Breach,
+    Breached,
+    BudgetAsked,
+    Charged,
+    Ended,
+    Granted,
+    InterruptSent,
+    Judged,
+    MeterAsked,
+    Phase,
+    Settled,
+    Spoken,
+    fold,
+    may_owe,
+)
+from cms.store.store import Store
+
+
+class Driver:
+    """Of one session. `apply` is called for each event, `clock` is a task.
+
+    Attributes:
+        activity: what the agent is doing, in a line.
+        begun: claude has said that it began a message.
+        refusal: claude's own words on why it does not come up.
+        cap_passed: the cap that we saw passed, where the kernel does not hold the tree to it.
+    """
+
+    def __init__(
+        self,
+        context: SessionContext,
+        end: Ending,
+        rules: Rules,
+        *,
+        store: Store,
+        writes: WriteQueue,
+        watchers: Watchers,
+        pending: PendingMessages,
+    ) -> None:
+        self.activity = ""
+        self.begun = False
+        self.refusal = ""
+        self.cap_passed: ResourceCap | None = None
+        self._context = context
+        self._end = end
+        self._rules = rules
+        self._store = store
+        self._writes = writes
+        self._watchers = watchers
+        self._pending = pending
+        self._process: AgentProcess | None = None
+        self._process_id = ""
+        self._odd_before = (context.record.unknown_lines, context.record.noise_lines)
+        self._settled = trio.Event()
+        self._sleeps_until = math.inf
+
+    def __repr__(self) -> str:
+        return f"<Drive {self._context.state.phase} activity={self.activity!r}>"
+
+    def take(self, process: AgentProcess, process_id: str) -> None:
+        """This is what is driven from now on; its charges are entered under that id."""
+        self._process = process
+        self._process_id = process_id
+
+    # --- events and time --------------------------------------------------------------------------
+
+    def apply(self, event: Event) -> None:
+        """Fold an event in, and do what follows from it."""
+        context = self._context
+        before = context.state
+        context.fold(event)
+        if (doing := activity_of(event)) is not None:
+            self.activity = doing
+        if self._watchers and (note := note_of(event)) is not None:
+            self._watchers.notify(context.progress(*note))
+        if isinstance(event, CanUseTool) and self.questions():
+            self.activity = f"waits for a person: cms ask {context.record.name}"
+            self._watchers.notify(context.progress("note", self.activity))
+        if isinstance(event, Result) and before.phase is Phase.STARTING:
+            self.refusal = event.result or " ".join(event.errors)
+        if context.state.charges:
+            self._store_charges()
+        self._act()
+        due = wake_at(context.state, self._rules)
+        if due is not None and due < self._sleeps_until:
+            context.signal_change()
+        if before.phase is not context.state.phase:
+            context.signal_change()
+        elif before.turn is not None and before.turn.state is not InteractionState.RUNNING:
+            self._store_running()
+
+    async def clock(self) -> None:
+        """Decide again whenever something is due without an event. Never ends by itself."""
+        context = self._context
+        while True:
+            due = wake_at(context.state, self._rules)
+            turn = context.state.turn
+            if self._end.has_begun() and (
+                turn is None or turn.breach is None or turn.interrupted_at is not None
+            ):
+                due = None  # the ladder keeps the time
+            if context.frozen:
+                due = None
+            self._sleeps_until = math.inf if due is None else due
+            with trio.move_on_after(math.inf if due is None else max(due - context.work_now(), 0.0)):
+                await context.wait_change()
+                continue
+            self._act()
+
+    def cut(self, outcome: Outcome, reason: str) -> None:
+        """End the interaction in flight: it is interrupted, and settled when that is over."""
+        self.apply(Breached(Breach(outcome, reason, self._context.work_now())))
+
+    def log(self, line: Decision) -> None:
+        """Have a line of the audit log stored."""
+        self._writes.after(lambda: self._store.add_decision(line))
+
+    # --- carrying out -----------------------------------------------------------------------------
+
+    def _act(self) -> None:
+        process, context = self._process, self._context
+        if process is None:
+            return
+        now = context.work_now()
+        for action in decide(context.state, self._rules, now):
+            match action:
+                case AnswerCall():
+                    self._answer(process, action, now)
+                case AskMeter():
+                    context.fold(MeterAsked(), now)
+                    process.ask(GetUsage())
+                case AskBudget():
+                    self.check_budget()
+                case SendInterrupt():
+                    context.fold(InterruptSent(), now)
+                    process.ask(Interrupt())
+                case Note(breach=breach):
+                    context.fold(Breached(breach), now)
+                    self.log(context.line("limit", breach.outcome, reason=breach.reason))
+                    self._watchers.notify(context.progress("note", breach.reason))
+                case StopProcess(reason=reason):
+                    self._end.begin(reason, SessionStatus.STOPPED)
+                case Settle():
+                    self._settle()
+                case _:
+                    raise InternalError(f"no way to carry out {action!r}")
+
+    def _answer(self, process: AgentProcess, action: AnswerCall, now: float) -> None:
+        call, verdict, context = action.call, action.verdict, self._context
+        turn = context.state.turn
+        context.fold(Judged(call.request_id, action.denial, verdict.questions, verdict.plan), now)
+        allowed = verdict.word != "deny"
+        decision = Decision(
+            session_id=context.record.id,
+            interaction_id=turn.id if turn is not None else "",
+            at=context.now(),
+            tool=call.tool,
+            detail=verdict.detail,
+            verdict="allowed" if allowed else "refused",
+            reason=verdict.reason,
+            cost=context.state.ledger.spent,
+        )
+        if allowed:
+            self.activity = f"{call.tool} {verdict.detail}".strip()
+            self._watchers.notify(context.progress("tool", verdict.detail, tool=call.tool))
+        else:
+            self._watchers.notify(context.progress("denied", verdict.reason, tool=call.tool))
+
+        async def store() -> None:
+            await self._store.add_decision(decision)
+
+        def then(error: CmsError | None) -> None:
+            # What may act does so only with its decision on disk, and never once the end has begun: an
+            # earlier failure of the store is such an end. Silence refuses.
+            if not allowed or (error is None and not self._end.has_begun()):
+                process.answer(call.request_id, action.answer)
+
+        self._writes.after(store, then)
+
+    # --- a person's word --------------------------------------------------------------------------
+
+    def questions(self) -> list[OpenQuestion]:
+        """The calls that wait for a person's word."""
+        context = self._context
+        return [
+            OpenQuestion(
+                name=context.record.name,
+                id=str(call.ripe),
+                kind="question" if call.tool == QUESTION_TOOL else "permission",
+                tool=call.tool,
+                detail=describe(call.input) or call.blocked_path,
+                questions=asked_questions(call),
+                asked=context.wall(call.at),
+                expires=context.wall(call.at + self._rules.ask_timeout),
+            )
+            for call in held(context.state, self._rules, context.work_now())
+        ]
+
+    def speak(self, question_id: str, word: Word) -> bool:
+        """A person's word on a call that waits; False if it does not wait any more."""
+        for call in self._context.state.gate:
+            if str(call.ripe) == question_id and call.kind == "permission":
+                self.apply(Spoken(call.request_id, word))
+                return True
+        return False
+
+    # --- money ------------------------------------------------------------------------------------
+
+    def _store_charges(self) -> None:
+        context = self._context
+        charges = context.state.charges
+        context.fold(Charged(len(charges)), context.state.last_heard)
+        turn, now = context.state.turn, context.now()
+        key = turn.id if turn is not None else ""
+        rows = rows_of_charges(
+            charges,
+            session_id=context.record.id,
+            interaction_id=key,
+            process=self._process_id,
+            model=context.state.model,
+            at=now,
+        )
+        context.update(
+            total_cost_usd=context.state.ledger.spent,
+            total_turns=context.state.turns,
+            tool_calls=context.state.tool_calls,
+        )
+        record = context.record
+        self._ask_budget(lambda: self._store.spend(record, rows, key, now))
+
+    def check_budget(self) -> None:
+        """Learn anew what the interaction in flight may still spend of the shared money."""
+        record, now, turn = self._context.record, self._context.now(), self._context.state.turn
+        if turn is not None:
+            key = turn.id
+            self._ask_budget(lambda: self._store.renew(record.id, key, now))
+
+    def _ask_budget(self, ask: Callable[[], Awaitable[Grant]]) -> None:
+        """Have something stored that tells in the same step what may be spent from now on."""
+        turn = self._context.state.turn
+        self._context.fold(BudgetAsked())
+        grants: list[Grant] = []
+
+        async def store() -> None:
+            grants.append(await ask())
+
+        def then(_error: CmsError | None) -> None:
+            if turn is not None and grants:
+                self.apply(Granted(turn.id, grants[0]))
+
+        self._writes.after(store, then)
+
+    # --- an interaction, from its beginning to its end --------------------------------------------
+
+    def begin(self, interaction: Interaction, granted: Grant) -> None:
+        """This message is being written."""
+        self._settled = trio.Event()
+        self._stands(interaction)
+        self.apply(Began(interaction.id, granted))
+
+    async def refuse(self, interaction: Interaction, outcome: Outcome, why: str) -> None:
+        """This one is not sent: give it an end, and wait until that is stored."""
+        self._settled = trio.Event()
+        self._store_end(ended(interaction, outcome, why, at=self._context.now()))
+        await self.wait_settled()
+
+    async def wait_settled(self) -> None:
+        """Until the message of the last `begin` or `refuse` is over, and that is stored."""
+        await self._settled.wait()
+
+    def _stands(self, interaction: Interaction) -> None:
+        """The message in flight, as it stands."""
+        self._context.current = interaction
+        self._pending.update(interaction)
+
+    def _store_running(self) -> None:
+        """claude says that it has begun: after a crash the message is no longer in doubt."""
+        turn, current = self._context.state.turn, self._context.current
+        if turn is None or current is None or turn.state is not InteractionState.RUNNING:
+            return
+        self.begun = True
+        running = msgspec.structs.replace(current, state=InteractionState.RUNNING)
+        self._stands(running)
+
+        async def store() -> None:
+            await self._store.commit(interaction=running)
+
+        self._writes.after(store)
+
+    def _settle(self, error: CmsError | None = None, *, exact: bool = True) -> None:
+        """The interaction in flight is over: judge it, write it down, tell who waits."""
+        context = self._context
+        state, current = context.state, context.current
+        turn = state.turn
+        if turn is None or current is None:
+            return
+        conclusion = conclude(state)
+        outcome, text = conclusion.outcome, conclusion.error
+        if turn.breach is None and error is not None:
+            outcome, text = Outcome.FAILED, str(error)
+        elif turn.breach is None and state.phase is Phase.ENDED:
+            outcome, text = Outcome.INTERRUPTED, self._end.reason
+        api_status, resets_at = api_part(state)
+        finished = msgspec.structs.replace(
+            ended(current, outcome, text, at=context.now()),
+            response=response_of(state),
+            cost=state.ledger.spent - turn.spent_before,
+            cost_exact=exact,
+            turns=turn.turns,
+            duration=context.work_now() - turn.started,
+            reasons=(*conclusion.reasons, *self.look_at_caps()),
+            tools_used=turn.tools_used,
+            tool_calls=turn.tool_calls,
+            denials=turn.denials,
+            questions=turn.questions,
+            usage=turn.models,
+            api_status=api_status,
+            resets_at=resets_at,
+        )
+        if state.phase is Phase.BUSY:
+            context.state = fold(state, Settled(), context.work_now())
+        else:
+            context.state = msgspec.structs.replace(state, turn=None)
+        self.activity = ""
+        self._store_end(finished)
+
+    def _store_end(self, finished: Interaction) -> None:
+        context = self._context
+        context.current = None
+        pending = self._pending.update(finished)
+        context.update(
+            status=context.status(),
+            claude_session_id=context.state.conversation_id or context.record.claude_session_id,
+            claude_version=context.state.version or context.record.claude_version,
+        )
+        self.tally()
+        record = context.record
+
+        async def store() -> None:
+            await self._store.commit(session=record, interaction=finished)
+
+        self._writes.after(store, lambda error: self.conclude(pending, error))
+
+    def conclude(self, pending: PendingMessage, error: CmsError | None = None) -> None:
+        """The end of a message is on disk, or (`error`) cannot be: tell who waits."""
+        self._pending.keep(pending, error)
+        self._settled.set()
+        self._context.signal_change()
+        self._watchers.notify(self._context.progress("status"))
+
+    # --- the store --------------------------------------------------------------------------------
+
+    def tally(self) -> None:
+        """Enter into the record what was spent and used, and how many lines were not understood."""
+        state, (unknown, noise) = self._context.state, self._odd_before
+        if self._process is not None:
+            unknown += self._process.connection.unknown
+            noise += self._process.connection.noise
+        self._context.update(
+            total_cost_usd=state.ledger.spent,
+            cost_exact=state.ledger.exact,
+            total_turns=state.turns,
+            tool_calls=state.tool_calls,
+            unknown_lines=unknown,
+            noise_lines=noise,
+        )
+
+    def look_at_caps(self) -> tuple[str, ...]:
+        """Which caps were hit so far, for the verdict; the record has it too."""
+        context = self._context
+        if self._process is not None:
+            limits, hit = context.record.options.limits, self._process.container.limits_hit()
+            context.update(caps_hit=resource_caps.told(limits, hit, self.cap_passed))
+        return context.record.caps_hit
+
+    def close_books(self) -> None:
+        """The process is gone: what was in flight has ended with it."""
+        context, process = self._context, self._process
+        if process is None or context.state.phase is Phase.ENDED:
+            return
+        exact = not may_owe(context.state)
+        context.fold(Ended(process.container.returncode, exact=exact))
+        self._settle(self._end.failure, exact=exact)

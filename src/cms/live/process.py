@@ -1,0 +1,345 @@
+"""`claude` as a pair of streams in a container: lines in, lines out, and the way to its end.
+
+An `AgentProcess` owns one container and the pipes to it. It knows nothing of sessions: what a line means and
+when to end are the runner's business. Raw lines go to the log before they are parsed, both ways.
+
+Three tasks of the owner's nursery carry it: `events` (reads stdout), `write_out` (writes stdin, so that a
+child that does not read never holds up the reader) and `read_errors` (keeps the tail of stderr).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Literal, Protocol
+
+import trio
+
+from cms.config import Settings
+from cms.containment import Container, Mechanism, Spec, identity
+from cms.errors import AgentDied, ContainmentError, ProtocolError, WorkDirError
+from cms.protection.protected_paths import NO_PATHS, ProtectedPaths
+from cms.protection.scratch import hidden_scratch
+from cms.protocol.connection import Answered, Connection
+from cms.protocol.messages import Answer, Ask, Event
+from cms.session.model import Receipt, Rung, Step
+
+_READ = 256 * 1024
+_STDERR_TAIL = 8 * 1024
+#: Lines that wait for a child that does not read its stdin. More means that it never will.
+_OUTBOX = 4096
+#: Seconds for the last step of the ladder; past it the tree counts as unkilled.
+KILL_DEADLINE = 2.0
+
+
+def check_work_dir(work_dir: str) -> Path:
+    """The work dir, if a session can live in it.
+
+    Raises:
+        WorkDirError: it is gone, is no directory, or cannot be entered.
+    """
+    path = Path(work_dir)
+    try:
+        with_entries = path.is_dir()
+        if with_entries:
+            next(path.iterdir(), None)
+    except OSError as error:
+        raise WorkDirError(
+            f"work dir {work_dir}: {error.strerror}", hint="name another with --work-dir"
+        ) from error
+    if not with_entries:
+        what = "is not a directory" if path.exists() else "does not exist"
+        raise WorkDirError(f"work dir {work_dir} {what}", hint="create it, or name another with --work-dir")
+    return path
+
+
+class LineLog(Protocol):
+    """Where raw lines go before anybody interprets them (the store's raw log)."""
+
+    def extend(self, direction: Literal["in", "out", "err"], lines: Iterable[bytes], now: float) -> None:
+        """Keep these lines. Raises StoreError if they cannot be kept."""
+
+
+class AgentProcess:
+    """One running `claude`.
+
+    Attributes:
+        container: what its whole tree lives in.
+        connection: the protocol's state.
+        started: trio time of the start.
+    """
+
+    def __init__(
+        self, container: Container, connection: Connection, log: LineLog, now: Callable[[], float]
+    ) -> None:
+        self.container = container
+        self.connection = connection
+        self.started = trio.current_time()
+        self._log = log
+        self._now = now
+        self._outbox_in, self._outbox = trio.open_memory_channel[bytes](_OUTBOX)
+        self._stderr = b""
+        self._answers: dict[str, tuple[trio.Event, list[Answered]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<AgentProcess {self.container!r} {self.connection!r}>"
+
+    @classmethod
+    async def start(
+        cls,
+        mechanism: Mechanism,
+        settings: Settings,
+        *,
+        argv: list[str],
+        env: dict[str, str],
+        work_dir: str,
+        log: LineLog,
+        label: str,
+        now: Callable[[], float],
+        child_socket: Path | None = None,
+        scratch: Path | None = None,
+        paths: ProtectedPaths = NO_PATHS,
+        max_memory: int | None = None,
+        max_procs: int | None = None,
+    ) -> AgentProcess:
+        """Start it in a container of its own.
+
+        Args:
+            child_socket: the one socket of ours that it may reach.
+            scratch: its scratch folder; it does not see those of others.
+            paths: what it must not write, or not even read.
+
+        Raises:
+            WorkDirError: the work dir cannot be used.
+            ContainmentError: the container could not be made.
+        """
+        cwd = check_work_dir(work_dir)
+        # The agent must not reach our socket, store and logs. (Where a person works inside of our own
+        # folder, hiding it would hide the work.)
+        hidden = () if settings.home == cwd or settings.home in cwd.parents else (settings.home,)
+        spec = Spec(
+            argv=tuple(argv),
+            env=env,
+            cwd=cwd,
+            protected=paths.protected,
+            hidden=(*hidden, *hidden_scratch(), *paths.hidden),
+            shown=() if child_socket is None else (child_socket.parent,),
+            own=() if scratch is None else (scratch,),
+            max_memory=max_memory,
+            max_procs=max_procs,
+            label=label,
+            umask=settings.umask,
+            open_files=settings.open_files,
+        )
+        try:
+            container = await mechanism.start(spec)
+        except OSError as error:
+            raise ContainmentError(f"cannot start {argv[0]}: {error}") from error
+        return cls(container, Connection(settings.max_line), log, now)
+
+    @property
+    def pid(self) -> int:
+        """The host pid of `claude` itself."""
+        return self.container.pid
+
+    @property
+    def stderr_tail(self) -> str:
+        """The last of what it wrote to stderr."""
+        return self._stderr.decode("utf-8", "replace")
+
+    # --- in ---
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Every line as an event, until its stdout ends (`Closed` is the last). For one reader.
+
+        Raises:
+            LineTooLong: a line passed the limit.
+            StoreError: the raw log cannot be written: nothing more is read.
+        """
+        connection, stdout = self.connection, self.container.stdout
+        closed = False
+        while not closed:
+            try:
+                data = await stdout.receive_some(_READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            closed = not data
+            lines = connection.receive_data(bytes(data))
+            if lines:
+                self._log.extend("out", lines, self._now())
+            while (event := connection.next_event()) is not None:
+                if isinstance(event, Answered) and (waiting := self._answers.pop(event.request_id, None)):
+                    waiting[1].append(event)
+                    waiting[0].set()
+                yield event
+
+    async def read_errors(self) -> None:
+        """Keep stderr drained, its tail remembered, and all of it in the raw log."""
+        stderr = self.container.stderr
+        while True:
+            try:
+                data = await stderr.receive_some(_READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            self._stderr = (self._stderr + bytes(data))[-_STDERR_TAIL:]
+            self._log.extend("err", (bytes(data),), self._now())
+
+    # --- out ---
+
+    async def write_out(self) -> None:
+        """Write what was sent, in order; at the end of it, close stdin."""
+        stdin = self.container.stdin
+        async with self._outbox:
+            try:
+                async for data in self._outbox:
+                    self._log.extend("in", (data,), self._now())
+                    await stdin.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # it is gone; the reader will see the end of its stdout
+            finally:
+                # Closing a pipe does not block; the shield is for trio's checkpoint alone.
+                with trio.CancelScope(shield=True):
+                    await stdin.aclose()
+
+    def send(self, data: bytes) -> None:
+        """Hand over bytes to be written.
+
+        Raises:
+            ProtocolError: the child has not read its stdin for thousands of lines.
+        """
+        try:
+            self._outbox_in.send_nowait(data)
+        except trio.WouldBlock:
+            raise ProtocolError("claude does not read its input any more") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    def close_stdin(self) -> None:
+        """End of file for the child, after everything that was sent."""
+        self._outbox_in.close()
+
+    def ask(self, ask: Ask) -> str:
+        """Send a control request; its answer will come out of `events` under the id returned."""
+        request_id, data = self.connection.ask(ask)
+        self.send(data)
+        return request_id
+
+    async def request(self, ask: Ask) -> Answered:
+        """Send a control request and wait for its answer. The time-out is the caller's.
+
+        Raises:
+            AgentDied: it ended instead of answering (told by whoever reads `events`, see `abandon`).
+        """
+        request_id = self.ask(ask)
+        waiting = (trio.Event(), list[Answered]())
+        self._answers[request_id] = waiting
+        try:
+            await waiting[0].wait()
+        finally:
+            if self._answers.pop(request_id, None) is not None:
+                self.connection.forget(request_id)
+        if not waiting[1]:
+            raise AgentDied("before it answered", self.container.returncode, self.stderr_tail)
+        return waiting[1][0]
+
+    def abandon(self) -> None:
+        """Its stdout has ended: whoever waits in `request` is told so."""
+        for event, _answers in self._answers.values():
+            event.set()
+        self._answers.clear()
+
+    def answer(self, request_id: str, answer: Answer) -> None:
+        """Answer a request of claude's, if it still waits for it."""
+        if self.connection.owes(request_id):
+            self.send(self.connection.answer(request_id, answer))
+
+    def refuse(self, request_id: str, error: str) -> None:
+        """Answer a request of claude's that we do not know."""
+        if self.connection.owes(request_id):
+            self.send(self.connection.refuse(request_id, error))
+
+
+class Ladder:
+    """The stop ladder: interrupt, end of file, SIGTERM, kill of the whole container.
+
+    Each step but the last has a deadline of `grace` seconds; `hurry` (any time, from any task) goes straight
+    to the last. The last one always comes: a process that left by itself may have left others behind, and the
+    proof that nothing lives is the kill's. Run it shielded, while somebody still reads the child's stdout.
+    """
+
+    def __init__(self, process: AgentProcess, *, grace: float) -> None:
+        self._process = process
+        self._grace = grace
+        self._polite = trio.CancelScope()
+        self._begun = trio.current_time()
+        self._steps: list[Step] = []
+
+    def hurry(self) -> None:
+        """Leave out what is still polite."""
+        self._polite.cancel()
+
+    def hurry_within(self, seconds: float) -> None:
+        """Be polite for no longer than that."""
+        self._polite.deadline = min(self._polite.deadline, trio.current_time() + seconds)
+
+    async def descend(
+        self,
+        reason: str,
+        *,
+        interrupt: Callable[[], Awaitable[None]] | None,
+        total: float = math.inf,
+        at: float,
+    ) -> Receipt:
+        """Walk down, and return what it took.
+
+        Args:
+            reason: for the receipt.
+            interrupt: ends the turn in flight and returns when it is over; None if there is none.
+            total: seconds for all that is polite.
+            at: the time that the receipt is dated with.
+        """
+        container = self._process.container
+        self._begun = trio.current_time()
+        self.hurry_within(total)
+        with self._polite:
+            if interrupt is not None:
+                await self._step("interrupt", interrupt)
+            self._process.close_stdin()
+            if not await self._step("eof", container.wait):
+                container.terminate()
+                await self._step("terminate", container.wait)
+        return await self.strike(reason, at=at)
+
+    async def _step(self, name: Rung, wait: Callable[[], Awaitable[object]]) -> bool:
+        await trio.lowlevel.checkpoint()  # a step that is left out is not in the receipt
+        before = trio.current_time()
+        worked = False
+        try:
+            with trio.move_on_after(self._grace):
+                await wait()
+                worked = True
+        finally:
+            self._steps.append(Step(name, trio.current_time() - before, worked))
+        return worked
+
+    async def strike(self, reason: str, *, at: float) -> Receipt:
+        """The last step alone. If `descend` was broken off, what it had tried is in the receipt too."""
+        container = self._process.container
+        proof = await container.kill(deadline=KILL_DEADLINE)
+        self._steps.append(Step("kill", proof.seconds, proof.empty))
+        return Receipt(
+            reason=reason,
+            steps=tuple(self._steps),
+            returncode=container.returncode,
+            alive=tuple(f"{member.pid} {member.command}" for member in proof.alive),
+            seconds=trio.current_time() - self._begun,
+            mechanism=proof.mechanism,
+            empty=proof.empty,
+            left=tuple(f"{member.pid} {member.command}" for member in proof.left),
+            at=at,
+            how=proof.how,
+            left_ids=tuple(map(identity, proof.left)),
+        )

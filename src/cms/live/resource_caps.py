@@ -1,0 +1,41 @@
+"""What became of the caps on a process tree's memory and processes, in words for the verdict."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cms.containment import LimitsHit
+from cms.session.model import Limits
+
+ResourceCap = Literal["memory", "processes"]
+
+
+def told(limits: Limits, hit: LimitsHit, passed: ResourceCap | None = None) -> tuple[str, ...]:
+    """A line for each cap that was hit; empty if none was.
+
+    Args:
+        limits: what was allowed.
+        hit: how often the kernel held the tree back.
+        passed: the cap that we saw passed, where the kernel does not count.
+    """
+    found = []
+    if hit.memory:
+        found.append(f"the memory cap of {_size(limits.max_memory)} was hit: the kernel ended {hit.memory}x")
+    elif passed == "memory":
+        found.append(f"the memory cap of {_size(limits.max_memory)} was passed: all of it was ended")
+    if hit.processes:
+        found.append(f"the cap of {limits.max_procs} processes was hit: {hit.processes} starts were refused")
+    elif passed == "processes":
+        found.append(f"the cap of {limits.max_procs} processes was passed: all of it was ended")
+    elif hit.full:
+        found.append(f"the cap of {limits.max_procs} processes was reached: more may have been refused")
+    return tuple(found)
+
+
+def _size(number: int | None) -> str:
+    if number is None:
+        return "the machine"
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if number >= unit:
+            return f"{number / unit:.4g} {name}"
+    return f"{number} bytes"

@@ -1,0 +1,174 @@
+"""The protected paths of one process: found before it starts, watched while it runs, compared at the end.
+
+Three nets hold protected paths, and this is the hand that holds the last two: it tells the container what to
+keep read-only and hidden, looks again and again whether the mounts are still there (an editor that saves a
+file by renaming drops one), and compares the files at the end with what they were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cms.containment import Container, LostMount
+from cms.protection.protected_paths import ProtectedPaths, find_all_paths, find_new
+from cms.protection.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, snapshot_again
+from cms.session.model import Walls
+from cms.session.policy import Rules
+
+#: Seconds between two looks at the mounts where the kernel does not tell that one has gone.
+LOOK_EVERY: Final = 10.0
+#: Paths with one and the same reason are named one by one up to so many.
+_NAMED: Final = 5
+
+
+class PathGuard:
+    """Made for one process. Without safety it does nothing but say so.
+
+    Attributes:
+        paths: what is to be held; empty before `prepare`.
+    """
+
+    def __init__(self, rules: Rules, environ: Mapping[str, str], ours: Path | None = None) -> None:
+        """`ours`: cms's own folder."""
+        self._ours = ours
+        self.paths = ProtectedPaths()
+        self._rules = rules
+        self._environ = environ
+        self._before: dict[Path, Mark] = {}
+        self._container: Container | None = None
+        self._lost: dict[str, str] = {}
+        self._named_twice: set[Path] = set()
+        self._limiter = trio.CapacityLimiter(1)
+
+    def __repr__(self) -> str:
+        return f"<PathGuard {len(self.paths.protected)} protected, {len(self._lost)} lost>"
+
+    async def prepare(self) -> ProtectedPaths:
+        """Look for what is protected, and note what it is."""
+        if not self._rules.safety:
+            return self.paths
+
+        def look() -> tuple[ProtectedPaths, dict[Path, Mark]]:
+            paths = find_all_paths(self._rules, self._environ)
+            return paths, snapshot(paths.watched, self._ours)
+
+        self.paths, self._before = await trio.to_thread.run_sync(look, limiter=self._limiter)
+        # A read-only mount holds a file under its name; under another one it can be written all the same.
+        self._named_twice = {
+            path
+            for path, mark in self._before.items()
+            if mark.names > 1 and _below(path, self.paths.protected)
+        }
+        return self.paths
+
+    def started(self, container: Container) -> Walls:
+        """The container is up: what it holds, and what it cannot."""
+        self._container = container
+        return self._walls()
+
+    async def watch(self, tell: Callable[[Walls, str], None]) -> None:
+        """Look at the mounts for ever; tell of each that is lost, once."""
+        container = self._container
+        if container is None or not self.paths.protected:
+            return
+        with container.watch_mounts() as changed:
+            while True:
+                for lost in await container.verify_mounts():
+                    if str(lost.path) not in self._lost:
+                        self._lost[str(lost.path)] = lost.why
+                        tell(self._walls(), f"{lost.path} is not held any more: {lost.why}")
+                with trio.move_on_after(LOOK_EVERY):
+                    await changed()
+
+    async def finish(self) -> Walls:
+        """The process is gone: what became of its paths."""
+        if not self._rules.safety or self._container is None:
+            return self._walls()
+
+        def look() -> dict[Path, Mark]:
+            new = find_new(self._rules.paths, self._rules.folders)
+            return snapshot_again(self._before, dict.fromkeys((*self.paths.watched, *new)), self._ours)
+
+        after = await trio.to_thread.run_sync(look, limiter=self._limiter)
+        held = [path for path in self._held() if not self._gave_way(path, after)]
+        changed: list[str] = []
+        outside: list[str] = []
+        repositories: dict[str, None] = {}
+        for change in compare(self._before, after):
+            if (made := self._new_repository(change.path)) is not None:
+                repositories[str(made.parent)] = None
+                continue
+            by_others = change.path not in self._named_twice and _below(change.path, held)
+            (outside if by_others else changed).append(str(change))
+        return self._walls(tuple(changed), tuple(outside), tuple(repositories))
+
+    def _gave_way(self, path: Path, after: Mapping[Path, Mark]) -> bool:
+        """Whether a path that was held is not certain to have been held to the end.
+
+        A mount holds a file, not its name: where there is another file now, the mount was dropped, perhaps
+        since the last look.
+        """
+        was, now = self._before.get(path), after.get(path)
+        return str(path) in self._lost or (was is not None and now is not None and was.inode != now.inode)
+
+    def _new_repository(self, path: Path) -> Path | None:
+        """The `.git` folder that the path is in, if there was none before."""
+        for folder in path.parents:
+            if folder.name == ".git":
+                was = any(
+                    mark.kind != "missing" and _below(one, (folder,)) for one, mark in self._before.items()
+                )
+                return None if was else folder
+        return None
+
+    def _held(self) -> list[Path]:
+        container = self._container
+        if container is None:
+            return []
+        not_held = {lost.path for lost in container.unenforced}
+        return [path for path in self.paths.protected if path not in not_held]
+
+    def _walls(
+        self,
+        changed: tuple[str, ...] = (),
+        outside: tuple[str, ...] = (),
+        repositories: tuple[str, ...] = (),
+    ) -> Walls:
+        unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.paths.unheld]
+        unheld += [(str(path), "it has another name, a hard link") for path in sorted(self._named_twice)]
+        if not is_whole(self._before):
+            unheld.append(("the tripwire", f"it looks at {MOST_FILES} protected files, and there are more"))
+        if self._container is not None:
+            unheld += _asked_for(self._container.unenforced, self.paths)
+        return Walls(
+            safety=self._rules.safety,
+            held=len(self._held()),
+            unheld=_words(unheld),
+            lost=tuple(f"{path}: {why}" for path, why in self._lost.items()),
+            changed=changed,
+            outside=outside,
+            repositories=repositories,
+        )
+
+
+def _below(path: Path, paths: Iterable[Path]) -> bool:
+    return any(path.is_relative_to(place) for place in paths)
+
+
+def _asked_for(unenforced: Iterable[LostMount], paths: ProtectedPaths) -> list[tuple[str, str]]:
+    """Of what the container cannot hold what the user's rules ask for; the rest (our own folder) is ours."""
+    asked = {*paths.protected, *paths.hidden}
+    return [(str(lost.path), lost.why) for lost in unenforced if lost.path in asked]
+
+
+def _words(unheld: list[tuple[str, str]]) -> tuple[str, ...]:
+    """One line each; but on a machine that holds nothing, not one line for every path."""
+    counts = Counter(why for _, why in unheld)
+    words = [f"{path}: {why}" for path, why in unheld if counts[why] <= _NAMED]
+    words += [f"{count} protected paths: {why}" for why, count in counts.items() if count > _NAMED]
+    return tuple(words)

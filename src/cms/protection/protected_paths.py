@@ -1,0 +1,270 @@
+"""Where the protected paths of a session really are, for the container that is to hold them.
+
+The policy judges a path that somebody names; a container needs a list of what exists. Some patterns name a
+place (`~/.ssh`, `/etc`): they are looked up. Others match at every depth (`.env`, `.git/hooks`): the folders
+that the session works in are walked for them, with a bound, and so are the repositories that they lie in.
+Outside of those only the gate knows them.
+
+What cannot be held
+- claude's own folder, in which it must write its transcripts. Held in it: its settings and what they run.
+- A folder that holds one which the session needs to write (a home below /var/lib, say).
+- What does not exist yet. The tripwire (tripwire.py) sees it when it is created.
+- /dev and /proc are the system's own affair, and /run has sockets that programs need.
+
+Everything here touches the disk: call it in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cms import config_file
+from cms.protection.escape_sockets import find_escape_sockets
+from cms.session.paths import DEFAULT_PROTECTED, PathRules, fold_name
+from cms.session.policy import Rules
+
+#: Entries of the work dir that are looked at, and seconds that it may take; a bigger one is not seen whole.
+MOST_ENTRIES: Final = 100_000
+LONGEST_WALK: Final = 2.0
+
+#: Held where that can be, and too big for the tripwire.
+_SYSTEM: Final = frozenset(Path(pattern) for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
+#: Never bound read-only: see above.
+_SYSTEMS_OWN: Final = (Path("/dev"), Path("/proc"), Path("/run"))
+#: Our own folder, in a home, of which a person writes one file. All else there we write all the time.
+_OURS: Final = ".claude-multi-session"
+#: What claude reads at its start and may execute, in its own folder.
+_CLAUDES: Final = (
+    "settings.json", "settings.local.json", "hooks", "commands", "agents", "skills", "CLAUDE.md", "rules",
+)  # fmt: skip
+#: Too many files, and none that a pattern could mean.
+_SKIPPED: Final = frozenset({"node_modules", "__pycache__", "site-packages"})
+_SKIPPED_IN_GIT: Final = frozenset({"objects", "refs", "logs", "lfs"})
+
+
+class Unheld(msgspec.Struct, frozen=True):
+    """A protected path that the operating system does not hold, and why."""
+
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.why}"
+
+
+class ProtectedPaths(msgspec.Struct, frozen=True):
+    """The protected paths of one session, as they are on the disk.
+
+    Attributes:
+        protected: to be held read-only.
+        hidden: not even to be read.
+        watched: for the tripwire: what is protected, exists or not, but for the system's folders.
+        unheld: what no container can hold.
+    """
+
+    protected: tuple[Path, ...] = ()
+    hidden: tuple[Path, ...] = ()
+    watched: tuple[Path, ...] = ()
+    unheld: tuple[Unheld, ...] = ()
+
+
+#: Nothing is to be held.
+NO_PATHS: Final = ProtectedPaths()
+
+
+def find_all_paths(rules: Rules, environ: Mapping[str, str]) -> ProtectedPaths:
+    """All that the operating system is to hold or to hide for a session, the ways out of it included.
+
+    Nothing where its safety is off.
+    """
+    if not rules.safety:
+        return NO_PATHS
+    found = find_protected_paths(rules.paths, rules.read_paths, rules.folders, environ)
+    return msgspec.structs.replace(found, hidden=(*found.hidden, *find_escape_sockets(rules.paths, environ)))
+
+
+def find_protected_paths(
+    rules: PathRules, read_rules: PathRules, folders: Sequence[str], environ: Mapping[str, str]
+) -> ProtectedPaths:
+    """Look on the disk for what is protected.
+
+    Args:
+        folders: where the session works: the work dir first.
+        environ: of the session: `HOME` and `CLAUDE_CONFIG_DIR` count.
+    """
+    home = Path(environ.get("HOME") or "~").expanduser()
+    config = Path(environ.get("CLAUDE_CONFIG_DIR") or home / ".claude")
+    roots = [Path(folder) for folder in folders]
+    needed = [_real(path) for path in (*roots, home, config)]
+    claudes = {_real(config), _real(home / ".claude"), _real(home / ".claude.json")}
+    unheld: list[Unheld] = []
+    protected: dict[Path, None] = {}
+    watched: dict[Path, None] = {}
+    for path in (*_named(rules, roots, home), *_walk(rules, roots, unheld)):
+        real = _real(path)
+        if real in claudes or _below(real, _SYSTEMS_OWN):
+            continue
+        system = path in _SYSTEM
+        # A file named .git says where the hooks are: who changes it brings hooks of his own.
+        if not rules.match(str(path / "hooks" if path.name == ".git" else path)):
+            continue  # taken out again
+        if not system:
+            watched[path / config_file.NAME if path == home / _OURS else path] = None
+        if not os.path.lexists(path):
+            continue
+        inside = next((need for need in needed if _below(need, (real,))), None)
+        if inside is not None:
+            unheld.append(Unheld(str(path), f"{inside} lies in it, which the session needs to write"))
+        else:
+            # Of the system's folders the real ones: on many machines /bin and /lib are links into /usr.
+            protected[real if system else path] = None
+    for name in _CLAUDES:
+        path = config / name
+        if rules.match(str(path)):
+            watched[path] = None
+            if os.path.lexists(path):
+                protected[path] = None
+    hidden: dict[Path, None] = {}
+    for path in (*_named(read_rules, roots, home), *_walk(read_rules, roots, unheld)):
+        if read_rules.match(str(path)) and os.path.lexists(path):
+            inside = next((need for need in needed if _below(need, (_real(path),))), None)
+            if inside is None:
+                hidden[path] = None
+            else:
+                unheld.append(Unheld(str(path), f"{inside} lies in it, which the session needs to read"))
+    return ProtectedPaths(_topmost(protected), _topmost(hidden), tuple(watched), tuple(dict.fromkeys(unheld)))
+
+
+def find_new(rules: PathRules, folders: Sequence[str]) -> tuple[Path, ...]:
+    """What matches now in the folders that a session works in: for the tripwire, to see what was created."""
+    roots = [Path(folder) for folder in folders]
+    return tuple(path for path in _walk(rules, roots, []) if rules.match(str(path)))
+
+
+def _named(rules: PathRules, roots: Sequence[Path], home: Path) -> Iterator[Path]:
+    """The paths that patterns name, also those where nothing is (yet)."""
+    repositories = [folder for root in roots for folder in _repositories(root)]
+    for pattern in rules.patterns:
+        if pattern.startswith("/"):
+            if not _is_wild(pattern):
+                yield Path(pattern)
+            else:
+                yield from _expand(pattern)
+        elif not _is_wild(pattern):
+            for place in (*roots, *repositories, home):
+                if pattern.split("/")[0] != ".git" or (place / ".git").is_dir():
+                    yield place / pattern
+    for root in (*roots, *repositories):
+        yield from _git_elsewhere(root)
+
+
+def _expand(pattern: str) -> Iterator[Path]:
+    """What an anchored pattern with wildcards matches, up to a bound."""
+    names = pattern.strip("/").split("/")
+    fixed = next(n for n, name in enumerate(names) if _is_wild(name))
+    base = Path("/", *names[:fixed])
+    if _is_wild("/".join(names[fixed:]).removesuffix("**").rstrip("/")):
+        for count, path in enumerate(base.glob("/".join(names[fixed:]))):
+            if count >= 1000:
+                return
+            yield path
+    else:
+        yield base  # `/srv/secrets/**`: the folder and all below it
+
+
+def _repositories(root: Path) -> Iterator[Path]:
+    """The folders above `root` that are a repository's top, `root` itself aside."""
+    for parent in root.parents:
+        if os.path.lexists(parent / ".git"):
+            yield parent
+            return
+
+
+def _git_elsewhere(root: Path) -> Iterator[Path]:
+    """The hooks and settings of a worktree or a submodule: its `.git` is a file naming the real folder."""
+    try:
+        text = (root / ".git").read_text()
+        folder = root / text.removeprefix("gitdir:").strip()
+        common = folder / "commondir"
+        if common.is_file():
+            folder = folder / common.read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return
+    yield root / ".git"
+    for name in ("hooks", "config"):
+        yield Path(os.path.normpath(folder / name))
+
+
+def _walk(rules: PathRules, roots: Sequence[Path], unheld: list[Unheld]) -> Iterator[Path]:
+    """What patterns without a place match in the folders, the topmost of each; nothing below it."""
+    wanted = _last_names(rules)
+    if wanted is None:
+        return
+    until = time.monotonic() + LONGEST_WALK
+    left = MOST_ENTRIES
+    for root in _topmost(dict.fromkeys(roots)):
+        todo = [str(root)]
+        while todo:
+            folder = todo.pop()
+            try:
+                entries = list(os.scandir(folder))
+            except OSError:
+                continue
+            left -= len(entries)
+            if left < 0 or time.monotonic() > until:
+                unheld.append(Unheld(str(root), "too big: not all of it was searched for protected files"))
+                return
+            in_git = folder.endswith("/.git")
+            for entry in entries:
+                if wanted.fullmatch(fold_name(entry.name)) and rules.match(entry.path):
+                    yield Path(entry.path)
+                elif (
+                    entry.is_dir(follow_symlinks=False)
+                    and entry.name not in _SKIPPED
+                    and not (in_git and entry.name in _SKIPPED_IN_GIT)
+                ):
+                    todo.append(entry.path)
+
+
+def _last_names(rules: PathRules) -> re.Pattern[str] | None:
+    """One expression for the names that can end a pattern which must be searched for; None if there is none.
+
+    A cheap first look: most names match no pattern, and `PathRules.match` follows links.
+    """
+    names = set()
+    for pattern in rules.patterns:
+        if not pattern.startswith("/") or _is_wild(pattern):
+            ends = [name for name in fold_name(pattern).split("/") if name not in ("", ".", "**")]
+            names.add(ends[-1] if ends else "*")
+    if not names:
+        return None
+    return re.compile(
+        "|".join(re.escape(name).replace(r"\*", ".*").replace(r"\?", ".") for name in sorted(names)),
+        re.DOTALL,
+    )
+
+
+def _is_wild(pattern: str) -> bool:
+    return "*" in pattern or "?" in pattern
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _below(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether the path is one of the folders, or lies in one."""
+    parts = path.parts
+    return any(parts[: len(folder.parts)] == folder.parts for folder in folders)
+
+
+def _topmost(paths: Mapping[Path, None]) -> tuple[Path, ...]:
+    """Without those that lie in another one."""
+    return tuple(path for path in paths if not any(parent in paths for parent in path.parents))

@@ -1,0 +1,12 @@
+"""The names of claude's built-in tools, by what a call of them can do."""
+
+from __future__ import annotations
+
+READ_TOOLS = ("Read", "Grep", "Glob", "LSP", "NotebookRead")
+WRITE_TOOLS = ("Edit", "Write", "MultiEdit", "NotebookEdit")
+#: The agent's own book-keeping: nothing outside of the session changes.
+OWN_TOOLS = ("TodoWrite", "TaskOutput", "TaskStop", "ToolSearch", "Skill", "ReportFindings")
+#: Subagents; their tools come from the same list and their calls pass the same gate.
+AGENT_TOOLS = ("Task", "Agent", "SendMessage", "ListAgents")
+QUESTION_TOOL = "AskUserQuestion"
+PLAN_TOOL = "ExitPlanMode"

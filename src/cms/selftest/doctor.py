@@ -1,0 +1,269 @@
+"""What this machine has, found by trying: for `cms doctor`, and for whoever must decide whether to start.
+
+Nothing is spent and nothing is left behind but the home, if there was none: a container is made and killed,
+`claude` is asked for its version and for its login (`claude auth status`, which calls nobody), a file is
+written into the home and removed, and a daemon is asked for its status if one runs.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Literal
+
+import msgspec
+import trio
+
+from cms._version import __version__
+from cms.config import Settings, find_claude, load_settings, load_settings_and_file
+from cms.containment import Attempt, Guarantee, Level, probe
+from cms.errors import ClaudeNotFound, CmsError
+from cms.live.argv import build_environment
+from cms.rpc.api import DaemonStatus, Nothing
+from cms.rpc.client import NoDaemon, connect
+from cms.rpc.endpoint import prepare_home
+from cms.session.model import Record
+
+#: Seconds for one question to `claude`; a cold start takes a second.
+_PATIENCE = 20.0
+_SPARE = 100 * 1024 * 1024
+
+Login = Literal["yes", "no", "unknown"]
+
+
+class Problem(Record, frozen=True):
+    """Something that is wrong or could be better."""
+
+    what: str
+    why: str
+    hint: str
+    fatal: bool  # cms cannot do its work with it
+
+
+class Guarantees(Record, frozen=True):
+    """The guarantees of the mechanism, under the names that scripts see (`containment`)."""
+
+    kill_all: Guarantee
+    dies_with_supervisor: Guarantee
+    protected_paths: Guarantee
+    hidden_paths: Guarantee
+    freeze: Guarantee
+    memory_cap: Guarantee
+    process_cap: Guarantee
+
+
+class Containment(Record, frozen=True):
+    """What holds sessions here. `guarantees` is None where nothing does."""
+
+    mechanism: str
+    level: str
+    guarantees: Guarantees | None
+    attempts: tuple[Attempt, ...]
+    seconds: float
+
+
+class Claude(Record, frozen=True):
+    path: str
+    version: str
+    login: Login
+    method: str  # "api_key", "oauth_token" ..., as claude calls it
+    simulated: bool
+
+
+class Home(Record, frozen=True):
+    path: str
+    usable: bool
+    free: int  # bytes
+
+
+class Daemon(Record, frozen=True):
+    running: bool
+    pid: int = 0
+    version: str = ""
+    containment: str = ""
+    live: int = 0
+
+
+class Checkup(Record, frozen=True):
+    """Everything `cms doctor` tells."""
+
+    ok: bool
+    containment: Containment
+    claude: Claude | None
+    home: Home
+    daemon: Daemon
+    problems: tuple[Problem, ...]
+    cms: str
+    python: str
+    trio: str
+    platform: str
+
+
+def examine(environ: Mapping[str, str] | None = None) -> Checkup:
+    """Look at everything that counts in this environment. What is wrong is in the answer, not raised.
+
+    Raises:
+        UsageError: a variable of ours holds what cannot be meant.
+    """
+    problems: list[Problem] = []
+    try:
+        settings = load_settings_and_file(environ)
+    except CmsError as error:
+        settings = load_settings(environ)
+        problems.append(Problem("config", error.message, error.hint, fatal=True))
+    return trio.run(_examine, settings, problems)
+
+
+async def _examine(settings: Settings, problems: list[Problem]) -> Checkup:
+    found: list[Containment] = []
+    agents: list[Claude | None] = []
+    async with trio.open_nursery() as nursery:
+
+        async def look_at_claude() -> None:
+            agents.append(await _claude(settings, problems))
+
+        async def look_at_containment() -> None:
+            found.append(await _containment(settings, problems))
+
+        nursery.start_soon(look_at_claude)
+        nursery.start_soon(look_at_containment)
+    home = _home(settings, problems)
+    daemon = await trio.to_thread.run_sync(_daemon, settings, found[0], problems)
+    return Checkup(
+        ok=not any(problem.fatal for problem in problems),
+        containment=found[0],
+        claude=agents[0],
+        home=home,
+        daemon=daemon,
+        problems=tuple(sorted(problems, key=lambda problem: not problem.fatal)),
+        cms=__version__,
+        python=platform.python_version(),
+        trio=version("trio"),
+        platform=f"{platform.system()} {platform.release()} {platform.machine()}",
+    )
+
+
+async def _containment(settings: Settings, problems: list[Problem]) -> Containment:
+    try:
+        report = await probe(settings.containment)
+    except CmsError as error:
+        problems.append(Problem("containment", error.message, error.hint, fatal=True))
+        return Containment("none", "none", None, (), 0.0)
+    if report.level < Level.C:
+        why = f"level {report.level.value}: {report.guarantees.kill_all.why}"
+        problems.append(Problem("containment", why, "what is missing is listed here", fatal=True))
+    problems += [Problem(each.step, each.detail, each.hint, fatal=False) for each in report.missing]
+    guarantees = Guarantees(**msgspec.structs.asdict(report.guarantees))
+    return Containment(report.mechanism, report.level.value, guarantees, report.attempts, report.seconds)
+
+
+async def _claude(settings: Settings, problems: list[Problem]) -> Claude | None:
+    def wrong(why: str, hint: str, *, fatal: bool = True) -> None:
+        problems.append(Problem("claude", why, hint, fatal=fatal))
+
+    try:
+        argv = find_claude(settings)
+    except ClaudeNotFound as error:
+        wrong(error.message, error.hint)
+        return None
+    answers: dict[str, tuple[int, str]] = {}
+    async with trio.open_nursery() as nursery:
+
+        async def ask(*words: str) -> None:
+            answers[words[0]] = await _run((*argv, *words), settings)
+
+        nursery.start_soon(ask, "--version")
+        nursery.start_soon(ask, "auth", "status", "--json")
+    code, said = answers["--version"]
+    if code != 0:
+        wrong(f"{argv[0]} does not run: {_last(said)}", "run it by hand; CMS_CLAUDE names another one")
+        return Claude(argv[0], "", "unknown", "", simulated=False)
+    login, method = _read_login(answers["auth"][1])
+    simulated = "simulated" in said
+    if login == "no":
+        hint = "run `claude` and log in, or set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"
+        wrong("it is not logged in", hint)
+    if simulated:
+        wrong("this is the simulated agent: it does no work", "unset CMS_CLAUDE", fatal=False)
+    return Claude(argv[0], said.split()[0] if said else "", login, method, simulated)
+
+
+class _AuthStatus(msgspec.Struct, rename="camel"):
+    logged_in: bool
+    auth_method: str = ""
+
+
+def _read_login(said: str) -> tuple[Login, str]:
+    """From `claude auth status --json`; a version that does not know it leaves it unknown."""
+    try:
+        status = msgspec.json.decode(said, type=_AuthStatus)
+    except msgspec.DecodeError:
+        return "unknown", ""
+    return ("yes", status.auth_method) if status.logged_in else ("no", "")
+
+
+async def _run(argv: tuple[str, ...], settings: Settings) -> tuple[int, str]:
+    """Exit status and stdout (stderr where there is none); -1 if it did not end or could not be started."""
+    env = build_environment(settings.environ)
+    env.setdefault("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+    try:
+        with trio.fail_after(_PATIENCE):
+            done = await trio.run_process(
+                argv, env=env, capture_stdout=True, capture_stderr=True, stdin=subprocess.DEVNULL, check=False
+            )
+    except OSError as error:
+        return -1, error.strerror or str(error)
+    except trio.TooSlowError:
+        return -1, f"no answer within {_PATIENCE:g} s"
+    return done.returncode, (done.stdout or done.stderr).decode(errors="replace").strip()
+
+
+def _last(text: str) -> str:
+    return text.splitlines()[-1][:200] if text.strip() else "it says nothing"
+
+
+def _home(settings: Settings, problems: list[Problem]) -> Home:
+    home, free = settings.home, 0
+    try:
+        prepare_home(home)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        found = os.statvfs(home)
+        free = found.f_bavail * found.f_frsize
+    except CmsError as error:
+        problems.append(Problem("home", error.message, error.hint, fatal=True))
+    except OSError as error:
+        why = f"cannot write into {home}: {error.strerror or error}"
+        problems.append(Problem("home", why, "make room, or set CMS_HOME to another folder", fatal=True))
+    else:
+        if free < _SPARE:
+            why = f"only {free // 2**20} MiB are free in {home}"
+            problems.append(Problem("home", why, "raw logs grow; see `cms cleanup`", fatal=False))
+        return Home(str(home), usable=True, free=free)
+    return Home(str(home), usable=False, free=free)
+
+
+def _daemon(settings: Settings, here: Containment, problems: list[Problem]) -> Daemon:
+    if not settings.home.is_dir():
+        return Daemon(running=False)
+    try:
+        with connect(settings, start=False) as client:
+            status = client.call("daemon.status", Nothing(), DaemonStatus)
+    except NoDaemon:
+        return Daemon(running=False)
+    except CmsError as error:
+        problems.append(Problem("daemon", error.message, error.hint, fatal=False))
+        return Daemon(running=False)
+    mechanism = status.containment.partition(",")[0]
+    if mechanism != here.mechanism:
+        why = f"it holds its sessions with {status.containment}; from here it would be {here.mechanism}"
+        problems.append(
+            Problem("daemon", why, "`cms daemon stop`: the next command starts it anew", fatal=False)
+        )
+    return Daemon(True, status.pid, status.version, status.containment, status.live)

@@ -1,0 +1,262 @@
+"""A supervisor without processes: sessions in memory, work that ends when a test says so.
+
+A message that contains "hang" is answered only by `release` (or a stop); any other at once. It satisfies
+`cms.daemon.handlers.Supervisor`, which mypy checks where it is handed over.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import msgspec
+import trio
+
+from cms.config import Settings
+from cms.daemon.handlers import Supervisor
+from cms.errors import NameTaken, SessionNotFound
+from cms.session.budget import Account, Budget, Cap, stand
+from cms.session.model import (
+    LIVE,
+    DelegateResult,
+    Interaction,
+    InteractionState,
+    Limits,
+    Outcome,
+    Progress,
+    Receipt,
+    Reply,
+    Safety,
+    SessionOptions,
+    SessionRecord,
+    SessionStatus,
+)
+from daemon.fake_keeper import FakeKeeper
+
+
+def options(name: str) -> SessionOptions:
+    return SessionOptions(name=name, work_dir="/")
+
+
+class FakeSupervisor(FakeKeeper):
+    """Attributes named `..._calls` and the like are for tests to look at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: dict[str, SessionRecord] = {}
+        self.said: dict[str, list[Interaction]] = {}
+        self.stopped: list[str] = []
+        self.cancelled: list[str] = []  # delegations whose task was cancelled, by name
+        self.stop_all_calls: list[float] = []
+        self.hold_stop_all = trio.Event()
+        self.hold_stop_all.set()
+        self.raises: Exception | None = None  # what `get` raises, for errors on demand
+        self.changed = trio.Condition()
+        self.caps: dict[str, float] = {}
+        self._released: dict[str, trio.Event] = {}
+        self._watchers: dict[str, list[trio.MemorySendChannel[Progress]]] = {}
+
+    # --- for tests --------------------------------------------------------------------------
+
+    def release(self, name: str) -> None:
+        self._released[name].set()
+
+    def watchers(self, name: str) -> int:
+        return len(self._watchers.get(name, []))
+
+    def tell(self, name: str, text: str) -> int:
+        """A progress note to every watcher; how many there were."""
+        watchers = self._watchers.get(name, [])
+        for watcher in watchers:
+            watcher.send_nowait(Progress(name, "text", text))
+        return len(watchers)
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        with trio.fail_after(10):
+            async with self.changed:
+                while not condition():
+                    await self.changed.wait()
+
+    async def wait_watched(self, name: str) -> None:
+        with trio.fail_after(10):
+            while not self._watchers.get(name):
+                await trio.lowlevel.checkpoint()
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    # --- Supervisor -------------------------------------------------------------------------
+
+    def live_count(self) -> int:
+        return sum(record.status in LIVE for record in self.records.values())
+
+    async def create(self, options: SessionOptions, *, parent_id: str = "") -> SessionRecord:
+        if options.name in self.records:
+            raise NameTaken(options.name)
+        now = time.time()
+        record = SessionRecord(
+            str(uuid.uuid4()), options.name, SessionStatus.CREATED, options, now, now, parent_id=parent_id
+        )
+        self.records[options.name] = record
+        self.said[options.name] = []
+        return record
+
+    async def submit(self, name: str, message: str, *, type: str) -> Interaction:  # noqa: A002 - as in Supervisor
+        record = await self.get(name)
+        interaction = Interaction(
+            str(uuid.uuid4()), record.id, len(self.said[name]) + 1, type, message, time.time()
+        )
+        self.said[name].append(interaction)
+        self._released[name] = trio.Event()
+        if "hang" not in message:
+            self._released[name].set()
+        self._set(name, SessionStatus.BUSY)
+        await self._notify()
+        return interaction
+
+    async def wait(self, interaction: Interaction) -> Reply:
+        (name,) = [name for name, record in self.records.items() if record.id == interaction.session_id]
+        await self._released[name].wait()
+        await trio.lowlevel.checkpoint()
+        if self.records[name].status is SessionStatus.BUSY:
+            self._set(name, SessionStatus.READY)
+        record = self.records[name]
+        return Reply(
+            name, record.status, f"re: {interaction.prompt}", 0.01, 1, 5, False, record.id, interaction.id
+        )
+
+    async def delegate(
+        self,
+        options: SessionOptions,
+        task: str,
+        *,
+        context: str = "",
+        accepted: Callable[[Interaction], None] | None = None,
+    ) -> DelegateResult:
+        await self.create(options)
+        return await self.continue_(options.name, context + task, accepted=accepted)
+
+    async def continue_(
+        self,
+        name: str,
+        message: str,
+        *,
+        limits: Limits | None = None,
+        accepted: Callable[[Interaction], None] | None = None,
+    ) -> DelegateResult:
+        try:
+            if "hang before" in message:
+                await trio.sleep_forever()
+            interaction = await self.submit(name, message, type="delegate")
+            if accepted is not None:
+                accepted(interaction)
+            reply = await self.wait(interaction)
+        except trio.Cancelled:
+            self.cancelled.append(name)
+            self._set(name, SessionStatus.STOPPED)
+            if self.said[name]:
+                self.said[name][-1] = msgspec.structs.replace(
+                    self.said[name][-1], state=InteractionState.INTERRUPTED, cost=0.5
+                )
+            with trio.CancelScope(shield=True):
+                await self._notify()
+            raise
+        status = (
+            Outcome.COMPLETED if self.records[name].status is SessionStatus.READY else Outcome.INTERRUPTED
+        )
+        return DelegateResult(status, name, reply.text, None, 0.01, 1, 5, (), True, Safety())
+
+    async def start_delegate(self, options: SessionOptions, task: str, *, context: str = "") -> Interaction:
+        await self.create(options)
+        return await self.submit(options.name, context + task, type="delegate")
+
+    async def start_continue(self, name: str, message: str, *, limits: Limits | None = None) -> Interaction:
+        return await self.submit(name, message, type="continue")
+
+    async def resume(self, name: str) -> SessionRecord:
+        await self.get(name)
+        return self._set(name, SessionStatus.READY)
+
+    async def interrupt(self, name: str) -> SessionRecord:
+        await self.get(name)
+        self._released[name].set()
+        return self.records[name]
+
+    async def stop(
+        self, name: str, *, reason: str = "stop", grace: float | None = None
+    ) -> tuple[SessionRecord, Receipt | None]:
+        record = await self.get(name)
+        if record.status not in LIVE:
+            return record, None
+        self.stopped.append(name)
+        self._set(name, SessionStatus.STOPPED)
+        if name in self._released:
+            self._released[name].set()
+        for watcher in self._watchers.pop(name, []):
+            watcher.close()
+        await self._notify()
+        return self.records[name], Receipt(reason, empty=True)
+
+    async def kill(self, name: str, *, reason: str = "kill") -> tuple[SessionRecord, Receipt | None]:
+        return await self.stop(name, reason=reason)
+
+    async def stop_all(self, *, grace: float) -> None:
+        self.stop_all_calls.append(grace)
+        await self._notify()
+        await self.hold_stop_all.wait()
+        for name in list(self.records):
+            await self.stop(name)
+
+    async def get(self, name: str) -> SessionRecord:
+        if self.raises is not None:
+            raise self.raises
+        if name not in self.records:
+            raise SessionNotFound(name, nearest=next(iter(self.records), ""))
+        return self.records[name]
+
+    async def set_cap(self, scope: str, usd: float | None) -> None:
+        self.caps.pop(scope, None)
+        if usd is not None:
+            self.caps[scope] = usd
+
+    async def budget(self) -> Budget:
+        return Budget(
+            Account(), Account(), tuple(stand(Cap(*cap), Account(), ()) for cap in self.caps.items())
+        )
+
+    def activity(self, name: str) -> str:
+        return "thinking" if self.records[name].status is SessionStatus.BUSY else ""
+
+    async def sessions(self, status: str = "") -> list[SessionRecord]:
+        return [record for record in reversed(self.records.values()) if status in ("", record.status)]
+
+    async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
+        await self.get(name)
+        return self.said[name][-last if last else 0 :]
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[trio.MemoryReceiveChannel[Progress]]:
+        if name not in self.records:
+            raise SessionNotFound(name)
+        send, receive = trio.open_memory_channel[Progress](1000)
+        self._watchers.setdefault(name, []).append(send)
+        try:
+            with receive:
+                yield receive
+        finally:
+            if send in self._watchers.get(name, []):
+                self._watchers[name].remove(send)
+            send.close()
+
+    def _set(self, name: str, status: SessionStatus) -> SessionRecord:
+        self.records[name] = msgspec.structs.replace(self.records[name], status=status)
+        return self.records[name]
+
+
+@asynccontextmanager
+async def open_fake(settings: Settings) -> AsyncIterator[tuple[Supervisor, str]]:
+    """For `cms.daemon.main.main(opener=...)`."""
+    yield FakeSupervisor(), "fake, level Z"

@@ -1,0 +1,276 @@
+"""A session's door: who comes through it is that session, and sees what is below it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from cms.config import Settings
+from cms.daemon.child_socket import ChildSocket
+from cms.daemon.server import open_child_socket
+from cms.errors import CmsError, DaemonUnavailable, SessionNotFound, UsageError
+from cms.fleet.supervisor import Supervisor
+from cms.rpc.api import (
+    PROTOCOL,
+    AcceptedReply,
+    ContinueParams,
+    DaemonStopParams,
+    DelegateParams,
+    Hello,
+    HelloReply,
+    ListParams,
+    NameParams,
+    Nothing,
+    SendParams,
+    SessionReply,
+    SessionsReply,
+    SetBudgetParams,
+    SpawnParams,
+    StopReply,
+)
+from cms.rpc.client import Client, connect
+from cms.session.budget import Budget
+from cms.session.lineage import scope
+from cms.session.model import DelegateResult, Limits, Record, Reply, SessionOptions
+from cms.testing.script import call, prompt, say
+from fleet.kit import make_options, make_settings, supervising
+
+LONG = call("Bash", command="sleep 600")
+
+
+@asynccontextmanager
+async def house(tmp_path: Path) -> AsyncIterator[Supervisor]:
+    settings = make_settings(tmp_path)
+    async with supervising(settings, within=40) as supervisor:
+        supervisor.child_sockets = lambda session: open_child_socket(
+            supervisor, settings, ChildSocket(session, supervisor.get, supervisor.children.descends)
+        )
+        yield supervisor
+
+
+async def spawn(supervisor: Supervisor, name: str, text: str = "hello", **changes: object) -> str:
+    """A live session of a person's; its id."""
+    record = await supervisor.create(make_options(supervisor.settings, name, **changes))
+    await supervisor.wait(await supervisor.submit(name, text, type="spawn"))
+    return record.id
+
+
+def door_of(settings: Settings, session_id: str) -> Settings:
+    """The settings of a cms that runs inside of that session."""
+    (path,) = (settings.child_sockets / session_id).iterdir()
+    return msgspec.structs.replace(settings, child_socket=path, inside=session_id)
+
+
+class Inside:
+    """What a session says at its door, one request at a time."""
+
+    def __init__(self, supervisor: Supervisor, session_id: str) -> None:
+        self.settings = door_of(supervisor.settings, session_id)
+        self.work_dir = make_options(supervisor.settings).work_dir
+
+    async def ask(self, method: str, params: Record, *results: type[Record]) -> Record:
+        def talk() -> Record:
+            with connect(self.settings) as client:
+                return _call(client, method, params, results)
+
+        return await trio.to_thread.run_sync(talk)
+
+    async def spawn(self, name: str, text: str = "hello", **changes: object) -> Record:
+        options = msgspec.structs.replace(SessionOptions(name, self.work_dir), **changes)
+        return await self.ask("session.spawn", SpawnParams(options, text), Reply, AcceptedReply)
+
+
+def _call(client: Client, method: str, params: Record, results: tuple[type[Record], ...]) -> Record:
+    first, *rest = results
+    return client.call(method, params, first, rest[0]) if rest else client.call(method, params, first)
+
+
+async def test_what_a_session_starts_is_its_child_whatever_it_says(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        parent = await spawn(supervisor, "parent", allow_cms=True, limits=Limits(max_cost=1.0))
+        inside = Inside(supervisor, parent)
+
+        def lie() -> None:
+            with connect(inside.settings, depth=0) as client:
+                client.call("hello", Hello("x", PROTOCOL, depth=-5), HelloReply)
+                options = SessionOptions("child", inside.work_dir)
+                client.call("session.spawn", SpawnParams(options, "hello"), Reply)
+
+        await trio.to_thread.run_sync(lie)
+        child = await supervisor.get("child")
+        assert (child.depth, child.started_by) == (1, parent)
+        assert child.options.limits.max_cost is not None
+        assert child.options.limits.max_cost <= 1.0
+        (standing,) = (await supervisor.budget()).scopes
+        assert (standing.scope, standing.cap) == (scope(parent), 1.0)
+
+
+async def test_it_sees_and_reaches_what_is_below_it_and_nothing_else(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        await spawn(supervisor, "stranger")
+        parent = await spawn(supervisor, "parent", allow_cms=True)
+        inside = Inside(supervisor, parent)
+        await inside.spawn("child", allow_cms=True)
+        child = Inside(supervisor, (await supervisor.get("child")).id)
+        await child.spawn("grandchild")
+
+        async def names(who: Inside) -> set[str]:
+            reply = await who.ask("session.list", ListParams(), SessionsReply)
+            assert isinstance(reply, SessionsReply)
+            return {record.name for record in reply.sessions}
+
+        assert await names(inside) == {"child", "grandchild"}
+        assert await names(child) == {"grandchild"}
+        reply = await inside.ask("session.get", NameParams("grandchild"), SessionReply)
+        assert isinstance(reply, SessionReply)
+        assert reply.session.depth == 2
+        for who, name in ((inside, "stranger"), (inside, "parent"), (child, "child"), (child, "parent")):
+            for method, params, kind in (
+                ("session.get", NameParams(name), SessionReply),
+                ("session.kill", NameParams(name), StopReply),
+                ("session.send", SendParams(name, "x"), Reply),
+                ("session.continue", ContinueParams(name, "x"), DelegateResult),
+            ):
+                with pytest.raises(SessionNotFound) as caught:
+                    await who.ask(method, params, kind)
+                assert not caught.value.nearest  # not even that it exists
+        with pytest.raises(SessionNotFound) as caught:
+            await inside.ask("session.get", NameParams("strangr"), SessionReply)
+        assert not caught.value.nearest
+        assert (await supervisor.get("stranger")).status == "ready"
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "kind"),
+    [
+        ("daemon.stop", DaemonStopParams(), Nothing),
+        ("budget.set", SetBudgetParams({"day": 1000.0}), Budget),
+        ("budget.get", Nothing(), Budget),
+    ],
+)
+async def test_what_no_session_may_ask_for(
+    tmp_path: Path, method: str, params: Record, kind: type[Record]
+) -> None:
+    async with house(tmp_path) as supervisor:
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        with pytest.raises(UsageError, match="may not call"):
+            await inside.ask(method, params, kind)
+
+
+async def test_depth_and_fan_out_end(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        parent = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        await parent.spawn("child", allow_cms=True)
+        child = Inside(supervisor, (await supervisor.get("child")).id)
+        await child.spawn("grandchild")
+        with pytest.raises(UsageError, match="depth 2 may not start others"):
+            await child.spawn("too-free", allow_cms=True)
+        for number in range(7):
+            await parent.spawn(f"more-{number}")
+        with pytest.raises(UsageError, match="8 sessions started from here are alive"):
+            await parent.spawn("one-too-many")
+        with pytest.raises(SessionNotFound):
+            await supervisor.get("one-too-many")
+        await parent.ask("session.stop", NameParams("more-0"), StopReply)
+        await parent.spawn("in-its-place")
+        with pytest.raises(UsageError, match="8 sessions"):  # brought back by a message, it counts again
+            await parent.ask("session.send", SendParams("more-0", "x"), Reply)
+        # A person is not held to it.
+        await supervisor.wait(await supervisor.submit("more-0", "x", type="send"))
+
+
+@pytest.mark.parametrize("how", ["kill", "stop", "dies", "fails"])
+async def test_children_end_with_their_parent(tmp_path: Path, how: str) -> None:
+    async with house(tmp_path) as supervisor:
+        parent = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        await parent.spawn("idle", allow_cms=True, preset="full")
+        idle = Inside(supervisor, (await supervisor.get("idle")).id)
+        working = SpawnParams(
+            SessionOptions("working", parent.work_dir, preset="full"), prompt("go", LONG), wait=False
+        )
+        await idle.ask("session.spawn", working, Reply, AcceptedReply)
+        await spawn(supervisor, "stranger")
+        if how == "kill":
+            await supervisor.kill("parent")
+            statuses = {"idle": "killed", "working": "killed"}
+        elif how == "stop":
+            await supervisor.stop("parent")
+            statuses = {"idle": "stopped", "working": "stopped"}
+        else:
+            pid = (await supervisor.get("parent")).pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL if how == "dies" else signal.SIGTERM)
+            statuses = {"idle": "stopped", "working": "stopped"}
+        while supervisor.live_count() > 1:  # noqa: ASYNC110 - no event tells a test
+            await trio.sleep(0.01)
+        for name, status in statuses.items():
+            record = await supervisor.get(name)
+            assert record.status == status
+            assert record.receipt is not None
+            assert record.receipt.empty
+        assert (await supervisor.get("stranger")).status == "ready"
+        with pytest.raises(CmsError):
+            await parent.ask("session.list", ListParams(), SessionsReply)
+        assert not list(supervisor.settings.child_sockets.iterdir())
+
+
+async def test_a_family_spends_no_more_than_its_head_may(tmp_path: Path) -> None:
+    """Five children that may each spend what is left of $0.10: the sum is the parent's limit."""
+    async with house(tmp_path) as supervisor:
+        parent = Inside(
+            supervisor,
+            await spawn(
+                supervisor, "parent", prompt("hi", say("x", cost_usd=0.02, model="sonnet")),
+                allow_cms=True, limits=Limits(max_cost=0.10),
+            ),
+        )  # fmt: skip
+        costly = [call("Bash", command="true").costing(0.01, "sonnet") for _ in range(30)]
+        results: list[Record] = []
+        refused: list[str] = []
+
+        async def delegate(name: str) -> None:
+            options = SessionOptions(name, parent.work_dir, preset="full")
+            try:
+                params = DelegateParams(options, prompt("work", *costly))
+                results.append(await parent.ask("session.delegate", params, DelegateResult))
+            except UsageError as error:
+                refused.append(error.message)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(delegate, f"child-{number}")
+        outcomes = {str(one.status) for one in results if isinstance(one, DelegateResult)}
+        assert outcomes == {"cost_exceeded"}
+        assert all("nothing left to give" in message for message in refused)
+        spent = sum(record.total_cost_usd for record in await supervisor.sessions())
+        assert spent <= 0.10 + 5 * 0.01 + 1e-9
+        assert spent >= 0.10 - 0.01
+
+
+async def test_a_session_without_leave_has_no_door(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        plain = await spawn(supervisor, "plain")
+        assert not supervisor.settings.child_sockets.exists()
+        inside = msgspec.structs.replace(supervisor.settings, inside=plain)
+        with pytest.raises(DaemonUnavailable, match="may not use cms"):
+            connect(inside)
+
+
+async def test_a_door_that_cannot_be_opened_ends_nothing(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        supervisor.settings.child_sockets.parent.mkdir(exist_ok=True)
+        supervisor.settings.child_sockets.write_text("in the way")
+        reply = await supervisor.get((await _spawned(supervisor)).name)
+        assert reply.status == "ready"
+
+
+async def _spawned(supervisor: Supervisor) -> Reply:
+    await supervisor.create(make_options(supervisor.settings, "parent", allow_cms=True))
+    return await supervisor.wait(await supervisor.submit("parent", "hello", type="spawn"))

@@ -1,0 +1,375 @@
+"""The engine on a real store with a fake crew: everything is done once, in order, within its limits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, Task, TaskLine, TaskSpec, TaskStatus
+from cms.config import Settings
+from cms.errors import UsageError
+from cms.fleet.batch_engine import Engine
+from cms.fleet.batches import Batches
+from cms.store.batches import BatchStore
+from cms.store.store import open_store
+from fleet.batch.fake import COST, FakeCrew
+
+#: A test must name the clock itself for pytest-trio to use it.
+Clock = trio.testing.MockClock
+
+
+def spec(name: str, prompt: str = "ok", *needs: str, **more: object) -> TaskSpec:
+    return msgspec.structs.replace(TaskSpec(name=name, prompt=prompt, needs=needs), **more)
+
+
+class House:
+    """Batches on a store of their own, all with one crew."""
+
+    def __init__(self, batches: Batches, sessions: FakeCrew, work_dir: Path) -> None:
+        self.batches = batches
+        self.sessions = sessions
+        self.store = batches.store
+        self.options = BatchOptions(work_dir=str(work_dir), max_parallel=4, stagger=0.0)
+
+    async def load(self, specs: Sequence[TaskSpec], **changes: object) -> BatchRecord:
+        options = msgspec.structs.replace(self.options, **changes)
+        record = await self.batches.create(options, "test")
+        for first in range(0, len(specs), 500):
+            chunk = [(one, first + place + 1) for place, one in enumerate(specs[first : first + 500])]
+            assert await self.batches.add(record.id, first, chunk) == []
+        return record
+
+    async def start(self, specs: Sequence[TaskSpec], **changes: object) -> Engine:
+        record = await self.load(specs, **changes)
+        assert await self.batches.check(record.id) == []
+        return await self.batches.start(record.id)
+
+    async def run(self, specs: Sequence[TaskSpec], **changes: object) -> BatchRecord:
+        engine = await self.start(specs, **changes)
+        # Not bounded by a deadline: while the store's thread is at work, the clock jumps to it.
+        return await engine.wait()
+
+    async def tasks(self, batch_id: str) -> dict[str, Task]:
+        found: dict[str, Task] = {}
+        after = -1
+        while page := await self.store.page(batch_id, after):
+            found |= {task.name: task for task in page}
+            after = page[-1].seq
+        return found
+
+    async def statuses(self, batch_id: str) -> dict[str, str]:
+        return {name: task.status.value for name, task in (await self.tasks(batch_id)).items()}
+
+
+@asynccontextmanager
+async def open_house(home: Path, sessions: FakeCrew | None = None) -> AsyncIterator[House]:
+    sessions = sessions or FakeCrew()
+    epoch = time.time() - trio.current_time()
+    sessions.now = lambda: epoch + trio.current_time()  # type: ignore[method-assign] # the fake has no clock
+    async with open_store(Settings(home=home)) as store, trio.open_nursery() as nursery:
+        yield House(Batches(BatchStore(store), lambda _: sessions, nursery), sessions, home)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def house(tmp_path: Path, autojump_clock: Clock) -> AsyncIterator[House]:
+    autojump_clock.autojump_threshold = 0.02  # the store works in threads: let it
+    async with open_house(tmp_path) as house:
+        yield house
+
+
+async def test_a_graph_is_worked_off_in_order(house: House, autojump_clock: Clock) -> None:
+    specs = [
+        spec("d", "ok {{needs.b.response}}", "b", "c", context="cost {{needs.c.cost}}"),
+        spec("a"),
+        spec("b", "ok", "a"),
+        spec("c", r"ok \{{needs.b.response}}", "a"),
+    ]
+    record = await house.run(specs)
+    assert (record.status, record.counts) == (BatchStatus.COMPLETED, {TaskStatus.COMPLETED: 4})
+    tasks = await house.tasks(record.id)
+    order = sorted(tasks, key=lambda name: tasks[name].order)
+    assert (order[0], order[3]) == ("a", "d")
+    assert house.sessions.prompts["d"] == f"ok answer of bcost {COST:.4f}"
+    assert house.sessions.prompts["c"] == "ok {{needs.b.response}}"
+    assert record.spent == pytest.approx(4 * COST)
+    assert set(house.sessions.begun.values()) == {1}
+
+
+async def test_a_failed_need_skips_its_dependants_and_says_so(house: House, autojump_clock: Clock) -> None:
+    record = await house.run([spec("a", "fail"), spec("b", "ok", "a"), spec("c", "ok", "b"), spec("d")])
+    assert record.status is BatchStatus.FAILED
+    assert await house.statuses(record.id) == {
+        "a": "failed",
+        "b": "skipped",
+        "c": "skipped",
+        "d": "completed",
+    }
+    tasks = await house.tasks(record.id)
+    assert tasks["c"].reason == "it needs 'a', which ended failed"
+    assert {tasks[name].order for name in tasks} == {1, 2, 3, 4}
+
+
+async def test_mistakes_are_told_before_anything_starts(house: House, autojump_clock: Clock) -> None:
+    record = await house.load([spec("a", "ok", "b"), spec("b", "ok", "a"), spec("c", "ok")])
+    (problem,) = await house.batches.check(record.id)
+    assert "in a ring" in problem
+    assert "'a' (line 1)" in problem
+    assert "'b' (line 2)" in problem
+    record = await house.load([spec("apple", "ok", "pears"), spec("pear")])
+    assert await house.batches.check(record.id) == [
+        "line 1: task 'apple' needs 'pears', which is no task of this batch; did you mean 'pear'?"
+    ]
+    assert await house.batches.add(record.id, 2, [(spec("pear"), 9)]) == [
+        "line 9: there is a task 'pear' already (line 2)"
+    ]
+    record = await house.load([spec("a", max_cost=3.0)], max_cost=1.0)
+    assert "would never start" in (await house.batches.check(record.id))[0]
+    record = await house.load([])
+    assert await house.batches.check(record.id) == ["there is no task in it"]
+    await house.batches.discard(record.id)
+    assert house.sessions.begun == {}
+
+
+async def test_troubles_of_the_api_cost_no_retry(house: House, autojump_clock: Clock) -> None:
+    record = await house.run([spec("a", "529 529 ok"), spec("b", "late-529 ok"), spec("c", "limit:60 ok")])
+    assert record.status is BatchStatus.COMPLETED
+    assert house.sessions.begun == {"a": 3, "b": 2, "c": 2}
+    assert [len(house.sessions.told.get(name, [])) for name in "abc"] == [0, 1, 1], "who had answered goes on"
+
+
+async def test_a_usage_limit_parks_everything_until_it_resets(house: House, autojump_clock: Clock) -> None:
+    record = await house.run(
+        [spec("a", "limit:3600 ok"), *(spec(f"t{n}") for n in range(40))], max_parallel=2
+    )
+    assert record.status is BatchStatus.COMPLETED
+    gaps = [b - a for a, b in zip(house.sessions.starts, house.sessions.starts[1:], strict=False)]
+    assert max(gaps) > 3000, "nothing was started meanwhile"
+    assert set(house.sessions.completed.values()) == {1}
+
+
+async def test_refused_credentials_stop_it_and_fail_nothing(house: House, autojump_clock: Clock) -> None:
+    record = await house.run([spec("a", "401 ok"), *(spec(f"t{n}", "401 ok") for n in range(30))])
+    assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "auth")
+    assert sum(house.sessions.begun.values()) <= 4
+    assert set((await house.statuses(record.id)).values()) == {"waiting"}
+    engine = await house.batches.start(record.id)
+    assert (await engine.wait()).status in (BatchStatus.COMPLETED, BatchStatus.STOPPED)
+
+
+async def test_retries_are_asked_for_and_safe(house: House, autojump_clock: Clock) -> None:
+    record = await house.run(
+        [
+            spec("plain", "fail ok"),
+            spec("again", "fail ok", retries=1),
+            spec("acted", "acts-fail ok", retries=1),
+            spec("bold", "acts-fail ok", retries=1, retry_acted=True),
+            spec("hopeless", "fail", retries=2),
+        ]
+    )
+    assert await house.statuses(record.id) == {
+        "plain": "failed",
+        "again": "completed",
+        "acted": "failed",
+        "bold": "completed",
+        "hopeless": "failed",
+    }
+    assert house.sessions.begun == {"plain": 1, "again": 2, "acted": 1, "bold": 2, "hopeless": 3}
+    tasks = await house.tasks(record.id)
+    assert tasks["acted"].result is not None
+    assert "may have changed something" in tasks["acted"].result.reasons[-1]
+
+
+async def test_a_task_that_cannot_begin_fails_alone(house: House, autojump_clock: Clock) -> None:
+    record = await house.run([spec("a", "taken"), spec("b")])
+    assert await house.statuses(record.id) == {"a": "failed", "b": "completed"}
+    assert "exists already" in ((await house.tasks(record.id))["a"].result or pytest.fail("no result")).error
+
+
+async def test_the_cap_holds_by_reservation(house: House, autojump_clock: Clock) -> None:
+    specs = [spec(f"t{n}", max_cost=1.0) for n in range(20)]
+    record = await house.run(specs, max_cost=3.05)
+    assert record.status is BatchStatus.COMPLETED
+    assert house.sessions.most <= 3
+    house.sessions.most = 0
+    record = await house.run([spec(f"u{n}", max_cost=1.0) for n in range(20)], max_cost=1.05)
+    assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "cost")
+    assert record.spent <= 1.05
+    assert "the next task may cost $1.00" in record.reason
+    assert house.sessions.most == 1
+
+
+async def test_time_stops_it_and_it_can_go_on(house: House, autojump_clock: Clock) -> None:
+    specs = [spec(f"t{n}") for n in range(30)]
+    record = await house.run(specs, max_time=40.0, max_parallel=2)
+    assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "time")
+    assert 0 < sum(house.sessions.completed.values()) < 30
+    options = msgspec.structs.replace(record.options, max_time=None)
+    record = await (await house.batches.start(record.id, options)).wait()
+    assert record.status is BatchStatus.COMPLETED
+    assert set(house.sessions.completed.values()) == {1}
+
+
+async def test_a_bug_of_ours_lays_it_down(house: House, autojump_clock: Clock) -> None:
+    engine = await house.start([spec("a"), spec("b")])
+
+    async def begin(*_: object) -> None:
+        raise ZeroDivisionError
+
+    house.sessions.begin = begin  # type: ignore[assignment, method-assign] # likewise
+    await engine.wait()
+    record = await wait_status(house, engine.record.id, BatchStatus.STOPPED)
+    assert record.stopped_by == "trouble"
+    assert "a bug of ours" in record.reason
+
+
+async def wait_status(house: House, batch_id: str, status: BatchStatus) -> BatchRecord:
+    while (record := await house.store.find(batch_id)).status is not status:  # noqa: ASYNC110
+        await trio.sleep(10)  # the store has no event for it
+    return record
+
+
+async def test_a_crash_does_not_extend_the_time(tmp_path: Path, autojump_clock: Clock) -> None:
+    autojump_clock.autojump_threshold = 0.02
+    sessions = FakeCrew(longest=30.0)
+    specs = [spec(f"t{n}") for n in range(100)]
+    with trio.CancelScope() as life:
+        async with open_house(tmp_path, sessions) as house:
+            batch_id = (await house.start(specs, detached=True, max_parallel=1, max_time=300.0)).record.id
+            deadline = (await wait_status(house, batch_id, BatchStatus.RUNNING)).deadline
+            life.cancel()
+            await trio.sleep_forever()
+    sessions.at_work.clear()
+    async with open_house(tmp_path, sessions) as house:
+        await house.batches.recover()
+        record = await wait_status(house, batch_id, BatchStatus.STOPPED)
+        assert (record.stopped_by, record.deadline) == ("time", deadline)
+
+
+async def until_begun(sessions: FakeCrew, more_than: int) -> int:
+    """Until more tasks were begun than so many; returns how many."""
+    while (begun := sum(sessions.begun.values())) <= more_than:  # noqa: ASYNC110 - the fake has no event for it
+        await trio.sleep(1)
+    return begun
+
+
+async def test_pause_resume_cancel(house: House, autojump_clock: Clock) -> None:
+    engine = await house.start([spec(f"t{n}") for n in range(200)], max_parallel=2)
+    await until_begun(house.sessions, 3)
+    record = await house.batches.pause(engine.record.id)
+    assert record.status is BatchStatus.PAUSED
+    while house.sessions.at_work:  # noqa: ASYNC110 - likewise
+        await trio.sleep(1)
+    begun = sum(house.sessions.begun.values())
+    await trio.sleep(10_000)
+    assert sum(house.sessions.begun.values()) == begun
+    assert (await house.store.find(record.id)).status is BatchStatus.PAUSED
+    await house.batches.start(record.id)
+    await until_begun(house.sessions, begun)
+    record = await house.batches.cancel(record.id)
+    assert record.status is BatchStatus.CANCELLED
+    assert not house.sessions.at_work
+    assert TaskStatus.CANCELLED in record.counts
+    with pytest.raises(UsageError, match="is cancelled"):
+        await house.batches.start(record.id)
+
+
+async def test_stop_ends_what_runs_and_tells_what_is_not_safe(house: House, autojump_clock: Clock) -> None:
+    engine = await house.start(
+        [spec("hangs", "hang ok"), spec("calm", "hang ok"), spec("later")], max_parallel=2
+    )
+    with trio.fail_after(100):
+        while len(house.sessions.at_work) < 2:  # noqa: ASYNC110 - the fake has no event for it
+            await trio.sleep(0.1)
+    house.sessions.sessions["calm"].finished = 1  # its tool had come to an end
+    record = await house.batches.stop(engine.record.id)
+    assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "asked")
+    assert await house.statuses(record.id) == {"hangs": "interrupted", "calm": "waiting", "later": "waiting"}
+    record = await (await house.batches.start(record.id)).wait()
+    assert await house.statuses(record.id) == {
+        "hangs": "interrupted",
+        "calm": "completed",
+        "later": "completed",
+    }
+    assert len(house.sessions.told["calm"]) == 1
+
+
+async def test_the_results_come_once_each(house: House, autojump_clock: Clock, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    record = await house.run(
+        [spec(f"t{n}", "fail" if n == 3 else "ok") for n in range(30)],
+        out=str(out),
+        report=str(tmp_path / "r.html"),
+    )
+    lines = [msgspec.json.decode(line, type=TaskLine) for line in out.read_bytes().splitlines()]
+    assert sorted(line.name for line in lines) == sorted(f"t{n}" for n in range(30))
+    assert next(line for line in lines if line.name == "t3").status is TaskStatus.FAILED
+    assert record.id in (tmp_path / "r.html").read_text()
+    # A line is torn and one is lost in a crash: going on mends both.
+    out.write_bytes(b"\n".join(out.read_bytes().splitlines()[:-1])[:-5])
+    await house.store.save(msgspec.structs.replace(record, status=BatchStatus.STOPPED))
+    await (await house.batches.start(record.id)).wait()
+    again = [msgspec.json.decode(line, type=TaskLine) for line in out.read_bytes().splitlines()]
+    assert sorted(line.name for line in again) == sorted(f"t{n}" for n in range(30))
+
+
+async def test_a_keep_alive_batch_keeps_who_completed(house: House, autojump_clock: Clock) -> None:
+    await house.run([spec("a"), spec("b", "fail")], keep_alive=True)
+    assert house.sessions.kept == ["a"]
+
+
+async def test_forecast_of_what_is_loaded(house: House, autojump_clock: Clock) -> None:
+    record = await house.load([spec("a", max_cost=1.0), spec("b", "ok", "a", max_cost=1.0)], max_cost=0.5)
+    assert len(await house.batches.check(record.id)) == 1
+    told = await house.batches.plan(record.id)
+    assert (told.tasks, told.cost_limit, told.fits) == (2, 2.0, False)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_killed_at_any_instant_nothing_is_lost_or_done_twice(
+    tmp_path: Path, autojump_clock: Clock, seed: int
+) -> None:
+    """The engine is cut off without a word again and again, and the crew's sessions with it."""
+    autojump_clock.autojump_threshold = 0.02
+    sessions = FakeCrew(seed=seed, longest=5.0)
+    specs = [spec(f"t{n}", "ok", *([f"t{n - 7}"] if n % 3 == 0 and n > 7 else [])) for n in range(60)]
+    batch_id = ""
+    for life in range(200):  # noqa: B007 - used below
+        with trio.move_on_after(sessions.chance.uniform(0.1, 12)):
+            async with open_house(tmp_path, sessions) as house:
+                if not batch_id:
+                    batch_id = (await house.start(specs, detached=True)).record.id
+                else:
+                    await house.batches.recover()
+                engine = house.batches.engine(batch_id)
+                if engine is None:
+                    break
+                await engine.wait()
+        sessions.at_work.clear()
+    else:
+        pytest.fail("it never came to an end")
+    assert life > 1, "it was not cut off at all"
+    async with open_house(tmp_path, sessions) as house:
+        record = await house.store.find(batch_id)
+        assert record.status is BatchStatus.COMPLETED
+        assert record.counts == {TaskStatus.COMPLETED: 60}
+    assert len(sessions.completed) == 60, "none was lost"
+    assert set(sessions.completed.values()) == {1}, "none was done twice"
+
+
+async def test_ten_thousand_tasks(tmp_path: Path, autojump_clock: Clock) -> None:
+    autojump_clock.autojump_threshold = 0.0
+    sessions = FakeCrew(longest=20.0)
+    async with open_house(tmp_path, sessions) as house:
+        record = await house.run([spec(f"t{n}") for n in range(10_000)], max_parallel=200)
+        assert record.counts == {TaskStatus.COMPLETED: 10_000}
+    assert len(sessions.completed) == 10_000
+    assert set(sessions.completed.values()) == {1}
+    assert sessions.most == 200

@@ -1,0 +1,159 @@
+"""What leaves a batch: hooks that fail, hang or multiply; a webhook that is not there; lines exactly once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import msgspec
+import psutil
+import trio
+
+from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskLine, TaskStatus, TaskView
+from cms.fleet.notify import News, Notifier, ResultFile, post, run_hook
+
+
+def task(name: str) -> TaskView:
+    return TaskView(
+        name=name,
+        status=TaskStatus.FAILED,
+        cost=0.0,
+        cost_exact=True,
+        turns=0,
+        duration=0,
+        response="",
+        error="",
+        tries=1,
+        line=1,
+        model="opus",
+        session_id="",
+        can_continue=False,
+        tools_used=(),
+        reasons=(),
+        needs=(),
+        started=1.5,
+        ended=None,
+    )
+
+
+def batch(options: BatchOptions) -> BatchRecord:
+    return BatchRecord(id="b-1", created=0.0, status=BatchStatus.RUNNING, options=options)
+
+
+def ended(pid: int) -> bool:
+    """Gone, or a zombie that nobody reaps here."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_a_hook_reads_the_news(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        assert await run_hook("cat > got", b'{"a":1}', cwd=str(tmp_path)) == ""
+        assert (tmp_path / "got").read_bytes() == b'{"a":1}'
+        assert await run_hook("exit 3", b"x" * 1_000_000, cwd=str(tmp_path)) == "exit status 3"
+        assert await run_hook("kill -9 $$", b"", cwd=str(tmp_path)) == "ended by signal 9"
+        assert "could not be started" in await run_hook("true", b"", cwd=str(tmp_path / "gone"))
+
+
+async def test_a_hook_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    with trio.fail_after(20):
+        told = await run_hook("sleep 1000 & echo $! > child; wait", b"", cwd=str(tmp_path), timeout=0.5)
+        assert told == "not done after 0.5 s, ended by force"
+        child = int((tmp_path / "child").read_text())
+        while not ended(child):  # noqa: ASYNC110 - nothing tells it
+            await trio.sleep(0.01)
+
+
+async def test_a_cancelled_hook_leaves_nothing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "begun")
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: run_hook("echo $$ > begun; sleep 1000", b"", cwd=str(tmp_path)))
+            pid = int(await trio.to_thread.run_sync((tmp_path / "begun").read_text))
+            nursery.cancel_scope.cancel()
+    assert not psutil.pid_exists(pid)
+
+
+async def test_failures_that_come_together_are_told_together(tmp_path: Path) -> None:
+    options = BatchOptions(
+        work_dir=str(tmp_path), on_fail="cat >> told; echo >> told; test -e go || sleep 0.5"
+    )
+    warnings: list[str] = []
+    notifier = Notifier(options, warnings.append)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notifier.run)
+            notifier.failed(batch(options), task("first"))
+            while not (tmp_path / "told").exists():  # noqa: ASYNC110 - likewise
+                await trio.sleep(0.01)
+            for number in range(500):
+                notifier.failed(batch(options), task(f"t{number}"))
+            await notifier.drained()
+            nursery.cancel_scope.cancel()
+    lines = [msgspec.json.decode(line, type=News) for line in (tmp_path / "told").read_bytes().splitlines()]
+    assert [line.event for line in lines] == ["fail", "fail"]
+    assert [task.name for task in lines[0].tasks] == ["first"]
+    assert (len(lines[1].tasks), lines[1].more) == (100, 400)
+    assert warnings == []
+
+
+async def test_what_goes_wrong_is_told_and_no_more(tmp_path: Path) -> None:
+    options = BatchOptions(work_dir=str(tmp_path), on_done="exit 7", webhook="http://127.0.0.1:1/")
+    warnings: list[str] = []
+    notifier = Notifier(options, warnings.append)
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notifier.run)
+            notifier.done(batch(options))
+            await notifier.drained()
+            nursery.cancel_scope.cancel()
+    assert warnings[0] == "--on-done: exit status 7"
+    assert "refused" in warnings[1]
+
+
+def test_a_webhook_is_posted() -> None:
+    heard: list[bytes] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(204 if self.path == "/good" else 500)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert post(f"http://127.0.0.1:{server.server_port}/good", b"{}") == ""
+        assert post(f"http://127.0.0.1:{server.server_port}/bad", b"{}") == "answered 500"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert heard == [b"{}", b"{}"]
+    assert "no web address" in post("file:///etc/passwd", b"")
+
+
+def test_lines_come_once_whatever_was_torn(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    tasks = [task(f"t{number}") for number in range(5)]
+    results = ResultFile(path)
+    results.write(tasks[:3])
+    results.close()
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(path.read_bytes()[:-7] + b"")  # the third line is torn
+    results = ResultFile(path)
+    results.reconcile()
+    results.write(tasks)
+    results.caught_up()
+    results.close()
+    lines = [msgspec.json.decode(line, type=TaskLine) for line in path.read_bytes().splitlines()]
+    assert [line.name for line in lines] == ["t0", "t1", "t2", "t3", "t4"]
+    assert lines[0].started == "1970-01-01T00:00:01.500Z"

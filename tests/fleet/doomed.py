@@ -1,0 +1,36 @@
+"""A program with a supervisor that is going to be killed: `python doomed.py FOLDER STAGE`.
+
+It answers one message, brings the session to the stage named, says so on stdout, and waits for its end.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import trio
+
+from cms.fleet.supervisor import open_supervisor
+from cms.testing.script import prompt, say
+from fleet.kit import ask, at_work, make_settings, start, talking, toil
+
+
+async def main(folder: str, stage: str) -> None:
+    async with open_supervisor(make_settings(Path(folder))) as supervisor:
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("first", cost_usd=0.05, model="sonnet")))
+        if stage == "tool":
+            await supervisor.submit("one", prompt("Work", toil(), say("done")), type="send")
+            await at_work(supervisor)
+        elif stage == "reply":
+            await supervisor.submit("one", prompt("Think", say("a long thought").stalling()), type="send")
+            await talking(supervisor)
+        if stage != "idle":
+            await supervisor.submit("one", "And then", type="send")
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1], sys.argv[2])

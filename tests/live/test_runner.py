@@ -1,0 +1,1081 @@
+"""One session from the inside of a supervisor: limits that hold, agents that die, a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+import trio
+
+from cms.errors import CmsError, StoreError, WrongStatus
+from cms.live import runner as runner_module
+from cms.live.process import Ladder
+from cms.live.watchers import LAG, Watchers
+from cms.protection.scratch import remove_scratch
+from cms.session.audit import Decision
+from cms.session.budget import Grant
+from cms.session.model import (
+    Interaction,
+    InteractionState,
+    Limits,
+    Outcome,
+    Progress,
+    ProgressKind,
+    Receipt,
+    SessionRecord,
+    SessionStatus,
+)
+from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.store import Store, open_store
+from cms.store.transactions import Transactions
+from cms.testing.script import FOREVER, Quirk, ScriptedReply, call, prompt, say, together
+from fleet.kit import (
+    FullDisk,
+    ask,
+    assert_nothing_left,
+    at_work,
+    awkward,
+    consistent,
+    delegate,
+    last,
+    make_settings,
+    marked,
+    proved,
+    start,
+    supervising,
+    toil,
+    until,
+)
+
+T = TypeVar("T")
+
+
+def cents(reply: ScriptedReply, amount: float) -> ScriptedReply:
+    """At this price with the model that sessions use when none is named."""
+    return reply.costing(amount / 100, "sonnet")
+
+
+# --- limits -----------------------------------------------------------------------------------------
+
+
+async def test_cost_is_looked_at_before_each_tool_call(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        work = [cents(call("Write", file_path=f"{number}", content="x"), 5) for number in range(6)]
+        result = await delegate(supervisor, prompt("Work", *work, say("done")), limits=Limits(max_cost=0.10))
+        assert result.status is Outcome.COST_EXCEEDED
+        assert result.cost == pytest.approx(0.10)
+        assert result.cost_exact
+        assert "$0.1000" in (result.error or "")
+        # The call of the reply that reached the limit did not run.
+        assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["0"]
+        total = await supervisor.store.total(result.session_id)
+        assert total.usage.cost_usd == pytest.approx(0.10)
+    (record,) = await consistent(settings)
+    assert record.status is SessionStatus.STOPPED
+
+
+async def test_a_follow_up_has_what_is_left_of_the_limit_or_a_higher_one(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        limits = Limits(max_cost=0.10, max_turns=10)
+        first = await delegate(supervisor, prompt("Go", cents(say("one"), 6)), limits=limits)
+        assert first.status is Outcome.COMPLETED
+        again = prompt("On", *(cents(call("Bash", command="true"), 3) for _ in range(4)), say("done"))
+        second = await supervisor.continue_("one", again)
+        assert second.status is Outcome.COST_EXCEEDED
+        assert second.cost == pytest.approx(0.06)
+        third = await supervisor.continue_("one", again)
+        assert third.status is Outcome.COST_EXCEEDED
+        assert third.cost == 0
+        assert "not sent" in (third.error or "")
+        fourth = await supervisor.continue_("one", again, limits=Limits(max_cost=1.0))
+        assert fourth.status is Outcome.COMPLETED
+        assert fourth.cost == pytest.approx(0.12, abs=0.001)
+        record = await supervisor.get("one")
+        assert record.options.limits == Limits(max_cost=1.0, max_turns=10)
+        assert record.total_cost_usd == pytest.approx(0.24, abs=0.001)
+
+
+async def test_claudes_own_lock_is_set_to_what_is_left(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor, limits=Limits(max_cost=0.10, max_turns=10))
+        for left, turns in ((b"0.100000", b"10"), (b"0.040000", b"9")):
+            record = await supervisor.resume("one")
+            command = (Path("/proc") / str(record.pid) / "cmdline").read_bytes().split(b"\0")
+            assert b"--max-budget-usd=" + left in command
+            assert b"--max-turns=" + turns in command
+            await ask(supervisor, "one", prompt("Go", cents(say("one"), 6)))
+            await supervisor.stop("one")
+
+
+async def test_turns(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        work = [call("Write", file_path=f"{number}", content="x") for number in range(6)]
+        result = await delegate(supervisor, prompt("Work", *work, say("done")), limits=Limits(max_turns=3))
+        assert result.status is Outcome.TURNS_EXCEEDED
+        assert result.turns == 3
+        assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["0", "1"]
+
+
+async def test_tool_calls(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        work = together(*(call("Write", file_path=f"{number}", content="x") for number in range(6)))
+        limits = Limits(max_tool_calls=3)
+        result = await delegate(supervisor, prompt("Work", work, say("done")), limits=limits)
+        assert result.status is Outcome.TURNS_EXCEEDED
+        assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["0", "1", "2"]
+
+
+THOUGHT = say("a thought").stalling("middle", FOREVER)
+
+
+@pytest.mark.parametrize(
+    ("reply", "limits", "outcome"),
+    [
+        (toil(), Limits(max_time=0.5), Outcome.TIME_EXCEEDED),
+        (THOUGHT, Limits(max_time=0.5), Outcome.TIME_EXCEEDED),
+        (THOUGHT, Limits(max_silence=0.5), Outcome.STALLED),
+        # Longer than the meter takes between two looks: its answers are no sign of life.
+        (toil(), Limits(max_silence=2.5), Outcome.STALLED),
+    ],
+    ids=["time, tool", "time, reply", "silence, reply", "silence, tool"],
+)
+async def test_time_and_silence(
+    tmp_path: Path, reply: ScriptedReply, limits: Limits, outcome: Outcome
+) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        begun = trio.current_time()
+        result = await delegate(supervisor, prompt("Work", reply, say("done")), limits=limits)
+        assert result.status is outcome
+        bound = (limits.max_time or 0) + (limits.max_silence or 0)
+        assert bound <= trio.current_time() - begun < bound + 1.5
+        assert result.can_continue
+    await consistent(settings)
+
+
+async def test_a_protected_path_ends_it_before_anything_is_written(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        work = prompt("Work", call("Write", file_path=".env", content="x"), say("done"))
+        result = await delegate(supervisor, work)
+        assert result.status is Outcome.PROTECTED_PATH
+        assert result.safety.total_violations == 1
+        assert not (tmp_path / "work" / ".env").exists()
+        denied = await delegate(supervisor, work, name="two", on_violation="deny")
+        assert denied.status is Outcome.NEEDS_INPUT
+        assert denied.safety.total_violations == 1
+        assert denied.response == "done"
+        assert not (tmp_path / "work" / ".env").exists()
+
+
+async def test_caps_on_the_process_tree(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        bomb = call("Bash", command="for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 600 & done; wait")
+        result = await delegate(supervisor, prompt("Work", bomb, say("done")), limits=Limits(max_procs=8))
+        assert result.status is Outcome.FAILED
+        assert "passed their cap on processes" in (result.error or "")
+    await consistent(settings)
+
+
+async def test_a_question_is_the_result(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        options = [{"label": "Red", "description": ""}, {"label": "Blue", "description": ""}]
+        question = {"question": "Which colour?", "header": "Colour", "options": options}
+        work = prompt("Paint", call("AskUserQuestion", questions=[question]), say("done"))
+        result = await delegate(supervisor, work, preset="edit")
+        assert result.status is Outcome.NEEDS_INPUT
+        assert result.error == "Which colour?"
+        assert [one.options for one in result.questions] == [("Red", "Blue")]
+
+
+async def test_what_nobody_permits_is_needs_input(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        work = prompt("Work", call("Bash", command="make install"), say("done"))
+        result = await delegate(supervisor, work, preset="edit")
+        assert result.status is Outcome.NEEDS_INPUT
+        assert [denial.tool for denial in result.safety.denials] == ["Bash"]
+        outside = prompt("Work", call("Write", file_path=str(tmp_path / "x"), content="x"), say("done"))
+        result = await delegate(supervisor, outside, name="two", preset="edit")
+        assert result.status is Outcome.NEEDS_INPUT
+        assert not (tmp_path / "x").exists()
+
+
+async def test_a_plan_is_the_result(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        work = prompt("Plan", call("ExitPlanMode", plan="1. Do it.\n2. Rest."), say("never"))
+        result = await delegate(supervisor, work, preset="plan")
+        assert result.status is Outcome.COMPLETED
+        assert "1. Do it." in result.response
+
+
+async def test_a_background_subagents_late_result_and_cost_are_in(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        task = prompt("Look around", cents(say("seen").after(0.5), 10))
+        launch = call("Agent", description="look", prompt=task)
+        work = prompt("Work", launch, cents(say("launched"), 1), cents(say("all is seen"), 1))
+        result = await delegate(supervisor, work)
+        assert result.status is Outcome.COMPLETED
+        assert result.response.splitlines()[-1] == "all is seen"
+        assert result.cost == pytest.approx(0.12, abs=0.001)
+        assert (await supervisor.store.total(result.session_id)).usage.cost_usd == pytest.approx(result.cost)
+
+
+# --- how much it takes --------------------------------------------------------------------------------
+
+
+class Steps(trio.abc.Instrument):
+    """How often a task ran."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize("state", ["working", "frozen", "idle", "asked", "interrupted", "ending"])
+async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
+    """Whatever a session waits for, its clock does not go round and round."""
+    settings = make_settings(tmp_path, grace=1.2)
+    async with supervising(settings) as supervisor:
+        limits = Limits(max_cost=1.0, max_silence=60.0, max_time=60.0)
+        await start(supervisor, limits=limits, ask_timeout=60.0)
+        await supervisor.resume("one")
+        if state == "asked":
+            question = {
+                "question": "Which?",
+                "header": "Which",
+                "options": [{"label": "A", "description": ""}],
+            }
+            await supervisor.submit(
+                "one", prompt("Ask", call("AskUserQuestion", questions=[question])), type="send"
+            )
+            await until(lambda: bool(supervisor.questions()))
+        elif state != "idle":
+            work = prompt("Work", toil())
+            await supervisor.submit("one", work, type="send")
+            await at_work(supervisor)
+        runner = supervisor._runners["one"]
+        if state == "frozen":
+            await supervisor.pause("one", freeze=True)
+        steps = Steps()
+        async with trio.open_nursery() as nursery:
+            if state in ("interrupted", "ending"):
+                assert runner.record.pid is not None
+                os.kill(runner.record.pid, signal.SIGSTOP)  # so that nothing helps
+            if state == "interrupted":
+                await supervisor.interrupt("one")
+            elif state == "ending":
+                nursery.start_soon(supervisor.stop, "one")
+                await until(lambda: runner.ending)
+            trio.lowlevel.add_instrument(steps)
+            await trio.sleep(1.0)
+            trio.lowlevel.remove_instrument(steps)
+            if state == "ending":
+                await supervisor.kill("one")
+        assert steps.count < 60
+        await supervisor.kill("one")
+
+
+# --- agents that go wrong ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [
+        ("dies_at_once", "exited with 1 before it was ready: no terminal, no home, no hope"),
+        ("exits_0_at_once", "exited with 0 before it was ready"),
+        ("never_reads", "did not answer `initialize` within 0.5 s"),
+        ("deaf", "did not answer `initialize` within 0.5 s"),
+        ("garbage", "did not answer `initialize` within 0.5 s"),
+        ("closes_stdout", "closed its output before it was ready, and did not end"),
+        ("endless_line", "passed 1000000 bytes"),
+        ("dies_before_initialized", "was killed by signal 9 before it was ready"),
+        ("refuses_hooks", "refused to register the tool gate: hooks are out of order"),
+        ("dies_before_usage", "exited with 7 before it was ready"),
+        ("hides_usage", "did not answer `get_usage` within 0.5 s"),
+        ("odd_usage", "cost report cannot be read"),
+    ],
+)
+async def test_one_that_does_not_come_up(tmp_path: Path, stage: str, error: str) -> None:
+    settings = make_settings(tmp_path, claude=awkward(stage), grace=0.2, start_timeout=0.5)
+    settings = msgspec.structs.replace(settings, max_line=1_000_000)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        begun = trio.current_time()
+        reply = await ask(supervisor, "one", "Hello")
+        assert trio.current_time() - begun < 3
+        assert reply.is_error
+        assert reply.outcome is Outcome.FAILED
+        assert reply.error.startswith("never sent: ")
+        assert error in reply.error
+        await until(lambda: supervisor.live_count() == 0)
+        record = await supervisor.get("one")
+        assert record.status is SessionStatus.FAILED
+        assert error in record.error
+        assert record.receipt is not None
+        assert record.receipt.empty
+        if stage == "deaf":
+            assert [step.name for step in record.receipt.steps] == ["eof", "terminate", "kill"]
+        if stage == "garbage":
+            assert record.noise_lines > 0
+        if stage not in ("dies_at_once", "never_reads"):
+            return
+        with pytest.raises(CmsError, match=re.escape(error)):
+            await supervisor.resume("one")
+        # It was cut off before its first turn, so it has to come up before it is given another message.
+        with pytest.raises(CmsError, match=re.escape(error)):
+            await supervisor.continue_("one", "Hello")
+        assert (await supervisor.get("one")).interaction_count == 1
+    await consistent(settings)
+
+
+@pytest.mark.parametrize(
+    ("stage", "error"),
+    [("dies_idle", "exited with 5"), ("closes_stdout_idle", "closed its output while idle, and did not end")],
+)
+async def test_one_that_ends_while_idle(tmp_path: Path, stage: str, error: str) -> None:
+    settings = make_settings(tmp_path, claude=awkward(stage), grace=0.3)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        with suppress(CmsError):  # so soon that it was not seen alive
+            await supervisor.resume("one")
+        await until(lambda: supervisor.live_count() == 0)
+        record = await supervisor.get("one")
+        assert record.status is SessionStatus.FAILED
+        assert error in record.error
+    await consistent(settings)
+
+
+async def test_one_that_dies_of_a_message(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, claude=awkward("dies_on_message"))
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        reply = await ask(supervisor, "one", "Hello")
+        assert reply.outcome is Outcome.FAILED
+        assert "exited with 1 in the middle of a turn: the message was too much" in reply.error
+        assert not (await last(supervisor)).cost_exact
+    await consistent(settings)
+
+
+async def test_one_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
+    """A message longer than any pipe stays half written; the end comes all the same, by the ladder."""
+    settings = make_settings(tmp_path, claude=awkward("stops_reading"), grace=0.3)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", "Hello " * 200_000, type="send")
+        await until(lambda: supervisor._runners["one"].record.status is SessionStatus.BUSY)
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0.2):
+            await supervisor.wait(sent)
+        receipt = proved(await supervisor.stop("one"))
+        assert [step.name for step in receipt.steps] == ["interrupt", "eof", "terminate", "kill"]
+        assert [step.worked for step in receipt.steps] == [False, False, True, True]
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+    await consistent(settings)
+
+
+@pytest.mark.parametrize(
+    ("when", "response"), [("init", ""), ("reply", ""), ("tools", ""), ("result", "a word")]
+)
+@pytest.mark.parametrize(
+    ("status", "how"), [(0, "exited with 0"), (3, "exited with 3"), (-9, "was killed by signal 9")]
+)
+async def test_one_that_dies_in_a_turn(
+    tmp_path: Path, when: str, response: str, status: int, how: str
+) -> None:
+    quirk = msgspec.convert({"kind": "die", "when": when, "status": status}, Quirk)
+    reply = call("Bash", command="true") if when == "tools" else say("a word")
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Work", reply.quirky(quirk), say("x")), type="send")
+        behind = await supervisor.submit("one", "And then", type="send")
+        died = await supervisor.wait(sent)
+        assert died.outcome is Outcome.FAILED
+        assert f"claude {how} in the middle of a turn" in died.error
+        assert died.text == response
+        assert "never sent" in (await supervisor.wait(behind)).error
+        await until(lambda: supervisor.live_count() == 0)
+        one = (await supervisor.interactions("one"))[0]
+        assert one.state is InteractionState.FAILED
+        assert one.outcome is Outcome.FAILED
+        assert (await supervisor.get("one")).status is SessionStatus.FAILED
+        # Its conversation goes on.
+        assert (await ask(supervisor, "one", prompt("Again", say("here")))).text == "here"
+    await consistent(settings)
+
+
+async def test_killed_before_it_read_its_first_message_it_can_begin_anew(tmp_path: Path) -> None:
+    """The books say that the message was sent, but claude has no conversation to resume."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        record = await supervisor.resume("one")
+        assert record.pid is not None
+        os.kill(record.pid, signal.SIGSTOP)
+        sent = await supervisor.submit("one", prompt("Hello", say("never")), type="send")
+        await until(lambda: supervisor._runners["one"].record.status is SessionStatus.BUSY)
+        await supervisor.kill("one")
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        assert (await ask(supervisor, "one", prompt("Hello", say("here")))).text == "here"
+        await supervisor.stop("one")
+        assert (await ask(supervisor, "one", prompt("And", say("there")))).text == "there"
+    await consistent(settings)
+
+
+async def test_a_conversation_that_is_gone_is_told_not_begun_anew(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        await supervisor.stop("one")
+        for transcript in (tmp_path / "home" / ".claude").rglob("*.jsonl"):
+            transcript.unlink()
+        reply = await ask(supervisor, "one", prompt("And", say("there")))
+        assert reply.outcome is Outcome.FAILED
+        assert "No conversation found" in reply.error
+
+
+@pytest.mark.parametrize("transcript", [False, True], ids=["before", "after"])
+async def test_one_killed_before_or_after_it_kept_anything_goes_on_at_the_first_attempt(
+    tmp_path: Path, transcript: bool
+) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Hello", say("never").stalling("start")), type="send")
+        await until(lambda: supervisor._runners["one"]._driver.begun)
+        await supervisor.kill("one")
+        assert (await supervisor.finished(sent)).outcome is Outcome.INTERRUPTED
+        kept = list((tmp_path / "home" / ".claude").rglob("*.jsonl"))
+        record = await supervisor.get("one")
+        if transcript:
+            # ... and what is in the store of it is from before.
+            await supervisor.store.commit(session=msgspec.structs.replace(record, claude_session_id=""))
+        for path in kept:
+            if not transcript:
+                path.unlink()
+        assert (await ask(supervisor, "one", prompt("Hello", say("here")))).text == "here"
+        await supervisor.stop("one")
+        assert (await ask(supervisor, "one", prompt("And", say("there")))).text == "there"
+    await consistent(settings)
+
+
+@pytest.mark.parametrize(
+    ("quirks", "steps"),
+    [
+        ((Quirk("hang"),), ["interrupt", "eof", "terminate", "kill"]),
+        ((Quirk("ignore_sigterm"), Quirk("hang")), ["interrupt", "eof", "terminate", "kill"]),
+    ],
+    ids=["deaf to stdin", "deaf to SIGTERM too"],
+)
+async def test_one_that_hangs(tmp_path: Path, quirks: tuple[Quirk, ...], steps: list[str]) -> None:
+    settings = make_settings(tmp_path, grace=0.3)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sign = tmp_path / "work" / "sign"
+        begin = call("Write", file_path="sign", content="x")
+        sent = await supervisor.submit("one", prompt("Work", begin, say("x").quirky(*quirks)), type="send")
+        await until(sign.exists)
+        receipt = proved(await supervisor.stop("one"))
+        assert [step.name for step in receipt.steps] == steps
+        assert receipt.seconds < 2
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+    await consistent(settings)
+
+
+async def test_one_that_hangs_past_a_limit_is_stopped(tmp_path: Path) -> None:
+    """The interrupt does not help; then the ladder comes, and does not try it again."""
+    settings = make_settings(tmp_path, grace=0.3)
+    async with supervising(settings) as supervisor:
+        work = prompt("Work", say("x").quirky(Quirk("hang")))
+        result = await delegate(supervisor, work, limits=Limits(max_time=0.3))
+        assert result.status is Outcome.TIME_EXCEEDED
+        assert result.receipt is not None
+        assert [step.name for step in result.receipt.steps] == ["eof", "terminate", "kill"]
+    await consistent(settings)
+
+
+async def test_noise_floods_and_news_harm_nothing(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        odd = say("all the same").quirky(
+            Quirk("garbage"),
+            Quirk("garbage", text="\n\n{]\n"),
+            Quirk("unknown"),
+            Quirk("flood", size=3000),
+            Quirk("huge_line", size=3_000_000),
+        )
+        reply = await ask(supervisor, "one", prompt("Work", odd))
+        assert reply.text == "all the same"
+        assert not reply.is_error
+        await supervisor.stop("one")
+        record = await supervisor.get("one")
+        assert record.unknown_lines >= 3001
+        assert record.noise_lines >= 2
+
+
+async def test_a_line_too_long_ends_it_by_name(tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(make_settings(tmp_path), max_line=100_000)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        work = prompt("Work", say("x").quirky(Quirk("huge_line", size=200_000)))
+        reply = await ask(supervisor, "one", work)
+        assert reply.outcome is Outcome.FAILED
+        assert "CMS_MAX_LINE" in reply.error
+        await until(lambda: supervisor.live_count() == 0)
+    await consistent(settings)
+
+
+class Held(Store):
+    """Holds back each decision of the gate until `go` is set."""
+
+    def __init__(self, real: Store) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.asked = trio.Event()
+        self.go = trio.Event()
+
+    async def add_decision(self, decision: object) -> None:
+        self.asked.set()
+        await self.go.wait()
+
+
+@pytest.mark.parametrize("how", ["dies", "stop", "kill"])
+async def test_an_end_while_a_call_is_at_the_gate(tmp_path: Path, how: str) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.store = held = Held(supervisor.store)
+        await start(supervisor)
+        work = prompt("Work", call("Write", file_path="never", content="x"), say("done"))
+        sent = await supervisor.submit("one", work, type="send")
+        await held.asked.wait()
+        runner = supervisor._runners["one"]
+        async with trio.open_nursery() as nursery:
+            if how == "dies":
+                assert runner.record.pid is not None
+                os.kill(runner.record.pid, signal.SIGKILL)
+            else:
+                nursery.start_soon(supervisor.stop if how == "stop" else supervisor.kill, "one")
+            await until(lambda: runner.ending)
+            held.go.set()
+        reply = await supervisor.wait(sent)
+        assert reply.outcome is (Outcome.FAILED if how == "dies" else Outcome.INTERRUPTED)
+        await until(lambda: supervisor.live_count() == 0)
+        assert not (tmp_path / "work" / "never").exists()
+    await consistent(settings)
+
+
+class Lingering(Store):
+    """A message that is accepted is on disk a while before its acceptor hears of it."""
+
+    def __init__(self, real: Store) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.stored = trio.Event()
+        self.go = trio.Event()
+
+    async def commit(
+        self,
+        *,
+        session: SessionRecord | None = None,
+        interaction: Interaction | None = None,
+        **rest: object,
+    ) -> None:
+        given = msgspec.structs.asdict(interaction) if interaction is not None else {}
+        await super().commit(session=session, interaction=interaction, **rest)  # type: ignore[arg-type] # as given
+        if given.get("state") is InteractionState.QUEUED:
+            self.stored.set()
+            await self.go.wait()
+
+
+async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
+    """It was acknowledged, so it has an end, though nobody was there any more to give it one."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        runner = supervisor._runners["one"]
+        runner._store = lingering = Lingering(supervisor.store)
+        accepted = []
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                accepted.append(await supervisor.submit("one", "Hello", type="send"))
+
+            nursery.start_soon(send)
+            await lingering.stored.wait()
+            await supervisor.kill("one")
+            lingering.go.set()
+        ended = await supervisor.finished(accepted[0])
+        assert ended.outcome is Outcome.INTERRUPTED
+        assert "never sent" in ended.error
+        assert ended == await last(supervisor)
+        assert (await ask(supervisor, "one", prompt("Again", say("there")))).text == "there"
+        assert len(await supervisor.store.receipts(runner.record.id)) == 1
+    await consistent(settings)
+
+
+class Slow(Store):
+    """That a message is being sent is on disk a while before the sender hears of it."""
+
+    def __init__(self, real: Store) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.stored = trio.Event()
+        self.go = trio.Event()
+
+    async def begin(
+        self, session: SessionRecord, interaction: Interaction, at: float, decisions: Iterable[Decision] = ()
+    ) -> Grant:
+        granted = await super().begin(session, interaction, at, decisions)
+        self.stored.set()
+        await self.go.wait()
+        return granted
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_an_end_while_a_message_is_about_to_be_sent(tmp_path: Path, how: str) -> None:
+    """It is not sent any more, and nobody is left in doubt about that."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.store = slow = Slow(supervisor.store)
+        record = await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Hello", say("here")), type="send")
+        await slow.stored.wait()
+        runner = supervisor._runners["one"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.stop if how == "stop" else supervisor.kill, "one")
+            await until(lambda: runner.ending)
+            slow.go.set()
+        ended = await supervisor.finished(sent)
+        assert ended.outcome is Outcome.INTERRUPTED
+        assert "never sent" in ended.error
+        assert ended.cost_exact
+        told = b"".join(read_lines(raw_log_path(settings.raw, record.id), "in"))
+        assert sent.id.encode() not in told
+    await consistent(settings)
+
+
+async def test_an_interrupt_of_a_message_that_is_about_to_be_sent(tmp_path: Path) -> None:
+    """The session says that it is busy, so it can be interrupted."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.store = slow = Slow(supervisor.store)
+        record = await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Hello", say("never")), type="send")
+        await slow.stored.wait()
+        assert (await supervisor.interrupt("one")).status is SessionStatus.BUSY
+        slow.go.set()
+        reply = await supervisor.wait(sent)
+        assert reply.outcome is Outcome.INTERRUPTED
+        assert reply.error == "never sent: interrupted"
+        assert reply.status is SessionStatus.READY
+        told = b"".join(read_lines(raw_log_path(settings.raw, record.id), "in"))
+        assert sent.id.encode() not in told
+        after = await ask(supervisor, "one", prompt("Still there?", say("yes")))
+        assert (after.text, after.pid) == ("yes", reply.pid)
+    await consistent(settings)
+
+
+# --- the store fails --------------------------------------------------------------------------------
+
+
+async def test_a_full_disk_at_each_write(tmp_path: Path) -> None:
+    """Whichever write is the first to fail: nothing runs unrecorded, nobody waits, and it can go on."""
+    for writes in count():
+        place = tmp_path / str(writes)
+        place.mkdir()
+        settings = make_settings(place)
+        went_well = False
+        async with supervising(settings) as supervisor:
+            real = supervisor.store
+            supervisor.store = disk = FullDisk(real, writes)
+            said = ""
+            try:
+                await start(supervisor)
+                work = (call("Write", file_path=name, content="x") for name in ("first", "second"))
+                reply = await ask(supervisor, "one", prompt("Work", *work, say("done")))
+                assert reply.outcome in (Outcome.COMPLETED, Outcome.FAILED)
+                record, _ = await supervisor.stop("one")
+                went_well = not reply.is_error and not record.error
+                said = reply.error + record.error
+            except StoreError as error:
+                said = str(error)
+            assert went_well or "free some disk space" in said
+            await until(lambda: supervisor.live_count() == 0)
+            known = {record.name for record in await supervisor.sessions()}
+            for record in await supervisor.sessions():
+                ran = {path.name for path in (place / "work").iterdir()}
+                allowed = {one.detail for one in await real.decisions(record.id) if one.verdict == "allowed"}
+                assert ran <= allowed
+                told = b"".join(read_lines(raw_log_path(settings.raw, record.id), "in"))
+                assert told.count(b'"permissionDecision":"allow"') <= len(allowed)
+            # The disk has space again: nothing needs to be started anew for that.
+            disk.writes = 1000
+            if "one" not in known:
+                await start(supervisor)
+            assert (await ask(supervisor, "one", prompt("Again", say("here")))).text == "here"
+        await consistent(settings)
+        if went_well:
+            break
+    assert writes > 5
+
+
+async def test_a_message_that_was_not_accepted_leaves_no_gap(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.store = disk = FullDisk(supervisor.store, 1000)
+        await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        disk.writes = 0
+        with pytest.raises(StoreError):
+            await supervisor.submit("one", "Hello", type="send")
+        disk.writes = 1000
+        await ask(supervisor, "one", prompt("Hello", say("there")))
+        assert [one.number for one in await supervisor.interactions("one")] == [1, 2]
+        assert (await supervisor.get("one")).interaction_count == 2
+
+
+async def test_limits_raised_after_a_full_disk_stay_raised(tmp_path: Path) -> None:
+    """What the store missed is told to it before anything new is."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        supervisor.store = disk = FullDisk(supervisor.store, 1000)
+        first = await delegate(supervisor, prompt("Go", say("one")), limits=Limits(max_turns=1))
+        assert first.status is Outcome.COMPLETED
+        await supervisor.resume("one")
+        disk.writes = 0
+        await supervisor.stop("one")
+        disk.writes = 1000
+        again = await supervisor.continue_("one", prompt("On", say("two")), limits=Limits(max_turns=5))
+        assert again.response == "two"
+        assert (await supervisor.get("one")).options.limits.max_turns == 5
+    await consistent(settings)
+
+
+async def test_a_raw_log_that_cannot_be_written(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        record = await start(supervisor)
+        settings.raw.mkdir(exist_ok=True)
+        raw_log_path(settings.raw, record.id).symlink_to("/dev/full")
+        reply = await ask(supervisor, "one", prompt("Hello", say("here")))
+        assert reply.outcome is Outcome.FAILED
+        assert "no space left" in reply.error
+        await until(lambda: supervisor.live_count() == 0)
+        assert (await supervisor.get("one")).status is SessionStatus.FAILED
+    await consistent(settings)
+
+
+async def test_a_raw_log_that_fills_up_in_the_middle(tmp_path: Path) -> None:
+    """Each task that writes to it may be the one that hears of it: all of them end the session in order."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        record = await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        runner = supervisor._runners["one"]
+        sent = await supervisor.submit("one", prompt("Work", toil()), type="send")
+        await at_work(supervisor)
+        # The log's file is swapped for one that is always full, under the descriptor that is open.
+        log = runner._process._log if runner._process is not None else None
+        full = os.open("/dev/full", os.O_WRONLY)
+        descriptor = getattr(log, "_fd", -1)
+        os.dup2(full, descriptor)
+        os.close(full)
+        await supervisor.interrupt("one")  # the next thing that is written
+        reply = await supervisor.wait(sent)
+        assert reply.is_error
+        await until(lambda: supervisor.live_count() == 0)
+        stored = await supervisor.get("one")
+        assert stored.status is SessionStatus.FAILED
+        assert "no space left" in stored.error
+        assert record.id == stored.id
+    await consistent(settings)
+
+
+async def test_the_raw_log_names_directions_as_the_store_does(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        record = await start(supervisor)
+        await ask(supervisor, "one", prompt("Hello", say("here")))
+        log = raw_log_path(settings.raw, record.id)
+        assert any(b'"initialize"' in line for line in read_lines(log, "in"))
+        assert any(b'"type":"result"' in line for line in read_lines(log, "out"))
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_nothing_stays_open(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        before = 0
+        for round_ in range(3):
+            await ask(supervisor, "one", prompt("Hello", say("here")))
+            await (supervisor.kill if round_ % 2 else supervisor.stop)("one")
+            now = open_descriptors()
+            if round_:
+                assert now <= before
+            before = now
+
+
+# --- watchers ---------------------------------------------------------------------------------------
+
+
+def _note(kind: ProgressKind = "note", text: str = "") -> Progress:
+    return Progress("one", kind, text)
+
+
+async def test_a_slow_watcher_is_told_what_it_lost() -> None:
+    watchers = Watchers(_note)
+    with watchers.watch() as slow, watchers.watch() as quick:
+        seen = []
+        for number in range(3 * LAG):
+            watchers.notify(_note("text", str(number)))
+            seen.append(quick.receive_nowait())
+        late = [slow.receive_nowait() for _ in range(10)]
+        watchers.notify(_note("text", "after a while"))
+        for _ in range(LAG):
+            watchers.notify(_note("text", "more"))
+        watchers.close()
+        late += [note async for note in slow]
+    lost = [int(note.text.split()[0]) for note in late if "notes lost" in note.text]
+    assert len(lost) == 2
+    told = sum(note.kind == "text" for note in late)
+    assert told + sum(lost) == 3 * LAG + 1 + LAG
+    assert "notes lost" in late[-1].text
+    assert [note.text for note in seen if note.kind == "text"] == [str(n) for n in range(len(seen) - 1)]
+
+
+async def test_a_watcher_that_comes_late_or_leaves_early() -> None:
+    watchers = Watchers(_note)
+    with watchers.watch() as gone:
+        gone.close()
+        watchers.notify(_note())
+        assert not watchers
+    watchers.close()
+    with watchers.watch() as late:
+        assert [note.kind async for note in late] == ["status"]
+
+
+async def test_a_watcher_that_does_not_read_slows_nobody(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await supervisor.resume("one")
+        with supervisor.watch("one") as notes:
+            reply = await ask(supervisor, "one", prompt("Talk", say("x" * 2000).chunked(1)))
+            assert reply.text == "x" * 2000
+            assert not reply.is_error
+            await supervisor.stop("one")
+            got = [note async for note in notes]
+        lost = sum(int(note.text.split()[0]) for note in got if "notes lost" in note.text)
+        assert lost > 1000
+        assert len(got) <= LAG + 1
+
+
+# --- ways in and standstill --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["enter", "leave"])
+async def test_a_door_that_does_not_open_or_shut(tmp_path: Path, when: str) -> None:
+    """Whatever goes wrong there is one session's affair, and its callers are told."""
+    settings = make_settings(tmp_path)
+
+    @asynccontextmanager
+    async def child_sockets(record: SessionRecord) -> AsyncIterator[Path]:
+        if when == "enter":
+            raise ZeroDivisionError
+        (settings.home / "door").mkdir(exist_ok=True)
+        yield settings.home / "door" / "cms.sock"
+        raise ZeroDivisionError
+
+    async with supervising(settings) as supervisor:
+        supervisor.child_sockets = child_sockets
+        await start(supervisor, allow_cms=True)
+        await start(supervisor, "other")
+        reply = await ask(supervisor, "one", prompt("Hello", say("here")))
+        if when == "enter":
+            assert "ZeroDivisionError" in reply.error
+        else:
+            assert reply.text == "here"
+            await supervisor.stop("one")
+        await until(lambda: supervisor.live_count() == 0)
+        assert (await supervisor.get("one")).status in (SessionStatus.FAILED, SessionStatus.STOPPED)
+        assert (await ask(supervisor, "other", prompt("Hello", say("here")))).text == "here"
+    await consistent(settings)
+
+
+async def test_a_freeze_that_is_cancelled_leaves_nothing_frozen(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        sent = await supervisor.submit("one", prompt("Work", toil()), type="send")
+        await at_work(supervisor)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await supervisor._runners["one"].freeze()
+        assert not supervisor._runners["one"].frozen
+        await supervisor.interrupt("one")
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+    await consistent(settings)
+
+
+@pytest.mark.parametrize("end", ["stop", "kill", "leave"])
+async def test_what_is_frozen_can_be_ended(tmp_path: Path, end: str) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await supervisor.submit("one", prompt("Work", toil()), type="send")
+        await at_work(supervisor)
+        record = await supervisor.pause("one", freeze=True)
+        assert record.status is SessionStatus.PAUSED
+        with pytest.raises(WrongStatus, match="cannot be interrupted") as refused:
+            await supervisor.interrupt("one")
+        assert "cms resume one" in refused.value.hint
+        if end == "stop":
+            steps = [step.name for step in proved(await supervisor.stop("one")).steps]
+            assert steps == ["interrupt", "eof", "kill"]
+        elif end == "kill":
+            proved(await supervisor.kill("one"))
+    await consistent(settings)
+
+
+# --- bugs of ours -----------------------------------------------------------------------------------
+
+
+class Buggy(Store):
+    """Fails as nobody foresaw, at the n-th write."""
+
+    def __init__(self, real: Store, sound: int) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.sound = sound
+
+    async def _write_in_turn(self, work: Callable[[Transactions], T]) -> T:
+        self.sound -= 1
+        if self.sound == 0:
+            raise ZeroDivisionError("a bug")
+        return await super()._write_in_turn(work)
+
+
+async def test_a_bug_ends_its_session_and_no_other(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        real = supervisor.store
+        await start(supervisor, "other")
+        busy = await supervisor.submit("other", prompt("Work", toil("other")), type="send")
+        await at_work(supervisor, "other")
+        replies = []
+        for sound in count(1):
+            name = f"one-{sound}"
+            await start(supervisor, name)
+            supervisor.store = buggy = Buggy(real, sound)
+            work = prompt("Work", call("Write", file_path=name, content="x"), say("done"))
+            with suppress(ZeroDivisionError):  # where it hits the caller's own write
+                replies.append(await ask(supervisor, name, work))
+            supervisor.store = real
+            await supervisor.stop(name)
+            await until(lambda: supervisor.live_count() == 1)
+            if buggy.sound > 0:
+                break
+        assert len(replies) > 5
+        assert not replies[-1].is_error
+        assert sum("ZeroDivisionError" in reply.error for reply in replies) >= 5
+        assert supervisor._runners["other"].record.status is SessionStatus.BUSY
+        await supervisor.interrupt("other")
+        assert (await supervisor.wait(busy)).outcome is Outcome.INTERRUPTED
+    async with open_store(settings) as store:
+        await store.recover(0)
+    await consistent(settings)
+
+
+async def test_what_a_process_uses_stays_until_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scratch folder and its door go after it, whatever goes wrong on the way down."""
+    settings = make_settings(tmp_path)
+    order: list[str] = []
+
+    async def broken(*_: object, **__: object) -> Receipt:
+        raise ZeroDivisionError("a bug")
+
+    def remove(path: Path) -> None:
+        order.append(f"scratch, {len(marked(settings))} alive")
+        remove_scratch(path)
+
+    @asynccontextmanager
+    async def child_socket(_: SessionRecord) -> AsyncIterator[Path]:
+        try:
+            yield tmp_path / "door"
+        finally:
+            order.append(f"door, {len(marked(settings))} alive")
+
+    monkeypatch.setattr(Ladder, "descend", broken)
+    monkeypatch.setattr(runner_module, "remove_scratch", remove)
+    async with supervising(settings) as supervisor:
+        supervisor.child_sockets = child_socket
+        (tmp_path / "door").touch()
+        await start(supervisor, allow_cms=True)
+        await supervisor.resume("one")
+        _, receipt = await supervisor.stop("one")
+        assert receipt is not None
+        assert receipt.empty
+        assert "ZeroDivisionError" in (await supervisor.get("one")).error
+    assert order == ["scratch, 0 alive", "door, 0 alive"]
+
+
+class Interrupted(Store):
+    """Ctrl-C comes while the n-th write is under way, in whatever task that is."""
+
+    def __init__(self, real: Store, writes: int) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+        self.writes = writes
+
+    async def _write_in_turn(self, work: Callable[[Transactions], T]) -> T:
+        self.writes -= 1
+        if self.writes == 0:
+            raise KeyboardInterrupt
+        return await super()._write_in_turn(work)
+
+
+async def test_ctrl_c_lands_anywhere_and_comes_out_as_it_is(tmp_path: Path) -> None:
+    for writes in count(2):
+        place = tmp_path / str(writes)
+        place.mkdir()
+        settings = make_settings(place)
+        came = False
+        try:
+            async with supervising(settings) as supervisor:
+                supervisor.store = Interrupted(supervisor.store, writes)
+                await start(supervisor)
+                work = prompt("Work", call("Write", file_path="x", content="x"), say("done"))
+                await ask(supervisor, "one", work)
+                await supervisor.stop("one")
+        except KeyboardInterrupt:
+            came = True
+        assert_nothing_left(settings)
+        async with open_store(settings) as store:
+            await store.recover(0)  # where it hit the very last write
+        await consistent(settings)
+        if not came:
+            break
+    assert writes > 8

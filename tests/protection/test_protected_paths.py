@@ -1,0 +1,310 @@
+"""Where protected paths are found on the disk, and what the tripwire sees of a change."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cms.protection import protected_paths as places_module
+from cms.protection import tripwire
+from cms.protection.protected_paths import ProtectedPaths, find_new, find_protected_paths
+from cms.protection.tripwire import HASHED, MISSING, Mark, compare, is_whole, mark, snapshot, snapshot_again
+from cms.session.paths import PathRules
+
+
+class Ground:
+    """A home and a work dir, and the rules for them."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = root / "home"
+        self.work = root / "work"
+        self.home.mkdir()
+        self.work.mkdir()
+
+    def rules(
+        self, *, protect: tuple[str, ...] = (), allow: tuple[str, ...] = (), read: tuple[str, ...] = ()
+    ) -> tuple[PathRules, PathRules]:
+        def make(**more: tuple[str, ...]) -> PathRules:
+            return PathRules(work_dir=str(self.work), home=str(self.home), resolve=os.path.realpath, **more)
+
+        return make(protect=protect, allow=allow), make(protect=read, defaults=())
+
+    def find(self, *extra: Path, **rules: tuple[str, ...]) -> ProtectedPaths:
+        write, read = self.rules(**rules)
+        folders = [str(folder) for folder in (self.work, *extra)]
+        return find_protected_paths(write, read, folders, {"HOME": str(self.home)})
+
+    def put(self, *names: str) -> None:
+        for name in names:
+            path = self.home / name[2:] if name.startswith("~/") else self.work / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(name)
+
+    def named(self, found: tuple[Path, ...]) -> set[str]:
+        """Those in the home or the work dir, in short."""
+        names = set()
+        for path in found:
+            if path.is_relative_to(self.work):
+                names.add(str(path.relative_to(self.work)))
+            elif path.is_relative_to(self.home):
+                names.add(f"~/{path.relative_to(self.home)}")
+        return names
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Ground:
+    return Ground(tmp_path)
+
+
+def test_what_exists_is_held_and_the_rest_is_watched(ground: Ground) -> None:
+    ground.put(".env", "a/b/.env.local", ".env.example", "main.py", "~/.bashrc", "~/.ssh/id_rsa")
+    ground.put(".git/hooks/x", ".git/config", ".git/objects/aa/.env", "node_modules/p/.env")
+    found = ground.find()
+    assert ground.named(found.protected) == {
+        ".env", "a/b/.env.local", ".git/hooks", ".git/config", "~/.bashrc", "~/.ssh"
+    }  # fmt: skip
+    watched = ground.named(found.watched)
+    assert watched >= ground.named(found.protected)
+    assert {".mcp.json", ".claude/settings.json", "~/.zshrc", ".git/info/attributes"} <= watched
+    assert found.unheld == ()
+
+
+def test_the_systems_folders_are_held_by_their_real_names_and_not_watched(ground: Ground) -> None:
+    found = ground.find()
+    assert Path("/usr") in found.protected
+    assert Path("/etc") in found.protected
+    assert not {Path("/dev"), Path("/proc"), Path("/run")} & set(found.protected)
+    assert not any(path.is_symlink() for path in found.protected)
+    assert not {Path("/usr"), Path("/etc"), Path("/bin")} & set(found.watched)
+
+
+def test_claude_can_write_its_folder_but_not_its_settings(ground: Ground) -> None:
+    ground.put("~/.claude/settings.json", "~/.claude/projects/x.jsonl", "~/.claude.json", "~/.claude/hooks/h")
+    held = ground.named(ground.find().protected)
+    assert held == {"~/.claude/settings.json", "~/.claude/hooks"}
+
+
+def test_our_own_folder_is_held_and_of_it_the_person_s_file_watched(ground: Ground) -> None:
+    """The daemon writes there while every session runs: each of them would be told of it."""
+    ground.put("~/.claude-multi-session/cms.db", "~/.claude-multi-session/config.toml")
+    found = ground.find()
+    assert ground.named(found.protected) == {"~/.claude-multi-session"}
+    ours = {name for name in ground.named(found.watched) if "multi" in name}
+    assert ours == {"~/.claude-multi-session/config.toml"}
+
+
+def test_what_a_person_allows_is_not_held(ground: Ground) -> None:
+    ground.put(".env", "sub/.env", ".git/hooks/x", ".git/config")
+    assert ground.named(ground.find(allow=(".env", ".git/hooks")).protected) == {".git/config"}
+    assert Path("/usr") not in ground.find(allow=("/usr",)).protected
+
+
+def test_what_a_person_protects_is_held(ground: Ground) -> None:
+    ground.put("keys/a.pem", "keys/deep/b.pem", "docs/x.md", "data/1/x", "~/notes")
+    found = ground.find(protect=("*.pem", "./docs", "data/**", "~/notes"))
+    assert ground.named(found.protected) == {"keys/a.pem", "keys/deep/b.pem", "docs", "data", "~/notes"}
+
+
+def test_what_may_not_be_read_is_hidden(ground: Ground) -> None:
+    ground.put(".env", "sub/.env", "keys/a")
+    found = ground.find(read=(".env", "./keys"))
+    assert ground.named(found.hidden) == {".env", "sub/.env", "keys"}
+    assert ground.find().hidden == ()
+
+
+def test_a_folder_that_must_be_written_is_told_and_not_held(ground: Ground) -> None:
+    ground.put("~/.aws/config")
+    (ground.home / ".aws" / "project").mkdir()
+    found = ground.find(ground.home / ".aws" / "project")
+    assert "~/.aws" not in ground.named(found.protected)
+    assert [one.path for one in found.unheld] == [str(ground.home / ".aws")]
+    assert "which the session needs to write" in found.unheld[0].why
+
+
+def test_the_repository_above_the_work_dir_counts(ground: Ground) -> None:
+    ground.put(".git/hooks/x", ".git/config")
+    inside = ground.work / "packages" / "one"
+    inside.mkdir(parents=True)
+    write = PathRules(work_dir=str(inside), home=str(ground.home), resolve=os.path.realpath)
+    found = find_protected_paths(write, ground.rules()[1], [str(inside)], {"HOME": str(ground.home)})
+    assert ground.named(found.protected) == {".git/hooks", ".git/config"}
+
+
+def test_the_hooks_of_a_worktree_are_elsewhere(ground: Ground, tmp_path: Path) -> None:
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(ground.home)}
+
+    def git(*words: str, cwd: Path) -> None:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.org")
+        subprocess.run(["git", *identity, *words], cwd=cwd, env=environ, check=True, capture_output=True)
+
+    main = tmp_path / "main"
+    main.mkdir()
+    git("init", "-q", cwd=main)
+    git("commit", "-q", "--allow-empty", "-m", "x", cwd=main)
+    (ground.work).rmdir()
+    git("worktree", "add", "-q", str(ground.work), cwd=main)
+    found = ground.find()
+    assert {main / ".git/hooks", main / ".git/config", ground.work / ".git"} <= set(found.protected)
+
+
+def test_a_huge_work_dir_is_searched_in_part_and_told(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places_module, "MOST_ENTRIES", 10)
+    ground.put(*(f"many/{number}" for number in range(20)), ".env")
+    found = ground.find()
+    assert ".env" in ground.named(found.protected)
+    assert [str(one) for one in found.unheld] == [
+        f"{ground.work}: too big: not all of it was searched for protected files"
+    ]
+
+
+def test_a_loop_of_links_is_not_followed(ground: Ground) -> None:
+    (ground.work / "again").symlink_to(ground.work)
+    ground.put(".env")
+    assert ground.named(ground.find().protected) == {".env"}
+
+
+def test_what_was_created_deep_down_is_found(ground: Ground) -> None:
+    rules = ground.rules()[0]
+    ground.put("a/b/.env", "a/c/main.py")
+    assert ground.named(find_new(rules, [str(ground.work)])) == {"a/b/.env"}
+
+
+# --- the tripwire ---------------------------------------------------------------------------------
+
+
+def words(root: Path, before: dict[Path, Mark]) -> list[str]:
+    return [str(change).removeprefix(f"{root}/") for change in compare(before, snapshot([root]))]
+
+
+def test_each_kind_of_change_is_named(tmp_path: Path) -> None:
+    for name in ("same", "edited", "gone", "moded", "replaced", "folder/inside"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before")
+    (tmp_path / "link").symlink_to("same")
+    (tmp_path / "folder2").mkdir()
+    before = snapshot([tmp_path])
+    (tmp_path / "edited").write_text("after!")
+    (tmp_path / "gone").unlink()
+    (tmp_path / "moded").chmod(0o777)
+    (tmp_path / "replaced").unlink()
+    (tmp_path / "replaced").symlink_to("same")
+    (tmp_path / "folder/inside").write_text("after")
+    (tmp_path / "folder/new").write_text("after")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("edited")
+    assert words(tmp_path, before) == [
+        "edited was changed",
+        "folder/inside was changed",
+        "folder/new was created",
+        "gone was removed",
+        "link was changed",
+        "moded had mode 644 and has 777",
+        "replaced was a file and is a link",
+    ]
+
+
+def test_what_only_looks_changed_is_not(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("the same")
+    before = snapshot([tmp_path])
+    os.utime(secret, (1, 1))
+    copy = tmp_path / "copy"
+    copy.write_text("the same")
+    copy.replace(secret)  # an editor that saves without a change
+    os.link(secret, tmp_path.parent / "other name")
+    assert words(tmp_path, before) == []
+
+
+def test_a_forged_time_hides_nothing(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("before")
+    was = secret.stat()
+    before = snapshot([secret])
+    secret.write_text("after!")
+    os.utime(secret, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert [change.what for change in compare(before, snapshot([secret]))] == ["was changed"]
+
+
+def test_a_big_file_is_compared_by_its_times(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(b"x" * (HASHED + 1))
+    before = snapshot([big])
+    assert before[big].digest == ""
+    assert compare(before, snapshot([big])) == ()
+    with big.open("r+b") as file:
+        file.write(b"y")
+    assert [change.what for change in compare(before, snapshot([big]))] == ["was changed"]
+
+
+def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert mark(tmp_path / "pipe").kind == "other"
+    assert mark(tmp_path / "nothing") == MISSING
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.binary(max_size=4)),
+    st.dictionaries(st.sampled_from("abcd"), st.binary(max_size=4)),
+)
+def test_changes_are_named_exactly(was: dict[str, bytes], now: dict[str, bytes]) -> None:
+    def marks(contents: dict[str, bytes]) -> dict[Path, Mark]:
+        return {
+            Path(name): Mark("file", size=len(data), digest=data.hex() or "empty")
+            for name, data in contents.items()
+        }
+
+    changed = {str(change.path) for change in compare(marks(was), marks(now))}
+    assert changed == {name for name in {*was, *now} if was.get(name) != now.get(name)}
+
+
+def test_more_than_can_be_watched_makes_no_change_of_what_only_came_before_the_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tripwire, "MOST_FILES", 4)
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+        for number in range(2):
+            (folder / f"{number}").write_text("x")
+    before = snapshot(folders)
+    assert not is_whole(before)
+    (folders[0] / "new").write_text("x")
+    assert compare(before, snapshot_again(before, folders)) == ()
+    seen = next(path for path in before if path.is_file())
+    seen.write_text("y")
+    (change,) = compare(before, snapshot_again(before, folders))
+    assert str(change) == f"{seen} was changed"
+    seen.unlink()
+    (change,) = compare(before, snapshot_again(before, folders))
+    assert str(change) == f"{seen} was removed"
+
+
+def test_the_store_is_never_opened_by_the_tripwire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who closes a database that he opened beside SQLite takes the locks away that hold it."""
+    home = tmp_path / "project" / "home"
+    home.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(home)
+    for name in ("cms.db", "cms.db-wal", "config.toml"):
+        (home / name).write_text("x")
+    opened: list[str] = []
+    digest = tripwire._digest
+
+    def noting(path: Path) -> str:
+        opened.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(tripwire, "_digest", noting)
+    before = snapshot([tmp_path], home)
+    assert (set(opened), home / "cms.db" in before) == ({"config.toml"}, False)
+    (home / "cms.db").write_text("y")
+    (home / "config.toml").write_text("y")
+    changes = compare(before, snapshot_again(before, [tmp_path / "link", tmp_path], tmp_path / "link"))
+    assert [str(change) for change in changes] == [f"{home / 'config.toml'} was changed"]

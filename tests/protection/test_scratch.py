@@ -1,0 +1,112 @@
+"""A session's temporary files are its own, and gone with it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cms.protection.scratch import clear_scratch, hidden_scratch, make_scratch, remove_scratch
+from cms.session.model import Outcome
+from cms.testing.script import call, prompt, say
+from fleet.kit import ask, delegate, make_settings, start, supervising
+
+FIRST, SECOND = "11111111-aaaa", "22222222-bbbb"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_a_session_finds_its_folder_again() -> None:
+    folder = make_scratch(FIRST)
+    (folder / "output").write_text("x")
+    assert make_scratch(FIRST) == folder
+    assert (folder / "output").read_text() == "x"
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_last_one_takes_the_parent_along(place: Path) -> None:
+    one, other = make_scratch(FIRST), make_scratch(SECOND)
+    (one / "deep").mkdir()
+    remove_scratch(one)
+    assert other.is_dir()
+    remove_scratch(other)
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o777])
+def test_a_parent_that_others_can_enter_is_not_used(place: Path, mode: int) -> None:
+    parent = place / f"cms-{os.getuid()}"
+    parent.mkdir()
+    parent.chmod(mode)
+    folder = make_scratch(FIRST)
+    assert folder.parent == place
+    remove_scratch(folder)
+    assert list(place.iterdir()) == [parent]
+
+
+def test_a_link_in_its_place_is_not_followed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (place / f"cms-{os.getuid()}").symlink_to(elsewhere)
+    folder = make_scratch(FIRST)
+    assert folder.parent == place
+    assert list(elsewhere.iterdir()) == []
+    remove_scratch(folder)
+
+
+def test_only_a_folder_of_ours_is_hidden_from_sessions(place: Path) -> None:
+    assert hidden_scratch() == ()
+    folder = make_scratch(FIRST)
+    assert hidden_scratch() == (folder.parent,)
+    remove_scratch(folder)
+    (place / f"cms-{os.getuid()}").symlink_to(place)
+    assert hidden_scratch() == ()
+
+
+async def test_a_session_sees_its_own_and_no_other(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    work = tmp_path / "work"
+    look = 'cd "$CLAUDE_CODE_TMPDIR" && touch mine && ls .. > {0}; pwd > {0}-is'
+    async with supervising(settings) as supervisor:
+        walls = supervisor.mechanism.guarantees.hidden_paths.strong
+        for name in ("one", "two"):
+            await start(supervisor, name)
+            await ask(
+                supervisor, name, prompt("go", call("Bash", command=look.format(work / name)), say("done"))
+            )
+        one, two = (Path((work / f"{name}-is").read_text().strip()) for name in ("one", "two"))
+        assert (one / "mine").exists()
+        assert (two / "mine").exists()
+        seen = set((work / "two").read_text().split())
+        assert seen == ({two.name} if walls else {one.name, two.name})
+        # Its own can be taken away afterwards, and the other's stays.
+        await supervisor.stop("two")
+        assert not two.exists()
+        assert one.is_dir()
+
+
+async def test_a_check_sees_none(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        walls = supervisor.mechanism.guarantees.hidden_paths.strong
+        await start(supervisor, "one")
+        await supervisor.resume("one")
+        (scratch,) = (tmp_path / f"cms-{os.getuid()}").iterdir()
+        result = await delegate(
+            supervisor, prompt("go", say("done")), name="two", verify=(f"test -e {scratch}",)
+        )
+        assert result.status is (Outcome.VERIFICATION_FAILED if walls else Outcome.COMPLETED)
+
+
+def test_what_a_crash_left_is_cleared(place: Path) -> None:
+    (make_scratch(FIRST) / "output").write_text("x")
+    kept = make_scratch(SECOND)
+    clear_scratch([FIRST, "33333333-cccc"])
+    assert list(kept.parent.iterdir()) == [kept]
+    clear_scratch([SECOND])
+    assert list(place.iterdir()) == []

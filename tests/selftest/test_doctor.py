@@ -1,0 +1,105 @@
+"""`cms doctor` through the real command line: what is found, what is said of it, and the exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cli.shell import Ran, Shell, shell
+from cms.cli.certify import checkup_lines
+from cms.selftest.doctor import Checkup
+
+__all__ = ["shell"]
+
+
+def read(ran: Ran) -> Checkup:
+    return msgspec.json.decode(ran.out, type=Checkup)
+
+
+def fake_claude(path: Path, *, version: str, login: str) -> str:
+    path.write_text(f'#!/bin/sh\nif [ "$1" = auth ]; then {login}; else {version}; fi\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_what_is_found_is_told(shell: Shell) -> None:
+    ran = shell.cms("doctor", "--json")
+    checkup = read(ran)
+    assert ran.code == (0 if checkup.ok else 1)
+    assert checkup.ok == (checkup.containment.level <= "C"), checkup.problems
+    assert checkup.claude is not None
+    assert (checkup.claude.version, checkup.claude.simulated) == ("2.1.330", True)
+    assert checkup.home.usable
+    assert checkup.containment.guarantees is not None
+    assert checkup.containment.attempts[-1].ok
+    assert checkup.python.startswith("3.")
+    assert '"killAll":{"strength":"' in ran.out
+    lines = shell.cms("doctor").out.splitlines()
+    mechanism, level = checkup.containment.mechanism, checkup.containment.level
+    assert lines[0] == f"containment  {mechanism}, level {level}"
+    assert lines[1].startswith("  kill ends every descendant  ")
+    assert "  claude: this is the simulated agent: it does no work" in lines
+
+
+def test_the_daemon_is_looked_at_and_not_started(shell: Shell, tmp_path: Path) -> None:
+    home = {"CMS_HOME": str(tmp_path / "other")}
+    assert not read(shell.cms("doctor", "--json", env=home)).daemon.running
+    shell.ok("list")  # starts one
+    daemon = read(shell.cms("doctor", "--json")).daemon
+    assert daemon.running
+    assert daemon.pid == shell.ok("daemon", "status", "--json").json()["pid"]
+    other = shell.cms("doctor", env={"CMS_CONTAINMENT": "guard"})
+    assert "from here it would be guard" in other.out
+
+
+@pytest.mark.parametrize(
+    ("version", "login", "said", "ok"),
+    [
+        ("echo 2.9", """echo '{"loggedIn":true,"authMethod":"api_key"}'""", "2.9, logged in (api_key)", 1),
+        ("echo 2.9", """echo '{"loggedIn":false}'; exit 1""", "2.9, NOT LOGGED IN", 0),
+        ("echo 2.9", "echo unknown command >&2; exit 1", "2.9, login unknown", 1),
+        ("echo no such library >&2; exit 127", "exit 1", "DOES NOT RUN", 0),
+    ],
+)
+def test_claude_and_its_login(
+    shell: Shell, tmp_path: Path, version: str, login: str, said: str, ok: int
+) -> None:
+    env = {"CMS_CLAUDE": fake_claude(tmp_path / "claude", version=version, login=login)}
+    ran = shell.cms("doctor", "--json", env=env)
+    checkup = read(ran)
+    assert ran.code == (0 if ok and checkup.containment.level <= "C" else 1)
+    lines = checkup_lines(checkup)
+    assert [line for line in lines if line.startswith(f"claude       {said}")]
+    assert [problem.fatal for problem in checkup.problems if problem.what == "claude"] == [True] * (not ok)
+
+
+def test_no_claude_at_all(shell: Shell) -> None:
+    ran = shell.cms("doctor", env={"CMS_CLAUDE": "/nowhere/claude"})
+    assert ran.code == 1
+    assert "CMS_CLAUDE names '/nowhere/claude'" in ran.out
+    assert "claude       NOT FOUND" in ran.out
+
+
+def test_a_home_that_cannot_be_used(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = shell.cms("doctor", env={"CMS_HOME": str(tmp_path / "file")})
+    assert ran.code == 1
+    assert "set CMS_HOME to a folder that can be written" in ran.out
+
+
+def test_a_mechanism_that_there_is_not(shell: Shell) -> None:
+    ran = shell.cms("doctor", "--json", env={"CMS_CONTAINMENT": "brwap"})
+    checkup = read(ran)
+    assert (ran.code, checkup.containment.level) == (1, "none")
+    assert checkup.problems[0].fatal
+    assert "did you mean 'bwrap'" in checkup.problems[0].hint
+
+
+def test_a_machine_on_which_a_kill_can_be_outrun(shell: Shell) -> None:
+    """The fall-back without a cgroup is level D, wherever it is asked for."""
+    ran = shell.cms("doctor", env={"CMS_CONTAINMENT": "guard"})
+    assert ran.code == 1
+    assert "containment  guard, level D" in ran.out
+    assert "NOT READY:\n  containment: level D: " in ran.out

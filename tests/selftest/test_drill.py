@@ -1,0 +1,169 @@
+"""`cms drill`: that it holds here, that it can fail, and that it says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from cms.cli.certify import drill
+from cms.containment import Container, Proof
+from cms.errors import ExitCode
+from cms.selftest import drill as drills
+from cms.selftest.drill import Case, DrillReport, run_drill
+from cms.testing.agent import write_launcher
+
+
+def run(tmp_path: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """The command, with a simulated agent where the real one would play."""
+    (tmp_path / "tmp").mkdir()
+    claude = write_launcher(tmp_path / "claude")
+    environ = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "CMS_CLAUDE": str(claude), **(env or {})}
+    return subprocess.run(
+        [sys.executable, "-m", "cms", "drill", *words],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_a_quick_drill(tmp_path: Path) -> None:
+    groups = ("kill", "freeze", "walls", "caps")  # the others are the real binary's (test_kill_real.py)
+    ran = run(tmp_path, "--quick", "--json", *(f"--only={group}" for group in groups))
+    report = msgspec.json.decode(ran.stdout, type=DrillReport)
+    failed = [case for case in report.cases if case.verdict == "failed"]
+    assert not failed
+    assert (ran.returncode, report.ok, report.quick) == (0, True, True)
+    assert {case.group for case in report.cases} == set(groups)
+    assert {case.name for case in report.cases} >= {"orphan", "comets", "git hook", "CMS_HOME", "--max-procs"}
+    assert all(case.milliseconds for case in report.cases if case.group == "kill" and case.verdict == "held")
+    assert list((tmp_path / "tmp").iterdir()) == [], "a drill leaves nothing behind"
+    mark = f"TMPDIR={tmp_path / 'tmp'}".encode()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal() and int(folder.name) != os.getpid():
+            try:
+                assert mark not in (folder / "environ").read_bytes().split(b"\0"), folder
+            except OSError:
+                continue
+
+
+async def fewer_cases(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, strict: bool = False
+) -> DrillReport:
+    """One hostile case, and the walls around one file."""
+    said: list[str] = []
+    monkeypatch.setattr(drills, "_QUICK", ("orphan",))
+    for name in ("_hidden", "_assassin", "_exits"):
+        monkeypatch.setattr(drills._Machine, name, _nothing)
+    plan = drills.Plan(quick=True, strict=strict, only=("kill", "walls"))
+    with trio.fail_after(40):
+        report = await run_drill(tmp_path, said.append, plan)
+    assert said[-1].startswith("\ncertified" if report.ok else "\nNOT CERTIFIED")
+    return report
+
+
+async def _nothing(*_: object) -> drills._Finding:
+    await trio.lowlevel.checkpoint()
+    return drills._Finding()
+
+
+def of(report: DrillReport, name: str) -> Case:
+    return next(case for case in report.cases if case.name == name)
+
+
+async def test_a_kill_that_leaves_something_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A container that claims a proof and kills nobody: the heartbeat tells."""
+    kill = Container.kill
+    lied: list[Container] = []
+
+    async def lie(container: Container, *, deadline: float) -> Proof:
+        if container in lied or not container.spec.label.startswith("case-"):
+            return await kill(container, deadline=deadline)
+        lied.append(container)
+        await trio.lowlevel.checkpoint()
+        return Proof(container.mechanism, (), 1, 0.001, empty=True, how=("nothing",))
+
+    monkeypatch.setattr(Container, "kill", lie)
+    monkeypatch.setattr(Container, "aclose", _nothing)
+    try:
+        report = await fewer_cases(monkeypatch, tmp_path)
+        assert of(report, "orphan").verdict == "failed"
+        assert "something still ran" in of(report, "orphan").detail
+        assert not report.ok
+    finally:
+        for container in lied:
+            await container.kill(deadline=5)
+            for stream in (container.stdin, container.stdout, container.stderr):
+                await stream.aclose()
+
+
+async def test_what_is_not_promised_fails_only_when_asked_to(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CMS_CONTAINMENT", "guard")  # no walls at all
+    for strict in (False, True):
+        (tmp_path / str(strict)).mkdir()
+        report = await fewer_cases(monkeypatch, tmp_path / str(strict), strict=strict)
+        assert (report.containment, report.level) == ("guard", "D")
+        assert of(report, "git hook").verdict == "unpromised"
+        assert of(report, "git hook").detail.startswith("changed, by ")
+        assert report.ok != strict
+
+
+async def test_what_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(drills, "_PATIENCE", 0.01)
+    report = await fewer_cases(monkeypatch, tmp_path)
+    assert of(report, "orphan").detail == "it did not come to an end"
+    monkeypatch.setattr(drills, "_TOTAL_QUICK", 0.0)
+    (tmp_path / "more").mkdir()
+    report = await fewer_cases(monkeypatch, tmp_path / "more")
+    assert {case.verdict for case in report.cases} == {"untested"}
+
+
+def test_the_exit_code_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for code in (ExitCode.COMPLETED, ExitCode.FAILED):
+        monkeypatch.setattr(drills, "main", lambda _plan, code=code, **_: code)
+        assert drill(quick=True) == code
+
+
+def test_a_group_that_there_is_not(tmp_path: Path) -> None:
+    ran = run(tmp_path, "--only", "everything")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "one of kill, freeze, walls, caps, limits, crash" in ran.stderr
+
+
+def test_a_mechanism_that_there_is_not_is_told_as_such(tmp_path: Path) -> None:
+    ran = run(tmp_path, "--quick", env={"CMS_CONTAINMENT": "moat"})
+    assert ran.returncode == ExitCode.USAGE
+    assert "there is no containment mechanism 'moat'" in ran.stderr
+
+
+def test_ctrl_c_ends_it_without_a_word_and_leaves_nothing(tmp_path: Path) -> None:
+    claude = write_launcher(tmp_path / "claude")
+    (tmp_path / "tmp").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-m", "cms", "drill", "--only", "kill"],
+        env={**os.environ, "TMPDIR": str(tmp_path / "tmp"), "CMS_CLAUDE": str(claude)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as child:
+        assert child.stdout is not None
+        while "held" not in child.stdout.readline():
+            assert child.poll() is None
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=30)
+    assert child.returncode == ExitCode.INTERRUPTED
+    assert "Traceback" not in said
+    assert list((tmp_path / "tmp").iterdir()) == []
