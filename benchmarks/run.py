@@ -74,9 +74,10 @@ def _whole(work: Work) -> None:
     """Framing, decoding, folding and deciding, with the answers that a runner would give."""
     from cms.protocol.connection import Answered, Connection
     from cms.protocol.messages import CommandLifecycle, Event, GetUsage
+    from cms.session.decide import AnswerCall, AskMeter, Settle, decide, wake_at
+    from cms.session.gate import Rules
     from cms.session.model import Limits
     from cms.session.paths import PathRules
-    from cms.session.policy import AnswerCall, AskMeter, Rules, Settle, decide, wake_at
     from cms.session.state import Began, Charged, Judged, MeterAsked, Opened, Phase, Settled, State, fold
 
     def paths() -> PathRules:

@@ -21,7 +21,7 @@ A map of the house, in reading order; imports point upward only:
 - `session.model`: the records: session, interaction, limits, verdict, receipt.
 - `config`: places, defaults, where `claude` is found.
 - `protocol`: bytes to typed events and back, without I/O; options to argv.
-- `session`: what the events mean (`state`), what they cost (`ledger`), what to do about it (`policy`).
+- `session`: what the events mean (`state`), what they cost (`ledger`), what to do about it (`decide`).
 - `containment`, `protection`, `live`, `fleet`: process trees, protected paths, one session, all sessions.
 - `store`: the store in SQLite, the raw line logs.
 - `rpc`, `daemon`, `cli`: from a shell to the supervisor and back.

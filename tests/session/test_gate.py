@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from cms.protocol.messages import HookAnswer, PermitAnswer, RefuseAnswer
+from cms.session.gate import NOBODY, GateDecision, Rules, describe, judge
 from cms.session.model import OnViolation, Outcome, Preset, Question
-from cms.session.policy import NOBODY, GateDecision, Rules, describe, judge
 from cms.session.state import PendingCall
 from session.world import WORK, World, hook, permission, raw, rules
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.protocol.messages import ControlCancelRequest, HookAnswer, PermitAnswer, RefuseAnswer
+from cms.session.decide import wake_at
+from cms.session.gate import Rules, asked_questions, held
 from cms.session.model import Limits, Outcome
-from cms.session.policy import Rules, asked_questions, held, wake_at
 from cms.session.questions import AskedQuestion, Choice, Word
 from cms.session.state import Breach, Breached, Spoken
 from session.world import World, hook, permission, result, rules

@@ -7,8 +7,8 @@ import pytest
 
 from cms.protocol.messages import ApiRetry
 from cms.session.budget import Grant
+from cms.session.limits import BUDGET_EVERY, BUDGET_PATIENCE
 from cms.session.model import Limits, Outcome
-from cms.session.policy import BUDGET_EVERY, BUDGET_PATIENCE
 from cms.session.repetition import follow
 from cms.session.state import Began, Granted, Opened, out_of_budget
 from session.world import IDLE, RUNNING, World, hook, meter, raw, result, rules, says, started

@@ -35,8 +35,8 @@ from cms.protocol.messages import (
     User,
 )
 from cms.session.budget import Grant
+from cms.session.decide import decide, wake_at
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
-from cms.session.policy import conclude, decide, response_of, wake_at
 from cms.session.questions import Word
 from cms.session.state import (
     Began,
@@ -61,6 +61,7 @@ from cms.session.state import (
     more_to_come,
     shells,
 )
+from cms.session.verdict import conclude, response_of
 from protocol import takes
 from session.replay import Replay, local
 from session.world import (

@@ -30,21 +30,19 @@ from cms.protocol.messages import (
     TasksChanged,
     User,
 )
-from cms.session.model import Limits, OnViolation, Preset
-from cms.session.paths import PathRules
-from cms.session.policy import (
+from cms.session.decide import (
     AnswerCall,
     AskBudget,
     AskMeter,
-    Conclusion,
     Note,
-    Rules,
     SendInterrupt,
     Settle,
     StopProcess,
-    conclude,
     decide,
 )
+from cms.session.gate import Rules
+from cms.session.model import Limits, OnViolation, Preset
+from cms.session.paths import PathRules
 from cms.session.state import (
     Began,
     Breached,
@@ -57,6 +55,7 @@ from cms.session.state import (
     State,
     fold,
 )
+from cms.session.verdict import Conclusion, conclude
 
 WORK = "/home/u/project"
 HOME = "/home/u"

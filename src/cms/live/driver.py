@@ -27,25 +27,19 @@ from cms.protocol.messages import CanUseTool, Event, GetUsage, Interrupt, Result
 from cms.protocol.tools import QUESTION_TOOL
 from cms.session.audit import Decision
 from cms.session.budget import Grant
-from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
-from cms.session.policy import (
+from cms.session.decide import (
     AnswerCall,
     AskBudget,
     AskMeter,
     Note,
-    Rules,
     SendInterrupt,
     Settle,
     StopProcess,
-    api_part,
-    asked_questions,
-    conclude,
     decide,
-    describe,
-    held,
-    response_of,
     wake_at,
 )
+from cms.session.gate import Rules, asked_questions, describe, held
+from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
 from cms.session.questions import OpenQuestion, Word
 from cms.session.state import (
     Began,
@@ -64,6 +58,7 @@ from cms.session.state import (
     fold,
     may_owe,
 )
+from cms.session.verdict import api_part, conclude, response_of
 from cms.store.store import Store
 
 

@@ -55,8 +55,8 @@ from cms.live.write_queue import WriteQueue
 from cms.protection.path_guard import PathGuard
 from cms.protection.rules import build_rules
 from cms.protection.scratch import make_scratch, remove_scratch
+from cms.session.decide import PATIENCE
 from cms.session.model import Interaction, Outcome, Progress, Receipt, SessionRecord, SessionStatus, Walls
-from cms.session.policy import PATIENCE
 from cms.session.questions import LiveSession, OpenQuestion, Word
 from cms.session.state import Phase
 from cms.store.rawlog import RawLog, raw_log_path

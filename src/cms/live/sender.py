@@ -19,8 +19,8 @@ from cms.live.log_rows import first_line
 from cms.live.process import AgentProcess
 from cms.live.watchers import Watchers
 from cms.session.budget import Grant
+from cms.session.limits import BUDGET_EVERY, BUDGET_PATIENCE
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
-from cms.session.policy import BUDGET_EVERY, BUDGET_PATIENCE
 from cms.session.state import Phase
 from cms.store.store import Store
 

@@ -17,8 +17,8 @@ import trio
 from cms.containment import Container, LostMount
 from cms.protection.protected_paths import ProtectedPaths, find_all_paths, find_new
 from cms.protection.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, snapshot_again
+from cms.session.gate import Rules
 from cms.session.model import Walls
-from cms.session.policy import Rules
 
 #: Seconds between two looks at the mounts where the kernel does not tell that one has gone.
 LOOK_EVERY: Final = 10.0

@@ -1,6 +1,6 @@
 """Where the protected paths of a session really are, for the container that is to hold them.
 
-The policy judges a path that somebody names; a container needs a list of what exists. Some patterns name a
+The gate judges a path that somebody names; a container needs a list of what exists. Some patterns name a
 place (`~/.ssh`, `/etc`): they are looked up. Others match at every depth (`.env`, `.git/hooks`): the folders
 that the session works in are walked for them, with a bound, and so are the repositories that they lie in.
 Outside of those only the gate knows them.
@@ -27,8 +27,8 @@ import msgspec
 
 from cms import config_file
 from cms.protection.escape_sockets import find_escape_sockets
+from cms.session.gate import Rules
 from cms.session.paths import DEFAULT_PROTECTED, PathRules, fold_name
-from cms.session.policy import Rules
 
 #: Entries of the work dir that are looked at, and seconds that it may take; a bigger one is not seen whole.
 MOST_ENTRIES: Final = 100_000

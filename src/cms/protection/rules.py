@@ -1,19 +1,19 @@
-"""From what a person chose about a session to the rules that the policy judges by.
+"""From what a person chose about a session to the rules that it is judged by.
 
-The one place where links are resolved for it: the policy itself knows no file system.
+The one place where links are resolved for it: the gate itself knows no file system.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from cms.session.gate import Rules
 from cms.session.model import SessionOptions
 from cms.session.paths import PathRules
-from cms.session.policy import Rules
 
 
 def build_rules(options: SessionOptions, environ_home: str) -> Rules:
-    """The policy's rules from what a person chose; this is where links are resolved for it."""
+    """The rules of a session from what a person chose; this is where links are resolved for it."""
     work_dir = Path(options.work_dir)
 
     def resolve(path: str) -> str:

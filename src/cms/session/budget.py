@@ -2,7 +2,7 @@
 
 A scope is what a cap is put on: a day, a batch, everything (`ALL`, `DAY`, or any other word that whoever
 starts the work makes up, like `batch:nightly`). A session's own limit is not a scope: it is nobody else's,
-and the policy holds it alone.
+and `session.limits` holds it alone.
 
 How the bound comes about
 - Before a message is sent, an amount is reserved in every scope that has a cap and that the message belongs

@@ -7,7 +7,6 @@ import pytest
 from cms.errors import ExitCode
 from cms.protocol.messages import Event, Init, RateLimitEvent, RateLimitInfo, TextBlock
 from cms.session.model import Denial, InteractionState, Outcome, exit_code_of
-from cms.session.policy import Conclusion, conclude, response_of
 from cms.session.state import (
     Began,
     Breach,
@@ -18,6 +17,7 @@ from cms.session.state import (
     State,
     fold,
 )
+from cms.session.verdict import Conclusion, conclude, response_of
 from session.world import (
     IDLE,
     RUNNING,

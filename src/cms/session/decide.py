@@ -1,0 +1,174 @@
+"""What is to be done about a state now: `decide(state, rules, now)` returns actions. Pure.
+
+The driver carries them out and tells the state that it did. It asks after every event and at `wake_at`. Which
+limit was passed is found in `session.limits`, what happens to a call in `session.gate`; here is the order of
+things, and how an interaction is ended before its time.
+
+- What ends an interaction early is told to claude in the answer to a call at the gate (`deny` with
+  `continue: false`: the turn ends cleanly, the conversation can go on). Without a call at the gate (a
+  subagent's does not count: such an answer ends the subagent, and the main conversation goes on), or if the
+  turn is not over `PATIENCE` later, `interrupt` is sent; if that does not help within `PATIENCE`, the process
+  is stopped.
+- A turn that nobody asked for (claude begins one when a background task ends) is ended the same way at its
+  first tool call, so it costs one API call and does nothing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cms.protocol.messages import Answer, HookAnswer, PermitAnswer, PreToolUseOutput, RefuseAnswer
+from cms.session.gate import GateDecision, Rules, awaits_person, breach_of, describe, judge
+from cms.session.limits import (
+    METER_EVERY,
+    asks_budget_at,
+    find_breach,
+    is_metered,
+    limits_due,
+    wants_meter,
+)
+from cms.session.model import Denial, Outcome
+from cms.session.state import Breach, PendingCall, Phase, State, is_over, out_of_budget
+
+PATIENCE = 5.0  # a loaded machine took claude past 3 s to hear an interrupt, and cost the session its process
+
+
+class Action(msgspec.Struct, frozen=True):
+    """Something for the runner to do."""
+
+
+class AnswerCall(Action, frozen=True):
+    """Answer a call at the gate; goes into the audit log."""
+
+    call: PendingCall
+    verdict: GateDecision
+    answer: Answer
+    denial: Denial | None
+
+
+class AskMeter(Action, frozen=True):
+    """Ask claude what it has spent."""
+
+
+class AskBudget(Action, frozen=True):
+    """Ask for more of the shared budgets."""
+
+
+class SendInterrupt(Action, frozen=True):
+    """Ask claude to end its turn now."""
+
+
+class StopProcess(Action, frozen=True):
+    """The turn does not end by itself: walk down the stop ladder."""
+
+    reason: str
+
+
+class Note(Action, frozen=True):
+    """An interaction is being ended early, from now on."""
+
+    breach: Breach
+
+
+class Settle(Action, frozen=True):
+    """The interaction is over: judge it and store it."""
+
+
+def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
+    """What to do now. Each call at the gate is answered at most once, when its time has come."""
+    turn = state.turn
+    if state.phase is Phase.ENDED:
+        return ()
+    if turn is None or is_over(state):
+        # A call out of turn (a turn that nobody asked for, a subagent that outlived its interaction):
+        # nothing runs unwatched.
+        stop = Breach(Outcome.INTERRUPTED, "no message is in flight", now)
+        verdict = GateDecision("deny", f"refused: {stop.reason}")
+        refusals = tuple(_answer(call, verdict, stop) for call in state.gate)
+        return refusals if turn is None else (*refusals, Settle())
+    actions: list[Action] = []
+    breach = turn.breach
+    if breach is None:
+        breach = find_breach(state, rules, now)
+        if breach is not None:
+            actions.append(Note(breach))
+    told = False
+    for call in state.gate:
+        if breach is None and (not is_metered(state, rules, call) or out_of_budget(state)):
+            continue
+        if breach is None and now < call.at + rules.ask_timeout and awaits_person(call, rules):
+            continue
+        verdict = judge(call, rules)
+        if breach is None:
+            breach = breach_of(verdict, rules, now)
+            if breach is not None:
+                actions.append(Note(breach))
+        actions.append(_answer(call, verdict, breach))
+        told = told or call.agent_id is None
+    if breach is None:
+        if wants_meter(state, now):
+            actions.append(AskMeter())
+        ask_at = asks_budget_at(state)
+        if ask_at is not None and now >= ask_at:
+            actions.append(AskBudget())
+    elif turn.interrupted_at is not None:
+        if now >= turn.interrupted_at + PATIENCE:
+            actions.append(StopProcess(breach.reason))
+    elif not told and (turn.told_at is None or now >= turn.told_at + PATIENCE):
+        actions.append(SendInterrupt())
+    return tuple(actions)
+
+
+def wake_at(state: State, rules: Rules) -> float | None:
+    """When `decide` must be called again though no event came, or None."""
+    turn = state.turn
+    if turn is None or state.phase is not Phase.BUSY:
+        return None
+    if turn.breach is not None:
+        if turn.interrupted_at is not None:
+            return turn.interrupted_at + PATIENCE
+        return turn.breach.at if turn.told_at is None else turn.told_at + PATIENCE
+    times = limits_due(state, rules)
+    if state.asked_seq is None:
+        times.append(state.asked_at + METER_EVERY)
+    if (ask_at := asks_budget_at(state)) is not None:
+        times.append(ask_at)
+    # A call that waits for money too is looked at again when that is known.
+    times += [
+        call.at + rules.ask_timeout
+        for call in state.gate
+        if awaits_person(call, rules) and is_metered(state, rules, call) and not out_of_budget(state)
+    ]
+    return min(times, default=None)
+
+
+def _answer(call: PendingCall, verdict: GateDecision, breach: Breach | None) -> AnswerCall:
+    if breach is not None and verdict.word != "deny":
+        verdict = GateDecision("deny", breach.reason, verdict.detail or describe(call.input))
+    denial = None
+    if verdict.word == "deny" and not verdict.questions and not verdict.plan:
+        denial = Denial(call.tool, verdict.detail, verdict.reason, verdict.by, verdict.violation)
+    answer: Answer
+    if call.kind == "permission":
+        if verdict.word == "allow":
+            answer = PermitAnswer(_with_answers(call.input, verdict.answers))
+        else:
+            answer = RefuseAnswer(verdict.reason, interrupt=breach is not None)
+    elif verdict.word == "pass":
+        answer = HookAnswer()
+    elif verdict.word == "allow":
+        answer = HookAnswer(PreToolUseOutput("allow"))
+    elif breach is None:
+        answer = HookAnswer(PreToolUseOutput("deny", verdict.reason))
+    else:
+        answer = HookAnswer(PreToolUseOutput("deny", verdict.reason), False, breach.reason)
+    return AnswerCall(call, verdict, answer, denial)
+
+
+def _with_answers(raw: msgspec.Raw, answers: dict[str, str]) -> msgspec.Raw:
+    """The input of a question with a person's answers, as claude takes them: by question, in labels."""
+    if not answers:
+        return raw
+    fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    fields["answers"] = msgspec.Raw(msgspec.json.encode(answers))
+    return msgspec.Raw(msgspec.json.encode(fields))
