@@ -28,7 +28,7 @@ from cms.errors import (
     WorkDirError,
     WrongStatus,
 )
-from cms.mcp import looking, server
+from cms.mcp import server, status
 from cms.mcp.prompts import PROMPTS
 from cms.mcp.server import HINTS, INSTRUCTIONS, build, progress_text
 from cms.mcp.tools import TOOLS
@@ -265,7 +265,7 @@ async def test_a_bug_of_ours_is_a_tool_error_too(
     def boom(*_: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(looking, "session_of", boom)
+    monkeypatch.setattr(status, "session_of", boom)
     with serve(settings.home, {"session.get": lambda _: SessionReply(session())}):
         async with client_of(settings) as client:
             text = bad(await client.call_tool("status", {"name": "a"}))

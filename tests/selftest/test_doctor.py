@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from cli.shell import Ran, Shell, shell
-from cms.cli.certify import checkup_lines
+from cms.cli.selftest import checkup_lines
 from cms.selftest.doctor import Checkup
 
 __all__ = ["shell"]

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from cms.cli.certify import drill
+from cms.cli.selftest import drill
 from cms.containment import Container, Proof
 from cms.errors import ExitCode
 from cms.selftest import drill as drills

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from cli.terminal import OnTerminal
-from cms.setup.work import guide_text
+from cms.setup.install import guide_text
 
 #: Odd on purpose: four spaces, escapes, a number that JavaScript cannot hold, a comment-like key.
 HAND_MADE = (

@@ -5,8 +5,8 @@ Read in this order:
 - `app`: which commands exist; the one place where errors and Ctrl-C become lines and exit codes.
 - `flags`, `agent`: what may be typed, made into records of `cms.session.model`, or refused in one line.
 - `io`: the one place that opens the client, waits, and prints.
-- `delegation`, `starting`, `sessions`, `care`, `looking`, `logs`, `top`, `waiting`, `asking`, `money`,
-  `settings`, `daemon`, `about` ...: the commands, a file per group.
+- `delegation`, `spawn`, `sessions`, `status`, `questions`, `logs`, `top`, `audit`, `batch`, `batches`,
+  `cost`, `budget`, `config`, `daemon`, `selftest` ...: the commands, a file per noun.
 - `views`, `views_care`: what `--json` prints. `render`: what a person reads. All pure.
 - `complete`: what the shells ask for on TAB (`completion` prints their scripts).
 - `terminal`: what a stream can show. `progress`: the status line of a command that waits.

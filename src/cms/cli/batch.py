@@ -7,12 +7,7 @@ is ended in a way that it can go on from, and `cms batch resume` goes on.
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -23,29 +18,23 @@ from cms.batch.model import (
     RESUMABLE,
     BatchOptions,
     BatchRecord,
-    BatchStatus,
     TaskSpec,
-    TaskView,
-    exit_code,
 )
 from cms.batch.spec import Header
 from cms.cli import agent as agents
 from cms.cli import batch_render as render
-from cms.cli import flags, io, terminal
+from cms.cli import flags, io
 from cms.cli.agent import AgentFlags
-from cms.cli.batch_load import BadTasks, Port, load, merged
+from cms.cli.batch_client import Port
+from cms.cli.batch_load import BadTasks, load, merged
+from cms.cli.batches import new_file, watch
 from cms.cli.flags import JsonFlag
-from cms.errors import CmsError, ExitCode, UsageError
+from cms.errors import ExitCode, UsageError
 from cms.rpc.api import Nothing
 from cms.rpc.api_batch import (
-    BatchesReply,
-    BatchPageParams,
     BatchParams,
     BatchReply,
-    BatchReportParams,
-    BatchReportReply,
     BatchRunParams,
-    BatchTasksReply,
 )
 from cms.session.model import Limits
 
@@ -214,10 +203,10 @@ def run(
         return _start(port, file or "", options_of, plan=plan, detach=detach, json=json)
 
     if foreground:
-        from cms.cli.batch_here import with_supervisor
+        from cms.cli.batch_foreground import with_supervisor
 
         return with_supervisor(work)
-    from cms.cli.batch_ports import with_daemon
+    from cms.cli.batch_client import with_daemon
 
     return with_daemon(work)
 
@@ -270,22 +259,8 @@ def _with_settings(options: BatchOptions, header: Header) -> BatchOptions:
     }
     for field in ("out", "report"):
         if changes.get(field):
-            changes[field] = _new_file(str(changes[field]), f"--{field}")
+            changes[field] = new_file(str(changes[field]), f"--{field}")
     return msgspec.structs.replace(options, **changes)
-
-
-def _new_file(text: str, flag: str) -> str:
-    """The absolute path of a file that is to be written; its folder must be there.
-
-    Raises:
-        UsageError: it cannot be written there.
-    """
-    path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - links are kept as typed
-    if not path.parent.is_dir():
-        raise UsageError(f"{flag}: there is no folder {path.parent}", hint=flags.nearest_path(path.parent))
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{flag}: {path} cannot be written")
-    return str(path)
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -347,264 +322,4 @@ def _run(port: Port, params: BatchRunParams, batch: BatchRecord, *, detach: bool
                 ]
             )
         return ExitCode.COMPLETED
-    return _watch(port, "batch.run", params, batch, json=json)
-
-
-def _watch(
-    port: Port, method: str, params: BatchRunParams | BatchParams, batch: BatchRecord, *, json: bool
-) -> int:
-    with _Display(port, batch, quiet=json) as display:
-        batch = port.run(method, params).batch
-        display.finish()
-    return _show_end(port, batch, json=json)
-
-
-def _show_end(port: Port, batch: BatchRecord, *, json: bool) -> int:
-    over = batch.status not in RESUMABLE or batch.status is BatchStatus.STOPPED
-    code = exit_code(batch.status, batch.counts, batch.stopped_by) if over else ExitCode.COMPLETED
-    if json:
-        io.show_json(render.view_tasks(batch, code if over else None, _all_tasks(port, batch.id)))
-    else:
-        io.show_lines(["", *render.summary_lines(batch, time.time(), io.out_style())])
-    return code
-
-
-def _all_tasks(port: Port, batch_id: str) -> list[TaskView]:
-    found: list[TaskView] = []
-    after: int | None = -1
-    while after is not None:
-        page = port.ask("batch.tasks", BatchPageParams(id=batch_id, after=after), BatchTasksReply)
-        found += page.tasks
-        after = page.next
-    return found
-
-
-class _Display:
-    """What a command shows while it waits: a line for each task that ends, and on a terminal a status line.
-
-    A thread looks at the batch on the port's other connection; the command itself waits for its end.
-    """
-
-    def __init__(self, port: Port, batch: BatchRecord, *, quiet: bool) -> None:
-        self._port = port
-        self._batch = batch
-        self._quiet = quiet
-        self._live = not quiet and terminal.can_rewrite(sys.stderr, os.environ)
-        self._style = terminal.style_of(sys.stderr, os.environ)
-        self._shown = 0
-        self._parked: float | None = None
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="cms-batch", daemon=True)
-
-    def __enter__(self) -> _Display:
-        # What had ended before is not news.
-        self._shown = -1 if self._quiet else self._count_before()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-        self._erase()
-
-    def finish(self) -> None:
-        """It has ended: tell what was not told yet."""
-        self._over.set()
-        self._thread.join()
-        self._erase()
-        if not self._quiet:
-            self._tell_ended()
-
-    def _count_before(self) -> int:
-        if self._batch.status is BatchStatus.LOADING:
-            return 0
-        return render.over_count(self._batch)
-
-    def _look(self) -> None:
-        try:
-            while not self._over.wait(_POLL):
-                self._batch = self._port.ask("batch.get", BatchParams(id=self._batch.id), BatchReply).batch
-                self._tell_park()
-                if not self._quiet:
-                    self._tell_ended()
-                if self._live:
-                    self._write(_ERASE + render.progress_line(self._batch, self._style))
-        except (CmsError, OSError):
-            pass  # whoever waits learns it, and says it better
-
-    def _tell_park(self) -> None:
-        batch = self._batch
-        if batch.status is BatchStatus.PARKED and batch.until != self._parked and batch.until is not None:
-            self._parked = batch.until
-            self._erase()
-            until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(batch.until))
-            io.warn(f"cms: {batch.id} is parked until {until}: {batch.reason}; nothing is started before")
-
-    def _tell_ended(self) -> None:
-        while True:
-            page = self._port.ask(
-                "batch.ended", BatchPageParams(id=self._batch.id, after=self._shown), BatchTasksReply
-            )
-            if not page.tasks:
-                return
-            self._erase()
-            style = io.out_style()
-            io.show_lines([render.task_line(task, style) for task in page.tasks])
-            self._shown += len(page.tasks)
-
-    def _erase(self) -> None:
-        if self._live:
-            self._write(_ERASE)
-
-    def _write(self, text: str) -> None:
-        encoding = sys.stderr.encoding or "ascii"
-        try:
-            sys.stderr.write(text.encode(encoding, "replace").decode(encoding))
-            sys.stderr.flush()
-        except OSError:
-            pass  # the terminal went away; the work does not depend on it
-
-
-# --- looking after batches ------------------------------------------------------------------------
-
-
-def batches(*, json: JsonFlag = False) -> int:
-    """List all batches, newest first.
-
-    Examples::
-
-        cms batches
-        cms batches --json
-    """
-    with io.daemon() as client:
-        reply = client.call("batch.list", Nothing(), BatchesReply)
-    if json:
-        views = tuple(render.view_batch(batch, _code(batch)) for batch in reply.batches)
-        io.show_json(render.BatchesView(views))
-    else:
-        io.show_lines(render.batches_table(reply.batches, time.time(), io.out_style()))
-    return ExitCode.COMPLETED
-
-
-def _code(batch: BatchRecord) -> int | None:
-    if batch.status in RESUMABLE and batch.status is not BatchStatus.STOPPED:
-        return None
-    return int(exit_code(batch.status, batch.counts, batch.stopped_by))
-
-
-def show(
-    batch: IdWord = None,
-    /,
-    *,
-    failed: Annotated[bool, flags.switch("--failed", "Only tasks that did not complete.")] = False,
-    follow: Annotated[
-        bool, flags.switch("--follow", "Stay until it ends, and show each task that does.")
-    ] = False,
-    report: Annotated[
-        str, flags.text_flag("--report", "Write a report of it as it stands: .md or .html.", "FILE")
-    ] = "",
-    json: JsonFlag = False,
-) -> int:
-    """Show a batch and its tasks: status, cost, time, and why one did not complete.
-
-    Examples::
-
-        cms batch show tasks-3f9a1c --failed
-        cms batch show tasks --follow
-        cms batch show tasks-3f9a1c --report night.html
-    """
-    from cms.cli.batch_ports import DaemonPort
-
-    word = _pick("show", batch)
-    with io.daemon() as client, io.daemon() as waiting:
-        port = DaemonPort(client, waiting)
-        record = port.ask("batch.get", BatchParams(id=word), BatchReply).batch
-        if follow:
-            return _watch(port, "batch.follow", BatchParams(id=record.id), record, json=json)
-        if report:
-            path = _new_file(report, "--report")
-            html = path.lower().endswith((".html", ".htm"))
-            reply = port.ask("batch.report", BatchReportParams(id=record.id, html=html), BatchReportReply)
-            Path(path).write_text(reply.text, encoding="utf-8")
-        tasks = _all_tasks(port, record.id)
-    if failed:
-        tasks = [task for task in tasks if task.status in render.NOT_COMPLETED]
-    if json:
-        io.show_json(render.view_tasks(record, _code(record), tasks))
-        return ExitCode.COMPLETED
-    style = io.out_style()
-    lines = [render.task_line(task, style) for task in tasks]
-    io.show_lines([*lines, *([""] if lines else []), *render.summary_lines(record, time.time(), style)])
-    if report:
-        io.warn(f"cms: the report is in {report}")
-    return ExitCode.COMPLETED
-
-
-def pause(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
-    """Start no more tasks of a batch; what runs runs on. `cms batch resume` undoes it.
-
-    Example::
-
-        cms batch pause tasks-3f9a1c
-    """
-    return _ask("batch.pause", _pick("pause", batch), json=json)
-
-
-def stop(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
-    """Bring a batch to rest: what runs is ended so that it can go on. `cms batch resume` goes on.
-
-    Example::
-
-        cms batch stop tasks-3f9a1c
-    """
-    return _ask("batch.stop", _pick("stop", batch), json=json)
-
-
-def cancel(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
-    """Give a batch up: what runs is ended, what waits is cancelled. Its sessions can still be continued.
-
-    Example::
-
-        cms batch cancel tasks-3f9a1c
-    """
-    return _ask("batch.cancel", _pick("cancel", batch), json=json)
-
-
-def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
-    """Go on with a batch that was paused or stopped; the daemon does it, this command does not wait.
-
-    `cms batch --resume ID` waits for it, and takes other limits.
-
-    Example::
-
-        cms batch resume tasks-3f9a1c
-    """
-    word = _pick("resume", batch)
-    with io.daemon() as client:
-        record = client.call("batch.get", BatchParams(id=word), BatchReply).batch
-        options = msgspec.structs.replace(record.options, detached=True)
-        changes = options if record.status is BatchStatus.STOPPED else None
-        params = BatchRunParams(id=record.id, options=changes, wait=False)
-        record = client.call("batch.run", params, BatchReply).batch
-    return _show_one(record, json=json)
-
-
-def _ask(method: str, word: str, *, json: bool) -> int:
-    with io.daemon() as client:
-        return _show_one(client.call(method, BatchParams(id=word), BatchReply).batch, json=json)
-
-
-def _show_one(batch: BatchRecord, *, json: bool) -> int:
-    if json:
-        io.show_json(render.view_batch(batch, _code(batch)))
-    else:
-        io.show_lines(render.summary_lines(batch, time.time(), io.out_style()))
-    return ExitCode.COMPLETED
-
-
-def _pick(command: str, word: str | None) -> str:
-    if not word:
-        raise UsageError(
-            f"batch {command} needs the id of a batch", hint="`cms batches` shows them; the beginning will do"
-        )
-    return word
+    return watch(port, "batch.run", params, batch, json=json)

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
 from cms.batch.model import BatchOptions, BatchRecord, TaskSpec, over
 from cms.batch.spec import Entry, Fault, Header, Reader, sniff
 from cms.cli.agent import check_file_or_json
+from cms.cli.batch_client import Port
 from cms.cli.flags import nearest_path
 from cms.errors import CmsError, UsageError
 from cms.rpc.api import Nothing
@@ -39,16 +40,6 @@ R = TypeVar("R", bound=Record)
 SHOWN = 20
 #: Bytes of one line of a file: a longer one is no task.
 _LINE = 64 * 1024 * 1024
-
-
-class Port(Protocol):
-    """Whoever answers the `batch.` methods: the daemon, or this command itself."""
-
-    def ask(self, method: str, params: Record, want: type[R]) -> R:
-        """One short request."""
-
-    def run(self, method: str, params: Record) -> BatchReply:
-        """A request that waits for a batch. Ctrl-C ends the waiting, and is answered all the same."""
 
 
 class BadTasks(UsageError):

@@ -6,7 +6,10 @@ ASCII only, so that it reads the same in any locale, in a pipe and in a screen r
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cms.cli import flags
+from cms.errors import ExitCode
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpPanel
@@ -111,3 +114,25 @@ def _describe(entry: Any) -> str:
     if entry.default not in (None, "", "()", '""'):
         parts.append(f"[default: {entry.default}]")
     return " ".join(part for part in parts if part)
+
+
+def help_(*command: Annotated[str, flags.word("The command to explain.")]) -> int:
+    """Explain cms, or one command.
+
+    Examples::
+
+        cms help delegate
+        cms help batch show
+    """
+    from cms.cli.app import FAMILIES, build, check_command, complete_batch, summon
+
+    app = build()
+    if command[:1] == ("batch",):
+        complete_batch(app)
+    explained = app
+    for word in command:
+        explained = explained[check_command(explained, word)]
+    if not command or command[0] in FAMILIES:
+        summon(explained)
+    app.help_print(command)
+    return ExitCode.COMPLETED

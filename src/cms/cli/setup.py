@@ -13,8 +13,8 @@ from cms.cli.flags import JsonFlag
 from cms.cli.mcp import check_sdk
 from cms.config import load_settings_and_file
 from cms.errors import ExitCode, UsageError
-from cms.setup.claude import Scope
-from cms.setup.work import Report, Setup
+from cms.setup.claude_cli import Scope
+from cms.setup.install import Report, Setup
 
 #: The project first: its own note on Claude Code's file is the newer one.
 SCOPES: tuple[Scope, ...] = ("project", "user")

@@ -24,8 +24,8 @@ import msgspec
 from cyclopts import Parameter
 
 from cms.cli import flags, io, render, terminal
+from cms.cli.cost import bar
 from cms.cli.flags import JsonFlag
-from cms.cli.money import bar
 from cms.cli.terminal import Style
 from cms.errors import CmsError, ExitCode
 from cms.rpc.api import NameParams, Nothing, ResumeParams, SessionReply, StopParams, StopReply

@@ -5,8 +5,8 @@ Read in this order:
 - `schema`: from a struct to the JSON Schema that a client is shown. Pure.
 - `results`: what a model is told about sessions and their work; short, because it pays for each word.
 - `tool`: what a tool is; `params`: what several of them take.
-- `work`, `batch`, `collecting`, `life`, `looking`, `money`: the tools, a file per group; `tools`: all.
-- `line`: one tool call's line to the daemon, in a worker thread: progress, cancellation.
+- `sessions`, `batch`, `questions`, `status`, `cost`: the tools, a file per noun; `tools`: all.
+- `call`: one tool call's connection to the daemon, in a worker thread: progress, cancellation.
 - `resources`, `prompts`: transcripts to read; how to split and delegate work.
 - `server`: the only module that imports the `mcp` SDK, and the one that runs trio.
 

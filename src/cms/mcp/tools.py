@@ -9,14 +9,13 @@ a permission mode, hand over settings or MCP servers, delete sessions, stop the 
 
 from __future__ import annotations
 
-from cms.mcp import batch, collecting, life, looking, money, work
+from cms.mcp import batch, cost, questions, sessions, status
 from cms.mcp.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
-    *work.TOOLS,
+    *sessions.TOOLS,
     *batch.TOOLS,
-    *collecting.TOOLS,
-    *life.TOOLS,
-    *looking.TOOLS,
-    *money.TOOLS,
+    *questions.TOOLS,
+    *status.TOOLS,
+    *cost.TOOLS,
 )

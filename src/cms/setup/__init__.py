@@ -1,9 +1,9 @@
 """`cms setup`: register the MCP server with Claude Code, teach the parent to delegate, and take it all back.
 
-- `splice`: put a member into a JSON text, or take it out, every other byte as it was. Pure.
-- `files`: backups, what was there before, writing a file in one step.
-- `claude`: the `claude mcp` commands, and reading what they say.
-- `work`: install and uninstall; a report of each step.
+- `edit_json`: put a member into a JSON text, or take it out, every other byte as it was. Pure.
+- `backups`: backups, what was there before, writing a file in one step.
+- `claude_cli`: the `claude mcp` commands, and reading what they say.
+- `install`: install and uninstall; a report of each step.
 
 The rules:
 

@@ -1,7 +1,7 @@
-"""Tools that make agents work: delegate, continue, spawn, send, resume, fork.
+"""Tools on sessions: delegate, continue, spawn, send, resume, fork, wait; interrupt, pause, stop, kill.
 
-Cancelling one of them stops what it started: the agent of a delegation, a spawned session, a message under
-way. What was only listened to goes on.
+Cancelling one that makes an agent work stops what it started: the agent of a delegation, a spawned session, a
+message under way. What was only listened to goes on.
 """
 
 from __future__ import annotations
@@ -12,8 +12,34 @@ import msgspec
 
 from cms.errors import CmsError
 from cms.mcp.call import DaemonCall
-from cms.mcp.params import LONG_TEXT, Agent, Detach, MaxChars, MaxCost, MaxTurns, Model, Name, NewName, Text
-from cms.mcp.results import MAX_TEXT, Answer, DelegationVerdict, answer_of, verdict_of
+from cms.mcp.params import (
+    LONG_TEXT,
+    Agent,
+    Detach,
+    MaxChars,
+    MaxCost,
+    MaxTurns,
+    Model,
+    Name,
+    NameArguments,
+    NewName,
+    Text,
+)
+from cms.mcp.results import (
+    MAX_TEXT,
+    Answer,
+    DelegationVerdict,
+    Ended,
+    Message,
+    Session,
+    Status,
+    answer_of,
+    described,
+    ended_of,
+    message_of,
+    session_of,
+    verdict_of,
+)
 from cms.mcp.tool import Params, tool
 from cms.rpc.api import (
     AcceptedReply,
@@ -27,8 +53,8 @@ from cms.rpc.api import (
     StopParams,
     StopReply,
 )
-from cms.rpc.api_care import ForkParams
-from cms.session.model import DelegateResult, Limits, Reply, SessionStatus
+from cms.rpc.api_care import ForkParams, PauseParams, WaitParams, WaitReply
+from cms.session.model import DelegateResult, Limits, Record, Reply, SessionStatus
 
 
 class DelegateArguments(Agent, frozen=True, kw_only=True):
@@ -206,6 +232,85 @@ def _answer(reply: Reply | AcceptedReply, max_chars: int) -> Answer:
     return answer_of(reply, max_chars)
 
 
+def interrupt(call: DaemonCall, given: NameArguments) -> Session:
+    reply = call.call("session.interrupt", NameParams(name=given.name), SessionReply)
+    return session_of(reply.session, reply.activity)
+
+
+class PauseArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    freeze: Annotated[
+        bool, described("Also stop its whole process tree this instant, in the middle of its work.")
+    ] = False
+
+
+def pause(call: DaemonCall, given: PauseArguments) -> Session:
+    reply = call.call("session.pause", PauseParams(name=given.name, freeze=given.freeze), SessionReply)
+    return session_of(reply.session, reply.activity)
+
+
+class StopArguments(Params, frozen=True, kw_only=True):
+    name: Name
+    grace_seconds: Annotated[
+        float, msgspec.Meta(description="How long it may take before force is used.", gt=0, le=300)
+    ] = 10.0
+
+
+def stop(call: DaemonCall, given: StopArguments) -> Ended:
+    reply = call.call("session.stop", StopParams(name=given.name, grace=given.grace_seconds), StopReply)
+    return ended_of(reply.session, reply.receipt)
+
+
+def kill(call: DaemonCall, given: NameArguments) -> Ended:
+    reply = call.call("session.kill", NameParams(name=given.name), StopReply)
+    return ended_of(reply.session, reply.receipt)
+
+
+class Through(Record, frozen=True):
+    """A session that has nothing left to do."""
+
+    name: str
+    status: Status
+    last: Annotated[Message | None, described("Its last message and the answer to it.")]
+
+
+class Collected(Record, frozen=True):
+    done: tuple[Through, ...]
+    working: Annotated[tuple[str, ...], described("Those that are not through yet.")]
+    timed_out: bool
+
+
+class WaitArguments(Params, frozen=True, kw_only=True):
+    names: Annotated[
+        tuple[Name, ...], msgspec.Meta(description="The sessions.", min_length=1, max_length=200)
+    ]
+    first: Annotated[bool, described("Return when the first of them is through, not all.")] = False
+    timeout_seconds: Annotated[
+        float,
+        msgspec.Meta(description="Return after so long with what there is. They work on.", gt=0, le=86_400),
+    ] = 1800
+    max_chars: Annotated[
+        int, msgspec.Meta(description="Cut each answer here; `output` gives the rest.", ge=100, le=100_000)
+    ] = 4000
+
+
+def wait(call: DaemonCall, given: WaitArguments) -> Collected:
+    params = WaitParams(names=given.names, first=given.first, timeout=given.timeout_seconds)
+    reply = call.call("sessions.wait", params, WaitReply)
+    return Collected(
+        done=tuple(
+            Through(
+                name=one.session.name,
+                status=one.session.status,
+                last=None if one.last is None else message_of(one.last, 200, given.max_chars),
+            )
+            for one in reply.done
+        ),
+        working=reply.waiting,
+        timed_out=reply.timed_out,
+    )
+
+
 TOOLS = (
     tool(
         "delegate",
@@ -282,5 +387,58 @@ TOOLS = (
         destructive=True,
         open_world=True,
         inside=False,
+    ),
+    tool(
+        "wait",
+        "Wait for sessions",
+        WaitArguments,
+        Collected,
+        wait,
+        """Wait until sessions have nothing left to do, and collect their last answers with outcome and cost:
+        the second half of whatever you started with detach. Free, and one call for many sessions. A
+        session that waits for an answer counts as at work: if it takes long, look at `questions`.""",
+        read_only=True,
+    ),
+    tool(
+        "interrupt",
+        "Interrupt a session",
+        NameArguments,
+        Session,
+        interrupt,
+        """End what a session is doing now and keep it alive, to send it something better. Free. An error if
+        it is doing nothing.""",
+        destructive=True,
+    ),
+    tool(
+        "pause",
+        "Pause a session",
+        PauseArguments,
+        Session,
+        pause,
+        """Let a session take no more messages; what it is doing goes on, unless you freeze it. `resume`
+        opens it again. Free; its process stays. To be rid of it use `stop`.""",
+        idempotent=True,
+    ),
+    tool(
+        "stop",
+        "Stop a session",
+        StopArguments,
+        Ended,
+        stop,
+        """End a session's process gracefully; the conversation is kept and `send` brings it back. Do it with
+        each spawned session that you are done with: it frees about 200 MB. Free.""",
+        destructive=True,
+        idempotent=True,
+    ),
+    tool(
+        "kill",
+        "Kill a session",
+        NameArguments,
+        Ended,
+        kill,
+        """End a session and every process that it started by force, at once, and prove it. For one that does
+        harm or does not react to `stop`; work in flight is lost. Free.""",
+        destructive=True,
+        idempotent=True,
     ),
 )

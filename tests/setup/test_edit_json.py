@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.setup.splice import get, insert, remove
+from cms.setup.edit_json import get, insert, remove
 
 keys = st.text(max_size=6)
 values = st.recursive(

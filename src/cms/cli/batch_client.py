@@ -1,17 +1,26 @@
-"""The daemon as the one who answers the `batch.` methods. (`batch_here` is the other one.)"""
+"""Who answers the `batch.` methods: the daemon, or (`batch_foreground`) this command itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from cms.cli.batch_load import Port
 from cms.config import load_settings
 from cms.rpc.api_batch import BatchReply
 from cms.rpc.client import Client, connect
 from cms.session.model import Record
 
 R = TypeVar("R", bound=Record)
+
+
+class Port(Protocol):
+    """Whoever answers the `batch.` methods: the daemon, or this command itself."""
+
+    def ask(self, method: str, params: Record, want: type[R]) -> R:
+        """One short request."""
+
+    def run(self, method: str, params: Record) -> BatchReply:
+        """A request that waits for a batch. Ctrl-C ends the waiting, and is answered all the same."""
 
 
 class DaemonPort:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from cli.shell import Shell, shell
-from cms.cli.asking import ask_lines
+from cms.cli.questions import ask_lines
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, UsageError
 from cms.rpc.api_care import AskReply

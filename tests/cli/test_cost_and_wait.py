@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cli.making import interaction, session
 from cli.shell import Shell, shell
-from cms.cli import waiting
-from cms.cli.money import bar, lines, parse_since, tokens
+from cms.cli import sessions
+from cms.cli.cost import bar, lines, parse_since, tokens
 from cms.cli.render import display_width
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
@@ -184,4 +184,4 @@ def ended(name: str, outcome: Outcome | None) -> Waited:
     ],
 )
 def test_exit_codes_of_waiting(reply: WaitReply, first: bool, code: int) -> None:
-    assert waiting.exit_of(reply, first=first) == code
+    assert sessions.wait_exit(reply, first=first) == code

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from cms.cli.batch_load import Port
+from cms.cli.batch_client import Port
 from cms.config import load_settings_and_file
 from cms.daemon.batch_handlers import BatchMethods
 from cms.daemon.call import Begin

@@ -13,9 +13,9 @@ from cms.config import Settings, find_claude
 from cms.errors import MachineError, UsageError
 from cms.mcp.prompts import guide
 from cms.session.model import Record
-from cms.setup import splice
-from cms.setup.claude import NAME, Claude, Entry, Health, Scope, is_ours
-from cms.setup.files import Notebook, digest, read, remove_if_empty, write
+from cms.setup import edit_json
+from cms.setup.backups import Notebook, digest, read, remove_if_empty, write
+from cms.setup.claude_cli import NAME, Claude, Entry, Health, Scope, is_ours
 
 SKILL = "delegate-with-cms"
 SERVERS = "mcpServers"
@@ -110,14 +110,14 @@ class Setup:
         if found is not None:
             words = self._claude.remove_words(scope)
             self._step(self._claude.shown(words), lambda: self._claude.do(words))
-            text = splice.remove(text, (SERVERS,), NAME) if text else text
+            text = edit_json.remove(text, (SERVERS,), NAME) if text else text
         add = self._claude.add_words(scope, entry)
         self._step(self._claude.shown(add), lambda: self._claude.do(add))
         if self._dry:
             return
         if scope == "project" and before is not None:
-            written = splice.get((read(file) or b"{}").decode(), (SERVERS, NAME))
-            self._put(file, splice.insert(text, (SERVERS,), NAME, written).encode())
+            written = edit_json.get((read(file) or b"{}").decode(), (SERVERS, NAME))
+            self._put(file, edit_json.insert(text, (SERVERS,), NAME, written).encode())
         if found is None or as_we_left:
             self._notebook.settle(file)
             self._notebook.settle(self._claude.user_file)
@@ -128,7 +128,7 @@ class Setup:
         if data is None or not data.strip():
             return None, data
         try:
-            return splice.get(data.decode(), (SERVERS, NAME)), data
+            return edit_json.get(data.decode(), (SERVERS, NAME)), data
         except ValueError as error:
             raise MachineError(f"{file} cannot be read: {error}", hint="mend it first") from error
 
@@ -179,7 +179,7 @@ class Setup:
             what = "put back as it was" if back.existed else "removed, as it was not there before"
             self._step(f"{file}: {what}", lambda: self._notebook.go_back(back))
         elif scope == "project":
-            text = splice.remove(data.decode(), (SERVERS,), NAME)
+            text = edit_json.remove(data.decode(), (SERVERS,), NAME)
             if known is not None and not known.existed and json.loads(text) == {SERVERS: {}}:
                 self._step(f"{file}: removed, nothing else is in it", lambda: file.unlink(missing_ok=True))
             else:

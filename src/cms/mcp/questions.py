@@ -1,4 +1,4 @@
-"""Tools for work that outlives a request: wait for it, and answer what it asks."""
+"""Tools for what agents ask: see it, and answer it."""
 
 from __future__ import annotations
 
@@ -10,59 +10,9 @@ from cms.mcp.call import DaemonCall
 from cms.mcp.params import Name
 from cms.mcp.results import Message, Status, described, iso, message_of
 from cms.mcp.tool import Params, tool
-from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, WaitParams, WaitReply
+from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply
 from cms.session.model import Record, SessionStatus
 from cms.session.questions import AskedQuestion, OpenQuestion
-
-# --- wait -----------------------------------------------------------------------------------------
-
-
-class Through(Record, frozen=True):
-    """A session that has nothing left to do."""
-
-    name: str
-    status: Status
-    last: Annotated[Message | None, described("Its last message and the answer to it.")]
-
-
-class Collected(Record, frozen=True):
-    done: tuple[Through, ...]
-    working: Annotated[tuple[str, ...], described("Those that are not through yet.")]
-    timed_out: bool
-
-
-class WaitArguments(Params, frozen=True, kw_only=True):
-    names: Annotated[
-        tuple[Name, ...], msgspec.Meta(description="The sessions.", min_length=1, max_length=200)
-    ]
-    first: Annotated[bool, described("Return when the first of them is through, not all.")] = False
-    timeout_seconds: Annotated[
-        float,
-        msgspec.Meta(description="Return after so long with what there is. They work on.", gt=0, le=86_400),
-    ] = 1800
-    max_chars: Annotated[
-        int, msgspec.Meta(description="Cut each answer here; `output` gives the rest.", ge=100, le=100_000)
-    ] = 4000
-
-
-def wait(call: DaemonCall, given: WaitArguments) -> Collected:
-    params = WaitParams(names=given.names, first=given.first, timeout=given.timeout_seconds)
-    reply = call.call("sessions.wait", params, WaitReply)
-    return Collected(
-        done=tuple(
-            Through(
-                name=one.session.name,
-                status=one.session.status,
-                last=None if one.last is None else message_of(one.last, 200, given.max_chars),
-            )
-            for one in reply.done
-        ),
-        working=reply.waiting,
-        timed_out=reply.timed_out,
-    )
-
-
-# --- questions ------------------------------------------------------------------------------------
 
 
 class Offered(Record, frozen=True):
@@ -170,17 +120,6 @@ def _asked(question: AskedQuestion) -> Asked:
 
 
 TOOLS = (
-    tool(
-        "wait",
-        "Wait for sessions",
-        WaitArguments,
-        Collected,
-        wait,
-        """Wait until sessions have nothing left to do, and collect their last answers with outcome and cost:
-        the second half of whatever you started with detach. Free, and one call for many sessions. A
-        session that waits for an answer counts as at work: if it takes long, look at `questions`.""",
-        read_only=True,
-    ),
     tool(
         "questions",
         "See what agents ask",

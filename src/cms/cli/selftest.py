@@ -77,6 +77,21 @@ def drill(
     return main(Plan(quick=quick, strict=strict, only=only), json=json)
 
 
+def demo(*, json: JsonFlag = False) -> int:
+    """Show a whole delegation on this machine: free, offline, with a scripted model.
+
+    The real Claude Code edits a file in a scratch repository under limits, and a write to a protected path
+    is refused. Needs no account.
+
+    Example::
+
+        cms demo
+    """
+    from cms.selftest.demo import main
+
+    return main(json=json)
+
+
 def checkup_lines(checkup: Checkup) -> list[str]:
     """The whole checkup for a person, what is wrong last, where the eye is."""
     lines = render.fields(

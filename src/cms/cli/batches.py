@@ -1,0 +1,217 @@
+"""Look after batches: `cms batches`, `cms batch show|pause|resume|stop|cancel`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from cms.batch.model import RESUMABLE, BatchRecord, BatchStatus, TaskView, exit_code
+from cms.cli import batch_render as render
+from cms.cli import flags, io
+from cms.cli.batch_client import DaemonPort, Port
+from cms.cli.batch_progress import BatchProgress
+from cms.cli.flags import JsonFlag
+from cms.errors import ExitCode, UsageError
+from cms.rpc.api import Nothing
+from cms.rpc.api_batch import (
+    BatchesReply,
+    BatchPageParams,
+    BatchParams,
+    BatchReply,
+    BatchReportParams,
+    BatchReportReply,
+    BatchRunParams,
+    BatchTasksReply,
+)
+
+IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
+
+
+def batches(*, json: JsonFlag = False) -> int:
+    """List all batches, newest first.
+
+    Examples::
+
+        cms batches
+        cms batches --json
+    """
+    with io.daemon() as client:
+        reply = client.call("batch.list", Nothing(), BatchesReply)
+    if json:
+        views = tuple(render.view_batch(batch, _code(batch)) for batch in reply.batches)
+        io.show_json(render.BatchesView(views))
+    else:
+        io.show_lines(render.batches_table(reply.batches, time.time(), io.out_style()))
+    return ExitCode.COMPLETED
+
+
+def _code(batch: BatchRecord) -> int | None:
+    if batch.status in RESUMABLE and batch.status is not BatchStatus.STOPPED:
+        return None
+    return int(exit_code(batch.status, batch.counts, batch.stopped_by))
+
+
+def show(
+    batch: IdWord = None,
+    /,
+    *,
+    failed: Annotated[bool, flags.switch("--failed", "Only tasks that did not complete.")] = False,
+    follow: Annotated[
+        bool, flags.switch("--follow", "Stay until it ends, and show each task that does.")
+    ] = False,
+    report: Annotated[
+        str, flags.text_flag("--report", "Write a report of it as it stands: .md or .html.", "FILE")
+    ] = "",
+    json: JsonFlag = False,
+) -> int:
+    """Show a batch and its tasks: status, cost, time, and why one did not complete.
+
+    Examples::
+
+        cms batch show tasks-3f9a1c --failed
+        cms batch show tasks --follow
+        cms batch show tasks-3f9a1c --report night.html
+    """
+    word = _pick("show", batch)
+    with io.daemon() as client, io.daemon() as waiting:
+        port = DaemonPort(client, waiting)
+        record = port.ask("batch.get", BatchParams(id=word), BatchReply).batch
+        if follow:
+            return watch(port, "batch.follow", BatchParams(id=record.id), record, json=json)
+        if report:
+            path = new_file(report, "--report")
+            html = path.lower().endswith((".html", ".htm"))
+            reply = port.ask("batch.report", BatchReportParams(id=record.id, html=html), BatchReportReply)
+            Path(path).write_text(reply.text, encoding="utf-8")
+        tasks = all_tasks(port, record.id)
+    if failed:
+        tasks = [task for task in tasks if task.status in render.NOT_COMPLETED]
+    if json:
+        io.show_json(render.view_tasks(record, _code(record), tasks))
+        return ExitCode.COMPLETED
+    style = io.out_style()
+    lines = [render.task_line(task, style) for task in tasks]
+    io.show_lines([*lines, *([""] if lines else []), *render.summary_lines(record, time.time(), style)])
+    if report:
+        io.warn(f"cms: the report is in {report}")
+    return ExitCode.COMPLETED
+
+
+def pause(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
+    """Start no more tasks of a batch; what runs runs on. `cms batch resume` undoes it.
+
+    Example::
+
+        cms batch pause tasks-3f9a1c
+    """
+    return _ask("batch.pause", _pick("pause", batch), json=json)
+
+
+def stop(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
+    """Bring a batch to rest: what runs is ended so that it can go on. `cms batch resume` goes on.
+
+    Example::
+
+        cms batch stop tasks-3f9a1c
+    """
+    return _ask("batch.stop", _pick("stop", batch), json=json)
+
+
+def cancel(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
+    """Give a batch up: what runs is ended, what waits is cancelled. Its sessions can still be continued.
+
+    Example::
+
+        cms batch cancel tasks-3f9a1c
+    """
+    return _ask("batch.cancel", _pick("cancel", batch), json=json)
+
+
+def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
+    """Go on with a batch that was paused or stopped; the daemon does it, this command does not wait.
+
+    `cms batch --resume ID` waits for it, and takes other limits.
+
+    Example::
+
+        cms batch resume tasks-3f9a1c
+    """
+    word = _pick("resume", batch)
+    with io.daemon() as client:
+        record = client.call("batch.get", BatchParams(id=word), BatchReply).batch
+        options = msgspec.structs.replace(record.options, detached=True)
+        changes = options if record.status is BatchStatus.STOPPED else None
+        params = BatchRunParams(id=record.id, options=changes, wait=False)
+        record = client.call("batch.run", params, BatchReply).batch
+    return _show_one(record, json=json)
+
+
+def _ask(method: str, word: str, *, json: bool) -> int:
+    with io.daemon() as client:
+        return _show_one(client.call(method, BatchParams(id=word), BatchReply).batch, json=json)
+
+
+def _show_one(batch: BatchRecord, *, json: bool) -> int:
+    if json:
+        io.show_json(render.view_batch(batch, _code(batch)))
+    else:
+        io.show_lines(render.summary_lines(batch, time.time(), io.out_style()))
+    return ExitCode.COMPLETED
+
+
+def _pick(command: str, word: str | None) -> str:
+    if not word:
+        raise UsageError(
+            f"batch {command} needs the id of a batch", hint="`cms batches` shows them; the beginning will do"
+        )
+    return word
+
+
+# --- shared with `batch` --------------------------------------------------------------------------
+
+
+def watch(
+    port: Port, method: str, params: BatchRunParams | BatchParams, batch: BatchRecord, *, json: bool
+) -> int:
+    with BatchProgress(port, batch, quiet=json) as display:
+        batch = port.run(method, params).batch
+        display.finish()
+    return show_end(port, batch, json=json)
+
+
+def show_end(port: Port, batch: BatchRecord, *, json: bool) -> int:
+    over = batch.status not in RESUMABLE or batch.status is BatchStatus.STOPPED
+    code = exit_code(batch.status, batch.counts, batch.stopped_by) if over else ExitCode.COMPLETED
+    if json:
+        io.show_json(render.view_tasks(batch, code if over else None, all_tasks(port, batch.id)))
+    else:
+        io.show_lines(["", *render.summary_lines(batch, time.time(), io.out_style())])
+    return code
+
+
+def all_tasks(port: Port, batch_id: str) -> list[TaskView]:
+    found: list[TaskView] = []
+    after: int | None = -1
+    while after is not None:
+        page = port.ask("batch.tasks", BatchPageParams(id=batch_id, after=after), BatchTasksReply)
+        found += page.tasks
+        after = page.next
+    return found
+
+
+def new_file(text: str, flag: str) -> str:
+    """The absolute path of a file that is to be written; its folder must be there.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - links are kept as typed
+    if not path.parent.is_dir():
+        raise UsageError(f"{flag}: there is no folder {path.parent}", hint=flags.nearest_path(path.parent))
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{flag}: {path} cannot be written")
+    return str(path)
