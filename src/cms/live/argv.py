@@ -13,8 +13,9 @@ tool), so they are used only when a person names them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase, translate
 
 import msgspec
 
@@ -130,25 +131,40 @@ def build_argv(
     return argv
 
 
-#: What a parent Claude Code sets for its own children; in ours it would change the child's behaviour.
-_KEEP_CLAUDE_CODE = frozenset(
-    {
-        "CLAUDE_CODE_OAUTH_TOKEN",
-        "CLAUDE_CODE_USE_BEDROCK",
-        "CLAUDE_CODE_USE_VERTEX",
-        "CLAUDE_CODE_USE_FOUNDRY",
-        "CLAUDE_CODE_SKIP_BEDROCK_AUTH",
-        "CLAUDE_CODE_SKIP_VERTEX_AUTH",
-        "CLAUDE_CODE_SKIP_FOUNDRY_AUTH",
-        "CLAUDE_CODE_API_KEY_HELPER_TTL_MS",
-        "CLAUDE_CODE_CLIENT_CERT",
-        "CLAUDE_CODE_CLIENT_KEY",
-        "CLAUDE_CODE_CLIENT_KEY_PASSPHRASE",
-        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC",
-        "CLAUDE_CODE_MAX_OUTPUT_TOKENS",
-        "CLAUDE_CODE_SHELL",
-        "CLAUDE_CODE_SUBAGENT_MODEL",
-    }
+def _names(*patterns: str) -> Callable[[str], object]:
+    """Whether a name is one of those; in one look, for an environment has a hundred names."""
+    return re.compile("|".join(map(translate, patterns))).match
+
+
+#: What a Claude Code sets for the programs that it starts, or one process of it for the next: who they are,
+#: where they came from, how to reach it. In a session's process it would name somebody else's session. Read
+#: off the shells of claude 2.1.332 and its own list of what it does not hand on; all else that begins with
+#: `CLAUDE_CODE_` is the user's (providers, proxies, telemetry, limits) and goes through.
+_OF_A_PARENT = _names(
+    "CLAUDECODE",
+    "AI_AGENT",
+    "CLAUDE_EFFORT",
+    "CLAUDE_PID",
+    "CLAUDE_BG_*",
+    "CLAUDE_PTY_*",
+    "CLAUDE_BRIDGE_*",
+    "CLAUDE_CODE_CHILD_*",
+    "CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_CODE_EXECPATH",
+    "CLAUDE_CODE_IGNORE_PERSISTED_TRUST",
+    "CLAUDE_CODE_INVOKED_SKILLS",
+    "CLAUDE_CODE_LAUNCHED_BY_*",
+    "CLAUDE_CODE_MESSAGING_*",
+    "CLAUDE_CODE_PROJECT_DIR_NAME",
+    "CLAUDE_CODE_RELAUNCH_*",
+    "CLAUDE_CODE_RESUME_*",
+    "CLAUDE_CODE_SCRATCHPAD_DIR",
+    "CLAUDE_CODE_SESSION_*",
+    "CLAUDE_CODE_SHELL_MCP_SERVERS",
+    "CLAUDE_CODE_SSE_PORT",
+    "CLAUDE_CODE_STARTER_*",
+    "CLAUDE_CODE_TMPDIR",
 )
 
 
@@ -173,17 +189,16 @@ def build_environment(
 
     `scratch` is the folder for claude's temporary files.
 
-    Out goes what a parent Claude Code left (`CLAUDECODE`, `CLAUDE_CODE_*`) unless it names a provider or a
-    credential, and everything of our own (`CMS_*`). What a user configured on purpose stays, credentials of
-    other services too (a task may need GITHUB_TOKEN), but for the names that a glob in `deny` matches.
+    Out goes what a parent Claude Code left (`_OF_A_PARENT`) and everything of our own (`CMS_*`). What a user
+    configured stays, credentials of other services too (a task may need GITHUB_TOKEN), but for the names that
+    a glob in `deny` matches.
     """
     child = {
         key: value
         for key, value in environ.items()
-        if key != "CLAUDECODE"
-        and not key.startswith("CMS_")
+        if not key.startswith("CMS_")
         and key not in _SERVICE
-        and (not key.startswith("CLAUDE_CODE_") or key in _KEEP_CLAUDE_CODE)
+        and not _OF_A_PARENT(key)
         and not any(fnmatchcase(key, pattern) for pattern in deny)
     }
     # Without it there is no `idle`, and with it the end of the work is known (see session.state).
