@@ -133,6 +133,11 @@ def _home(environ: Mapping[str, str]) -> Path:
     text = environ.get("CMS_HOME", "") or "~/.claude-multi-session"
     if environ.get("HOME") and (text == "~" or text.startswith("~/")):
         text = environ["HOME"] + text[1:]
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        told = text.encode(errors="backslashreplace").decode()
+        raise UsageError(f"CMS_HOME: the name {told} is not valid UTF-8 text", hint="use a link") from None
     return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - Path.resolve would follow links
 
 

@@ -24,11 +24,28 @@ import os
 import sys
 
 
+def _open_standard_streams() -> None:
+    """Give a command that was started with a standard stream closed (`>&-`, some crons) the null device.
+
+    Else the next file that is opened, a socket or the store, would be "stdout", and be written to as such.
+    Whoever closes a stream wants nothing of it: what goes there is lost, as with `>/dev/null`.
+    """
+    for number, mode in enumerate("rww"):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if mode == "r" else os.O_WRONLY)  # the lowest number that is free
+            stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+            setattr(sys, ("stdin", "stdout", "stderr")[number], stream)
+
+
 def main() -> int:
     """Run the command in `sys.argv` and return its exit status (console script)."""
     # Collections while modules are loaded find nothing and take a twentieth of a fast command; `app` turns
     # them on again before the command itself runs.
     gc.disable()
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _open_standard_streams()
     if sys.argv[1:2] == ["__complete"]:
         from cms.cli.complete import main as complete
 

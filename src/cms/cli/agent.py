@@ -408,6 +408,13 @@ def check_work_dir(text: str, flag: str = "--work-dir") -> str:
         raise WorkDirError(
             "the current folder is gone", hint=f"cd to one that exists, or give {flag} DIR"
         ) from None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        told = str(path).encode(errors="backslashreplace").decode()
+        raise WorkDirError(
+            f"{flag}: the name of {told} is not valid UTF-8 text", hint=f"name it by a link: {flag} LINK"
+        ) from None
     if not path.exists():
         raise WorkDirError(f"{flag}: {path} does not exist", hint=nearest_path(path))
     if not path.is_dir():

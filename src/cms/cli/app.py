@@ -182,7 +182,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(wrapped, words)
 
 
+def _check_text(words: Sequence[str]) -> None:
+    """What is not text could neither be sent to the daemon nor stored.
+
+    Raises:
+        UsageError: a word is not UTF-8.
+    """
+    for word in words:
+        if not word.isascii() and (told := word.encode(errors="backslashreplace").decode()) != word:
+            raise UsageError(
+                f"{shorten(told)} is not valid UTF-8 text", hint="a folder can be named by a link to it"
+            )
+
+
 def _run(words: list[str]) -> int:
+    _check_text(words)
     app = build()
     if words[:1] == ["batch"]:
         complete_batch(app)
