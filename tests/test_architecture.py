@@ -237,7 +237,7 @@ def test_commands_that_only_ask_load_nothing_slow(entry: str) -> None:
         what: by
         for what, by in loaded.items()
         if what in SLOW - {"subprocess"}
-        or what.startswith(("cms.runtime.", "cms.store", "cms.daemon", "cms.mcp", "cms.testing"))
+        or what.startswith(("cms.live", "cms.fleet", "cms.store", "cms.daemon", "cms.mcp", "cms.testing"))
     }
     assert slow == {}
 

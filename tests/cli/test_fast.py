@@ -15,7 +15,8 @@ from cli.test_commands import SCRIPT
 #: Imported by nothing that only asks: event loops, help rendering, servers, and what only rare paths need.
 FORBIDDEN = {
     *("trio", "rich", "mcp", "asyncio", "anyio", "h11", "docstring_parser", "difflib", "dataclasses"),
-    *("subprocess", "tempfile", "logging", "sqlite3", "cms.runtime", "cms.store", "cms.protocol"),
+    *("subprocess", "tempfile", "logging", "sqlite3", "cms.live", "cms.fleet", "cms.store"),
+    "cms.protocol",
     *("cms.cli.agent", "cms.cli.delegation", "cms.cli.progress"),
 }
 

@@ -67,6 +67,7 @@ def test_the_import_is_light() -> None:
         "cms",
         "cms._version",
         "cms.errors",
+        "cms.home",
         "cms.rpc",
         "cms.rpc.api",
         "cms.rpc.client",

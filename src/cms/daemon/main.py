@@ -38,8 +38,8 @@ from cms.daemon.server import Server, Supervisor, open_child_socket, open_listen
 from cms.daemon.service_unit import Service
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.fleet import machine
+from cms.home import prepare_home
 from cms.rpc.api import Readiness
-from cms.rpc.endpoint import prepare_home
 from cms.rpc.wire import error_data
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from cms.errors import (
     InternalError,
     UsageError,
 )
+from cms.home import prepare_home
 from cms.rpc.api import (
     CANCELLABLE,
     MAX_LINE,
@@ -44,7 +45,7 @@ from cms.rpc.api import (
     Request,
     RpcError,
 )
-from cms.rpc.endpoint import peer_uid, prepare_home, reachable
+from cms.rpc.endpoint import peer_uid, reachable
 from cms.rpc.wire import LineBuffer, OverlongLine, error_from
 from cms.session.model import Record
 

@@ -1,7 +1,7 @@
-"""The place where command and daemon meet: the home folder and the socket in it.
+"""The place where command and daemon meet: the socket in the home folder.
 
-Both ends use these few functions, so that they agree on what is private, on who may speak, and on how a
-path is reached that does not fit into a socket address. Cheap to import: the fast commands load it.
+Both ends use these few functions, so that they agree on who may speak, and on how a path is reached that does
+not fit into a socket address. Cheap to import: the fast commands load it.
 """
 
 from __future__ import annotations
@@ -14,41 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from cms.errors import DaemonUnavailable, HomeUnusable
+from cms.errors import DaemonUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 #: Bytes of a path that fit into `sockaddr_un` everywhere (104 on macOS, 108 on Linux, with the final NUL).
 MAX_ADDRESS = 100
-
-
-def prepare_home(home: Path) -> None:
-    """Make the home folder exist, ours and private (0700).
-
-    A folder that others may enter is closed to them, not refused: the tool that this one follows made it
-    with the default mode.
-
-    Raises:
-        HomeUnusable: it cannot be created, written, or belongs to somebody else.
-    """
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = home.stat()
-        if found.st_uid != os.geteuid():
-            raise HomeUnusable(
-                f"{home} belongs to another user (uid {found.st_uid})",
-                hint="set CMS_HOME to a folder of yours",
-            )
-        if found.st_mode & 0o077:
-            home.chmod(0o700)
-        if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        raise HomeUnusable(
-            f"cannot use {home}: {error.strerror or error}",
-            hint="set CMS_HOME to a folder that can be written",
-        ) from error
 
 
 @contextmanager

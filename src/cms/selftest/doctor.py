@@ -22,10 +22,10 @@ from cms._version import __version__
 from cms.config import Settings, find_claude, load_settings, load_settings_and_file
 from cms.containment import Attempt, Guarantee, Level, probe
 from cms.errors import ClaudeNotFound, CmsError
+from cms.home import prepare_home
 from cms.live.argv import build_environment
 from cms.rpc.api import DaemonStatus, Nothing
 from cms.rpc.client import NoDaemon, connect
-from cms.rpc.endpoint import prepare_home
 from cms.session.model import Record
 
 #: Seconds for one question to `claude`; a cold start takes a second.

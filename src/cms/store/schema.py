@@ -1,4 +1,4 @@
-"""The database: its folder, its connection, its schema as small numbered migrations.
+"""The database: its connection, its schema as small numbered migrations.
 
 `PRAGMA user_version` is the number of migrations that have been applied. To change the schema append a
 function to `MIGRATIONS`; never edit one that was released. A field of a record that no query needs lives in
@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cms.errors import HomeUnusable, StoreError
+from cms.errors import StoreError
 from cms.session import audit
 from cms.store.faults import border
 
@@ -294,25 +294,6 @@ def _v4(db: sqlite3.Connection) -> None:
 
 
 MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4)
-
-
-def prepare_home(home: Path) -> None:
-    """Makes `home` a folder that its owner alone can enter (0700).
-
-    Raises:
-        HomeUnusable: it cannot be made, is no folder, or cannot be written.
-    """
-    hint = "make it a folder that you can write, or set CMS_HOME to another"
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = home.stat()
-        # A folder made beforehand with a plain mkdir is open to others; it will hold prompts and a socket.
-        if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) & 0o077:
-            home.chmod(0o700)
-    except OSError as error:
-        raise HomeUnusable(f"cannot use {home}: {error.strerror or error}", hint=hint) from error
-    if not os.access(home, os.R_OK | os.W_OK | os.X_OK):
-        raise HomeUnusable(f"cannot use {home}: it cannot be read and written", hint=hint)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -21,13 +21,13 @@ import trio
 
 from cms.config import Settings
 from cms.errors import StoreError
+from cms.home import prepare_home
 from cms.session.audit import AuditRow, Broken, Decision
 from cms.session.budget import Account, Grant, Standing
 from cms.session.model import Interaction, Receipt, SessionRecord
 from cms.store.owners import Owner
 from cms.store.records import Charge, Recovery, Total
 from cms.store.rows import Value
-from cms.store.schema import prepare_home
 from cms.store.transactions import Grouping, Transactions, decision_row
 
 T = TypeVar("T")
