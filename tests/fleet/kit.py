@@ -29,8 +29,9 @@ from cms.session.model import (
     SessionRecord,
 )
 from cms.session.model import Reply as Answer
+from cms.store import sessions
+from cms.store.database import Database
 from cms.store.store import Store
-from cms.store.transactions import Transactions
 from cms.testing.script import ScriptedReply, call
 
 T = TypeVar("T")
@@ -119,11 +120,11 @@ async def consistent(settings: Settings) -> list[SessionRecord]:
     from cms.store.store import open_store
 
     async with open_store(settings) as store:
-        records = await store.all_sessions()
+        records = await store.read(sessions.newest_first)
         for record in records:
             assert record.status not in LIVE, record
             assert record.pid is None, record
-            for one in await store.interactions(record.id):
+            for one in await store.read(sessions.interactions, record.id):
                 assert one.state in ENDED, one
                 assert one.outcome is not None, one
     return records
@@ -198,7 +199,7 @@ class FullDisk(Store):
         super().__init__(real._writer, real._reader, real._owner)
         self.writes = writes
 
-    async def _write_in_turn(self, work: Callable[[Transactions], T]) -> T:
+    async def _write_in_turn(self, work: Callable[[Database], T]) -> T:
         if self.writes <= 0:
             await trio.lowlevel.checkpoint()
             raise StoreError("no space left to write the store", hint="free some disk space")

@@ -16,6 +16,7 @@ import trio
 from cms.errors import MachineError, UsageError
 from cms.fleet.supervisor import Supervisor
 from cms.session.model import ENDED, Interaction, SessionStatus
+from cms.store import sessions
 from cms.store.rawlog import raw_log_path, read_lines
 from cms.testing.script import Quirk, call, prompt, say
 from fleet.kit import consistent, make_options, make_settings, supervising
@@ -133,7 +134,7 @@ async def test_whatever_they_do(tmp_path: Path, seed: int) -> None:
         assert not supervisor._locks
         records = {record.id: record for record in await supervisor.sessions()}
         for one in callers.accepted:
-            stored = await supervisor.store.get_interaction(one.id)
+            stored = await supervisor.store.read(sessions.interaction, one.id)
             if one.session_id in records:
                 assert stored is not None
                 assert stored == callers.ended.get(one.id, stored)

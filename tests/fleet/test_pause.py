@@ -11,6 +11,7 @@ import trio.testing
 from cms.errors import SessionNotFound, WrongStatus
 from cms.live.work_clock import WorkClock
 from cms.session.model import Limits, Outcome, SessionStatus
+from cms.store import sessions
 from cms.testing.script import call, prompt, say
 from fleet.kit import ask, make_options, make_settings, proved, start, supervising, until
 
@@ -93,7 +94,7 @@ async def test_a_session_that_is_paused_at_work_says_so_and_the_books_too(tmp_pa
     async with supervising(settings) as supervisor:
 
         async def stored() -> SessionStatus:
-            record = await supervisor.store.get_session("one")
+            record = await supervisor.store.read(sessions.by_name, "one")
             assert record is not None
             return record.status
 

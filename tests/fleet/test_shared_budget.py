@@ -10,6 +10,8 @@ import trio
 from cms.fleet.supervisor import open_supervisor
 from cms.session.budget import ALL, DAY
 from cms.session.model import InteractionState, Limits, Outcome
+from cms.store import money
+from cms.store.recovery import recover
 from cms.testing.script import call, prompt, say
 from fleet.kit import (
     at_work,
@@ -51,7 +53,7 @@ async def test_sessions_together_pass_a_cap_by_at_most_one_call_each(tmp_path: P
         # Nothing is held once all have ended, nothing is unknown, and the accounts agree with the ledger.
         (standing,) = budget.scopes
         assert (standing.held, standing.holders, standing.unknown) == (0.0, 0, 0.0)
-        ledger = (await supervisor.store.total()).usage.cost_usd
+        ledger = (await supervisor.store.read(money.total)).usage.cost_usd
         assert standing.spent == pytest.approx(ledger)
         # The next one is not even sent.
         refused = await delegate(supervisor, work(), name="late")
@@ -167,7 +169,7 @@ async def test_what_a_dead_process_had_reserved_is_settled(tmp_path: Path) -> No
         assert standing.holders == 1
         assert 0 < standing.held <= 1.0
         # As a crash would leave it, with the process still running: nothing is settled while it lives.
-        await supervisor.store.recover(1.0)
+        await supervisor.store.write(recover, 1.0)
         assert (await supervisor.budget()).scopes[0].holders == 1
         await supervisor.interrupt("one")
         await supervisor.finished(message)

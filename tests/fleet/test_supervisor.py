@@ -15,6 +15,7 @@ from cms.session.model import (
     Outcome,
     SessionStatus,
 )
+from cms.store import money, sessions
 from cms.testing.script import FOREVER, prompt, say
 from fleet.kit import (
     ask,
@@ -72,7 +73,9 @@ async def test_a_stopped_session_goes_on_with_its_conversation_and_its_cost(tmp_
         assert second.cost == pytest.approx(0.03)
         assert second.total_cost_usd == pytest.approx(0.08)
         assert second.pid != first.pid
-        assert (await supervisor.store.total(first.session_id)).usage.cost_usd == pytest.approx(0.08)
+        assert (await supervisor.store.read(money.total, first.session_id)).usage.cost_usd == pytest.approx(
+            0.08
+        )
     # Another day, another supervisor.
     async with supervising(settings) as supervisor:
         third = await ask(supervisor, "one", prompt("More", say("third", cost_usd=0.02, model="sonnet")))
@@ -178,7 +181,7 @@ async def test_an_end_may_be_asked_for_many_times(tmp_path: Path) -> None:
                 nursery.start_soon(end, how)
         assert len(set(map(repr, ended))) == 1
         assert (await supervisor.stop("one"))[1] is None
-        assert len(await supervisor.store.receipts((await supervisor.get("one")).id)) == 1
+        assert len(await supervisor.store.read(sessions.receipts, (await supervisor.get("one")).id)) == 1
 
 
 async def test_a_kill_overtakes_a_stop(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from cms.containment import Container, Member, Proof, end_strays, identity, stil
 from cms.errors import ContainmentError, WrongStatus
 from cms.fleet.supervisor import Supervisor, open_supervisor
 from cms.session.model import Receipt, SessionRecord, SessionStatus
+from cms.store import sessions
 from cms.store.store import open_store
 from cms.testing.script import prompt, say
 from fleet.kit import ask, at_work, make_settings, start, supervising, toil, until
@@ -135,7 +136,7 @@ async def test_what_was_deleted_stays_deleted(tmp_path: Path, monkeypatch: pytes
         before = strikes
     assert strikes == before + 1
     async with open_store(settings) as store:
-        assert await store.all_sessions() == []
+        assert await store.read(sessions.newest_first) == []
 
 
 @pytest.fixture
@@ -167,7 +168,7 @@ async def leave_behind(settings: Settings, stray: int) -> SessionRecord:
             "killed", left=(f"{stray} sleep 100",), left_ids=(identity(member_of(stray)),), mechanism="bwrap"
         )
         record = msgspec.structs.replace(record, status=SessionStatus.ERROR, receipt=receipt, error="left")
-        await supervisor.store.commit(session=record)
+        await supervisor.store.write(sessions.save, record)
     return record
 
 

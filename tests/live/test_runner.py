@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 import pytest
@@ -20,8 +20,6 @@ from cms.live import runner as runner_module
 from cms.live.process import Ladder
 from cms.live.watchers import LAG, Watchers
 from cms.protection.scratch import remove_scratch
-from cms.session.audit import Decision
-from cms.session.budget import Grant
 from cms.session.model import (
     Interaction,
     InteractionState,
@@ -33,9 +31,11 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
+from cms.store import audit, money, sessions, turns
+from cms.store.database import Database
 from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.recovery import recover
 from cms.store.store import Store, open_store
-from cms.store.transactions import Transactions
 from cms.testing.script import FOREVER, Quirk, ScriptedReply, call, prompt, say, together
 from fleet.kit import (
     FullDisk,
@@ -55,6 +55,7 @@ from fleet.kit import (
     until,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -77,7 +78,7 @@ async def test_cost_is_looked_at_before_each_tool_call(tmp_path: Path) -> None:
         assert "$0.1000" in (result.error or "")
         # The call of the reply that reached the limit did not run.
         assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["0"]
-        total = await supervisor.store.total(result.session_id)
+        total = await supervisor.store.read(money.total, result.session_id)
         assert total.usage.cost_usd == pytest.approx(0.10)
     (record,) = await consistent(settings)
     assert record.status is SessionStatus.STOPPED
@@ -235,7 +236,9 @@ async def test_a_background_subagents_late_result_and_cost_are_in(tmp_path: Path
         assert result.status is Outcome.COMPLETED
         assert result.response.splitlines()[-1] == "all is seen"
         assert result.cost == pytest.approx(0.12, abs=0.001)
-        assert (await supervisor.store.total(result.session_id)).usage.cost_usd == pytest.approx(result.cost)
+        assert (await supervisor.store.read(money.total, result.session_id)).usage.cost_usd == pytest.approx(
+            result.cost
+        )
 
 
 # --- how much it takes --------------------------------------------------------------------------------
@@ -469,7 +472,7 @@ async def test_one_killed_before_or_after_it_kept_anything_goes_on_at_the_first_
         record = await supervisor.get("one")
         if transcript:
             # ... and what is in the store of it is from before.
-            await supervisor.store.commit(session=msgspec.structs.replace(record, claude_session_id=""))
+            await supervisor.store.write(sessions.save, msgspec.structs.replace(record, claude_session_id=""))
         for path in kept:
             if not transcript:
                 path.unlink()
@@ -592,18 +595,14 @@ class Lingering(Store):
         self.stored = trio.Event()
         self.go = trio.Event()
 
-    async def commit(
-        self,
-        *,
-        session: SessionRecord | None = None,
-        interaction: Interaction | None = None,
-        **rest: object,
-    ) -> None:
-        given = msgspec.structs.asdict(interaction) if interaction is not None else {}
-        await super().commit(session=session, interaction=interaction, **rest)  # type: ignore[arg-type] # as given
-        if given.get("state") is InteractionState.QUEUED:
+    async def write(
+        self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        done = await super().write(work, *args, **kwargs)
+        if any(isinstance(one, Interaction) and one.state is InteractionState.QUEUED for one in args):
             self.stored.set()
             await self.go.wait()
+        return done
 
 
 async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
@@ -629,7 +628,7 @@ async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
         assert "never sent" in ended.error
         assert ended == await last(supervisor)
         assert (await ask(supervisor, "one", prompt("Again", say("there")))).text == "there"
-        assert len(await supervisor.store.receipts(runner.record.id)) == 1
+        assert len(await supervisor.store.read(sessions.receipts, runner.record.id)) == 1
     await consistent(settings)
 
 
@@ -641,13 +640,14 @@ class Slow(Store):
         self.stored = trio.Event()
         self.go = trio.Event()
 
-    async def begin(
-        self, session: SessionRecord, interaction: Interaction, at: float, decisions: Iterable[Decision] = ()
-    ) -> Grant:
-        granted = await super().begin(session, interaction, at, decisions)
-        self.stored.set()
-        await self.go.wait()
-        return granted
+    async def write(
+        self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        done = await super().write(work, *args, **kwargs)
+        if work is turns.begin:
+            self.stored.set()
+            await self.go.wait()
+        return done
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
@@ -723,7 +723,11 @@ async def test_a_full_disk_at_each_write(tmp_path: Path) -> None:
             known = {record.name for record in await supervisor.sessions()}
             for record in await supervisor.sessions():
                 ran = {path.name for path in (place / "work").iterdir()}
-                allowed = {one.detail for one in await real.decisions(record.id) if one.verdict == "allowed"}
+                allowed = {
+                    one.detail
+                    for one in await real.read(audit.decisions, record.id)
+                    if one.verdict == "allowed"
+                }
                 assert ran <= allowed
                 told = b"".join(read_lines(raw_log_path(settings.raw, record.id), "in"))
                 assert told.count(b'"permissionDecision":"allow"') <= len(allowed)
@@ -970,7 +974,7 @@ class Buggy(Store):
         super().__init__(real._writer, real._reader, real._owner)
         self.sound = sound
 
-    async def _write_in_turn(self, work: Callable[[Transactions], T]) -> T:
+    async def _write_in_turn(self, work: Callable[[Database], T]) -> T:
         self.sound -= 1
         if self.sound == 0:
             raise ZeroDivisionError("a bug")
@@ -1004,7 +1008,7 @@ async def test_a_bug_ends_its_session_and_no_other(tmp_path: Path) -> None:
         await supervisor.interrupt("other")
         assert (await supervisor.wait(busy)).outcome is Outcome.INTERRUPTED
     async with open_store(settings) as store:
-        await store.recover(0)
+        await store.write(recover, 0)
     await consistent(settings)
 
 
@@ -1050,7 +1054,7 @@ class Interrupted(Store):
         super().__init__(real._writer, real._reader, real._owner)
         self.writes = writes
 
-    async def _write_in_turn(self, work: Callable[[Transactions], T]) -> T:
+    async def _write_in_turn(self, work: Callable[[Database], T]) -> T:
         self.writes -= 1
         if self.writes == 0:
             raise KeyboardInterrupt
@@ -1074,7 +1078,7 @@ async def test_ctrl_c_lands_anywhere_and_comes_out_as_it_is(tmp_path: Path) -> N
             came = True
         assert_nothing_left(settings)
         async with open_store(settings) as store:
-            await store.recover(0)  # where it hit the very last write
+            await store.write(recover, 0)  # where it hit the very last write
         await consistent(settings)
         if not came:
             break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from hypothesis import strategies as st
 
@@ -20,7 +22,10 @@ from cms.session.model import (
     Step,
     TokenUsage,
 )
+from cms.store.database import Database
+from cms.store.money import add_charges
 from cms.store.records import Charge
+from cms.store.sessions import save_end
 
 
 def session(
@@ -86,6 +91,14 @@ def decision(number: int = 1, *, of: int = 1) -> Decision:
 
 def receipt(reason: str = "stop") -> Receipt:
     return Receipt(reason=reason, steps=(Step("eof", 0.06, True),), returncode=0, empty=True, at=5.0)
+
+
+def commit(
+    db: Database, session: SessionRecord, *interactions: Interaction, charges: Sequence[Charge], ended: bool
+) -> None:
+    """All that can be written of a session, in one transaction."""
+    save_end(db, session, interactions, receipt() if ended else None, process="p1")
+    add_charges(db, charges)
 
 
 texts = st.text(max_size=30)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from cms.config import Settings
 from cms.session.audit import FIRST, Broken, seal, verify
-from cms.store import schema
+from cms.store import audit, schema, sessions
+from cms.store.database import Database
 from cms.store.owners import Owner
 from cms.store.store import open_store
-from cms.store.transactions import Transactions, decision_row
 from store import making
 
 ROWS = 6
@@ -31,11 +31,11 @@ async def fill(settings: Settings) -> str:
     """Two sessions with a log each; returns the head of the first."""
     async with open_store(settings) as store:
         for of in (1, 2):
-            await store.add_session(making.session(of))
+            await store.write(sessions.add, making.session(of))
         for number in range(1, ROWS + 1):
             for of in (1, 2):
                 await store.add_decision(making.decision(number, of=of))
-        rows, broken = await store.audit("session-1")
+        rows, broken = await store.read(audit.verified, "session-1")
         assert broken is None
         assert [row.number for row in rows] == list(range(1, ROWS + 1))
         assert [row.decision for row in rows] == [making.decision(n) for n in range(1, ROWS + 1)]
@@ -44,8 +44,10 @@ async def fill(settings: Settings) -> str:
 
 async def look(settings: Settings, head: str = "") -> tuple[int, Broken | None]:
     async with open_store(settings) as store:
-        rows, broken = await store.audit("session-1", head)
-        assert (await store.audit("session-2"))[1] is None, "the other session's log is untouched"
+        rows, broken = await store.read(audit.verified, "session-1", head)
+        assert (await store.read(audit.verified, "session-2"))[1] is None, (
+            "the other session's log is untouched"
+        )
         return len(rows), broken
 
 
@@ -93,7 +95,7 @@ async def test_the_first_row_that_was_tampered_with_is_named(
 
 async def test_a_log_that_was_sealed_anew_is_found_by_a_head_noted_earlier(settings: Settings) -> None:
     head = await fill(settings)
-    row = list(decision_row(making.decision(2)))
+    row = list(audit.to_row(making.decision(2)))
     # All of it is forged, by somebody who knows how: a shorter log of one other row, and its head.
     forged = seal(FIRST, 1, row)
     tamper(
@@ -113,16 +115,16 @@ async def test_a_head_noted_earlier_is_found_again_when_the_log_has_grown(settin
     head = await fill(settings)
     async with open_store(settings) as store:
         await store.add_decision(making.decision(7))
-        assert (await store.audit("session-1", head))[1] is None
+        assert (await store.read(audit.verified, "session-1", head))[1] is None
 
 
 def test_the_database_itself_refuses(tmp_path: Path) -> None:
     path, owners = tmp_path / "cms.db", tmp_path / "owners"
     owner = Owner(owners)
-    tx = Transactions.open(path, owner, owners)
+    tx = Database.open(path, owner, owners)
     with tx.transaction():
-        tx.add_session(making.session())
-        tx.add_decisions([decision_row(making.decision())])
+        sessions.add(tx, making.session())
+        audit.add(tx, [making.decision()])
     db = sqlite3.connect(path)
     for statement in ("UPDATE decisions SET verdict = 'x'", "DELETE FROM decisions"):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -135,40 +137,40 @@ def test_the_database_itself_refuses(tmp_path: Path) -> None:
 async def test_the_log_of_a_deleted_session_stays_and_says_so(settings: Settings) -> None:
     async with open_store(settings) as store:
         for number in (1, 2):
-            await store.add_session(making.session(number))
+            await store.write(sessions.add, making.session(number))
             await store.add_decision(making.decision(of=number))
             last = making.decision(number, of=number)
             last = msgspec.structs.replace(last, kind="delete", verdict="deleted", detail="mine")
-            assert await store.delete_session(f"session-{number}", last)
-        assert await store.find_deleted("mine") == ("session-2", "mine")
-        assert await store.find_deleted("session-1") == ("session-1", "mine")
-        assert await store.find_deleted("another") is None
-        rows, broken = await store.audit("session-1")
+            assert await store.write(sessions.delete, f"session-{number}", 9000.0, last)
+        assert await store.read(audit.find_deleted, "mine") == ("session-2", "mine")
+        assert await store.read(audit.find_deleted, "session-1") == ("session-1", "mine")
+        assert await store.read(audit.find_deleted, "another") is None
+        rows, broken = await store.read(audit.verified, "session-1")
         assert broken is None
         assert rows[-1].decision.verdict == "deleted"
         before = rows[-1].decision.at + 0.5
-        assert await store.forget_audits(before, dry_run=True) == 1
-        assert await store.find_deleted("session-1") == ("session-1", "mine")
-        assert await store.forget_audits(before, dry_run=False) == 1
-        assert await store.find_deleted("session-1") is None
-        assert await store.find_deleted("session-2") == ("session-2", "mine")
+        assert await store.write(audit.forget_deleted, before, dry_run=True) == 1
+        assert await store.read(audit.find_deleted, "session-1") == ("session-1", "mine")
+        assert await store.write(audit.forget_deleted, before, dry_run=False) == 1
+        assert await store.read(audit.find_deleted, "session-1") is None
+        assert await store.read(audit.find_deleted, "session-2") == ("session-2", "mine")
 
 
 async def test_the_log_of_a_deleted_session_without_its_last_row_is_found_and_found_out(
     settings: Settings,
 ) -> None:
     async with open_store(settings) as store:
-        await store.add_session(making.session())
+        await store.write(sessions.add, making.session())
         await store.add_decision(making.decision())
         last = msgspec.structs.replace(making.decision(2), kind="delete", detail="mine")
-        await store.delete_session("session-1", last)
+        await store.write(sessions.delete, "session-1", 9000.0, last)
     db = sqlite3.connect(settings.database)
     db.execute("DELETE FROM decisions WHERE number = 2")
     db.commit()
     db.close()
     async with open_store(settings) as store:
-        assert await store.find_deleted("session-1") == ("session-1", "session-1")
-        _, broken = await store.audit("session-1")
+        assert await store.read(audit.find_deleted, "session-1") == ("session-1", "session-1")
+        _, broken = await store.read(audit.verified, "session-1")
         assert broken == Broken(2, "the newest 1 rows are missing")
 
 
@@ -181,12 +183,12 @@ def test_decisions_from_before_the_chain_are_sealed(tmp_path: Path) -> None:
         db.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
     db.close()
     owner = Owner(owners)
-    tx = Transactions.open(path, owner, owners)
-    assert tx.verify_audit("s") is None
-    assert [row.decision.detail for row in tx.audit("s")] == ["file 0", "file 1", "file 2"]
+    tx = Database.open(path, owner, owners)
+    assert audit.verified(tx, "s")[1] is None
+    assert [row.decision.detail for row in audit.verified(tx, "s")[0]] == ["file 0", "file 1", "file 2"]
     with tx.transaction():
-        tx.add_decisions([decision_row(making.replace(making.decision(), session_id="s"))])
-    assert tx.verify_audit("s") is None
+        audit.add(tx, [making.replace(making.decision(), session_id="s")])
+    assert audit.verified(tx, "s")[1] is None
     tx.close()
     owner.release()
 

@@ -15,10 +15,11 @@ import trio
 from cms.config import Settings
 from cms.session.budget import ALL, DAY, SLICE, account_of
 from cms.session.model import Interaction, InteractionState, SessionStatus
-from cms.store import schema
+from cms.store import money, schema, sessions, turns
+from cms.store.database import Database
 from cms.store.owners import Owner
+from cms.store.recovery import recover
 from cms.store.store import open_store
-from cms.store.transactions import Transactions
 from store import making
 
 replace = msgspec.structs.replace
@@ -32,51 +33,51 @@ def sent(number: int = 1, *, of: int = 1, scopes: tuple[str, ...] = ()) -> Inter
 async def test_an_interaction_reserves_spends_and_gives_back(settings: Settings) -> None:
     async with open_store(settings) as store:
         record = making.session()
-        await store.add_session(record)
-        await store.set_cap("batch:1", 2.0)
-        await store.set_cap(DAY, 100.0)
-        granted = await store.begin(record, sent(scopes=("batch:1",)), NOW)
+        await store.write(sessions.add, record)
+        await store.write(money.set_cap, "batch:1", 2.0)
+        await store.write(money.set_cap, DAY, 100.0)
+        granted = await store.write(turns.begin, record, sent(scopes=("batch:1",)), NOW)
         assert granted.amount == pytest.approx(2.0 / 32)
-        (batch, day) = await store.standings(NOW)
+        (batch, day) = await store.read(money.standings, NOW)
         assert (batch.held, day.held) == (granted.amount, granted.amount)
-        more = await store.spend(record, [making.charge(0.5)], "interaction-1-1", NOW)
+        more = await store.write(turns.spend, record, [making.charge(0.5)], "interaction-1-1", NOW)
         assert more.amount is not None
         # It knows now what its calls cost, and holds as much again.
         assert more.amount == pytest.approx(0.5 + 0.5)
-        (batch, day) = await store.standings(NOW)
+        (batch, day) = await store.read(money.standings, NOW)
         assert (batch.spent, day.spent) == (0.5, 0.5)
         assert batch.held == pytest.approx(0.5)
-        await store.commit(interaction=replace(sent(), state=InteractionState.DONE, ended=NOW))
-        (batch, day) = await store.standings(NOW)
+        await store.write(sessions.save_interaction, replace(sent(), state=InteractionState.DONE, ended=NOW))
+        (batch, day) = await store.read(money.standings, NOW)
         assert (batch.held, batch.holders, batch.unknown, batch.spent) == (0.0, 0, 0.0, 0.5)
         # What comes late is still its scopes' money, and reserves nothing any more.
-        await store.spend(record, [making.charge(0.25)], "interaction-1-1", NOW)
-        (batch, day) = await store.standings(NOW)
+        await store.write(turns.spend, record, [making.charge(0.25)], "interaction-1-1", NOW)
+        (batch, day) = await store.read(money.standings, NOW)
         assert (batch.spent, batch.held) == (0.75, 0.0)
 
 
 async def test_what_gets_nothing_is_not_written(settings: Settings) -> None:
     async with open_store(settings) as store:
         record = making.session()
-        await store.add_session(record, making.interaction())
-        await store.set_cap(ALL, 0.0)
-        granted = await store.begin(record, sent(), NOW)
+        await store.write(sessions.add, record, making.interaction())
+        await store.write(money.set_cap, ALL, 0.0)
+        granted = await store.write(turns.begin, record, sent(), NOW)
         assert granted.final
-        (stored,) = await store.interactions(record.id)
+        (stored,) = await store.read(sessions.interactions, record.id)
         assert stored.state is InteractionState.QUEUED
-        assert (await store.standings(NOW))[0].holders == 0
-        await store.set_cap(ALL, None)
-        assert (await store.begin(record, sent(), NOW)).amount is None
-        assert await store.standings(NOW) == []
+        assert (await store.read(money.standings, NOW))[0].holders == 0
+        await store.write(money.set_cap, ALL, None)
+        assert (await store.write(turns.begin, record, sent(), NOW)).amount is None
+        assert await store.read(money.standings, NOW) == []
 
 
 async def test_a_cap_that_comes_later_is_seen_at_the_next_charge(settings: Settings) -> None:
     async with open_store(settings) as store:
         record = making.session()
-        await store.add_session(record)
-        assert (await store.begin(record, sent(), NOW)).amount is None
-        await store.set_cap(ALL, 0.25)
-        granted = await store.spend(record, [making.charge(0.25)], "interaction-1-1", NOW)
+        await store.write(sessions.add, record)
+        assert (await store.write(turns.begin, record, sent(), NOW)).amount is None
+        await store.write(money.set_cap, ALL, 0.25)
+        granted = await store.write(turns.spend, record, [making.charge(0.25)], "interaction-1-1", NOW)
         assert granted.final
 
 
@@ -84,23 +85,23 @@ async def test_a_day_ends_at_midnight(settings: Settings) -> None:
     tomorrow = NOW + 86_400
     async with open_store(settings) as store:
         record = making.session()
-        await store.add_session(record)
-        await store.set_cap(DAY, 1.0)
-        await store.begin(record, sent(), NOW)
-        assert (await store.spend(record, [making.charge(1.0)], "interaction-1-1", NOW)).final
-        assert (await store.renew(record.id, "interaction-1-1", tomorrow)).short == ""
-        assert (await store.account(DAY, NOW)).spent == 1.0
-        assert (await store.account(DAY, tomorrow)).spent == 0.0
+        await store.write(sessions.add, record)
+        await store.write(money.set_cap, DAY, 1.0)
+        await store.write(turns.begin, record, sent(), NOW)
+        assert (await store.write(turns.spend, record, [making.charge(1.0)], "interaction-1-1", NOW)).final
+        assert (await store.write(turns.renew, record.id, "interaction-1-1", tomorrow)).short == ""
+        assert (await store.read(money.account, DAY, NOW)).spent == 1.0
+        assert (await store.read(money.account, DAY, tomorrow)).spent == 0.0
 
 
 async def test_deleting_a_session_counts_what_it_held(settings: Settings) -> None:
     async with open_store(settings) as store:
         record = making.session()
-        await store.add_session(record)
-        await store.set_cap(ALL, 100.0)
-        await store.begin(record, sent(), NOW)
-        await store.delete_session(record.id)
-        (standing,) = await store.standings(NOW)
+        await store.write(sessions.add, record)
+        await store.write(money.set_cap, ALL, 100.0)
+        await store.write(turns.begin, record, sent(), NOW)
+        await store.write(sessions.delete, record.id, 9000.0)
+        (standing,) = await store.read(money.standings, NOW)
         assert (standing.unknown, standing.held) == (SLICE, 0.0)
 
 
@@ -112,9 +113,9 @@ def test_a_store_from_before_budgets_gets_its_accounts(tmp_path: Path) -> None:
     db.execute("INSERT INTO ledger VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
     db.close()
     owner = Owner(tmp_path / "owners")
-    tx = Transactions.open(path, owner, tmp_path / "owners")
-    assert tx.account(ALL, NOW).spent == tx.account(DAY, NOW).spent == 0.25
-    assert tx.account(DAY, NOW + 86_400).spent == 0.0
+    tx = Database.open(path, owner, tmp_path / "owners")
+    assert money.account(tx, ALL, NOW).spent == money.account(tx, DAY, NOW).spent == 0.25
+    assert money.account(tx, DAY, NOW + 86_400).spent == 0.0
     tx.close()
     owner.release()
 
@@ -129,16 +130,17 @@ from store import making
 from cms.config import Settings
 from cms.session.budget import ALL
 from cms.session.model import InteractionState, SessionStatus
+from cms.store import money, sessions, turns
 from cms.store.store import open_store
 
 settings = Settings(home=Path(sys.argv[1]))
 
 async def work(store, of):
     session = making.session(of, status=SessionStatus.BUSY)
-    await store.add_session(session)
+    await store.write(sessions.add, session)
     for number in range(1, 100_000):
         one = making.interaction(number, of=of, state=InteractionState.SENT)
-        granted = await store.begin(session, one, 3000.0)
+        granted = await store.write(turns.begin, session, one, 3000.0)
         if granted.short:
             if granted.final:
                 return
@@ -147,14 +149,14 @@ async def work(store, of):
         for _ in range(3):
             os.write(1, b"0.01\\n")
             charge = making.charge(0.01, of=of, number=number)
-            if (await store.spend(session, [charge], one.id, 3000.0)).short:
+            if (await store.write(turns.spend, session, [charge], one.id, 3000.0)).short:
                 break
         done = making.replace(one, state=InteractionState.DONE, ended=3000.0)
-        await store.commit(interaction=done)
+        await store.write(sessions.save_interaction, done)
 
 async def main():
     async with open_store(settings) as store, trio.open_nursery() as nursery:
-        await store.set_cap(ALL, float(sys.argv[3]))
+        await store.write(money.set_cap, ALL, float(sys.argv[3]))
         for of in map(int, sys.argv[4:]):
             nursery.start_soon(work, store, of)
 
@@ -187,7 +189,7 @@ async def test_two_processes_hold_one_cap(settings: Settings) -> None:
     truth = truth_of(b"".join(outputs))
     assert 1.0 - 0.01 <= truth <= 1.0 + 6 * 0.01 + 1e-6
     async with open_store(settings) as store:
-        (standing,) = await store.standings(4000.0)
+        (standing,) = await store.read(money.standings, 4000.0)
         assert standing.spent == pytest.approx(truth)
         assert standing.holders == 0
 
@@ -219,9 +221,9 @@ async def test_a_crash_at_any_instant_leaves_the_money_right(
     assert truth <= cap + 3 * 0.01 + 1e-6
 
     async with open_store(settings) as store:
-        await store.recover(4000.0)
-        (standing,) = await store.standings(4000.0)
-        ledger = (await store.total()).usage.cost_usd
+        await store.write(recover, 4000.0)
+        (standing,) = await store.read(money.standings, 4000.0)
+        ledger = (await store.read(money.total)).usage.cost_usd
         # What the ledger does not hold is at most the call in flight of each; its reservation is counted.
         assert standing.spent == pytest.approx(ledger)
         assert truth - 3 * 0.01 - 1e-6 <= ledger <= truth + 1e-6
@@ -229,7 +231,7 @@ async def test_a_crash_at_any_instant_leaves_the_money_right(
         if truth > ledger + 1e-6:
             assert standing.unknown > 0
         for number in (1, 2, 3):
-            record = await store.get_session(f"name-{number}")
+            record = await store.read(sessions.by_name, f"name-{number}")
             assert record is None or record.status is SessionStatus.STOPPED
     db = sqlite3.connect(settings.database)
     days = db.execute("SELECT sum(spent) FROM accounts WHERE scope LIKE 'day:%'").fetchone()[0]

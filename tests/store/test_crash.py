@@ -13,7 +13,9 @@ import trio
 
 from cms.config import Settings
 from cms.session.model import InteractionState, SessionStatus
+from cms.store import audit, money, sessions
 from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.recovery import recover
 from cms.store.store import open_store
 from store import making
 
@@ -26,6 +28,7 @@ sys.path.insert(0, sys.argv[2])
 from store import making
 from cms.config import Settings
 from cms.session.model import InteractionState, SessionStatus
+from cms.store import sessions
 from cms.store.store import open_store
 from cms.store.rawlog import RawLog, raw_log_path
 
@@ -33,18 +36,17 @@ settings = Settings(home=Path(sys.argv[1]))
 
 async def write(store, of):
     session = making.session(of, status=SessionStatus.BUSY)
-    await store.add_session(session)
+    await store.write(sessions.add, session)
     with RawLog(raw_log_path(settings.raw, session.id)) as log:
         for number in range(1, 100_000):
             queued = making.interaction(number, of=of)
-            await store.add_interaction(queued)
+            await store.write(sessions.save_interaction, queued)
             log.append("in", b"%d" % number, 1.0)
             await store.add_decision(making.decision(number, of=of))
             session = making.replace(session, total_turns=number)
             done = making.replace(queued, state=InteractionState.DONE)
-            await store.commit(
-                session=session, interaction=done, charges=[making.charge(0.25, of=of, number=number)]
-            )
+            charge = making.charge(0.25, of=of, number=number)
+            await store.write(making.commit, session, done, charges=[charge], ended=False)
             os.write(1, b"%d %d\\n" % (of, number))
 
 async def main():
@@ -87,19 +89,19 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
         last[of] = number
 
     async with open_store(settings) as store:
-        recovery = await store.recover(9000.0)
-        assert {record.name for record in recovery.sessions} == set(await store.names())
+        recovery = await store.write(recover, 9000.0)
+        assert {record.name for record in recovery.sessions} == set(await store.read(sessions.names))
         for of, number in last.items():
-            record = await store.get_session(f"name-{of}")
+            record = await store.read(sessions.by_name, f"name-{of}")
             if record is None:
                 assert number == 0
                 continue
-            interactions = await store.interactions(record.id)
+            interactions = await store.read(sessions.interactions, record.id)
             # All or nothing: session, interaction and charge of one commit agree with each other.
             done = [one for one in interactions if one.state is InteractionState.DONE]
             assert [one.number for one in done] == list(range(1, record.total_turns + 1))
-            assert len(await store.charges(record.id)) == len(done)
-            assert (await store.total(record.id)).usage.cost_usd == 0.25 * len(done)
+            assert len(await store.read(money.charges, record.id)) == len(done)
+            assert (await store.read(money.total, record.id)).usage.cost_usd == 0.25 * len(done)
             # Nothing acknowledged is lost, and at most one more was under way.
             assert number <= len(done) <= number + 1
             left = interactions[len(done) :]
@@ -107,7 +109,7 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
             for one in left:
                 assert one.state is InteractionState.INTERRUPTED
                 assert "safe to send again" in one.error
-            decisions = await store.decisions(record.id)
+            decisions = await store.read(audit.decisions, record.id)
             assert decisions == [making.decision(n, of=of) for n in range(1, len(decisions) + 1)]
             assert len(done) <= len(decisions) <= len(interactions)
             logged = list(read_lines(raw_log_path(settings.raw, record.id), "in"))
@@ -143,15 +145,15 @@ async def test_a_visitor_that_leaves_takes_nothing_away(settings: Settings) -> N
     """
     wal = settings.database.with_name(settings.database.name + "-wal")
     async with open_store(settings) as store:
-        await store.add_session(making.session(1))
+        await store.write(sessions.add, making.session(1))
         before = wal.stat().st_ino
         assert await visit(settings) == 1
         assert wal.stat().st_ino == before
-        await store.add_session(making.session(2))
+        await store.write(sessions.add, making.session(2))
         assert await visit(settings) == 2
         async with open_store(settings) as second:
-            await second.add_session(making.session(3))
+            await second.write(sessions.add, making.session(3))
         assert wal.stat().st_ino == before
-        await store.add_session(making.session(4))
+        await store.write(sessions.add, making.session(4))
         assert await visit(settings) == 4
     assert await visit(settings) == 4

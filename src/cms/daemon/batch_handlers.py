@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -26,6 +26,8 @@ from cms.rpc.api_batch import (
     BatchRunParams,
     BatchTasksReply,
 )
+from cms.store import batch_tasks, batches
+from cms.store.database import Database
 
 #: Problems that are told at once.
 _TOLD = 20
@@ -114,22 +116,22 @@ class BatchMethods:
         return BatchReply(await self._batches.summary(params.id))
 
     async def tasks(self, params: BatchPageParams) -> BatchTasksReply:
-        return await self._page(params, self._store.page, lambda task: task.seq)
+        return await self._page(params, batch_tasks.page, lambda task: task.seq)
 
     async def ended(self, params: BatchPageParams) -> BatchTasksReply:
-        return await self._page(params, self._store.ended, lambda task: task.order)
+        return await self._page(params, batch_tasks.ended, lambda task: task.order)
 
     async def _page(
         self,
         params: BatchPageParams,
-        read: Callable[[str, int, int], Awaitable[list[Task]]],
+        read: Callable[[Database, str, int, int], list[Task]],
         place: Callable[[Task], int],
     ) -> BatchTasksReply:
-        record = await self._store.find(params.id)
+        record = await self._store.read(batches.find, params.id)
         views: list[TaskView] = []
         size = 0
         last = params.after
-        tasks = await read(record.id, params.after, params.limit)
+        tasks = await self._store.read(read, record.id, params.after, params.limit)
         for task in tasks:
             view = view_of(task, record.options)
             size += len(view.response)

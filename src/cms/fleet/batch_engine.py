@@ -78,7 +78,8 @@ from cms.fleet import machine
 from cms.fleet.batch_sessions import Accepted, BatchSessions, Nothing
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier, ResultFile
 from cms.session.model import DelegateResult, Outcome
-from cms.store.batches import BatchStore
+from cms.store import batch_tasks, batches
+from cms.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Engine:
     def __init__(
         self,
         record: BatchRecord,
-        store: BatchStore,
+        store: Store,
         sessions: BatchSessions,
         *,
         umask: int = -1,
@@ -198,13 +199,13 @@ class Engine:
                     log.error("batch %s stops: %s", self.record.id, error)
                     self._update(status=BatchStatus.STOPPED, reason=str(error), stopped_by="trouble")
                     with suppress(CmsError):
-                        await self._store.save(self.record)
+                        await self._store.write(batches.save, self.record)
                 before = self.record.warnings
                 with trio.move_on_after(2 * HOOK_TIMEOUT):
                     await self._notifier.drained()
                 if self.record.warnings != before:
                     with suppress(CmsError):
-                        await self._store.save(self.record)
+                        await self._store.write(batches.save, self.record)
                 nursery.cancel_scope.cancel(reason="the batch has come to its end")
         finally:
             if self._results is not None:
@@ -218,8 +219,8 @@ class Engine:
         gap = options.stagger if options.stagger is not None else _GAP / machine.cores()
         now = self._now()
         await self._salvage()
-        money = await self._store.money(batch_id)
-        counts = await self._store.counts(batch_id)
+        money = await self._store.read(batches.spending, batch_id)
+        counts = await self._store.read(batches.counts, batch_id)
         paused = self.record.status is BatchStatus.PAUSED
         deadline = self.record.deadline
         if deadline is None and options.max_time is not None:
@@ -254,7 +255,7 @@ class Engine:
             exact=money.exact,
             parallel=cap,
         )
-        await self._store.save(self.record)
+        await self._store.write(batches.save, self.record)
         await self._open_results()
 
     async def _loop(self) -> None:
@@ -283,7 +284,7 @@ class Engine:
             self._update(status=BatchStatus.RUNNING, reason="")
         else:
             return
-        await self._store.save(self.record)
+        await self._store.write(batches.save, self.record)
 
     async def _rest(self, wake: float | None, now: float) -> None:
         self._news = trio.Event()
@@ -300,12 +301,14 @@ class Engine:
         now = self._now()
         match action:
             case Fetch(most=most, fitting=fitting):
-                found, more, due = await self._store.candidates(self.record.id, now, most, fitting)
+                found, more, due = await self._store.read(
+                    batch_tasks.candidates, self.record.id, now, most, fitting
+                )
                 self._fold(Paged(now, found, more, due, fitting is not None))
             case TellPark(until=until, why=why):
                 self._fold(ParkTold(now, until))
                 self._update(status=BatchStatus.PARKED, until=until, reason=why)
-                await self._store.save(self.record)
+                await self._store.write(batches.save, self.record)
                 log.info("batch %s is parked until %.0f: %s", self.record.id, until, why)
                 self._notifier.parked(self._summary())
             case EndAll(reason=reason):
@@ -324,16 +327,16 @@ class Engine:
     async def _finish(self, finish: Finish) -> None:
         status, now = finish.status, self._now()
         if status is BatchStatus.CANCELLED:
-            await self._store.cancel_rest(self.record.id, now)
+            await self._store.write(batch_tasks.cancel_rest, self.record.id, now)
         resting = self._shutting_down and finish.why == "asked" and status is BatchStatus.STOPPED
         if resting and self._options.detached:
             status = BatchStatus.RUNNING  # whoever comes up next goes on with it by itself
-        counts = await self._store.counts(self.record.id)
+        counts = await self._store.read(batches.counts, self.record.id)
         ended = None if status in ACTIVE else now
         self._update(
             status=status, reason=finish.reason, stopped_by=finish.why, ended=ended, until=None, counts=counts
         )
-        await self._store.save(self.record)
+        await self._store.write(batches.save, self.record)
         await self._write_results()
         await self._report()
         log.info("batch %s: %s %s", self.record.id, status.value, finish.reason)
@@ -346,12 +349,12 @@ class Engine:
         assert self._nursery is not None  # noqa: S101 - for the type checker: set before the loop
         now = self._now()
         limits = {start.seq: start.limit for start in starts}
-        begun = await self._store.begin(self.record.id, list(limits), now)
+        begun = await self._store.write(batch_tasks.begin, self.record.id, list(limits), now)
         if len(begun) < len(starts):
             raise InternalError(f"batch {self.record.id}: a task that was waiting is not waiting any more")
         if self.record.status is BatchStatus.PARKED:
             self._update(status=BatchStatus.RUNNING, until=None, reason="")
-            await self._store.save(self.record)
+            await self._store.write(batches.save, self.record)
         for task in begun:
             self._fold(Started(now, task.seq, limits[task.seq]))
             self._begun[task.seq] = now
@@ -421,7 +424,9 @@ class Engine:
         results: dict[str, Task] = {}
         if places:
             names = list(dict.fromkeys(place.name for place in places))
-            results = {task.name: task for task in await self._store.tasks_named(self.record.id, names)}
+            results = {
+                task.name: task for task in await self._store.read(batch_tasks.named, self.record.id, names)
+            }
 
         def field(name: str, what: str) -> str:
             return _field_of(results[name], what, self._options)
@@ -550,8 +555,14 @@ class Engine:
         if limit is not None and fate.go_on:
             left = max(0.0, limit - await self._sessions.spent(task.name))
         took = result.duration if result is not None else 0.0
-        settled = await self._store.settle(
-            self.record.id, task, cost, exact=exact, left=left, worked=took if ends else 0.0
+        settled = await self._store.write_shared(
+            batch_tasks.settle,
+            self.record.id,
+            task,
+            cost,
+            exact=exact,
+            left=left,
+            worked=took if ends else 0.0,
         )
         if ends:
             self._over += 1 + settled.skipped
@@ -596,12 +607,13 @@ class Engine:
         self._update(**msgspec.structs.asdict(await self._figures()))
 
     async def _figures(self) -> _Figures:
-        money, counts = await self._store.money(self.record.id), await self._store.counts(self.record.id)
+        money = await self._store.read(batches.spending, self.record.id)
+        counts = await self._store.read(batches.counts, self.record.id)
         return _Figures(counts, sum(counts.values()), money.spent, money.exact)
 
     async def _salvage(self) -> None:
         """What an earlier process left running: look how far it came, before anything is started."""
-        for task in await self._store.running(self.record.id):
+        for task in await self._store.read(batch_tasks.running, self.record.id):
             log.warning("batch %s: task %s was cut off", self.record.id, task.name)
             await self._settle_cut(task, 0.0)
         self._inbox.clear()  # told to nobody: the schedule begins with what the store holds now
@@ -643,7 +655,7 @@ class Engine:
 
     async def summary(self) -> BatchRecord:
         """The record as it stands now, counts included."""
-        counts = await self._store.counts(self.record.id)
+        counts = await self._store.read(batches.counts, self.record.id)
         self._update(counts=counts, total=sum(counts.values()))
         return self._summary()
 
@@ -665,7 +677,7 @@ class Engine:
             return  # whoever is at it takes along what came meanwhile
         self._writing = True
         try:
-            while tasks := await self._store.ended(self.record.id, self._written, _PAGE):
+            while tasks := await self._store.read(batch_tasks.ended, self.record.id, self._written, _PAGE):
                 self._results.write([self.view(task) for task in tasks])
                 self._written = tasks[-1].order
         except OSError as error:
@@ -722,17 +734,17 @@ def _replace(path: Path, text: str) -> None:
         raise
 
 
-async def render_report(store: BatchStore, batch: BatchRecord, *, html: bool) -> str:
+async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
     """The report of a batch as it stands, as Markdown or as a page."""
     options = batch.options
     gathered = report.Gathering()
     after = -1
-    while tasks := await store.page(batch.id, after, _PAGE):
+    while tasks := await store.read(batch_tasks.page, batch.id, after, _PAGE):
         views = [
             view(task, options_of(over(task.spec, options.defaults), options.work_dir).model)
             for task in tasks
         ]
         gathered.add(views)
         after = tasks[-1].seq
-    found = gathered.found(await store.cost_by_model(batch.id))
+    found = gathered.found(await store.read(batches.cost_by_model, batch.id))
     return report.page(batch, found) if html else report.markdown(batch, found)

@@ -27,6 +27,7 @@ from cms.session.model import (
     SessionStatus,
     delegate_result,
 )
+from cms.store import audit, sessions
 from cms.store.rawlog import raw_log_path, read_lines
 
 News = Literal["answered", "retry"]
@@ -109,18 +110,18 @@ class SupervisorSessions:
             await self._supervisor.delete(name)
             return
         # No name that a person can give holds a tilde.
-        taken = frozenset(await self._supervisor.store.names())
+        taken = frozenset(await self._supervisor.store.read(sessions.names))
         number = next(n for n in range(1, len(taken) + 2) if f"{name}~{n}" not in taken)
         options = msgspec.structs.replace(session.options, name=f"{name}~{number}")
-        await self._supervisor.store.commit(
-            session=msgspec.structs.replace(session, name=options.name, options=options)
+        await self._supervisor.store.write(
+            sessions.save, msgspec.structs.replace(session, name=options.name, options=options)
         )
 
     async def allowed_tools(self, name: str) -> tuple[str, ...]:
         session = await self._find(name)
         if session is None:
             return ()
-        decisions = await self._supervisor.store.decisions(session.id)
+        decisions = await self._supervisor.store.read(audit.decisions, session.id)
         return tuple(one.tool for one in decisions if one.verdict == "allowed")
 
     async def traces(self, name: str, before: str, messages: int) -> Traces:

@@ -28,7 +28,9 @@ from cms.fleet import machine
 from cms.fleet.batch_engine import Engine
 from cms.fleet.batch_sessions import BatchSessions, SupervisorSessions
 from cms.fleet.supervisor import Supervisor
-from cms.store.batches import BatchStore, NewTask
+from cms.store import batch_intake, batch_tasks, batches
+from cms.store.batch_intake import NewTask
+from cms.store.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ class Batches:
     """The batches of one supervisor: made, started, found, ended."""
 
     def __init__(
-        self, store: BatchStore, make_sessions: MakeSessions, nursery: trio.Nursery, *, umask: int = -1
+        self, store: Store, make_sessions: MakeSessions, nursery: trio.Nursery, *, umask: int = -1
     ) -> None:
         """`umask`: for the files that hooks make; -1: ours."""
         self.store = store
@@ -76,7 +78,7 @@ class Batches:
         record = BatchRecord(
             id=f"{word}-{secrets.token_hex(3)}", created=now, status=BatchStatus.LOADING, options=options
         )
-        await self.store.create(record)
+        await self.store.write(batches.create, record)
         return record
 
     async def add(self, batch_id: str, first: int, tasks: Iterable[tuple[TaskSpec, int]]) -> list[str]:
@@ -86,13 +88,13 @@ class Batches:
         for place, (spec, line) in enumerate(tasks):
             limits = options_of(over(spec, record.options.defaults), record.options.work_dir).limits
             new.append(NewTask(first + place, line, spec, limits.max_cost))
-        return await self.store.add(batch_id, new)
+        return await self.store.write(batch_intake.add, batch_id, new)
 
     async def check(self, batch_id: str) -> list[str]:
         """Everything that is wrong with the tasks as a whole."""
         record = await self._loading(batch_id)
-        problems = await self.store.check(batch_id, fresh=record.options.fresh)
-        count, _, largest = await self.store.caps(batch_id)
+        problems = await self.store.write(batch_intake.check, batch_id, fresh=record.options.fresh)
+        count, _, largest = await self.store.read(batch_intake.caps, batch_id)
         if not count:
             problems.append("there is no task in it")
         elif trouble := forecast.never_fits(largest, record.options.max_cost):
@@ -103,22 +105,22 @@ class Batches:
         return problems
 
     async def _loading(self, batch_id: str) -> BatchRecord:
-        record = await self.store.find(batch_id)
+        record = await self.store.read(batches.find, batch_id)
         if record.status is not BatchStatus.LOADING:
             raise UsageError(f"batch {batch_id!r} is {record.status.value}: it takes no more tasks")
         return record
 
     async def plan(self, batch_id: str) -> Forecast:
         """What it will cost and take, from the history of like tasks. Nothing is spent."""
-        record = await self.store.find(batch_id)
+        record = await self.store.read(batches.find, batch_id)
         options = record.options
-        history = await self.store.history()
+        history = await self.store.read(batches.history)
         memory = machine.available_memory()
         kinds: dict[Kind, int] = {}
         guesses: dict[Kind, forecast.Guess] = {}
         times: list[float] = []
         after = -1
-        while tasks := await self.store.page(batch_id, after, _PAGE):
+        while tasks := await self.store.read(batch_tasks.page, batch_id, after, _PAGE):
             for task in tasks:
                 made = options_of(over(task.spec, options.defaults), options.work_dir)
                 kind = Kind(made.model, made.preset, made.work_dir)
@@ -127,8 +129,8 @@ class Batches:
                     guesses[kind] = forecast.guess(kind, history)
                 times.append(guesses[kind].duration)
             after = tasks[-1].seq
-        _, limits, dearest = await self.store.caps(batch_id)
-        graph = await self.store.graph(batch_id, len(times))
+        _, limits, dearest = await self.store.read(batch_intake.caps, batch_id)
+        graph = await self.store.read(batch_intake.graph, batch_id, len(times))
         load = Load(kinds, limits, dearest, graph.longest(times))
         return forecast.forecast(
             load,
@@ -145,7 +147,8 @@ class Batches:
     async def discard(self, batch_id: str) -> None:
         """Forget a batch that was never started."""
         await self._loading(batch_id)
-        await self.store.delete(batch_id)
+        while not await self.store.write(batches.delete, batch_id):
+            pass
 
     # --- running one ------------------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Batches:
         Raises:
             UsageError: it is over, or at work elsewhere.
         """
-        record = await self.store.find(batch_id)
+        record = await self.store.read(batches.find, batch_id)
         if (engine := self._engines.get(record.id)) is not None:
             engine.resume()
             return engine
@@ -169,7 +172,7 @@ class Batches:
                 f"batch {record.id!r} is {record.status.value}: there is nothing to go on with",
                 hint=f"see what became of it: cms batch show {record.id}",
             )
-        await self.store.claim(record.id)
+        await self.store.write(batches.claim, record.id)
         record = msgspec.structs.replace(record, deadline=None)
         if record.status is BatchStatus.PAUSED:
             record = msgspec.structs.replace(record, status=BatchStatus.RUNNING)
@@ -202,7 +205,7 @@ class Batches:
             record, status=BatchStatus.STOPPED, stopped_by="trouble", reason=reason
         )
         try:
-            await self.store.save(stopped)
+            await self.store.write(batches.save, stopped)
         except CmsError as error:
             log.error("batch %s: %s", record.id, error)
 
@@ -212,8 +215,8 @@ class Batches:
         Returns them as they now stand.
         """
         found = []
-        for record in await self.store.orphans():
-            await self.store.claim(record.id)
+        for record in await self.store.write(batches.orphans):
+            await self.store.write(batches.claim, record.id)
             if record.options.detached:
                 self._launch(record)
                 found.append(record)
@@ -230,17 +233,17 @@ class Batches:
         return await self._ask(batch_id, "stop")
 
     async def cancel(self, batch_id: str) -> BatchRecord:
-        record = await self.store.find(batch_id)
+        record = await self.store.read(batches.find, batch_id)
         if record.id not in self._engines and record.status in RESUMABLE:
             # Nobody is at work on it: only the store are to be closed.
-            await self.store.claim(record.id)
+            await self.store.write(batches.claim, record.id)
             engine = self._engine(record)
             await engine.lay_down("cancelled", give_up=True)
             return engine.record
         return await self._ask(batch_id, "cancel")
 
     async def _ask(self, batch_id: str, want: str) -> BatchRecord:
-        record = await self.store.find(batch_id)
+        record = await self.store.read(batches.find, batch_id)
         engine = self._engines.get(record.id)
         if engine is None:
             raise UsageError(f"batch {record.id!r} is {record.status.value}: it is not at work")
@@ -256,14 +259,14 @@ class Batches:
 
     async def summary(self, batch_id: str) -> BatchRecord:
         """A batch as it stands now."""
-        record = await self.store.find(batch_id)
+        record = await self.store.read(batches.find, batch_id)
         engine = self._engines.get(record.id)
         return record if engine is None else await engine.summary()
 
     async def summaries(self) -> list[BatchRecord]:
         """All batches, newest first."""
         found = []
-        for record in await self.store.all():
+        for record in await self.store.read(batches.newest_first):
             engine = self._engines.get(record.id)
             found.append(record if engine is None else await engine.summary())
         return found
@@ -281,7 +284,7 @@ class Batches:
 @asynccontextmanager
 async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
     """The batches of a supervisor. At the end each is brought to rest, as far as there is time for it."""
-    store = BatchStore(supervisor.store)
+    store = supervisor.store
 
     def make_sessions(batch_id: str) -> BatchSessions:
         return SupervisorSessions(supervisor, scope_of(batch_id))

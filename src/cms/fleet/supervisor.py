@@ -60,10 +60,11 @@ from cms.session.model import (
     delegate_result,
 )
 from cms.session.questions import LiveSession, OpenQuestion, word_on
+from cms.store import audit, money, sessions
 from cms.store.rawlog import raw_log_path
-from cms.store.records import Recovery, Total
+from cms.store.records import Grouping, Recovery, Total
+from cms.store.recovery import recover
 from cms.store.store import Store, open_store
-from cms.store.transactions import Grouping
 from cms.store.trash import Retired, retire
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
     # What the caller's block raises is the caller's, and comes out as it went in: not in a group of ours.
     raised: BaseException | None = None
     async with open_store(settings) as store:
-        recovery = await store.recover(time.time())
+        recovery = await store.write(recover, time.time())
         await trio.to_thread.run_sync(clear_scratch, [session.id for session in recovery.sessions])
         unkilled = Unkilled(store)
         try:
@@ -177,7 +178,7 @@ class Supervisor:
             depth=who.depth,
             started_by=who.session_id,
         )
-        await self.store.add_session(record)
+        await self.store.write(sessions.add, record)
         await self._cap_children(record)
         return record
 
@@ -210,15 +211,15 @@ class Supervisor:
         runner = self._known(name)
         if runner is not None:
             return runner.record
-        record = await self.store.get_session(name)
+        record = await self.store.read(sessions.by_name, name)
         if record is None:
-            near = difflib.get_close_matches(name, await self.store.names(), n=1)
+            near = difflib.get_close_matches(name, await self.store.read(sessions.names), n=1)
             raise SessionNotFound(name, near[0] if near else "")
         return record
 
     async def sessions(self, status: str = "") -> list[SessionRecord]:
         """All sessions, or those of one status, newest first. A session is shown those that it started."""
-        records = [self._current(record) for record in await self.store.all_sessions()]
+        records = [self._current(record) for record in await self.store.read(sessions.newest_first)]
         if inside := caller.get().session_id:
             records = [record for record in records if await self.children.descends(record, inside)]
         return [record for record in records if not status or record.status == status]
@@ -233,7 +234,7 @@ class Supervisor:
 
     async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
         """A session's interactions, oldest first, or only the newest `last`."""
-        return await self.store.interactions((await self.get(name)).id, last)
+        return await self.store.read(sessions.interactions, (await self.get(name)).id, last)
 
     def activity(self, name: str) -> str:
         """What a session is doing now, in a line; "" if nothing."""
@@ -266,15 +267,16 @@ class Supervisor:
         `session.budget.DAY` and `ALL` hold for everybody; any other scope for the messages that name it.
         Whoever is at work learns it at once.
         """
-        await self.store.set_cap(scope, usd)
+        await self.store.write(money.set_cap, scope, usd)
         for runner in self._runners.values():
             runner.check_budget()
 
     async def budget(self) -> Budget:
         """What was spent today and ever, and how each capped scope stands."""
         now = time.time()
-        today, ever = await self.store.account(DAY, now), await self.store.account(ALL, now)
-        return Budget(today, ever, tuple(await self.store.standings(now)))
+        today = await self.store.read(money.account, DAY, now)
+        ever = await self.store.read(money.account, ALL, now)
+        return Budget(today, ever, tuple(await self.store.read(money.standings, now)))
 
     async def audit(self, name: str, head: str = "") -> AuditLog:
         """The audit log of a session, checked (`Store.audit`); a deleted one is found by its name or id.
@@ -286,16 +288,16 @@ class Supervisor:
             record = await self.get(name)
             session_id = record.id
         except SessionNotFound:
-            deleted = await self.store.find_deleted(name)
+            deleted = await self.store.read(audit.find_deleted, name)
             if deleted is None:
                 raise
             session_id, name = deleted
-        rows, broken = await self.store.audit(session_id, head)
+        rows, broken = await self.store.read(audit.verified, session_id, head)
         return AuditLog(name, session_id, tuple(rows), broken)
 
     async def forget_audits(self, before: float, *, dry_run: bool) -> int:
         """Remove the audit logs of sessions that were deleted before that time; gives how many."""
-        return await self.store.forget_audits(before, dry_run=dry_run)
+        return await self.store.write(audit.forget_deleted, before, dry_run=dry_run)
 
     # --- processes --------------------------------------------------------------------------------
 
@@ -426,7 +428,7 @@ class Supervisor:
                 ended = await runner.wait_interaction(interaction.id)
                 if ended is not None:
                     return ended
-        stored = await self.store.get_interaction(interaction.id)
+        stored = await self.store.read(sessions.interaction, interaction.id)
         if stored is None:
             raise UsageError("the session of this message was deleted", hint="`cms list` shows what there is")
         if stored.state not in ENDED:
@@ -459,7 +461,7 @@ class Supervisor:
         for runner in (*self._runners.values(), *self._unsaved.values()):
             if runner.record.id == session_id:
                 return runner.record
-        record = await self.store.get_session_by_id(session_id)
+        record = await self.store.read(sessions.by_id, session_id)
         if record is None:
             raise InternalError(f"session {session_id} is not in the store")
         return record
@@ -514,7 +516,7 @@ class Supervisor:
             merged = msgspec.structs.replace(record.options.limits, **given)
             options = msgspec.structs.replace(record.options, limits=merged)
             record = msgspec.structs.replace(record, options=options)
-            await self.store.commit(session=record)
+            await self.store.write(sessions.save, record)
             await self._cap_children(record)
 
     async def _delegation(
@@ -567,7 +569,7 @@ class Supervisor:
             done = msgspec.structs.replace(
                 done, outcome=result.status, is_error=True, error=error, reasons=result.reasons
             )
-            await self.store.commit(interaction=done)
+            await self.store.write(sessions.save_interaction, done)
         await self._mark(record, result.status, error)
         return result
 
@@ -583,7 +585,7 @@ class Supervisor:
             if outcome is Outcome.FAILED:
                 status = SessionStatus.FAILED
             record = msgspec.structs.replace(record, status=status, error=error)
-            await self.store.commit(session=record)
+            await self.store.write(sessions.save, record)
             return record
 
     async def start_delegate(self, options: SessionOptions, task: str, *, context: str = "") -> Interaction:
@@ -642,7 +644,7 @@ class Supervisor:
                 return runner.record
             runner.unpause()
             record = runner.record
-            await self.store.commit(session=record)
+            await self.store.write(sessions.save, record)
             return record
 
     async def pause(self, name: str, *, freeze: bool = False) -> SessionRecord:
@@ -665,7 +667,7 @@ class Supervisor:
             if freeze:
                 await runner.freeze()
             record = runner.record
-            await self.store.commit(session=record)
+            await self.store.write(sessions.save, record)
             return record
 
     async def fork(self, name: str, new_name: str, *, model: str = "") -> SessionRecord:
@@ -729,9 +731,9 @@ class Supervisor:
                 cost=record.total_cost_usd,
                 kind="delete",
             )
-            await self.store.delete_session(record.id, None if purge else last)
+            await self.store.write(sessions.delete, record.id, time.time(), None if purge else last)
             self._unkilled.forget(record.id)
-            await self.store.set_cap(lineage.scope(record.id), None)
+            await self.store.write(money.set_cap, lineage.scope(record.id), None)
             log = raw_log_path(self.settings.raw, record.id)
             gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())
         return record, receipt, gone
@@ -788,7 +790,7 @@ class Supervisor:
     async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:
         """The sessions whose last message ended because a person was needed, with that message."""
         found = []
-        for interaction in await self.store.unanswered():
+        for interaction in await self.store.read(sessions.unanswered):
             record = await self._by_id(interaction.session_id)
             if not name or record.name == name:
                 found.append((record, interaction))
@@ -796,7 +798,7 @@ class Supervisor:
 
     async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
         """What was spent, by session, model or day."""
-        return await self.store.totals(by, since=since)
+        return await self.store.read(money.totals, by, since=since)
 
     async def interrupt(self, name: str) -> SessionRecord:
         """End what a session is doing; its process lives on.

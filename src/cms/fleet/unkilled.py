@@ -24,6 +24,7 @@ from cms.errors import ContainmentError
 from cms.live.process import KILL_DEADLINE
 from cms.live.runner import Runner
 from cms.session.model import Receipt, SessionOptions, SessionRecord, SessionStatus
+from cms.store import sessions
 from cms.store.store import Store
 
 
@@ -59,7 +60,7 @@ class Unkilled:
         Raises:
             ContainmentError: processes of another one, or of its own earlier life, may be at work there.
         """
-        for record in await self._store.all_sessions(SessionStatus.ERROR):
+        for record in await self._store.read(sessions.newest_first, SessionStatus.ERROR):
             place = _overlap(_folders(record.options), _folders(options))
             if place is None:
                 continue
@@ -110,7 +111,7 @@ class Unkilled:
         )
         status, error = (SessionStatus.KILLED, "") if not there else (record.status, record.error)
         record = msgspec.structs.replace(record, status=status, error=error, receipt=receipt)
-        await self._store.commit(session=record)
+        await self._store.write(sessions.save, record)
         return record, receipt
 
     async def _strike_again(self, runner: Runner) -> Receipt:

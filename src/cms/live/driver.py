@@ -59,6 +59,7 @@ from cms.session.state import (
     may_owe,
 )
 from cms.session.verdict import api_part, conclude, response_of
+from cms.store import sessions, turns
 from cms.store.store import Store
 
 
@@ -272,14 +273,14 @@ class Driver:
             tool_calls=context.state.tool_calls,
         )
         record = context.record
-        self._ask_budget(lambda: self._store.spend(record, rows, key, now))
+        self._ask_budget(lambda: self._store.write(turns.spend, record, rows, key, now))
 
     def check_budget(self) -> None:
         """Learn anew what the interaction in flight may still spend of the shared money."""
         record, now, turn = self._context.record, self._context.now(), self._context.state.turn
         if turn is not None:
             key = turn.id
-            self._ask_budget(lambda: self._store.renew(record.id, key, now))
+            self._ask_budget(lambda: self._store.write(turns.renew, record.id, key, now))
 
     def _ask_budget(self, ask: Callable[[], Awaitable[Grant]]) -> None:
         """Have something stored that tells in the same step what may be spent from now on."""
@@ -329,7 +330,7 @@ class Driver:
         self._stands(running)
 
         async def store() -> None:
-            await self._store.commit(interaction=running)
+            await self._store.write(sessions.save_interaction, running)
 
         self._writes.after(store)
 
@@ -383,7 +384,7 @@ class Driver:
         record = context.record
 
         async def store() -> None:
-            await self._store.commit(session=record, interaction=finished)
+            await self._store.write(sessions.save, record, finished)
 
         self._writes.after(store, lambda error: self.conclude(pending, error))
 

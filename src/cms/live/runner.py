@@ -59,6 +59,7 @@ from cms.session.decide import PATIENCE
 from cms.session.model import Interaction, Outcome, Progress, Receipt, SessionRecord, SessionStatus, Walls
 from cms.session.questions import LiveSession, OpenQuestion, Word
 from cms.session.state import Phase
+from cms.store import audit, sessions
 from cms.store.rawlog import RawLog, raw_log_path
 from cms.store.store import Store
 
@@ -189,7 +190,7 @@ class Runner:
         before = self.record.interaction_count
         self._context.update(interaction_count=interaction.number)
         try:
-            await self._store.commit(session=self.record, interaction=interaction)
+            await self._store.write(sessions.save, self.record, interaction)
         except BaseException:
             self._context.update(interaction_count=before)
             raise
@@ -377,7 +378,7 @@ class Runner:
                 child_socket = await stack.enter_async_context(self.child_sockets(self.record))
             self._context.update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
             # First: what is made from here on is cleared after a crash, for then the session counts as alive.
-            await self._store.commit(session=self.record)
+            await self._store.write(sessions.save, self.record)
             scratch = make_scratch(self.record.id)
             stack.push_async_callback(trio.to_thread.run_sync, remove_scratch, scratch)
             # Guarded here already, so that what ends the process knows why it has to.
@@ -442,7 +443,7 @@ class Runner:
         how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}{mode}"
         lines = (self._context.line("start", "started", how), *lines_of_walls(walls, self._context.line))
         # Not here and now: from here on whatever fails must find the process in `_serve`, which ends it.
-        self._writes.after(lambda: self._store.commit(decisions=lines))
+        self._writes.after(lambda: self._store.write(audit.add, lines))
         return process
 
     async def _serve(self, process: AgentProcess) -> None:
@@ -491,7 +492,7 @@ class Runner:
     async def _open_and_deliver(self, process: AgentProcess) -> None:
         self._driver.apply(await shake_hands(process, timeout=self._settings.start_timeout))
         self._context.update(status=self._context.status(), pid=process.pid)
-        await self._store.commit(session=self.record)
+        await self._store.write(sessions.save, self.record)
         self._opened = True
         self._ready.set()
         await self._sender.run(process)
@@ -626,12 +627,13 @@ class Runner:
             receipt = None if self._receipt_saved else self.receipt
             error: CmsError | None = None
             try:
-                await self._store.commit(
-                    session=self.record,
-                    interactions=[pending.interaction for pending in owed],
-                    receipt=receipt,
+                await self._store.write(
+                    sessions.save_end,
+                    self.record,
+                    [pending.interaction for pending in owed],
+                    receipt,
                     process=self._process_id,
-                    decisions=() if receipt is None else lines_of_end(receipt, self._context.line),
+                    decisions=() if receipt is None else tuple(lines_of_end(receipt, self._context.line)),
                 )
             except CmsError as refused:
                 error = refused

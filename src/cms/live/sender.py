@@ -22,6 +22,8 @@ from cms.session.budget import Grant
 from cms.session.limits import BUDGET_EVERY, BUDGET_PATIENCE
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
 from cms.session.state import Phase
+from cms.store import turns
+from cms.store.recovery import recover
 from cms.store.store import Store
 
 
@@ -118,7 +120,9 @@ class Sender:
             )
             line = context.line("message", "sent", first_line(interaction.prompt), interaction.type)
             line = msgspec.structs.replace(line, interaction_id=interaction.id)
-            granted = await self._store.begin(context.record, interaction, context.now(), (line,))
+            granted = await self._store.write(
+                turns.begin, context.record, interaction, context.now(), (line,)
+            )
             if not granted.short:
                 return granted
             context.update(status=before.status, claude_session_id=before.claude_session_id)
@@ -127,7 +131,7 @@ class Sender:
             if not recovered:
                 # Some of it may be held by what a dead process had under way.
                 recovered = True
-                await self._store.recover(context.now())
+                await self._store.write(recover, context.now())
                 continue
             self._watchers.notify(context.progress("note", f"waits: {granted.short}"))
             with trio.move_on_after(BUDGET_EVERY):

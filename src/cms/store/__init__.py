@@ -1,7 +1,13 @@
 """What was acknowledged, on disk: an SQLite database, and beside it the raw lines of each session.
 
-In reading order: `records` (what is written down beside sessions), `schema` (the database and its
-migrations), `rows` (records to rows), `owners` (which stores live), `books` (the transactions), `journal`
-(the same on trio: what the rest of the house uses), `rawlog` (the raw lines), `faults` (foreign exceptions
-end here).
+In reading order:
+
+- `store`: the one door to the database, on trio: `write` and `read` take a transaction
+- `database`: one connection, its transactions, and in whose name it writes
+- the transactions by subject: `sessions`, `money` (ledger, caps, reservations), `audit`, `turns` (what a
+  message needs of these three at once), `recovery` (after a crash), `batches`, `batch_intake`, `batch_tasks`
+- `schema` (the migrations), `rows` (records to rows), `records` (values that only the store knows), `owners`
+  (which processes have the store open), `errors` (what SQLite and the disk throw becomes `StoreError`)
+- beside the database: `rawlog` (each line to and from claude), `trash` (the logs of deleted sessions),
+  `read_only` (a look at names without opening the store)
 """

@@ -13,7 +13,7 @@ import os
 import uuid
 from pathlib import Path
 
-from cms.store.faults import border
+from cms.store.errors import as_store_errors
 
 
 class Owner:
@@ -29,7 +29,7 @@ class Owner:
         self._path = folder / self.id
         # Under a hidden name until it is locked: whoever sweeps just now would take it for a dead one.
         unlocked = folder / f".{self.id}"
-        with border(self._path):
+        with as_store_errors(self._path):
             folder.mkdir(mode=0o700, exist_ok=True)
             self._fd = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
@@ -48,7 +48,7 @@ class Owner:
         """Gives the claim up. May be called twice."""
         if self._fd < 0:
             return
-        with border(self._path):
+        with as_store_errors(self._path):
             self._path.unlink(missing_ok=True)
             os.close(self._fd)
             self._fd = -1
@@ -63,7 +63,7 @@ def living_pid(folder: Path, owner: str) -> int | None:
     path = folder / owner
     if not owner:
         return None
-    with border(path):
+    with as_store_errors(path):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -86,7 +86,7 @@ def sweep(folder: Path) -> None:
     Raises:
         StoreError: the folder cannot be read or written.
     """
-    with border(folder):
+    with as_store_errors(folder):
         for path in folder.iterdir():
             if not path.name.startswith("."):
                 living_pid(folder, path.name)

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, get_args
 
 from cms.errors import StoreError
-from cms.store.faults import from_os
+from cms.store.errors import from_os
 
 #: `in` to claude's stdin, `out` from its stdout, `err` from its stderr, `note` from us (a start, an end).
 Direction = Literal["in", "out", "err", "note"]

@@ -1,4 +1,4 @@
-"""The store's own values: what a charge, a decision, a total and a recovery are.
+"""The store's own values: what a charge, a total and a recovery are.
 
 They are not in `session/model.py` because no session needs them to think: they are what is written down about
 it. Units are the model's: US dollars, seconds since the epoch.
@@ -6,7 +6,12 @@ it. Units are the model's: US dollars, seconds since the epoch.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from cms.session.model import Interaction, Record, SessionRecord, TokenUsage
+
+#: What charges are summed up by.
+Grouping = Literal["session", "model", "day"]
 
 
 class Charge(Record, frozen=True):

@@ -21,8 +21,12 @@ from cms.session.model import Interaction, Record, SessionRecord
 R = TypeVar("R", bound=Record)
 Value = str | int | float | None
 
-_rest_encoder = msgspec.json.Encoder()
 _rest_decoder = msgspec.json.Decoder(dict[str, object])
+
+
+def to_json(value: object) -> str:
+    """What a column of JSON holds."""
+    return msgspec.json.encode(value).decode()
 
 
 class Table(Generic[R]):
@@ -57,7 +61,7 @@ class Table(Generic[R]):
         try:
             whole: dict[str, Value] = msgspec.to_builtins(record)
             columns = [whole.pop(key) for key in self._keys]
-            row = (*columns, _rest_encoder.encode(whole).decode())
+            row = (*columns, to_json(whole))
             for value in columns:
                 if isinstance(value, str):
                     value.encode()  # a lone surrogate, from a file name that is not UTF-8

@@ -18,7 +18,7 @@ from typing import Final
 
 from cms.errors import StoreError
 from cms.session import audit
-from cms.store.faults import border
+from cms.store.errors import as_store_errors
 
 Migration = Callable[[sqlite3.Connection], None]
 
@@ -305,7 +305,7 @@ def connect(path: Path) -> sqlite3.Connection:
     Raises:
         StoreError: it cannot be opened, is no database, or stays locked.
     """
-    with border(path):
+    with as_store_errors(path):
         # Before SQLite does it with the umask; its -wal and -shm files take the mode of this one. Only where
         # there is none: to close any descriptor of a database takes all the locks away that this process has
         # on it (POSIX), and with them the write-ahead log, at the hands of the next program that leaves.
@@ -358,7 +358,7 @@ def migrate(db: sqlite3.Connection, path: Path, migrations: Sequence[Migration] 
     """
     steps = MIGRATIONS if migrations is None else migrations
     applied = 0
-    with border(path):
+    with as_store_errors(path):
         while True:
             db.execute("BEGIN IMMEDIATE")  # before looking: another process may be migrating too
             try:

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from cms.store.faults import from_os
+from cms.store.errors import from_os
 
 
 class Retired(NamedTuple):

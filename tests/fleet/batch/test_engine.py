@@ -17,7 +17,7 @@ from cms.config import Settings
 from cms.errors import UsageError
 from cms.fleet.batch_engine import Engine
 from cms.fleet.batches import Batches
-from cms.store.batches import BatchStore
+from cms.store import batch_tasks, batches
 from cms.store.store import open_store
 from fleet.batch.fake import COST, FakeCrew
 
@@ -59,7 +59,7 @@ class House:
     async def tasks(self, batch_id: str) -> dict[str, Task]:
         found: dict[str, Task] = {}
         after = -1
-        while page := await self.store.page(batch_id, after):
+        while page := await self.store.read(batch_tasks.page, batch_id, after):
             found |= {task.name: task for task in page}
             after = page[-1].seq
         return found
@@ -74,7 +74,7 @@ async def open_house(home: Path, sessions: FakeCrew | None = None) -> AsyncItera
     epoch = time.time() - trio.current_time()
     sessions.now = lambda: epoch + trio.current_time()  # type: ignore[method-assign] # the fake has no clock
     async with open_store(Settings(home=home)) as store, trio.open_nursery() as nursery:
-        yield House(Batches(BatchStore(store), lambda _: sessions, nursery), sessions, home)
+        yield House(Batches(store, lambda _: sessions, nursery), sessions, home)
         nursery.cancel_scope.cancel()
 
 
@@ -231,7 +231,7 @@ async def test_a_bug_of_ours_lays_it_down(house: House, autojump_clock: Clock) -
 
 
 async def wait_status(house: House, batch_id: str, status: BatchStatus) -> BatchRecord:
-    while (record := await house.store.find(batch_id)).status is not status:  # noqa: ASYNC110
+    while (record := await house.store.read(batches.find, batch_id)).status is not status:  # noqa: ASYNC110
         await trio.sleep(10)  # the store has no event for it
     return record
 
@@ -270,7 +270,7 @@ async def test_pause_resume_cancel(house: House, autojump_clock: Clock) -> None:
     begun = sum(house.sessions.begun.values())
     await trio.sleep(10_000)
     assert sum(house.sessions.begun.values()) == begun
-    assert (await house.store.find(record.id)).status is BatchStatus.PAUSED
+    assert (await house.store.read(batches.find, record.id)).status is BatchStatus.PAUSED
     await house.batches.start(record.id)
     await until_begun(house.sessions, begun)
     record = await house.batches.cancel(record.id)
@@ -314,7 +314,7 @@ async def test_the_results_come_once_each(house: House, autojump_clock: Clock, t
     assert record.id in (tmp_path / "r.html").read_text()
     # A line is torn and one is lost in a crash: going on mends both.
     out.write_bytes(b"\n".join(out.read_bytes().splitlines()[:-1])[:-5])
-    await house.store.save(msgspec.structs.replace(record, status=BatchStatus.STOPPED))
+    await house.store.write(batches.save, msgspec.structs.replace(record, status=BatchStatus.STOPPED))
     await (await house.batches.start(record.id)).wait()
     again = [msgspec.json.decode(line, type=TaskLine) for line in out.read_bytes().splitlines()]
     assert sorted(line.name for line in again) == sorted(f"t{n}" for n in range(30))
@@ -357,7 +357,7 @@ async def test_killed_at_any_instant_nothing_is_lost_or_done_twice(
         pytest.fail("it never came to an end")
     assert life > 1, "it was not cut off at all"
     async with open_house(tmp_path, sessions) as house:
-        record = await house.store.find(batch_id)
+        record = await house.store.read(batches.find, batch_id)
         assert record.status is BatchStatus.COMPLETED
         assert record.counts == {TaskStatus.COMPLETED: 60}
     assert len(sessions.completed) == 60, "none was lost"

@@ -72,7 +72,7 @@ def from_os(error: OSError, path: Path) -> StoreError:
 
 
 @contextmanager
-def border(path: Path) -> Iterator[None]:
+def as_store_errors(path: Path) -> Iterator[None]:
     """Translates what the body throws.
 
     Raises:

@@ -1,0 +1,150 @@
+"""The audit log in the store: decisions, each sealed with the one before it (session/audit.py).
+
+None is ever changed, and they go with their session or outlive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from cms.errors import StoreError
+from cms.session import audit
+from cms.session.audit import AuditRow, Broken, Decision
+from cms.store.database import Database
+from cms.store.rows import Value
+
+_FIELDS: Final = Decision.__struct_fields__  # the columns, in order
+_OUTSIDE: Final = Decision.__struct_encode_fields__
+
+#: The last rows of the audit logs of sessions that were deleted.
+_DELETED: Final = (
+    "FROM audit_heads h JOIN decisions d ON d.session_id = h.session_id AND d.number = h.length"
+    " WHERE d.kind = 'delete'"
+)
+
+
+def to_row(decision: Decision) -> tuple[Value, ...]:
+    """The row of a decision, certain to be accepted: it travels in the transactions of others.
+
+    What text cannot be stored (a file name that is not UTF-8) is written as escapes.
+
+    Raises:
+        StoreError: a number in it is infinite or none.
+    """
+    if not abs(decision.cost) + abs(decision.at) < float("inf"):
+        raise StoreError(f"a decision cannot be stored: {decision}")
+    # As the database gives it back, for the seal is over these very values.
+    exact = msgspec.structs.replace(decision, at=float(decision.at), cost=float(decision.cost))
+    values: tuple[Value, ...] = msgspec.structs.astuple(exact)
+    return tuple(
+        value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+        for value in values
+    )
+
+
+def add(db: Database, decisions: Sequence[Decision]) -> None:
+    """Lines of the audit log."""
+    add_rows(db, [to_row(decision) for decision in decisions])
+
+
+def add_rows(db: Database, rows: Iterable[tuple[Value, ...]]) -> None:
+    """Lines of the audit log, as `to_row` gives them."""
+    for row in rows:
+        session_id, *rest = row
+        length, before = _head(db, str(session_id))
+        sealed = audit.seal(before, length + 1, row)
+        db.execute(
+            "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (session_id, length + 1, *rest, sealed),
+        )
+        db.execute(
+            "INSERT INTO audit_heads VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE"
+            " SET length = excluded.length, seal = excluded.seal",
+            (session_id, length + 1, sealed),
+        )
+
+
+def _head(db: Database, session_id: str) -> tuple[int, str]:
+    row: tuple[int, str] | None = db.execute(
+        "SELECT length, seal FROM audit_heads WHERE session_id = ?", (session_id,)
+    ).fetchone()
+    return (0, audit.FIRST) if row is None else row
+
+
+def delete(db: Database, session_id: str) -> None:
+    """Removes the log of a session that is gone: the database guards those of the others."""
+    db.execute("DELETE FROM decisions WHERE session_id = ?", (session_id,))
+    db.execute("DELETE FROM audit_heads WHERE session_id = ?", (session_id,))
+
+
+def forget_deleted(db: Database, before: float, *, dry_run: bool) -> int:
+    """Removes the logs of sessions that were deleted before that time; gives how many."""
+    rows: list[tuple[str]] = db.execute(f"SELECT d.session_id {_DELETED} AND d.at < ?", (before,)).fetchall()
+    for (session_id,) in () if dry_run else rows:
+        delete(db, session_id)
+    return len(rows)
+
+
+def decisions(db: Database, session_id: str) -> list[Decision]:
+    """The log of a session, oldest first.
+
+    Raises:
+        StoreError: a row makes no sense (`verified` says which).
+    """
+    return [row.decision for row in _convert(_rows(db, session_id))]
+
+
+def verified(db: Database, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
+    """The log of a session with its seals, and the first row that is not what was written.
+
+    Where a row is broken, the rows are those before it.
+
+    Args:
+        head: a seal noted earlier, which the log must still contain.
+    """
+    rows = _rows(db, session_id)
+    broken = audit.verify(rows, *_head(db, session_id))
+    if broken is None and head and all(sealed != head for _, _, sealed in rows):
+        broken = Broken(0, f"no row has the seal {head}: the log was written anew, or is another's")
+    if broken is not None and broken.number:
+        rows = [row for row in rows if 0 < row[0] < broken.number]
+    return _convert(rows), broken
+
+
+def find_deleted(db: Database, name: str) -> tuple[str, str] | None:
+    """Id and name of the session with this id, or of the last with this name, that was deleted."""
+    row: tuple[str, str] | None = db.execute(
+        f"SELECT d.session_id, d.detail {_DELETED} AND ? IN (d.detail, d.session_id)"
+        " ORDER BY d.at DESC LIMIT 1",
+        (name,),
+    ).fetchone()
+    # With its last row gone it is found all the same, and then by the check.
+    known = _head(db, name)[0] > 0
+    return row or ((name, name) if known else None)
+
+
+_Row = tuple[int, tuple[Value, ...], str]
+
+
+def _rows(db: Database, session_id: str) -> list[_Row]:
+    rows: list[tuple[int, str, *tuple[Value, ...]]] = db.execute(
+        f"SELECT number, seal, {', '.join(_FIELDS)} FROM decisions"  # noqa: S608 - names of ours
+        " WHERE session_id = ? ORDER BY number",
+        (session_id,),
+    ).fetchall()
+    return [(number, tuple(row), sealed) for number, sealed, *row in rows]
+
+
+def _convert(rows: Iterable[_Row]) -> list[AuditRow]:
+    try:
+        return [
+            AuditRow(number, msgspec.convert(dict(zip(_OUTSIDE, row, strict=True)), Decision), sealed)
+            for number, row, sealed in rows
+        ]
+    except msgspec.ValidationError as error:
+        raise StoreError(
+            f"the audit log cannot be read: {error}", hint="cms audit NAME --verify finds the row"
+        ) from error

@@ -1,0 +1,255 @@
+"""Money in the store: the ledger, the caps of scopes and their accounts, and what turns under way reserved.
+
+The ledger is only ever added to. The accounts are its running sums by scope, kept in the transaction of each
+charge. What is left under a cap, and who may hold how much of it, is decided by session/budget.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from cms.errors import StoreError
+from cms.session import budget
+from cms.session.budget import Account, Cap, Grant, Hold, Standing, account_of, grant, scopes_of, stand
+from cms.session.model import TokenUsage
+from cms.store.database import Database
+from cms.store.records import Charge, Grouping, Total
+from cms.store.rows import Value, to_json
+
+_KEYS: Final[dict[Grouping, str]] = {
+    "session": "session_id",
+    "model": "model",
+    # A day is what the user's calendar says it is; the stored times stay UTC.
+    "day": "date(at, 'unixepoch', 'localtime')",
+}
+_SUMS: Final = (
+    "coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),"
+    " coalesce(sum(cache_read_input_tokens), 0), coalesce(sum(cache_creation_input_tokens), 0),"
+    " coalesce(sum(cost_usd), 0.0), count(*), coalesce(min(exact), 1)"
+)
+
+# --- the ledger -------------------------------------------------------------------------------------
+
+
+def add_charges(db: Database, charges: Sequence[Charge]) -> None:
+    """Charges into the ledger, and their sum (models of one reading belong together) onto the accounts.
+
+    Raises:
+        StoreError: a session is not in the store, or a charge takes money back.
+    """
+    sums: dict[tuple[str, float], float] = {}
+    for charge in charges:
+        _add_charge(db, charge)
+        key = (charge.interaction_id, charge.at)
+        sums[key] = sums.get(key, 0.0) + charge.usage.cost_usd
+    for (interaction_id, at), usd in sums.items():
+        _count_spending(db, interaction_id, usd, at)
+
+
+def _add_charge(db: Database, charge: Charge) -> None:
+    usage = charge.usage
+    done = db.execute(
+        "INSERT INTO ledger SELECT ?, id, name, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? FROM sessions WHERE id = ?",
+        (
+            charge.at,
+            charge.interaction_id,
+            charge.process,
+            charge.model,
+            usage.cost_usd,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cache_read_input_tokens,
+            usage.cache_creation_input_tokens,
+            charge.process_total,
+            charge.exact,
+            charge.session_id,
+        ),
+    )
+    if done.rowcount != 1:
+        raise StoreError(f"a charge for a session that is not in the store: {charge.session_id}")
+
+
+def _count_spending(db: Database, interaction_id: str, usd: float, at: float) -> None:
+    """Put a sum on the accounts of its scopes, and off its reservation."""
+    hold = _hold(db, interaction_id)
+    for scope in scopes_of(hold.scopes if hold is not None else ()):
+        _book(db, account_of(scope, at), spent=usd)
+    if hold is not None:
+        db.execute(
+            "UPDATE reservations SET spent = ?, dearest = ? WHERE interaction_id = ?",
+            (hold.spent + usd, max(hold.dearest, usd), interaction_id),
+        )
+
+
+def charges(db: Database, session_id: str) -> list[Charge]:
+    """The ledger of a session, oldest first."""
+    rows: list[tuple[str, str, str, str, int, int, int, int, float, float, float, int]] = db.execute(
+        "SELECT session_id, interaction_id, process, model, input_tokens, output_tokens,"
+        " cache_read_input_tokens, cache_creation_input_tokens, cost_usd, at, process_total, exact"
+        " FROM ledger WHERE session_id = ? ORDER BY rowid",
+        (session_id,),
+    ).fetchall()
+    return [
+        Charge(
+            session, message, process, model, TokenUsage(sent, got, read, made, cost), at, so_far, exact == 1
+        )
+        for session, message, process, model, sent, got, read, made, cost, at, so_far, exact in rows
+    ]
+
+
+def total(
+    db: Database,
+    session_id: str | None = None,
+    *,
+    interaction_id: str | None = None,
+    since: float | None = None,
+) -> Total:
+    """What was spent in all, in a session, in one interaction of it, since a time."""
+    where = ["TRUE"]
+    values: list[Value] = []
+    for condition, value in (
+        ("session_id = ?", session_id),
+        ("interaction_id = ?", interaction_id),
+        ("at >= ?", since),
+    ):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
+    query = f"SELECT '', '', {_SUMS} FROM ledger WHERE {' AND '.join(where)}"  # noqa: S608 - words of ours
+    return _totals(db, query, values)[0]
+
+
+def totals(db: Database, by: Grouping, *, since: float | None = None) -> list[Total]:
+    """What was spent, by session and model dearest first, by day (local time) oldest first."""
+    # As it is called now; what was deleted, as it was called last.
+    now = "(SELECT name FROM sessions WHERE id = ledger.session_id)"
+    name = f"coalesce({now}, max(session_name))" if by == "session" else "''"
+    where, values = ("at >= ?", [since]) if since is not None else ("TRUE", [])
+    order = "1" if by == "day" else "sum(cost_usd) DESC, 1"
+    return _totals(
+        db,
+        f"SELECT {_KEYS[by]}, {name}, {_SUMS} FROM ledger WHERE {where} GROUP BY 1 ORDER BY {order}",  # noqa: S608
+        values,
+    )
+
+
+def _totals(db: Database, query: str, values: Sequence[Value]) -> list[Total]:
+    rows: list[tuple[str, str, int, int, int, int, float, int, int]] = db.execute(query, values).fetchall()
+    return [
+        Total(key, TokenUsage(sent, got, read, made, cost), count, bool(exact), name)
+        for key, name, sent, got, read, made, cost, count, exact in rows
+    ]
+
+
+# --- caps and accounts ------------------------------------------------------------------------------
+
+
+def set_cap(db: Database, scope: str, usd: float | None) -> None:
+    """Puts a cap on a scope, changes it, or (None) takes it off.
+
+    A turn that is under way, here or in another process, sees it at its next charge.
+    """
+    if usd is None:
+        db.execute("DELETE FROM caps WHERE scope = ?", (scope,))
+    else:
+        db.execute(
+            "INSERT INTO caps VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET usd = excluded.usd",
+            (scope, usd),
+        )
+
+
+def standings(db: Database, at: float) -> list[Standing]:
+    """How each capped scope stands."""
+    holds = open_holds(db)
+    return [stand(cap, account(db, cap.scope, at), holds) for cap in _caps(db)]
+
+
+def account(db: Database, scope: str, at: float) -> Account:
+    """What was spent in a scope, capped or not."""
+    row: tuple[float, float] | None = db.execute(
+        "SELECT spent, unknown FROM accounts WHERE scope = ?", (account_of(scope, at),)
+    ).fetchone()
+    return Account() if row is None else Account(*row)
+
+
+def _caps(db: Database) -> list[Cap]:
+    rows: list[tuple[str, float]] = db.execute("SELECT scope, usd FROM caps ORDER BY scope").fetchall()
+    return [Cap(scope, usd) for scope, usd in rows]
+
+
+def _book(db: Database, account: str, *, spent: float = 0.0, unknown: float = 0.0) -> None:
+    db.execute(
+        "INSERT INTO accounts (scope, spent, unknown) VALUES (?, ?, ?) ON CONFLICT (scope) DO UPDATE"
+        " SET spent = spent + excluded.spent, unknown = unknown + excluded.unknown",
+        (account, spent, unknown),
+    )
+
+
+# --- reservations -----------------------------------------------------------------------------------
+
+
+def reserve(db: Database, interaction_id: str, session_id: str, scopes: Sequence[str], at: float) -> Grant:
+    """Reserve money for an interaction that is about to be sent, or more of it for one that is under way.
+
+    Nothing is written if a new one gets nothing.
+    """
+    own = _hold(db, interaction_id)
+    hold = own if own is not None else Hold(interaction_id, tuple(scopes))
+    wanted = scopes_of(hold.scopes)
+    caps = [cap for cap in _caps(db) if cap.scope in wanted]
+    others = [one for one in open_holds(db) if one.interaction_id != interaction_id] if caps else []
+    granted = grant(hold, [stand(cap, account(db, cap.scope, at), others) for cap in caps])
+    amount = hold.amount if granted.amount is None else granted.amount
+    if own is not None:
+        # Closed, it holds nothing any more, and gets nothing: what it still costs is on the accounts.
+        db.execute(
+            "UPDATE reservations SET amount = ? WHERE interaction_id = ? AND closed IS NULL",
+            (amount, interaction_id),
+        )
+    elif not granted.short:
+        db.execute(
+            "INSERT INTO reservations (interaction_id, session_id, scopes, amount) VALUES (?, ?, ?, ?)",
+            (interaction_id, session_id, to_json(hold.scopes), amount),
+        )
+    return granted
+
+
+def settle(db: Database, interaction_id: str, at: float, *, exact: bool) -> None:
+    """An interaction has ended: what it holds and did not spend comes back, if that is known."""
+    for hold in _holds(db, "interaction_id = ? AND closed IS NULL", interaction_id):
+        db.execute("UPDATE reservations SET closed = ? WHERE interaction_id = ?", (at, interaction_id))
+        unknown = budget.settle(hold, exact=exact)
+        if unknown:
+            for scope in scopes_of(hold.scopes):
+                _book(db, account_of(scope, at), unknown=unknown)
+
+
+def forget_holds(db: Database, session_id: str, at: float) -> None:
+    """A session is deleted: what it may have spent of its reservations stays on the accounts."""
+    for hold in open_holds(db, session_id):
+        settle(db, hold.interaction_id, at, exact=False)
+    db.execute("DELETE FROM reservations WHERE session_id = ?", (session_id,))
+
+
+def open_holds(db: Database, session_id: str = "") -> list[Hold]:
+    """The reservations (of a session) that are open."""
+    where, values = ("AND session_id = ?", (session_id,)) if session_id else ("", ())
+    return _holds(db, f"closed IS NULL {where} ORDER BY interaction_id", *values)
+
+
+def _hold(db: Database, interaction_id: str) -> Hold | None:
+    return next(iter(_holds(db, "interaction_id = ?", interaction_id)), None)
+
+
+def _holds(db: Database, where: str, *values: Value) -> list[Hold]:
+    rows: list[tuple[str, str, float, float, float]] = db.execute(
+        f"SELECT interaction_id, scopes, amount, spent, dearest FROM reservations WHERE {where}",  # noqa: S608
+        values,
+    ).fetchall()
+    return [
+        Hold(key, tuple(msgspec.json.decode(scopes, type=list[str])), amount, spent, dearest)
+        for key, scopes, amount, spent, dearest in rows
+    ]

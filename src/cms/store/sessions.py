@@ -1,0 +1,231 @@
+"""Sessions in the store, with their interactions and receipts.
+
+Several processes of cms may have the store open. A session that is in use belongs to the one that wrote it
+last: its rows are signed (owners.py), and nobody else may change them while that one lives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from cms.errors import NameTaken, StoreError, WrongStatus
+from cms.session.audit import Decision
+from cms.session.model import ENDED, LIVE, Interaction, InteractionState, Outcome, Receipt, SessionRecord
+from cms.store import audit, money
+from cms.store.database import Database
+from cms.store.rows import INTERACTIONS, SESSIONS, Value, to_json
+
+_LIVE: Final = ", ".join(f"'{status}'" for status in sorted(LIVE))
+_OPEN: Final = ", ".join(f"'{state}'" for state in InteractionState if state not in ENDED)
+#: Of a session: somebody is (or before a crash was) at work on it.
+_IN_USE: Final = (
+    f"(status IN ({_LIVE}) OR id IN"  # noqa: S608 - words of ours
+    f" (SELECT session_id FROM interactions WHERE state IN ({_OPEN})))"
+)
+
+# --- writing ----------------------------------------------------------------------------------------
+
+
+def add(db: Database, record: SessionRecord, interaction: Interaction | None = None) -> None:
+    """A session that is new, and its first message if it has one already.
+
+    Raises:
+        NameTaken: another one has its name.
+    """
+    _check_name(db, record)
+    db.execute(SESSIONS.insert, SESSIONS.to_row(record))
+    _sign(db, record.id)
+    if interaction is not None:
+        save_interaction(db, interaction)
+
+
+def save(db: Database, record: SessionRecord, *interactions: Interaction) -> None:
+    """A session as it is now, whether or not it was known, and interactions of it.
+
+    Raises:
+        NameTaken: another one has its name.
+        WrongStatus: it lives in another process.
+    """
+    _claim(db, record.id)
+    _check_name(db, record)
+    db.execute(SESSIONS.upsert, SESSIONS.to_row(record))
+    _sign(db, record.id)
+    for interaction in interactions:
+        save_interaction(db, interaction)
+
+
+def save_interaction(db: Database, interaction: Interaction) -> None:
+    """An interaction as it is now, whether or not it was known. One that has ended holds no money.
+
+    Raises:
+        WrongStatus: its session lives in another process.
+        StoreError: its session is not in the store.
+    """
+    _claim(db, interaction.session_id)
+    db.execute(INTERACTIONS.upsert, INTERACTIONS.to_row(interaction))
+    _sign(db, interaction.session_id)
+    if interaction.state in ENDED:
+        money.settle(
+            db, interaction.id, interaction.ended or interaction.timestamp, exact=interaction.cost_exact
+        )
+
+
+def save_end(
+    db: Database,
+    record: SessionRecord,
+    interactions: Sequence[Interaction],
+    receipt: Receipt | None,
+    *,
+    process: str,
+    decisions: Sequence[Decision] = (),
+) -> None:
+    """A session whose process has ended: how, and the end of every message that is still owed one.
+
+    Args:
+        process: the id of the process that the receipt is about.
+    """
+    save(db, record, *interactions)
+    if receipt is not None:
+        db.execute(
+            "INSERT INTO receipts VALUES (?, ?, ?, ?, ?)",
+            (record.id, process, receipt.at, receipt.reason, to_json(receipt)),
+        )
+    audit.add(db, decisions)
+
+
+def delete(db: Database, session_id: str, at: float, last: Decision | None = None) -> bool:
+    """Removes a session, its interactions and receipts; its money stays in the ledger.
+
+    Its audit log ends with `last` and stays, or without that goes, too. False if there was no such session.
+    The raw log is not the database's (rawlog.py).
+
+    Raises:
+        WrongStatus: it lives in another process.
+    """
+    _claim(db, session_id)
+    money.forget_holds(db, session_id, at)
+    if db.execute("DELETE FROM sessions WHERE id = ?", (session_id,)).rowcount != 1:
+        return False
+    if last is None:
+        # Only now: the database guards the audit log of a session that is there.
+        audit.delete(db, session_id)
+    else:
+        audit.add(db, (last,))
+    return True
+
+
+def _check_name(db: Database, record: SessionRecord) -> None:
+    # Asked, not read from the constraint's message: that is SQLite's wording, not a promise.
+    taken = db.execute(
+        "SELECT 1 FROM sessions WHERE name = ? AND id <> ?", (record.name, record.id)
+    ).fetchone()
+    if taken is not None:
+        raise NameTaken(record.name)
+
+
+def _claim(db: Database, session_id: str) -> None:
+    """Fails if another living store is at work on the session. Within the transaction: one wins."""
+    row: tuple[str, str, str, bool] | None = db.execute(
+        f"SELECT owner, name, status, {_IN_USE} FROM sessions WHERE id = ?",  # noqa: S608 - words of ours
+        (session_id,),
+    ).fetchone()
+    if row is None:
+        return
+    owner, name, status, in_use = row
+    pid = db.living_pid(owner) if in_use else None
+    if pid is not None:
+        raise WrongStatus(
+            name,
+            status,
+            "use it from here",
+            hint=f"another cms has it (pid {pid}): go on there, or end that",
+        )
+
+
+def _sign(db: Database, session_id: str) -> None:
+    db.execute("UPDATE sessions SET owner = ?1 WHERE id = ?2 AND owner <> ?1", (db.owner_id, session_id))
+
+
+# --- reading ----------------------------------------------------------------------------------------
+
+
+def by_name(db: Database, name: str) -> SessionRecord | None:
+    """The session of that name."""
+    return next(iter(_sessions(db, "name = ?", name)), None)
+
+
+def by_id(db: Database, session_id: str) -> SessionRecord | None:
+    """The session of that id."""
+    return next(iter(_sessions(db, "id = ?", session_id)), None)
+
+
+def newest_first(db: Database, status: str = "") -> list[SessionRecord]:
+    """All sessions, or those of a status."""
+    where, values = ("status = ?", (status,)) if status else ("TRUE", ())
+    return _sessions(db, f"{where} ORDER BY created DESC, rowid DESC", *values)
+
+
+def left_open(db: Database) -> list[tuple[SessionRecord, list[Interaction]]]:
+    """The sessions that a store which is dead was at work on, each with its interactions under way."""
+    rows: list[tuple[str]] = db.execute(
+        f"SELECT DISTINCT owner FROM sessions WHERE {_IN_USE}"  # noqa: S608 - words of ours
+    ).fetchall()
+    return [
+        (record, _interactions(db, f"session_id = ? AND state IN ({_OPEN}) ORDER BY number", record.id))
+        for (owner,) in rows
+        if owner != db.owner_id and db.living_pid(owner) is None
+        for record in _sessions(db, f"owner = ? AND {_IN_USE} ORDER BY rowid", owner)
+    ]
+
+
+def names(db: Database) -> list[str]:
+    """The names of all sessions, sorted."""
+    rows: list[tuple[str]] = db.execute("SELECT name FROM sessions ORDER BY name").fetchall()
+    return [name for (name,) in rows]
+
+
+def interaction(db: Database, interaction_id: str) -> Interaction | None:
+    """The interaction of that id."""
+    return next(iter(_interactions(db, "id = ?", interaction_id)), None)
+
+
+def interactions(db: Database, session_id: str, last: int | None = None) -> list[Interaction]:
+    """The (newest `last`) interactions of a session, oldest first."""
+    count = -1 if last is None else max(0, last)
+    found = _interactions(db, "session_id = ? ORDER BY number DESC LIMIT ?", session_id, count)
+    return found[::-1]
+
+
+def unanswered(db: Database) -> list[Interaction]:
+    """Of each session the newest interaction, if that ended because a person was needed; newest first."""
+    return _interactions(
+        db,
+        "json_extract(rest, '$.outcome') = ? AND number ="
+        " (SELECT max(number) FROM interactions AS all_ WHERE all_.session_id = interactions.session_id)"
+        " ORDER BY timestamp DESC",
+        Outcome.NEEDS_INPUT.value,
+    )
+
+
+def receipts(db: Database, session_id: str) -> list[Receipt]:
+    """How the processes of a session ended, oldest first."""
+    rows: list[tuple[str]] = db.execute(
+        "SELECT receipt FROM receipts WHERE session_id = ? ORDER BY rowid", (session_id,)
+    ).fetchall()
+    try:
+        return [msgspec.json.decode(receipt, type=Receipt) for (receipt,) in rows]
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"a receipt in the store cannot be read: {error}") from error
+
+
+def _sessions(db: Database, where: str, *values: Value) -> list[SessionRecord]:
+    rows: list[tuple[Value, ...]] = db.execute(f"{SESSIONS.select} WHERE {where}", values).fetchall()
+    return [SESSIONS.to_record(row) for row in rows]
+
+
+def _interactions(db: Database, where: str, *values: Value) -> list[Interaction]:
+    rows: list[tuple[Value, ...]] = db.execute(f"{INTERACTIONS.select} WHERE {where}", values).fetchall()
+    return [INTERACTIONS.to_record(row) for row in rows]
