@@ -22,6 +22,7 @@ _PROMISES = {
     "freeze": "freeze stops everything",
     "memory_cap": "memory cap",
     "process_cap": "process cap",
+    "no_tampering": "no process speaks for another",
 }
 
 

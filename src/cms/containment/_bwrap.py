@@ -13,8 +13,9 @@ from pathlib import Path
 from cms.containment import _launch, _mounts
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container, NamespaceContainer
-from cms.containment._mechanism import STRONG, Mechanism, cap
+from cms.containment._mechanism import STRONG, Mechanism, cap, no_tampering
 from cms.containment._model import Guarantee, Guarantees, Spec
+from cms.containment._seccomp import seccomp_filter
 
 # What root keeps inside a user namespace: power over its own files, none over mounts, devices or others.
 _KEPT = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL")
@@ -49,8 +50,9 @@ class BwrapMechanism(Mechanism):
         if needs_user_namespace(plan):
             orders.nproc = process_rlimit(spec)
 
-        def wrap(shim: list[str]) -> list[str]:
-            return [str(self.bwrap), *flags(plan), "--", *shim]
+        def wrap(shim: list[str], program: int) -> list[str]:
+            filtered = ["--seccomp", str(program)] if seccomp_filter() else []
+            return [str(self.bwrap), *flags(plan), *filtered, "--", *shim]
 
         return await _launch.launch(
             spec,
@@ -106,7 +108,7 @@ def flags(plan: _mounts.Plan) -> list[str]:
         else:
             found += [f"--{step.word}", path]
     for step in plan.steps:
-        if step.word == "empty":
+        if step.word == "empty" or (step.word == "proc" and plan.sandbox):
             found += ["--remount-ro", str(step.path)]
     return found
 
@@ -123,4 +125,5 @@ def namespace_guarantees(delegation: Delegation | None) -> Guarantees:
         freeze=STRONG if delegation is not None else Guarantee("weak", "SIGSTOP to each process, no cgroup"),
         memory_cap=cap("memory", delegation),
         process_cap=processes if processes.strong or os.geteuid() == 0 else by_rlimit,
+        no_tampering=no_tampering(walls=True),
     )

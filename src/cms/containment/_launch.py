@@ -21,31 +21,37 @@ import sys
 import tempfile
 from collections.abc import Callable
 from importlib.abc import InspectLoader
+from pathlib import Path
 from typing import IO, TypeVar
 
 import trio
 
-from cms.containment import _shim
+from cms.containment import _libc, _shim
 from cms.containment._cgroup import Delegation, Leaf
 from cms.containment._container import Container, Control, Streams, until
 from cms.containment._model import Spec
 from cms.containment._mounts import Plan, remove_placeholders, verify
+from cms.containment._seccomp import seccomp_filter
 from cms.containment._shim import Orders
 from cms.errors import ContainmentError, WorkDirError
 
 START_WITHIN = 20.0
 # The shim travels as compiled code, in the file that also holds its orders: that saves compiling it, and it
 # need not be visible inside (a private /tmp may cover where we are installed). The words in front are for
-# people who read `ps`.
+# people who read `ps`; the module that the shim imports is put where the import looks first.
 _SHIM = """'cms: keeps one session contained'
 import marshal, sys
 letter = open(int(sys.argv[1]), "rb")
+libc = type(sys)("cms.containment._libc")
+sys.modules[libc.__name__] = libc
+exec(marshal.load(letter), libc.__dict__)
 exec(marshal.load(letter))
 orders = letter.read()
 letter.close()
 main(orders)"""
 C = TypeVar("C", bound=Container)
-Wrap = Callable[[list[str]], list[str]]
+#: From the shim's argv, and a descriptor from which the system call filter can be read, to the whole argv.
+Wrap = Callable[[list[str], int], list[str]]
 
 
 class _Attempt:
@@ -55,7 +61,8 @@ class _Attempt:
         self.name = spec.label or spec.argv[0]
         self.umask = spec.umask
         self.plan = plan
-        (stdin, our_stdin), (our_stdout, stdout), (our_stderr, stderr) = os.pipe(), os.pipe(), os.pipe()
+        make_in, make_out = (_socket_in, _socket_out) if spec.sockets else (os.pipe, os.pipe)
+        (stdin, our_stdin), (our_stdout, stdout), (our_stderr, stderr) = make_in(), make_out(), os.pipe()
         self.theirs: tuple[int, ...] = (stdin, stdout, stderr)
         self.streams = Streams(
             trio.lowlevel.FdStream(our_stdin),
@@ -71,6 +78,7 @@ class _Attempt:
     def spawn(self, wrap: Wrap, orders: Orders) -> tuple[subprocess.Popen[bytes], Control]:
         """Start the shim, passing on only the descriptors that it is meant to have."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        program = _readable(seccomp_filter())
         try:
             ours.setblocking(False)
             if sys.platform == "linux":
@@ -85,12 +93,13 @@ class _Attempt:
                 letter.write(orders.dump())
                 letter.seek(0)
                 shim = [os.path.realpath(sys.executable), "-I", "-S", "-c", _SHIM, str(letter.fileno())]
+                wrapper = (program,) if orders.mode == "init" else ()
                 self.child = subprocess.Popen(
-                    wrap(shim),
+                    wrap(shim, program),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=self.complaints,
-                    pass_fds=(theirs.fileno(), letter.fileno(), *self.theirs),
+                    pass_fds=(theirs.fileno(), letter.fileno(), *wrapper, *self.theirs),
                     start_new_session=True,
                     cwd="/",
                     env=_loader_environment(),
@@ -98,6 +107,7 @@ class _Attempt:
                 )
         finally:
             theirs.close()
+            os.close(program)
             for fd in self.theirs:
                 os.close(fd)
             self.theirs = ()
@@ -187,6 +197,7 @@ async def launch(
                 leaf=attempt.leaf,
                 plan=plan,
             )
+            _volunteer(container.pid)
             if attempt.leaf is not None:
                 # The kernel lets whoever moves a process wait for every core: 9 ms, in which others go on.
                 await trio.to_thread.run_sync(attempt.leaf.add, container.pid)
@@ -206,12 +217,47 @@ async def launch(
         raise
 
 
+def _volunteer(pid: int) -> None:
+    """When memory runs out the kernel is to choose the agent, not its supervisor."""
+    try:
+        with Path(f"/proc/{pid}/oom_score_adj").open("r+") as file:
+            now = int(file.read())
+            file.seek(0)
+            file.write(str(min(1000, now + 300)))
+    except (OSError, ValueError):
+        pass  # best effort; nothing else depends on it
+
+
+def _readable(data: bytes) -> int:
+    """A descriptor from which that (a page at most) can be read once."""
+    reader, writer = os.pipe()
+    os.write(writer, data)
+    os.close(writer)
+    return reader
+
+
+def _socket_in() -> tuple[int, int]:
+    """Like a pipe, but one that nobody can open through /proc: a line in it is from who holds it."""
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    # One way only. What lies unread in a socket when it is closed is an error for the other side.
+    writer.shutdown(socket.SHUT_RD)
+    return reader.detach(), writer.detach()
+
+
+def _socket_out() -> tuple[int, int]:
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    reader.shutdown(socket.SHUT_WR)
+    return reader.detach(), writer.detach()
+
+
 @functools.cache
 def _shim_code() -> bytes:
-    loader = _shim.__spec__.loader
-    assert isinstance(loader, InspectLoader)  # noqa: S101 (for the type checker; every loader of source is one)
-    code = loader.get_code(_shim.__name__)
-    return marshal.dumps(code)
+    found = b""
+    for module in (_libc, _shim):
+        loader = module.__loader__
+        assert isinstance(loader, InspectLoader)  # noqa: S101 (for the type checker; loaders of source are)
+        found += marshal.dumps(loader.get_code(module.__name__))
+    return found
 
 
 def orders_for(mode: str, spec: Spec) -> Orders:
@@ -222,6 +268,7 @@ def orders_for(mode: str, spec: Spec) -> Orders:
         {os.fsencode(name): os.fsencode(value) for name, value in spec.env.items()},
         os.fsencode(spec.cwd),
         nofile=spec.open_files,
+        seccomp=b"" if mode == "init" else seccomp_filter(),
     )
 
 

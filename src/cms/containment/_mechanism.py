@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import os
 
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container
 from cms.containment._model import Guarantee, Guarantees, Level, Spec
+from cms.containment._seccomp import seccomp_filter
 
 STRONG = Guarantee("strong")
 
@@ -18,6 +20,13 @@ def cap(controller: str, delegation: Delegation | None) -> Guarantee:
     return Guarantee(
         "weak", f"by looking at the tree twice a second; our cgroup has no {controller} controller"
     )
+
+
+def no_tampering(*, walls: bool) -> Guarantee:
+    """What the system call filter is worth, with a /proc of the tree's own and without."""
+    if not seccomp_filter():
+        return Guarantee("none", f"no system call filter for {os.uname().machine}")
+    return STRONG if walls else Guarantee("weak", "/proc/PID/mem can be written where the kernel lets it")
 
 
 class Mechanism(abc.ABC):

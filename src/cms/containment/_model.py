@@ -56,6 +56,9 @@ class Guarantees(msgspec.Struct, frozen=True):
     - `hidden_paths`: the tree cannot reach what was named as hidden.
     - `freeze`: a frozen tree runs no instruction until it is thawed.
     - `memory_cap`, `process_cap`: the tree cannot take more than it was given.
+    - `no_tampering`: no process of the tree can trace another, write its memory or take its descriptors.
+
+    The level says nothing about the last.
     """
 
     kill_all: Guarantee
@@ -65,6 +68,7 @@ class Guarantees(msgspec.Struct, frozen=True):
     freeze: Guarantee
     memory_cap: Guarantee
     process_cap: Guarantee
+    no_tampering: Guarantee = Guarantee("none")
 
     @property
     def level(self) -> Level:
@@ -102,6 +106,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         label: for people, in errors and receipts.
         umask: for the files that the tree makes; -1: ours.
         open_files: the soft limit on open files of each process; 0: ours.
+        sockets: stdin and stdout are sockets. A pipe is opened by any process of the same user through
+            /proc/PID/fd, a socket by none. For what speaks a protocol: `echo > /dev/stdout` needs a pipe.
     """
 
     argv: tuple[str, ...]
@@ -118,6 +124,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     label: str = ""
     umask: int = -1
     open_files: int = 0
+    sockets: bool = False
     sandbox: bool = False
 
 

@@ -75,6 +75,7 @@ class PortableMechanism(Mechanism):
             freeze=Guarantee("weak", "SIGSTOP to each process"),
             memory_cap=cap("memory", None),
             process_cap=cap("pids", None),
+            no_tampering=Guarantee("none", "this system has no system call filter"),
         )
 
     @property
@@ -87,13 +88,14 @@ class PortableMechanism(Mechanism):
         plan = _mounts.without_mounts(spec, _NO_MOUNTS)
         marked = msgspec.structs.replace(spec, env={**spec.env, MARKER: plan.token})
         orders = _launch.orders_for("guard", marked)
+        orders.seccomp = b""
         orders.marker = f"{MARKER}={plan.token}".encode()
         return await _launch.launch(
             spec,
             plan,
             PortableContainer,
             mechanism=self.name,
-            wrap=lambda shim: shim,
+            wrap=lambda shim, _program: shim,
             orders=orders,
             delegation=None,
         )

@@ -15,7 +15,7 @@ import msgspec
 from cms.containment import _launch, _mounts
 from cms.containment._cgroup import Delegation
 from cms.containment._container import MARKER, Container, GuardContainer
-from cms.containment._mechanism import STRONG, Mechanism, cap
+from cms.containment._mechanism import STRONG, Mechanism, cap, no_tampering
 from cms.containment._model import Guarantee, Guarantees, Spec
 
 _NO_MOUNTS = "needs namespaces, which this machine does not give us"
@@ -41,7 +41,7 @@ class ScanMechanism(Mechanism):
             plan,
             GuardContainer,
             mechanism=self.name,
-            wrap=lambda shim: shim,
+            wrap=lambda shim, _program: shim,
             orders=orders,
             delegation=self.delegation,
         )
@@ -76,4 +76,5 @@ def _guarantees(delegation: Delegation | None, *, scoped: bool) -> Guarantees:
         freeze=STRONG if delegation is not None else Guarantee("weak", "SIGSTOP to each process, no cgroup"),
         memory_cap=cap("memory", delegation),
         process_cap=cap("pids", delegation),
+        no_tampering=no_tampering(walls=False),
     )

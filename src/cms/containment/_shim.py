@@ -32,36 +32,24 @@ import select
 import signal
 import time
 
-PR_SET_PDEATHSIG = 1
-PR_CAPBSET_DROP = 24
-PR_SET_CHILD_SUBREAPER = 36
-PR_SET_NO_NEW_PRIVS = 38
-CLONE_NEWNS = 0x00020000
-CLONE_NEWIPC = 0x08000000
-CLONE_NEWUSER = 0x10000000
-CLONE_NEWPID = 0x20000000
-MS_NOSUID = 0x2
-MS_NODEV = 0x4
-MS_NOEXEC = 0x8
-MS_REC = 0x4000
-MS_SLAVE = 0x80000
-AT_FDCWD = -100
-AT_EMPTY_PATH = 0x1000
-AT_RECURSIVE = 0x8000
-OPEN_TREE_CLONE = 1
-MOVE_MOUNT_F_EMPTY_PATH = 4
-MOUNT_ATTR_RDONLY = 1
-# System calls newer than 2019 have the same number on every architecture.
-SYS_OPEN_TREE = 428
-SYS_MOVE_MOUNT = 429
-SYS_MOUNT_SETATTR = 442
-SYS_LANDLOCK_CREATE_RULESET = 444
-SYS_LANDLOCK_ADD_RULE = 445
-SYS_LANDLOCK_RESTRICT_SELF = 446
-LANDLOCK_RULE_PATH_BENEATH = 1
-LANDLOCK_ACCESS_FS_WRITE_FILE = 2
-LANDLOCK_SCOPE_SIGNAL = 2
-KEPT_CAPABILITIES = (0, 1, 3, 4, 5)  # chown, dac_override, fowner, fsetid, kill
+from cms.containment._libc import (
+    AT_FDCWD,
+    CLONE_NEWIPC,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    KEPT_CAPABILITIES,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_REC,
+    MS_SLAVE,
+    PR_CAPBSET_DROP,
+    PR_SET_CHILD_SUBREAPER,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    Libc,
+)
 
 _IGNORED = (
     signal.SIGHUP,
@@ -99,6 +87,7 @@ class Orders:
         "nproc",
         "sandbox",
         "scoped",
+        "seccomp",
         "stdio",
         "supervisor",
         "user_namespace",
@@ -122,6 +111,7 @@ class Orders:
         nproc: int = 0,
         nofile: int = 0,
         scoped: bool = False,
+        seccomp: bytes = b"",
     ) -> None:
         self.mode = mode
         self.argv = argv
@@ -138,6 +128,7 @@ class Orders:
         self.nproc = nproc
         self.nofile = nofile
         self.scoped = scoped
+        self.seccomp = seccomp
 
     def dump(self) -> bytes:
         """Marshal: both ends are the same interpreter, and the shim has it without an import."""
@@ -147,119 +138,6 @@ class Orders:
     def load(cls, raw: bytes) -> Orders:
         """The inverse of `dump`."""
         return cls(**marshal.loads(raw))  # noqa: S302 (our own parent wrote it)
-
-
-class Libc:
-    """The system calls that Python 3.11 does not wrap. Loaded only where needed: ctypes costs 3 ms."""
-
-    def __init__(self) -> None:
-        import ctypes
-
-        self._ctypes = ctypes
-        self._libc = ctypes.CDLL(None, use_errno=True)
-
-    def _check(self, result: int, what: str) -> int:
-        if result < 0:
-            code = self._ctypes.get_errno()
-            raise OSError(code, os.strerror(code), what)
-        return result
-
-    def prctl(self, option: int, value: int) -> None:
-        ulong = self._ctypes.c_ulong
-        self._check(self._libc.prctl(option, ulong(value), ulong(0), ulong(0), ulong(0)), "prctl")
-
-    def unshare(self, flags: int) -> None:
-        self._check(self._libc.unshare(flags), "unshare")
-
-    def mount(
-        self, source: bytes, target: bytes, kind: bytes | None, flags: int, data: bytes | None = None
-    ) -> None:
-        self._check(
-            self._libc.mount(source, target, kind, self._ctypes.c_ulong(flags), data),
-            f"mount {os.fsdecode(target)}",
-        )
-
-    def copy_tree(self, path: bytes) -> int:
-        """open_tree(2): a detached copy of what is mounted at `path` and below."""
-        flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC
-        result = self._libc.syscall(
-            self._ctypes.c_long(SYS_OPEN_TREE),
-            self._ctypes.c_int(AT_FDCWD),
-            path,
-            self._ctypes.c_uint(flags),
-        )
-        return self._check(result, f"copy {os.fsdecode(path)}")
-
-    def place_tree(self, fd: int, path: bytes) -> None:
-        """move_mount(2): attach such a copy at `path`."""
-        result = self._libc.syscall(
-            self._ctypes.c_long(SYS_MOVE_MOUNT),
-            self._ctypes.c_int(fd),
-            b"",
-            self._ctypes.c_int(AT_FDCWD),
-            path,
-            self._ctypes.c_uint(MOVE_MOUNT_F_EMPTY_PATH),
-        )
-        self._check(result, f"mount {os.fsdecode(path)}")
-
-    def make_read_only(self, fd: int, path: bytes, *, recursive: bool = True) -> None:
-        """mount_setattr(2), which unlike a remount leaves every other flag as it is (Linux 5.12)."""
-        ctypes = self._ctypes
-        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY, 0, 0, 0)
-        flags = (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
-        result = self._libc.syscall(
-            ctypes.c_long(SYS_MOUNT_SETATTR),
-            ctypes.c_int(fd),
-            path,
-            ctypes.c_uint(flags),
-            ctypes.byref(attributes),
-            ctypes.c_size_t(ctypes.sizeof(attributes)),
-        )
-        self._check(result, f"read-only {os.fsdecode(path)}")
-
-    def cage(self, closed: bytes) -> None:
-        """Landlock, ABI 6: signals reach only who is caged, too; nothing below /`closed` can be written.
-
-        The second is there for cgroups: a process that can write them can leave its own. A Landlock rule can
-        only allow, so every other top folder is allowed by name.
-        """
-        ctypes = self._ctypes
-        syscall = self._libc.syscall
-        handled = LANDLOCK_ACCESS_FS_WRITE_FILE if closed else 0
-        attributes = (ctypes.c_uint64 * 3)(handled, 0, LANDLOCK_SCOPE_SIGNAL)
-        ruleset = self._check(
-            syscall(
-                ctypes.c_long(SYS_LANDLOCK_CREATE_RULESET),
-                ctypes.byref(attributes),
-                ctypes.c_size_t(ctypes.sizeof(attributes)),
-                ctypes.c_uint32(0),
-            ),
-            "landlock",
-        )
-        for entry in os.scandir(b"/") if closed else ():
-            if entry.name != closed:
-                try:
-                    fd = os.open(entry.path, os.O_PATH | os.O_CLOEXEC)
-                except OSError:
-                    continue  # a dangling link
-                rule = (ctypes.c_uint32 * 3)(LANDLOCK_ACCESS_FS_WRITE_FILE, 0, fd)  # u64 and s32
-                self._check(
-                    syscall(
-                        ctypes.c_long(SYS_LANDLOCK_ADD_RULE),
-                        ctypes.c_int(ruleset),
-                        ctypes.c_int(LANDLOCK_RULE_PATH_BENEATH),
-                        ctypes.byref(rule),
-                        ctypes.c_uint32(0),
-                    ),
-                    "landlock",
-                )
-                os.close(fd)
-        self.prctl(PR_SET_NO_NEW_PRIVS, 1)
-        self._check(
-            syscall(ctypes.c_long(SYS_LANDLOCK_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint32(0)),
-            "landlock",
-        )
-        os.close(ruleset)
 
 
 class Shim:
@@ -393,10 +271,12 @@ class Shim:
                 _ensure_mount_point(path, copies[path])
                 libc.place_tree(copies[path], path)
                 os.close(copies[path])
-        for path in empty:
-            libc.make_read_only(AT_FDCWD, path, recursive=False)
         if self.orders.user_namespace:
             self.give_up_power()
+        if self.orders.sandbox:
+            empty.append(b"/proc")
+        for path in empty:
+            libc.make_read_only(AT_FDCWD, path, recursive=False)
 
     def give_up_power(self) -> None:
         """Root in a user namespace keeps power over its own files only; nobody gains any by an exec."""
@@ -434,10 +314,12 @@ class Shim:
                 if orders.nofile:
                     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
                     resource.setrlimit(resource.RLIMIT_NOFILE, (orders.nofile, hard))
-            self.volunteer()
             if orders.scoped:
                 top = orders.leaf.split(b"/")[1:2]
                 self.libc.cage(top[0] if top else b"")
+            stage = "system calls"
+            if orders.seccomp:
+                self.libc.filter_calls(orders.seccomp)
             self.tell(f"command {os.getpid()}")
             if os.read(orders.control, 3) != b"go\n":
                 os._exit(1)
@@ -448,16 +330,6 @@ class Shim:
             os.write(executing, b"!")
         finally:
             os._exit(127)
-
-    def volunteer(self) -> None:
-        """When memory runs out the kernel is to choose the agent, not its supervisor."""
-        try:
-            with open("/proc/self/oom_score_adj", "r+") as file:  # noqa: PTH123 (as above)
-                now = int(file.read())
-                file.seek(0)
-                file.write(str(min(1000, now + 300)))
-        except (OSError, ValueError):
-            pass  # best effort; nothing else depends on it
 
     # --- while it runs, and at its end --------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class UnshareMechanism(Mechanism):
             plan,
             NamespaceContainer,
             mechanism=self.name,
-            wrap=lambda shim: shim,
+            wrap=lambda shim, _program: shim,
             orders=orders,
             delegation=self.delegation,
         )

@@ -131,6 +131,7 @@ class AgentProcess:
             label=label,
             umask=settings.umask,
             open_files=settings.open_files,
+            sockets=True,
         )
         try:
             container = await mechanism.start(spec)

@@ -54,6 +54,7 @@ class Guarantees(Record, frozen=True):
     freeze: Guarantee
     memory_cap: Guarantee
     process_cap: Guarantee
+    no_tampering: Guarantee
 
 
 class Containment(Record, frozen=True):
