@@ -1,9 +1,29 @@
-"""How people write durations, sizes and money, in flags and in the configuration file.
+"""How people write values: durations, sizes, money, names, models, rules; in flags and in files.
 
-Each function raises ValueError with a message that quotes what was written and says how to write it.
+`parse_...` take a text and raise ValueError with a message that quotes what was written and says how to write
+it. `check_...` take a text or a value of JSON or TOML, and raise `BadValue` as well, with a hint.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+from cms.errors import UsageError
+
+T = TypeVar("T")
+
+MODELS: Final = ("sonnet", "opus", "haiku")
+PERMISSION_MODES: Final = ("acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan")
+
+MAX_NAME: Final = 64
+#: `(?!\n)`: in Python, not in JSON Schema, `$` also matches before a line feed at the end.
+NAME_PATTERN: Final = r"^[A-Za-z0-9._][A-Za-z0-9._-]{0,63}(?!\n)$"
+#: Characters of a prompt; more is a mistake (a file that was not meant).
+MAX_TEXT: Final = 16 * 1024 * 1024
 
 _TIME_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -70,3 +90,164 @@ def parse_size(text: str) -> int:
     if not 1 <= value < 2**63:
         raise ValueError(f"{text!r} is not a positive size")
     return int(value)
+
+
+# --- texts, and values of JSON and TOML -------------------------------------------------------------
+
+
+class BadValue(UsageError):
+    """A value that cannot be meant."""
+
+
+def nearest(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """The choice most like the word, or ""."""
+    import difflib  # only when something is wrong already
+
+    by_fold = {choice.casefold(): choice for choice in choices}
+    found = difflib.get_close_matches(word.casefold(), by_fold, n=1, cutoff=cutoff)
+    return by_fold[found[0]] if found else ""
+
+
+def meant(word: str, choices: Sequence[str]) -> str:
+    """A hint: the choice most like the word, or all of them."""
+    near = nearest(word, choices)
+    return f"did you mean {near!r}?" if near else f"one of {', '.join(choices)}"
+
+
+def shown(value: object) -> str:
+    """A value of JSON or TOML, for an error's line."""
+    return msgspec.json.encode(value, enc_hook=str).decode()[:60]
+
+
+def _measure(value: object, parse: Callable[[str], T], example: str) -> T:
+    """A number, or a text that says one with its unit."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadValue(f"{shown(value)} is neither a number nor a text", hint=f"write {example}")
+    return parse(str(value))
+
+
+def check_seconds(value: object) -> float:
+    return _measure(value, parse_seconds, '90, "90s", "15m" or "2h"')
+
+
+def check_money(value: object) -> float:
+    return _measure(value, parse_money, "2 or 0.50")
+
+
+def check_size(value: object) -> int:
+    return _measure(value, parse_size, '"512M" or "2G"')
+
+
+def check_count(value: object, least: int = 1) -> int:
+    """A whole number. Raises as all of these."""
+    if isinstance(value, str):
+        return 0 if value == "0" and not least else parse_count(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise BadValue(f"{shown(value)} is not a whole number of at least {least}")
+    return value
+
+
+def check_tries(value: object) -> int:
+    """How often again: none is a number, too."""
+    return check_count(value, 0)
+
+
+def check_word(value: object) -> str:
+    """Any text."""
+    if not isinstance(value, str):
+        raise BadValue(f"{shown(value)} is not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadValue("is not valid Unicode text") from None
+    return value
+
+
+def check_prompt(value: object) -> str:
+    """A text that says something, and is no file that was not meant."""
+    text = check_word(value)
+    if not text.strip():
+        raise BadValue("is empty", hint="say what is to be done")
+    if len(text) > MAX_TEXT:
+        raise BadValue(f"is {len(text)} characters long: more than {MAX_TEXT} is a mistake")
+    return text
+
+
+def check_switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise BadValue(f"{shown(value)} is neither true nor false")
+    return value
+
+
+def check_words(value: object) -> tuple[str, ...]:
+    """One text or several."""
+    if isinstance(value, str):
+        return (check_word(value),)
+    if not isinstance(value, list | tuple):
+        raise BadValue(f"{shown(value)} is not a list of texts")
+    return tuple(check_word(one) for one in value)
+
+
+def check_rules(value: object) -> tuple[str, ...]:
+    """Permission rules, or other words, with commas between them or each a text of its own."""
+    return tuple(rule for text in check_words(value) for rule in split_rules(text))
+
+
+def split_rules(text: str) -> list[str]:
+    """`a,b` as two rules; a comma inside parentheses belongs to its rule (`Bash(git log, *)`)."""
+    rules, depth, start = [], 0, 0
+    for position, letter in enumerate(text):
+        if letter == "(":
+            depth += 1
+        elif letter == ")":
+            depth = max(0, depth - 1)
+        elif letter == "," and not depth:
+            rules.append(text[start:position].strip())
+            start = position + 1
+    rules.append(text[start:].strip())
+    return [rule for rule in rules if rule]
+
+
+def check_name(value: object) -> str:
+    """A name that a new session may have; else the error names one."""
+    name = check_word(value)
+    if not name:
+        raise BadValue("the name is empty", hint="give the session a name, like fix-auth")
+    if re.match(NAME_PATTERN, name):
+        return name
+    better = re.sub(r"[^A-Za-z0-9._-]", "-", name).strip("-")[:MAX_NAME]
+    rule = f"a name has 1 to {MAX_NAME} letters, digits, '.', '_' or '-', and does not begin with '-'"
+    shortened = name if len(name) <= 60 else name[:57] + "..."
+    raise BadValue(
+        f"{shortened!r} cannot be a session's name", hint=f"{rule}; {better!r} would do" if better else rule
+    )
+
+
+def check_model(value: object) -> str:
+    """A model's alias or full id. Of ids only the API knows which exist; a mistyped alias is refused."""
+    model = check_word(value)
+    if not model.strip() or any(letter.isspace() for letter in model):
+        raise BadValue(f"{model!r} is not a model", hint="sonnet, opus, haiku, or a model's full id")
+    if model not in MODELS and model.isalpha() and nearest(model, MODELS, cutoff=0.75):
+        raise BadValue(f"there is no model {model!r}", hint=meant(model, MODELS))
+    return model
+
+
+def check_permission_mode(value: object) -> str:
+    """One of claude's permission modes, or ""."""
+    mode = check_word(value)
+    if mode and mode not in PERMISSION_MODES:
+        raise BadValue(f"there is no permission mode {mode!r}", hint=meant(mode, PERMISSION_MODES))
+    return mode
+
+
+def choice(*choices: str) -> Callable[[object], str]:
+    """A check for one of these words."""
+
+    def check(value: object) -> str:
+        word = check_word(value)
+        if word not in choices:
+            raise BadValue(f"cannot be {word!r}", hint=meant(word, choices))
+        return word
+
+    return check

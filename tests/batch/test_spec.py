@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.batch.model import TASK_LIMITS, TaskSpec, TaskStatus, options_of, over
-from cms.batch.spec import Entry, Fault, Format, Reader, sniff, split_rules
+from cms.batch.model import TaskSpec, resolve_task
+from cms.batch.spec import Entry, Fault, Format, Reader, sniff
+from cms.options import TASK, Layer, resolve
+from cms.session.model import Outcome
+from cms.units import split_rules
 
 
 def read(kind: Format, text: str | bytes) -> tuple[list[Entry], list[Fault], Reader]:
@@ -58,7 +61,7 @@ def test_an_object_with_defaults_and_settings() -> None:
     assert not faults
     assert [entry.line for entry in entries] == [2, 3]
     assert (reader.header.max_parallel, reader.header.max_cost) == (3, 5.0)
-    assert reader.header.defaults == TaskSpec(model="opus", max_time=900.0)
+    assert reader.header.defaults == Layer(model="opus", max_time=900.0)
     entries, faults, _ = read("json", text)
     assert len(entries) == 2
     assert faults[0].where == "the top"
@@ -84,7 +87,7 @@ def test_toml() -> None:
     assert not faults
     assert [(entry.spec.name, entry.line) for entry in entries] == [("a", 5), ("b", 10)]
     assert entries[0].spec.verify == ("pytest",)
-    assert entries[1].spec.retry_on == (TaskStatus.STALLED,)
+    assert entries[1].spec.retry_on == (Outcome.STALLED,)
     assert reader.header.max_parallel == 2
     assert reader.header.defaults.model == "haiku"
 
@@ -231,17 +234,16 @@ def test_rules_are_split_outside_of_parentheses(rules: list[str]) -> None:
 
 
 def test_defaults_fill_what_a_task_leaves_open() -> None:
-    base = TaskSpec(model="opus", max_cost=0.25, retries=1, verify=("make",))
-    spec = over(TaskSpec(name="a", prompt="p", max_cost=1.0, needs=("b",)), base)
-    options = options_of(spec, "/work")
-    assert (spec.retries, spec.needs, options.model, options.verify) == (1, ("b",), "opus", ("make",))
-    assert (options.limits.max_cost, options.limits.max_turns) == (1.0, TASK_LIMITS.max_turns)
-    assert (options.work_dir, options.delegated) == ("/work", True)
-    assert over(spec, base) == spec
+    defaults = Layer(model="opus", max_cost=0.25, retries=1, verify=("make",))
+    found = resolve_task(TaskSpec(name="a", prompt="p", max_cost=1.0, needs=("b",)), defaults, "/work")
+    session = found.session
+    assert (found.retries, found.needs, session.model, session.verify) == (1, ("b",), "opus", ("make",))
+    assert (session.limits.max_cost, session.limits.max_turns) == (1.0, TASK.max_turns)
+    assert (session.name, session.work_dir, session.delegated) == ("a", "/work", True)
 
 
 def test_no_task_takes_back_what_the_batch_is_denied() -> None:
-    base = TaskSpec(
+    base = Layer(
         protect=("keys",),
         env_deny=("TOKEN",),
         disallowed_tools=("Bash",),
@@ -256,8 +258,10 @@ def test_no_task_takes_back_what_the_batch_is_denied() -> None:
         protect_read=("y",),
         require_containment="D",
     )
-    spec = over(own, base)
-    assert (spec.protect, spec.env_deny, spec.protect_read) == (("keys", "x"), ("TOKEN",), ("y",))
-    assert (spec.disallowed_tools, spec.allowed_tools) == (("Bash",), ("Edit",))
-    assert spec.require_containment == "B"
-    assert over(spec, base) == spec
+    said = resolve(own, base)
+    assert (said.protect, said.env_deny, said.protect_read) == (("x", "keys"), ("TOKEN",), ("y",))
+    assert (said.disallowed_tools, said.allowed_tools, said.require_containment) == (
+        ("Bash",),
+        ("Edit",),
+        "B",
+    )

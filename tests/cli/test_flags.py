@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms import units
-from cms.batch.model import TaskSpec
 from cms.cli import agent, flags
 from cms.cli.agent import AgentFlags
 from cms.cli.batch import spec_of
 from cms.errors import UsageError, WorkDirError
+from cms.options import Layer
 from cms.session.model import Limits
 
 
@@ -253,6 +253,6 @@ def test_every_flag_of_an_agent_reaches_the_tasks_of_a_batch(tmp_path: Path) -> 
     assert unsaid == {"profile", "work_dir"}  # the one is looked up, the other is the batch's own
     limits = Limits(**dict.fromkeys(Limits.__struct_fields__, 1))
     spec = spec_of(said, limits, ("true",), 1)
-    open_ones = {field for field in TaskSpec.__struct_fields__ if getattr(spec, field) is None}
+    open_ones = {field for field in Layer.__struct_fields__ if getattr(spec, field) is None}
     assert open_ones == {"context", "retry_on", "retry_acted", "work_dir"}  # no flag says these
     assert spec.env_deny == ("AWS_*",)

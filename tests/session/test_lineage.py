@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from cms.errors import UsageError
 from cms.live.argv import ARRANGEMENTS
-from cms.session.lineage import Caller, ChildLimits, check_depth, check_room, narrow, scope
+from cms.options import narrow
+from cms.session.lineage import Caller, ChildLimits, check_depth, check_room, scope
 from cms.session.model import PRESETS, Limits, SessionOptions, SessionRecord, SessionStatus
 
 CAPS = ChildLimits()

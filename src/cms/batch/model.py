@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import enum
 from datetime import UTC, datetime
-from typing import Final
+from typing import Annotated, ClassVar, Final
 
 import msgspec
 
 from cms.errors import ExitCode
-from cms.session.model import (
-    ContainmentLevel,
-    Limits,
-    OnViolation,
-    Outcome,
-    Preset,
-    Record,
-    SessionOptions,
-    exit_code_of,
-)
+from cms.options import NAME, PROMPT, TASK, TEXTS, Layer, Option, Way, resolve, session_options
+from cms.session.model import Outcome, Record, SessionOptions, exit_code_of
+
+#: Ends that are tried again when `retries` is given without `retryOn`.
+RETRY_ON: Final = (Outcome.FAILED, Outcome.STALLED, Outcome.TIME_EXCEEDED)
+_ITS_OWN: Final[frozenset[Way]] = frozenset({"task"})
 
 
 class TaskStatus(enum.StrEnum):
@@ -113,108 +109,43 @@ def exit_code(status: BatchStatus, counts: dict[TaskStatus, int], why: str = "")
     return exit_code_of(Outcome(bad.value))
 
 
-class TaskSpec(Record, frozen=True, omit_defaults=True):
-    """One task as its file gives it. What is None is the batch's default, then the product's.
+class TaskSpec(Layer, frozen=True, omit_defaults=True):
+    """One task as its file gives it: what it is, and what it says of its options."""
 
-    Field names are the camelCase keys of the file; `cms help batch` explains each.
-    """
+    alone: ClassVar[bool] = True
 
-    name: str = ""
-    prompt: str = ""
-    context: str | None = None
-    needs: tuple[str, ...] = ()  # tasks that must complete first
-    retries: int | None = None  # further tries after the first
-    retry_on: tuple[TaskStatus, ...] | None = None  # which ends are tried again
-    retry_acted: bool | None = None  # also where it may have changed something
-    work_dir: str | None = None
-    model: str | None = None
-    preset: Preset | None = None
-    safety: bool | None = None
-    permission_mode: str | None = None
-    allowed_tools: tuple[str, ...] | None = None
-    disallowed_tools: tuple[str, ...] | None = None
-    system_prompt: str | None = None
-    append_system_prompt: str | None = None
-    agent: str | None = None
-    fallback_model: str | None = None
-    effort: str | None = None
-    add_dirs: tuple[str, ...] | None = None
-    mcp_config: tuple[str, ...] | None = None
-    settings: str | None = None
-    protect: tuple[str, ...] | None = None
-    protect_read: tuple[str, ...] | None = None
-    allow_write: tuple[str, ...] | None = None
-    env_deny: tuple[str, ...] | None = None
-    on_violation: OnViolation | None = None
-    verify: tuple[str, ...] | None = None
-    ask_timeout: float | None = None
-    allow_cms: bool | None = None
-    require_containment: ContainmentLevel | None = None
-    max_cost: float | None = None
-    max_turns: int | None = None
-    max_time: float | None = None
-    max_silence: float | None = None
-    max_tool_calls: int | None = None
-    max_repeats: int | None = None
-    max_retry_time: float | None = None
-    max_memory: int | None = None
-    max_procs: int | None = None
+    name: Annotated[str, Option(NAME, ways=_ITS_OWN)] = ""
+    prompt: Annotated[str, Option(PROMPT, ways=_ITS_OWN, aliases=("task",))] = ""
+    needs: Annotated[tuple[str, ...], Option(TEXTS, ways=_ITS_OWN)] = ()  # tasks that must complete first
 
 
-#: What a task may use when nobody says otherwise, like a single delegation. But a batch waits for the API
-#: better than a session does (it gives the place to nobody else meanwhile), so it takes over sooner.
-TASK_LIMITS: Final = Limits(
-    max_cost=2.0, max_turns=50, max_silence=1800.0, max_repeats=10, max_retry_time=300.0
-)
-#: Ends that are tried again when `retries` is given without `retryOn`.
-RETRY_ON: Final = (TaskStatus.FAILED, TaskStatus.STALLED, TaskStatus.TIME_EXCEEDED)
+class TaskOptions(Record, frozen=True):
+    """Everything that was chosen about a task, resolved when it was added: enough to begin it, again too."""
 
-_LIMITS: Final = Limits.__struct_fields__
-_OPTIONS: Final = tuple(
-    field
-    for field in SessionOptions.__struct_fields__
-    if field not in ("name", "work_dir") and field in TaskSpec.__struct_fields__
-)
+    session: SessionOptions
+    prompt: str
+    context: str = ""
+    needs: tuple[str, ...] = ()
+    retries: int = 0  # further tries after the first
+    retry_on: tuple[Outcome, ...] = RETRY_ON  # which ends are tried again
+    retry_acted: bool = False  # also where it may have changed something
 
 
-#: What forbids adds up: no task's own list takes back what the whole batch was denied.
-_ADDS_UP: Final = ("disallowed_tools", "protect", "protect_read", "env_deny")
-
-
-def over(spec: TaskSpec, base: TaskSpec) -> TaskSpec:
-    """The task with the base's word wherever it has none of its own, and with all that either forbids."""
-    fill = {
-        field: getattr(base, field)
-        for field in TaskSpec.__struct_fields__
-        if field != "needs" and getattr(spec, field) is None
-    }
-    levels = [one.require_containment for one in (spec, base) if one.require_containment is not None]
-    if levels:
-        fill["require_containment"] = min(levels)  # "A" is the strictest
-    for field in _ADDS_UP:
-        own, given = getattr(spec, field), getattr(base, field)
-        if own is not None and given is not None:
-            fill[field] = tuple(dict.fromkeys((*given, *own)))
-    return msgspec.structs.replace(spec, **fill)
-
-
-def options_of(spec: TaskSpec, work_dir: str) -> SessionOptions:
-    """A session's options from a task that has its defaults in it already.
+def resolve_task(spec: TaskSpec, defaults: Layer, work_dir: str) -> TaskOptions:
+    """A task with all that its batch says, and the product.
 
     Args:
         work_dir: of the batch, for a task that names none. The task's own must be absolute.
     """
-    limits = {
-        field: getattr(TASK_LIMITS, field) if getattr(spec, field) is None else getattr(spec, field)
-        for field in _LIMITS
-    }
-    given = {field: getattr(spec, field) for field in _OPTIONS if getattr(spec, field) is not None}
-    return SessionOptions(
-        name=spec.name,
-        work_dir=work_dir if spec.work_dir is None else spec.work_dir,
-        limits=Limits(**limits),
-        delegated=True,
-        **given,
+    said = resolve(spec, defaults, TASK)
+    return TaskOptions(
+        session=session_options(said, spec.name, work_dir, delegated=True),
+        prompt=spec.prompt,
+        context=said.context or "",
+        needs=spec.needs,
+        retries=said.retries or 0,
+        retry_on=RETRY_ON if said.retry_on is None else said.retry_on,
+        retry_acted=bool(said.retry_acted),
     )
 
 
@@ -223,7 +154,7 @@ class BatchOptions(Record, frozen=True):
 
     work_dir: str  # absolute; of tasks that name none, and of the hooks
     source: str = ""  # the file, for people
-    defaults: TaskSpec = TaskSpec()
+    defaults: Layer = Layer()  # of its tasks, which have it in them since they were added
     max_parallel: int | None = None  # None: what memory and cores allow when it starts
     max_cost: float | None = None  # of the whole batch, by reservation
     max_time: float | None = None  # of the whole batch, from its start or its resumption
@@ -287,7 +218,7 @@ class Task(Record, frozen=True):
     name: str
     line: int  # of the file, from 1
     status: TaskStatus
-    spec: TaskSpec
+    options: TaskOptions
     tries: int = 0  # begun
     failures: int = 0  # of the kind that `retries` counts
     api_failures: int = 0  # ended by the API's troubles
@@ -354,8 +285,8 @@ def line_of(task: TaskView) -> TaskLine:
     return TaskLine(**{**whole, "started": _iso(task.started), "ended": _iso(task.ended)})
 
 
-def view(task: Task, model: str) -> TaskView:
-    """The task for the outside. `model` is the one that it runs with, defaults applied."""
+def view(task: Task) -> TaskView:
+    """The task for the outside."""
     result = task.result or TaskResult()
     return TaskView(
         name=task.name,
@@ -368,12 +299,12 @@ def view(task: Task, model: str) -> TaskView:
         error=result.error or task.reason,
         tries=task.tries,
         line=task.line,
-        model=model,
+        model=task.options.session.model,
         session_id=result.session_id,
         can_continue=result.can_continue,
         tools_used=result.tools_used,
         reasons=result.reasons,
-        needs=task.spec.needs,
+        needs=task.options.needs,
         started=task.started,
         ended=task.ended,
     )

@@ -60,7 +60,7 @@ class Terms(msgspec.Struct, frozen=True):
     """What was agreed for the task, and how often it was tried before the try that has just ended."""
 
     retries: int = 0
-    retry_on: Sequence[TaskStatus] = ()
+    retry_on: Sequence[Outcome] = ()
     retry_acted: bool = False
     max_api_failures: int = 12
     failures: int = 0
@@ -130,7 +130,7 @@ def judge(tried: Try, terms: Terms, now: float, jitter: float) -> Fate:
             trouble="overload",
             reason=f"the API had trouble ({tried.api_status or 429}), tried again",
         )
-    if status is TaskStatus.COMPLETED or status not in terms.retry_on or not terms.retries:
+    if status is TaskStatus.COMPLETED or tried.outcome not in terms.retry_on or not terms.retries:
         return Fate(status)
     if terms.failures >= terms.retries:
         return Fate(status, reason=f"given up after {terms.failures + 1} tries")

@@ -14,34 +14,30 @@ once. It does no I/O: it is given bytes. Whether a folder exists is somebody els
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import msgspec
 
 from cms import units
 from cms.batch import template
-from cms.batch.model import OVER, TaskSpec, TaskStatus
-from cms.session.model import PRESETS, ContainmentLevel, OnViolation, Record
+from cms.batch.model import TaskSpec
+from cms.options import Layer, Option, options_of
+from cms.session.model import Record
+from cms.units import BadValue, nearest
 
 Format = Literal["json", "jsonl", "toml"]
 
-MAX_NAME: Final = 64
-#: Characters of a prompt; more is a mistake.
-MAX_PROMPT: Final = 16 * 1024 * 1024
-_NAME: Final = re.compile(r"[A-Za-z0-9._][A-Za-z0-9._-]*")
-_MODELS: Final = ("sonnet", "opus", "haiku")
-_MODES: Final = ("acceptEdits", "auto", "bypassPermissions", "default", "dontAsk", "manual", "plan")
+_set = msgspec.structs.replace
 
 
 class Header(Record, frozen=True, omit_defaults=True):
     """What a file says of the whole batch. What is None it does not say."""
 
-    defaults: TaskSpec = TaskSpec()
+    defaults: Layer = Layer()
     max_parallel: int | None = None
     max_cost: float | None = None
     max_time: float | None = None
@@ -74,232 +70,37 @@ class Fault(msgspec.Struct, frozen=True):
         return f"{self.where}: {self.message}"
 
 
-class _Bad(Exception):
-    """A value that cannot be meant: key, what is wrong, what would do."""
+# --- keys -----------------------------------------------------------------------------------------
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+#: What a key means: a field, how its value is read, and whether it says the contrary.
+_Key = tuple[str, Callable[[object], object], bool]
 
 
-# --- values ---------------------------------------------------------------------------------------
+def _keys(options: Iterable[Option]) -> dict[str, _Key]:
+    found: dict[str, _Key] = {}
+    for option in options:
+        for key in (option.key, *option.aliases):
+            found[key.removeprefix("!")] = (option.field, option.kind.parse, key.startswith("!"))
+    return found
 
 
-def _nearest(word: str, choices: Iterable[str]) -> str:
-    by_fold = {choice.casefold(): choice for choice in choices}
-    found = difflib.get_close_matches(word.casefold(), by_fold, n=1, cutoff=0.6)
-    return by_fold[found[0]] if found else ""
-
-
-def _meant(word: str, choices: Iterable[str]) -> str:
-    near = _nearest(word, choices)
-    return f"did you mean {near!r}?" if near else f"one of {', '.join(choices)}"
-
-
-def _measure(value: object, parse: Callable[[str], float], example: str) -> float:
-    """A number, or a text as the flags take it."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _Bad(f"{json.dumps(value)[:60]} is neither a number nor a text", f"write {example}")
-    try:
-        return parse(str(value))
-    except ValueError as error:
-        raise _Bad(str(error)) from None
-
-
-def _time(value: object) -> float:
-    return _measure(value, units.parse_seconds, '90, "90s", "15m" or "2h"')
-
-
-def _money(value: object) -> float:
-    return _measure(value, units.parse_money, "2 or 0.50")
-
-
-def _size(value: object) -> int:
-    return int(_measure(value, units.parse_size, '"512M" or "2G"'))
-
-
-def _count(value: object, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise _Bad(f"{json.dumps(value)} is not a whole number of at least {least}")
-    return value
-
-
-def _tries(value: object) -> int:
-    return _count(value, 0)
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise _Bad(f"{json.dumps(value)[:60]} is not a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _Bad("is not valid Unicode text") from None
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise _Bad(f"{json.dumps(value)[:60]} is neither true nor false")
-    return value
-
-
-def split_rules(text: str) -> list[str]:
-    """`a,b` as two rules; a comma inside parentheses belongs to its rule (`Bash(git log, *)`)."""
-    rules, depth, start = [], 0, 0
-    for position, letter in enumerate(text):
-        if letter == "(":
-            depth += 1
-        elif letter == ")":
-            depth = max(0, depth - 1)
-        elif letter == "," and not depth:
-            rules.append(text[start:position].strip())
-            start = position + 1
-    rules.append(text[start:].strip())
-    return [rule for rule in rules if rule]
-
-
-def _rules(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return tuple(split_rules(value))
-    return _texts(value)
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    if isinstance(value, str):
-        return (_text(value),)
-    if not isinstance(value, list):
-        raise _Bad(f"{json.dumps(value)[:60]} is not a list of texts")
-    return tuple(_text(one) for one in value)
-
-
-def _name(value: object) -> str:
-    name = _text(value)
-    if name and len(name) <= MAX_NAME and _NAME.fullmatch(name):
-        return name
-    better = re.sub(r"[^A-Za-z0-9._-]", "-", name).strip("-")[:MAX_NAME]
-    rule = f"a name has 1 to {MAX_NAME} letters, digits, '.', '_' or '-', and does not begin with '-'"
-    raise _Bad(
-        f"{name[:80]!r} cannot be a session's name", f"{rule}; {better!r} would do" if better else rule
-    )
-
-
-def _prompt(value: object) -> str:
-    text = _text(value)
-    if not text.strip():
-        raise _Bad("is empty", "say what is to be done")
-    if len(text) > MAX_PROMPT:
-        raise _Bad(f"is {len(text)} characters long: more than {MAX_PROMPT} is a mistake")
-    return text
-
-
-def _model(value: object) -> str:
-    model = _text(value)
-    if not model.strip() or any(letter.isspace() for letter in model):
-        raise _Bad(f"{model!r} is not a model", "sonnet, opus, haiku, or a model's full id")
-    if model not in _MODELS and model.isalpha() and _nearest(model, _MODELS):
-        raise _Bad(f"there is no model {model!r}", _meant(model, _MODELS))
-    return model
-
-
-def _one_of(choices: Iterable[str]) -> Callable[[object], str]:
-    known = tuple(choices)
-
-    def check(value: object) -> str:
-        word = _text(value)
-        if word not in known:
-            raise _Bad(f"cannot be {word!r}", _meant(word, known))
-        return word
-
-    return check
-
-
-def _statuses(value: object) -> tuple[TaskStatus, ...]:
-    ends = OVER - {TaskStatus.COMPLETED, TaskStatus.SKIPPED, TaskStatus.CANCELLED}
-    known = sorted(status.value for status in ends)
-    found = []
-    for word in _rules(value):
-        if word not in known:
-            raise _Bad(f"cannot be {word!r}", _meant(word, known))
-        found.append(TaskStatus(word))
-    return tuple(found)
-
-
-def _negated(value: object) -> bool:
-    return not _flag(value)
-
-
-Check = Callable[[object], object]
-
-#: key in the file -> (field of TaskSpec, how its value is read).
-_KEYS: Final[dict[str, tuple[str, Check]]] = {
-    "name": ("name", _name),
-    "prompt": ("prompt", _prompt),
-    "context": ("context", _text),
-    "needs": ("needs", _texts),
-    "retries": ("retries", _tries),
-    "retryOn": ("retry_on", _statuses),
-    "retryActed": ("retry_acted", _flag),
-    "workDir": ("work_dir", _text),
-    "model": ("model", _model),
-    "preset": ("preset", _one_of(PRESETS)),
-    "safety": ("safety", _flag),
-    "permissionMode": ("permission_mode", _one_of(("", *_MODES))),
-    "allowedTools": ("allowed_tools", _rules),
-    "disallowedTools": ("disallowed_tools", _rules),
-    "systemPrompt": ("system_prompt", _text),
-    "appendSystemPrompt": ("append_system_prompt", _text),
-    "agent": ("agent", _text),
-    "fallbackModel": ("fallback_model", _model),
-    "effort": ("effort", _text),
-    "addDirs": ("add_dirs", _texts),
-    "mcpConfig": ("mcp_config", _texts),
-    "settings": ("settings", _text),
-    "protect": ("protect", _texts),
-    "protectRead": ("protect_read", _texts),
-    "allowWrite": ("allow_write", _texts),
-    "envDeny": ("env_deny", _texts),
-    "onViolation": ("on_violation", _one_of(get_args(OnViolation))),
-    "verify": ("verify", _texts),
-    "askTimeout": ("ask_timeout", _time),
-    "allowCms": ("allow_cms", _flag),
-    "requireContainment": ("require_containment", _one_of(get_args(ContainmentLevel))),
-    "maxCost": ("max_cost", _money),
-    "maxTurns": ("max_turns", _count),
-    "maxTime": ("max_time", _time),
-    "maxSilence": ("max_silence", _time),
-    "maxToolCalls": ("max_tool_calls", _count),
-    "maxRepeats": ("max_repeats", _count),
-    "maxRetryTime": ("max_retry_time", _time),
-    "maxMemory": ("max_memory", _size),
-    "maxProcs": ("max_procs", _count),
+_TASK_OPTIONS: Final = options_of(TaskSpec).values()
+_TASK_KEYS: Final = _keys(option for option in _TASK_OPTIONS if "task" in option.ways)
+_DEFAULT_KEYS: Final = _keys(option for option in _TASK_OPTIONS if "file" in option.ways)
+_SETTINGS: Final[dict[str, _Key]] = {
+    "maxParallel": ("max_parallel", units.check_count, False),
+    "maxCost": ("max_cost", units.check_money, False),
+    "maxTime": ("max_time", units.check_seconds, False),
+    "stagger": ("stagger", units.check_seconds, False),
+    "keepAlive": ("keep_alive", units.check_switch, False),
+    "fresh": ("fresh", units.check_switch, False),
+    "out": ("out", units.check_word, False),
+    "report": ("report", units.check_word, False),
+    "onDone": ("on_done", units.check_word, False),
+    "onFail": ("on_fail", units.check_word, False),
+    "onPark": ("on_park", units.check_word, False),
+    "webhook": ("webhook", units.check_word, False),
 }
-#: Other words for the same.
-_ALIASES: Final[dict[str, tuple[str, Check]]] = {
-    "task": ("prompt", _prompt),
-    "maxBudget": ("max_cost", _money),
-    "allow": ("allowed_tools", _rules),
-    "addDir": ("add_dirs", _texts),
-    "noSafety": ("safety", _negated),
-}
-_SETTINGS: Final[dict[str, tuple[str, Check]]] = {
-    "maxParallel": ("max_parallel", _count),
-    "maxCost": ("max_cost", _money),
-    "maxTime": ("max_time", _time),
-    "stagger": ("stagger", _time),
-    "keepAlive": ("keep_alive", _flag),
-    "fresh": ("fresh", _flag),
-    "out": ("out", _text),
-    "report": ("report", _text),
-    "onDone": ("on_done", _text),
-    "onFail": ("on_fail", _text),
-    "onPark": ("on_park", _text),
-    "webhook": ("webhook", _text),
-}
-#: The keys of a task, for `--help`.
-KEYS: Final = tuple(_KEYS)
-_TASK_KEYS: Final = _KEYS | _ALIASES
 
 
 def _camel(key: str) -> str:
@@ -307,40 +108,41 @@ def _camel(key: str) -> str:
     return head + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
-def _read_keys(raw: object, keys: Mapping[str, tuple[str, Check]], what: str) -> dict[str, object]:
+def _read_keys(raw: object, keys: Mapping[str, _Key], what: str) -> dict[str, object]:
     if not isinstance(raw, dict):
-        raise _Bad(f"{what} is an object with keys, not {json.dumps(raw, default=str)[:60]}")
+        raise BadValue(f"{what} is an object with keys, not {units.shown(raw)}")
     fields: dict[str, object] = {}
     for key, value in raw.items():
         known = keys.get(key) or keys.get(_camel(str(key)))
         if known is None:
-            near = _nearest(_camel(str(key)), keys)
-            raise _Bad(
-                f"unknown key {key!r}",
-                f"did you mean {near!r}?" if near else f"the keys are {', '.join(keys)}",
-            )
+            near = nearest(_camel(str(key)), keys)
+            hint = f"did you mean {near!r}?" if near else f"the keys are {', '.join(keys)}"
+            raise BadValue(f"unknown key {key!r}", hint=hint)
         if value is None:
             continue  # JSON's way not to say anything
-        field, check = known
+        field, parse, contrary = known
         if field in fields:
-            raise _Bad(f"{key!r} is given twice, under two names")
+            raise BadValue(f"{key!r} is given twice, under two names")
         try:
-            fields[field] = check(value)
-        except _Bad as bad:
-            raise _Bad(f"{key}: {bad.message}", bad.hint) from None
+            read = parse(value)
+        except ValueError as error:
+            raise BadValue(f"{key}: {error}") from None
+        except BadValue as bad:
+            raise BadValue(f"{key}: {bad.message}", hint=bad.hint) from None
+        fields[field] = not read if contrary else read
     return fields
 
 
 def _task(raw: object) -> TaskSpec:
-    spec = TaskSpec(**_read_keys(raw, _TASK_KEYS, "a task"))  # type: ignore[arg-type] # each was read by its key
+    spec = _set(TaskSpec(), **_read_keys(raw, _TASK_KEYS, "a task"))
     if not spec.name:
-        raise _Bad("it has no name", 'add "name"')
+        raise BadValue("it has no name", hint='add "name"')
     if not spec.prompt:
-        raise _Bad(f"task {spec.name!r} has no prompt", 'add "prompt"')
+        raise BadValue(f"task {spec.name!r} has no prompt", hint='add "prompt"')
     if spec.name in spec.needs:
-        raise _Bad(f"task {spec.name!r} needs itself")
+        raise BadValue(f"task {spec.name!r} needs itself")
     if len(set(spec.needs)) < len(spec.needs):
-        raise _Bad(f"task {spec.name!r} needs the same task twice")
+        raise BadValue(f"task {spec.name!r} needs the same task twice")
     _check_places(spec)
     return spec
 
@@ -348,31 +150,26 @@ def _task(raw: object) -> TaskSpec:
 def _check_places(spec: TaskSpec) -> None:
     for place in template.wanted(f"{spec.prompt}\n{spec.context or ''}"):
         if place.name not in spec.needs:
-            near = _nearest(place.name, spec.needs)
-            raise _Bad(
+            near = nearest(place.name, spec.needs)
+            raise BadValue(
                 f"the prompt wants {{{{needs.{place.name}.{place.field}}}}}, "
                 f"and {place.name!r} is not in needs",
-                f"did you mean {near!r}?" if near else f"add {place.name!r} to needs",
+                hint=f"did you mean {near!r}?" if near else f"add {place.name!r} to needs",
             )
         if place.field not in template.FIELDS:
-            raise _Bad(
-                f"the prompt wants {place.field!r} of {place.name!r}", _meant(place.field, template.FIELDS)
+            raise BadValue(
+                f"the prompt wants {place.field!r} of {place.name!r}",
+                hint=units.meant(place.field, template.FIELDS),
             )
-
-
-def _defaults(raw: object) -> TaskSpec:
-    keys = {key: known for key, known in _TASK_KEYS.items() if known[0] not in ("name", "prompt", "needs")}
-    return TaskSpec(**_read_keys(raw, keys, "defaults"))  # type: ignore[arg-type] # each was read by its key
 
 
 def _header(raw: dict[str, object]) -> Header:
     raw = dict(raw)
     try:
-        defaults = _defaults(raw.pop("defaults", {}))
-    except _Bad as bad:
-        raise _Bad(f"defaults: {bad.message}", bad.hint) from None
-    settings = _read_keys(raw, {**_SETTINGS, "tasks": ("tasks", _text)}, "the top")
-    return Header(defaults=defaults, **settings)  # type: ignore[arg-type] # each was read by its key
+        defaults = _set(Layer(), **_read_keys(raw.pop("defaults", {}), _DEFAULT_KEYS, "defaults"))
+    except BadValue as bad:
+        raise BadValue(f"defaults: {bad.message}", hint=bad.hint) from None
+    return _set(Header(defaults=defaults), **_read_keys(raw, _SETTINGS, "the top"))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -434,7 +231,7 @@ class Reader:
                     self.header = _header(raw)
                 else:
                     yield Entry(_task(raw), number)
-            except _Bad as bad:
+            except BadValue as bad:
                 yield Fault(where, bad.message, bad.hint)
             first = False
 
@@ -451,7 +248,7 @@ class Reader:
             return
         try:
             whole = json.loads(text, parse_constant=_no_constant)
-        except (json.JSONDecodeError, RecursionError, _Bad) as error:
+        except (json.JSONDecodeError, RecursionError, BadValue) as error:
             line = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "the file"
             message = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             yield Fault(line, f"not JSON: {_lower(message)}", "a list of tasks: [{...}, {...}]")
@@ -460,12 +257,12 @@ class Reader:
             try:
                 tasks = whole.pop("tasks")
             except KeyError:
-                near = _nearest("tasks", whole)
+                near = nearest("tasks", whole)
                 yield Fault("the file", "it has no `tasks`", f"did you mean {near!r}?" if near else "")
                 return
             try:
                 self.header = _header(whole)
-            except _Bad as bad:
+            except BadValue as bad:
                 yield Fault("the top", bad.message, bad.hint)
             yield from self._entries(tasks, _json_places(text, inside="tasks"))
         else:
@@ -486,7 +283,7 @@ class Reader:
         tasks = whole.pop("tasks", whole.pop("task", []))
         try:
             self.header = _header(whole)
-        except _Bad as bad:
+        except BadValue as bad:
             yield Fault("the top", bad.message, bad.hint)
         heads = [
             number
@@ -503,7 +300,7 @@ class Reader:
             line = lines[number] if number < len(lines) else 0
             try:
                 yield Entry(_task(raw), line or number + 1)
-            except _Bad as bad:
+            except BadValue as bad:
                 where = f"entry {number + 1} (line {line})" if line else f"entry {number + 1}"
                 yield Fault(where, bad.message, bad.hint)
 
@@ -513,7 +310,7 @@ def _lower(text: str) -> str:
 
 
 def _no_constant(word: str) -> object:
-    raise _Bad(f"it holds {word}, which is no number of JSON's")
+    raise BadValue(f"it holds {word}, which is no number of JSON's")
 
 
 def _json_places(text: str, inside: str = "") -> list[int]:

@@ -18,7 +18,6 @@ from cms.batch.model import (
     RESUMABLE,
     BatchOptions,
     BatchRecord,
-    TaskSpec,
 )
 from cms.batch.spec import Header
 from cms.cli import agent as agents
@@ -26,10 +25,11 @@ from cms.cli import batch_render as render
 from cms.cli import flags, io
 from cms.cli.agent import AgentFlags
 from cms.cli.batch_client import Port
-from cms.cli.batch_load import BadTasks, load, merged
+from cms.cli.batch_load import BadTasks, load
 from cms.cli.batches import new_file, watch
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
+from cms.options import Layer, resolve
 from cms.rpc.api import Nothing
 from cms.rpc.api_batch import (
     BatchParams,
@@ -193,7 +193,7 @@ def run(
     def options_of(header: Header, source: str) -> BatchOptions:
         chosen = agents.choose(AgentFlags(profile=agent.profile), agents.NO_LIMITS, Limits())
         profile = spec_of(chosen.agent, chosen.limits, chosen.verify, None)
-        defaults = merged(tasks, header.defaults, profile)
+        defaults = resolve(tasks, header.defaults, profile)
         options = BatchOptions(work_dir=work_dir, source=source, defaults=defaults, detached=detach)
         return _with_settings(_with_settings(options, header), typed)
 
@@ -214,14 +214,14 @@ def run(
 # --- what was typed -------------------------------------------------------------------------------
 
 
-def spec_of(agent: AgentFlags, limits: Limits, verify: tuple[str, ...], retries: int | None) -> TaskSpec:
+def spec_of(agent: AgentFlags, limits: Limits, verify: tuple[str, ...], retries: int | None) -> Layer:
     """The defaults of all tasks, from what was typed; None where nothing was.
 
     Raises:
         UsageError, WorkDirError: something typed cannot be meant.
     """
     rules = (*agent.allow, *agents.split_rules(agent.allowed_tools))
-    return TaskSpec(
+    return Layer(
         retries=retries,
         model=None if agent.model is None else agents.check_model(agent.model),
         preset=agent.preset,

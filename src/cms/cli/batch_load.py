@@ -15,12 +15,13 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
-from cms.batch.model import BatchOptions, BatchRecord, TaskSpec, over
+from cms.batch.model import BatchOptions, BatchRecord
 from cms.batch.spec import Entry, Fault, Header, Reader, sniff
 from cms.cli.agent import check_file_or_json
 from cms.cli.batch_client import Port
 from cms.cli.flags import nearest_path
 from cms.errors import CmsError, UsageError
+from cms.options import Layer
 from cms.rpc.api import Nothing
 from cms.rpc.api_batch import (
     CHUNK,
@@ -35,6 +36,7 @@ from cms.rpc.api_batch import (
 from cms.session.model import Record
 
 R = TypeVar("R", bound=Record)
+L = TypeVar("L", bound=Layer)
 
 #: Mistakes that are shown.
 SHOWN = 20
@@ -214,7 +216,7 @@ class _Places:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str, str], str] = {}
 
-    def settle(self, spec: TaskSpec, work_dir: str) -> TaskSpec:
+    def settle(self, spec: L, work_dir: str) -> L:
         """The task with absolute paths.
 
         Raises:
@@ -247,8 +249,3 @@ class _Places:
             return known
         path = str(Path(base) / Path(text).expanduser())
         return self._seen.setdefault((text, base, key), check_file_or_json(path, key))
-
-
-def merged(flags: TaskSpec, header: TaskSpec, profile: TaskSpec) -> TaskSpec:
-    """Defaults of all tasks: what was typed, then what the file says at its top, then the profile."""
-    return over(flags, over(header, profile))

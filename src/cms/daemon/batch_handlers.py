@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from cms.batch.forecast import Forecast
-from cms.batch.model import Task, TaskView
+from cms.batch.model import Task, TaskView, view
 from cms.config import caller
 from cms.daemon.call import Begin, Call, bind, quick
-from cms.fleet.batch_engine import render_report, view_of
+from cms.fleet.batch_engine import render_report
 from cms.fleet.batches import Batches
 from cms.rpc.api import Nothing
 from cms.rpc.api_batch import (
@@ -133,11 +133,11 @@ class BatchMethods:
         last = params.after
         tasks = await self._store.read(read, record.id, params.after, params.limit)
         for task in tasks:
-            view = view_of(task, record.options)
-            size += len(view.response)
+            told = view(task)
+            size += len(told.response)
             if views and size > _MOST:
                 break
-            views.append(view)
+            views.append(told)
             last = place(task)
         more = len(views) < len(tasks) or len(tasks) == params.limit
         return BatchTasksReply(tuple(views), last if more else None)

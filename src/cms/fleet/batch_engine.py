@@ -35,17 +35,13 @@ from cms.batch.forecast import default_parallel
 from cms.batch.model import (
     ACTIVE,
     OVER,
-    RETRY_ON,
-    BatchOptions,
     BatchRecord,
     BatchStatus,
     Task,
+    TaskOptions,
     TaskResult,
-    TaskSpec,
     TaskStatus,
     TaskView,
-    options_of,
-    over,
     view,
 )
 from cms.batch.retry import Fate, Try
@@ -404,9 +400,8 @@ class Engine:
             return await self._sessions.go_on(task.name, retry.GO_ON, accepted)
         if task.before or task.tries > 1:
             await self._sessions.make_room(task.name)
-        spec = over(task.spec, self._options.defaults)
-        prompt, context = await self._texts(spec)
-        return await self._sessions.begin(options_of(spec, self._options.work_dir), prompt, context, accepted)
+        prompt, context = await self._texts(task.options)
+        return await self._sessions.begin(task.options.session, prompt, context, accepted)
 
     async def _listen(self, task: Task, heard: trio.Event) -> None:
         async with aclosing(self._sessions.news(task.name)) as news:
@@ -417,10 +412,9 @@ class Engine:
                     heard.set()
                     self._tell(Answered(self._now(), task.seq))
 
-    async def _texts(self, spec: TaskSpec) -> tuple[str, str]:
+    async def _texts(self, options: TaskOptions) -> tuple[str, str]:
         """The prompt and the context with the results of needed tasks put in."""
-        context = spec.context or ""
-        places = template.wanted(f"{spec.prompt}\n{context}")
+        places = template.wanted(f"{options.prompt}\n{options.context}")
         results: dict[str, Task] = {}
         if places:
             names = list(dict.fromkeys(place.name for place in places))
@@ -429,9 +423,9 @@ class Engine:
             }
 
         def field(name: str, what: str) -> str:
-            return _field_of(results[name], what, self._options)
+            return _field_of(results[name], what)
 
-        return template.fill(spec.prompt, field), template.fill(context, field)
+        return template.fill(options.prompt, field), template.fill(options.context, field)
 
     async def _settle(self, task: Task, result: DelegateResult | None, took: float, *, heard: bool) -> None:
         """Judge what a try came to, write it down, tell the schedule."""
@@ -442,10 +436,9 @@ class Engine:
         await self._write_end(task, result, fate, took, heard=heard or bool(result.turns))
 
     async def _judge(self, task: Task, result: DelegateResult, now: float) -> Fate:
-        spec = over(task.spec, self._options.defaults)
-        retries = spec.retries or 0
+        options = task.options
         acted = True
-        if retries and result.status is not Outcome.COMPLETED:
+        if options.retries and result.status is not Outcome.COMPLETED:
             acted = retry.may_have_acted(await self._sessions.allowed_tools(task.name))
         tried = Try(
             outcome=result.status,
@@ -456,9 +449,9 @@ class Engine:
             error=result.error or "",
         )
         terms = retry.Terms(
-            retries=retries,
-            retry_on=RETRY_ON if spec.retry_on is None else spec.retry_on,
-            retry_acted=bool(spec.retry_acted),
+            retries=options.retries,
+            retry_on=options.retry_on,
+            retry_acted=options.retry_acted,
             max_api_failures=self._options.max_api_failures,
             failures=task.failures,
             api_failures=task.api_failures,
@@ -550,7 +543,7 @@ class Engine:
             result=result,
             reason=fate.reason,
         )
-        limit = options_of(over(task.spec, self._options.defaults), "/").limits.max_cost
+        limit = task.options.session.limits.max_cost
         left = limit
         if limit is not None and fate.go_on:
             left = max(0.0, limit - await self._sessions.spent(task.name))
@@ -622,7 +615,7 @@ class Engine:
 
     def view(self, task: Task) -> TaskView:
         """A task for the outside."""
-        return view_of(task, self._options)
+        return view(task)
 
     def _update(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)
@@ -695,12 +688,7 @@ class Engine:
             self.warn(f"--report: {self._options.report}: {error.strerror or error}")
 
 
-def view_of(task: Task, options: BatchOptions) -> TaskView:
-    """A task for the outside, with the batch's defaults."""
-    return view(task, options_of(over(task.spec, options.defaults), options.work_dir).model)
-
-
-def _field_of(task: Task, field: str, options: BatchOptions) -> str:
+def _field_of(task: Task, field: str) -> str:
     result = task.result or TaskResult()
     match field:
         case "response":
@@ -712,7 +700,7 @@ def _field_of(task: Task, field: str, options: BatchOptions) -> str:
         case "turns":
             return str(result.turns)
         case "workDir":
-            return options_of(over(task.spec, options.defaults), options.work_dir).work_dir
+            return task.options.session.work_dir
         case "sessionId":
             return result.session_id
         case _:
@@ -736,15 +724,10 @@ def _replace(path: Path, text: str) -> None:
 
 async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
     """The report of a batch as it stands, as Markdown or as a page."""
-    options = batch.options
     gathered = report.Gathering()
     after = -1
     while tasks := await store.read(batch_tasks.page, batch.id, after, _PAGE):
-        views = [
-            view(task, options_of(over(task.spec, options.defaults), options.work_dir).model)
-            for task in tasks
-        ]
-        gathered.add(views)
+        gathered.add([view(task) for task in tasks])
         after = tasks[-1].seq
     found = gathered.found(await store.read(batches.cost_by_model, batch.id))
     return report.page(batch, found) if html else report.markdown(batch, found)

@@ -20,8 +20,7 @@ from cms.batch.model import (
     BatchRecord,
     BatchStatus,
     TaskSpec,
-    options_of,
-    over,
+    resolve_task,
 )
 from cms.errors import CmsError, UsageError
 from cms.fleet import machine
@@ -84,10 +83,11 @@ class Batches:
     async def add(self, batch_id: str, first: int, tasks: Iterable[tuple[TaskSpec, int]]) -> list[str]:
         """Take tasks in, the first of them as number `first`; returns what is wrong with them."""
         record = await self._loading(batch_id)
-        new = []
-        for place, (spec, line) in enumerate(tasks):
-            limits = options_of(over(spec, record.options.defaults), record.options.work_dir).limits
-            new.append(NewTask(first + place, line, spec, limits.max_cost))
+        options = record.options
+        new = [
+            NewTask(first + place, line, resolve_task(spec, options.defaults, options.work_dir))
+            for place, (spec, line) in enumerate(tasks)
+        ]
         return await self.store.write(batch_intake.add, batch_id, new)
 
     async def check(self, batch_id: str) -> list[str]:
@@ -122,7 +122,7 @@ class Batches:
         after = -1
         while tasks := await self.store.read(batch_tasks.page, batch_id, after, _PAGE):
             for task in tasks:
-                made = options_of(over(task.spec, options.defaults), options.work_dir)
+                made = task.options.session
                 kind = Kind(made.model, made.preset, made.work_dir)
                 kinds[kind] = kinds.get(kind, 0) + 1
                 if kind not in guesses:

@@ -15,7 +15,8 @@ import msgspec
 from cms.config import caller
 from cms.errors import InternalError, WrongStatus
 from cms.live.runner import Runner
-from cms.session.lineage import ChildLimits, check_depth, check_room, narrow, scope
+from cms.options import narrow
+from cms.session.lineage import ChildLimits, check_depth, check_room, scope
 from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus
 
 

@@ -30,6 +30,7 @@ from cms.mcp.params import (
 )
 from cms.mcp.results import Money, cut, described
 from cms.mcp.tool import Params, tool
+from cms.options import Layer
 from cms.rpc.api import Nothing
 from cms.rpc.api_batch import (
     CHUNK_BYTES,
@@ -211,7 +212,7 @@ def task_share(tasks: int, max_cost: float) -> float:
 def start(call: DaemonCall, given: StartArguments) -> Batch:
     work_dir = folder(given.work_dir)
     chosen = chosen_by_person(call, given.profile)
-    defaults = TaskSpec(
+    defaults = Layer(
         model=given.model or chosen.model,
         preset=given.preset or chosen.preset,
         allowed_tools=(*given.allow, *chosen.allow) or None,

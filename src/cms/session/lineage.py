@@ -8,7 +8,8 @@ What it then starts is its child, and a child is never more than its parent:
 - fan-out: `ChildLimits.max_children` live sessions for each parent; those of all MCP clients count
   together;
 - power: no wider preset, no place outside of the parent's, no rule, path or setting that the parent does not
-  have, the safety net on. Else a read-only session could have its writing done by a child;
+  have, the safety net on (`options` has the rule of each). Else a read-only session could have its writing
+  done by a child;
 - money: no higher limit than the parent has left; and a session and all that it started draw on one shared
   budget (`scope`), so that together they pass the parent's limit by no more than one API call each;
 - life: children end when their parent's process does.
@@ -16,13 +17,16 @@ What it then starts is its child, and a child is never more than its parent:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from cms.errors import UsageError
 from cms.session.model import Limits, Preset, Record, SessionOptions, SessionRecord
+
+T = TypeVar("T")
 
 
 class Caller(Record, frozen=True):
@@ -44,16 +48,6 @@ class ChildLimits(Record, frozen=True):
 
     max_depth: int = 2
     max_children: int = 8
-
-
-#: What a child of a session with that preset may have.
-_WITHIN: dict[Preset, frozenset[Preset]] = {
-    "read-only": frozenset({"read-only"}),
-    "plan": frozenset({"read-only", "plan"}),
-    "review": frozenset({"read-only", "review"}),
-    "edit": frozenset({"read-only", "plan", "review", "edit"}),
-    "full": frozenset({"read-only", "plan", "review", "edit", "full"}),
-}
 
 
 def scope(session_id: str) -> str:
@@ -101,74 +95,111 @@ def is_child(record: SessionRecord, caller: Caller) -> bool:
     return record.depth == caller.depth and record.started_by == caller.session_id
 
 
-def narrow(options: SessionOptions, parent: SessionRecord) -> SessionOptions:
+# --- power ------------------------------------------------------------------------------------------
+
+#: What a child may have. "own": what it says; "preset", "safety", "mode": no more than its parent; "within":
+#: a folder inside of its parent's; "known": nothing that its parent has not; "joined": what either has;
+#: "stricter"; "left": no more than its parent has left; "least": no more than its parent.
+Child = Literal["own", "preset", "safety", "mode", "within", "known", "joined", "stricter", "left", "least"]
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What a child may have of an option, and what the error calls one of its values."""
+
+    child: Child = "own"
+    noun: str = ""
+
+
+#: What a child of a session with that preset may have.
+_WITHIN: Final[Mapping[Preset, frozenset[Preset]]] = {
+    "read-only": frozenset({"read-only"}),
+    "plan": frozenset({"read-only", "plan"}),
+    "review": frozenset({"read-only", "review"}),
+    "edit": frozenset({"read-only", "plan", "review", "edit"}),
+    "full": frozenset({"read-only", "plan", "review", "edit", "full"}),
+}
+
+
+def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, Rule]) -> SessionOptions:
     """The options of a child, cut to what its parent has. Paths are real ones: links are resolved before.
+
+    Args:
+        rules: by fields of `SessionOptions` and `Limits`; what has none is the child's own.
 
     Raises:
         UsageError: they ask for more than can be cut: say so instead of doing something else.
     """
     have = parent.options
-    if options.preset not in _WITHIN[have.preset]:
-        raise _more(f"preset {options.preset}", f"its own is {have.preset}", "use " + have.preset)
-    if have.safety and not options.safety:
-        raise _more("the safety net off", "its own is on", "leave it on")
-    if options.permission_mode not in ("", have.permission_mode):
-        raise _more(f"permission mode {options.permission_mode}", "its own is another", "leave it out")
-    roots = [PurePosixPath(have.work_dir), *(PurePosixPath(folder) for folder in have.add_dirs)]
-    for folder in (options.work_dir, *options.add_dirs):
+    if options.fork_of:
+        raise _more(f"conversation {options.fork_of!r}", "it does not have that itself", "leave it out")
+    changes: dict[str, object] = {}
+    for field, rule in rules.items():
+        asked, given = _value(options, field), _value(have, field)
+        match rule.child:
+            case "preset" if options.preset not in _WITHIN[have.preset]:
+                raise _more(f"preset {options.preset}", f"its own is {have.preset}", "use " + have.preset)
+            case "safety" if have.safety and not options.safety:
+                raise _more("the safety net off", "its own is on", "leave it on")
+            case "mode" if options.permission_mode not in ("", have.permission_mode):
+                raise _more(
+                    f"permission mode {options.permission_mode}", "its own is another", "leave it out"
+                )
+            case "within":
+                _check_within(_each(asked), (have.work_dir, *have.add_dirs))
+            case "known" if field != "verify" or have.preset != "full":  # checks run as they are
+                if more := [one for one in _each(asked) if one not in _each(given)]:
+                    raise _more(f"{rule.noun} {more[0]!r}", "it does not have that itself", "leave it out")
+            case "joined":
+                changes[field] = joined(_each(asked), _each(given))
+            case "stricter" | "least":
+                changes[field] = least(asked, given)
+    limits = {field: changes.pop(field) for field in Limits.__struct_fields__ if field in changes}
+    limits["max_cost"] = _left(options.limits.max_cost, parent)
+    return msgspec.structs.replace(
+        options, limits=msgspec.structs.replace(options.limits, **limits), **changes
+    )
+
+
+def least(*values: T | None) -> T | None:
+    """The least that was said. Of two levels of containment that is the stricter: "A" asks for the most."""
+    return min((value for value in values if value is not None), default=None)  # type: ignore[type-var] # texts or numbers
+
+
+def joined(*lists: tuple[str, ...]) -> tuple[str, ...]:
+    """All of them, each once."""
+    return tuple(dict.fromkeys(one for values in lists for one in values))
+
+
+def _value(options: SessionOptions, field: str) -> object:
+    holder = options.limits if field in Limits.__struct_fields__ else options
+    return getattr(holder, field, None)  # None: of a task, and not of its session
+
+
+def _each(value: object) -> tuple[str, ...]:
+    if isinstance(value, tuple):
+        return value
+    return (value,) if isinstance(value, str) and value else ()
+
+
+def _check_within(folders: tuple[str, ...], roots: tuple[str, ...]) -> None:
+    for folder in folders:
         if not any(PurePosixPath(folder).is_relative_to(root) for root in roots):
-            raise _more(f"folder {folder}", f"its own is {have.work_dir}", "choose one inside of that")
-    for what, asked, given in (
-        ("rule", options.allowed_tools, have.allowed_tools),
-        ("writable path", options.allow_write, have.allow_write),
-        ("MCP server", options.mcp_config, have.mcp_config),
-        ("settings", tuple(filter(None, (options.settings,))), (have.settings,)),
-        ("conversation", tuple(filter(None, (options.fork_of,))), ()),
-        # These run as they are, whatever the preset.
-        ("check", options.verify if have.preset != "full" else (), have.verify),
-    ):
-        if more := [one for one in asked if one not in given]:
-            raise _more(f"{what} {more[0]!r}", "it does not have that itself", "leave it out")
-    return msgspec.structs.replace(
-        options,
-        limits=_limits(options, parent),
-        disallowed_tools=_joined(options.disallowed_tools, have.disallowed_tools),
-        protect=_joined(options.protect, have.protect),
-        protect_read=_joined(options.protect_read, have.protect_read),
-        env_deny=_joined(options.env_deny, have.env_deny),
-        # "A" is the most that can be required.
-        require_containment=min(
-            filter(None, (options.require_containment, have.require_containment)), default=None
-        ),
-    )
+            raise _more(f"folder {folder}", f"its own is {roots[0]}", "choose one inside of that")
 
 
-def _limits(options: SessionOptions, parent: SessionRecord) -> Limits:
-    asked, have = options.limits, parent.options.limits
-    cost = asked.max_cost
-    if have.max_cost is not None:
-        left = have.max_cost - parent.total_cost_usd
-        if left <= 0:
-            raise UsageError(
-                f"session {parent.name!r} has nothing left to give: ${parent.total_cost_usd:.4f} of "
-                f"${have.max_cost:.2f} are spent",
-                hint="finish with what there is",
-            )
-        cost = left if cost is None else min(cost, left)
-    return msgspec.structs.replace(
-        asked,
-        max_cost=cost,
-        max_memory=_least(asked.max_memory, have.max_memory),
-        max_procs=_least(asked.max_procs, have.max_procs),
-    )
-
-
-def _least(one: int | None, other: int | None) -> int | None:
-    return min((value for value in (one, other) if value is not None), default=None)
-
-
-def _joined(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*one, *other)))
+def _left(asked: float | None, parent: SessionRecord) -> float | None:
+    """What of its money a parent can still give."""
+    cost = parent.options.limits.max_cost
+    if cost is None:
+        return asked
+    left = cost - parent.total_cost_usd
+    if left <= 0:
+        raise UsageError(
+            f"session {parent.name!r} has nothing left to give: ${parent.total_cost_usd:.4f} of "
+            f"${cost:.2f} are spent",
+            hint="finish with what there is",
+        )
+    return left if asked is None else min(asked, left)
 
 
 def _more(what: str, because: str, instead: str) -> UsageError:

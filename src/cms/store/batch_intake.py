@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from cms.batch.graph import Graph
-from cms.batch.model import TaskSpec
+from cms.batch.model import TaskOptions
 from cms.session.model import LIVE
 from cms.store.database import Database
 from cms.store.rows import to_json
@@ -22,18 +22,18 @@ _LOOKED_THROUGH: Final = 20_000
 
 
 class NewTask(msgspec.Struct, frozen=True):
-    """A task on its way into the store. `cap`: US dollars that it may spend; None: without bound."""
+    """A task on its way into the store."""
 
     seq: int
     line: int
-    spec: TaskSpec
-    cap: float | None
+    options: TaskOptions
 
 
 def add(db: Database, batch_id: str, tasks: Sequence[NewTask]) -> list[str]:
     """Write tasks down; returns what is wrong with them, and then they are not all there."""
     faults: list[str] = []
     for task in tasks:
+        name = task.options.session.name
         try:
             db.execute(
                 "INSERT INTO batch_tasks (batch_id, seq, name, line, status, unmet, cap, spec, rest)"
@@ -41,25 +41,34 @@ def add(db: Database, batch_id: str, tasks: Sequence[NewTask]) -> list[str]:
                 (
                     batch_id,
                     task.seq,
-                    task.spec.name,
+                    name,
                     task.line,
-                    len(task.spec.needs),
-                    task.cap,
-                    to_json(task.spec),
+                    len(task.options.needs),
+                    task.options.session.limits.max_cost,
+                    _options_json(task.options),
                 ),
             )
         except sqlite3.IntegrityError:
             first: tuple[int] | None = db.execute(
-                "SELECT line FROM batch_tasks WHERE batch_id = ? AND name = ?", (batch_id, task.spec.name)
+                "SELECT line FROM batch_tasks WHERE batch_id = ? AND name = ?", (batch_id, name)
             ).fetchone()
             where = f" (line {first[0]})" if first is not None else ""
-            faults.append(f"line {task.line}: there is a task {task.spec.name!r} already{where}")
+            faults.append(f"line {task.line}: there is a task {name!r} already{where}")
             continue
         db.executemany(
             "INSERT INTO batch_needs (batch_id, seq, need_name) VALUES (?, ?, ?)",
-            [(batch_id, task.seq, need) for need in task.spec.needs],
+            [(batch_id, task.seq, need) for need in task.options.needs],
         )
     return faults
+
+
+def _options_json(options: TaskOptions) -> str:
+    """Without what is empty of the session's options: of a million tasks that is most."""
+    whole = msgspec.to_builtins(options)
+    session = whole["session"]
+    session["limits"] = {key: value for key, value in session["limits"].items() if value is not None}
+    whole["session"] = {key: value for key, value in session.items() if value not in ("", (), [], None)}
+    return to_json(whole)
 
 
 def check(db: Database, batch_id: str, *, fresh: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from cms.batch.allowance import counted
-from cms.batch.model import OVER, Task, TaskResult, TaskSpec, TaskStatus
+from cms.batch.model import OVER, Task, TaskOptions, TaskResult, TaskStatus
 from cms.batch.schedule import Candidate
 from cms.errors import StoreError
 from cms.session.model import Record
@@ -50,7 +50,7 @@ _COLUMNS: Final = "seq, name, line, status, due, place, spec, rest, result"
 _FREE: Final = "batch_id = ? AND status = 'waiting' AND unmet = 0"
 _REST_FIELDS: Final = _Rest.__struct_fields__
 _rest = msgspec.json.Decoder(_Rest)
-_spec = msgspec.json.Decoder(TaskSpec)
+_options = msgspec.json.Decoder(TaskOptions)
 _result = msgspec.json.Decoder(TaskResult)
 _TaskRow = tuple[int, str, int, str, float, int | None, str, str, str | None]
 
@@ -277,7 +277,7 @@ def _task(row: _TaskRow) -> Task:
             name=name,
             line=line,
             status=TaskStatus(status),
-            spec=_spec.decode(spec),
+            options=_options.decode(spec),
             due=due,
             order=place or 0,
             result=None if result is None else _result.decode(result),

@@ -7,6 +7,7 @@ the row's JSON (`rest`) and needs no migration as long as it has a default (rows
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cms.errors import StoreError
 from cms.session import audit
@@ -293,7 +294,75 @@ def _v4(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4)
+def _v5(db: sqlite3.Connection) -> None:
+    """Tasks with the options that they have in the end, not with what their file says of them."""
+    batches: list[tuple[str, str]] = db.execute("SELECT id, rest FROM batches").fetchall()
+    for batch_id, rest in batches:
+        seq = -1
+        while rows := db.execute(
+            "SELECT seq, spec FROM batch_tasks WHERE batch_id = ? AND seq > ? ORDER BY seq LIMIT 1000",
+            (batch_id, seq),
+        ).fetchall():
+            for seq, spec in rows:
+                # What cannot be read stays as it is: it is told when somebody wants that task.
+                with suppress(ValueError, KeyError, TypeError, AttributeError):
+                    whole = json.dumps(_task_v5(json.loads(spec), json.loads(rest)["options"]))
+                    db.execute(
+                        "UPDATE batch_tasks SET spec = ? WHERE batch_id = ? AND seq = ?",
+                        (whole, batch_id, seq),
+                    )
+
+
+_LIMITS_V5: Final = (
+    *("maxCost", "maxTurns", "maxTime", "maxSilence", "maxToolCalls", "maxRepeats", "maxRetryTime"),
+    *("maxMemory", "maxProcs"),
+)
+_SESSION_V5: Final = (
+    *("model", "preset", "safety", "permissionMode", "allowedTools", "disallowedTools", "systemPrompt"),
+    *(
+        "appendSystemPrompt",
+        "agent",
+        "fallbackModel",
+        "effort",
+        "addDirs",
+        "mcpConfig",
+        "settings",
+        "protect",
+    ),
+    *("protectRead", "allowWrite", "envDeny", "onViolation", "verify", "askTimeout", "allowCms"),
+    "requireContainment",
+)
+
+
+def _task_v5(own: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
+    defaults: dict[str, Any] = batch.get("defaults", {})
+    said = {**defaults, **own}
+    for key in ("disallowedTools", "protect", "protectRead", "envDeny"):
+        if key in own and key in defaults:
+            said[key] = list(dict.fromkeys([*defaults[key], *own[key]]))
+    if "requireContainment" in said:
+        said["requireContainment"] = min(
+            one["requireContainment"] for one in (own, defaults) if "requireContainment" in one
+        )
+    limits = {"maxCost": 2.0, "maxTurns": 50, "maxSilence": 1800.0, "maxRepeats": 10, "maxRetryTime": 300.0}
+    return {
+        "session": {
+            **{key: said[key] for key in _SESSION_V5 if key in said},
+            "name": own["name"],
+            "workDir": said.get("workDir", batch["workDir"]),
+            "limits": limits | {key: said[key] for key in _LIMITS_V5 if key in said},
+            "delegated": True,
+        },
+        "prompt": own["prompt"],
+        "context": said.get("context", ""),
+        "needs": own.get("needs", []),
+        "retries": said.get("retries", 0),
+        "retryOn": said.get("retryOn", ["failed", "stalled", "time_exceeded"]),
+        "retryActed": said.get("retryActed", False),
+    }
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5)
 
 
 def connect(path: Path) -> sqlite3.Connection:

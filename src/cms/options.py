@@ -1,0 +1,579 @@
+"""The options of a session, a delegation and a batch task: each is declared once, as a field of `Layer`.
+
+From that declaration come the flags of `delegate`, `spawn`, `continue` and `batch`, the keys of `config.toml`
+and of files of tasks, the arguments of the MCP tools, their help, and what a child may have of it.
+
+A layer is what one place says: the flags, a profile, the file's defaults, a task. A field that is None says
+nothing. `resolve` is the only merge; the layer that counts most comes first, and each option has its rule:
+
+- `later`: the first layer that says something is right;
+- `adds_up`: what forbids; no layer takes back what another one forbids;
+- `own`: what permits, and checks: the lists are joined, but a task's own list stands alone;
+- `stricter`: the strictest that any layer says.
+
+To add an option: a field here, and one of the same name in `session.model` (`Limits` or `SessionOptions`).
+"""
+# Without `from __future__ import annotations`: the table is made of the annotations themselves.
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, ClassVar, Final, Literal, get_args, get_type_hints
+
+import msgspec
+
+from cms import units
+from cms.session import lineage
+from cms.session.model import (
+    PRESETS,
+    ContainmentLevel,
+    Limits,
+    OnViolation,
+    Outcome,
+    Preset,
+    Record,
+    SessionOptions,
+    SessionRecord,
+)
+
+_set = msgspec.structs.replace
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """How a value is written.
+
+    Attributes:
+        parse: from a text of the command line, or a value of JSON or TOML. Raises ValueError or BadValue.
+        type: what it becomes.
+        metavar: what stands for it in the help.
+        many: a flag may be given again and again; `parse` gets the texts of all.
+        place: it names folders or files: whoever knows the file system makes them absolute.
+    """
+
+    parse: Callable[[object], object]
+    type: object
+    metavar: str = "TEXT"
+    many: bool = False
+    place: Literal["", "folder", "file"] = ""
+
+
+def _outcomes(value: object) -> tuple[Outcome, ...]:
+    return tuple(Outcome(_RETRYABLE(word)) for word in units.check_rules(value))
+
+
+_RETRYABLE: Final = units.choice(*sorted(one.value for one in Outcome if one is not Outcome.COMPLETED))
+_LEVELS: Final[tuple[ContainmentLevel, ...]] = get_args(ContainmentLevel)
+_ON_VIOLATION: Final[tuple[OnViolation, ...]] = get_args(OnViolation)
+
+SECONDS: Final = Kind(units.check_seconds, float, "TIME")
+MONEY: Final = Kind(units.check_money, float, "USD")
+SIZE: Final = Kind(units.check_size, int, "SIZE")
+COUNT: Final = Kind(units.check_count, int, "N")
+TRIES: Final = Kind(units.check_tries, int, "N")
+SWITCH: Final = Kind(units.check_switch, bool)
+TEXT: Final = Kind(units.check_word, str)
+TEXTS: Final = Kind(units.check_words, tuple[str, ...], "GLOB", many=True)
+RULES: Final = Kind(units.check_rules, tuple[str, ...], "A,B", many=True)
+NAME: Final = Kind(units.check_name, str, "NAME")
+PROMPT: Final = Kind(units.check_prompt, str)
+MODEL: Final = Kind(units.check_model, str, "MODEL")
+MODE: Final = Kind(units.check_permission_mode, str, "MODE")
+OUTCOMES: Final = Kind(_outcomes, tuple[Outcome, ...], "A,B", many=True)
+FOLDER: Final = Kind(units.check_word, str, "DIR", place="folder")
+FOLDERS: Final = Kind(units.check_words, tuple[str, ...], "DIR", many=True, place="folder")
+FILE: Final = Kind(units.check_word, str, "FILE", place="file")
+FILES: Final = Kind(units.check_words, tuple[str, ...], "FILE", many=True, place="file")
+PRESET: Final = Kind(units.choice(*PRESETS), Preset, "PRESET")
+LEVEL: Final = Kind(units.choice(*_LEVELS), ContainmentLevel, "LEVEL")
+VIOLATION: Final = Kind(units.choice(*_ON_VIOLATION), OnViolation, "WHAT")
+
+Group = Literal["", "limits", "safety", "claude"]
+Combine = Literal["later", "adds_up", "own", "stricter"]
+#: Who may say it: a command by its flag; [defaults] and profiles ("profile"); a file of tasks, for all of
+#: them ("file") or for one ("task"). What MCP tools take says `Option.tool`.
+Way = Literal["delegate", "spawn", "continue", "batch", "profile", "file", "task"]
+ToolName = Literal["delegate", "spawn", "continue", "batch_start", "task"]
+
+_SESSION: Final[frozenset[Way]] = frozenset({"delegate", "spawn", "batch", "file", "task"})
+_ALL: Final[frozenset[Way]] = _SESSION | {"profile"}
+_LIMIT: Final[frozenset[Way]] = _ALL | {"continue"}
+_CHECK: Final[frozenset[Way]] = _ALL - {"spawn"}
+_TASK: Final[frozenset[Way]] = frozenset({"file", "task"})
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """How MCP tools take an option.
+
+    Attributes:
+        description: what a model is told of it.
+        on: the tools that take it, each with a description of its own where that is not "". "task": one of
+            the tasks of `batch_start`.
+        bounds: for `msgspec.Meta`.
+        each: the same, for one of several texts.
+        key: its name there, where it is not that of files.
+        unit: 60: it is given in minutes.
+    """
+
+    description: str
+    on: Mapping[ToolName, str]
+    bounds: Mapping[str, object] = {}
+    each: Mapping[str, object] = {}
+    key: str = ""
+    unit: float = 1.0
+
+
+class Option(msgspec.Struct, frozen=True):
+    """One option.
+
+    Attributes:
+        kind: how it is written.
+        help: what `--help` says of it.
+        flag: by default `--` and the field's name. Without the hyphens it is the key in TOML.
+        metavar: by default the kind's.
+        group: where `--help` shows it.
+        ways: who may say it.
+        combine: what several layers say together.
+        child: what a session that this one starts may have of it (`lineage`); `noun` is for the error.
+        aliases: other keys that mean the same; with `!` in front, the contrary.
+        second: another flag for it, with its metavar and help.
+        delegation, task: what it is where nobody says anything, if that is not what `session.model` says.
+        tool: how MCP tools take it; None: they do not.
+        field: of `Layer`, filled in there.
+    """
+
+    kind: Kind
+    help: str = ""
+    flag: str = ""
+    metavar: str = ""
+    group: Group = ""
+    ways: frozenset[Way] = _ALL
+    combine: Combine = "later"
+    child: lineage.Child = "own"
+    noun: str = ""
+    aliases: tuple[str, ...] = ()
+    second: tuple[str, str, str] | None = None
+    delegation: float | int | None = None
+    task: float | int | None = None
+    tool: Tool | None = None
+    field: str = ""
+
+    @property
+    def name(self) -> str:
+        """The flag, whether any command takes it or not."""
+        return self.flag or "--" + self.field.replace("_", "-")
+
+    @property
+    def key(self) -> str:
+        """The key in JSON."""
+        head, *rest = self.field.split("_")
+        return head + "".join(part.capitalize() for part in rest)
+
+
+_limit = partial(Option, group="limits", ways=_LIMIT)
+_safety = partial(Option, group="safety")
+_claude = partial(Option, group="claude")
+
+_COST: Final = 2.0
+_TURNS: Final = 50
+_NEW: Final[Mapping[ToolName, str]] = {"delegate": "", "spawn": ""}
+_TOOLS: Final[Mapping[ToolName, str]] = {**_NEW, "batch_start": "", "task": "Instead of the batch's."}
+_LONG: Final = 1_000_000  # characters: far past what a model can read at once
+
+
+class Layer(Record, frozen=True, omit_defaults=True):
+    """What one place says of the options of a session. What is None it does not say.
+
+    Field names are the camelCase keys of a file of tasks, and those of `session.model`.
+    """
+
+    #: A list of its own stands alone (rule `own`).
+    alone: ClassVar[bool] = False
+
+    context: Annotated[
+        str | None, Option(TEXT, "What the agent should know besides the task.", ways=_TASK | {"delegate"})
+    ] = None
+    verify: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            TEXTS,
+            "A shell command that must pass in the work dir. Repeatable.",
+            metavar="CMD",
+            ways=_CHECK,
+            combine="own",
+            child="known",
+            noun="check",
+            tool=Tool(
+                "Shell commands, run in its folder when it says it is done, that must succeed; else the "
+                "outcome is verification_failed. Cheaper and surer than asking it whether it is done.",
+                {"delegate": "", "task": "Shell commands that must succeed when it says it is done."},
+                {"max_length": 20},
+                {"min_length": 1, "max_length": 2000, "examples": ["pytest -q"]},
+            ),
+        ),
+    ] = None
+    retries: Annotated[
+        int | None,
+        Option(
+            TRIES,
+            "Further tries of a task that failed without having changed anything.",
+            ways=_TASK | {"batch"},
+            tool=Tool("Further tries, where trying again is safe.", {"task": ""}, {"ge": 0, "le": 10}),
+        ),
+    ] = None
+    retry_on: Annotated[tuple[Outcome, ...] | None, Option(OUTCOMES, ways=_TASK)] = None
+    retry_acted: Annotated[bool | None, Option(SWITCH, ways=_TASK)] = None
+    model: Annotated[
+        str | None,
+        Option(
+            MODEL,
+            "sonnet, opus, haiku, or a model's full id. [default: sonnet]",
+            tool=Tool(
+                "sonnet (default), opus (harder work, about twice the price), haiku (simple work, a "
+                "twentieth), or a model's full id.",
+                _TOOLS,
+                {"pattern": r"^\S+$", "max_length": 100, "examples": ["sonnet"]},
+            ),
+        ),
+    ] = None
+    preset: Annotated[
+        Preset | None,
+        Option(
+            PRESET,
+            "What it may do (`cms help` explains each). [default: edit]",
+            child="preset",
+            tool=Tool(
+                "What it may do, by default edit. read-only: search and read. review: the same, told to "
+                "report findings. edit: also edit files in its folder and run harmless commands. plan: make "
+                "a plan, carry out nothing. full: everything; only for work that needs it.",
+                _TOOLS,
+            ),
+        ),
+    ] = None
+    work_dir: Annotated[
+        str | None,
+        Option(
+            FOLDER,
+            "The folder to work in; by default the current one.",
+            ways=_SESSION,
+            child="within",
+            tool=Tool(
+                "The folder it works in; by default the one that this server runs in. Give two sessions that "
+                "edit at the same time different folders (git worktrees), or different files.",
+                _TOOLS,
+                {"max_length": 4096},
+            ),
+        ),
+    ] = None
+    max_cost: Annotated[
+        float | None,
+        _limit(
+            MONEY,
+            "Stop when the session has cost this much.",
+            child="left",
+            aliases=("maxBudget",),
+            delegation=_COST,
+            task=_COST,
+            tool=Tool(
+                f"US dollars for the whole session, messages to come included; by default {_COST:g}. It is "
+                "stopped there, in the middle of its work; it can pass this by one model call.",
+                {
+                    **_NEW,
+                    "continue": "A new limit for the whole session; it must cover what is spent.",
+                    "batch_start": "US dollars for each task; a task starts when that much is left. By "
+                    "default an even share, but no less than a tenth of maxCost and no more than 2.",
+                    "task": "Instead of taskMaxCost.",
+                },
+                {"gt": 0, "le": 1000},
+            ),
+        ),
+    ] = None
+    max_turns: Annotated[
+        int | None,
+        _limit(
+            COUNT,
+            "Stop after this many model calls.",
+            delegation=_TURNS,
+            task=_TURNS,
+            tool=Tool(
+                f"Model calls for the whole session; by default {_TURNS}.",
+                {
+                    **_NEW,
+                    "continue": "A new limit of model calls for the whole session.",
+                    "task": "",
+                },
+                {"ge": 1, "le": 10_000},
+            ),
+        ),
+    ] = None
+    max_time: Annotated[
+        float | None,
+        _limit(
+            SECONDS,
+            "Stop a message that takes longer: 90, 90s, 15m, 2h.",
+            tool=Tool(
+                "Minutes for one message. Off by default.",
+                _NEW,
+                {"gt": 0, "le": 10_080},
+                key="maxMinutes",
+                unit=60.0,
+            ),
+        ),
+    ] = None
+    max_silence: Annotated[
+        float | None,
+        _limit(
+            SECONDS,
+            "Stop when claude says nothing for so long while at work.",
+            # claude's own tools take ten minutes at most.
+            delegation=1800.0,
+            task=1800.0,
+        ),
+    ] = None
+    max_tool_calls: Annotated[int | None, _limit(COUNT, "Stop before one more tool call than this.")] = None
+    max_repeats: Annotated[
+        int | None,
+        _limit(
+            COUNT,
+            "Stop when the very same tool call comes again after so many in a row.",
+            delegation=10,
+            task=10,
+        ),
+    ] = None
+    max_retry_time: Annotated[
+        float | None,
+        _limit(
+            SECONDS,
+            "Stop when the API has failed for so long without one answer.",
+            # claude's own retries take some eight minutes. But a batch waits for the API better than a
+            # session does (it gives the place to nobody else meanwhile), so it takes over sooner.
+            delegation=900.0,
+            task=300.0,
+        ),
+    ] = None
+    max_memory: Annotated[
+        int | None,
+        _limit(SIZE, "Memory of the whole process tree, where the machine can: 512M, 2G.", child="least"),
+    ] = None
+    max_procs: Annotated[
+        int | None,
+        _limit(
+            COUNT,
+            "Processes of the whole tree. Where the kernel counts, threads do; claude has ten or more.",
+            child="least",
+        ),
+    ] = None
+    safety: Annotated[
+        bool | None,
+        _safety(
+            SWITCH,
+            "Switch the protected paths and the gate off. Recorded, and told loudly.",
+            "--no-safety",
+            ways=_SESSION,
+            child="safety",
+            aliases=("!noSafety",),
+        ),
+    ] = None
+    allowed_tools: Annotated[
+        tuple[str, ...] | None,
+        _safety(
+            RULES,
+            "The same, several rules with commas.",
+            combine="own",
+            child="known",
+            noun="rule",
+            aliases=("allow",),
+            second=("--allow", "RULE", "Permit what this rule names, like 'Bash(pytest *)'. Repeatable."),
+            tool=Tool(
+                "Permission rules for commands that the preset does not allow, as narrow as they can be.",
+                _TOOLS,
+                {"max_length": 50},
+                {"min_length": 1, "max_length": 500, "examples": ["Bash(pytest *)"]},
+                key="allow",
+            ),
+        ),
+    ] = None
+    disallowed_tools: Annotated[
+        tuple[str, ...] | None,
+        _safety(RULES, "Rules for what is refused, with commas.", combine="adds_up", child="joined"),
+    ] = None
+    protect: Annotated[
+        tuple[str, ...] | None,
+        _safety(TEXTS, "One more protected path (a glob). Repeatable.", combine="adds_up", child="joined"),
+    ] = None
+    protect_read: Annotated[
+        tuple[str, ...] | None,
+        _safety(
+            TEXTS, "A path that may not even be read (a glob). Repeatable.", combine="adds_up", child="joined"
+        ),
+    ] = None
+    allow_write: Annotated[
+        tuple[str, ...] | None,
+        _safety(
+            TEXTS,
+            "Take a path out of the protected ones (a glob). Repeatable.",
+            combine="own",
+            child="known",
+            noun="writable path",
+        ),
+    ] = None
+    env_deny: Annotated[
+        tuple[str, ...] | None,
+        _safety(
+            TEXTS,
+            "An environment variable it does not get ('AWS_*'). Repeatable.",
+            combine="adds_up",
+            child="joined",
+        ),
+    ] = None
+    on_violation: Annotated[
+        OnViolation | None,
+        _safety(
+            VIOLATION,
+            "A touch of a protected path: stop the work, or deny the call and go on. [default: stop]",
+        ),
+    ] = None
+    ask_timeout: Annotated[
+        float | None,
+        _safety(
+            SECONDS,
+            "Hold a question or a missing permission so long for `cms answer`, instead of refusing it.",
+            tool=Tool(
+                "How long a question or a permission of its waits for `answer`; then it is refused. By "
+                "default not at all, which is right unless you detach.",
+                _NEW,
+                {"ge": 0, "le": 1440},
+                key="askMinutes",
+                unit=60.0,
+            ),
+        ),
+    ] = None
+    require_containment: Annotated[
+        ContainmentLevel | None,
+        _safety(
+            LEVEL,
+            "Refuse to start where the machine holds less than this: A (most) to E (`cms doctor`).",
+            combine="stricter",
+            child="stricter",
+        ),
+    ] = None
+    allow_cms: Annotated[
+        bool | None,
+        _safety(
+            SWITCH,
+            "Let it start sessions itself, within its own preset, folder and limits.",
+            ways=_SESSION,
+            tool=Tool(
+                "It may itself start agents with these tools, within its own preset, folder and maxCost.",
+                _NEW,
+            ),
+        ),
+    ] = None
+    system_prompt: Annotated[str | None, _claude(TEXT, "Replace the system prompt.")] = None
+    append_system_prompt: Annotated[
+        str | None,
+        _claude(
+            TEXT,
+            "Add to the system prompt.",
+            tool=Tool(
+                "Added to its system prompt.",
+                _NEW,
+                {"max_length": _LONG},
+                key="systemPrompt",
+            ),
+        ),
+    ] = None
+    agent: Annotated[str | None, _claude(TEXT, "One of claude's configured agents.", metavar="AGENT")] = None
+    permission_mode: Annotated[
+        str | None, _claude(MODE, "Override the preset's permission mode.", ways=_SESSION, child="mode")
+    ] = None
+    effort: Annotated[str | None, _claude(TEXT, "How hard the model thinks.", metavar="LEVEL")] = None
+    fallback_model: Annotated[
+        str | None, _claude(MODEL, "The model to use when the first is overloaded.")
+    ] = None
+    add_dirs: Annotated[
+        tuple[str, ...] | None,
+        _claude(
+            FOLDERS,
+            "One more folder to work in. Repeatable.",
+            "--add-dir",
+            combine="own",
+            child="within",
+            aliases=("addDir",),
+        ),
+    ] = None
+    mcp_config: Annotated[
+        tuple[str, ...] | None,
+        _claude(
+            FILES,
+            "MCP servers: a file, or JSON. Repeatable.",
+            ways=_SESSION,
+            combine="own",
+            child="known",
+            noun="MCP server",
+        ),
+    ] = None
+    settings: Annotated[
+        str | None, _claude(FILE, "Settings: a file, or JSON.", ways=_SESSION, child="known", noun="settings")
+    ] = None
+
+
+def options_of(layer: type[Layer]) -> dict[str, Option]:
+    """The table of a class of layers: its options by their fields."""
+    hints = get_type_hints(layer, include_extras=True)
+    return {
+        field: msgspec.structs.replace(hints[field].__metadata__[0], field=field)
+        for field in layer.__struct_fields__
+    }
+
+
+#: Every option, by its field.
+OPTIONS: Final[Mapping[str, Option]] = options_of(Layer)
+
+#: What a delegation and a task may use where nobody says otherwise. The last three limits end what goes on
+#: without progress, and are wide. A session has no limits that nobody gave it.
+DELEGATION: Final = _set(Layer(), **{field: one.delegation for field, one in OPTIONS.items()})
+TASK: Final = _set(Layer(), **{field: one.task for field, one in OPTIONS.items()})
+
+
+# --- merging ----------------------------------------------------------------------------------------
+
+
+def resolve(*layers: Layer) -> Layer:
+    """What the layers say together, the one that counts most first. None of them was asked to be whole."""
+    return _set(Layer(), **{field: _together(option, layers) for field, option in OPTIONS.items()})
+
+
+def _together(option: Option, layers: tuple[Layer, ...]) -> object:
+    said = [layer for layer in layers if getattr(layer, option.field) is not None]
+    if option.combine == "own":
+        # Up to the first that stands alone.
+        said = said[: next((place for place, layer in enumerate(said, 1) if layer.alone), None)]
+    values = [getattr(layer, option.field) for layer in said]
+    if option.combine == "later" or len(values) < 2:
+        return values[0] if values else None
+    return lineage.least(*values) if option.combine == "stricter" else lineage.joined(*values)
+
+
+def session_options(layer: Layer, name: str, work_dir: str, *, delegated: bool) -> SessionOptions:
+    """The options of a session, where what nobody said is what `session.model` says.
+
+    Args:
+        work_dir: the folder, if the layer names none. Absolute, like those that it names.
+    """
+    said = {field: value for field in OPTIONS if (value := getattr(layer, field)) is not None}
+    limits = _set(Limits(), **{field: said[field] for field in Limits.__struct_fields__ if field in said})
+    options = SessionOptions(name, work_dir, limits=limits, delegated=delegated)
+    return _set(
+        options, **{field: said[field] for field in SessionOptions.__struct_fields__ if field in said}
+    )
+
+
+def narrow(options: SessionOptions, parent: SessionRecord) -> SessionOptions:
+    """The options of a child, cut to what its parent has (`lineage.narrow`).
+
+    Raises:
+        UsageError: they ask for more than can be cut.
+    """
+    return lineage.narrow(options, parent, _CHILDREN)
+
+
+_CHILDREN: Final = {field: lineage.Rule(option.child, option.noun) for field, option in OPTIONS.items()}
