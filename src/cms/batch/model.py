@@ -6,7 +6,6 @@ Units as everywhere (`session.model`): US dollars, seconds, seconds since the ep
 from __future__ import annotations
 
 import enum
-from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Final
 
 import msgspec
@@ -238,7 +237,7 @@ class Task(Record, frozen=True):
     paid: float = 0.0  # what that session had cost by then
 
 
-class TaskFacts(Record, frozen=True, kw_only=True):
+class TaskView(Record, frozen=True, kw_only=True):
     """What is told of a task: the parts of `Task` and its result in one."""
 
     name: str
@@ -257,32 +256,8 @@ class TaskFacts(Record, frozen=True, kw_only=True):
     tools_used: tuple[str, ...]
     reasons: tuple[str, ...]
     needs: tuple[str, ...]
-
-
-class TaskView(TaskFacts, frozen=True, kw_only=True):
-    """A task as the daemon tells it."""
-
     started: float | None
     ended: float | None
-
-
-class TaskLine(TaskFacts, frozen=True, kw_only=True):
-    """A line of `--out`, and a task of `cms batch show --json`: times as ISO 8601, as in all of `--json`."""
-
-    started: str | None
-    ended: str | None
-
-
-def _iso(at: float | None) -> str | None:
-    if at is None:
-        return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def line_of(task: TaskView) -> TaskLine:
-    """A task in the outside's form."""
-    whole = msgspec.structs.asdict(task)
-    return TaskLine(**{**whole, "started": _iso(task.started), "ended": _iso(task.ended)})
 
 
 def view(task: Task) -> TaskView:

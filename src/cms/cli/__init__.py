@@ -7,7 +7,7 @@ Read in this order:
 - `io`: the one place that opens the client, waits, and prints.
 - `delegation`, `spawn`, `sessions`, `status`, `questions`, `logs`, `top`, `audit`, `batch`, `batches`,
   `cost`, `budget`, `config`, `daemon`, `selftest` ...: the commands, a file per noun.
-- `views`, `views_care`: what `--json` prints. `render`: what a person reads. All pure.
+- `render`, `batch_render`: what a person reads. Pure. (What `--json` prints: `cms.json_output`.)
 - `complete`: what the shells ask for on TAB (`completion` prints their scripts).
 - `terminal`: what a stream can show. `progress`: the status line of a command that waits.
 - `foreground`: `delegate --foreground`, the only module here that loads trio, and only when asked.

@@ -220,10 +220,8 @@ def _fail(error: CmsError, words: Sequence[str]) -> int:
     from cms.cli import io
 
     if wants_json(words):
-        from cms.cli.views import ErrorFields, ErrorView
-
         try:
-            io.show_json(ErrorView(ErrorFields(code=error.code, message=error.message, hint=error.hint)))
+            io.show_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
         except (OSError, CmsError):
             pass  # stdout takes nothing any more; stderr and the exit code still tell
     io.warn(f"cms: {' '.join(error.message.split())}")

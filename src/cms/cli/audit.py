@@ -8,8 +8,16 @@ from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
+from cms.json_output import json_object
 from cms.rpc.api_audit import AuditParams
 from cms.session.audit import AuditLog, AuditRow
+
+#: What `--json` tells of a decision. `cost`: the session's dollars so far.
+_ROW = (
+    "number at=decision.at kind=decision.kind verdict=decision.verdict tool=decision.tool"
+    " detail=decision.detail reason=decision.reason cost=decision.cost"
+    " interaction_id=decision.interaction_id seal"
+)
 
 
 def audit(
@@ -41,12 +49,23 @@ def audit(
     with io.daemon() as client:
         reply = client.call("session.audit", AuditParams(who, head), AuditLog)
     if json:
-        from cms.cli.views_audit import view_audit
-
-        io.show_json(view_audit(reply, rows=not verify))
+        io.show_json(_as_json(reply, rows=not verify))
     else:
         io.show_lines(lines(reply, io.out_style(), rows=not verify))
     return ExitCode.COMPLETED if reply.broken is None else ExitCode.FAILED
+
+
+def _as_json(reply: AuditLog, *, rows: bool) -> dict[str, object]:
+    """The log, or without `rows` only what became of the check."""
+    return json_object(
+        name=reply.name,
+        session_id=reply.session_id,
+        ok=reply.broken is None,
+        broken=reply.broken,
+        length=len(reply.rows),
+        head=reply.rows[-1].seal if reply.rows else "",
+        rows=[json_object(row, _ROW) for row in (reply.rows if rows else ())],
+    )
 
 
 def lines(reply: AuditLog, style: Style, *, rows: bool) -> list[str]:

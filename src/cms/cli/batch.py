@@ -26,7 +26,7 @@ from cms.cli import flags, io
 from cms.cli.agent import AgentFlags
 from cms.cli.batch_client import Port
 from cms.cli.batch_load import BadTasks, load
-from cms.cli.batches import new_file, watch
+from cms.cli.batches import batch_json, new_file, watch
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
 from cms.options import Layer, resolve
@@ -313,7 +313,7 @@ def _run(port: Port, params: BatchRunParams, batch: BatchRecord, *, detach: bool
     if detach:
         batch = port.run("batch.run", params).batch
         if json:
-            io.show_json(render.view_batch(batch, None))
+            io.show_json({**batch_json(batch), "exitCode": None})
         else:
             io.show_lines(
                 [

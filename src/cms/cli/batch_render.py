@@ -1,4 +1,4 @@
-"""Batches as lines for a person, and as the one object of `--json`. Pure, with `render`'s rules."""
+"""Batches as lines for a person. Pure, with `render`'s rules."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from cms.batch.model import (
     OVER,
     BatchRecord,
     BatchStatus,
-    TaskLine,
     TaskStatus,
     TaskView,
-    line_of,
 )
 from cms.batch.report import span
 from cms.cli.render import age, clock, cost, count, cut, display_width, one_line, paint, size
 from cms.cli.terminal import Style
-from cms.cli.views import iso
-from cms.session.model import Record
 
 #: status: (icon, its ASCII stand-in, SGR colour).
 TASK_ICONS: dict[TaskStatus, tuple[str, str, str]] = {
@@ -41,78 +37,6 @@ BATCH_COLOURS: dict[BatchStatus, str] = {
     BatchStatus.PARKED: "33",
     BatchStatus.PAUSED: "36",
 }
-
-
-class BatchView(Record, frozen=True):
-    """A batch, flat. Money in dollars, times ISO 8601, `eta` in seconds."""
-
-    id: str
-    status: str
-    total: int
-    counts: dict[TaskStatus, int]
-    total_cost_usd: float
-    cost_exact: bool
-    max_cost: float | None
-    reserved: float
-    parallel: int
-    created: str
-    started: str | None
-    ended: str | None
-    until: str | None
-    eta: float | None
-    reason: str
-    stopped_by: str
-    detached: bool
-    source: str
-    work_dir: str
-    warnings: tuple[str, ...]
-    exit_code: int | None  # what a command that waited for it exits with; null while it is not over
-
-
-class BatchWithTasks(BatchView, frozen=True, kw_only=True):
-    tasks: tuple[TaskLine, ...]
-
-
-class BatchesView(Record, frozen=True):
-    batches: tuple[BatchView, ...]
-
-
-def _iso(at: float | None) -> str | None:
-    return None if at is None else iso(at)
-
-
-def view_batch(batch: BatchRecord, code: int | None) -> BatchView:
-    return BatchView(
-        id=batch.id,
-        status=batch.status.value,
-        total=batch.total,
-        counts=batch.counts,
-        total_cost_usd=batch.spent,
-        cost_exact=batch.exact,
-        max_cost=batch.options.max_cost,
-        reserved=batch.reserved,
-        parallel=batch.parallel,
-        created=iso(batch.created),
-        started=_iso(batch.started),
-        ended=_iso(batch.ended),
-        until=_iso(batch.until),
-        eta=batch.eta,
-        reason=batch.reason,
-        stopped_by=batch.stopped_by,
-        detached=batch.options.detached,
-        source=batch.options.source,
-        work_dir=batch.options.work_dir,
-        warnings=batch.warnings,
-        exit_code=code,
-    )
-
-
-def view_tasks(batch: BatchRecord, code: int | None, tasks: Sequence[TaskView]) -> BatchWithTasks:
-    base = view_batch(batch, code)
-    return BatchWithTasks(
-        **{field: getattr(base, field) for field in base.__struct_fields__},
-        tasks=tuple(line_of(task) for task in tasks),
-    )
 
 
 def _icon(status: TaskStatus, style: Style) -> str:

@@ -16,6 +16,7 @@ from cms.cli.batch_client import DaemonPort, Port
 from cms.cli.batch_progress import BatchProgress
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
+from cms.json_output import json_object
 from cms.rpc.api import Nothing
 from cms.rpc.api_batch import (
     BatchesReply,
@@ -26,6 +27,13 @@ from cms.rpc.api_batch import (
     BatchReportReply,
     BatchRunParams,
     BatchTasksReply,
+)
+
+#: What `--json` tells of a batch. `eta` in seconds.
+_BATCH = (
+    "id status total counts total_cost_usd=spent cost_exact=exact max_cost=options.max_cost reserved parallel"
+    " created started ended until eta reason stopped_by detached=options.detached source=options.source"
+    " work_dir=options.work_dir warnings"
 )
 
 IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
@@ -42,11 +50,15 @@ def batches(*, json: JsonFlag = False) -> int:
     with io.daemon() as client:
         reply = client.call("batch.list", Nothing(), BatchesReply)
     if json:
-        views = tuple(render.view_batch(batch, _code(batch)) for batch in reply.batches)
-        io.show_json(render.BatchesView(views))
+        io.show_json(json_object(batches=[batch_json(batch) for batch in reply.batches]))
     else:
         io.show_lines(render.batches_table(reply.batches, time.time(), io.out_style()))
     return ExitCode.COMPLETED
+
+
+def batch_json(batch: BatchRecord, **more: object) -> dict[str, object]:
+    """A batch, flat. `exitCode`: what a command that waited for it exits with; null while it is not over."""
+    return json_object(batch, _BATCH, exit_code=_code(batch), **more)
 
 
 def _code(batch: BatchRecord) -> int | None:
@@ -91,7 +103,7 @@ def show(
     if failed:
         tasks = [task for task in tasks if task.status in render.NOT_COMPLETED]
     if json:
-        io.show_json(render.view_tasks(record, _code(record), tasks))
+        io.show_json(batch_json(record, tasks=tasks))
         return ExitCode.COMPLETED
     style = io.out_style()
     lines = [render.task_line(task, style) for task in tasks]
@@ -157,7 +169,7 @@ def _ask(method: str, word: str, *, json: bool) -> int:
 
 def _show_one(batch: BatchRecord, *, json: bool) -> int:
     if json:
-        io.show_json(render.view_batch(batch, _code(batch)))
+        io.show_json(batch_json(batch))
     else:
         io.show_lines(render.summary_lines(batch, time.time(), io.out_style()))
     return ExitCode.COMPLETED
@@ -184,13 +196,11 @@ def watch(
 
 
 def show_end(port: Port, batch: BatchRecord, *, json: bool) -> int:
-    over = batch.status not in RESUMABLE or batch.status is BatchStatus.STOPPED
-    code = exit_code(batch.status, batch.counts, batch.stopped_by) if over else ExitCode.COMPLETED
     if json:
-        io.show_json(render.view_tasks(batch, code if over else None, all_tasks(port, batch.id)))
+        io.show_json(batch_json(batch, tasks=all_tasks(port, batch.id)))
     else:
         io.show_lines(["", *render.summary_lines(batch, time.time(), io.out_style())])
-    return code
+    return _code(batch) or ExitCode.COMPLETED
 
 
 def all_tasks(port: Port, batch_id: str) -> list[TaskView]:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
+from cms.json_output import json_object
 from cms.rpc.api import Nothing, SetBudgetParams
 from cms.session.budget import ALL, DAY, Budget, name_of
 
@@ -79,9 +80,9 @@ def _change(caps: Mapping[str, float | None], *, json: bool) -> int:
 
 def _tell(budget: Budget, *, json: bool) -> int:
     if json:
-        from cms.cli.views import view_budget
-
-        io.show_json(view_budget(budget))
+        form = "scope cap spent unknown reserved=held at_work=holders"
+        scopes = [json_object(one, form, left=max(one.left, 0.0)) for one in budget.scopes]
+        io.show_json(json_object(budget, "spent_today=today.spent spent_ever=ever.spent", scopes=scopes))
     else:
         io.show_lines(lines(budget))
     return ExitCode.COMPLETED

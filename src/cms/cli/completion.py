@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cms.cli import flags, io
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, MachineError, UsageError
-from cms.session.model import Record
+from cms.json_output import json_object
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -72,14 +72,6 @@ _PLACES: dict[Shell, tuple[str, str, str]] = {
 }
 
 
-class CompletionView(Record, frozen=True):
-    """`completion --install`: what was written where, and what is left to do by hand."""
-
-    shell: str
-    path: str
-    next: str
-
-
 def completion(
     shell: Annotated[str | None, flags.word("bash, zsh or fish.")] = None,
     /,
@@ -120,7 +112,7 @@ def completion(
     if shell == "zsh":
         then = f"have `fpath=({path.parent} $fpath); autoload -Uz compinit; compinit` in ~/.zshrc, and {then}"
     if json:
-        io.show_json(CompletionView(shell, str(path), then))
+        io.show_json(json_object(shell=shell, path=str(path), next=then))
     else:
         io.show_lines([f"written: {path}", f"now {then}"])
     return ExitCode.COMPLETED

@@ -13,6 +13,7 @@ from cms.cli import io, render
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
+from cms.json_output import json_object
 from cms.rpc.api_care import CostParams, CostReply, CostRow, Grouping
 from cms.units import parse_seconds
 
@@ -70,9 +71,9 @@ def cost(
     with io.daemon() as client:
         reply = client.call("ledger.totals", CostParams(by=by, since=since), CostReply)
     if json:
-        from cms.cli.views_care import view_cost
-
-        io.show_json(view_cost(reply, by, since))
+        rows = [json_object(row, "key name cost=usage.cost_usd exact usage") for row in reply.rows]
+        spent = {"total_cost_usd": reply.total.cost_usd, "exact": reply.exact, "usage": reply.total}
+        io.show_json(json_object(by=by, since=since, rows=rows, **spent))
     else:
         io.show_lines(lines(reply, by, io.out_style()))
     return ExitCode.COMPLETED

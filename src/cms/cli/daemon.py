@@ -17,6 +17,7 @@ from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.config import load_settings, load_settings_and_file
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
+from cms.json_output import json_object
 from cms.rpc.api import DaemonStatus, DaemonStopParams, Nothing
 from cms.rpc.client import NoDaemon
 
@@ -52,9 +53,7 @@ def unit(*, json: JsonFlag = False) -> int:
     from cms.daemon.service_unit import unit as text
 
     if json:
-        from cms.cli.views import UnitView
-
-        io.show_json(UnitView(name="cms.service", text=text(os.environ)))
+        io.show_json(json_object(name="cms.service", text=text(os.environ)))
     else:
         io.show(text(os.environ))
     return ExitCode.COMPLETED
@@ -76,9 +75,7 @@ def status(*, json: JsonFlag = False) -> int:
         _show_none(f"no daemon runs for {load_settings().home}", stopped=False, json=json)
         return ExitCode.DAEMON_UNAVAILABLE
     if json:
-        from cms.cli.views import view_daemon
-
-        io.show_json(view_daemon(reply))
+        io.show_json(json_object(reply, running=True))
     else:
         io.show_lines(render.daemon_lines(reply))
     return ExitCode.COMPLETED
@@ -152,9 +149,7 @@ def logs(
         with path.open("rb") as log:
             last = _tail(log, lines)
             if json:
-                from cms.cli.views import LogView
-
-                io.show_json(LogView(path=str(path), lines=tuple(last)))
+                io.show_json(json_object(path=str(path), lines=last))
                 return ExitCode.COMPLETED
             if last:
                 io.show_lines(last)
@@ -187,8 +182,6 @@ def _tail(log: BinaryIO, lines: int) -> list[str]:
 
 def _show_none(text: str, *, stopped: bool, json: bool) -> None:
     if json:
-        from cms.cli.views import NoDaemonView
-
-        io.show_json(NoDaemonView(home=str(load_settings().home), stopped=stopped))
+        io.show_json(json_object(home=str(load_settings().home), running=False, stopped=stopped))
     else:
         io.show_lines([text])

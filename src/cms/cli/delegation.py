@@ -116,9 +116,7 @@ def wait_and_show(
 
 def _show(result: DelegateResult, *, json: bool) -> int:
     if json:
-        from cms.cli.views import view_delegate
-
-        io.show_json(view_delegate(result))
+        io.show_json(result)
     else:
         io.show_lines(render.delegate_lines(result, io.out_style()))
     return exit_code_of(result.status)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -18,6 +18,7 @@ import msgspec
 from cms.cli import terminal
 from cms.config import load_settings
 from cms.errors import MachineError
+from cms.json_output import encode
 from cms.rpc.api import AcceptedReply
 from cms.rpc.client import Client, connect
 from cms.session.model import Record
@@ -74,13 +75,11 @@ def show(text: str) -> None:
         sys.stdout.flush()
 
 
-def show_json(view: msgspec.Struct) -> None:
+def show_json(answer: Mapping[str, object] | msgspec.Struct) -> None:
     """The one object of a command with `--json`, on stdout; always UTF-8. Raises as `show_lines`."""
-    from cms.cli.views import to_json
-
     with _writing():
         sys.stdout.flush()
-        sys.stdout.buffer.write(to_json(view))
+        sys.stdout.buffer.write(encode(answer))
         sys.stdout.buffer.flush()
 
 

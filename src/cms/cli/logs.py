@@ -22,9 +22,10 @@ from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.config import load_settings
 from cms.errors import CmsError, ExitCode, UsageError
+from cms.json_output import encode, json_object
 from cms.rpc.api import NameParams, SessionReply, WatchParams
 from cms.rpc.client import Client
-from cms.session.model import LIVE, Record
+from cms.session.model import LIVE
 from cms.session.transcript import Moment, Transcript
 from cms.store.rawlog import Entry, raw_log_path, read_entries
 
@@ -35,23 +36,8 @@ _LOOK = 0.25
 _LONGEST = 400  # characters of a line in a pipe, where no terminal says how long it may be
 
 
-class LogMomentView(Record, frozen=True):
-    """One moment in `--json`. `cost` in dollars, of the message that is done."""
-
-    at: str
-    kind: str
-    text: str
-    tool: str
-    subagent: bool
-    cost: float | None
-    is_error: bool
-
-
-class LogsView(Record, frozen=True):
-    name: str
-    status: str
-    path: str
-    moments: tuple[LogMomentView, ...]
+#: What `--json` tells of a moment. `cost`: of the message that is done.
+_MOMENT = "-piece"
 
 
 def logs(
@@ -119,8 +105,9 @@ def logs(
 
 
 def _show_object(name: str, status: str, path: Path, last: int | None) -> int:
-    moments = join_pieces(moment for _, found in Log(path).past(last) for moment in found)
-    io.show_json(LogsView(name, status, str(path), tuple(view_moment(one) for one in moments)))
+    told = join_pieces(moment for _, found in Log(path).past(last) for moment in found)
+    moments = [json_object(moment, _MOMENT) for moment in told]
+    io.show_json(json_object(name=name, status=status, path=str(path), moments=moments))
     return ExitCode.COMPLETED
 
 
@@ -217,20 +204,6 @@ def join_pieces(moments: Iterable[Moment]) -> Iterator[Moment]:
         yield open_text
 
 
-def view_moment(moment: Moment) -> LogMomentView:
-    from cms.cli.views import iso
-
-    return LogMomentView(
-        iso(moment.at),
-        moment.kind,
-        moment.text,
-        moment.tool,
-        moment.subagent,
-        moment.cost,
-        moment.is_error,
-    )
-
-
 # --- telling --------------------------------------------------------------------------------------
 
 
@@ -270,7 +243,7 @@ class JsonTeller(Teller):
     def tell(self, told: Iterable[Told]) -> None:
         for _, moments in told:
             for moment in moments:
-                self._stream.write(msgspec.json.encode(view_moment(moment)) + b"\n")
+                self._stream.write(encode(json_object(moment, _MOMENT)))
         self._stream.flush()
 
 

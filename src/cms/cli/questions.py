@@ -14,11 +14,18 @@ from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, NothingAsked, UsageError
+from cms.json_output import json_object
 from cms.rpc.api import ContinueParams, SendParams
 from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, Unanswered
 from cms.rpc.client import Client
 from cms.session.model import Question
 from cms.session.questions import AskedQuestion, OpenQuestion, choose
+
+#: What `--json` tells of a message that ended because a person was needed.
+_UNANSWERED = (
+    "name=session.name status=session.status questions=interaction.questions denials=interaction.denials"
+    " error=interaction.error timestamp=interaction.timestamp"
+)
 
 
 def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
@@ -38,9 +45,11 @@ def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag 
     with io.daemon() as client:
         reply = client.call("sessions.questions", AskParams(name=name or name_flag or ""), AskReply)
     if json:
-        from cms.cli.views_care import view_ask
-
-        io.show_json(view_ask(reply))
+        unanswered = [
+            json_object(one, _UNANSWERED, can_continue=bool(one.session.claude_session_id))
+            for one in reply.unanswered
+        ]
+        io.show_json(json_object(reply, unanswered=unanswered))
     else:
         io.show_lines(ask_lines(reply, time.time(), io.out_style()))
     return ExitCode.COMPLETED
@@ -99,9 +108,7 @@ def _ended_asking(client: Client, name: str) -> Unanswered | None:
 
 def _told(reply: AnswerReply, texts: tuple[str, ...], *, json: bool) -> int:
     if json:
-        from cms.cli.views_care import view_answer
-
-        io.show_json(view_answer(reply))
+        io.show_json(json_object(reply, "name=session.name question left"))
     else:
         more = f"; {render.count(reply.left, 'question')} left" if reply.left else ""
         # A choice as it was understood: a number that was none went as the person's own words.

@@ -329,7 +329,7 @@ def status_lines(
         *fields(
             (
                 ("model", session.options.model),
-                ("session id", session.claude_session_id or session.id),
+                ("session id", session.conversation),
                 ("work dir", session.options.work_dir),
                 ("preset", session.options.preset + ("" if session.options.safety else ", SAFETY OFF")),
                 ("cost", f"{spent} of {cost(limits.max_cost)}" if limits.max_cost is not None else spent),

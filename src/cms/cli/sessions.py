@@ -11,6 +11,7 @@ from cms.cli import flags, io, render
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.terminal import Style
 from cms.errors import CmsError, ExitCode, UsageError
+from cms.json_output import json_object
 from cms.rpc.api import (
     AcceptedReply,
     NameParams,
@@ -35,6 +36,13 @@ from cms.session.model import Outcome, Record, Reply, SessionStatus, exit_code_o
 
 #: What a branch is told when nobody says more.
 GO_ON = "Go on from here."
+
+#: What `--json` tells of them (`cms.json_output`). `log` is null where there is none.
+_DELETED = (
+    "name=session.name id=session.id status=session.status total_cost_usd=session.total_cost_usd"
+    " log log_bytes receipt audited"
+)
+_WAITED = "*session last_interaction=last"
 
 MessageWord = Annotated[str | None, flags.word("The message; - reads it from stdin.")]
 MessageFlag = Annotated[str | None, flags.text_flag("--message", "The message, instead of MESSAGE.")]
@@ -286,9 +294,7 @@ def delete(
             io.warn(f"cms: {failure.message}")
         raise failures[0]
     if json:
-        from cms.cli.views_care import DeletedListView, view_deleted
-
-        io.show_json(DeletedListView(tuple(view_deleted(one) for one in gone)))
+        io.show_json(json_object(deleted=[_deleted(one) for one in gone]))
     return ExitCode.COMPLETED
 
 
@@ -332,9 +338,9 @@ def cleanup(
             CleanupReply,
         )
     if json:
-        from cms.cli.views_care import view_cleanup
-
-        io.show_json(view_cleanup(reply, dry_run=dry_run))
+        deleted = [_deleted(one) for one in reply.deleted]
+        live = [session.name for session in reply.live]
+        io.show_json({"dryRun": dry_run, **json_object(reply, deleted=deleted, live=live)})
     else:
         io.show_lines(cleanup_lines(reply, days, dry_run=dry_run))
     return ExitCode.COMPLETED
@@ -372,9 +378,7 @@ def wait(
     with io.daemon() as client:
         reply = client.call("sessions.wait", params, WaitReply)
     if json:
-        from cms.cli.views_care import view_wait
-
-        io.show_json(view_wait(reply))
+        io.show_json(json_object(reply, done=[json_object(one, _WAITED) for one in reply.done]))
     else:
         io.show_lines(wait_lines(reply, io.out_style()))
     return wait_exit(reply, first=any_)
@@ -396,11 +400,7 @@ def show_accepted(reply: AcceptedReply, *, detached: bool, json: bool) -> int:
         io.warn(f"cms: no longer waiting; {reply.name} works on")
         io.warn(f"     `cms interrupt {reply.name}` stops it, `cms output {reply.name}` shows the answer")
     if json:
-        from cms.cli.views import AcceptedView
-
-        io.show_json(
-            AcceptedView(name=reply.name, session_id=reply.session_id, interaction_id=reply.interaction_id)
-        )
+        io.show_json(json_object(reply, accepted=True))
     elif detached:
         io.show_lines(render.accepted_lines(reply))
     return ExitCode.COMPLETED if detached else ExitCode.INTERRUPTED
@@ -419,9 +419,7 @@ def send_and_show(name: str, method: str, params: Record, *, detach: bool, json:
 
 def show_session(reply: SessionReply, *, json: bool) -> int:
     if json:
-        from cms.cli.views import view_session
-
-        io.show_json(view_session(reply.session))
+        io.show_json(reply.session)
     else:
         io.show_lines([render.session_line(reply.session, io.out_style())])
     return ExitCode.COMPLETED
@@ -429,9 +427,7 @@ def show_session(reply: SessionReply, *, json: bool) -> int:
 
 def _show_stopped(reply: StopReply, *, json: bool, by_force: bool = False) -> int:
     if json:
-        from cms.cli.views import view_stopped
-
-        io.show_json(view_stopped(reply.session, reply.receipt))
+        io.show_json(json_object(reply.session, receipt=reply.receipt))
     else:
         lines = render.killed_lines if by_force else render.stopped_lines
         io.show_lines(lines(reply.session, reply.receipt, io.out_style()))
@@ -455,6 +451,10 @@ def wait_exit(reply: WaitReply, *, first: bool) -> ExitCode:
 
 
 # --- lines ----------------------------------------------------------------------------------------
+
+
+def _deleted(gone: Deleted) -> dict[str, object]:
+    return json_object(gone, _DELETED, log=gone.log or None)
 
 
 def deleted_lines(gone: Deleted) -> list[str]:

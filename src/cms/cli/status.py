@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cms.cli import flags, io, render
 from cms.cli.flags import FullFlag, JsonFlag, NameFlag, NameWord
 from cms.errors import CmsError, ExitCode, UsageError
+from cms.json_output import json_object
 from cms.rpc.api import (
     InteractionsParams,
     InteractionsReply,
@@ -34,9 +35,7 @@ def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFl
         recent = client.call("session.interactions", InteractionsParams(name=who, last=1), InteractionsReply)
     last = recent.interactions[-1] if recent.interactions else None
     if json:
-        from cms.cli.views import view_status
-
-        io.show_json(view_status(reply.session, reply.activity, last))
+        io.show_json(json_object(reply.session, activity=reply.activity, last_interaction=last))
     else:
         io.show_lines(render.status_lines(reply.session, reply.activity, last, time.time(), io.out_style()))
     return ExitCode.COMPLETED
@@ -64,9 +63,7 @@ def output(
         raise CmsError(f"{who} has no message yet", hint=f"send one: cms send {who} MESSAGE")
     last = reply.interactions[-1]
     if json:
-        from cms.cli.views import view_output
-
-        io.show_json(view_output(reply.session, last))
+        io.show_json(json_object(last, name=reply.session.name, status=reply.session.status))
     else:
         io.show_lines(render.output_lines(last, io.out_style(), full=full))
     return ExitCode.COMPLETED
@@ -96,14 +93,10 @@ def history(
             "session.interactions", InteractionsParams(name=who, last=last), InteractionsReply
         )
     if json:
-        from cms.cli.views import HistoryView, view_interaction
-
         io.show_json(
-            HistoryView(
-                name=reply.session.name,
-                status=reply.session.status,
-                interactions=tuple(view_interaction(item) for item in reply.interactions),
-                total_cost_usd=reply.session.total_cost_usd,
+            json_object(
+                reply,
+                "name=session.name status=session.status interactions total_cost_usd=session.total_cost_usd",
             )
         )
     else:
@@ -135,13 +128,9 @@ def list_sessions(
     with io.daemon() as client:
         reply = client.call("session.list", ListParams(status=status), SessionsReply)
     if json:
-        from cms.cli.views import ListView, view_session
-
         io.show_json(
-            ListView(
-                sessions=tuple(view_session(session) for session in reply.sessions),
-                total=len(reply.sessions),
-                total_cost_usd=reply.total_cost_usd,
+            json_object(
+                sessions=reply.sessions, total=len(reply.sessions), total_cost_usd=reply.total_cost_usd
             )
         )
     elif status and not reply.sessions:

@@ -28,12 +28,15 @@ from cms.cli.cost import bar
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import CmsError, ExitCode
+from cms.json_output import json_object
 from cms.rpc.api import NameParams, Nothing, ResumeParams, SessionReply, StopParams, StopReply
 from cms.rpc.api_care import OverviewReply, PauseParams
 from cms.rpc.client import Client
 from cms.session.model import SessionStatus
 from cms.session.questions import LiveSession
 
+#: What `--json` tells of a live session. `memory` in bytes.
+_LIVE = "*session activity frozen queued open_questions=questions processes memory"
 _BAR = 6  # columns
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 _HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
@@ -69,9 +72,7 @@ def top(
         if not watching or os.environ.get("TERM", "") in ("", "dumb"):
             reply = client.call("sessions.overview", Nothing(), OverviewReply)
             if json:
-                from cms.cli.views_care import view_top
-
-                io.show_json(view_top(reply))
+                io.show_json(json_object(reply, sessions=[json_object(one, _LIVE) for one in reply.sessions]))
             else:
                 io.show_lines(table(reply, io.out_style()))
             return ExitCode.COMPLETED

@@ -24,8 +24,9 @@ from typing import Final, Literal
 import msgspec
 import trio
 
-from cms.batch.model import BatchOptions, BatchRecord, TaskView, line_of
+from cms.batch.model import BatchOptions, BatchRecord, TaskView
 from cms.config import caller_environ
+from cms.json_output import encode
 from cms.session.model import Record
 
 HOOK_TIMEOUT: Final = 60.0
@@ -79,7 +80,7 @@ class ResultFile:
             OSError: not all could be written; a later `reconcile` sees which.
         """
         fresh = [task for task in tasks if task.name not in self.names]
-        data = b"".join(msgspec.json.encode(line_of(task)) + b"\n" for task in fresh)
+        data = b"".join(encode(task) for task in fresh)
         while data:
             data = data[self._file.write(data) :]
 

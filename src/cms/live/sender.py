@@ -116,7 +116,7 @@ class Sender:
             before = context.record
             context.update(
                 status=SessionStatus.BUSY,
-                claude_session_id=context.record.claude_session_id or context.record.id,
+                claude_session_id=context.record.conversation,
             )
             line = context.line("message", "sent", first_line(interaction.prompt), interaction.type)
             line = msgspec.structs.replace(line, interaction_id=interaction.id)

@@ -27,6 +27,7 @@ import trio
 from cms.config import Settings, find_claude, load_settings
 from cms.errors import ClaudeNotFound, ExitCode
 from cms.fleet.supervisor import Supervisor, open_supervisor
+from cms.json_output import encode
 from cms.session.model import DelegateResult, Limits, Outcome, Record, SessionOptions
 from cms.testing.api import serve_api
 from cms.testing.script import call, prompt, say
@@ -74,7 +75,7 @@ def main(*, json: bool = False) -> int:
     with tempfile.TemporaryDirectory(prefix="cms-demo-") as folder:
         report = trio.run(_demo, Path(folder), say_line)
     if json:
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        sys.stdout.write(encode(report).decode())
     return ExitCode.COMPLETED if report.ok else ExitCode.FAILED
 
 

@@ -34,6 +34,7 @@ from cms.config import find_claude, load_settings
 from cms.containment import Guarantee
 from cms.errors import ClaudeNotFound, CmsError, ExitCode, UsageError
 from cms.fleet.supervisor import Supervisor, open_supervisor
+from cms.json_output import encode
 from cms.session.model import Limits, Outcome, Receipt, Record, SessionOptions, SessionStatus
 from cms.testing import hostile
 from cms.testing.agent import write_launcher
@@ -137,7 +138,7 @@ def main(plan: Plan, *, json: bool = False) -> int:
                 raise KeyboardInterrupt from None
             raise
     if json:
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
+        sys.stdout.write(encode(report).decode())
     return ExitCode.COMPLETED if report.ok else ExitCode.FAILED
 
 

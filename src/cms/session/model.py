@@ -316,6 +316,11 @@ class SessionRecord(Record, frozen=True):
     depth: int = 0  # 0: a person started it, 1: an MCP client, one more for each session in between
     started_by: str = ""  # the session whose agent started this one; it ends when that one does
 
+    @property
+    def conversation(self) -> str:
+        """The conversation's id, also before claude has told it: then it is the one that it was given."""
+        return self.claude_session_id or self.id
+
 
 class Reply(Record, frozen=True):
     """The answer to one message, as `spawn`, `send` and `resume` give it."""

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, Task, TaskLine, TaskSpec, TaskStatus
+from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, Task, TaskSpec, TaskStatus
 from cms.config import Settings
 from cms.errors import UsageError
 from cms.fleet.batch_engine import Engine
@@ -308,16 +308,16 @@ async def test_the_results_come_once_each(house: House, autojump_clock: Clock, t
         out=str(out),
         report=str(tmp_path / "r.html"),
     )
-    lines = [msgspec.json.decode(line, type=TaskLine) for line in out.read_bytes().splitlines()]
-    assert sorted(line.name for line in lines) == sorted(f"t{n}" for n in range(30))
-    assert next(line for line in lines if line.name == "t3").status is TaskStatus.FAILED
+    lines = [msgspec.json.decode(line, type=dict[str, object]) for line in out.read_bytes().splitlines()]
+    assert sorted(str(line["name"]) for line in lines) == sorted(f"t{n}" for n in range(30))
+    assert next(line for line in lines if line["name"] == "t3")["status"] == "failed"
     assert record.id in (tmp_path / "r.html").read_text()
     # A line is torn and one is lost in a crash: going on mends both.
     out.write_bytes(b"\n".join(out.read_bytes().splitlines()[:-1])[:-5])
     await house.store.write(batches.save, msgspec.structs.replace(record, status=BatchStatus.STOPPED))
     await (await house.batches.start(record.id)).wait()
-    again = [msgspec.json.decode(line, type=TaskLine) for line in out.read_bytes().splitlines()]
-    assert sorted(line.name for line in again) == sorted(f"t{n}" for n in range(30))
+    again = [msgspec.json.decode(line, type=dict[str, object]) for line in out.read_bytes().splitlines()]
+    assert sorted(str(line["name"]) for line in again) == sorted(f"t{n}" for n in range(30))
 
 
 async def test_a_keep_alive_batch_keeps_who_completed(house: House, autojump_clock: Clock) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import trio
 
-from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskLine, TaskStatus, TaskView
+from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
 from cms.fleet.notify import News, Notifier, ResultFile, post, run_hook
 
 
@@ -154,6 +154,6 @@ def test_lines_come_once_whatever_was_torn(tmp_path: Path) -> None:
     results.write(tasks)
     results.caught_up()
     results.close()
-    lines = [msgspec.json.decode(line, type=TaskLine) for line in path.read_bytes().splitlines()]
-    assert [line.name for line in lines] == ["t0", "t1", "t2", "t3", "t4"]
-    assert lines[0].started == "1970-01-01T00:00:01.500Z"
+    lines = [msgspec.json.decode(line, type=dict[str, object]) for line in path.read_bytes().splitlines()]
+    assert [line["name"] for line in lines] == ["t0", "t1", "t2", "t3", "t4"]
+    assert lines[0]["started"] == "1970-01-01T00:00:01.500Z"
