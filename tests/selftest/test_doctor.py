@@ -86,7 +86,7 @@ def test_a_home_that_cannot_be_used(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ran = shell.cms("doctor", env={"CMS_HOME": str(tmp_path / "file")})
     assert ran.code == 1
-    assert "set CMS_HOME to a folder that can be written" in ran.out
+    assert "make it a folder that you can write, or set CMS_HOME to another" in ran.out
 
 
 def test_a_mechanism_that_there_is_not(shell: Shell) -> None:
