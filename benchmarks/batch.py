@@ -29,8 +29,8 @@ from typing import Any
 import psutil
 
 from cms.config import load_settings
-from cms.rpc.api import DaemonStopParams, Nothing
 from cms.rpc.client import NoDaemon, connect
+from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
 from cms.testing.agent import write_launcher
 from cms.testing.script import prompt, say
 
@@ -100,7 +100,7 @@ class House:
     def stop(self) -> None:
         try:
             with connect(load_settings(self.env), start=False) as client:
-                client.call("daemon.stop", DaemonStopParams(grace=10.0), Nothing)
+                client.call(DAEMON_STOP, DaemonStopParams(grace=10.0))
                 client.wait_until_gone(time.monotonic() + 30)
         except NoDaemon:
             pass

@@ -18,7 +18,8 @@ from cms import json_output
 from cms.batch.model import BatchRecord
 from cms.cli import audit, batches, logs, questions, sessions, top
 from cms.json_output import FORMS, MONEY, TIMES, camel, encode, fields_of, iso, json_object, plain, value_at
-from cms.rpc.api_care import Deleted, Unanswered, Waited
+from cms.rpc.questions import Unanswered
+from cms.rpc.sessions import Deleted, Waited
 from cms.session.audit import AuditRow
 from cms.session.model import Record, SessionRecord
 from cms.session.questions import LiveSession

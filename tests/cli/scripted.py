@@ -1,4 +1,4 @@
-"""A daemon that answers from a script: a thread with a Unix socket that speaks `cms.rpc.api`.
+"""A daemon that answers from a script: a thread with a Unix socket that speaks `cms.rpc.wire`.
 
 Each method has a function from the raw params to a result, a `CmsError` to be raised at the other end, or
 None: no answer before a `cancel` comes. What was asked is kept in `received`.
@@ -15,22 +15,15 @@ from pathlib import Path
 import msgspec
 
 from cms.errors import CmsError
-from cms.rpc.api import (
-    PROTOCOL,
-    SERVER_ERROR,
-    HelloReply,
-    ProgressNote,
-    Request,
-    Response,
-    RpcError,
-)
-from cms.rpc.catalog import METHODS
-from cms.rpc.wire import error_data
+from cms.rpc.daemon import HelloResult
+from cms.rpc.verbs import all_verbs
+from cms.rpc.wire import PROTOCOL, SERVER_ERROR, ProgressNote, Request, Response, RpcError, error_data
 from cms.session.model import Progress, Record
 
 Answer = Record | CmsError | None
 Script = Mapping[str, Callable[[Record], Answer]]
 
+VERBS = all_verbs()
 #: The pid of a daemon whose process is gone already: above every pid that Linux gives.
 GONE = 2**22 + 1
 
@@ -59,9 +52,9 @@ class ScriptedDaemon:
                     stream.flush()
                     continue
                 assert request.id is not None
-                params = msgspec.json.decode(request.params, type=METHODS[request.method][0])
+                params = msgspec.json.decode(request.params, type=VERBS[request.method].params)
                 if request.method == "hello":
-                    answer: Answer = HelloReply("test", PROTOCOL, GONE, "/home")
+                    answer: Answer = HelloResult("test", PROTOCOL, GONE, "/home")
                 else:
                     self.received.append(params)
                     for progress in self.progress:

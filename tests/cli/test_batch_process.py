@@ -22,8 +22,9 @@ import pytest
 
 from cms.config import load_settings
 from cms.errors import ExitCode
-from cms.rpc.api import DaemonStopParams, Nothing
 from cms.rpc.client import NoDaemon, connect
+from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
+from cms.rpc.sessions import SESSION_INTERACTIONS
 from cms.testing.agent import write_launcher
 from cms.testing.script import ScriptedReply, call, prompt, say
 
@@ -110,7 +111,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     try:
         with connect(load_settings(shell.env), start=False) as client:
             pid = client.daemon.pid
-            client.call("daemon.stop", DaemonStopParams(grace=2.0), Nothing)
+            client.call(DAEMON_STOP, DaemonStopParams(grace=2.0))
             client.wait_until_gone(time.monotonic() + PATIENCE)
         wait_for(lambda: gone(pid))
     except NoDaemon:
@@ -269,10 +270,10 @@ def test_a_killed_daemon_goes_on_with_a_detached_batch(shell: Shell) -> None:
 
 
 def shell_history(shell: Shell, name: str) -> list[str]:
-    from cms.rpc.api import InteractionsParams, InteractionsReply
+    from cms.rpc.sessions import InteractionsParams
 
     with connect(load_settings(shell.env)) as client:
-        reply = client.call("session.interactions", InteractionsParams(name=name), InteractionsReply)
+        reply = client.call(SESSION_INTERACTIONS, InteractionsParams(name=name))
     return [interaction.state.value for interaction in reply.interactions]
 
 

@@ -13,30 +13,28 @@ from cli.making import RECEIPT, UNPROVED, interaction, reply, result, session
 from cli.scripted import Answer, serve
 from cms.cli.sessions import reply_exit
 from cms.errors import ExitCode, NameTaken, SessionNotFound, StoreError
-from cms.rpc.api import (
-    AcceptedReply,
+from cms.rpc.daemon import DaemonStatus, DaemonStopParams
+from cms.rpc.sessions import (
+    AcceptedResult,
     ContinueParams,
-    DaemonStatus,
-    DaemonStopParams,
     DelegateParams,
     InteractionsParams,
-    InteractionsReply,
+    InteractionsResult,
     ListParams,
     NameParams,
-    Nothing,
-    ResumeParams,
     SendParams,
-    SessionReply,
-    SessionsReply,
+    SessionResult,
+    SessionsResult,
     SpawnParams,
     StopParams,
-    StopReply,
+    StopResult,
 )
+from cms.rpc.verbs import Nothing
 from cms.session.model import Limits, Outcome, Record, SessionOptions, SessionStatus, exit_code_of
 
 SESSION_ID = "11111111-1111-4111-8111-111111111111"
 MESSAGE_ID = "33333333-3333-4333-8333-333333333333"
-ACCEPTED = AcceptedReply("fix-auth", SESSION_ID, MESSAGE_ID)
+ACCEPTED = AcceptedResult("fix-auth", SESSION_ID, MESSAGE_ID)
 
 
 def always(answer: Answer) -> Callable[[Record], Answer]:
@@ -46,15 +44,15 @@ def always(answer: Answer) -> Callable[[Record], Answer]:
 SCRIPT = {
     "session.spawn": always(reply()),
     "session.send": always(reply()),
-    "session.resume": always(SessionReply(session())),
+    "session.resume": always(SessionResult(session())),
     "session.delegate": always(result()),
     "session.continue": always(result()),
-    "session.interrupt": always(SessionReply(session(), "")),
-    "session.stop": always(StopReply(session(status=SessionStatus.STOPPED, pid=None), RECEIPT)),
-    "session.kill": always(StopReply(session(status=SessionStatus.KILLED, pid=None), RECEIPT)),
-    "session.get": always(SessionReply(session(limits=Limits(max_cost=2.0, max_turns=50)), "Edit a.py")),
-    "session.list": always(SessionsReply((session(), session("docs")), 0.2468)),
-    "session.interactions": always(InteractionsReply(session(), (interaction(),))),
+    "session.interrupt": always(SessionResult(session(), "")),
+    "session.stop": always(StopResult(session(status=SessionStatus.STOPPED, pid=None), RECEIPT)),
+    "session.kill": always(StopResult(session(status=SessionStatus.KILLED, pid=None), RECEIPT)),
+    "session.get": always(SessionResult(session(limits=Limits(max_cost=2.0, max_turns=50)), "Edit a.py")),
+    "session.list": always(SessionsResult((session(), session("docs")), 0.2468)),
+    "session.interactions": always(InteractionsResult(session(), (interaction(),))),
     "daemon.status": always(DaemonStatus(7, "0.1", "/h", 3.0, 1, 2, 1, "bwrap (B)", "/bin/claude", 600.0)),
     "daemon.stop": always(Nothing()),
 }
@@ -232,7 +230,7 @@ def test_the_other_commands_ask_for_what_they_say(cms: Cms, home: Path) -> None:
             ran = cms(*words.split())
             assert ran.code == 0, ran
     assert daemon.received == [
-        ResumeParams("fix-auth"),
+        NameParams("fix-auth"),
         NameParams("fix-auth"),
         StopParams("fix-auth"),
         StopParams("fix-auth", 120.0),
@@ -296,14 +294,14 @@ def test_an_error_never_reads_as_success() -> None:
 
 @pytest.mark.parametrize("command", ["kill", "stop"])
 def test_an_end_that_is_not_proved_is_a_failure(cms: Cms, home: Path, command: str) -> None:
-    script = {f"session.{command}": always(StopReply(session(status=SessionStatus.ERROR), UNPROVED))}
+    script = {f"session.{command}": always(StopResult(session(status=SessionStatus.ERROR), UNPROVED))}
     with serve(home, script):
         ran = cms(command, "fix-auth")
     assert ran.code == ExitCode.FAILED
     assert "STILL ALIVE" in ran.out
     assert ran.out.count("41 python") == (2 if command == "kill" else 1)
     assert "cms: fix-auth is NOT proved dead; no session is started in /srv/app" in ran.err
-    with serve(home, {f"session.{command}": always(StopReply(session(), None))}):
+    with serve(home, {f"session.{command}": always(StopResult(session(), None))}):
         ran = cms(command, "fix-auth")
     assert ran.code == 0
     assert "nothing was alive" in ran.out
@@ -450,7 +448,7 @@ def test_output_full_is_the_response_alone(cms: Cms, home: Path) -> None:
 
 
 def test_a_session_without_messages_has_no_output(cms: Cms, home: Path) -> None:
-    with serve(home, {"session.interactions": always(InteractionsReply(session(), ()))}):
+    with serve(home, {"session.interactions": always(InteractionsResult(session(), ()))}):
         ran = cms("output", "fix-auth")
         assert (ran.code, ran.err) == (
             1,
@@ -532,7 +530,7 @@ RECEIPT_JSON: dict[str, object] = {
 
 
 def test_the_json_of_commands_that_ask(cms: Cms, home: Path) -> None:
-    script = {**SCRIPT, "session.get": always(SessionReply(session(), "Edit a.py"))}
+    script = {**SCRIPT, "session.get": always(SessionResult(session(), "Edit a.py"))}
     with serve(home, script):
         listed = cms("list", "--json")
         status = cms("status", "fix-auth", "--json")

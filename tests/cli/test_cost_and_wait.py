@@ -18,7 +18,8 @@ from cms.cli.cost import bar, lines, parse_since, tokens
 from cms.cli.render import display_width
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
-from cms.rpc.api_care import CostReply, CostRow, Waited, WaitReply
+from cms.rpc.money import CostResult, CostRow
+from cms.rpc.sessions import Waited, WaitResult
 from cms.session.model import Interaction, Outcome, TokenUsage
 from cms.testing.script import call, prompt, say
 
@@ -99,7 +100,7 @@ def test_a_cost_table_fits_and_tells_what_is_not_exact() -> None:
         CostRow("id", name, TokenUsage(10**6, 10**5, 0, 0, usd), exact)
         for name, usd, exact in (("n" * 64, 12.5, True), ("ü" * 40, 0.5, False))
     )
-    reply = CostReply(rows, TokenUsage(cost_usd=13.0), False)
+    reply = CostResult(rows, TokenUsage(cost_usd=13.0), False)
     for width in (50, 60, 80, 120):
         for style in (Style(icons="unicode", width=width), Style(icons="ascii", width=width)):
             assert max(display_width(line) for line in lines(reply, "session", style)) <= width
@@ -174,14 +175,14 @@ def ended(name: str, outcome: Outcome | None) -> Waited:
 @pytest.mark.parametrize(
     ("reply", "first", "code"),
     [
-        (WaitReply((ended("a", Outcome.COMPLETED), ended("b", None))), False, 0),
-        (WaitReply((ended("a", Outcome.COMPLETED), ended("b", Outcome.COST_EXCEEDED))), False, 4),
-        (WaitReply((ended("a", Outcome.FAILED), ended("b", Outcome.COST_EXCEEDED))), False, 1),
-        (WaitReply((ended("a", Outcome.COMPLETED),), ("b",), timed_out=True), False, 6),
-        (WaitReply((ended("a", Outcome.COMPLETED),), ("b",)), False, 130),
-        (WaitReply((ended("a", Outcome.COMPLETED),), ("b",)), True, 0),
-        (WaitReply((), ("b",), timed_out=True), True, 6),
+        (WaitResult((ended("a", Outcome.COMPLETED), ended("b", None))), False, 0),
+        (WaitResult((ended("a", Outcome.COMPLETED), ended("b", Outcome.COST_EXCEEDED))), False, 4),
+        (WaitResult((ended("a", Outcome.FAILED), ended("b", Outcome.COST_EXCEEDED))), False, 1),
+        (WaitResult((ended("a", Outcome.COMPLETED),), ("b",), timed_out=True), False, 6),
+        (WaitResult((ended("a", Outcome.COMPLETED),), ("b",)), False, 130),
+        (WaitResult((ended("a", Outcome.COMPLETED),), ("b",)), True, 0),
+        (WaitResult((), ("b",), timed_out=True), True, 6),
     ],
 )
-def test_exit_codes_of_waiting(reply: WaitReply, first: bool, code: int) -> None:
+def test_exit_codes_of_waiting(reply: WaitResult, first: bool, code: int) -> None:
     assert sessions.wait_exit(reply, first=first) == code

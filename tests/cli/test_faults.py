@@ -25,21 +25,23 @@ from cms.config import Settings, load_settings
 from cms.containment._cgroup import find_delegation
 from cms.errors import CmsError, DaemonUnavailable
 from cms.protection import scratch
-from cms.rpc.api import (
-    Accepted,
-    AcceptedReply,
-    DaemonStopParams,
+from cms.rpc.client import Client, connect
+from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
+from cms.rpc.sessions import (
+    SESSION_DELEGATE,
+    SESSION_INTERACTIONS,
+    SESSION_LIST,
+    SESSION_SEND,
+    SESSION_SPAWN,
+    AcceptedResult,
     DelegateParams,
     InteractionsParams,
-    InteractionsReply,
     ListParams,
-    Nothing,
     SendParams,
-    SessionsReply,
     SpawnParams,
 )
-from cms.rpc.client import Client, connect
-from cms.session.model import ENDED, DelegateResult, Interaction, InteractionState, Reply, SessionOptions
+from cms.rpc.wire import Accepted
+from cms.session.model import ENDED, DelegateResult, Interaction, InteractionState, SessionOptions
 from cms.testing.agent import write_launcher
 from cms.testing.script import Message, call, prompt, say
 from cms.testing.script import ScriptedReply as Scripted
@@ -138,22 +140,22 @@ class Worker:
         wait, stop = self._dice.random() < 0.8, self._dice.random() < 0.3
         try:
             if fresh and self._dice.random() < 0.5:
-                result = client.call(
-                    "session.delegate", DelegateParams(options, task), DelegateResult, on_accepted=note
-                )
+                result = client.call(SESSION_DELEGATE, DelegateParams(options, task), on_accepted=note)
+                assert isinstance(result, DelegateResult)
                 self._ledger.answer(word, result.response)
                 return
-            method = "session.send"
-            params: SendParams | SpawnParams = SendParams(name, task, stop=wait and stop, wait=wait)
             if fresh:
-                method, params = "session.spawn", SpawnParams(options, task, params.stop, wait)
                 self._names.append(name)
-            reply = client.call(method, params, Reply, AcceptedReply, on_accepted=note)
+                spawn = SpawnParams(options, task, stop=wait and stop, wait=wait)
+                reply = client.call(SESSION_SPAWN, spawn, on_accepted=note)
+            else:
+                send = SendParams(name, task, stop=wait and stop, wait=wait)
+                reply = client.call(SESSION_SEND, send, on_accepted=note)
         except DaemonUnavailable:
             raise
         except CmsError:
             return  # a name whose spawn was killed before it was stored, and the like
-        if isinstance(reply, AcceptedReply):
+        if isinstance(reply, AcceptedResult):
             self._ledger.accept(word, reply.interaction_id)
         elif not reply.is_error:
             self._ledger.answer(word, reply.text)
@@ -207,7 +209,7 @@ def test_a_daemon_that_is_killed_again_and_again(settings: Settings, tmp_path: P
     assert forge("start").startswith("started ")
     with connect(settings, start=False) as client:
         found = interactions(client)
-        client.call("daemon.stop", DaemonStopParams(grace=5), Nothing)
+        client.call(DAEMON_STOP, DaemonStopParams(grace=5))
     forge.close()
     states = check(ledger, found, Path(os.environ["HOME"]))
     database = sqlite3.connect(settings.database)
@@ -225,8 +227,8 @@ def test_a_daemon_that_is_killed_again_and_again(settings: Settings, tmp_path: P
 def interactions(client: Client) -> dict[str, Interaction]:
     """Everything in the store, by id."""
     found = {}
-    for session in client.call("session.list", ListParams(), SessionsReply).sessions:
-        reply = client.call("session.interactions", InteractionsParams(session.name), InteractionsReply)
+    for session in client.call(SESSION_LIST, ListParams()).sessions:
+        reply = client.call(SESSION_INTERACTIONS, InteractionsParams(session.name))
         found.update({one.id: one for one in reply.interactions})
     return found
 

@@ -16,25 +16,22 @@ from cli.test_commands import always
 from cms.batch.forecast import Forecast
 from cms.cli.logs import JsonTeller
 from cms.errors import SessionNotFound
-from cms.rpc.api import (
-    AcceptedReply,
-    DaemonStatus,
-    InteractionsReply,
-    Nothing,
-    SessionReply,
-    SessionsReply,
-    StopReply,
-)
-from cms.rpc.api_batch import BatchesReply, BatchProblems, BatchReply, BatchTasksReply
-from cms.rpc.api_care import (
-    AnswerReply,
-    AskReply,
-    CleanupReply,
-    CostReply,
+from cms.rpc.batches import BatchesResult, BatchProblems, BatchResult, BatchTasksResult
+from cms.rpc.daemon import DaemonStatus
+from cms.rpc.money import CostResult
+from cms.rpc.overview import OverviewResult
+from cms.rpc.questions import AnswerResult, QuestionsResult
+from cms.rpc.sessions import (
+    AcceptedResult,
+    CleanupResult,
     Deleted,
-    OverviewReply,
-    WaitReply,
+    InteractionsResult,
+    SessionResult,
+    SessionsResult,
+    StopResult,
+    WaitResult,
 )
+from cms.rpc.verbs import Nothing
 from cms.session.audit import AuditLog
 from cms.session.budget import Budget
 from cms.session.model import DelegateResult, Record, Reply
@@ -44,38 +41,38 @@ from cms.store.rawlog import Entry
 ANSWERS: dict[str, type[Record]] = {
     "session.spawn": Reply,
     "session.send": Reply,
-    "session.resume": SessionReply,
+    "session.resume": SessionResult,
     "session.fork": Reply,
     "session.delegate": DelegateResult,
     "session.continue": DelegateResult,
-    "session.interrupt": SessionReply,
-    "session.pause": SessionReply,
-    "session.stop": StopReply,
-    "session.kill": StopReply,
-    "session.get": SessionReply,
-    "session.list": SessionsReply,
-    "session.interactions": InteractionsReply,
+    "session.interrupt": SessionResult,
+    "session.pause": SessionResult,
+    "session.stop": StopResult,
+    "session.kill": StopResult,
+    "session.get": SessionResult,
+    "session.list": SessionsResult,
+    "session.interactions": InteractionsResult,
     "session.delete": Deleted,
-    "session.answer": AnswerReply,
+    "session.answer": AnswerResult,
     "session.audit": AuditLog,
-    "sessions.cleanup": CleanupReply,
-    "sessions.wait": WaitReply,
-    "sessions.overview": OverviewReply,
-    "sessions.questions": AskReply,
-    "ledger.totals": CostReply,
+    "sessions.cleanup": CleanupResult,
+    "sessions.wait": WaitResult,
+    "sessions.overview": OverviewResult,
+    "sessions.questions": QuestionsResult,
+    "ledger.totals": CostResult,
     "budget.get": Budget,
     "budget.set": Budget,
     "daemon.status": DaemonStatus,
-    "batch.create": BatchReply,
+    "batch.create": BatchResult,
     "batch.add": BatchProblems,
     "batch.check": BatchProblems,
     "batch.plan": Forecast,
     "batch.discard": Nothing,
-    "batch.run": BatchReply,
-    "batch.list": BatchesReply,
-    "batch.get": BatchReply,
-    "batch.tasks": BatchTasksReply,
-    "batch.pause": BatchReply,
+    "batch.run": BatchResult,
+    "batch.list": BatchesResult,
+    "batch.get": BatchResult,
+    "batch.tasks": BatchTasksResult,
+    "batch.pause": BatchResult,
 }
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
@@ -118,12 +115,12 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
 def answer_to(kind: type[Record], *, full: bool) -> Answer:
     made = sample(kind, full=full)
     match made:
-        case BatchTasksReply():
+        case BatchTasksResult():
             return msgspec.structs.replace(made, next=None)
         case BatchProblems():
             return BatchProblems()
-        case InteractionsReply(interactions=()):
-            return sample(InteractionsReply)
+        case InteractionsResult(interactions=()):
+            return sample(InteractionsResult)
         case _:
             return made
 
@@ -153,7 +150,7 @@ def test_the_values_that_each_command_prints(
     with serve(home, script):
         runs = [(words, cms(*words, "--json")) for words in COMMANDS]
     detached = ("send", "one", "hello", "--detach")
-    with serve(home, {"session.send": always(sample(AcceptedReply, full=full))}):
+    with serve(home, {"session.send": always(sample(AcceptedResult, full=full))}):
         runs.append((detached, cms(*detached, "--json")))
     with serve(home, {"session.get": always(SessionNotFound("there is no session 'nobody'"))}):
         runs.append((("status", "nobody"), cms("status", "nobody", "--json")))

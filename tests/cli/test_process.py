@@ -16,10 +16,10 @@ from cli.scripted import serve
 from cli.terminal import OnTerminal
 from cli.test_commands import ACCEPTED, SCRIPT, always
 from cms.errors import ExitCode, Interrupted
-from cms.rpc.api import InteractionsReply, SessionsReply
+from cms.rpc.sessions import InteractionsResult, SessionsResult
 from cms.session.model import Outcome, Progress, SessionStatus
 
-SESSIONS = SessionsReply((session(), session("docs", status=SessionStatus.BUSY)), 0.2468)
+SESSIONS = SessionsResult((session(), session("docs", status=SessionStatus.BUSY)), 0.2468)
 LIST = {"session.list": always(SESSIONS)}
 
 
@@ -56,14 +56,14 @@ def test_ascii_where_the_locale_or_the_stream_is(home: Path, env: dict[str, str]
 
 def test_a_pipe_gets_neither_icons_nor_cuts(cms_process: Cms, home: Path) -> None:
     long = session("n" * 64, model="claude-sonnet-4-5-20250929")
-    with serve(home, {"session.list": always(SessionsReply((long,), 0.0))}):
+    with serve(home, {"session.list": always(SessionsResult((long,), 0.0))}):
         ran = cms_process("list", env={"COLUMNS": "40"})
     assert f"{'n' * 64}  ready   claude-sonnet-4-5-20250929" in ran.out
     assert ran.out.isascii()
 
 
 def test_an_answer_that_the_stream_cannot_carry(cms_process: Cms, home: Path) -> None:
-    answer = InteractionsReply(session(), (interaction(response="naïve ✓"),))
+    answer = InteractionsResult(session(), (interaction(response="naïve ✓"),))
     with serve(home, {"session.interactions": always(answer)}):
         ran = cms_process("output", "fix-auth", "--full", env={"PYTHONIOENCODING": "ascii"})
         as_json = cms_process("output", "fix-auth", "--json", env={"PYTHONIOENCODING": "ascii"})
@@ -151,7 +151,7 @@ def test_ctrl_c_while_nothing_is_under_way(home: Path) -> None:
 
 def test_a_reader_that_leaves_early_is_no_drama(home: Path) -> None:
     many = tuple(session(f"s{number}") for number in range(3000))
-    with serve(home, {"session.list": always(SessionsReply(many, 0.0))}):
+    with serve(home, {"session.list": always(SessionsResult(many, 0.0))}):
         process = subprocess.Popen(
             [sys.executable, "-m", "cms", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

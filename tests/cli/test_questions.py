@@ -10,7 +10,7 @@ from cli.shell import Shell, shell
 from cms.cli.questions import ask_lines
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, UsageError
-from cms.rpc.api_care import AskReply
+from cms.rpc.questions import QuestionsResult
 from cms.session.questions import AskedQuestion, Choice, OpenQuestion, choose, word_on
 from cms.testing.script import ScriptedReply, call, prompt, say
 
@@ -191,7 +191,7 @@ def test_words_on_calls() -> None:
 
 
 def test_several_calls_are_told_apart_and_agents_cannot_move_the_cursor() -> None:
-    lines = ask_lines(AskReply((opened(), opened("permission")), ()), 100.0, Style(tty=True, width=80))
+    lines = ask_lines(QuestionsResult((opened(), opened("permission")), ()), 100.0, Style(tty=True, width=80))
     assert "  cms answer s ANSWER ANSWER --id 7" in lines
     assert "s wants to use Bash rm -rf x?[2J" in lines
     assert "  waits 600.0s more; cms answer s allow --id 8, or deny" in lines

@@ -23,7 +23,7 @@ from cli.shell import Shell, shell
 from cms.cli.render import display_width
 from cms.cli.terminal import Style
 from cms.cli.top import frame, table
-from cms.rpc.api_care import OverviewReply
+from cms.rpc.overview import OverviewResult
 from cms.session.model import Limits, SessionStatus
 from cms.session.questions import LiveSession
 from cms.testing.script import call, prompt, say
@@ -49,8 +49,8 @@ def live(
     return LiveSession(record, activity, frozen, queued, questions, 12, 230 * 1024**2)
 
 
-def overview(*sessions: LiveSession) -> OverviewReply:
-    return OverviewReply(sessions, 3.5, making.NOW)
+def overview(*sessions: LiveSession) -> OverviewResult:
+    return OverviewResult(sessions, 3.5, making.NOW)
 
 
 @pytest.mark.parametrize("width", [40, 60, 75, 76, 80, 120, 200])

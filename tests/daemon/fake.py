@@ -1,7 +1,7 @@
 """A supervisor without processes: sessions in memory, work that ends when a test says so.
 
 A message that contains "hang" is answered only by `release` (or a stop); any other at once. It satisfies
-`cms.daemon.handlers.Supervisor`, which mypy checks where it is handed over.
+`cms.daemon.supervisor.Supervisor`, which mypy checks where it is handed over.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from cms.config import Settings
-from cms.daemon.handlers import Supervisor
+from cms.daemon.supervisor import Supervisor
 from cms.errors import NameTaken, SessionNotFound
 from cms.session.budget import Account, Budget, Cap, stand
 from cms.session.model import (

@@ -18,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import trio
 
 from cms.config import Settings
-from cms.daemon import handlers, main, server
-from cms.daemon.handlers import Supervisor
+from cms.daemon import main, server
+from cms.daemon.handlers import daemon
+from cms.daemon.supervisor import Supervisor
 from cms.errors import StoreError
 from daemon.fake import FakeSupervisor, open_fake
 
@@ -39,7 +40,7 @@ if __name__ == "__main__":
     if words := os.environ.get("FAKE_DIES"):
         sys.exit(words)
     if number := os.environ.get("FAKE_PROTOCOL"):
-        for module in (handlers, server):
+        for module in (daemon, server):
             vars(module)["PROTOCOL"] = int(number)
     if seconds := os.environ.get("FAKE_LOOK"):
         vars(main)["_LOOK"] = float(seconds)

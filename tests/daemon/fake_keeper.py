@@ -1,4 +1,4 @@
-"""The half of a fake supervisor that `cms.daemon.care` uses: what a test puts there, what was asked."""
+"""The half of a fake supervisor of what is asked of it: what a test puts there, what was asked."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import trio
 
 from cms.errors import NothingAsked, SessionNotFound, WrongStatus
-from cms.rpc.api_care import Grouping
+from cms.rpc.money import Grouping
 from cms.session.audit import AuditLog
 from cms.session.model import LIVE, Interaction, Receipt, SessionRecord, SessionStatus
 from cms.session.questions import LiveSession, OpenQuestion, word_on

@@ -11,8 +11,8 @@ import trio
 
 from cms.config import Settings
 from cms.daemon.server import Server, open_listener
-from cms.rpc.api import MAX_LINE, PROTOCOL, Hello, Request, RpcError
-from cms.rpc.wire import LineBuffer
+from cms.rpc.daemon import Hello
+from cms.rpc.wire import MAX_LINE, PROTOCOL, LineBuffer, Request, RpcError
 from cms.session.model import Record
 from daemon.fake import FakeSupervisor
 

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -17,26 +18,31 @@ from cms.daemon.child_socket import ChildSocket
 from cms.daemon.server import open_child_socket
 from cms.errors import CmsError, DaemonUnavailable, SessionNotFound, UsageError
 from cms.fleet.supervisor import Supervisor
-from cms.rpc.api import (
-    PROTOCOL,
-    AcceptedReply,
+from cms.rpc.client import connect
+from cms.rpc.daemon import DAEMON_STOP, HELLO, DaemonStopParams, Hello
+from cms.rpc.money import BUDGET_GET, BUDGET_SET, SetBudgetParams
+from cms.rpc.sessions import (
+    SESSION_CONTINUE,
+    SESSION_DELEGATE,
+    SESSION_GET,
+    SESSION_KILL,
+    SESSION_LIST,
+    SESSION_SEND,
+    SESSION_SPAWN,
+    SESSION_STOP,
+    AcceptedResult,
     ContinueParams,
-    DaemonStopParams,
     DelegateParams,
-    Hello,
-    HelloReply,
     ListParams,
     NameParams,
-    Nothing,
     SendParams,
-    SessionReply,
-    SessionsReply,
-    SetBudgetParams,
+    SessionResult,
+    SessionsResult,
     SpawnParams,
-    StopReply,
+    StopParams,
 )
-from cms.rpc.client import Client, connect
-from cms.session.budget import Budget
+from cms.rpc.verbs import Nothing, P, R, Verb
+from cms.rpc.wire import PROTOCOL
 from cms.session.lineage import scope
 from cms.session.model import DelegateResult, Limits, Record, Reply, SessionOptions
 from cms.testing.script import call, prompt, say
@@ -75,21 +81,16 @@ class Inside:
         self.settings = door_of(supervisor.settings, session_id)
         self.work_dir = make_options(supervisor.settings).work_dir
 
-    async def ask(self, method: str, params: Record, *results: type[Record]) -> Record:
-        def talk() -> Record:
+    async def ask(self, verb: Verb[P, R], params: P) -> R:
+        def talk() -> R:
             with connect(self.settings) as client:
-                return _call(client, method, params, results)
+                return client.call(verb, params)
 
         return await trio.to_thread.run_sync(talk)
 
     async def spawn(self, name: str, text: str = "hello", **changes: object) -> Record:
         options = msgspec.structs.replace(SessionOptions(name, self.work_dir), **changes)
-        return await self.ask("session.spawn", SpawnParams(options, text), Reply, AcceptedReply)
-
-
-def _call(client: Client, method: str, params: Record, results: tuple[type[Record], ...]) -> Record:
-    first, *rest = results
-    return client.call(method, params, first, rest[0]) if rest else client.call(method, params, first)
+        return await self.ask(SESSION_SPAWN, SpawnParams(options, text))
 
 
 async def test_what_a_session_starts_is_its_child_whatever_it_says(tmp_path: Path) -> None:
@@ -99,9 +100,9 @@ async def test_what_a_session_starts_is_its_child_whatever_it_says(tmp_path: Pat
 
         def lie() -> None:
             with connect(inside.settings, depth=0) as client:
-                client.call("hello", Hello("x", PROTOCOL, depth=-5), HelloReply)
+                client.call(HELLO, Hello("x", PROTOCOL, depth=-5))
                 options = SessionOptions("child", inside.work_dir)
-                client.call("session.spawn", SpawnParams(options, "hello"), Reply)
+                client.call(SESSION_SPAWN, SpawnParams(options, "hello"))
 
         await trio.to_thread.run_sync(lie)
         child = await supervisor.get("child")
@@ -122,46 +123,44 @@ async def test_it_sees_and_reaches_what_is_below_it_and_nothing_else(tmp_path: P
         await child.spawn("grandchild")
 
         async def names(who: Inside) -> set[str]:
-            reply = await who.ask("session.list", ListParams(), SessionsReply)
-            assert isinstance(reply, SessionsReply)
+            reply = await who.ask(SESSION_LIST, ListParams())
+            assert isinstance(reply, SessionsResult)
             return {record.name for record in reply.sessions}
 
         assert await names(inside) == {"child", "grandchild"}
         assert await names(child) == {"grandchild"}
-        reply = await inside.ask("session.get", NameParams("grandchild"), SessionReply)
-        assert isinstance(reply, SessionReply)
+        reply = await inside.ask(SESSION_GET, NameParams("grandchild"))
+        assert isinstance(reply, SessionResult)
         assert reply.session.depth == 2
         for who, name in ((inside, "stranger"), (inside, "parent"), (child, "child"), (child, "parent")):
-            for method, params, kind in (
-                ("session.get", NameParams(name), SessionReply),
-                ("session.kill", NameParams(name), StopReply),
-                ("session.send", SendParams(name, "x"), Reply),
-                ("session.continue", ContinueParams(name, "x"), DelegateResult),
+            for ask in (
+                partial(who.ask, SESSION_GET, NameParams(name)),
+                partial(who.ask, SESSION_KILL, NameParams(name)),
+                partial(who.ask, SESSION_SEND, SendParams(name, "x")),
+                partial(who.ask, SESSION_CONTINUE, ContinueParams(name, "x")),
             ):
                 with pytest.raises(SessionNotFound) as caught:
-                    await who.ask(method, params, kind)
+                    await ask()
                 assert not caught.value.nearest  # not even that it exists
         with pytest.raises(SessionNotFound) as caught:
-            await inside.ask("session.get", NameParams("strangr"), SessionReply)
+            await inside.ask(SESSION_GET, NameParams("strangr"))
         assert not caught.value.nearest
         assert (await supervisor.get("stranger")).status == "ready"
 
 
 @pytest.mark.parametrize(
-    ("method", "params", "kind"),
+    ("verb", "params"),
     [
-        ("daemon.stop", DaemonStopParams(), Nothing),
-        ("budget.set", SetBudgetParams({"day": 1000.0}), Budget),
-        ("budget.get", Nothing(), Budget),
+        (DAEMON_STOP, DaemonStopParams()),
+        (BUDGET_SET, SetBudgetParams({"day": 1000.0})),
+        (BUDGET_GET, Nothing()),
     ],
 )
-async def test_what_no_session_may_ask_for(
-    tmp_path: Path, method: str, params: Record, kind: type[Record]
-) -> None:
+async def test_what_no_session_may_ask_for(tmp_path: Path, verb: Verb[P, Record], params: P) -> None:
     async with house(tmp_path) as supervisor:
         inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
         with pytest.raises(UsageError, match="may not call"):
-            await inside.ask(method, params, kind)
+            await inside.ask(verb, params)
 
 
 async def test_depth_and_fan_out_end(tmp_path: Path) -> None:
@@ -178,10 +177,10 @@ async def test_depth_and_fan_out_end(tmp_path: Path) -> None:
             await parent.spawn("one-too-many")
         with pytest.raises(SessionNotFound):
             await supervisor.get("one-too-many")
-        await parent.ask("session.stop", NameParams("more-0"), StopReply)
+        await parent.ask(SESSION_STOP, StopParams("more-0"))
         await parent.spawn("in-its-place")
         with pytest.raises(UsageError, match="8 sessions"):  # brought back by a message, it counts again
-            await parent.ask("session.send", SendParams("more-0", "x"), Reply)
+            await parent.ask(SESSION_SEND, SendParams("more-0", "x"))
         # A person is not held to it.
         await supervisor.wait(await supervisor.submit("more-0", "x", type="send"))
 
@@ -195,7 +194,7 @@ async def test_children_end_with_their_parent(tmp_path: Path, how: str) -> None:
         working = SpawnParams(
             SessionOptions("working", parent.work_dir, preset="full"), prompt("go", LONG), wait=False
         )
-        await idle.ask("session.spawn", working, Reply, AcceptedReply)
+        await idle.ask(SESSION_SPAWN, working)
         await spawn(supervisor, "stranger")
         if how == "kill":
             await supervisor.kill("parent")
@@ -217,7 +216,7 @@ async def test_children_end_with_their_parent(tmp_path: Path, how: str) -> None:
             assert record.receipt.empty
         assert (await supervisor.get("stranger")).status == "ready"
         with pytest.raises(CmsError):
-            await parent.ask("session.list", ListParams(), SessionsReply)
+            await parent.ask(SESSION_LIST, ListParams())
         assert not list(supervisor.settings.child_sockets.iterdir())
 
 
@@ -232,14 +231,14 @@ async def test_a_family_spends_no_more_than_its_head_may(tmp_path: Path) -> None
             ),
         )  # fmt: skip
         costly = [call("Bash", command="true").costing(0.01, "sonnet") for _ in range(30)]
-        results: list[Record] = []
+        results: list[DelegateResult | AcceptedResult] = []
         refused: list[str] = []
 
         async def delegate(name: str) -> None:
             options = SessionOptions(name, parent.work_dir, preset="full")
             try:
                 params = DelegateParams(options, prompt("work", *costly))
-                results.append(await parent.ask("session.delegate", params, DelegateResult))
+                results.append(await parent.ask(SESSION_DELEGATE, params))
             except UsageError as error:
                 refused.append(error.message)
 

@@ -26,16 +26,17 @@ from cms.daemon.main import MAX_LOG, HomeLock, HomeTaken, wait_idle
 from cms.daemon.server import Server
 from cms.errors import DaemonUnavailable, DaemonVersionMismatch, HomeUnusable, StoreError
 from cms.rpc import client as client_module
-from cms.rpc.api import (
-    DaemonStatus,
-    DaemonStopParams,
+from cms.rpc.client import Client, NoDaemon, connect
+from cms.rpc.daemon import DAEMON_STATUS, DAEMON_STOP, DaemonStopParams
+from cms.rpc.sessions import (
+    SESSION_DELEGATE,
+    SESSION_GET,
+    SESSION_SPAWN,
     DelegateParams,
     NameParams,
-    Nothing,
-    SessionReply,
     SpawnParams,
 )
-from cms.rpc.client import Client, NoDaemon, connect
+from cms.rpc.verbs import Nothing
 from cms.session.model import DelegateResult, Reply, SessionStatus
 from daemon.fake import FakeSupervisor, options
 
@@ -88,7 +89,7 @@ def test_the_first_client_starts_one_that_the_second_uses(tmp_path: Path) -> Non
     settings = settings_for(tmp_path / "new" / "home")
     with daemon_of(settings) as client, connect(settings, command=("false",)) as second:
         assert client.daemon.pid == second.daemon.pid == holder(settings)
-        status = second.call("daemon.status", Nothing(), DaemonStatus)
+        status = second.call(DAEMON_STATUS, Nothing())
         assert (status.clients, status.containment) == (2, "fake, level Z")
         process = psutil.Process(client.daemon.pid)
         assert process.cwd() == "/"
@@ -115,7 +116,7 @@ def test_an_open_home_is_closed_to_others(tmp_path: Path) -> None:
 def test_a_home_with_a_long_path(tmp_path: Path) -> None:
     settings = settings_for(tmp_path / ("long" * 40) / ("path" * 20))
     with daemon_of(settings) as client:
-        assert client.call("daemon.status", Nothing(), DaemonStatus).home == str(settings.home)
+        assert client.call(DAEMON_STATUS, Nothing()).home == str(settings.home)
 
 
 def test_a_stale_socket_is_no_obstacle(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_stale_socket_is_no_obstacle(tmp_path: Path) -> None:
         wait_for(lambda: gone(client.daemon.pid))
     assert settings.socket.is_socket()
     with daemon_of(settings) as client:
-        client.call("daemon.status", Nothing(), DaemonStatus)
+        client.call(DAEMON_STATUS, Nothing())
 
 
 def test_a_second_daemon_says_who_has_the_home_and_goes(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_second_daemon_says_who_has_the_home_and_goes(tmp_path: Path) -> None:
         assert f"pid {client.daemon.pid}" in last
         assert "serves" in last
         assert "`cms daemon stop`" in last
-        client.call("daemon.status", Nothing(), DaemonStatus)
+        client.call(DAEMON_STATUS, Nothing())
 
 
 def test_ten_starters_get_one_daemon(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_ten_starters_get_one_daemon(tmp_path: Path) -> None:
 def test_who_comes_while_it_stops_gets_a_new_one(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with daemon_of(settings) as old:
-        old.call("daemon.stop", DaemonStopParams(), Nothing)
+        old.call(DAEMON_STOP, DaemonStopParams())
         with daemon_of(settings) as new:
             assert new.daemon.pid != old.daemon.pid
             assert not new.daemon.stopping
@@ -276,8 +277,8 @@ def test_a_daemon_of_another_protocol_can_be_stopped(tmp_path: Path) -> None:
         connect(settings, command=FAKE_DAEMON)
     with connect(settings, start=False, any_protocol=True) as client:
         with pytest.raises(DaemonVersionMismatch):
-            client.call("daemon.status", Nothing(), DaemonStatus)
-        client.call("daemon.stop", DaemonStopParams(), Nothing)
+            client.call(DAEMON_STATUS, Nothing())
+        client.call(DAEMON_STOP, DaemonStopParams())
         wait_for(lambda: gone(client.daemon.pid))
 
 
@@ -308,11 +309,11 @@ def test_the_lock_is_exclusive_and_tells_its_holder(tmp_path: Path) -> None:
 def test_a_signal_stops_the_sessions_and_answers_who_waits(tmp_path: Path, signum: int) -> None:
     with daemon_of(settings_for(tmp_path)) as client:
         result = client.call(
-            "session.delegate",
+            SESSION_DELEGATE,
             DelegateParams(options("d"), "hang"),
-            DelegateResult,
             on_accepted=lambda _: os.kill(client.daemon.pid, signum),
         )
+        assert isinstance(result, DelegateResult)
         assert result.status == "interrupted"
         wait_for(lambda: gone(client.daemon.pid))
 
@@ -330,7 +331,7 @@ def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
 def test_a_hangup_is_nothing(tmp_path: Path) -> None:
     with daemon_of(settings_for(tmp_path)) as client:
         os.kill(client.daemon.pid, signal.SIGHUP)
-        client.call("daemon.status", Nothing(), DaemonStatus)
+        client.call(DAEMON_STATUS, Nothing())
 
 
 def test_it_outlives_the_terminal_of_who_started_it(tmp_path: Path) -> None:
@@ -358,7 +359,9 @@ with connect(load_settings(), command=json.loads(sys.argv[1])) as client:
     os.close(master)  # the terminal is gone: SIGHUP to all that belong to it
     assert starter.wait(PATIENCE) == -signal.SIGHUP
     with connect(settings, start=False) as client:
-        assert client.call("session.spawn", SpawnParams(options("a"), "hi"), Reply).text == "re: hi"
+        reply = client.call(SESSION_SPAWN, SpawnParams(options("a"), "hi"))
+        assert isinstance(reply, Reply)
+        assert reply.text == "re: hi"
     with daemon_of(settings):
         pass
 
@@ -385,12 +388,12 @@ def test_a_client_that_is_killed_takes_its_delegation_along(tmp_path: Path) -> N
     settings = settings_for(tmp_path)
     program = """
 from cms.config import load_settings
-from cms.rpc.api import *
+from cms.rpc.sessions import *
 from cms.rpc.client import connect
 from cms.session.model import *
 with connect(load_settings(), start=False) as client:
-    client.call("session.delegate", DelegateParams(SessionOptions(name="d", work_dir="/"), "hang"),
-                DelegateResult, on_accepted=lambda _: print("accepted", flush=True))
+    client.call(SESSION_DELEGATE, DelegateParams(SessionOptions(name="d", work_dir="/"), "hang"),
+                on_accepted=lambda _: print("accepted", flush=True))
 """
     with daemon_of(settings) as client:
         with subprocess.Popen(
@@ -401,7 +404,7 @@ with connect(load_settings(), start=False) as client:
             victim.kill()
 
         def stopped() -> bool:
-            reply = client.call("session.get", NameParams("d"), SessionReply)
+            reply = client.call(SESSION_GET, NameParams("d"))
             return reply.session.status is SessionStatus.STOPPED
 
         wait_for(stopped)
@@ -460,5 +463,5 @@ def test_settings_reach_the_daemon_through_its_environment(tmp_path: Path) -> No
     environ: Mapping[str, str] = {**os.environ, "CMS_IDLE_EXIT": "77"}
     settings = Settings(home=tmp_path, environ=environ)  # whatever CMS_HOME says outside
     with daemon_of(settings) as client:
-        status = client.call("daemon.status", Nothing(), DaemonStatus)
+        status = client.call(DAEMON_STATUS, Nothing())
         assert (status.home, status.idle_exit) == (str(tmp_path), 77.0)

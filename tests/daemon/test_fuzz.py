@@ -20,9 +20,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cms.errors import CmsError
-from cms.rpc.api import PROTOCOL, HelloReply, ListParams, NameParams, Nothing, SessionReply, SessionsReply
-from cms.rpc.catalog import METHODS
 from cms.rpc.client import Client
+from cms.rpc.daemon import HelloResult
+from cms.rpc.sessions import SESSION_GET, ListParams, NameParams
+from cms.rpc.verbs import Nothing, Verb, all_verbs
+from cms.rpc.wire import PROTOCOL
 from daemon.harness import Peer, open_house
 
 #: JSON that is JSON, of any shape.
@@ -32,7 +34,7 @@ ANY = st.recursive(
     max_leaves=8,
 )
 #: Requests that are almost right; methods that would end the server are left out.
-HARMLESS = [method for method in METHODS if method != "daemon.stop"]
+HARMLESS = [name for name in all_verbs() if name != "daemon.stop"]
 NAMES = [
     "name",
     "message",
@@ -137,7 +139,7 @@ def test_no_client_harms_the_server(lines: list[bytes], greet: bool, torn: bytes
             st.sampled_from([1, 2, None, "x"]),
             st.sampled_from(["result", "error", "params"]),
             ANY,
-            st.sampled_from(["", "SessionReply", "Nothing"]) | ANY,
+            st.sampled_from(["", "SessionResult", "Nothing"]) | ANY,
             st.binary(max_size=2),
             st.integers(0, 200),
         )
@@ -166,8 +168,8 @@ def test_no_daemon_brings_a_client_anything_but_our_errors(answers: list[bytes],
     try:
         with Client(ours) as client:
             try:
-                client.call("hello", Nothing(), HelloReply)
-                client.call("session.get", NameParams("x"), SessionReply, SessionsReply)
+                client.call(Verb("hello", Nothing, HelloResult), Nothing())
+                client.call(SESSION_GET, NameParams("x"))
             except CmsError as error:
                 assert str(error)  # noqa: PT017 - both ways out are fine, and are looked at
     finally:

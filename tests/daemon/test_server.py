@@ -13,11 +13,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.config import Settings
-from cms.daemon.handlers import Methods
-from cms.daemon.server import MAX_CALLS, Outbox, Server, open_listener
+from cms.daemon.server import MAX_CALLS, Outbox, open_listener
 from cms.errors import ContainmentError, HomeUnusable, SessionNotFound
-from cms.rpc import api_batch
-from cms.rpc.api import (
+from cms.rpc.daemon import DaemonStatus, DaemonStopParams, HelloResult
+from cms.rpc.sessions import (
+    AcceptedResult,
+    ContinueParams,
+    DelegateParams,
+    InteractionsParams,
+    InteractionsResult,
+    ListParams,
+    NameParams,
+    SendParams,
+    SessionResult,
+    SessionsResult,
+    SpawnParams,
+    StopParams,
+    StopResult,
+    WatchParams,
+)
+from cms.rpc.verbs import Nothing
+from cms.rpc.wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -27,31 +43,11 @@ from cms.rpc.api import (
     REQUEST_CANCELLED,
     SERVER_ERROR,
     Accepted,
-    AcceptedReply,
     Cancel,
-    ContinueParams,
-    DaemonStatus,
-    DaemonStopParams,
-    DelegateParams,
-    HelloReply,
-    InteractionsParams,
-    InteractionsReply,
-    ListParams,
-    NameParams,
-    Nothing,
     ProgressNote,
-    ResumeParams,
-    SendParams,
-    SessionReply,
-    SessionsReply,
-    SpawnParams,
-    StopParams,
-    StopReply,
-    WatchParams,
 )
-from cms.rpc.catalog import METHODS
 from cms.session.model import DelegateResult, Outcome, Progress, Reply, SessionStatus
-from daemon.fake import FakeSupervisor, options
+from daemon.fake import options
 from daemon.harness import Line, Peer, open_house
 
 decode = msgspec.json.decode
@@ -69,13 +65,6 @@ async def until(peer: Peer, method: str) -> Line:
     return line
 
 
-def test_every_method_of_the_contract_is_there(tmp_path: Path) -> None:
-    supervisor = FakeSupervisor()
-    settings = Settings(home=tmp_path)
-    methods = Methods(supervisor, Server(supervisor, settings), settings, "")
-    assert set(methods.table) | set(api_batch.METHODS) == set(METHODS)
-
-
 async def test_the_socket_is_for_its_user_alone(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
         assert stat.S_IMODE(house.settings.socket.stat().st_mode) == 0o600
@@ -87,32 +76,32 @@ async def test_each_method_gives_its_result(tmp_path: Path) -> None:
         assert line.kind == "Reply"
         assert decode(line.result, type=Reply).text == "re: hi"
         line = await peer.ask(2, "session.send", SendParams("a", "more", wait=False))
-        assert line.kind == "AcceptedReply"
-        assert decode(line.result, type=AcceptedReply).name == "a"
+        assert line.kind == "AcceptedResult"
+        assert decode(line.result, type=AcceptedResult).name == "a"
         line = await peer.ask(3, "session.get", NameParams("a"))
         assert not line.kind, "a method with one result needs no kind"
-        assert decode(line.result, type=SessionReply).activity == "thinking"
+        assert decode(line.result, type=SessionResult).activity == "thinking"
         line = await peer.ask(4, "session.send", SendParams("a", "last", stop=True))
         assert decode(line.result, type=Reply).status is SessionStatus.STOPPED
         assert house.supervisor.stopped == ["a"]
-        line = await peer.ask(5, "session.resume", ResumeParams("a"))
-        assert line.kind == "SessionReply"
-        line = await peer.ask(6, "session.resume", ResumeParams("a", "and?"))
+        line = await peer.ask(5, "session.resume", NameParams("a"))
+        assert decode(line.result, type=SessionResult).session.status is SessionStatus.READY
+        line = await peer.ask(6, "session.send", SendParams("a", "and?", resume=True))
         assert decode(line.result, type=Reply).text == "re: and?"
         line = await peer.ask(7, "session.delegate", DelegateParams(options("d"), "do it"))
         assert decode(line.result, type=DelegateResult).status is Outcome.COMPLETED
         line = await peer.ask(8, "session.continue", ContinueParams("d", "again", detach=True))
-        assert line.kind == "AcceptedReply"
+        assert line.kind == "AcceptedResult"
         line = await peer.ask(9, "session.interrupt", NameParams("d"))
-        assert decode(line.result, type=SessionReply).session.name == "d"
+        assert decode(line.result, type=SessionResult).session.name == "d"
         line = await peer.ask(10, "session.list", ListParams())
-        assert [s.name for s in decode(line.result, type=SessionsReply).sessions] == ["d", "a"]
+        assert [s.name for s in decode(line.result, type=SessionsResult).sessions] == ["d", "a"]
         line = await peer.ask(11, "session.interactions", InteractionsParams("a", last=1))
-        assert [i.prompt for i in decode(line.result, type=InteractionsReply).interactions] == ["and?"]
+        assert [i.prompt for i in decode(line.result, type=InteractionsResult).interactions] == ["and?"]
         line = await peer.ask(12, "session.stop", StopParams("a"))
-        assert decode(line.result, type=StopReply).receipt is not None
+        assert decode(line.result, type=StopResult).receipt is not None
         line = await peer.ask(13, "session.kill", NameParams("a"))
-        assert decode(line.result, type=StopReply).receipt is None
+        assert decode(line.result, type=StopResult).receipt is None
         line = await peer.ask(14, "session.watch", WatchParams("nobody"))
         assert code_of(line) == (SERVER_ERROR, "not_found")
         line = await peer.ask(15, "daemon.status", Nothing())
@@ -169,7 +158,7 @@ async def test_cancelling_a_send_only_ends_the_wait(tmp_path: Path) -> None:
         await peer.send(1, "session.spawn", SpawnParams(options("a"), "hang"))
         await until(peer, "accepted")
         await peer.send(None, "cancel", Cancel(1))
-        assert (await peer.answer(1)).kind == "AcceptedReply"
+        assert (await peer.answer(1)).kind == "AcceptedResult"
         assert house.supervisor.records["a"].status is SessionStatus.BUSY
 
 
@@ -202,7 +191,7 @@ async def test_cancelling_a_watch_answers_with_the_session(tmp_path: Path) -> No
         await peer.send(2, "session.watch", WatchParams("a"))
         await house.supervisor.wait_watched("a")
         await peer.send(None, "cancel", Cancel(2))
-        assert decode((await peer.answer(2)).result, type=SessionReply).session.name == "a"
+        assert decode((await peer.answer(2)).result, type=SessionResult).session.name == "a"
         assert house.supervisor.watchers("a") == 0
 
 
@@ -213,7 +202,7 @@ async def test_a_watch_ends_with_its_session(tmp_path: Path) -> None:
         await house.supervisor.wait_watched("a")
         await peer.send(3, "session.stop", StopParams("a"))
         lines = {line.id: line for line in [await peer.line(), await peer.line()]}
-        assert decode(lines[2].result, type=SessionReply).session.status is SessionStatus.STOPPED
+        assert decode(lines[2].result, type=SessionResult).session.status is SessionStatus.STOPPED
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -222,7 +211,7 @@ async def test_a_watch_ends_with_its_session(tmp_path: Path) -> None:
 async def test_the_first_word_is_hello(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, house.peer(hello=False) as peer:
         assert code_of(await peer.ask(1, "session.list", ListParams())) == (SERVER_ERROR, "usage")
-        reply = decode((await peer.hello()).result, type=HelloReply)
+        reply = decode((await peer.hello()).result, type=HelloResult)
         assert (reply.protocol, reply.home) == (PROTOCOL, str(tmp_path))
         assert (await peer.ask(2, "session.list", ListParams())).error is None
 
@@ -474,7 +463,7 @@ async def test_stop_refuses_new_work_answers_the_old_and_hangs_up(tmp_path: Path
         assert code_of(refused) == (SERVER_ERROR, "daemon_unavailable")
         assert (await stopper.ask(3, "daemon.status", Nothing())).error is None
         async with house.peer(hello=False) as late:
-            assert decode((await late.hello()).result, type=HelloReply).stopping
+            assert decode((await late.hello()).result, type=HelloResult).stopping
         house.supervisor.hold_stop_all.set()
         assert (await stopper.answer(1)).error is None
         assert decode((await worker.answer(1)).result, type=DelegateResult).status is Outcome.INTERRUPTED

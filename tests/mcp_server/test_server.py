@@ -32,22 +32,22 @@ from cms.mcp import server, status
 from cms.mcp.prompts import PROMPTS
 from cms.mcp.server import HINTS, INSTRUCTIONS, build, progress_text
 from cms.mcp.tools import TOOLS
-from cms.rpc.api import (
-    AcceptedReply,
+from cms.rpc.batches import BatchesResult
+from cms.rpc.sessions import (
+    AcceptedResult,
     DelegateParams,
-    InteractionsReply,
+    InteractionsResult,
     NameParams,
-    SessionReply,
-    SessionsReply,
+    SessionResult,
+    SessionsResult,
     SpawnParams,
     StopParams,
-    StopReply,
+    StopResult,
 )
-from cms.rpc.api_batch import BatchesReply
 from cms.session.model import Denial, Outcome, Progress, Question, Safety, SessionStatus
 from mcp_server.kit import bad, good, problem
 
-ACCEPTED = AcceptedReply("fix-auth", "s", "i")
+ACCEPTED = AcceptedResult("fix-auth", "s", "i")
 SCHEMAS = {tool.name: tool.output_schema for tool in TOOLS}
 
 
@@ -120,17 +120,17 @@ async def test_limits_hold_unless_others_are_given(settings: Settings) -> None:
 
 
 async def test_answers_of_every_kind_fit_their_schemas(settings: Settings) -> None:
-    stored = InteractionsReply(session(), (interaction(response="x" * 700),))
+    stored = InteractionsResult(session(), (interaction(response="x" * 700),))
     script = {
         "session.spawn": lambda _: reply(),
         "session.send": lambda _: ACCEPTED,
-        "session.resume": lambda _: SessionReply(session(), ""),
+        "session.resume": lambda _: SessionResult(session(), ""),
         "session.continue": lambda _: ACCEPTED,
-        "session.interrupt": lambda _: SessionReply(session(status=SessionStatus.BUSY), "Bash pytest"),
-        "session.stop": lambda _: StopReply(session(), None),
-        "session.kill": lambda _: StopReply(session(), session().receipt),
-        "session.get": lambda _: SessionReply(session(), "Bash pytest"),
-        "session.list": lambda _: SessionsReply((session(), session("b")), 0.5),
+        "session.interrupt": lambda _: SessionResult(session(status=SessionStatus.BUSY), "Bash pytest"),
+        "session.stop": lambda _: StopResult(session(), None),
+        "session.kill": lambda _: StopResult(session(), session().receipt),
+        "session.get": lambda _: SessionResult(session(), "Bash pytest"),
+        "session.list": lambda _: SessionsResult((session(), session("b")), 0.5),
         "session.interactions": lambda _: stored,
     }
     named: dict[str, object] = {"name": "fix-auth"}
@@ -266,7 +266,7 @@ async def test_a_bug_of_ours_is_a_tool_error_too(
         raise ZeroDivisionError("oh")
 
     monkeypatch.setattr(status, "session_of", boom)
-    with serve(settings.home, {"session.get": lambda _: SessionReply(session())}):
+    with serve(settings.home, {"session.get": lambda _: SessionResult(session())}):
         async with client_of(settings) as client:
             text = bad(await client.call_tool("status", {"name": "a"}))
     assert "ZeroDivisionError: oh" in text
@@ -342,7 +342,7 @@ def test_progress_of_a_session_without_limits() -> None:
         ("continue", {"message": "m"}, "session.continue", ()),
         ("spawn", {"prompt": "p"}, "session.spawn", (StopParams("fix-auth"),)),
         ("send", {"message": "m"}, "session.send", (NameParams("fix-auth"),)),
-        ("resume", {"message": "m"}, "session.resume", (NameParams("fix-auth"),)),
+        ("resume", {"message": "m"}, "session.send", (NameParams("fix-auth"),)),
     ],
 )
 async def test_cancelling_a_call_stops_what_it_started(
@@ -350,8 +350,8 @@ async def test_cancelling_a_call_stops_what_it_started(
 ) -> None:
     script = {
         method: lambda _: None,
-        "session.stop": lambda _: StopReply(session(), None),
-        "session.interrupt": lambda _: SessionReply(session()),
+        "session.stop": lambda _: StopResult(session(), None),
+        "session.interrupt": lambda _: SessionResult(session()),
     }
     cancelled = result(outcome=Outcome.INTERRUPTED) if not then else ACCEPTED
     with serve(settings.home, script, cancelled=cancelled) as daemon:
@@ -367,11 +367,11 @@ async def test_calls_run_side_by_side(settings: Settings) -> None:
     """The second answers while the first waits: else this never ends."""
     held = threading.Event()
 
-    def wait(_: object) -> SessionReply:
+    def wait(_: object) -> SessionResult:
         assert held.wait(20)
-        return SessionReply(session())
+        return SessionResult(session())
 
-    script = {"session.get": wait, "session.list": lambda _: SessionsReply((), 0.0)}
+    script = {"session.get": wait, "session.list": lambda _: SessionsResult((), 0.0)}
     with serve(settings.home, script):
         async with client_of(settings) as client, trio.open_nursery() as nursery:
 
@@ -393,9 +393,9 @@ async def test_a_transcript_is_a_resource(settings: Settings) -> None:
         questions=(Question("Which?", options=("a", "b")),),
     )
     script = {
-        "session.list": lambda _: SessionsReply((session(), session("b")), 0.5),
-        "batch.list": lambda _: BatchesReply(()),
-        "session.interactions": lambda _: InteractionsReply(session(), (stored,)),
+        "session.list": lambda _: SessionsResult((session(), session("b")), 0.5),
+        "batch.list": lambda _: BatchesResult(()),
+        "session.interactions": lambda _: InteractionsResult(session(), (stored,)),
     }
     with serve(settings.home, script):
         async with client_of(settings) as client:

@@ -20,20 +20,22 @@ import trio
 from cms import errors
 from cms.config import Settings
 from cms.rpc import client as client_module
-from cms.rpc.api import (
-    Accepted,
-    AcceptedReply,
-    DaemonStopParams,
+from cms.rpc.client import Client, NoDaemon, connect
+from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams, HelloResult
+from cms.rpc.sessions import (
+    SESSION_DELEGATE,
+    SESSION_GET,
+    SESSION_SEND,
+    SESSION_SPAWN,
+    AcceptedResult,
     DelegateParams,
-    HelloReply,
     NameParams,
-    Nothing,
-    ProgressNote,
     SendParams,
-    SessionReply,
+    SessionResult,
     SpawnParams,
 )
-from cms.rpc.client import Client, NoDaemon, connect
+from cms.rpc.verbs import Nothing, Verb
+from cms.rpc.wire import PROTOCOL, Accepted, ProgressNote
 from cms.session.model import DelegateResult, Outcome, Reply, SessionStatus
 from daemon.fake import options
 from daemon.harness import House, open_house
@@ -69,12 +71,12 @@ def test_the_import_is_light() -> None:
         "cms.errors",
         "cms.home",
         "cms.rpc",
-        "cms.rpc.api",
+        "cms.rpc.daemon",
         "cms.rpc.client",
         "cms.rpc.endpoint",
+        "cms.rpc.verbs",
         "cms.rpc.wire",
         "cms.session",
-        "cms.session.budget",
         "cms.session.model",
     }
 
@@ -85,12 +87,10 @@ async def test_calls_callbacks_and_results(tmp_path: Path) -> None:
         accepted: list[Accepted] = []
         notes: list[ProgressNote] = []
 
-        def call() -> Reply | AcceptedReply:
+        def call() -> Reply | AcceptedResult:
             return client.call(
-                "session.spawn",
+                SESSION_SPAWN,
                 SpawnParams(options("a"), "hang"),
-                Reply,
-                AcceptedReply,
                 on_accepted=accepted.append,
                 on_progress=notes.append,
             )
@@ -108,30 +108,28 @@ async def test_calls_callbacks_and_results(tmp_path: Path) -> None:
         assert [a.name for a in accepted] == ["a"]
         assert [n.progress.text for n in notes] == ["thinking"]
 
-        unread = await in_thread(
-            lambda: client.call("session.send", SendParams("a", "b", wait=False), Reply, AcceptedReply)
-        )
-        assert isinstance(unread, AcceptedReply)
+        unread = await in_thread(lambda: client.call(SESSION_SEND, SendParams("a", "b", wait=False)))
+        assert isinstance(unread, AcceptedResult)
 
 
 async def test_errors_are_the_daemons_own_and_the_connection_lives_on(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, connected(house) as client:
         with pytest.raises(errors.SessionNotFound) as caught:
-            await in_thread(lambda: client.call("session.get", NameParams("nobody"), SessionReply))
+            await in_thread(lambda: client.call(SESSION_GET, NameParams("nobody")))
         assert caught.value.name == "nobody"
         with pytest.raises(errors.UsageError, match=r"session\.fly"):
-            await in_thread(lambda: client.call("session.fly", Nothing(), SessionReply))
+            await in_thread(lambda: client.call(Verb("session.fly", Nothing, SessionResult), Nothing()))
         with pytest.raises(errors.UsageError, match="name"):
-            await in_thread(lambda: client.call("session.get", Nothing(), SessionReply))
-        await in_thread(lambda: client.call("session.spawn", SpawnParams(options("a"), "hi"), Reply))
-        await in_thread(lambda: client.call("session.get", NameParams("a"), SessionReply))
+            await in_thread(lambda: client.call(Verb("session.get", Nothing, SessionResult), Nothing()))
+        await in_thread(lambda: client.call(SESSION_SPAWN, SpawnParams(options("a"), "hi")))
+        await in_thread(lambda: client.call(SESSION_GET, NameParams("a")))
 
 
 async def test_an_answer_of_another_kind_is_named(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, connected(house) as client:
         params = SpawnParams(options("a"), "hi", wait=False)
-        with pytest.raises(errors.InternalError, match="AcceptedReply"):
-            await in_thread(lambda: client.call("session.spawn", params, Reply))
+        with pytest.raises(errors.InternalError, match="AcceptedResult"):
+            await in_thread(lambda: client.call(Verb("session.spawn", SpawnParams, Reply), params))
 
 
 async def test_cancel_from_another_thread(tmp_path: Path) -> None:
@@ -144,9 +142,7 @@ async def test_cancel_from_another_thread(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancel)
             result = await in_thread(
-                lambda: client.call(
-                    "session.delegate", DelegateParams(options("d"), "hang"), DelegateResult, AcceptedReply
-                )
+                lambda: client.call(SESSION_DELEGATE, DelegateParams(options("d"), "hang"))
             )
         assert isinstance(result, DelegateResult)
         assert result.status is Outcome.INTERRUPTED
@@ -156,7 +152,7 @@ async def test_a_request_too_long_is_not_sent(tmp_path: Path, monkeypatch: pytes
     async with open_house(tmp_path) as house, connected(house) as client:
         monkeypatch.setattr(client_module, "MAX_LINE", 1000)
         with pytest.raises(errors.UsageError, match="limit is 1000"):
-            await in_thread(lambda: client.call("session.send", SendParams("a", "x" * 2000), Reply))
+            await in_thread(lambda: client.call(SESSION_SEND, SendParams("a", "x" * 2000)))
 
 
 async def test_an_error_in_a_callback_hangs_up(tmp_path: Path) -> None:
@@ -166,9 +162,7 @@ async def test_an_error_in_a_callback_hangs_up(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, connected(house) as client:
         params = DelegateParams(options("d"), "hang")
         with pytest.raises(ZeroDivisionError):
-            await in_thread(
-                lambda: client.call("session.delegate", params, DelegateResult, on_accepted=burst)
-            )
+            await in_thread(lambda: client.call(SESSION_DELEGATE, params, on_accepted=burst))
         await house.supervisor.wait_until(lambda: house.supervisor.cancelled == ["d"])
 
 
@@ -195,7 +189,7 @@ async def impostor(home: Path, *answers: bytes) -> AsyncIterator[Settings]:
 
 
 def hello(**changes: object) -> bytes:
-    reply = {"version": "9.9", "protocol": 1, "pid": 77, "home": "/", **changes}
+    reply = {"version": "9.9", "protocol": PROTOCOL, "pid": 77, "home": "/", **changes}
     return json.dumps({"jsonrpc": "2.0", "id": 1, "result": reply}).encode() + b"\n"
 
 
@@ -209,12 +203,12 @@ async def test_a_daemon_lost_before_and_after_it_accepted(tmp_path: Path) -> Non
     async with impostor(tmp_path, hello(), b"") as settings:
         client = await in_thread(lambda: connect(settings))
         with client, pytest.raises(errors.DaemonUnavailable, match="before it had accepted"):
-            await in_thread(lambda: client.call("session.send", params, Reply))
+            await in_thread(lambda: client.call(SESSION_SEND, params))
     Settings(home=tmp_path).socket.unlink()
     async with impostor(tmp_path, hello(), ACCEPTED) as settings:
         client = await in_thread(lambda: connect(settings))
         with client, pytest.raises(errors.DaemonUnavailable, match=r"not lost.*cms status fix-auth"):
-            await in_thread(lambda: client.call("session.send", params, Reply))
+            await in_thread(lambda: client.call(SESSION_SEND, params))
 
 
 async def test_another_protocol_is_told_and_may_be_let_through(tmp_path: Path) -> None:
@@ -267,21 +261,22 @@ PROGRAM = """
     import sys
     from pathlib import Path
     from cms.config import Settings
-    from cms.rpc.api import *
     from cms.rpc.client import connect
+    from cms.rpc.daemon import *
+    from cms.rpc.sessions import *
     from cms.session.model import *
 
     client = connect(Settings(home=Path(sys.argv[1])), start=False)
     options = SessionOptions(name="d", work_dir="/")
     params = {params}
     try:
-        result = client.call({method!r}, params, {results})
+        result = client.call({verb}, params)
     except KeyboardInterrupt:
         print("KeyboardInterrupt")
     else:
         print(type(result).__name__, getattr(result, "status", ""))
     try:
-        print(client.call("session.get", NameParams("d"), SessionReply).session.status)
+        print(client.call(SESSION_GET, NameParams("d")).session.status)
     except Exception as error:
         print("then", type(error).__name__)
 """
@@ -297,8 +292,8 @@ async def start(nursery: trio.Nursery, program: str, home: Path) -> trio.Process
 
 
 @asynccontextmanager
-async def child(house: House, method: str, params: str, results: str) -> AsyncIterator[trio.Process]:
-    program = textwrap.dedent(PROGRAM).format(method=method, params=params, results=results)
+async def child(house: House, verb: str, params: str) -> AsyncIterator[trio.Process]:
+    program = textwrap.dedent(PROGRAM).format(verb=verb, params=params)
     async with trio.open_nursery() as nursery:
         process = await start(nursery, program, house.settings.home)
         with trio.fail_after(20):
@@ -317,9 +312,7 @@ async def words(process: trio.Process) -> list[str]:
 
 async def test_the_first_ctrl_c_stops_a_delegation_and_brings_its_result(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
-        async with child(
-            house, "session.delegate", "DelegateParams(options, 'hang')", "DelegateResult, AcceptedReply"
-        ) as process:
+        async with child(house, "SESSION_DELEGATE", "DelegateParams(options, 'hang')") as process:
             await house.supervisor.wait_watched("d")
             process.send_signal(signal.SIGINT)
             assert await words(process) == ["DelegateResult interrupted", "stopped"]
@@ -328,19 +321,17 @@ async def test_the_first_ctrl_c_stops_a_delegation_and_brings_its_result(tmp_pat
 
 async def test_the_first_ctrl_c_on_a_send_leaves_the_work_alone(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house:
-        async with child(
-            house, "session.spawn", "SpawnParams(options, 'hang')", "Reply, AcceptedReply"
-        ) as process:
+        async with child(house, "SESSION_SPAWN", "SpawnParams(options, 'hang')") as process:
             await house.supervisor.wait_watched("d")
             process.send_signal(signal.SIGINT)
-            assert await words(process) == ["AcceptedReply ", "busy"]
+            assert await words(process) == ["AcceptedResult ", "busy"]
         assert house.supervisor.records["d"].status is SessionStatus.BUSY
 
 
 async def test_a_second_ctrl_c_gives_up_at_once(tmp_path: Path) -> None:
     async with impostor_that_only_listens(tmp_path) as (settings, heard):
         program = textwrap.dedent(PROGRAM).format(
-            method="session.delegate", params="DelegateParams(options, 'hang')", results="DelegateResult"
+            verb="SESSION_DELEGATE", params="DelegateParams(options, 'hang')"
         )
         async with trio.open_nursery() as nursery:
             process = await start(nursery, program, settings.home)
@@ -354,9 +345,7 @@ async def test_a_second_ctrl_c_gives_up_at_once(tmp_path: Path) -> None:
 
 async def test_ctrl_c_on_a_question_ends_it_at_once(tmp_path: Path) -> None:
     async with impostor_that_only_listens(tmp_path) as (settings, heard):
-        program = textwrap.dedent(PROGRAM).format(
-            method="daemon.stop", params="DaemonStopParams()", results="Nothing"
-        )
+        program = textwrap.dedent(PROGRAM).format(verb="DAEMON_STOP", params="DaemonStopParams()")
         async with trio.open_nursery() as nursery:
             process = await start(nursery, program, settings.home)
             with trio.fail_after(20):
@@ -393,8 +382,8 @@ async def test_a_program_with_a_handler_of_its_own_keeps_it(tmp_path: Path) -> N
         import signal, sys
         from pathlib import Path
         from cms.config import Settings
-        from cms.rpc.api import *
         from cms.rpc.client import connect
+        from cms.rpc.sessions import *
         from cms.session.model import *
 
         class Mine(Exception): pass
@@ -402,8 +391,7 @@ async def test_a_program_with_a_handler_of_its_own_keeps_it(tmp_path: Path) -> N
         signal.signal(signal.SIGINT, mine)
         client = connect(Settings(home=Path(sys.argv[1])), start=False)
         try:
-            client.call("session.delegate", DelegateParams(SessionOptions(name="d", work_dir="/"), "hang"),
-                        DelegateResult)
+            client.call(SESSION_DELEGATE, DelegateParams(SessionOptions(name="d", work_dir="/"), "hang"))
         except Mine:
             print("mine", signal.getsignal(signal.SIGINT) is mine)
     """
@@ -418,12 +406,12 @@ async def test_a_program_with_a_handler_of_its_own_keeps_it(tmp_path: Path) -> N
 
 async def test_stop_over_the_client_is_answered_when_all_is_stopped(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, connected(house) as client:
-        await in_thread(lambda: client.call("session.spawn", SpawnParams(options("a"), "hi"), Reply))
-        await in_thread(lambda: client.call("daemon.stop", DaemonStopParams(), Nothing))
+        await in_thread(lambda: client.call(SESSION_SPAWN, SpawnParams(options("a"), "hi")))
+        await in_thread(lambda: client.call(DAEMON_STOP, DaemonStopParams()))
         assert house.supervisor.stopped == ["a"]
         with trio.fail_after(10):
             await house.served.wait()
 
 
 def test_hello_reply_of_an_older_daemon_is_understood() -> None:
-    assert not HelloReply("1", 1, 1, "/").stopping
+    assert not HelloResult("1", 1, 1, "/").stopping

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from cms import errors
 from cms.errors import AgentDied, CmsError, ExitCode, SessionNotFound, WrongStatus
-from cms.rpc.api import ErrorData
-from cms.rpc.wire import LineBuffer, OverlongLine, error_data, error_from
+from cms.rpc.wire import ErrorData, LineBuffer, OverlongLine, error_data, error_from
 
 TREE = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, CmsError)]
 

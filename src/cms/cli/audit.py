@@ -9,7 +9,7 @@ from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
 from cms.json_output import json_object
-from cms.rpc.api_audit import AuditParams
+from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.session.audit import AuditLog, AuditRow
 
 #: What `--json` tells of a decision. `cost`: the session's dollars so far.
@@ -47,7 +47,7 @@ def audit(
     """
     who = flags.pick_name("audit", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("session.audit", AuditParams(who, head), AuditLog)
+        reply = client.call(SESSION_AUDIT, AuditParams(who, head))
     if json:
         io.show_json(_as_json(reply, rows=not verify))
     else:

@@ -13,7 +13,6 @@ from typing import Annotated
 import msgspec
 from cyclopts import Group, Parameter
 
-from cms.batch.forecast import Forecast
 from cms.batch.model import (
     RESUMABLE,
     BatchOptions,
@@ -30,10 +29,12 @@ from cms.cli.batches import batch_json, new_file, watch
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
 from cms.options import Layer, resolve
-from cms.rpc.api import Nothing
-from cms.rpc.api_batch import (
+from cms.rpc.batches import (
+    BATCH_DISCARD,
+    BATCH_GET,
+    BATCH_PLAN,
+    BATCH_RUN,
     BatchParams,
-    BatchReply,
     BatchRunParams,
 )
 from cms.session.model import Limits
@@ -274,8 +275,8 @@ def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: 
         raise
     params = BatchParams(id=batch.id)
     if plan:
-        forecast = port.ask("batch.plan", params, Forecast)
-        port.ask("batch.discard", params, Nothing)
+        forecast = port.ask(BATCH_PLAN, params)
+        port.ask(BATCH_DISCARD, params)
         told = [one for one in problems if one not in forecast.problems]
         if told:
             forecast = msgspec.structs.replace(forecast, fits=False, problems=(*told, *forecast.problems))
@@ -285,7 +286,7 @@ def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: 
             io.show_lines(render.plan_lines(forecast, io.out_style()))
         return ExitCode.COMPLETED if forecast.fits else ExitCode.USAGE
     if problems:
-        port.ask("batch.discard", params, Nothing)
+        port.ask(BATCH_DISCARD, params)
         _warn_all(batch.options.source, problems)
         raise BadTasks(batch.options.source, problems, len(problems))
     return _run(port, BatchRunParams(id=batch.id, wait=not detach), batch, detach=detach, json=json)
@@ -298,7 +299,7 @@ def _warn_all(source: str, problems: list[str]) -> None:
 
 
 def _resume(port: Port, word: str, typed: Header, *, detach: bool, json: bool) -> int:
-    batch = port.ask("batch.get", BatchParams(id=word), BatchReply).batch
+    batch = port.ask(BATCH_GET, BatchParams(id=word)).batch
     if batch.status not in RESUMABLE:
         raise UsageError(
             f"batch {batch.id!r} is {batch.status.value}: there is nothing to go on with",
@@ -311,7 +312,7 @@ def _resume(port: Port, word: str, typed: Header, *, detach: bool, json: bool) -
 
 def _run(port: Port, params: BatchRunParams, batch: BatchRecord, *, detach: bool, json: bool) -> int:
     if detach:
-        batch = port.run("batch.run", params).batch
+        batch = port.run(BATCH_RUN, params).batch
         if json:
             io.show_json({**batch_json(batch), "exitCode": None})
         else:
@@ -322,4 +323,4 @@ def _run(port: Port, params: BatchRunParams, batch: BatchRecord, *, detach: bool
                 ]
             )
         return ExitCode.COMPLETED
-    return watch(port, "batch.run", params, batch, json=json)
+    return watch(port, BATCH_RUN, params, batch, json=json)

@@ -1,25 +1,23 @@
-"""Who answers the `batch.` methods: the daemon, or (`batch_foreground`) this command itself."""
+"""Who answers the `batch.` verbs: the daemon, or (`batch_foreground`) this command itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from cms.config import load_settings
-from cms.rpc.api_batch import BatchReply
+from cms.rpc.batches import BatchResult
 from cms.rpc.client import Client, connect
-from cms.session.model import Record
-
-R = TypeVar("R", bound=Record)
+from cms.rpc.verbs import P, R, Verb
 
 
 class Port(Protocol):
-    """Whoever answers the `batch.` methods: the daemon, or this command itself."""
+    """Whoever answers the `batch.` verbs: the daemon, or this command itself."""
 
-    def ask(self, method: str, params: Record, want: type[R]) -> R:
+    def ask(self, verb: Verb[P, R], params: P) -> R:
         """One short request."""
 
-    def run(self, method: str, params: Record) -> BatchReply:
+    def run(self, verb: Verb[P, BatchResult], params: P) -> BatchResult:
         """A request that waits for a batch. Ctrl-C ends the waiting, and is answered all the same."""
 
 
@@ -30,11 +28,11 @@ class DaemonPort:
         self._client = client
         self._waiting = waiting
 
-    def ask(self, method: str, params: Record, want: type[R]) -> R:
-        return self._client.call(method, params, want)
+    def ask(self, verb: Verb[P, R], params: P) -> R:
+        return self._client.call(verb, params)
 
-    def run(self, method: str, params: Record) -> BatchReply:
-        return self._waiting.call(method, params, BatchReply)
+    def run(self, verb: Verb[P, BatchResult], params: P) -> BatchResult:
+        return self._waiting.call(verb, params)
 
 
 def with_daemon(work: Callable[[Port], int]) -> int:

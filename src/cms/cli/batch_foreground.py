@@ -1,4 +1,4 @@
-"""`batch --foreground`: a supervisor inside this command answers the `batch.` methods; its end ends all.
+"""`batch --foreground`: a supervisor inside this command answers the `batch.` verbs; its end ends all.
 
 The work is blocking code like that of any command, so it gets a thread, and trio the main thread, where the
 signals come. As in `foreground`, the signal receiver stands outside of the supervisor: while that closes, a
@@ -8,23 +8,21 @@ second Ctrl-C must not tear it apart.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import msgspec
 import trio
 
 from cms.cli.batch_client import Port
 from cms.config import load_settings_and_file
-from cms.daemon.batch_handlers import BatchMethods
-from cms.daemon.call import Begin
-from cms.errors import CmsError, InternalError
+from cms.daemon.call import Handler
+from cms.daemon.handlers.batches import BatchHandlers
+from cms.errors import CmsError
 from cms.fleet.batches import open_batches
 from cms.fleet.supervisor import open_supervisor
-from cms.rpc.api_batch import BatchReply
+from cms.rpc.batches import BatchResult
+from cms.rpc.verbs import P, R, Verb
 from cms.session.model import Interaction, Record
-
-R = TypeVar("R", bound=Record)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -58,7 +56,7 @@ async def _here(work: Callable[[Port], int]) -> int:
             open_supervisor(load_settings_and_file()) as supervisor,
             open_batches(supervisor) as batches,
         ):
-            port = _LocalPort(BatchMethods(batches).table, stop, trio.lowlevel.current_trio_token())
+            port = _LocalPort(BatchHandlers(batches).all, stop, trio.lowlevel.current_trio_token())
             code = await trio.to_thread.run_sync(work, port)
         outer.cancel_scope.cancel()
     return code
@@ -72,31 +70,29 @@ async def _listen(stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:
 
 
 class _LocalPort:
-    """The methods themselves, called from the command's threads."""
+    """The handlers themselves, called from the command's threads."""
 
-    def __init__(self, table: Mapping[str, Begin], stop: trio.Event, token: trio.lowlevel.TrioToken) -> None:
-        self._table = table
+    def __init__(self, handlers: Sequence[Handler], stop: trio.Event, token: trio.lowlevel.TrioToken) -> None:
+        self._begin = {handler.verb.name: handler.begin for handler in handlers}
         self._stop = stop
         self._token = token
 
-    def ask(self, method: str, params: Record, want: type[R]) -> R:
-        answer = trio.from_thread.run(self._call, method, params, trio_token=self._token)
+    def ask(self, verb: Verb[P, R], params: P) -> R:
+        answer = trio.from_thread.run(self._call, verb.name, params, trio_token=self._token)
         if isinstance(answer, CmsError):
             raise answer
-        if not isinstance(answer, want):
-            raise InternalError(f"{method} gave {type(answer).__name__}")
-        return answer
+        return verb.checked(answer)
 
-    def run(self, method: str, params: Record) -> BatchReply:
-        return self.ask(method, params, BatchReply)
+    def run(self, verb: Verb[P, BatchResult], params: P) -> BatchResult:
+        return self.ask(verb, params)
 
-    async def _call(self, method: str, params: Record) -> Record | CmsError:
+    async def _call(self, verb: str, params: Record) -> Record | CmsError:
         """One request; an error of ours is returned, since the nursery would wrap what is raised."""
         here = _Here()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._cancel_when_stopped, here.scope)
             try:
-                return await self._table[method](here, msgspec.Raw(msgspec.json.encode(params)))
+                return await self._begin[verb](here, msgspec.Raw(msgspec.json.encode(params)))
             except CmsError as error:
                 return error
             finally:

@@ -22,20 +22,19 @@ from cms.cli.batch_client import Port
 from cms.cli.flags import nearest_path
 from cms.errors import CmsError, UsageError
 from cms.options import Layer
-from cms.rpc.api import Nothing
-from cms.rpc.api_batch import (
+from cms.rpc.batches import (
+    BATCH_ADD,
+    BATCH_CHECK,
+    BATCH_CREATE,
+    BATCH_DISCARD,
     CHUNK,
     CHUNK_BYTES,
     BatchAddParams,
     BatchCreateParams,
     BatchParams,
-    BatchProblems,
-    BatchReply,
     LineOf,
 )
-from cms.session.model import Record
 
-R = TypeVar("R", bound=Record)
 L = TypeVar("L", bound=Layer)
 
 #: Mistakes that are shown.
@@ -177,14 +176,14 @@ class _Loading:
         self._send()
         if self._problems or self._batch is None:
             raise BadTasks(self._source, self._problems, self._count)
-        checked = self._port.ask("batch.check", BatchParams(id=self._batch.id), BatchProblems)
+        checked = self._port.ask(BATCH_CHECK, BatchParams(id=self._batch.id))
         return self._batch, list(checked.problems)
 
     def drop(self) -> None:
         """Leave nothing behind."""
         if self._batch is not None:
             try:
-                self._port.ask("batch.discard", BatchParams(id=self._batch.id), Nothing)
+                self._port.ask(BATCH_DISCARD, BatchParams(id=self._batch.id))
             except CmsError:
                 pass  # whatever is wrong is being told already; the next daemon sweeps it away
 
@@ -194,12 +193,12 @@ class _Loading:
         defaults = self._places.settle(options.defaults, options.work_dir)
         stem = Path(self._source).stem if self._source != "stdin" else "batch"
         params = BatchCreateParams(msgspec.structs.replace(options, defaults=defaults), stem)
-        self._batch = self._port.ask("batch.create", params, BatchReply).batch
+        self._batch = self._port.ask(BATCH_CREATE, params).batch
 
     def _send(self) -> None:
         if self._batch is not None and self._chunk and not self._problems:
             params = BatchAddParams(self._batch.id, self._sent, tuple(self._chunk))
-            for problem in self._port.ask("batch.add", params, BatchProblems).problems:
+            for problem in self._port.ask(BATCH_ADD, params).problems:
                 self._wrong(problem)
         self._sent += len(self._chunk)
         self._chunk, self._size = [], 0

@@ -12,7 +12,12 @@ from cms.cli import batch_render as render
 from cms.cli import io, terminal
 from cms.cli.batch_client import Port
 from cms.errors import CmsError
-from cms.rpc.api_batch import BatchPageParams, BatchParams, BatchReply, BatchTasksReply
+from cms.rpc.batches import (
+    BATCH_ENDED,
+    BATCH_GET,
+    BatchPageParams,
+    BatchParams,
+)
 
 _ERASE = "\r\x1b[2K"
 _POLL = 0.4  # seconds between two looks at a batch that runs
@@ -62,7 +67,7 @@ class BatchProgress:
     def _look(self) -> None:
         try:
             while not self._over.wait(_POLL):
-                self._batch = self._port.ask("batch.get", BatchParams(id=self._batch.id), BatchReply).batch
+                self._batch = self._port.ask(BATCH_GET, BatchParams(id=self._batch.id)).batch
                 self._tell_park()
                 if not self._quiet:
                     self._tell_ended()
@@ -81,9 +86,7 @@ class BatchProgress:
 
     def _tell_ended(self) -> None:
         while True:
-            page = self._port.ask(
-                "batch.ended", BatchPageParams(id=self._batch.id, after=self._shown), BatchTasksReply
-            )
+            page = self._port.ask(BATCH_ENDED, BatchPageParams(id=self._batch.id, after=self._shown))
             if not page.tasks:
                 return
             self._erase()

@@ -17,17 +17,23 @@ from cms.cli.batch_progress import BatchProgress
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
 from cms.json_output import json_object
-from cms.rpc.api import Nothing
-from cms.rpc.api_batch import (
-    BatchesReply,
+from cms.rpc.batches import (
+    BATCH_CANCEL,
+    BATCH_FOLLOW,
+    BATCH_GET,
+    BATCH_LIST,
+    BATCH_PAUSE,
+    BATCH_REPORT,
+    BATCH_RUN,
+    BATCH_STOP,
+    BATCH_TASKS,
     BatchPageParams,
     BatchParams,
-    BatchReply,
     BatchReportParams,
-    BatchReportReply,
+    BatchResult,
     BatchRunParams,
-    BatchTasksReply,
 )
+from cms.rpc.verbs import Nothing, P, Verb
 
 #: What `--json` tells of a batch. `eta` in seconds.
 _BATCH = (
@@ -48,7 +54,7 @@ def batches(*, json: JsonFlag = False) -> int:
         cms batches --json
     """
     with io.daemon() as client:
-        reply = client.call("batch.list", Nothing(), BatchesReply)
+        reply = client.call(BATCH_LIST, Nothing())
     if json:
         io.show_json(json_object(batches=[batch_json(batch) for batch in reply.batches]))
     else:
@@ -91,13 +97,13 @@ def show(
     word = _pick("show", batch)
     with io.daemon() as client, io.daemon() as waiting:
         port = DaemonPort(client, waiting)
-        record = port.ask("batch.get", BatchParams(id=word), BatchReply).batch
+        record = port.ask(BATCH_GET, BatchParams(id=word)).batch
         if follow:
-            return watch(port, "batch.follow", BatchParams(id=record.id), record, json=json)
+            return watch(port, BATCH_FOLLOW, BatchParams(id=record.id), record, json=json)
         if report:
             path = new_file(report, "--report")
             html = path.lower().endswith((".html", ".htm"))
-            reply = port.ask("batch.report", BatchReportParams(id=record.id, html=html), BatchReportReply)
+            reply = port.ask(BATCH_REPORT, BatchReportParams(id=record.id, html=html))
             Path(path).write_text(reply.text, encoding="utf-8")
         tasks = all_tasks(port, record.id)
     if failed:
@@ -120,7 +126,7 @@ def pause(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
 
         cms batch pause tasks-3f9a1c
     """
-    return _ask("batch.pause", _pick("pause", batch), json=json)
+    return _ask(BATCH_PAUSE, _pick("pause", batch), json=json)
 
 
 def stop(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
@@ -130,7 +136,7 @@ def stop(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
 
         cms batch stop tasks-3f9a1c
     """
-    return _ask("batch.stop", _pick("stop", batch), json=json)
+    return _ask(BATCH_STOP, _pick("stop", batch), json=json)
 
 
 def cancel(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
@@ -140,7 +146,7 @@ def cancel(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
 
         cms batch cancel tasks-3f9a1c
     """
-    return _ask("batch.cancel", _pick("cancel", batch), json=json)
+    return _ask(BATCH_CANCEL, _pick("cancel", batch), json=json)
 
 
 def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
@@ -154,17 +160,17 @@ def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
     """
     word = _pick("resume", batch)
     with io.daemon() as client:
-        record = client.call("batch.get", BatchParams(id=word), BatchReply).batch
+        record = client.call(BATCH_GET, BatchParams(id=word)).batch
         options = msgspec.structs.replace(record.options, detached=True)
         changes = options if record.status is BatchStatus.STOPPED else None
         params = BatchRunParams(id=record.id, options=changes, wait=False)
-        record = client.call("batch.run", params, BatchReply).batch
+        record = client.call(BATCH_RUN, params).batch
     return _show_one(record, json=json)
 
 
-def _ask(method: str, word: str, *, json: bool) -> int:
+def _ask(verb: Verb[BatchParams, BatchResult], word: str, *, json: bool) -> int:
     with io.daemon() as client:
-        return _show_one(client.call(method, BatchParams(id=word), BatchReply).batch, json=json)
+        return _show_one(client.call(verb, BatchParams(id=word)).batch, json=json)
 
 
 def _show_one(batch: BatchRecord, *, json: bool) -> int:
@@ -186,11 +192,9 @@ def _pick(command: str, word: str | None) -> str:
 # --- shared with `batch` --------------------------------------------------------------------------
 
 
-def watch(
-    port: Port, method: str, params: BatchRunParams | BatchParams, batch: BatchRecord, *, json: bool
-) -> int:
+def watch(port: Port, verb: Verb[P, BatchResult], params: P, batch: BatchRecord, *, json: bool) -> int:
     with BatchProgress(port, batch, quiet=json) as display:
-        batch = port.run(method, params).batch
+        batch = port.run(verb, params).batch
         display.finish()
     return show_end(port, batch, json=json)
 
@@ -207,7 +211,7 @@ def all_tasks(port: Port, batch_id: str) -> list[TaskView]:
     found: list[TaskView] = []
     after: int | None = -1
     while after is not None:
-        page = port.ask("batch.tasks", BatchPageParams(id=batch_id, after=after), BatchTasksReply)
+        page = port.ask(BATCH_TASKS, BatchPageParams(id=batch_id, after=after))
         found += page.tasks
         after = page.next
     return found

@@ -11,7 +11,8 @@ from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
 from cms.json_output import json_object
-from cms.rpc.api import Nothing, SetBudgetParams
+from cms.rpc.money import BUDGET_GET, BUDGET_SET, SetBudgetParams
+from cms.rpc.verbs import Nothing
 from cms.session.budget import ALL, DAY, Budget, name_of
 
 
@@ -68,13 +69,13 @@ def show(*, json: JsonFlag = False) -> int:
         cms budget show
     """
     with io.daemon() as client:
-        reply = client.call("budget.get", Nothing(), Budget)
+        reply = client.call(BUDGET_GET, Nothing())
     return _tell(reply, json=json)
 
 
 def _change(caps: Mapping[str, float | None], *, json: bool) -> int:
     with io.daemon() as client:
-        reply = client.call("budget.set", SetBudgetParams(dict(caps)), Budget)
+        reply = client.call(BUDGET_SET, SetBudgetParams(dict(caps)))
     return _tell(reply, json=json)
 
 

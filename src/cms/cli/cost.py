@@ -14,7 +14,7 @@ from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
 from cms.json_output import json_object
-from cms.rpc.api_care import CostParams, CostReply, CostRow, Grouping
+from cms.rpc.money import LEDGER_TOTALS, CostParams, CostResult, CostRow, Grouping
 from cms.units import parse_seconds
 
 _BAR = 24  # columns of the longest bar
@@ -69,7 +69,7 @@ def cost(
         cms cost --by model --since today --json
     """
     with io.daemon() as client:
-        reply = client.call("ledger.totals", CostParams(by=by, since=since), CostReply)
+        reply = client.call(LEDGER_TOTALS, CostParams(by=by, since=since))
     if json:
         rows = [json_object(row, "key name cost=usage.cost_usd exact usage") for row in reply.rows]
         spent = {"total_cost_usd": reply.total.cost_usd, "exact": reply.exact, "usage": reply.total}
@@ -79,7 +79,7 @@ def cost(
     return ExitCode.COMPLETED
 
 
-def lines(reply: CostReply, by: Grouping, style: Style) -> list[str]:
+def lines(reply: CostResult, by: Grouping, style: Style) -> list[str]:
     """The table: name, cost, share, a bar, tokens in and out; a total below."""
     if not reply.rows:
         return ["nothing was spent"]

@@ -18,8 +18,9 @@ from cms.cli.flags import JsonFlag
 from cms.config import load_settings, load_settings_and_file
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
 from cms.json_output import json_object
-from cms.rpc.api import DaemonStatus, DaemonStopParams, Nothing
 from cms.rpc.client import NoDaemon
+from cms.rpc.daemon import DAEMON_STATUS, DAEMON_STOP, DaemonStopParams
+from cms.rpc.verbs import Nothing
 
 _LEAVING = 30.0  # seconds on top of the grace, for force and proof
 _POLL = 0.25  # seconds between two looks at the log with --follow
@@ -70,7 +71,7 @@ def status(*, json: JsonFlag = False) -> int:
     """
     try:
         with io.daemon(start=False) as client:
-            reply = client.call("daemon.status", Nothing(), DaemonStatus)
+            reply = client.call(DAEMON_STATUS, Nothing())
     except NoDaemon:
         _show_none(f"no daemon runs for {load_settings().home}", stopped=False, json=json)
         return ExitCode.DAEMON_UNAVAILABLE
@@ -106,7 +107,7 @@ def stop(
         with io.daemon(start=False, any_protocol=True) as client:
             pid = client.daemon.pid
             client.hold_process()
-            client.call("daemon.stop", DaemonStopParams(grace=grace), Nothing)
+            client.call(DAEMON_STOP, DaemonStopParams(grace=grace))
             give_up = time.monotonic() + grace + _LEAVING
             client.wait_until_gone(give_up)
             if time.monotonic() >= give_up:

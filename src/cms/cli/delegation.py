@@ -13,7 +13,16 @@ from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
 from cms.config import DELEGATE_LIMITS
 from cms.errors import UsageError
-from cms.rpc.api import AcceptedReply, ContinueParams, DelegateParams, NameParams, SessionReply
+from cms.rpc.sessions import (
+    SESSION_CONTINUE,
+    SESSION_DELEGATE,
+    SESSION_GET,
+    AcceptedResult,
+    ContinueParams,
+    DelegateParams,
+    NameParams,
+)
+from cms.rpc.verbs import P, Verb
 from cms.session.model import DelegateResult, exit_code_of
 
 DetachFlag = Annotated[
@@ -70,7 +79,7 @@ def delegate(
         from cms.cli import foreground as runner
 
         return _show(runner.delegate(params, quiet=json), json=json)
-    return wait_and_show("session.delegate", params, who, detach=detach, json=json)
+    return wait_and_show(SESSION_DELEGATE, params, who, detach=detach, json=json)
 
 
 def continue_(
@@ -99,17 +108,17 @@ def continue_(
     bounds = None
     if limits != agents.NO_LIMITS:
         with io.daemon() as client:
-            session = client.call("session.get", NameParams(name=who), SessionReply).session
+            session = client.call(SESSION_GET, NameParams(name=who)).session
         bounds = limits.over(session.options.limits)
     params = ContinueParams(name=who, message=text or "", limits=bounds, detach=detach)
-    return wait_and_show("session.continue", params, who, detach=detach, json=json)
+    return wait_and_show(SESSION_CONTINUE, params, who, detach=detach, json=json)
 
 
 def wait_and_show(
-    method: str, params: DelegateParams | ContinueParams, name: str, *, detach: bool, json: bool
+    verb: Verb[P, DelegateResult | AcceptedResult], params: P, name: str, *, detach: bool, json: bool
 ) -> int:
-    reply = io.work(method, params, DelegateResult, name=name, quiet=json or detach)
-    if isinstance(reply, AcceptedReply):
+    reply = io.work(verb, params, name=name, quiet=json or detach)
+    if isinstance(reply, AcceptedResult):
         return show_accepted(reply, detached=detach, json=json)
     return _show(reply, json=json)
 

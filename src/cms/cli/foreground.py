@@ -1,6 +1,6 @@
 """`delegate --foreground`: the supervisor inside this command, whose end ends everything it started.
 
-The delegation goes through `rpc.methods`, the same code that the daemon runs behind its socket, with a
+The delegation goes through `daemon.handlers`, the same code that the daemon runs behind its socket, with a
 `Call` that reports to this terminal instead. So a cancelled delegation gives the same result in both.
 
 The signal receiver stands outside of the supervisor: while that closes (and proves that nothing is left), a
@@ -19,10 +19,12 @@ import trio
 from cms.cli import terminal
 from cms.cli.progress import StatusLine
 from cms.config import load_settings_and_file
-from cms.daemon.handlers import Methods, RequestCancelled
+from cms.daemon.call import RequestCancelled
+from cms.daemon.handlers.sessions import SessionHandlers
 from cms.errors import CmsError, InternalError
 from cms.fleet.supervisor import Supervisor, open_supervisor
-from cms.rpc.api import DelegateParams, ProgressNote
+from cms.rpc.sessions import DelegateParams
+from cms.rpc.wire import ProgressNote
 from cms.session.model import DelegateResult, Interaction
 
 #: What ends the delegation, cleanly: Ctrl-C, a polite kill, the terminal's end.
@@ -108,9 +110,9 @@ async def _delegate(params: DelegateParams, tell: Callable[[ProgressNote], None]
         async with open_supervisor(settings) as supervisor, trio.open_nursery() as nursery:
             here = _Here(nursery, supervisor, tell)
             nursery.start_soon(_cancel_when, stop, here.scope)
-            methods = Methods(supervisor, here, settings, "")
+            handlers = SessionHandlers(supervisor, here, settings)
             try:
-                result = await methods.delegate(here, params)
+                result = await handlers.delegate(here, params)
             except RequestCancelled:
                 raise _NeverBegan from None
             finally:

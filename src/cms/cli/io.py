@@ -11,7 +11,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
 
 import msgspec
 
@@ -19,11 +18,8 @@ from cms.cli import terminal
 from cms.config import load_settings
 from cms.errors import MachineError
 from cms.json_output import encode
-from cms.rpc.api import AcceptedReply
 from cms.rpc.client import Client, connect
-from cms.session.model import Record
-
-R = TypeVar("R", bound=Record)
+from cms.rpc.verbs import P, R, Verb
 
 
 @contextmanager
@@ -37,15 +33,15 @@ def daemon(*, start: bool = True, any_protocol: bool = False) -> Iterator[Client
         yield client
 
 
-def work(method: str, params: Record, want: type[R], *, name: str, quiet: bool) -> R | AcceptedReply:
+def work(verb: Verb[P, R], params: P, *, name: str, quiet: bool) -> R:
     """One request that takes long, with a status line on a terminal unless `quiet`."""
     with daemon() as client:
         if quiet or not terminal.can_rewrite(sys.stderr, os.environ):
-            return client.call(method, params, want, AcceptedReply)
+            return client.call(verb, params)
         from cms.cli.progress import StatusLine
 
         with StatusLine(sys.stderr, name, terminal.style_of(sys.stderr, os.environ)) as line:
-            return client.call(method, params, want, AcceptedReply, on_progress=line.note)
+            return client.call(verb, params, on_progress=line.note)
 
 
 # --- printing -------------------------------------------------------------------------------------

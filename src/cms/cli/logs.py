@@ -23,8 +23,8 @@ from cms.cli.terminal import Style
 from cms.config import load_settings
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.json_output import encode, json_object
-from cms.rpc.api import NameParams, SessionReply, WatchParams
 from cms.rpc.client import Client
+from cms.rpc.sessions import SESSION_GET, SESSION_WATCH, NameParams, WatchParams
 from cms.session.model import LIVE
 from cms.session.transcript import Moment, Transcript
 from cms.store.rawlog import Entry, raw_log_path, read_entries
@@ -80,7 +80,7 @@ def logs(
     if raw and (json or last is not None):
         raise UsageError("--raw prints the lines as they are: give it without --json and --last")
     with io.daemon() as client:
-        session = client.call("session.get", NameParams(name=who), SessionReply).session
+        session = client.call(SESSION_GET, NameParams(name=who)).session
         path = raw_log_path(load_settings().raw, session.id)
         if raw:
             teller: Teller = RawTeller(sys.stdout.buffer)
@@ -117,9 +117,7 @@ def _follow(client: Client, name: str, log: Log, teller: Teller) -> None:
 
     def watch() -> None:
         try:
-            client.call(
-                "session.watch", WatchParams(name=name), SessionReply, on_progress=lambda _: news.set()
-            )
+            client.call(SESSION_WATCH, WatchParams(name=name), on_progress=lambda _: news.set())
         except (CmsError, OSError):
             pass  # it has ended just now, or the daemon has: what is in the log is all there is
         over.set()

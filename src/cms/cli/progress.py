@@ -14,7 +14,7 @@ from typing import TextIO
 
 from cms.cli import render
 from cms.cli.terminal import Style
-from cms.rpc.api import ProgressNote
+from cms.rpc.wire import ProgressNote
 from cms.session.model import Progress, SessionStatus
 
 _ERASE = "\r\x1b[2K"

@@ -15,9 +15,17 @@ from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, NothingAsked, UsageError
 from cms.json_output import json_object
-from cms.rpc.api import ContinueParams, SendParams
-from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply, Unanswered
 from cms.rpc.client import Client
+from cms.rpc.questions import (
+    SESSION_ANSWER,
+    SESSIONS_QUESTIONS,
+    AnswerParams,
+    AnswerResult,
+    QuestionsParams,
+    QuestionsResult,
+    Unanswered,
+)
+from cms.rpc.sessions import SESSION_CONTINUE, SESSION_SEND, ContinueParams, SendParams
 from cms.session.model import Question
 from cms.session.questions import AskedQuestion, OpenQuestion, choose
 
@@ -43,7 +51,7 @@ def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag 
     if name is not None and name_flag is not None:
         flags.pick_name("ask", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("sessions.questions", AskParams(name=name or name_flag or ""), AskReply)
+        reply = client.call(SESSIONS_QUESTIONS, QuestionsParams(name=name or name_flag or ""))
     if json:
         unanswered = [
             json_object(one, _UNANSWERED, can_continue=bool(one.session.claude_session_id))
@@ -91,7 +99,7 @@ def answer(
     params = AnswerParams(name=who, texts=texts, id=id_, deny=deny, message=message)
     with io.daemon() as client:
         try:
-            reply = client.call("session.answer", params, AnswerReply)
+            reply = client.call(SESSION_ANSWER, params)
         except NothingAsked:
             left = _ended_asking(client, who)
             if left is None or deny:
@@ -102,11 +110,11 @@ def answer(
 
 
 def _ended_asking(client: Client, name: str) -> Unanswered | None:
-    reply = client.call("sessions.questions", AskParams(name=name), AskReply)
+    reply = client.call(SESSIONS_QUESTIONS, QuestionsParams(name=name))
     return reply.unanswered[0] if reply.unanswered else None
 
 
-def _told(reply: AnswerReply, texts: tuple[str, ...], *, json: bool) -> int:
+def _told(reply: AnswerResult, texts: tuple[str, ...], *, json: bool) -> int:
     if json:
         io.show_json(json_object(reply, "name=session.name question left"))
     else:
@@ -140,11 +148,11 @@ def _go_on(asked: Unanswered, texts: tuple[str, ...], *, json: bool) -> int:
         from cms.cli.delegation import wait_and_show
 
         return wait_and_show(
-            "session.continue", ContinueParams(name=name, message=text), name, detach=False, json=json
+            SESSION_CONTINUE, ContinueParams(name=name, message=text), name, detach=False, json=json
         )
     from cms.cli.sessions import send_and_show
 
-    return send_and_show(name, "session.send", SendParams(name=name, message=text), detach=False, json=json)
+    return send_and_show(name, SESSION_SEND, SendParams(name=name, message=text), detach=False, json=json)
 
 
 def _choice(question: Question, text: str) -> str:
@@ -156,7 +164,7 @@ def _choice(question: Question, text: str) -> str:
 # --- lines ----------------------------------------------------------------------------------------
 
 
-def ask_lines(reply: AskReply, now: float, style: Style) -> list[str]:
+def ask_lines(reply: QuestionsResult, now: float, style: Style) -> list[str]:
     """Every open call, then every message that ended asking, each with how to answer it."""
     if not reply.open and not reply.unanswered:
         return ["nobody asks anything"]

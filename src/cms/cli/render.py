@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from cms.cli.terminal import Style
-from cms.rpc.api import AcceptedReply, DaemonStatus
+from cms.rpc.daemon import DaemonStatus
+from cms.rpc.sessions import AcceptedResult
 from cms.session.model import (
     DelegateResult,
     Denial,
@@ -462,7 +463,7 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     return lines
 
 
-def accepted_lines(reply: AcceptedReply) -> list[str]:
+def accepted_lines(reply: AcceptedResult) -> list[str]:
     return [
         f"{reply.name}: accepted, works on by itself",
         f"look at it: cms status {reply.name}, then cms output {reply.name}",

@@ -12,27 +12,35 @@ from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.terminal import Style
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.json_output import json_object
-from cms.rpc.api import (
-    AcceptedReply,
-    NameParams,
-    ResumeParams,
-    SendParams,
-    SessionReply,
-    StopParams,
-    StopReply,
-)
-from cms.rpc.api_care import (
+from cms.rpc.sessions import (
+    SESSION_DELETE,
+    SESSION_FORK,
+    SESSION_INTERRUPT,
+    SESSION_KILL,
+    SESSION_PAUSE,
+    SESSION_RESUME,
+    SESSION_SEND,
+    SESSION_STOP,
+    SESSIONS_CLEANUP,
+    SESSIONS_WAIT,
+    AcceptedResult,
     CleanupParams,
-    CleanupReply,
+    CleanupResult,
     Deleted,
     DeleteParams,
     ForkParams,
+    NameParams,
     PauseParams,
+    SendParams,
+    SessionResult,
+    StopParams,
+    StopResult,
     Waited,
     WaitParams,
-    WaitReply,
+    WaitResult,
 )
-from cms.session.model import Outcome, Record, Reply, SessionStatus, exit_code_of
+from cms.rpc.verbs import P, Verb
+from cms.session.model import Outcome, Reply, SessionStatus, exit_code_of
 
 #: What a branch is told when nobody says more.
 GO_ON = "Go on from here."
@@ -80,7 +88,7 @@ def send(
     if stop and detach:
         raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
     params = SendParams(name=who, message=text or "", stop=stop, wait=not detach)
-    return send_and_show(who, "session.send", params, detach=detach, json=json)
+    return send_and_show(who, SESSION_SEND, params, detach=detach, json=json)
 
 
 def resume(
@@ -106,11 +114,11 @@ def resume(
     text = flags.pick_text(
         "resume", "message", word=word, flag=message_flag, file=message_file, required=False
     )
-    params = ResumeParams(name=who, message=text, wait=not detach)
     if text is not None:
-        return send_and_show(who, "session.resume", params, detach=detach, json=json)
+        params = SendParams(name=who, message=text, resume=True, wait=not detach)
+        return send_and_show(who, SESSION_SEND, params, detach=detach, json=json)
     with io.daemon() as client:
-        reply = client.call("session.resume", params, SessionReply)
+        reply = client.call(SESSION_RESUME, NameParams(name=who))
     return show_session(reply, json=json)
 
 
@@ -138,7 +146,7 @@ def pause(
     """
     who = flags.pick_name("pause", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("session.pause", PauseParams(name=who, freeze=freeze), SessionReply)
+        reply = client.call(SESSION_PAUSE, PauseParams(name=who, freeze=freeze))
     return show_session(reply, json=json)
 
 
@@ -187,7 +195,7 @@ def fork(
     params = ForkParams(
         name=who, new_name=flags.check_name(new), message=said or GO_ON, model=model, wait=not detach
     )
-    return send_and_show(new, "session.fork", params, detach=detach, json=json)
+    return send_and_show(new, SESSION_FORK, params, detach=detach, json=json)
 
 
 def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
@@ -199,7 +207,7 @@ def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: Jso
     """
     who = flags.pick_name("interrupt", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("session.interrupt", NameParams(name=who), SessionReply)
+        reply = client.call(SESSION_INTERRUPT, NameParams(name=who))
     return show_session(reply, json=json)
 
 
@@ -230,7 +238,7 @@ def stop(
     """
     who = flags.pick_name("stop", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("session.stop", StopParams(name=who, grace=grace), StopReply)
+        reply = client.call(SESSION_STOP, StopParams(name=who, grace=grace))
     return _show_stopped(reply, json=json)
 
 
@@ -247,7 +255,7 @@ def kill(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag
     """
     who = flags.pick_name("kill", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("session.kill", NameParams(name=who), StopReply)
+        reply = client.call(SESSION_KILL, NameParams(name=who))
     return _show_stopped(reply, json=json, by_force=True)
 
 
@@ -279,7 +287,7 @@ def delete(
     with io.daemon() as client:
         for name in chosen:
             try:
-                gone.append(client.call("session.delete", DeleteParams(name, force, purge), Deleted))
+                gone.append(client.call(SESSION_DELETE, DeleteParams(name, force, purge)))
             except CmsError as error:
                 failures.append(error)
                 if error.exit_code is ExitCode.DAEMON_UNAVAILABLE:
@@ -333,9 +341,8 @@ def cleanup(
     """
     with io.daemon() as client:
         reply = client.call(
-            "sessions.cleanup",
+            SESSIONS_CLEANUP,
             CleanupParams(days=days, dry_run=dry_run, force=force, purge=purge),
-            CleanupReply,
         )
     if json:
         deleted = [_deleted(one) for one in reply.deleted]
@@ -376,7 +383,7 @@ def wait(
         raise UsageError("--any and --all at once: give one")
     params = WaitParams(names=chosen, first=any_, timeout=timeout)
     with io.daemon() as client:
-        reply = client.call("sessions.wait", params, WaitReply)
+        reply = client.call(SESSIONS_WAIT, params)
     if json:
         io.show_json(json_object(reply, done=[json_object(one, _WAITED) for one in reply.done]))
     else:
@@ -394,7 +401,7 @@ def reply_exit(reply: Reply) -> ExitCode:
     return exit_code_of(reply.outcome)
 
 
-def show_accepted(reply: AcceptedReply, *, detached: bool, json: bool) -> int:
+def show_accepted(reply: AcceptedResult, *, detached: bool, json: bool) -> int:
     """A message that is on disk and not waited for: as asked (`--detach`), or because of Ctrl-C."""
     if not detached:
         io.warn(f"cms: no longer waiting; {reply.name} works on")
@@ -406,9 +413,11 @@ def show_accepted(reply: AcceptedReply, *, detached: bool, json: bool) -> int:
     return ExitCode.COMPLETED if detached else ExitCode.INTERRUPTED
 
 
-def send_and_show(name: str, method: str, params: Record, *, detach: bool, json: bool) -> int:
-    reply = io.work(method, params, Reply, name=name, quiet=json or detach)
-    if isinstance(reply, AcceptedReply):
+def send_and_show(
+    name: str, verb: Verb[P, Reply | AcceptedResult], params: P, *, detach: bool, json: bool
+) -> int:
+    reply = io.work(verb, params, name=name, quiet=json or detach)
+    if isinstance(reply, AcceptedResult):
         return show_accepted(reply, detached=detach, json=json)
     if json:
         io.show_json(reply)
@@ -417,7 +426,7 @@ def send_and_show(name: str, method: str, params: Record, *, detach: bool, json:
     return reply_exit(reply)
 
 
-def show_session(reply: SessionReply, *, json: bool) -> int:
+def show_session(reply: SessionResult, *, json: bool) -> int:
     if json:
         io.show_json(reply.session)
     else:
@@ -425,7 +434,7 @@ def show_session(reply: SessionReply, *, json: bool) -> int:
     return ExitCode.COMPLETED
 
 
-def _show_stopped(reply: StopReply, *, json: bool, by_force: bool = False) -> int:
+def _show_stopped(reply: StopResult, *, json: bool, by_force: bool = False) -> int:
     if json:
         io.show_json(json_object(reply.session, receipt=reply.receipt))
     else:
@@ -440,7 +449,7 @@ def _show_stopped(reply: StopReply, *, json: bool, by_force: bool = False) -> in
     return ExitCode.FAILED
 
 
-def wait_exit(reply: WaitReply, *, first: bool) -> ExitCode:
+def wait_exit(reply: WaitResult, *, first: bool) -> ExitCode:
     """The exit status for what came of the waiting."""
     for one in reply.done:
         if one.last is not None and one.last.outcome not in (None, Outcome.COMPLETED):
@@ -471,7 +480,7 @@ def deleted_lines(gone: Deleted) -> list[str]:
     return lines
 
 
-def cleanup_lines(reply: CleanupReply, days: float, *, dry_run: bool) -> list[str]:
+def cleanup_lines(reply: CleanupResult, days: float, *, dry_run: bool) -> list[str]:
     """Every session by name, and what became of it."""
     lines = []
     for gone in reply.deleted:
@@ -493,7 +502,7 @@ def cleanup_lines(reply: CleanupReply, days: float, *, dry_run: bool) -> list[st
     return lines
 
 
-def wait_lines(reply: WaitReply, style: Style) -> list[str]:
+def wait_lines(reply: WaitResult, style: Style) -> list[str]:
     """A line for each that is through, and one for those that are not."""
     found = [_waited_line(one, style) for one in reply.done]
     if reply.waiting:

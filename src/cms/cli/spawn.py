@@ -13,7 +13,7 @@ from cms.cli.agent import AgentFlags, LimitFlags
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.sessions import send_and_show
 from cms.errors import UsageError
-from cms.rpc.api import SpawnParams
+from cms.rpc.sessions import SESSION_SPAWN, SpawnParams
 from cms.session.model import Limits
 
 
@@ -64,4 +64,4 @@ def spawn(
     options = chosen.agent.options(who, chosen.limits)
     agent.warn()
     params = SpawnParams(options=options, prompt=text or "", stop=stop, wait=not detach)
-    return send_and_show(who, "session.spawn", params, detach=detach, json=json)
+    return send_and_show(who, SESSION_SPAWN, params, detach=detach, json=json)

@@ -11,13 +11,13 @@ from cms.cli import flags, io, render
 from cms.cli.flags import FullFlag, JsonFlag, NameFlag, NameWord
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.json_output import json_object
-from cms.rpc.api import (
+from cms.rpc.sessions import (
+    SESSION_GET,
+    SESSION_INTERACTIONS,
+    SESSION_LIST,
     InteractionsParams,
-    InteractionsReply,
     ListParams,
     NameParams,
-    SessionReply,
-    SessionsReply,
 )
 from cms.session.model import SessionStatus
 
@@ -31,8 +31,8 @@ def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFl
     """
     who = flags.pick_name("status", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("session.get", NameParams(name=who), SessionReply)
-        recent = client.call("session.interactions", InteractionsParams(name=who, last=1), InteractionsReply)
+        reply = client.call(SESSION_GET, NameParams(name=who))
+        recent = client.call(SESSION_INTERACTIONS, InteractionsParams(name=who, last=1))
     last = recent.interactions[-1] if recent.interactions else None
     if json:
         io.show_json(json_object(reply.session, activity=reply.activity, last_interaction=last))
@@ -58,7 +58,7 @@ def output(
     """
     who = flags.pick_name("output", name, name_flag)
     with io.daemon() as client:
-        reply = client.call("session.interactions", InteractionsParams(name=who, last=1), InteractionsReply)
+        reply = client.call(SESSION_INTERACTIONS, InteractionsParams(name=who, last=1))
     if not reply.interactions:
         raise CmsError(f"{who} has no message yet", hint=f"send one: cms send {who} MESSAGE")
     last = reply.interactions[-1]
@@ -89,9 +89,7 @@ def history(
     """
     who = flags.pick_name("history", name, name_flag)
     with io.daemon() as client:
-        reply = client.call(
-            "session.interactions", InteractionsParams(name=who, last=last), InteractionsReply
-        )
+        reply = client.call(SESSION_INTERACTIONS, InteractionsParams(name=who, last=last))
     if json:
         io.show_json(
             json_object(
@@ -126,7 +124,7 @@ def list_sessions(
             hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",
         )
     with io.daemon() as client:
-        reply = client.call("session.list", ListParams(status=status), SessionsReply)
+        reply = client.call(SESSION_LIST, ListParams(status=status))
     if json:
         io.show_json(
             json_object(

@@ -29,9 +29,21 @@ from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import CmsError, ExitCode
 from cms.json_output import json_object
-from cms.rpc.api import NameParams, Nothing, ResumeParams, SessionReply, StopParams, StopReply
-from cms.rpc.api_care import OverviewReply, PauseParams
 from cms.rpc.client import Client
+from cms.rpc.overview import SESSIONS_OVERVIEW, OverviewResult
+from cms.rpc.sessions import (
+    SESSION_INTERRUPT,
+    SESSION_KILL,
+    SESSION_PAUSE,
+    SESSION_RESUME,
+    SESSION_STOP,
+    NameParams,
+    PauseParams,
+    SessionResult,
+    StopParams,
+    StopResult,
+)
+from cms.rpc.verbs import Nothing, P, Verb
 from cms.session.model import SessionStatus
 from cms.session.questions import LiveSession
 
@@ -70,7 +82,7 @@ def top(
     watching = not once and not json and sys.stdin.isatty() and sys.stdout.isatty()
     with io.daemon() as client:
         if not watching or os.environ.get("TERM", "") in ("", "dumb"):
-            reply = client.call("sessions.overview", Nothing(), OverviewReply)
+            reply = client.call(SESSIONS_OVERVIEW, Nothing())
             if json:
                 io.show_json(json_object(reply, sessions=[json_object(one, _LIVE) for one in reply.sessions]))
             else:
@@ -83,7 +95,7 @@ def top(
 # --- lines ----------------------------------------------------------------------------------------
 
 
-def table(reply: OverviewReply, style: Style, chosen: str = "") -> list[str]:
+def table(reply: OverviewResult, style: Style, chosen: str = "") -> list[str]:
     """A head, a line for each session, what it does below it, and totals."""
     if not reply.sessions:
         return ["no live sessions; start one: cms spawn NAME PROMPT", "", _total(reply)]
@@ -149,7 +161,7 @@ def _has_bars(style: Style) -> bool:
     return style.width is not None and style.width >= 76
 
 
-def _total(reply: OverviewReply) -> str:
+def _total(reply: OverviewResult) -> str:
     sums = (
         render.count(len(reply.sessions), "live session"),
         f"{sum(one.session.status is SessionStatus.BUSY for one in reply.sessions)} busy",
@@ -159,7 +171,7 @@ def _total(reply: OverviewReply) -> str:
     return f"total: {', '.join(sums)}"
 
 
-def frame(reply: OverviewReply, chosen: str, message: str, height: int, style: Style) -> list[str]:
+def frame(reply: OverviewResult, chosen: str, message: str, height: int, style: Style) -> list[str]:
     """A whole screen: as much of the table as fits around the chosen session, then the keys."""
     body = table(reply, style, chosen)
     room = max(3, height - 2)
@@ -186,7 +198,7 @@ class Screen:
         self._chosen = ""
         self._message = ""
         self._confirm: Callable[[], None] | None = None
-        self._reply = OverviewReply((), 0.0, 0.0)
+        self._reply = OverviewResult((), 0.0, 0.0)
         self._stop = False
         self._typed = b""  # and not acted on yet
         self._resized = -1  # readable when the window has changed
@@ -212,7 +224,7 @@ class Screen:
     # --- frames ---
 
     def _look(self) -> None:
-        self._reply = self._client.call("sessions.overview", Nothing(), OverviewReply)
+        self._reply = self._client.call(SESSIONS_OVERVIEW, Nothing())
         names = self._names()
         if self._chosen not in names:
             self._chosen = names[0] if names else ""
@@ -279,16 +291,16 @@ class Screen:
             case "l":
                 self._logs(name)
             case "p" if resting:
-                self._do(lambda: self._tell(client.call("session.resume", ResumeParams(name), SessionReply)))
+                self._do(lambda: self._tell(client.call(SESSION_RESUME, NameParams(name))))
             case "p" | "f":
                 params = PauseParams(name, freeze=key == "f")
-                self._do(lambda: self._tell(client.call("session.pause", params, SessionReply)))
+                self._do(lambda: self._tell(client.call(SESSION_PAUSE, params)))
             case "i":
-                self._do(lambda: self._tell(client.call("session.interrupt", NameParams(name), SessionReply)))
+                self._do(lambda: self._tell(client.call(SESSION_INTERRUPT, NameParams(name))))
             case "s":
-                self._ask(f"stop {name}", lambda: self._end("session.stop", StopParams(name)))
+                self._ask(f"stop {name}", lambda: self._end(name, SESSION_STOP, StopParams(name)))
             case "k":
-                self._ask(f"kill {name}", lambda: self._end("session.kill", NameParams(name)))
+                self._ask(f"kill {name}", lambda: self._end(name, SESSION_KILL, NameParams(name)))
 
     def _ask(self, what: str, act: Callable[[], None]) -> None:
         self._message, self._confirm = f"{what}? y: yes, any other key: no", act
@@ -302,13 +314,13 @@ class Screen:
                 raise
             self._message = str(error)
 
-    def _tell(self, reply: SessionReply) -> None:
+    def _tell(self, reply: SessionResult) -> None:
         self._message = f"{reply.session.name}: {reply.session.status.value}"
 
-    def _end(self, method: str, params: StopParams | NameParams) -> None:
-        self._message = f"ending {params.name} ..."
+    def _end(self, name: str, verb: Verb[P, StopResult], params: P) -> None:
+        self._message = f"ending {name} ..."
         self._paint()
-        reply = self._client.call(method, params, StopReply)
+        reply = self._client.call(verb, params)
         how = "nothing was alive" if reply.receipt is None else render.receipt_line(reply.receipt)
         self._message = f"{reply.session.name}: {how}"
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import trio
 
+from cms.rpc.verbs import AnyVerb, P, R, Verb
 from cms.session.model import Interaction, Record
-
-P = TypeVar("P", bound=Record)
 
 
 class Call(Protocol):
@@ -34,18 +33,25 @@ class RequestCancelled(Exception):
 Begin = Callable[[Call, msgspec.Raw], Coroutine[object, object, Record]]
 
 
-def bind(params: type[P], method: Callable[[Call, P], Coroutine[object, object, Record]]) -> Begin:
-    """A method behind its decoder. Beginning raises one of `UNREADABLE` for bad params, before any work."""
-    decoder = msgspec.json.Decoder(params)
+class Handler(msgspec.Struct, frozen=True):
+    """A verb and what does it: `begin` decodes the params and gives the work, which ends in the result."""
+
+    verb: AnyVerb
+    begin: Begin
+
+
+def bind(verb: Verb[P, R], method: Callable[[Call, P], Coroutine[object, object, R]]) -> Handler:
+    """Have a method do a verb. Beginning raises one of `UNREADABLE` for bad params, before any work."""
+    decoder = msgspec.json.Decoder(verb.params)
 
     def begin(call: Call, raw: msgspec.Raw) -> Coroutine[object, object, Record]:
         return method(call, decoder.decode(raw))
 
-    return begin
+    return Handler(verb, begin)
 
 
 def quick(
-    method: Callable[[P], Coroutine[object, object, Record]],
-) -> Callable[[Call, P], Coroutine[object, object, Record]]:
+    method: Callable[[P], Coroutine[object, object, R]],
+) -> Callable[[Call, P], Coroutine[object, object, R]]:
     """A method that has nothing to tell its client on the way, and is too short to be cancelled."""
     return lambda _call, params: method(params)

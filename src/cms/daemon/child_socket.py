@@ -3,41 +3,19 @@
 A session that may use cms (`SessionOptions.allow_cms`) gets a socket of its own, open for as long as its
 process lives. It lies in the daemon's folder, which is hidden from agents; of all that is in there, this
 session's container sees the folder of that socket alone. Who speaks there is that session, whatever it says
-of
-itself: what it starts is its child (`session.lineage`), and it can name no session that is not below it.
+of itself: what it starts is its child (`session.lineage`), and it can name no session that is not below it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Final
 
 import msgspec
 
 from cms.errors import UNREADABLE, SessionNotFound, UsageError
+from cms.rpc.verbs import AnyVerb
 from cms.session.lineage import Caller
 from cms.session.model import SessionRecord
-
-#: What is let through. A new method is refused until somebody has thought about it.
-ALLOWED: Final = frozenset(
-    {
-        "hello",
-        "session.spawn",
-        "session.send",
-        "session.resume",
-        "session.delegate",
-        "session.continue",
-        "session.interrupt",
-        "session.pause",
-        "session.stop",
-        "session.kill",
-        "session.get",
-        "session.list",
-        "session.interactions",
-        "session.watch",
-        "sessions.wait",
-    }
-)
 
 
 class _Names(msgspec.Struct):
@@ -65,9 +43,9 @@ class ChildSocket:
         self._descends = descends
 
     def __repr__(self) -> str:
-        return f"<Door of session {self.caller.session_id}>"
+        return f"<ChildSocket of session {self.caller.session_id}>"
 
-    async def check(self, method: str, params: msgspec.Raw) -> None:
+    async def check(self, verb: AnyVerb, params: msgspec.Raw) -> None:
         """Let a request pass, or not.
 
         Raises:
@@ -75,12 +53,12 @@ class ChildSocket:
             SessionNotFound: it names a session that is not below this one, or none at all: no difference is
                 told, and no near name.
         """
-        if method not in ALLOWED:
-            raise UsageError(f"a session may not call {method}", hint="a person can, at the shell")
+        if not verb.inside:
+            raise UsageError(f"a session may not call {verb.name}", hint="a person can, at the shell")
         try:
             named = msgspec.json.decode(params, type=_Names)
         except UNREADABLE as error:
-            raise UsageError(f"bad params for {method}: {error}") from None
+            raise UsageError(f"bad params for {verb.name}: {error}") from None
         for name in (*named.names, *((named.name,) if named.name else ())):
             try:
                 session = await self._find(name)

@@ -24,7 +24,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -34,16 +34,17 @@ import trio
 from cms._version import __version__
 from cms.config import Settings, load_settings_and_file
 from cms.daemon.child_socket import ChildSocket
-from cms.daemon.server import Server, Supervisor, open_child_socket, open_listener
+from cms.daemon.server import Server, open_child_socket, open_listener
 from cms.daemon.service_unit import Service
+from cms.daemon.supervisor import Supervisor
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.fleet import machine
 from cms.home import prepare_home
-from cms.rpc.api import Readiness
+from cms.rpc.daemon import Readiness
 from cms.rpc.wire import error_data
 
 if TYPE_CHECKING:
-    from cms.daemon.call import Begin
+    from cms.daemon.call import Handler
     from cms.fleet.batches import Batches
 
 log = logging.getLogger(__name__)
@@ -219,7 +220,7 @@ class _Daemon:
                     supervisor,
                     self._settings,
                     containment=containment,
-                    extra=batches.table,
+                    extra=batches.handlers,
                     before_stop=batches.close,
                 )
                 async with trio.open_nursery() as nursery:
@@ -331,7 +332,7 @@ class _Batches:
 
     def __init__(self, batches: Batches | None = None) -> None:
         self._batches = batches
-        self.table: Mapping[str, Begin] = {}
+        self.handlers: tuple[Handler, ...] = ()
 
     def busy(self) -> bool:
         return self._batches is not None and self._batches.busy
@@ -349,14 +350,14 @@ async def _open_batches(supervisor: Supervisor) -> AsyncIterator[_Batches]:
     if not isinstance(supervisor, Sessions):  # a test's
         yield _Batches()
         return
-    from cms.daemon.batch_handlers import BatchMethods
+    from cms.daemon.handlers.batches import BatchHandlers
     from cms.fleet.batches import open_batches
 
     async with open_batches(supervisor) as batches:
         for batch in await batches.recover():
             log.warning("recovered batch %s, now %s", batch.id, batch.status)
         found = _Batches(batches)
-        found.table = BatchMethods(batches).table
+        found.handlers = BatchHandlers(batches).all
         yield found
 
 

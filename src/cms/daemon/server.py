@@ -1,4 +1,4 @@
-"""The daemon's end of the socket: connections, requests, answers. What a method does is in `methods`.
+"""The daemon's end of the socket: connections, requests, answers. What a verb does is in `handlers`.
 
 The shape of it, and why:
 
@@ -22,7 +22,7 @@ import os
 import secrets
 import socket
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,9 +30,13 @@ import msgspec
 import trio
 
 from cms.config import Settings, caller, caller_environ
-from cms.daemon.call import Begin
+from cms.daemon.call import Handler, RequestCancelled
 from cms.daemon.child_socket import ChildSocket
-from cms.daemon.handlers import Methods, RequestCancelled, Supervisor
+from cms.daemon.handlers.daemon import DaemonHandlers
+from cms.daemon.handlers.money import MoneyHandlers
+from cms.daemon.handlers.questions import QuestionHandlers
+from cms.daemon.handlers.sessions import SessionHandlers
+from cms.daemon.supervisor import Supervisor
 from cms.errors import (
     UNREADABLE,
     CmsError,
@@ -42,7 +46,10 @@ from cms.errors import (
     InternalError,
     UsageError,
 )
-from cms.rpc.api import (
+from cms.rpc.daemon import HELLO, Hello
+from cms.rpc.endpoint import peer_uid, reachable
+from cms.rpc.verbs import AnyVerb
+from cms.rpc.wire import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -55,15 +62,14 @@ from cms.rpc.api import (
     Accepted,
     Cancel,
     ErrorData,
-    Hello,
+    LineBuffer,
+    OverlongLine,
     ProgressNote,
     Request,
     Response,
     RpcError,
+    error_data,
 )
-from cms.rpc.catalog import METHODS
-from cms.rpc.endpoint import peer_uid, reachable
-from cms.rpc.wire import LineBuffer, OverlongLine, error_data
 from cms.session.lineage import Caller
 from cms.session.model import Interaction, Progress, Record
 
@@ -76,11 +82,6 @@ MAX_NOTES = 64  # progress notes that wait for one client
 MAX_ANSWERS = 256  # answers that wait for one client before nothing more is read from it
 FAREWELL = 2.0  # seconds for the last answers to leave, once every session has been stopped
 BACKLOG = 1024
-
-#: What a daemon that is about to leave still does.
-_WHILE_STOPPING = frozenset({"hello", "daemon.status", "daemon.stop"})
-#: What every protocol version understands.
-_ALWAYS = frozenset({"hello", "daemon.stop"})
 
 _requests = msgspec.json.Decoder(Request)
 _encode = msgspec.json.encode
@@ -236,9 +237,10 @@ class Server:
         stopping: `stop` was called: only questions about the daemon itself are answered.
         quiet_since: trio's time since which no client has been connected; None while one is.
         child_socket: the checks, if only one session is served (`daemon.child_socket`).
+        handlers: what does each verb, by its name.
 
     Args:
-        extra: methods beside those of `rpc.methods`.
+        extra: handlers of verbs that not every supervisor has.
         before_stop: brings to rest what would take a stopped session for a failed one.
     """
 
@@ -249,14 +251,22 @@ class Server:
         *,
         containment: str = "",
         child_socket: ChildSocket | None = None,
-        extra: Mapping[str, Begin] | None = None,
+        extra: Sequence[Handler] = (),
         before_stop: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.child_socket = child_socket
         self.stopping = False
         self.quiet_since: float | None = None
         self._supervisor = supervisor
-        self._methods = Methods(supervisor, self, settings, containment, extra)
+        handlers = (
+            *DaemonHandlers(supervisor, self, settings, containment).all,
+            *SessionHandlers(supervisor, self, settings).all,
+            *QuestionHandlers(supervisor).all,
+            *MoneyHandlers(supervisor).all,
+            *extra,
+        )
+        self.handlers = {handler.verb.name: handler for handler in handlers}
+        assert len(self.handlers) == len(handlers)  # noqa: S101 - no verb is bound twice
         self._before_stop = before_stop
         self._connections: set[_Connection] = set()
         self._stopped = trio.Event()
@@ -316,16 +326,17 @@ class Server:
         if self._background is not None:
             self._background.start_soon(_at_own_door, task)
 
-    def refuse(self, method: str, protocol: int | None) -> CmsError | None:
-        """Why this method cannot be called now on a connection whose client said `protocol`, if so."""
-        if protocol is None and method != "hello":
+    def refuse(self, verb: AnyVerb | None, protocol: int | None) -> CmsError | None:
+        """Why this verb (None: an unknown one) cannot be asked for now, on a connection whose client said
+        `protocol`, if so."""
+        if protocol is None and verb is not HELLO:
             return UsageError("the first request of a connection is `hello`")
-        if protocol not in (None, PROTOCOL) and method not in _ALWAYS:
+        if protocol not in (None, PROTOCOL) and not (verb and verb.any_protocol):
             return DaemonVersionMismatch(
                 f"the daemon speaks protocol {PROTOCOL}, the client {protocol}",
                 hint="`cms daemon stop`, then run the command again",
             )
-        if self.stopping and method not in _WHILE_STOPPING:
+        if self.stopping and not (verb and verb.while_stopping):
             return DaemonUnavailable(
                 "the daemon is stopping", hint="run the command again: it starts a new daemon"
             )
@@ -342,7 +353,7 @@ class Server:
             return
         if self._stopped.is_set():
             return
-        connection = _Connection(self, self._supervisor, self._methods, stream)
+        connection = _Connection(self, self._supervisor, stream)
         self._connections.add(connection)
         self.quiet_since = None
         try:
@@ -358,13 +369,10 @@ class Server:
 class _Connection:
     """One client, from its first byte to the last answer."""
 
-    def __init__(
-        self, server: Server, supervisor: Supervisor, methods: Methods, stream: trio.SocketStream
-    ) -> None:
+    def __init__(self, server: Server, supervisor: Supervisor, stream: trio.SocketStream) -> None:
         self.outbox = Outbox()
         self.supervisor = supervisor
         self._server = server
-        self._methods = methods
         self._stream = stream
         self._lines = LineBuffer(MAX_LINE)
         self._calls: dict[int, _Call] = {}
@@ -422,7 +430,9 @@ class _Connection:
         if request.id is None:
             self._notified(request)
             return
-        refusal = self._server.refuse(request.method, self._protocol)
+        handler = self._server.handlers.get(request.method)
+        verb = None if handler is None else handler.verb
+        refusal = self._server.refuse(verb, self._protocol)
         if refusal is not None:
             self._refuse(request.id, refusal)
             return
@@ -432,14 +442,13 @@ class _Connection:
         if len(self._calls) >= MAX_CALLS:
             self._refuse(request.id, UsageError(f"more than {MAX_CALLS} requests at once on one connection"))
             return
-        begin = self._methods.table.get(request.method)
-        if begin is None:
+        if handler is None:
             self._fail(request.id, METHOD_NOT_FOUND, f"no method {request.method[:100]!r}")
             return
-        call = _Call(self, calls, request.id, request.method)
+        call = _Call(self, calls, request.id, handler.verb)
         try:
-            work = begin(call, request.params)
-            if request.method == "hello":
+            work = handler.begin(call, request.params)
+            if verb is HELLO:
                 hello = msgspec.json.decode(request.params, type=Hello)
                 self._protocol, self._environ = hello.protocol, hello.environ or None
                 if self._server.child_socket is None:
@@ -449,7 +458,7 @@ class _Connection:
             return
         self._calls[request.id] = call
         if self._server.child_socket is not None:
-            work = _checked(self._server.child_socket, request, work)
+            work = _checked(self._server.child_socket, handler.verb, request.params, work)
         calls.start_soon(self._answer, call, work)
 
     def _notified(self, request: Request) -> None:
@@ -471,19 +480,19 @@ class _Connection:
         try:
             result = await work
             answer = Response(call.id, msgspec.Raw(_encode(result)))
-            if len(METHODS[call.method][1]) > 1:
+            if len(call.verb.results) > 1:
                 answer.kind = type(result).__name__
         except RequestCancelled:
             data = ErrorData("interrupted", "cancelled before anything was accepted", exit_code=130)
             answer = Response(call.id, error=RpcError(REQUEST_CANCELLED, data.message, data))
         except CmsError as error:
             if isinstance(error, InternalError):
-                log.error("%s: %s", call.method, error, exc_info=error)
+                log.error("%s: %s", call.verb.name, error, exc_info=error)
             answer = Response(call.id, error=RpcError(SERVER_ERROR, error.message, error_data(error)))
         except Exception as error:
-            log.exception("%s failed by a bug of ours", call.method)
+            log.exception("%s failed by a bug of ours", call.verb.name)
             internal = InternalError(
-                f"{call.method} failed: {type(error).__name__}",
+                f"{call.verb.name} failed: {type(error).__name__}",
                 hint="please report it with `cms daemon logs`",
             )
             answer = Response(call.id, error=RpcError(INTERNAL_ERROR, internal.message, error_data(internal)))
@@ -505,11 +514,13 @@ class _Connection:
 
 
 class _Call:
-    """One request under way: `methods.Call`, and the task that relays progress."""
+    """One request under way: `daemon.call.Call`, and the task that relays progress."""
 
-    def __init__(self, connection: _Connection, nursery: trio.Nursery, request_id: int, method: str) -> None:
+    def __init__(
+        self, connection: _Connection, nursery: trio.Nursery, request_id: int, verb: AnyVerb
+    ) -> None:
         self.id = request_id
-        self.method = method
+        self.verb = verb
         self.scope = trio.CancelScope()
         self._connection = connection
         self._nursery = nursery
@@ -517,7 +528,7 @@ class _Call:
         self._relayed: trio.Event | None = None
 
     def __repr__(self) -> str:
-        return f"<Call {self.id} {self.method}>"
+        return f"<Call {self.id} {self.verb.name}>"
 
     def accepted(self, name: str, interaction: Interaction) -> None:
         self._connection.outbox.put(
@@ -560,11 +571,11 @@ class _Call:
 
 
 async def _checked(
-    child_socket: ChildSocket, request: Request, work: Coroutine[object, object, Record]
+    child_socket: ChildSocket, verb: AnyVerb, params: msgspec.Raw, work: Coroutine[object, object, Record]
 ) -> Record:
     """The work of a request that came through a child socket, once that has let it pass."""
     try:
-        await child_socket.check(request.method, request.params)
+        await child_socket.check(verb, params)
     except BaseException:
         work.close()
         raise

@@ -31,17 +31,24 @@ from cms.mcp.params import (
 from cms.mcp.results import Money, cut, described
 from cms.mcp.tool import Params, tool
 from cms.options import Layer
-from cms.rpc.api import Nothing
-from cms.rpc.api_batch import (
+from cms.rpc.batches import (
+    BATCH_ADD,
+    BATCH_CANCEL,
+    BATCH_CHECK,
+    BATCH_CREATE,
+    BATCH_DISCARD,
+    BATCH_FOLLOW,
+    BATCH_GET,
+    BATCH_RUN,
+    BATCH_TASKS,
     CHUNK_BYTES,
     BatchAddParams,
     BatchCreateParams,
     BatchPageParams,
     BatchParams,
     BatchProblems,
-    BatchReply,
     BatchRunParams,
-    BatchTasksReply,
+    BatchTasksResult,
     LineOf,
 )
 from cms.session.model import Limits, Record
@@ -246,14 +253,14 @@ def start(call: DaemonCall, given: StartArguments) -> Batch:
         max_time=None if given.max_minutes is None else given.max_minutes * 60,
         detached=not given.wait,
     )
-    batch = call.call("batch.create", BatchCreateParams(options, stem="mcp"), BatchReply).batch
+    batch = call.call(BATCH_CREATE, BatchCreateParams(options, stem="mcp")).batch
     try:
         _load(call, batch.id, [task.spec() for task in given.tasks])
     except BaseException:
-        call.clean_up("batch.discard", BatchParams(batch.id), Nothing)
+        call.clean_up(BATCH_DISCARD, BatchParams(batch.id))
         raise
     run = BatchRunParams(batch.id, wait=given.wait)
-    return _shown(call, call.call("batch.run", run, BatchReply).batch, -1, 50, 300)
+    return _shown(call, call.call(BATCH_RUN, run).batch, -1, 50, 300)
 
 
 def _load(call: DaemonCall, batch_id: str, specs: list[TaskSpec]) -> None:
@@ -266,9 +273,9 @@ def _load(call: DaemonCall, batch_id: str, specs: list[TaskSpec]) -> None:
             if chunk and size > CHUNK_BYTES:
                 break
             chunk.append(LineOf(spec, number + 1))
-        _refuse(call.call("batch.add", BatchAddParams(batch_id, first, tuple(chunk)), BatchProblems))
+        _refuse(call.call(BATCH_ADD, BatchAddParams(batch_id, first, tuple(chunk))))
         first += len(chunk)
-    _refuse(call.call("batch.check", BatchParams(batch_id), BatchProblems))
+    _refuse(call.call(BATCH_CHECK, BatchParams(batch_id)))
 
 
 def _refuse(found: BatchProblems) -> None:
@@ -293,8 +300,7 @@ class ShowArguments(Params, frozen=True, kw_only=True):
 
 
 def show(call: DaemonCall, given: ShowArguments) -> Batch:
-    method = "batch.follow" if given.wait else "batch.get"
-    reply = call.call(method, BatchParams(given.id), BatchReply)
+    reply = call.call(BATCH_FOLLOW if given.wait else BATCH_GET, BatchParams(given.id))
     return _shown(call, reply.batch, given.after, given.limit, given.max_chars)
 
 
@@ -304,10 +310,10 @@ class CancelArguments(Params, frozen=True, kw_only=True):
 
 def cancel(call: DaemonCall, given: CancelArguments) -> Batch:
     try:
-        reply = call.call("batch.cancel", BatchParams(given.id), BatchReply)
+        reply = call.call(BATCH_CANCEL, BatchParams(given.id))
     except UsageError:
         # It may be cancelled already: then there is nothing to complain of.
-        reply = call.call("batch.get", BatchParams(given.id), BatchReply)
+        reply = call.call(BATCH_GET, BatchParams(given.id))
         if reply.batch.status is not BatchStatus.CANCELLED:
             raise
     return _shown(call, reply.batch, -1, 50, 300)
@@ -315,11 +321,11 @@ def cancel(call: DaemonCall, given: CancelArguments) -> Batch:
 
 def _shown(call: DaemonCall, batch: BatchRecord, after: int, limit: int, max_chars: int) -> Batch:
     try:
-        page = call.call("batch.tasks", BatchPageParams(batch.id, after, limit), BatchTasksReply)
+        page = call.call(BATCH_TASKS, BatchPageParams(batch.id, after, limit))
     except CmsError:
         if not call.cancelled:
             raise
-        page = BatchTasksReply(())
+        page = BatchTasksResult(())
     return Batch(
         id=batch.id,
         status=batch.status,

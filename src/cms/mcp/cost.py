@@ -10,9 +10,8 @@ import msgspec
 from cms.mcp.call import DaemonCall
 from cms.mcp.results import Money, described
 from cms.mcp.tool import Params, tool
-from cms.rpc.api import Nothing
-from cms.rpc.api_care import CostParams, CostReply, Grouping
-from cms.session.budget import Budget
+from cms.rpc.money import BUDGET_GET, LEDGER_TOTALS, CostParams, Grouping
+from cms.rpc.verbs import Nothing
 from cms.session.model import Record
 
 
@@ -48,7 +47,7 @@ class CostArguments(Params, frozen=True, kw_only=True):
 
 def cost(call: DaemonCall, given: CostArguments) -> Costs:
     since = None if given.hours is None else time.time() - given.hours * 3600
-    reply = call.call("ledger.totals", CostParams(by=given.by, since=since), CostReply)
+    reply = call.call(LEDGER_TOTALS, CostParams(by=given.by, since=since))
     return Costs(
         rows=tuple(
             Spent(
@@ -86,7 +85,7 @@ class BudgetArguments(Params, frozen=True, kw_only=True):
 
 
 def budget(call: DaemonCall, _given: BudgetArguments) -> Budgets:
-    reply = call.call("budget.get", Nothing(), Budget)
+    reply = call.call(BUDGET_GET, Nothing())
     return Budgets(
         spent_today=round(reply.today.spent + reply.today.unknown, 6),
         spent_ever=round(reply.ever.spent + reply.ever.unknown, 6),

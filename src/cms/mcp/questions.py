@@ -10,7 +10,12 @@ from cms.mcp.call import DaemonCall
 from cms.mcp.params import Name
 from cms.mcp.results import Message, Status, described, iso, message_of
 from cms.mcp.tool import Params, tool
-from cms.rpc.api_care import AnswerParams, AnswerReply, AskParams, AskReply
+from cms.rpc.questions import (
+    SESSION_ANSWER,
+    SESSIONS_QUESTIONS,
+    AnswerParams,
+    QuestionsParams,
+)
 from cms.session.model import Record, SessionStatus
 from cms.session.questions import AskedQuestion, OpenQuestion
 
@@ -59,7 +64,7 @@ class QuestionsArguments(Params, frozen=True, kw_only=True):
 
 
 def questions(call: DaemonCall, given: QuestionsArguments) -> Questions:
-    reply = call.call("sessions.questions", AskParams(name=given.name or ""), AskReply)
+    reply = call.call(SESSIONS_QUESTIONS, QuestionsParams(name=given.name or ""))
     return Questions(
         open=tuple(_open(one) for one in reply.open),
         ended=tuple(
@@ -97,7 +102,7 @@ def answer(call: DaemonCall, given: AnswerArguments) -> Answered:
     params = AnswerParams(
         name=given.name, texts=given.answers, id=given.id, deny=given.refuse, message=given.reason
     )
-    reply = call.call("session.answer", params, AnswerReply)
+    reply = call.call(SESSION_ANSWER, params)
     status: SessionStatus = reply.session.status
     return Answered(reply.session.name, status, _open(reply.question), reply.left)
 

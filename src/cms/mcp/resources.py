@@ -11,8 +11,14 @@ from cms.errors import UsageError
 from cms.mcp.call import DaemonCall
 from cms.mcp.params import NAME_PATTERN
 from cms.mcp.results import iso
-from cms.rpc.api import InteractionsParams, InteractionsReply, ListParams, Nothing, SessionsReply
-from cms.rpc.api_batch import BatchesReply, BatchReportParams, BatchReportReply
+from cms.rpc.batches import BATCH_LIST, BATCH_REPORT, BatchReportParams
+from cms.rpc.sessions import (
+    SESSION_INTERACTIONS,
+    SESSION_LIST,
+    InteractionsParams,
+    ListParams,
+)
+from cms.rpc.verbs import Nothing
 from cms.session.model import ENDED, Interaction, SessionRecord
 
 MARKDOWN = "text/markdown"
@@ -35,7 +41,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 def transcripts(call: DaemonCall) -> list[Listed]:
     """The newest sessions' transcripts."""
-    reply = call.call("session.list", ListParams(), SessionsReply)
+    reply = call.call(SESSION_LIST, ListParams())
     return [
         Listed(
             uri=TRANSCRIPT.replace("{name}", quote(record.name, safe="")),
@@ -49,7 +55,7 @@ def transcripts(call: DaemonCall) -> list[Listed]:
 
 def reports(call: DaemonCall) -> list[Listed]:
     """The newest batches' reports."""
-    reply = call.call("batch.list", Nothing(), BatchesReply)
+    reply = call.call(BATCH_LIST, Nothing())
     return [
         Listed(
             uri=REPORT.replace("{id}", batch.id),
@@ -77,14 +83,14 @@ def read(call: DaemonCall, uri: str) -> str:
     """
     batch = _REPORT.fullmatch(uri)
     if batch is not None:
-        return call.call("batch.report", BatchReportParams(batch.group(1)), BatchReportReply).text
+        return call.call(BATCH_REPORT, BatchReportParams(batch.group(1))).text
     found = _TRANSCRIPT.fullmatch(uri)
     name = unquote(found.group(1)) if found else ""
     if not re.fullmatch(NAME_PATTERN, name):
         raise UsageError(
             f"there is no resource {uri!r}", hint=f"addresses look like {TRANSCRIPT} or {REPORT}"
         )
-    reply = call.call("session.interactions", InteractionsParams(name=name), InteractionsReply)
+    reply = call.call(SESSION_INTERACTIONS, InteractionsParams(name=name))
     return transcript(reply.session, reply.interactions)
 
 

@@ -41,19 +41,29 @@ from cms.mcp.results import (
     verdict_of,
 )
 from cms.mcp.tool import Params, tool
-from cms.rpc.api import (
-    AcceptedReply,
+from cms.rpc.sessions import (
+    SESSION_CONTINUE,
+    SESSION_DELEGATE,
+    SESSION_FORK,
+    SESSION_INTERRUPT,
+    SESSION_KILL,
+    SESSION_PAUSE,
+    SESSION_RESUME,
+    SESSION_SEND,
+    SESSION_SPAWN,
+    SESSION_STOP,
+    SESSIONS_WAIT,
+    AcceptedResult,
     ContinueParams,
     DelegateParams,
+    ForkParams,
     NameParams,
-    ResumeParams,
+    PauseParams,
     SendParams,
-    SessionReply,
     SpawnParams,
     StopParams,
-    StopReply,
+    WaitParams,
 )
-from cms.rpc.api_care import ForkParams, PauseParams, WaitParams, WaitReply
 from cms.session.model import DelegateResult, Limits, Record, Reply, SessionStatus
 
 
@@ -90,7 +100,7 @@ def delegate(call: DaemonCall, given: DelegateArguments) -> DelegationVerdict:
         context=given.context,
         detach=given.detach,
     )
-    reply = call.call("session.delegate", params, DelegateResult, AcceptedReply)
+    reply = call.call(SESSION_DELEGATE, params)
     return _verdict(reply, given.max_chars)
 
 
@@ -120,12 +130,12 @@ def continue_(call: DaemonCall, given: ContinueArguments) -> DelegationVerdict:
         limits=Limits(max_cost=given.max_cost, max_turns=given.max_turns) if raised else None,
         detach=given.detach,
     )
-    reply = call.call("session.continue", params, DelegateResult, AcceptedReply)
+    reply = call.call(SESSION_CONTINUE, params)
     return _verdict(reply, given.max_chars)
 
 
-def _verdict(reply: DelegateResult | AcceptedReply, max_chars: int) -> DelegationVerdict:
-    if isinstance(reply, AcceptedReply):
+def _verdict(reply: DelegateResult | AcceptedResult, max_chars: int) -> DelegationVerdict:
+    if isinstance(reply, AcceptedResult):
         return DelegationVerdict(name=reply.name, outcome=None, accepted_only=True)
     return verdict_of(reply, max_chars)
 
@@ -146,9 +156,9 @@ class SpawnArguments(Agent, frozen=True, kw_only=True):
 
 def spawn(call: DaemonCall, given: SpawnArguments) -> Answer:
     params = SpawnParams(options=given.options(call, given.name), prompt=given.prompt, wait=not given.detach)
-    reply = call.call("session.spawn", params, Reply, AcceptedReply)
-    if call.cancelled and isinstance(reply, AcceptedReply):
-        call.clean_up("session.stop", StopParams(name=given.name), StopReply)
+    reply = call.call(SESSION_SPAWN, params)
+    if call.cancelled and isinstance(reply, AcceptedResult):
+        call.clean_up(SESSION_STOP, StopParams(name=given.name))
     return _answer(reply, given.max_chars)
 
 
@@ -161,7 +171,7 @@ class SendArguments(Params, frozen=True, kw_only=True):
 
 def send(call: DaemonCall, given: SendArguments) -> Answer:
     params = SendParams(name=given.name, message=given.message, wait=not given.detach)
-    reply = call.call("session.send", params, Reply, AcceptedReply)
+    reply = call.call(SESSION_SEND, params)
     _interrupt_if_cancelled(call, given.name, reply)
     return _answer(reply, given.max_chars)
 
@@ -182,12 +192,11 @@ class ResumeArguments(Params, frozen=True, kw_only=True):
 
 
 def resume(call: DaemonCall, given: ResumeArguments) -> Answer:
-    params = ResumeParams(name=given.name, message=given.message, wait=not given.detach)
-    reply = call.call("session.resume", params, Reply, AcceptedReply, SessionReply)
-    if isinstance(reply, SessionReply):
-        return Answer(
-            name=reply.session.name, status=reply.session.status, total_cost=reply.session.total_cost_usd
-        )
+    if given.message is None:
+        session = call.call(SESSION_RESUME, NameParams(name=given.name)).session
+        return Answer(name=session.name, status=session.status, total_cost=session.total_cost_usd)
+    params = SendParams(name=given.name, message=given.message, resume=True, wait=not given.detach)
+    reply = call.call(SESSION_SEND, params)
     _interrupt_if_cancelled(call, given.name, reply)
     return _answer(reply, given.max_chars)
 
@@ -211,29 +220,29 @@ def fork(call: DaemonCall, given: ForkArguments) -> Answer:
         model=given.model or "",
         wait=not given.detach,
     )
-    reply = call.call("session.fork", params, Reply, AcceptedReply)
-    if call.cancelled and isinstance(reply, AcceptedReply):
-        call.clean_up("session.stop", StopParams(name=given.new_name), StopReply)
+    reply = call.call(SESSION_FORK, params)
+    if call.cancelled and isinstance(reply, AcceptedResult):
+        call.clean_up(SESSION_STOP, StopParams(name=given.new_name))
     return _answer(reply, given.max_chars)
 
 
-def _interrupt_if_cancelled(call: DaemonCall, name: str, reply: Reply | AcceptedReply) -> None:
+def _interrupt_if_cancelled(call: DaemonCall, name: str, reply: Reply | AcceptedResult) -> None:
     """The daemon has let go of the message, which works on: end that too, but not the session."""
-    if call.cancelled and isinstance(reply, AcceptedReply):
+    if call.cancelled and isinstance(reply, AcceptedResult):
         try:
-            call.clean_up("session.interrupt", NameParams(name=name), SessionReply)
+            call.clean_up(SESSION_INTERRUPT, NameParams(name=name))
         except CmsError:
             pass  # it was over just then
 
 
-def _answer(reply: Reply | AcceptedReply, max_chars: int) -> Answer:
-    if isinstance(reply, AcceptedReply):
+def _answer(reply: Reply | AcceptedResult, max_chars: int) -> Answer:
+    if isinstance(reply, AcceptedResult):
         return Answer(name=reply.name, status=SessionStatus.BUSY, accepted_only=True)
     return answer_of(reply, max_chars)
 
 
 def interrupt(call: DaemonCall, given: NameArguments) -> Session:
-    reply = call.call("session.interrupt", NameParams(name=given.name), SessionReply)
+    reply = call.call(SESSION_INTERRUPT, NameParams(name=given.name))
     return session_of(reply.session, reply.activity)
 
 
@@ -245,7 +254,7 @@ class PauseArguments(Params, frozen=True, kw_only=True):
 
 
 def pause(call: DaemonCall, given: PauseArguments) -> Session:
-    reply = call.call("session.pause", PauseParams(name=given.name, freeze=given.freeze), SessionReply)
+    reply = call.call(SESSION_PAUSE, PauseParams(name=given.name, freeze=given.freeze))
     return session_of(reply.session, reply.activity)
 
 
@@ -257,12 +266,12 @@ class StopArguments(Params, frozen=True, kw_only=True):
 
 
 def stop(call: DaemonCall, given: StopArguments) -> Ended:
-    reply = call.call("session.stop", StopParams(name=given.name, grace=given.grace_seconds), StopReply)
+    reply = call.call(SESSION_STOP, StopParams(name=given.name, grace=given.grace_seconds))
     return ended_of(reply.session, reply.receipt)
 
 
 def kill(call: DaemonCall, given: NameArguments) -> Ended:
-    reply = call.call("session.kill", NameParams(name=given.name), StopReply)
+    reply = call.call(SESSION_KILL, NameParams(name=given.name))
     return ended_of(reply.session, reply.receipt)
 
 
@@ -296,7 +305,7 @@ class WaitArguments(Params, frozen=True, kw_only=True):
 
 def wait(call: DaemonCall, given: WaitArguments) -> Collected:
     params = WaitParams(names=given.names, first=given.first, timeout=given.timeout_seconds)
-    reply = call.call("sessions.wait", params, WaitReply)
+    reply = call.call(SESSIONS_WAIT, params)
     return Collected(
         done=tuple(
             Through(

@@ -20,13 +20,13 @@ from cms.mcp.results import (
     session_of,
 )
 from cms.mcp.tool import Params, tool
-from cms.rpc.api import (
+from cms.rpc.sessions import (
+    SESSION_GET,
+    SESSION_INTERACTIONS,
+    SESSION_LIST,
     InteractionsParams,
-    InteractionsReply,
     ListParams,
     NameParams,
-    SessionReply,
-    SessionsReply,
 )
 from cms.session.model import SessionStatus
 
@@ -37,7 +37,7 @@ class ListArguments(Params, frozen=True, kw_only=True):
 
 
 def list_(call: DaemonCall, given: ListArguments) -> Sessions:
-    reply = call.call("session.list", ListParams(status=str(given.status or "")), SessionsReply)
+    reply = call.call(SESSION_LIST, ListParams(status=str(given.status or "")))
     shown = tuple(session_of(record) for record in reply.sessions[: given.limit])
     return Sessions(
         sessions=shown,
@@ -56,7 +56,7 @@ class OutputArguments(Params, frozen=True, kw_only=True):
 
 
 def output(call: DaemonCall, given: OutputArguments) -> Output:
-    reply = call.call("session.interactions", InteractionsParams(name=given.name, last=1), InteractionsReply)
+    reply = call.call(SESSION_INTERACTIONS, InteractionsParams(name=given.name, last=1))
     last = reply.interactions[-1] if reply.interactions else None
     response = "" if last is None else last.response
     return Output(
@@ -79,9 +79,7 @@ class HistoryArguments(Params, frozen=True, kw_only=True):
 
 
 def history(call: DaemonCall, given: HistoryArguments) -> History:
-    reply = call.call(
-        "session.interactions", InteractionsParams(name=given.name, last=given.last), InteractionsReply
-    )
+    reply = call.call(SESSION_INTERACTIONS, InteractionsParams(name=given.name, last=given.last))
     return History(
         name=reply.session.name,
         status=reply.session.status,
@@ -92,7 +90,7 @@ def history(call: DaemonCall, given: HistoryArguments) -> History:
 
 
 def status(call: DaemonCall, given: NameArguments) -> Session:
-    reply = call.call("session.get", NameParams(name=given.name), SessionReply)
+    reply = call.call(SESSION_GET, NameParams(name=given.name))
     return session_of(reply.session, reply.activity)
 
 

@@ -1,4 +1,4 @@
-"""The command's end: connect to the daemon, start one where there is none, call a method, wait.
+"""The command's end: connect to the daemon, start one where there is none, ask for a verb, wait.
 
 Blocking on purpose, and nothing but msgspec and a few light modules of the standard library: a command that
 only asks must not pay for an event loop. What only the start of a daemon needs is imported there.
@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, TypeVar, overload
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -32,29 +32,25 @@ from cms.errors import (
     UsageError,
 )
 from cms.home import prepare_home
-from cms.rpc.api import (
-    CANCELLABLE,
+from cms.rpc.daemon import HELLO, Hello, HelloResult, Readiness
+from cms.rpc.endpoint import peer_uid, reachable
+from cms.rpc.verbs import P, R, Verb
+from cms.rpc.wire import (
     MAX_LINE,
     PROTOCOL,
     Accepted,
     Cancel,
-    Hello,
-    HelloReply,
+    LineBuffer,
+    OverlongLine,
     ProgressNote,
-    Readiness,
     Request,
     RpcError,
+    error_from,
 )
-from cms.rpc.endpoint import peer_uid, reachable
-from cms.rpc.wire import LineBuffer, OverlongLine, error_from
-from cms.session.model import Record
 
 if TYPE_CHECKING:  # pathlib and shutil come with it; whoever has settings has paid already
     from cms.config import Settings
 
-A = TypeVar("A", bound=Record)
-B = TypeVar("B", bound=Record)
-C = TypeVar("C", bound=Record)
 Connection = TypeVar("Connection", bound="Client")
 
 #: Starts a daemon; `--ready-fd N` is added. `-P`: it runs in `/`, which must not become a source of modules.
@@ -97,7 +93,7 @@ def connect(
     """A connection to the daemon of `settings.home`; one is started when none runs and `start` is true.
 
     With `start`, a daemon that is just leaving is waited for, and a new one started. `any_protocol` is for
-    `daemon.stop`, the one request that every version understands. `depth`: see `rpc.api.Hello`.
+    `daemon.stop`, the one request that every version understands. `depth`: see `rpc.daemon.Hello`.
 
     Raises:
         NoDaemon: none runs, and `start` is false.
@@ -145,7 +141,7 @@ def connect(
 class Client:
     """One connection. `daemon` is what the daemon said of itself."""
 
-    daemon: HelloReply
+    daemon: HelloResult
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -172,59 +168,19 @@ class Client:
             os.close(self._process)
             self._process = -1
 
-    @overload
     def call(
         self,
-        method: str,
-        params: Record,
-        result: type[A],
-        /,
+        verb: Verb[P, R],
+        params: P,
         *,
         on_accepted: Callable[[Accepted], None] | None = None,
         on_progress: Callable[[ProgressNote], None] | None = None,
-    ) -> A: ...
+    ) -> R:
+        """Send one request and wait for its answer.
 
-    @overload
-    def call(
-        self,
-        method: str,
-        params: Record,
-        result: type[A],
-        or_result: type[B],
-        /,
-        *,
-        on_accepted: Callable[[Accepted], None] | None = None,
-        on_progress: Callable[[ProgressNote], None] | None = None,
-    ) -> A | B: ...
-
-    @overload
-    def call(
-        self,
-        method: str,
-        params: Record,
-        result: type[A],
-        or_result: type[B],
-        or_else: type[C],
-        /,
-        *,
-        on_accepted: Callable[[Accepted], None] | None = None,
-        on_progress: Callable[[ProgressNote], None] | None = None,
-    ) -> A | B | C: ...
-
-    def call(
-        self,
-        method: str,
-        params: Record,
-        /,
-        *results: type[Record],
-        on_accepted: Callable[[Accepted], None] | None = None,
-        on_progress: Callable[[ProgressNote], None] | None = None,
-    ) -> Record:
-        """Send one request and wait for its answer, which is one of the `results` types.
-
-        The callbacks hear what the daemon tells meanwhile. Ctrl-C while a cancellable method waits asks the
+        The callbacks hear what the daemon tells meanwhile. Ctrl-C while a cancellable verb waits asks the
         daemon to cancel, and the wait goes on for its answer, which says what became of the work; a second
-        Ctrl-C raises KeyboardInterrupt at once. In other methods the first does.
+        Ctrl-C raises KeyboardInterrupt at once. With other verbs the first does.
 
         Raises:
             CmsError: the very exception that was raised in the daemon.
@@ -232,12 +188,12 @@ class Client:
             KeyboardInterrupt: as above.
         """
         request_id = self._last_id = self._last_id + 1
-        line = _encode(Request(method, msgspec.Raw(_encode(params)), request_id)) + b"\n"
+        line = _encode(Request(verb.name, msgspec.Raw(_encode(params)), request_id)) + b"\n"
         if len(line) > MAX_LINE:
             raise UsageError(f"the request is {len(line)} bytes long; the limit is {MAX_LINE}")
         self._sent = self._cancelled = False
         self._accepted = None
-        soft = method in CANCELLABLE and _soften_interrupts(self._on_interrupt)
+        soft = verb.cancellable and _soften_interrupts(self._on_interrupt)
         try:
             self._socket.sendall(line)
             self._sent = True
@@ -255,8 +211,8 @@ class Client:
             if soft:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         if answer.error is not None:
-            raise _error_of(answer.error, method)
-        return self._result_of(answer, method, results)
+            raise _error_of(answer.error, verb.name)
+        return _result_of(answer, verb)
 
     def cancel(self) -> None:
         """Ask the daemon to end the request under way early. It is still answered. From any thread."""
@@ -287,7 +243,7 @@ class Client:
 
     def _shake_hands(self, depth: int) -> None:
         self._socket.settimeout(HANDSHAKE_TIMEOUT)
-        self.daemon = self.call("hello", Hello(__version__, PROTOCOL, _environ(), depth), HelloReply)
+        self.daemon = self.call(HELLO, Hello(__version__, PROTOCOL, _environ(), depth))
         self._socket.settimeout(None)
 
     def _wait(
@@ -317,23 +273,6 @@ class Client:
             elif not message.method and (message.id == request_id or (message.id is None and message.error)):
                 return message
             # Else: a notification of a later version, or a late word on an earlier request.
-
-    def _result_of(self, answer: _Incoming, method: str, results: Sequence[type[Record]]) -> Record:
-        wanted = results[0]
-        if answer.kind:
-            for wanted in results:
-                if wanted.__name__ == answer.kind:
-                    break
-            else:
-                raise InternalError(
-                    f"the daemon answered {method} with a {answer.kind}, which nobody expects"
-                )
-        try:
-            if answer.result is msgspec.UNSET:
-                raise msgspec.ValidationError("neither result nor error")
-            return msgspec.json.decode(answer.result, type=wanted)
-        except UNREADABLE as error:
-            raise InternalError(f"the daemon's answer to {method} makes no sense: {error}") from error
 
     def _on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
         # A handler of our own instead of `except KeyboardInterrupt`: that can come between a recv and what
@@ -499,6 +438,16 @@ def _holder(settings: Settings) -> str:
     except (OSError, ValueError):
         words = []
     return f" (pid {words[0]})" if words else ""
+
+
+def _result_of(answer: _Incoming, verb: Verb[P, R]) -> R:
+    result = verb.result_named(answer.kind)
+    try:
+        if answer.result is msgspec.UNSET:
+            raise msgspec.ValidationError("neither result nor error")
+        return msgspec.json.decode(answer.result, type=result)
+    except UNREADABLE as error:
+        raise InternalError(f"the daemon's answer to {verb.name} makes no sense: {error}") from error
 
 
 def _error_of(error: RpcError, method: str) -> CmsError:

@@ -1,12 +1,115 @@
-"""What both ends do below the words: cut bytes into bounded lines, and carry an exception across.
+"""The words between a command and the daemon: JSON-RPC 2.0, one object a line, over a Unix socket.
 
-No I/O, and cheap to import: the fast commands load it.
+A request names a verb (`rpc.verbs`), which says what its params and its result are. While a
+request waits, the daemon may send notifications about it:
+
+- `accepted` (`Accepted`): the message is on disk; from here on it is not lost whatever happens;
+- `progress` (`ProgressNote`): what the session is doing; droppable.
+
+A client may send one notification, `cancel` (`Cancel`): stop waiting, and where the request owns its work
+(`delegate`, `continue` without `detach`) stop that work too. The request is still answered. A client that
+goes away without a word counts as `cancel`.
+
+The first request on a connection must be `hello`. Errors carry `ErrorData`, from which the client builds
+the same exception that was raised in the daemon.
+
+Stable across protocol versions, so that an old daemon can always be told to go: the framing, `hello` and
+`daemon.stop`. Everything else is refused between two ends that disagree on `PROTOCOL`. Members may be added
+anywhere as long as they have a default: both ends ignore what they do not know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+
 from cms.errors import CmsError, ExitCode
-from cms.rpc.api import ErrorData
+from cms.session.model import Progress, Record
+
+#: Raised whenever the meaning of a method changes. Both ends must agree on it.
+PROTOCOL = 2
+
+#: A longer line than this is refused by both ends (a prompt of 16 MiB is a mistake).
+MAX_LINE = 32 * 1024 * 1024
+
+
+#: JSON-RPC's own error codes, the one that it leaves to servers, and the one that LSP gave to cancellation.
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+SERVER_ERROR = -32000
+REQUEST_CANCELLED = -32800
+
+#: Chosen by the client, unique among its requests under way. Bounded to what every JSON reader keeps exact.
+RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+
+
+class Request(msgspec.Struct, omit_defaults=True):
+    """One call, or (without id) one notification."""
+
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+    id: RequestId | None = None
+    jsonrpc: Literal["2.0"] = "2.0"
+
+
+class ErrorData(Record, frozen=True):
+    """What a client needs to raise the daemon's exception again."""
+
+    code: str
+    message: str
+    hint: str = ""
+    exit_code: int = 1
+    fields: Mapping[str, str | int | float | None] = {}  # the exception's own: `name`, `nearest` ...
+
+
+class RpcError(msgspec.Struct):
+    """JSON-RPC's error object. `code` is `SERVER_ERROR` for ours, else one of the standard's."""
+
+    code: int
+    message: str
+    data: ErrorData | None = None
+
+
+class Response(msgspec.Struct, omit_defaults=True):
+    """The end of one call.
+
+    `kind` names the struct of the result where the verb has several. It stands here because the
+    structs are records that live without any protocol: tags would follow them into the store and `--json`.
+    """
+
+    id: int | None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: RpcError | None = None
+    kind: str = ""
+    jsonrpc: Literal["2.0"] = "2.0"
+
+
+# --- notifications ------------------------------------------------------------------------------
+
+
+class Accepted(Record, frozen=True):
+    request_id: int
+    session_id: str
+    interaction_id: str
+    name: str = ""
+
+
+class ProgressNote(Record, frozen=True):
+    request_id: int
+    progress: Progress
+    dropped: int = 0  # notes lost just before this one because this client was slow
+
+
+class Cancel(Record, frozen=True):
+    request_id: int
+
+
+# --- lines ----------------------------------------------------------------------------------------
 
 
 class OverlongLine(ValueError):

@@ -24,8 +24,9 @@ from cms.containment import Attempt, Guarantee, Level, probe
 from cms.errors import ClaudeNotFound, CmsError
 from cms.home import prepare_home
 from cms.live.argv import build_environment
-from cms.rpc.api import DaemonStatus, Nothing
 from cms.rpc.client import NoDaemon, connect
+from cms.rpc.daemon import DAEMON_STATUS
+from cms.rpc.verbs import Nothing
 from cms.session.model import Record
 
 #: Seconds for one question to `claude`; a cold start takes a second.
@@ -255,7 +256,7 @@ def _daemon(settings: Settings, here: Containment, problems: list[Problem]) -> D
         return Daemon(running=False)
     try:
         with connect(settings, start=False) as client:
-            status = client.call("daemon.status", Nothing(), DaemonStatus)
+            status = client.call(DAEMON_STATUS, Nothing())
     except NoDaemon:
         return Daemon(running=False)
     except CmsError as error:

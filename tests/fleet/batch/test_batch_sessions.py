@@ -7,10 +7,8 @@ from pathlib import Path
 import msgspec
 
 from cms.batch.model import TaskSpec
-from cms.daemon.batch_handlers import BatchMethods
 from cms.fleet.batch_sessions import finished_acts
 from cms.fleet.machine import available_memory, cores
-from cms.rpc.api_batch import METHODS
 from cms.session.model import Limits, SessionOptions
 from cms.store.rawlog import RawLog
 
@@ -57,13 +55,6 @@ def test_memory_of_the_machine_or_of_the_container(tmp_path: Path) -> None:
     assert available_memory(meminfo, tmp_path) == 4 * 2**20
     assert available_memory() > 0
     assert cores() >= 1
-
-
-def test_every_method_of_batches_is_there() -> None:
-    class Nobody:
-        store = None
-
-    assert set(BatchMethods(Nobody()).table) == set(METHODS)  # type: ignore[arg-type] # only bound, never called
 
 
 def test_a_task_can_have_all_that_a_delegation_can() -> None:

@@ -1,4 +1,4 @@
-"""The words for batches: made in pieces, started, followed, asked about.
+"""Batches: made in pieces, started, followed, asked about.
 
 A batch comes in by chunks (`batch.create`, `batch.add` ..., `batch.check`), so that neither end ever holds a
 million tasks, and is started by `batch.run`. A client that waits there owns the batch: if it cancels or goes
@@ -13,7 +13,7 @@ import msgspec
 
 from cms.batch.forecast import Forecast
 from cms.batch.model import BatchOptions, BatchRecord, TaskSpec, TaskView
-from cms.rpc.api import Nothing
+from cms.rpc.verbs import Nothing, Verb
 from cms.session.model import Record
 
 #: Tasks of one `batch.add`, and of one answer.
@@ -77,39 +77,37 @@ class BatchProblems(Record, frozen=True):
     problems: tuple[str, ...] = ()
 
 
-class BatchReply(Record, frozen=True):
+class BatchResult(Record, frozen=True):
     batch: BatchRecord
 
 
-class BatchesReply(Record, frozen=True):
+class BatchesResult(Record, frozen=True):
     batches: tuple[BatchRecord, ...]
 
 
-class BatchTasksReply(Record, frozen=True):
+class BatchTasksResult(Record, frozen=True):
     """`next`: what to ask for `after` to get the next page; None: there is none."""
 
     tasks: tuple[TaskView, ...]
     next: int | None = None
 
 
-class BatchReportReply(Record, frozen=True):
+class BatchReportResult(Record, frozen=True):
     text: str
 
 
-METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {
-    "batch.create": (BatchCreateParams, (BatchReply,)),
-    "batch.add": (BatchAddParams, (BatchProblems,)),
-    "batch.check": (BatchParams, (BatchProblems,)),
-    "batch.plan": (BatchParams, (Forecast,)),
-    "batch.discard": (BatchParams, (Nothing,)),
-    "batch.run": (BatchRunParams, (BatchReply,)),
-    "batch.follow": (BatchParams, (BatchReply,)),
-    "batch.list": (Nothing, (BatchesReply,)),
-    "batch.get": (BatchParams, (BatchReply,)),
-    "batch.tasks": (BatchPageParams, (BatchTasksReply,)),
-    "batch.ended": (BatchPageParams, (BatchTasksReply,)),
-    "batch.report": (BatchReportParams, (BatchReportReply,)),
-    "batch.pause": (BatchParams, (BatchReply,)),
-    "batch.stop": (BatchParams, (BatchReply,)),
-    "batch.cancel": (BatchParams, (BatchReply,)),
-}
+BATCH_CREATE = Verb("batch.create", BatchCreateParams, BatchResult)
+BATCH_ADD = Verb("batch.add", BatchAddParams, BatchProblems, idempotent=True)
+BATCH_CHECK = Verb("batch.check", BatchParams, BatchProblems, idempotent=True)
+BATCH_PLAN = Verb("batch.plan", BatchParams, Forecast, idempotent=True)
+BATCH_DISCARD = Verb("batch.discard", BatchParams, Nothing, idempotent=True)
+BATCH_RUN = Verb("batch.run", BatchRunParams, BatchResult, cancellable=True)
+BATCH_FOLLOW = Verb("batch.follow", BatchParams, BatchResult, cancellable=True, idempotent=True)
+BATCH_LIST = Verb("batch.list", Nothing, BatchesResult, idempotent=True)
+BATCH_GET = Verb("batch.get", BatchParams, BatchResult, idempotent=True)
+BATCH_TASKS = Verb("batch.tasks", BatchPageParams, BatchTasksResult, idempotent=True)
+BATCH_ENDED = Verb("batch.ended", BatchPageParams, BatchTasksResult, idempotent=True)
+BATCH_REPORT = Verb("batch.report", BatchReportParams, BatchReportResult, idempotent=True)
+BATCH_PAUSE = Verb("batch.pause", BatchParams, BatchResult, idempotent=True)
+BATCH_STOP = Verb("batch.stop", BatchParams, BatchResult, idempotent=True)
+BATCH_CANCEL = Verb("batch.cancel", BatchParams, BatchResult)

@@ -1,7 +1,8 @@
-"""The words about the audit log; apart, because only one command needs them."""
+"""The audit log of a session."""
 
 from __future__ import annotations
 
+from cms.rpc.verbs import Verb
 from cms.session.audit import AuditLog
 from cms.session.model import Record
 
@@ -18,6 +19,4 @@ class AuditParams(Record, frozen=True):
     head: str = ""
 
 
-METHODS: dict[str, tuple[type[Record], tuple[type[Record], ...]]] = {
-    "session.audit": (AuditParams, (AuditLog,)),
-}
+SESSION_AUDIT = Verb("session.audit", AuditParams, AuditLog, idempotent=True)

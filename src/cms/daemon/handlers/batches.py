@@ -1,31 +1,46 @@
-"""What each `batch.` method does, on top of `fleet.batches`. The rules of `methods` hold here too."""
+"""Batches, on top of `fleet.batches`. The rules of `handlers.sessions` hold here too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import msgspec
 
 from cms.batch.forecast import Forecast
 from cms.batch.model import Task, TaskView, view
 from cms.config import caller
-from cms.daemon.call import Begin, Call, bind, quick
+from cms.daemon.call import Call, Handler, bind, quick
 from cms.fleet.batch_engine import render_report
 from cms.fleet.batches import Batches
-from cms.rpc.api import Nothing
-from cms.rpc.api_batch import (
+from cms.rpc.batches import (
+    BATCH_ADD,
+    BATCH_CANCEL,
+    BATCH_CHECK,
+    BATCH_CREATE,
+    BATCH_DISCARD,
+    BATCH_ENDED,
+    BATCH_FOLLOW,
+    BATCH_GET,
+    BATCH_LIST,
+    BATCH_PAUSE,
+    BATCH_PLAN,
+    BATCH_REPORT,
+    BATCH_RUN,
+    BATCH_STOP,
+    BATCH_TASKS,
     BatchAddParams,
     BatchCreateParams,
-    BatchesReply,
+    BatchesResult,
     BatchPageParams,
     BatchParams,
     BatchProblems,
-    BatchReply,
     BatchReportParams,
-    BatchReportReply,
+    BatchReportResult,
+    BatchResult,
     BatchRunParams,
-    BatchTasksReply,
+    BatchTasksResult,
 )
+from cms.rpc.verbs import Nothing
 from cms.store import batch_tasks, batches
 from cms.store.database import Database
 
@@ -33,34 +48,34 @@ from cms.store.database import Database
 _TOLD = 20
 
 
-class BatchMethods:
-    """The methods, bound to one supervisor's batches. `table` is for `Methods`."""
+class BatchHandlers:
+    """The verbs of batches, bound to one supervisor's batches."""
 
     def __init__(self, batches: Batches) -> None:
         self._batches = batches
         self._store = batches.store
-        self.table: Mapping[str, Begin] = {
-            "batch.create": bind(BatchCreateParams, quick(self.create)),
-            "batch.add": bind(BatchAddParams, quick(self.add)),
-            "batch.check": bind(BatchParams, quick(self.check)),
-            "batch.plan": bind(BatchParams, quick(self.plan)),
-            "batch.discard": bind(BatchParams, quick(self.discard)),
-            "batch.run": bind(BatchRunParams, self.run),
-            "batch.follow": bind(BatchParams, self.follow),
-            "batch.list": bind(Nothing, quick(self.list_)),
-            "batch.get": bind(BatchParams, quick(self.get)),
-            "batch.tasks": bind(BatchPageParams, quick(self.tasks)),
-            "batch.ended": bind(BatchPageParams, quick(self.ended)),
-            "batch.report": bind(BatchReportParams, quick(self.report)),
-            "batch.pause": bind(BatchParams, quick(self.pause)),
-            "batch.stop": bind(BatchParams, quick(self.stop)),
-            "batch.cancel": bind(BatchParams, quick(self.cancel)),
-        }
+        self.all: tuple[Handler, ...] = (
+            bind(BATCH_CREATE, quick(self.create)),
+            bind(BATCH_ADD, quick(self.add)),
+            bind(BATCH_CHECK, quick(self.check)),
+            bind(BATCH_PLAN, quick(self.plan)),
+            bind(BATCH_DISCARD, quick(self.discard)),
+            bind(BATCH_RUN, self.run),
+            bind(BATCH_FOLLOW, self.follow),
+            bind(BATCH_LIST, quick(self.list_)),
+            bind(BATCH_GET, quick(self.get)),
+            bind(BATCH_TASKS, quick(self.tasks)),
+            bind(BATCH_ENDED, quick(self.ended)),
+            bind(BATCH_REPORT, quick(self.report)),
+            bind(BATCH_PAUSE, quick(self.pause)),
+            bind(BATCH_STOP, quick(self.stop)),
+            bind(BATCH_CANCEL, quick(self.cancel)),
+        )
 
     # --- making one -----------------------------------------------------------------------------
 
-    async def create(self, params: BatchCreateParams) -> BatchReply:
-        return BatchReply(await self._batches.create(params.options, params.stem))
+    async def create(self, params: BatchCreateParams) -> BatchResult:
+        return BatchResult(await self._batches.create(params.options, params.stem))
 
     async def add(self, params: BatchAddParams) -> BatchProblems:
         tasks = ((task.spec, task.line) for task in params.tasks)
@@ -78,47 +93,47 @@ class BatchMethods:
 
     # --- running one ----------------------------------------------------------------------------
 
-    async def run(self, call: Call, params: BatchRunParams) -> BatchReply:
+    async def run(self, call: Call, params: BatchRunParams) -> BatchResult:
         # For every session that its tasks start: how many run at once is the batch's own business.
         caller.set(msgspec.structs.replace(caller.get(), counted=False))
         engine = await self._batches.start(params.id, params.options)
         if not params.wait:
-            return BatchReply(await engine.summary())
+            return BatchResult(await engine.summary())
         with call.scope:
-            return BatchReply(await engine.wait())
+            return BatchResult(await engine.wait())
         # The client that it belongs to has gone, or wants it to end.
         engine.stop("the command that ran it was ended; `cms batch resume` goes on")
-        return BatchReply(await engine.wait())
+        return BatchResult(await engine.wait())
 
-    async def follow(self, call: Call, params: BatchParams) -> BatchReply:
+    async def follow(self, call: Call, params: BatchParams) -> BatchResult:
         record = await self._batches.summary(params.id)
         engine = self._batches.engine(record.id)
         if engine is not None:
             with call.scope:
                 await engine.wait()
-        return BatchReply(await self._batches.summary(record.id))
+        return BatchResult(await self._batches.summary(record.id))
 
-    async def pause(self, params: BatchParams) -> BatchReply:
-        return BatchReply(await self._batches.pause(params.id))
+    async def pause(self, params: BatchParams) -> BatchResult:
+        return BatchResult(await self._batches.pause(params.id))
 
-    async def stop(self, params: BatchParams) -> BatchReply:
-        return BatchReply(await self._batches.stop(params.id))
+    async def stop(self, params: BatchParams) -> BatchResult:
+        return BatchResult(await self._batches.stop(params.id))
 
-    async def cancel(self, params: BatchParams) -> BatchReply:
-        return BatchReply(await self._batches.cancel(params.id))
+    async def cancel(self, params: BatchParams) -> BatchResult:
+        return BatchResult(await self._batches.cancel(params.id))
 
     # --- questions ------------------------------------------------------------------------------
 
-    async def list_(self, _params: Nothing) -> BatchesReply:
-        return BatchesReply(tuple(await self._batches.summaries()))
+    async def list_(self, _params: Nothing) -> BatchesResult:
+        return BatchesResult(tuple(await self._batches.summaries()))
 
-    async def get(self, params: BatchParams) -> BatchReply:
-        return BatchReply(await self._batches.summary(params.id))
+    async def get(self, params: BatchParams) -> BatchResult:
+        return BatchResult(await self._batches.summary(params.id))
 
-    async def tasks(self, params: BatchPageParams) -> BatchTasksReply:
+    async def tasks(self, params: BatchPageParams) -> BatchTasksResult:
         return await self._page(params, batch_tasks.page, lambda task: task.seq)
 
-    async def ended(self, params: BatchPageParams) -> BatchTasksReply:
+    async def ended(self, params: BatchPageParams) -> BatchTasksResult:
         return await self._page(params, batch_tasks.ended, lambda task: task.order)
 
     async def _page(
@@ -126,7 +141,7 @@ class BatchMethods:
         params: BatchPageParams,
         read: Callable[[Database, str, int, int], list[Task]],
         place: Callable[[Task], int],
-    ) -> BatchTasksReply:
+    ) -> BatchTasksResult:
         record = await self._store.read(batches.find, params.id)
         views: list[TaskView] = []
         size = 0
@@ -140,11 +155,11 @@ class BatchMethods:
             views.append(told)
             last = place(task)
         more = len(views) < len(tasks) or len(tasks) == params.limit
-        return BatchTasksReply(tuple(views), last if more else None)
+        return BatchTasksResult(tuple(views), last if more else None)
 
-    async def report(self, params: BatchReportParams) -> BatchReportReply:
+    async def report(self, params: BatchReportParams) -> BatchReportResult:
         record = await self._batches.summary(params.id)
-        return BatchReportReply(await render_report(self._store, record, html=params.html))
+        return BatchReportResult(await render_report(self._store, record, html=params.html))
 
 
 #: Characters of responses in one page: a line of the protocol is bounded.

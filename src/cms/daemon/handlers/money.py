@@ -1,0 +1,44 @@
+"""Shared budgets and what was spent, on top of a supervisor."""
+
+from __future__ import annotations
+
+from cms.daemon.call import Handler, bind, quick
+from cms.daemon.supervisor import Supervisor
+from cms.rpc.money import (
+    BUDGET_GET,
+    BUDGET_SET,
+    LEDGER_TOTALS,
+    CostParams,
+    CostResult,
+    CostRow,
+    SetBudgetParams,
+)
+from cms.rpc.verbs import Nothing
+from cms.session.budget import Budget
+from cms.session.model import TokenUsage
+
+
+class MoneyHandlers:
+    """The verbs of money, bound to one supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self.all: tuple[Handler, ...] = (
+            bind(BUDGET_GET, quick(self.get_budget)),
+            bind(BUDGET_SET, quick(self.set_budget)),
+            bind(LEDGER_TOTALS, quick(self.totals)),
+        )
+
+    async def get_budget(self, _params: Nothing) -> Budget:
+        return await self._supervisor.budget()
+
+    async def set_budget(self, params: SetBudgetParams) -> Budget:
+        for scope, usd in params.caps.items():
+            await self._supervisor.set_cap(scope, usd)
+        return await self._supervisor.budget()
+
+    async def totals(self, params: CostParams) -> CostResult:
+        totals = await self._supervisor.totals(params.by, since=params.since)
+        rows = tuple(CostRow(one.key, one.name, one.usage, one.exact) for one in totals)
+        total = sum((row.usage for row in rows), TokenUsage())
+        return CostResult(rows, total, all(row.exact for row in rows))

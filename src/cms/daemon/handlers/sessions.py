@@ -1,0 +1,332 @@
+"""Sessions: params in, one result out, on top of a supervisor.
+
+No sockets here (that is `daemon.server`), no processes (that is the supervisor). A method that waits for work
+does so inside `Call.scope`, which ends when its client cancels or goes away: that stops an attached
+delegation, everything else only loses its listener. Outside of that scope nothing is abandoned half done.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import trio
+
+from cms.config import Settings
+from cms.daemon.call import Call, Handler, RequestCancelled, bind, quick
+from cms.daemon.supervisor import Host, Supervisor
+from cms.errors import CmsError
+from cms.rpc.audit import SESSION_AUDIT, AuditParams
+from cms.rpc.sessions import (
+    SESSION_CONTINUE,
+    SESSION_DELEGATE,
+    SESSION_DELETE,
+    SESSION_FORK,
+    SESSION_GET,
+    SESSION_INTERACTIONS,
+    SESSION_INTERRUPT,
+    SESSION_KILL,
+    SESSION_LIST,
+    SESSION_PAUSE,
+    SESSION_RESUME,
+    SESSION_SEND,
+    SESSION_SPAWN,
+    SESSION_STOP,
+    SESSION_WATCH,
+    SESSIONS_CLEANUP,
+    SESSIONS_WAIT,
+    AcceptedResult,
+    CleanupParams,
+    CleanupResult,
+    ContinueParams,
+    DelegateParams,
+    Deleted,
+    DeleteParams,
+    ForkParams,
+    InteractionsParams,
+    InteractionsResult,
+    ListParams,
+    NameParams,
+    PauseParams,
+    SendParams,
+    SessionResult,
+    SessionsResult,
+    SpawnParams,
+    StopParams,
+    StopResult,
+    Waited,
+    WaitParams,
+    WaitResult,
+    WatchParams,
+)
+from cms.session.audit import AuditLog
+from cms.session.model import (
+    LIVE,
+    DelegateResult,
+    Interaction,
+    Outcome,
+    Receipt,
+    Reply,
+    SessionRecord,
+    delegate_result,
+)
+from cms.store.rawlog import raw_log_path
+from cms.store.trash import Retired, empty_trash
+
+_DAY = 86400.0
+
+
+class SessionHandlers:
+    """The verbs of sessions, bound to one supervisor."""
+
+    def __init__(self, supervisor: Supervisor, host: Host, settings: Settings) -> None:
+        self._supervisor = supervisor
+        self._host = host
+        self._settings = settings
+        self.all: tuple[Handler, ...] = (
+            bind(SESSION_SPAWN, self.spawn),
+            bind(SESSION_SEND, self.send),
+            bind(SESSION_RESUME, quick(self.resume)),
+            bind(SESSION_FORK, self.fork),
+            bind(SESSION_DELEGATE, self.delegate),
+            bind(SESSION_CONTINUE, self.continue_),
+            bind(SESSION_INTERRUPT, quick(self.interrupt)),
+            bind(SESSION_PAUSE, quick(self.pause)),
+            bind(SESSION_STOP, quick(self.stop)),
+            bind(SESSION_KILL, quick(self.kill)),
+            bind(SESSION_DELETE, quick(self.delete)),
+            bind(SESSIONS_CLEANUP, quick(self.cleanup)),
+            bind(SESSION_GET, quick(self.get)),
+            bind(SESSION_LIST, quick(self.list_)),
+            bind(SESSION_INTERACTIONS, quick(self.interactions)),
+            bind(SESSION_WATCH, self.watch),
+            bind(SESSIONS_WAIT, self.wait),
+            bind(SESSION_AUDIT, quick(self.audit)),
+        )
+
+    # --- work ---------------------------------------------------------------------------------
+
+    async def spawn(self, call: Call, params: SpawnParams) -> Reply | AcceptedResult:
+        session = await self._supervisor.create(params.options)
+        interaction = await self._supervisor.submit(session.name, params.prompt, type="spawn")
+        return await self._answer(call, session.name, interaction, wait=params.wait, stop=params.stop)
+
+    async def send(self, call: Call, params: SendParams) -> Reply | AcceptedResult:
+        if params.resume and (await self._supervisor.get(params.name)).status in LIVE:  # perhaps paused
+            await self._supervisor.resume(params.name)
+        kind = "resume" if params.resume else "send"
+        interaction = await self._supervisor.submit(params.name, params.message, type=kind)
+        return await self._answer(call, params.name, interaction, wait=params.wait, stop=params.stop)
+
+    async def fork(self, call: Call, params: ForkParams) -> Reply | AcceptedResult:
+        session = await self._supervisor.fork(params.name, params.new_name, model=params.model)
+        interaction = await self._supervisor.submit(session.name, params.message, type="fork")
+        return await self._answer(call, session.name, interaction, wait=params.wait, stop=False)
+
+    async def delegate(self, call: Call, params: DelegateParams) -> DelegateResult | AcceptedResult:
+        name = params.options.name
+        if params.detach:
+            interaction = await self._supervisor.start_delegate(
+                params.options, params.task, context=params.context
+            )
+            return _accepted(name, interaction)
+        return await self._attached(
+            call,
+            name,
+            lambda accepted: self._supervisor.delegate(
+                params.options, params.task, context=params.context, accepted=accepted
+            ),
+        )
+
+    async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
+        if params.detach:
+            interaction = await self._supervisor.start_continue(
+                params.name, params.message, limits=params.limits
+            )
+            return _accepted(params.name, interaction)
+        return await self._attached(
+            call,
+            params.name,
+            lambda accepted: self._supervisor.continue_(
+                params.name, params.message, limits=params.limits, accepted=accepted
+            ),
+        )
+
+    async def _answer(
+        self, call: Call, name: str, interaction: Interaction, *, wait: bool, stop: bool
+    ) -> Reply | AcceptedResult:
+        """Wait for the reply where that is wanted. The work is the supervisor's, whoever listens."""
+        if wait:
+            call.accepted(name, interaction)
+            with call.scope:
+                reply = await self._supervisor.wait(interaction)
+                if not stop:
+                    return reply
+            if not call.scope.cancelled_caught:
+                session, _ = await self._supervisor.stop(name)
+                return msgspec.structs.replace(reply, status=session.status, pid=session.pid)
+        if stop:
+            self._host.start_soon(lambda: self._stop_when_answered(name, interaction))
+        return _accepted(name, interaction)
+
+    async def _stop_when_answered(self, name: str, interaction: Interaction) -> None:
+        await self._supervisor.wait(interaction)
+        await self._supervisor.stop(name)
+
+    async def _attached(
+        self,
+        call: Call,
+        name: str,
+        work: Callable[[Callable[[Interaction], None]], Awaitable[DelegateResult]],
+    ) -> DelegateResult:
+        """A delegation that lives no longer than its client's interest."""
+        taken: list[Interaction] = []
+
+        def accepted(interaction: Interaction) -> None:
+            taken.append(interaction)
+            call.accepted(name, interaction)
+
+        with call.scope:
+            return await work(accepted)
+        if not taken:
+            raise RequestCancelled
+        # The supervisor's call did not live to say what became of it; the store do.
+        session = await self._supervisor.get(name)
+        done = next(i for i in await self._supervisor.interactions(name) if i.id == taken[0].id)
+        return delegate_result(
+            done,
+            session,
+            session.receipt,
+            outcome=Outcome.INTERRUPTED,
+            error=done.error or "stopped because the command that waited for it was",
+            reasons=done.reasons or ("cancelled",),
+        )
+
+    # --- the session's life -------------------------------------------------------------------
+
+    async def resume(self, params: NameParams) -> SessionResult:
+        return self._session(await self._supervisor.resume(params.name))
+
+    async def interrupt(self, params: NameParams) -> SessionResult:
+        return self._session(await self._supervisor.interrupt(params.name))
+
+    async def stop(self, params: StopParams) -> StopResult:
+        return StopResult(*await self._supervisor.stop(params.name, grace=params.grace))
+
+    async def kill(self, params: NameParams) -> StopResult:
+        return StopResult(*await self._supervisor.kill(params.name))
+
+    async def pause(self, params: PauseParams) -> SessionResult:
+        session = await self._supervisor.pause(params.name, freeze=params.freeze)
+        return SessionResult(session, self._supervisor.activity(session.name))
+
+    async def delete(self, params: DeleteParams) -> Deleted:
+        gone = await self._supervisor.delete(params.name, force=params.force, purge=params.purge)
+        return _deleted(gone, audited=not params.purge)
+
+    async def cleanup(self, params: CleanupParams) -> CleanupResult:
+        now = time.time()
+        before = now - params.days * _DAY
+        old = [session for session in await self._supervisor.sessions() if session.last_saved <= before]
+        live = [session for session in old if session.status in LIVE and not params.force]
+        deleted = []
+        for session in old:
+            if session in live:
+                continue
+            if params.dry_run:
+                deleted.append(self._would_delete(session))
+                continue
+            try:
+                gone = await self._supervisor.delete(session.name, force=params.force, purge=params.purge)
+            except CmsError:
+                # Somebody has brought it back in the meantime, or another cms has it: not old any more.
+                live.append(session)
+                continue
+            deleted.append(_deleted(gone, audited=not params.purge))
+        files, size = await trio.to_thread.run_sync(
+            lambda: empty_trash(self._settings.trash, before, dry_run=params.dry_run)
+        )
+        audits = 0
+        if params.purge:
+            audits = await self._supervisor.forget_audits(before, dry_run=params.dry_run)
+        return CleanupResult(tuple(deleted), tuple(live), files, size, audits)
+
+    def _would_delete(self, session: SessionRecord) -> Deleted:
+        log = raw_log_path(self._settings.raw, session.id)
+        try:
+            return Deleted(session, str(log), log.stat().st_size)
+        except OSError:
+            return Deleted(session, "", 0)
+
+    # --- looking and waiting ------------------------------------------------------------------------
+
+    async def get(self, params: NameParams) -> SessionResult:
+        return self._session(await self._supervisor.get(params.name))
+
+    async def list_(self, params: ListParams) -> SessionsResult:
+        sessions = await self._supervisor.sessions(params.status)
+        return SessionsResult(tuple(sessions), sum(session.total_cost_usd for session in sessions))
+
+    async def interactions(self, params: InteractionsParams) -> InteractionsResult:
+        session = await self._supervisor.get(params.name)
+        return InteractionsResult(
+            session, tuple(await self._supervisor.interactions(params.name, params.last))
+        )
+
+    async def watch(self, call: Call, params: WatchParams) -> SessionResult:
+        await self._supervisor.get(params.name)  # an unknown name is told at once
+        with call.scope:
+            await call.follow(params.name)
+        return self._session(await self._supervisor.get(params.name))
+
+    async def wait(self, call: Call, params: WaitParams) -> WaitResult:
+        names = tuple(dict.fromkeys(params.names))
+        for name in names:
+            await self._supervisor.get(name)  # an unknown name is told at once
+        done: dict[str, Waited] = {}
+        failures: list[CmsError] = []
+        limit = math.inf if params.timeout is None else params.timeout
+        with call.scope, trio.move_on_after(limit) as patience:
+            async with trio.open_nursery() as nursery:
+
+                async def wait_one(name: str) -> None:
+                    try:
+                        await self._supervisor.wait_quiet(name)
+                        done[name] = await self._waited(name)
+                    except CmsError as error:
+                        failures.append(error)
+                    if params.first or failures:
+                        nursery.cancel_scope.cancel()
+
+                for name in names:
+                    nursery.start_soon(wait_one, name)
+        if failures:
+            raise failures[0]
+        return WaitResult(
+            tuple(done[name] for name in names if name in done),
+            tuple(name for name in names if name not in done),
+            timed_out=patience.cancelled_caught,
+        )
+
+    async def _waited(self, name: str) -> Waited:
+        last = await self._supervisor.interactions(name, 1)
+        return Waited(await self._supervisor.get(name), last[0] if last else None)
+
+    async def audit(self, params: AuditParams) -> AuditLog:
+        return await self._supervisor.audit(params.name, params.head)
+
+    def _session(self, session: SessionRecord) -> SessionResult:
+        return SessionResult(session, self._supervisor.activity(session.name))
+
+
+def _accepted(name: str, interaction: Interaction) -> AcceptedResult:
+    return AcceptedResult(name, interaction.session_id, interaction.id)
+
+
+def _deleted(gone: tuple[SessionRecord, Receipt | None, Retired], *, audited: bool) -> Deleted:
+    session, receipt, log = gone
+    path: Path | None = log.path
+    return Deleted(session, "" if path is None else str(path), log.size, receipt, audited)

@@ -1,0 +1,47 @@
+"""What was spent, and what may be."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from cms.rpc.verbs import Nothing, Verb
+from cms.session.budget import Budget
+from cms.session.model import Record, TokenUsage
+
+
+class SetBudgetParams(Record, frozen=True):
+    """Caps in US dollars, by scope (`session.budget`); null takes one off, what is not named stays."""
+
+    caps: dict[str, Annotated[float, msgspec.Meta(ge=0)] | None]
+
+
+BUDGET_GET = Verb("budget.get", Nothing, Budget, idempotent=True)
+BUDGET_SET = Verb("budget.set", SetBudgetParams, Budget, idempotent=True)
+
+
+Grouping = Literal["session", "model", "day"]
+
+
+class CostParams(Record, frozen=True):
+    by: Grouping = "session"
+    since: float | None = None
+
+
+class CostRow(Record, frozen=True):
+    """`key` is a session's id, a model or a day; `name` the session's name."""
+
+    key: str
+    name: str
+    usage: TokenUsage
+    exact: bool
+
+
+class CostResult(Record, frozen=True):
+    rows: tuple[CostRow, ...]
+    total: TokenUsage
+    exact: bool
+
+
+LEDGER_TOTALS = Verb("ledger.totals", CostParams, CostResult, idempotent=True)

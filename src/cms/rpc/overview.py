@@ -1,0 +1,16 @@
+"""What is alive now, at a glance."""
+
+from __future__ import annotations
+
+from cms.rpc.verbs import Nothing, Verb
+from cms.session.model import Record
+from cms.session.questions import LiveSession
+
+
+class OverviewResult(Record, frozen=True):
+    sessions: tuple[LiveSession, ...]
+    spent_today: float
+    at: float
+
+
+SESSIONS_OVERVIEW = Verb("sessions.overview", Nothing, OverviewResult, idempotent=True)

@@ -1,0 +1,222 @@
+"""Sessions: made, sent to, ended, looked at, cleared away."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from cms.rpc.verbs import Verb
+from cms.session.model import (
+    DelegateResult,
+    Interaction,
+    Limits,
+    Receipt,
+    Record,
+    Reply,
+    SessionOptions,
+    SessionRecord,
+)
+
+# --- work ---------------------------------------------------------------------------------------
+
+
+class SpawnParams(Record, frozen=True):
+    """Create a session and send it its first prompt."""
+
+    options: SessionOptions
+    prompt: str
+    stop: bool = False  # stop the process after the answer
+    wait: bool = True  # False: answer as soon as the message is accepted
+
+
+class SendParams(Record, frozen=True):
+    """Send a message; a session that is not alive is resumed first."""
+
+    name: str
+    message: str
+    stop: bool = False  # stop the process after the answer
+    resume: bool = False  # a paused one goes on first
+    wait: bool = True  # False: answer as soon as the message is accepted
+
+
+class ForkParams(Record, frozen=True):
+    """Branch a conversation into a new session and send that its first message."""
+
+    name: str
+    new_name: str
+    message: str
+    model: str = ""  # "": the parent's
+    wait: bool = True
+
+
+class DelegateParams(Record, frozen=True):
+    """One task under limits. The session is stopped at the end."""
+
+    options: SessionOptions
+    task: str
+    context: str = ""
+    detach: bool = False  # answer once accepted; the work belongs to the daemon
+
+
+class ContinueParams(Record, frozen=True):
+    """A follow-up to a delegated session, under its limits (or raised ones)."""
+
+    name: str
+    message: str
+    limits: Limits | None = None
+    detach: bool = False
+
+
+class AcceptedResult(Record, frozen=True):
+    """The answer to a call that did not wait."""
+
+    name: str
+    session_id: str
+    interaction_id: str
+
+
+class SessionResult(Record, frozen=True):
+    session: SessionRecord
+    activity: str = ""  # what it is doing now, in a line
+
+
+#: Those that do not wait answer `AcceptedResult`, and so they all do when they are cancelled after the
+#: message was accepted; but for `delegate` and `continue`, which then answer their result, `interrupted`.
+SESSION_SPAWN = Verb("session.spawn", SpawnParams, Reply, cancellable=True, inside=True).or_(AcceptedResult)
+SESSION_SEND = Verb("session.send", SendParams, Reply, cancellable=True, inside=True).or_(AcceptedResult)
+SESSION_FORK = Verb("session.fork", ForkParams, Reply, cancellable=True).or_(AcceptedResult)
+SESSION_DELEGATE = Verb(
+    "session.delegate", DelegateParams, DelegateResult, cancellable=True, inside=True
+).or_(AcceptedResult)
+SESSION_CONTINUE = Verb(
+    "session.continue", ContinueParams, DelegateResult, cancellable=True, inside=True
+).or_(AcceptedResult)
+
+
+# --- a session's life ---------------------------------------------------------------------------
+
+
+class NameParams(Record, frozen=True):
+    name: str
+
+
+class PauseParams(Record, frozen=True):
+    """Take no more messages; with `freeze`, also stop the whole process tree at once."""
+
+    name: str
+    freeze: bool = False
+
+
+class StopParams(Record, frozen=True):
+    name: str
+    grace: float = 10.0  # seconds for the whole ladder before force
+
+
+class StopResult(Record, frozen=True):
+    session: SessionRecord
+    receipt: Receipt | None  # None: nothing was alive
+
+
+class DeleteParams(Record, frozen=True):
+    name: str
+    force: bool = False  # a live session is killed first
+    purge: bool = False  # the raw log is removed, not moved to the trash, and the audit log with it
+
+
+class Deleted(Record, frozen=True):
+    """A session that is gone (or with `dry_run` would be), and where its logs are now."""
+
+    session: SessionRecord
+    log: str  # the path it was moved to; "" if there was none, or it was removed
+    log_bytes: int
+    receipt: Receipt | None = None  # how a live one was ended
+    audited: bool = True  # its audit log is still there
+
+
+class CleanupParams(Record, frozen=True):
+    """Delete what has not changed for so many days."""
+
+    days: Annotated[float, msgspec.Meta(ge=0)]
+    dry_run: bool = False
+    force: bool = False
+    purge: bool = False
+
+
+class CleanupResult(Record, frozen=True):
+    deleted: tuple[Deleted, ...]
+    live: tuple[SessionRecord, ...]  # old enough, but alive: left alone
+    trash_files: int = 0  # old logs that were removed from the trash
+    trash_bytes: int = 0
+    audit_logs: int = 0  # of sessions deleted long ago, that were removed with `purge`
+
+
+SESSION_RESUME = Verb("session.resume", NameParams, SessionResult, inside=True, idempotent=True)
+SESSION_INTERRUPT = Verb("session.interrupt", NameParams, SessionResult, inside=True)
+SESSION_PAUSE = Verb("session.pause", PauseParams, SessionResult, inside=True, idempotent=True)
+SESSION_STOP = Verb("session.stop", StopParams, StopResult, inside=True, idempotent=True)
+SESSION_KILL = Verb("session.kill", NameParams, StopResult, inside=True, idempotent=True)
+SESSION_DELETE = Verb("session.delete", DeleteParams, Deleted)
+SESSIONS_CLEANUP = Verb("sessions.cleanup", CleanupParams, CleanupResult)
+
+
+# --- looking and waiting ------------------------------------------------------------------------
+
+
+class ListParams(Record, frozen=True):
+    status: str = ""
+
+
+class SessionsResult(Record, frozen=True):
+    sessions: tuple[SessionRecord, ...]
+    total_cost_usd: float
+
+
+class InteractionsParams(Record, frozen=True):
+    name: str
+    last: int | None = None  # only the newest N
+
+
+class InteractionsResult(Record, frozen=True):
+    session: SessionRecord
+    interactions: tuple[Interaction, ...]
+
+
+class WatchParams(Record, frozen=True):
+    """Follow a session until it ends or the client leaves."""
+
+    name: str
+
+
+class WaitParams(Record, frozen=True):
+    """Until the sessions (or the first of them) have nothing left to do."""
+
+    names: tuple[str, ...]
+    first: bool = False
+    timeout: float | None = None  # seconds
+
+
+class Waited(Record, frozen=True):
+    """A session with nothing left to do, and the last thing that it did."""
+
+    session: SessionRecord
+    last: Interaction | None
+
+
+class WaitResult(Record, frozen=True):
+    """Those that are through, in the order asked for; `waiting`: those that are not."""
+
+    done: tuple[Waited, ...]
+    waiting: tuple[str, ...] = ()
+    timed_out: bool = False
+
+
+SESSION_GET = Verb("session.get", NameParams, SessionResult, inside=True, idempotent=True)
+SESSION_LIST = Verb("session.list", ListParams, SessionsResult, inside=True, idempotent=True)
+SESSION_INTERACTIONS = Verb(
+    "session.interactions", InteractionsParams, InteractionsResult, inside=True, idempotent=True
+)
+SESSION_WATCH = Verb(
+    "session.watch", WatchParams, SessionResult, cancellable=True, inside=True, idempotent=True
+)
+SESSIONS_WAIT = Verb("sessions.wait", WaitParams, WaitResult, cancellable=True, inside=True, idempotent=True)
