@@ -66,7 +66,6 @@ def test_the_home_may_be_a_link(tmp_path: Path) -> None:
         ("CMS_IDLE_EXIT", "idle_exit", "0", None),
         ("CMS_IDLE_EXIT", "idle_exit", "never", None),
         ("CMS_START_TIMEOUT", "start_timeout", "2", 2.0),
-        ("CMS_CONTROL_TIMEOUT", "control_timeout", "3", 3.0),
         ("CMS_GRACE", "grace", ".25", 0.25),
         ("CMS_CONTAINMENT", "containment", "none", "none"),
     ],
@@ -80,7 +79,7 @@ def test_each_variable_sets_its_field_alone(
     assert all(getattr(settings, one) == getattr(default, one) for one in others)
 
 
-_NUMBERS = ["CMS_MAX_LINE", "CMS_IDLE_EXIT", "CMS_START_TIMEOUT", "CMS_CONTROL_TIMEOUT", "CMS_GRACE"]
+_NUMBERS = ["CMS_MAX_LINE", "CMS_IDLE_EXIT", "CMS_START_TIMEOUT", "CMS_GRACE"]
 
 
 @pytest.mark.parametrize("variable", _NUMBERS)

@@ -47,12 +47,11 @@ class Settings(msgspec.Struct, frozen=True):
         idle_exit: seconds without a live session or a client after which a daemon leaves
             (`CMS_IDLE_EXIT`); None means never.
         start_timeout: seconds for a new process to answer its first request.
-        control_timeout: seconds for any later control request.
         grace: seconds that each rung of the stop ladder gets.
         containment: "auto", or the name of one mechanism (`CMS_CONTAINMENT`).
         require_containment: the level below which no session is started, where it says nothing itself
             (`CMS_REQUIRE_CONTAINMENT`); None means any.
-        caps: how far sessions may start others (`CMS_MAX_DEPTH`, `CMS_MAX_CHILDREN`).
+        child_limits: how far sessions may start others (`CMS_MAX_DEPTH`, `CMS_MAX_CHILDREN`).
         child_socket: inside a session that may use cms: the socket that leads to it (`CMS_CHILD_SOCKET`).
         inside: the id of the session that we run inside of, or "" (`CMS_PARENT`).
         umask: for the files that sessions make; -1: the process's own.
@@ -66,7 +65,6 @@ class Settings(msgspec.Struct, frozen=True):
     max_line: int = 64 * 1024 * 1024
     idle_exit: float | None = 600.0
     start_timeout: float = 60.0
-    control_timeout: float = 20.0
     grace: float = 5.0
     containment: str = "auto"
     require_containment: ContainmentLevel | None = None
@@ -159,20 +157,20 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         UsageError: a variable holds what cannot be meant.
     """
     env = dict(os.environ if environ is None else environ)
+    default = Settings(home=_home(env))
     idle_text = env.get("CMS_IDLE_EXIT", "")
-    return Settings(
-        home=_home(env),
+    return msgspec.structs.replace(
+        default,
         environ=env,
-        max_line=_whole(env, "CMS_MAX_LINE", 64 * 1024 * 1024),
+        max_line=_whole(env, "CMS_MAX_LINE", default.max_line),
         idle_exit=None if idle_text in ("0", "never") else _number(env, "CMS_IDLE_EXIT", 600.0),
-        start_timeout=_number(env, "CMS_START_TIMEOUT", 60.0),
-        control_timeout=_number(env, "CMS_CONTROL_TIMEOUT", 20.0),
-        grace=_number(env, "CMS_GRACE", 5.0),
-        containment=env.get("CMS_CONTAINMENT") or "auto",
+        start_timeout=_number(env, "CMS_START_TIMEOUT", default.start_timeout),
+        grace=_number(env, "CMS_GRACE", default.grace),
+        containment=env.get("CMS_CONTAINMENT") or default.containment,
         require_containment=_level(env),
         child_limits=ChildLimits(
-            max_depth=_whole(env, "CMS_MAX_DEPTH", ChildLimits().max_depth),
-            max_children=_whole(env, "CMS_MAX_CHILDREN", ChildLimits().max_children),
+            max_depth=_whole(env, "CMS_MAX_DEPTH", default.child_limits.max_depth),
+            max_children=_whole(env, "CMS_MAX_CHILDREN", default.child_limits.max_children),
         ),
         child_socket=Path(env["CMS_CHILD_SOCKET"]) if env.get("CMS_CHILD_SOCKET") else None,
         inside=env.get("CMS_PARENT", ""),
@@ -183,7 +181,6 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 VARIABLES = {
     "claude": "CMS_CLAUDE",
     "containment": "CMS_CONTAINMENT",
-    "control_timeout": "CMS_CONTROL_TIMEOUT",
     "grace": "CMS_GRACE",
     "idle_exit": "CMS_IDLE_EXIT",
     "max_children": "CMS_MAX_CHILDREN",
@@ -206,7 +203,7 @@ def load_settings_and_file(environ: Mapping[str, str] | None = None) -> Settings
     from cms.config_file import read_config
 
     env = dict(os.environ if environ is None else environ)
-    said = read_config(load_settings(env).home).settings.as_text()
+    said = read_config(_home(env)).settings.as_text()
     below = {VARIABLES[key]: value for key, value in said.items() if key != "claude"}
     settings = load_settings({**below, **{key: value for key, value in env.items() if value}})
     return msgspec.structs.replace(settings, environ=env, claude_named=said.get("claude", ""))

@@ -53,7 +53,6 @@ class FileSettings(Section, frozen=True):
     max_line: str | int | None = None
     idle_exit: str | float | None = None  # seconds, or "never"
     start_timeout: str | float | None = None
-    control_timeout: str | float | None = None
     grace: str | float | None = None
     containment: str | None = None
     require_containment: ContainmentLevel | None = None
@@ -63,7 +62,7 @@ class FileSettings(Section, frozen=True):
     def as_text(self) -> dict[str, str]:
         """What it says, as a variable would: plain seconds and bytes. Raises ValueError."""
         said = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not None}
-        for key in ("idle_exit", "start_timeout", "control_timeout", "grace"):
+        for key in ("idle_exit", "start_timeout", "grace"):
             if key in said and said[key] != "never":
                 said[key] = f"{parse_seconds(str(said[key])):g}"
         if "max_line" in said:

@@ -249,24 +249,6 @@ class AgentDied(AgentError):
         self.stderr_tail = stderr_tail
 
 
-class NotLoggedIn(AgentError):
-    """The binary has no credentials at all."""
-
-    code = "not_logged_in"
-
-    def __init__(self, detail: str = "") -> None:
-        super().__init__(
-            f"claude is not logged in{': ' + detail if detail else ''}",
-            hint="run `claude` once and log in, or set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN",
-        )
-
-
-class AuthenticationFailed(AgentError):
-    """The API refused the credentials (401 or 403); waiting does not help."""
-
-    code = "authentication_failed"
-
-
 class ControlTimeout(AgentError):
     """The child did not answer a control request in time.
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC
 from html.parser import HTMLParser
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
-from cms.batch.report import ROWS, gather, markdown, page, span
+from cms.batch.report import ROWS, Gathered, Gathering, markdown, page, span
 
 EVIL = "<script>alert(1)</script> | `x` [a](b) *c* \n# head \"'&"
 
@@ -73,6 +74,12 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
+
+
+def gather(tasks: Iterable[TaskView], cost_by_model: Iterable[tuple[str, float]]) -> Gathered:
+    gathering = Gathering()
+    gathering.add(tasks)
+    return gathering.found(cost_by_model)
 
 
 @given(st.text(max_size=60))

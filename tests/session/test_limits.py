@@ -302,7 +302,7 @@ def test_time_is_each_interactions_own() -> None:
     ("status", "ends"), [(401, True), (403, True), (429, False), (529, False), (None, False)]
 )
 def test_refused_credentials_are_not_waited_for(status: int | None, ends: bool) -> None:
-    world = World(rules()).see(ApiRetry(1, 10, 500.0, status))
+    world = World(rules()).see(ApiRetry(1, 500.0, status))
     assert outcomes(world) == [Outcome.FAILED] * ends
     assert world.interrupts == ends
 

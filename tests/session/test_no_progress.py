@@ -82,7 +82,7 @@ def test_an_input_that_cannot_be_read_repeats_itself_too(given: bytes) -> None:
 def test_an_api_that_fails_and_fails() -> None:
     world = World(rules("full", limits=Limits(max_retry_time=60)))
     for attempt in range(1, 7):
-        world.see(ApiRetry(attempt, 10, 1000.0, 529)).wait(9.9)
+        world.see(ApiRetry(attempt, 1000.0, 529)).wait(9.9)
     assert world.breaches == []
     world.wait(0.7)
     assert outcomes(world) == [Outcome.STALLED]
@@ -92,8 +92,8 @@ def test_an_api_that_fails_and_fails() -> None:
 
 def test_an_answer_between_two_failures_begins_anew() -> None:
     world = World(rules("full", limits=Limits(max_retry_time=60)))
-    world.see(ApiRetry(1, 10, 1000.0, 529)).wait(50).see(says("x")).wait(50)
-    world.see(ApiRetry(1, 10, 1000.0, 529)).wait(50)
+    world.see(ApiRetry(1, 1000.0, 529)).wait(50).see(says("x")).wait(50)
+    world.see(ApiRetry(1, 1000.0, 529)).wait(50)
     assert world.breaches == []
 
 

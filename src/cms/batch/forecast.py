@@ -11,7 +11,6 @@ never idles is slower than their sum (Graham's bound). Both ends are given.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -207,10 +206,6 @@ def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecas
         problems=tuple(problems),
         notes=tuple(notes),
     )
-
-
-def count_kinds(kinds: Iterable[Kind]) -> dict[Kind, int]:
-    return dict(Counter(kinds))
 
 
 def time_left(

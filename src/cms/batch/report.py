@@ -89,13 +89,6 @@ class Gathering:
         )
 
 
-def gather(tasks: Iterable[TaskView], cost_by_model: Iterable[tuple[str, float]]) -> Gathered:
-    """`Gathering` in one go."""
-    gathering = Gathering()
-    gathering.add(tasks)
-    return gathering.found(cost_by_model)
-
-
 def _dearest(tasks: Sequence[TaskView], most: int = 20) -> list[TaskView]:
     return sorted((task for task in tasks if task.cost), key=lambda task: -task.cost)[:most]
 

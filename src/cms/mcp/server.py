@@ -69,8 +69,6 @@ HINTS: Mapping[str, str] = {
     "says what became of it, `continue` or `send` goes on",
     "daemon_version": "ask the person to run `cms daemon stop`; its sessions can be resumed",
     "claude_not_found": "ask the person to install Claude Code, or to set CMS_CLAUDE for this server",
-    "not_logged_in": "ask the person to run `claude` and log in",
-    "authentication_failed": "ask the person to check the credentials; trying again will not help",
     "home_unusable": "ask the person to look at CMS_HOME",
     "store": "ask the person to look at the disk that CMS_HOME is on",
     "work_dir": "give a workDir that exists",

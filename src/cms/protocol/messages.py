@@ -111,7 +111,6 @@ class Init(Event, frozen=True):
     session_id: str = ""
     model: str = ""
     tools: tuple[str, ...] = ()
-    permissionMode: str = ""  # noqa: N815 - claude's name
     claude_code_version: str = ""
     apiKeySource: str = ""  # noqa: N815 - claude's name
     cwd: str = ""
@@ -177,12 +176,6 @@ class ModelUsage(msgspec.Struct, frozen=True, rename="camel"):
     cost_usd: float = msgspec.field(default=0.0, name="costUSD")
 
 
-class PermissionDenial(msgspec.Struct, frozen=True):
-    tool_name: str = ""
-    tool_use_id: str = ""
-    tool_input: msgspec.Raw = msgspec.Raw(b"{}")
-
-
 class Result(Event, frozen=True):
     """The end of one turn; not always the end of the work (see `session.state`)."""
 
@@ -190,9 +183,7 @@ class Result(Event, frozen=True):
     is_error: bool = False
     result: str | None = None
     total_cost_usd: float | None = None  # cumulative, see `session.ledger`
-    num_turns: int = 0
     modelUsage: dict[str, ModelUsage] = {}  # noqa: N815 - claude's name
-    permission_denials: tuple[PermissionDenial, ...] = ()
     terminal_reason: str | None = None
     api_error_status: int | None = None
     session_id: str = ""
@@ -210,7 +201,6 @@ class ConversationReset(Event, frozen=True):
 
 class ApiRetry(Event, frozen=True):
     attempt: int = 0
-    max_retries: int = 0
     retry_delay_ms: float = 0.0
     error_status: int | None = None
     error: str | None = None
@@ -303,7 +293,6 @@ class ControlResponse(Event, frozen=True):
 
 
 class HookInput(msgspec.Struct, frozen=True):
-    hook_event_name: str = ""
     tool_name: str = ""
     tool_input: msgspec.Raw = msgspec.Raw(b"{}")
     tool_use_id: str = ""
@@ -321,8 +310,6 @@ class PermissionRequest(msgspec.Struct, frozen=True, tag_field="subtype", tag="c
     tool_use_id: str = ""
     input: msgspec.Raw = msgspec.Raw(b"{}")
     blocked_path: str | None = None
-    decision_reason: str | None = None
-    requires_user_interaction: bool = False
 
 
 class _HookLine(msgspec.Struct, frozen=True):
