@@ -91,88 +91,105 @@ def plan(spec: Spec) -> Plan:
     Raises:
         ContainmentError: a writable path does not exist.
     """
-    wanted: dict[Path, Word] = {}
-    unenforced: list[LostMount] = []
-    absent: list[Path] = []
-    placeholders: list[Placeholder] = []
-
-    def want(path: Path, word: Word) -> None:
-        if path == Path("/"):
-            return
-        old = wanted.get(path)
-        if old is None or _RANK[word] > _RANK[old]:
-            wanted[path] = word
-
-    writable = [] if spec.sandbox else [Path("/")]
-    if spec.sandbox:
-        for path in spec.writable:
-            real = _real(path)
-            if not real.exists():
-                raise ContainmentError(f"{path} is to be writable but does not exist", hint="create it first")
-            writable.append(real)
-            want(real, "write")
-    private = [place for place in PRIVATE if spec.sandbox and place.is_dir() and not place.is_symlink()]
-
+    draft = _Draft(spec)
     for path in spec.protected:
-        real = _real(path)
-        if _normal(path) != real and _link_can_be_replaced(path, writable):
-            unenforced.append(LostMount(path, "a symbolic link: its target is held, the link itself is not"))
-        if not real.exists():
-            if not _under(real, writable):
-                continue
-            made = _place(real) if spec.placeholders else None
-            if made is None:
-                absent.append(real)
-                unenforced.append(LostMount(path, _MISSING))
-                continue
-            placeholders.append(made)
-        want(real, "read")
-        for parent in real.parents:
-            if _under(parent, writable) and parent not in writable:
-                want(parent, "pin")
+        draft.protect(path)
     for path in spec.hidden:
-        real = _real(path)
-        if not real.exists():
-            unenforced.append(LostMount(path, _MISSING))
-        else:
-            want(real, "empty" if real.is_dir() else "null")
-
-    # What the tree cannot do without may lie below a place that is hidden or made private.
-    covered = [*private, *(path for path, word in wanted.items() if word == "empty")]
-    program = _executable(spec)
-    if program is not None and program.parent not in covered:
-        program = program.parent  # with its libraries; but never all of /tmp
-    for needed in (program, Path(sys.base_prefix), _resolver()):
-        if needed is not None and needed.exists() and _under(_real(needed), covered):
-            want(_real(needed), "read")
-    cwd = _real(spec.cwd)
-    if (
-        cwd.is_dir()
-        and _under(cwd, covered)
-        and cwd not in covered
-        and not (spec.sandbox and _under(cwd, writable))
-    ):
-        want(cwd, "read" if spec.sandbox else "write")
-
+        draft.hide(path)
+    draft.keep_needed()
     # No pins for these: a pin is the folder itself, with all that is beside what is to be seen.
     for path in spec.shown:
         if path.exists():
-            want(_real(path), "read")
+            draft.want(_real(path), "read")
     for path in spec.own:
         if path.exists():
-            want(_real(path), "write")
+            draft.want(_real(path), "write")
+    return draft.finish()
 
-    first = [Step("dev", Path("/dev"))] if spec.sandbox else []
-    first.append(Step("proc", Path("/proc")))
-    first += [Step("private", place) for place in private]
-    deep = sorted(wanted.items(), key=lambda item: (len(item[0].parts), item[0]))
-    return Plan(
-        sandbox=spec.sandbox,
-        steps=(*first, *(Step(word, path) for path, word in deep)),
-        absent=tuple(absent),
-        unenforced=tuple(unenforced),
-        placeholders=tuple(placeholders),
-    )
+
+class _Draft:
+    """A plan in the making."""
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec
+        self._wanted: dict[Path, Word] = {}
+        self._unenforced: list[LostMount] = []
+        self._absent: list[Path] = []
+        self._placeholders: list[Placeholder] = []
+        self._writable = [] if spec.sandbox else [Path("/")]
+        for path in spec.writable if spec.sandbox else ():
+            real = _real(path)
+            if not real.exists():
+                raise ContainmentError(f"{path} is to be writable but does not exist", hint="create it first")
+            self._writable.append(real)
+            self.want(real, "write")
+        self._private = [
+            place for place in PRIVATE if spec.sandbox and place.is_dir() and not place.is_symlink()
+        ]
+
+    def want(self, path: Path, word: Word) -> None:
+        """A mount, unless there is one for that path that is at least as strict."""
+        old = self._wanted.get(path)
+        if path != Path("/") and (old is None or _RANK[word] > _RANK[old]):
+            self._wanted[path] = word
+
+    def protect(self, path: Path) -> None:
+        """Read-only, and its name held by pins."""
+        real = _real(path)
+        if _normal(path) != real and _link_can_be_replaced(path, self._writable):
+            why = "a symbolic link: its target is held, the link itself is not"
+            self._unenforced.append(LostMount(path, why))
+        if not real.exists():
+            if not _under(real, self._writable):
+                return
+            made = _place(real) if self._spec.placeholders else None
+            if made is None:
+                self._absent.append(real)
+                self._unenforced.append(LostMount(path, _MISSING))
+                return
+            self._placeholders.append(made)
+        self.want(real, "read")
+        for parent in real.parents:
+            if _under(parent, self._writable) and parent not in self._writable:
+                self.want(parent, "pin")
+
+    def hide(self, path: Path) -> None:
+        """Nothing of it is seen."""
+        real = _real(path)
+        if not real.exists():
+            self._unenforced.append(LostMount(path, _MISSING))
+        else:
+            self.want(real, "empty" if real.is_dir() else "null")
+
+    def keep_needed(self) -> None:
+        """What the tree cannot do without may lie below a place that is hidden or made private."""
+        spec = self._spec
+        covered = [*self._private, *(path for path, word in self._wanted.items() if word == "empty")]
+        program = _executable(spec)
+        if program is not None and program.parent not in covered:
+            program = program.parent  # with its libraries; but never all of /tmp
+        for needed in (program, Path(sys.base_prefix), _resolver()):
+            if needed is not None and needed.exists() and _under(_real(needed), covered):
+                self.want(_real(needed), "read")
+        cwd = _real(spec.cwd)
+        if not cwd.is_dir() or cwd in covered or not _under(cwd, covered):
+            return
+        if not spec.sandbox or not _under(cwd, self._writable):
+            self.want(cwd, "read" if spec.sandbox else "write")
+
+    def finish(self) -> Plan:
+        """All of it, in mounting order."""
+        first = [Step("dev", Path("/dev"))] if self._spec.sandbox else []
+        first.append(Step("proc", Path("/proc")))
+        first += [Step("private", place) for place in self._private]
+        deep = sorted(self._wanted.items(), key=lambda item: (len(item[0].parts), item[0]))
+        return Plan(
+            sandbox=self._spec.sandbox,
+            steps=(*first, *(Step(word, path) for path, word in deep)),
+            absent=tuple(self._absent),
+            unenforced=tuple(self._unenforced),
+            placeholders=tuple(self._placeholders),
+        )
 
 
 def verify(plan: Plan, pid: int) -> tuple[LostMount, ...]:
