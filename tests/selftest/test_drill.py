@@ -15,8 +15,10 @@ import trio
 from cms.cli.selftest import drill
 from cms.containment import Container, Proof
 from cms.errors import ExitCode
-from cms.selftest import drill as drills
-from cms.selftest.drill import Case, DrillReport, run_drill
+from cms.selftest.drill import machine, trials
+from cms.selftest.drill import run as drills
+from cms.selftest.drill.run import DrillReport, run_drill
+from cms.selftest.drill.trials import Case, Finding, Plan
 from cms.testing.agent import write_launcher
 
 
@@ -61,19 +63,19 @@ async def fewer_cases(
 ) -> DrillReport:
     """One hostile case, and the walls around one file."""
     said: list[str] = []
-    monkeypatch.setattr(drills, "_QUICK", ("orphan",))
+    monkeypatch.setattr(machine, "QUICK", ("orphan",))
     for name in ("_hidden", "_assassin", "_exits"):
-        monkeypatch.setattr(drills._Machine, name, _nothing)
-    plan = drills.Plan(quick=True, strict=strict, only=("kill", "walls"))
+        monkeypatch.setattr(machine.Machine, name, _nothing)
+    plan = Plan(quick=True, strict=strict, only=("kill", "walls"))
     with trio.fail_after(40):
         report = await run_drill(tmp_path, said.append, plan)
     assert said[-1].startswith("\ncertified" if report.ok else "\nNOT CERTIFIED")
     return report
 
 
-async def _nothing(*_: object) -> drills._Finding:
+async def _nothing(*_: object) -> Finding:
     await trio.lowlevel.checkpoint()
-    return drills._Finding()
+    return Finding()
 
 
 def of(report: DrillReport, name: str) -> Case:
@@ -120,10 +122,10 @@ async def test_what_is_not_promised_fails_only_when_asked_to(
 
 
 async def test_what_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(drills, "_PATIENCE", 0.01)
+    monkeypatch.setattr(trials, "PATIENCE", 0.01)
     report = await fewer_cases(monkeypatch, tmp_path)
     assert of(report, "orphan").detail == "it did not come to an end"
-    monkeypatch.setattr(drills, "_TOTAL_QUICK", 0.0)
+    monkeypatch.setattr(trials, "TOTAL_QUICK", 0.0)
     (tmp_path / "more").mkdir()
     report = await fewer_cases(monkeypatch, tmp_path / "more")
     assert {case.verdict for case in report.cases} == {"untested"}

@@ -73,7 +73,8 @@ def drill(
         cms drill
         cms drill --quick --json
     """
-    from cms.selftest.drill import Plan, main
+    from cms.selftest.drill.run import main
+    from cms.selftest.drill.trials import Plan
 
     return main(Plan(quick=quick, strict=strict, only=only), json=json)
 
