@@ -74,11 +74,22 @@ def _whole(work: Work) -> None:
     """Framing, decoding, folding and deciding, with the answers that a runner would give."""
     from cms.protocol.connection import Answered, Connection
     from cms.protocol.messages import CommandLifecycle, Event, GetUsage
-    from cms.session.decide import AnswerCall, AskMeter, Settle, decide, wake_at
+    from cms.session.decide import AnswerCall, AskMeter, FindPaths, Settle, decide, wake_at
     from cms.session.gate import Rules
     from cms.session.model import Limits
     from cms.session.paths import PathRules
-    from cms.session.state import Began, Charged, Judged, MeterAsked, Opened, Phase, Settled, State, fold
+    from cms.session.state import (
+        Began,
+        Charged,
+        Judged,
+        MeterAsked,
+        Opened,
+        PathsFound,
+        Phase,
+        Settled,
+        State,
+        fold,
+    )
 
     def paths() -> PathRules:
         return PathRules(work_dir="/home/u/project", home="/home/u", resolve=lambda path: path)
@@ -97,6 +108,10 @@ def _whole(work: Work) -> None:
         for action in decide(state, rules, now):
             if isinstance(action, AnswerCall):
                 state = fold(state, Judged(action.call.request_id, action.denial), now)
+            elif isinstance(action, FindPaths):
+                names = action.call.given.paths
+                found = tuple(rules.paths.locate(name, str) for name in names)
+                take(PathsFound(action.call.request_id, found))
             elif isinstance(action, AskMeter):
                 state = fold(state, MeterAsked(), now)
                 take(Answered("q", GetUsage(), reading))

@@ -21,8 +21,7 @@ from cms.json_output import FORMS, MONEY, TIMES, camel, encode, fields_of, iso, 
 from cms.rpc.questions import Unanswered
 from cms.rpc.sessions import Deleted, Waited
 from cms.session.audit import AuditRow
-from cms.session.model import Record, SessionRecord
-from cms.session.questions import LiveSession
+from cms.session.model import LiveSession, Record, SessionRecord
 from cms.session.transcript import Moment
 
 #: Numbers that are neither a time nor money: seconds, all of them.

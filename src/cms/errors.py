@@ -176,6 +176,23 @@ class WorkDirError(MachineError):
     exit_code = ExitCode.USAGE
 
 
+class DiskTimeout(MachineError):
+    """The file system did not answer: a network folder that is gone, or one that the agent serves itself.
+
+    Attributes:
+        seconds: how long was waited.
+    """
+
+    code = "disk_timeout"
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(
+            f"the file system did not answer within {seconds:g} s: {what}",
+            hint="is a folder of the session on a network that does not answer?",
+        )
+        self.seconds = seconds
+
+
 class ContainmentError(MachineError):
     """A process tree could not be put into a container, or could not be proved to have ended."""
 

@@ -11,7 +11,7 @@ from cms.cli.questions import ask_lines
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, UsageError
 from cms.rpc.questions import QuestionsResult
-from cms.session.questions import AskedQuestion, Choice, OpenQuestion, choose, word_on
+from cms.session.questions import AskedQuestion, Choice, OpenQuestion, choose, read_answer
 from cms.testing.script import ScriptedReply, call, prompt, say
 
 __all__ = ["shell"]
@@ -181,13 +181,13 @@ def opened(kind: str = "question") -> OpenQuestion:
 
 
 def test_words_on_calls() -> None:
-    word = word_on(opened(), ("1", "Auth,Logs"), deny=False, message="")
+    word = read_answer(opened(), ("1", "Auth,Logs"), deny=False, message="")
     assert (word.allow, word.answers) == (True, {"Which?": "SQLite", "Which ones?": "Auth, Logs"})
-    assert word_on(opened(), (), deny=True, message="no").message == "no"
-    assert not word_on(opened("permission"), ("NO",), deny=False, message="").allow
+    assert read_answer(opened(), (), deny=True, message="no").message == "no"
+    assert not read_answer(opened("permission"), ("NO",), deny=False, message="").allow
     for texts, deny in (((), False), (("a", "b", "c"), False), (("a",), True)):
         with pytest.raises(UsageError):
-            word_on(opened(), texts, deny=deny, message="")
+            read_answer(opened(), texts, deny=deny, message="")
 
 
 def test_several_calls_are_told_apart_and_agents_cannot_move_the_cursor() -> None:

@@ -24,8 +24,7 @@ from cms.cli.render import display_width
 from cms.cli.terminal import Style
 from cms.cli.top import frame, table
 from cms.rpc.overview import OverviewResult
-from cms.session.model import Limits, SessionStatus
-from cms.session.questions import LiveSession
+from cms.session.model import Limits, LiveSession, SessionStatus
 from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]

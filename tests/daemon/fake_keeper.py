@@ -11,8 +11,8 @@ import trio
 from cms.errors import NothingAsked, SessionNotFound, WrongStatus
 from cms.rpc.money import Grouping
 from cms.session.audit import AuditLog
-from cms.session.model import LIVE, Interaction, Receipt, SessionRecord, SessionStatus
-from cms.session.questions import LiveSession, OpenQuestion, word_on
+from cms.session.model import LIVE, Interaction, LiveSession, Receipt, SessionRecord, SessionStatus
+from cms.session.questions import OpenQuestion, read_answer
 from cms.store.records import Total
 from cms.store.trash import Retired
 
@@ -69,7 +69,7 @@ class FakeKeeper:
         waiting = self.questions(name)
         if not waiting:
             raise NothingAsked(name)
-        self.words.append(word_on(waiting[0], texts, deny=deny, message=message))
+        self.words.append(read_answer(waiting[0], texts, deny=deny, message=message))
         self.open_questions.remove(waiting[0])
         return waiting[0]
 

@@ -23,8 +23,8 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing
 from cms.rpc.wire import Cancel
-from cms.session.model import Record, SessionStatus, TokenUsage
-from cms.session.questions import AskedQuestion, Choice, LiveSession, OpenQuestion, Word
+from cms.session.model import LiveSession, Record, SessionStatus, TokenUsage
+from cms.session.questions import AskedQuestion, Choice, OpenQuestion, PersonAnswer
 from cms.store.records import Total
 from daemon.fake import options
 from daemon.harness import Peer, open_house
@@ -124,7 +124,7 @@ async def test_questions_and_a_persons_word(tmp_path: Path) -> None:
         assert await refused(peer, "session.answer", AnswerParams("a", ("x", "y"))) == "usage"
         told = await ask(peer, "session.answer", AnswerParams("a", ("b",)), AnswerResult)
         assert (told.session.name, told.question.id, told.left) == ("a", "1", 0)
-        assert house.supervisor.words == [Word(True, {"Which?": "B"})]
+        assert house.supervisor.words == [PersonAnswer(True, {"Which?": "B"})]
         assert await refused(peer, "session.answer", AnswerParams("a", ("b",))) == "nothing_asked"
 
 

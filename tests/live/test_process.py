@@ -173,17 +173,17 @@ async def test_what_cannot_be_started(tmp_path: Path) -> None:
     assert_nothing_left(make_settings(tmp_path))
 
 
-def test_work_dirs(tmp_path: Path) -> None:
-    assert check_work_dir(str(tmp_path)) == tmp_path
+async def test_work_dirs(tmp_path: Path) -> None:
+    assert await check_work_dir(str(tmp_path)) == tmp_path
     (tmp_path / "file").touch()
     with pytest.raises(WorkDirError, match="is not a directory"):
-        check_work_dir(str(tmp_path / "file"))
+        await check_work_dir(str(tmp_path / "file"))
     with pytest.raises(WorkDirError, match="does not exist"):
-        check_work_dir(str(tmp_path / "gone"))
+        await check_work_dir(str(tmp_path / "gone"))
     if os.geteuid() != 0:  # root may enter anything
         (tmp_path / "locked").mkdir(mode=0)
         with pytest.raises(WorkDirError, match="Permission denied"):
-            check_work_dir(str(tmp_path / "locked"))
+            await check_work_dir(str(tmp_path / "locked"))
 
 
 # --- the ladder -------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ async def test_a_ladder_that_was_broken_off_still_strikes(tmp_path: Path) -> Non
         ladder = Ladder(process, grace=60.0)
         with trio.move_on_after(0.1):
             await ladder.descend("test", interrupt=None, at=0.0)
-        receipt = await ladder.strike("test", at=0.0)
+        receipt = await ladder.kill("test", at=0.0)
         assert receipt.empty
         assert [(step.name, step.worked) for step in receipt.steps] == [("eof", False), ("kill", True)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cms.containment import Container, LimitsHit
-from cms.live.resource_caps import ResourceCap, told
+from cms.live.resource_caps import ResourceCap, describe_hits
 from cms.session.model import Limits, Outcome
 from cms.testing.script import prompt
 from fleet.kit import at_work, make_settings, start, supervising, toil
@@ -29,18 +29,18 @@ LIMITS = Limits(max_memory=512 << 20, max_procs=20)
     ],
 )
 def test_each_cap_has_its_words(hit: LimitsHit, passed: ResourceCap | None, said: tuple[str, ...]) -> None:
-    assert told(LIMITS, hit, passed) == said
+    assert describe_hits(LIMITS, hit, passed) == said
 
 
 def test_both_at_once_and_sizes_as_people_write_them() -> None:
-    both = told(Limits(max_memory=3 << 29, max_procs=1), LimitsHit(memory=1, processes=1))
+    both = describe_hits(Limits(max_memory=3 << 29, max_procs=1), LimitsHit(memory=1, processes=1))
     assert [line.partition(" was ")[0] for line in both] == [
         "the memory cap of 1.5 GiB",
         "the cap of 1 processes",
     ]
-    assert "4 KiB" in told(Limits(max_memory=4096), LimitsHit(memory=1))[0]
-    assert "100 bytes" in told(Limits(max_memory=100), LimitsHit(memory=1))[0]
-    assert "the machine" in told(Limits(), LimitsHit(memory=1))[0]
+    assert "4 KiB" in describe_hits(Limits(max_memory=4096), LimitsHit(memory=1))[0]
+    assert "100 bytes" in describe_hits(Limits(max_memory=100), LimitsHit(memory=1))[0]
+    assert "the machine" in describe_hits(Limits(), LimitsHit(memory=1))[0]
 
 
 async def test_a_death_by_the_kernels_hand_is_told_as_such(

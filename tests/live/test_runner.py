@@ -16,9 +16,9 @@ import pytest
 import trio
 
 from cms.errors import CmsError, StoreError, WrongStatus
-from cms.live import runner as runner_module
 from cms.live.process import Ladder
 from cms.live.watchers import LAG, Watchers
+from cms.protection import scratch as scratch_module
 from cms.protection.scratch import remove_scratch
 from cms.session.model import (
     Interaction,
@@ -1034,7 +1034,7 @@ async def test_what_a_process_uses_stays_until_it_has_ended(
             order.append(f"door, {len(marked(settings))} alive")
 
     monkeypatch.setattr(Ladder, "descend", broken)
-    monkeypatch.setattr(runner_module, "remove_scratch", remove)
+    monkeypatch.setattr(scratch_module, "remove_scratch", remove)
     async with supervising(settings) as supervisor:
         supervisor.child_sockets = child_socket
         (tmp_path / "door").touch()

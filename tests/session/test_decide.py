@@ -17,7 +17,9 @@ from cms.session.state import (
     Ended,
     InterruptSent,
     Judged,
+    LookingUp,
     MeterAsked,
+    PathsFound,
     Phase,
     Settled,
 )
@@ -150,9 +152,11 @@ _LIMITS = st.builds(
 )
 _ASK_TIMEOUTS = st.sampled_from([0.0, 0.3, 20.0])
 #: What claude and the clock do; what we do ourselves, the world does.
-_STEPS = st.lists(st.one_of(EVENTS, st.sampled_from([0.1, 2.0, 5.0, 31.0]), st.just("meter")), max_size=30)
+_STEPS = st.lists(
+    st.one_of(EVENTS, st.sampled_from([0.1, 2.0, 5.0, 31.0]), st.sampled_from(["meter", "disk"])), max_size=30
+)
 #: Events of ours that only the world itself may tell, when it has done what they say.
-_OURS = (Judged, Charged, InterruptSent, MeterAsked, Settled, BudgetAsked)
+_OURS = (Judged, Charged, InterruptSent, MeterAsked, Settled, BudgetAsked, LookingUp, PathsFound)
 
 
 def play(world: World, steps: list[Event | float | str]) -> None:
@@ -160,18 +164,21 @@ def play(world: World, steps: list[Event | float | str]) -> None:
     for step in steps:
         if isinstance(step, float):
             world.wait(step)
-        elif isinstance(step, str):
+        elif step == "meter":
             world.read_meter(0.05)
-        elif not isinstance(step, _OURS):
+        elif step == "disk":
+            world.find_paths()
+        elif isinstance(step, Event) and not isinstance(step, _OURS):
             world.see(step)
 
 
 @settings(max_examples=250)
-@given(_LIMITS, st.sampled_from(["edit", "full", "read-only"]), _STEPS, _ASK_TIMEOUTS)
+@given(_LIMITS, st.sampled_from(["edit", "full", "read-only"]), _STEPS, _ASK_TIMEOUTS, st.booleans())
 def test_whatever_happens_the_worlds_rules_hold(
-    limits: Limits, preset: str, steps: list[Event | float | str], ask_timeout: float
+    limits: Limits, preset: str, steps: list[Event | float | str], ask_timeout: float, slow_disk: bool
 ) -> None:
-    world = World(msgspec.structs.replace(rules(), limits=limits, preset=preset, ask_timeout=ask_timeout))
+    given_rules = msgspec.structs.replace(rules(), limits=limits, preset=preset, ask_timeout=ask_timeout)
+    world = World(given_rules, slow_disk=slow_disk)
     play(world, steps)
 
 

@@ -6,15 +6,16 @@ import msgspec
 import pytest
 
 from cms.protocol.messages import HookAnswer, PermitAnswer, RefuseAnswer
-from cms.session.gate import NOBODY, GateDecision, Rules, describe, judge
+from cms.session.gate import NOBODY, GateDecision, Rules, judge
 from cms.session.model import OnViolation, Outcome, Preset, Question
 from cms.session.state import PendingCall
-from session.world import WORK, World, hook, permission, raw, rules
+from cms.session.tool_input import describe
+from session.world import WORK, World, hook, located, permission, raw, rules
 
 
 def verdict(tool: str, given: object, rules: Rules, kind: str = "hook") -> GateDecision:
-    call = PendingCall("r", "permission" if kind == "permission" else "hook", tool, raw(given), "t", None, 1)
-    return judge(call, rules)
+    call = PendingCall.of("r", "permission" if kind == "permission" else "hook", tool, raw(given), complete=1)
+    return judge(msgspec.structs.replace(call, paths=located(call, rules).paths), rules)
 
 
 INSIDE: dict[str, object] = {"file_path": f"{WORK}/a.py"}
@@ -57,14 +58,14 @@ _PRESETS: tuple[Preset, ...] = ("read-only", "review", "edit", "full", "plan")
     ],
 )
 def test_presets(tool: str, given: dict[str, object], preset: Preset, word: str) -> None:
-    assert verdict(tool, given, rules(preset)).word == word
+    assert verdict(tool, given, rules(preset)).effect == word
 
 
 @pytest.mark.parametrize(("tool", "given", "words"), TABLE)
 def test_nobody_is_there_to_permit_what_the_gate_passed(
     tool: str, given: dict[str, object], words: object
 ) -> None:
-    assert verdict(tool, given, rules("full"), "permission").word == "deny"
+    assert verdict(tool, given, rules("full"), "permission").effect == "deny"
     answer = verdict("Bash", {"command": "x"}, rules(), "permission")
     assert (answer.reason, answer.by) == (NOBODY, "nobody")
 
@@ -78,14 +79,14 @@ def test_a_call_of_a_tool_that_we_know_and_cannot_read_is_refused(
     tool: str, given: object, preset: Preset
 ) -> None:
     answer = verdict(tool, given, rules(preset))
-    assert answer.word == "deny"
+    assert answer.effect == "deny"
     assert not answer.questions
 
 
 def test_an_input_that_is_no_json_is_refused_and_never_raises() -> None:
     for odd in (b"", b"{", b"\xff", b"[" * 5000):
-        call = PendingCall("r", "hook", "Write", msgspec.Raw(odd), "t", None, 1)
-        assert judge(call, rules("full")).word == "deny"
+        call = PendingCall.of("r", "hook", "Write", msgspec.Raw(odd), complete=1)
+        assert judge(call, rules("full")).effect == "deny"
         assert describe(call.input) == ""
         judge(msgspec.structs.replace(call, tool="Bash"), rules("full"))
 
@@ -98,7 +99,7 @@ def test_a_write_to_a_protected_place_is_a_violation(preset: Preset) -> None:
         ("Write", {"file_path": " /etc/passwd"}),
     ):
         answer = verdict(tool, given, rules(preset))
-        assert (answer.word, answer.violation) == ("deny", True)
+        assert (answer.effect, answer.violation) == ("deny", True)
     assert not verdict("mcp__fs__write", {"path": "~/.ssh/x"}, rules(preset)).violation, "it may only read"
 
 
@@ -110,25 +111,25 @@ def test_reads_are_refused_where_a_person_said_so() -> None:
         ("mcp__fs__read", {"path": "./secrets/x"}),
     ):
         answer = verdict(tool, given, given_rules)
-        assert (answer.word, answer.violation) == ("deny", True)
-    assert verdict("Read", {"file_path": "public"}, given_rules).word == "allow"
+        assert (answer.effect, answer.violation) == ("deny", True)
+    assert verdict("Read", {"file_path": "public"}, given_rules).effect == "allow"
 
 
 def test_without_the_net_all_is_allowed_but_questions() -> None:
     off = rules("read-only", safety=False)
     for tool, given, _ in TABLE:
         expected = "deny" if tool in ("AskUserQuestion", "ExitPlanMode") else "allow"
-        assert verdict(tool, given, off).word == expected
-        assert verdict(tool, given, off, "permission").word == expected
+        assert verdict(tool, given, off).effect == expected
+        assert verdict(tool, given, off, "permission").effect == expected
 
 
 def test_a_mode_that_a_person_named_decides_but_never_over_protected_places() -> None:
     for mode, word in (("acceptEdits", "pass"), ("bypassPermissions", "allow"), ("dontAsk", "pass")):
         given_rules = rules(permission_mode=mode)
-        assert verdict("Bash", {"command": "x"}, given_rules).word == word
-        assert verdict("Write", OUTSIDE, given_rules).word == word
-        assert verdict("Write", SECRET, given_rules).word == "deny"
-        assert verdict("Bash", {"command": "x"}, given_rules, "permission").word == "deny"
+        assert verdict("Bash", {"command": "x"}, given_rules).effect == word
+        assert verdict("Write", OUTSIDE, given_rules).effect == word
+        assert verdict("Write", SECRET, given_rules).effect == "deny"
+        assert verdict("Bash", {"command": "x"}, given_rules, "permission").effect == "deny"
 
 
 def test_a_question_is_noted_in_full() -> None:

@@ -11,8 +11,8 @@ from cms.protocol.messages import ControlCancelRequest, HookAnswer, PermitAnswer
 from cms.session.decide import wake_at
 from cms.session.gate import Rules, asked_questions, held
 from cms.session.model import Limits, Outcome
-from cms.session.questions import AskedQuestion, Choice, Word
-from cms.session.state import Breach, Breached, Spoken
+from cms.session.questions import AskedQuestion, Choice, PersonAnswer
+from cms.session.state import Breach, Breached, PersonAnswered
 from session.world import World, hook, permission, result, rules
 
 ASKED = {
@@ -37,8 +37,8 @@ def waiting(world: World) -> list[str]:
     return [call.request_id for call in held(world.state, world.rules, world.now)]
 
 
-def yes(**answers: str) -> Word:
-    return Word(True, answers)
+def yes(**answers: str) -> PersonAnswer:
+    return PersonAnswer(True, answers)
 
 
 def test_a_question_passes_the_hook_and_waits_where_there_is_no_time_out() -> None:
@@ -62,7 +62,7 @@ def test_without_a_timeout_nothing_waits() -> None:
 
 def test_an_answer_goes_to_claude_in_its_input() -> None:
     world = World(attended()).see(hook("1", QUESTION, ASKED), permission("p1", QUESTION, ASKED))
-    world.see(Spoken("p1", Word(True, {"Which?": "B"})))
+    world.see(PersonAnswered("p1", PersonAnswer(True, {"Which?": "B"})))
     answer = world.answers["p1"].answer
     assert isinstance(answer, PermitAnswer)
     assert msgspec.json.decode(answer.updated_input) == {**ASKED, "answers": {"Which?": "B"}}
@@ -73,7 +73,7 @@ def test_an_answer_goes_to_claude_in_its_input() -> None:
 
 def test_a_refused_question_does_not_end_the_work() -> None:
     world = World(attended()).see(hook("1", QUESTION, ASKED), permission("p1", QUESTION, ASKED))
-    world.see(Spoken("p1", Word(False, {}, "decide yourself")))
+    world.see(PersonAnswered("p1", PersonAnswer(False, {}, "decide yourself")))
     answer = world.answers["p1"].answer
     assert answer == RefuseAnswer("a person refused this: decide yourself", interrupt=False)
     denial = world.answers["p1"].denial
@@ -88,14 +88,14 @@ def test_at_the_deadline_it_ends_as_without_a_person() -> None:
     world.wait(61)
     assert world.words["p1"] == "deny"
     assert world.breaches[0].breach.outcome is Outcome.NEEDS_INPUT
-    assert world.answers["p1"].verdict.questions[0].question == "Which?"
+    assert world.answers["p1"].decision.questions[0].question == "Which?"
 
 
 @pytest.mark.parametrize("allow", [True, False])
 def test_a_permission_is_a_persons_to_give(allow: bool) -> None:
     world = World(attended()).see(hook("1", "Bash", TOUCH), permission("p1", "Bash", TOUCH))
     assert waiting(world) == ["p1"]
-    world.see(Spoken("p1", Word(allow, {})))
+    world.see(PersonAnswered("p1", PersonAnswer(allow, {})))
     assert world.words["p1"] == ("allow" if allow else "deny")
     answer = world.answers["p1"].answer
     assert isinstance(answer, PermitAnswer if allow else RefuseAnswer)
@@ -113,7 +113,7 @@ def test_a_permission_that_expires_is_refused_and_the_work_goes_on() -> None:
 
 def test_no_word_lets_a_protected_path_be_written() -> None:
     given_ = {"file_path": "/home/u/.ssh/config", "content": "x"}
-    world = World(attended()).see(permission("p1", "Write", given_), Spoken("p1", yes()))
+    world = World(attended()).see(permission("p1", "Write", given_), PersonAnswered("p1", yes()))
     assert world.words == {"p1": "deny"}
     assert world.breaches[0].breach.outcome is Outcome.PROTECTED_PATH
 
@@ -122,7 +122,7 @@ def test_silence_does_not_count_while_a_person_is_waited_for_and_begins_anew_aft
     world = World(attended(600, Limits(max_silence=30.0)))
     world.see(hook("1", QUESTION, ASKED), permission("p1", QUESTION, ASKED)).wait(300)
     assert not world.breaches
-    world.see(Spoken("p1", yes())).wait(29)
+    world.see(PersonAnswered("p1", yes())).wait(29)
     assert not world.breaches
     world.wait(2)
     assert world.breaches[0].breach.outcome is Outcome.STALLED
@@ -145,7 +145,7 @@ def test_what_ends_the_work_ends_the_waiting() -> None:
 
 
 def test_a_word_on_nothing_changes_nothing() -> None:
-    world = World(attended()).see(Spoken("nobody", yes()))
+    world = World(attended()).see(PersonAnswered("nobody", yes()))
     assert world.words == {}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cms.session import paths as module
 from cms.session.paths import DEFAULT_PROTECTED, PathRules, compile_pattern, fold_name
-from session.world import HOME, WORK, paths, resolver
+from session.world import HOME, WORK, Located, paths, resolver
 
 PLAIN = paths()
 
@@ -141,7 +141,7 @@ def test_what_cannot_be_resolved_is_protected(error: Exception) -> None:
             raise error
         return path
 
-    given_rules = PathRules(work_dir=WORK, home=HOME, resolve=resolve)
+    given_rules = Located(PathRules(work_dir=WORK, home=HOME, resolve=resolve), resolve)
     assert "cannot be resolved" in given_rules.match("odd")
     assert not given_rules.within("odd", [WORK])
     assert given_rules.match("even") == ""
@@ -155,7 +155,8 @@ def test_the_real_file_systems_loops_are_caught(tmp_path: Path) -> None:
     def resolve(path: str) -> str:
         return str(Path(path).resolve())
 
-    given_rules = PathRules(work_dir=str(tmp_path), home=str(tmp_path / "home"), resolve=resolve)
+    plain = PathRules(work_dir=str(tmp_path), home=str(tmp_path / "home"), resolve=resolve)
+    given_rules = Located(plain, resolve)
     assert given_rules.match("in/id") == "~/.ssh"
     assert given_rules.match("fresh/file") == ""
     # Python 3.13 resolves a loop to itself instead of raising: then the path is what it says.
@@ -262,7 +263,7 @@ def test_matching_costs_little_whatever_the_path() -> None:
 def test_within() -> None:
     given_rules = paths(links={f"{WORK}/out": "/srv", f"{WORK}/in": f"{WORK}/src"})
     folders = [WORK, "/home/u/extra/"]
-    assert given_rules.absolute("//home/u//x") == "/home/u/x"
+    assert given_rules.rules.absolute("//home/u//x") == "/home/u/x"
     for path in ("a", "./a", "in/a", WORK, f"/{WORK}/a", "/home/u/extra/b", "x/../y", "."):
         assert given_rules.within(path, folders), path
     for path in ("out/a", "..", "/home/u/projectile", "/home/u/extras", "~/x", " /etc/x", "a/../../x", "/"):

@@ -37,7 +37,8 @@ from cms.protocol.messages import (
 from cms.session.budget import Grant
 from cms.session.decide import decide, wake_at
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
-from cms.session.questions import Word
+from cms.session.paths import NamedPath
+from cms.session.questions import PersonAnswer
 from cms.session.state import (
     Began,
     Breach,
@@ -48,11 +49,13 @@ from cms.session.state import (
     Granted,
     InterruptSent,
     Judged,
+    LookingUp,
     MeterAsked,
     Opened,
+    PathsFound,
+    PersonAnswered,
     Phase,
     Settled,
-    Spoken,
     State,
     agents,
     fold,
@@ -333,21 +336,21 @@ def test_a_reply_is_one_turn_however_many_lines_it_has() -> None:
 
 def test_a_call_is_ripe_when_its_reply_is_complete() -> None:
     streaming = after(begins("m1"), hook("1"), state=BUSY)
-    assert [call.ripe for call in streaming.gate] == [None]
+    assert [call.complete for call in streaming.gate] == [None]
     (call,) = after(stops("tool_use"), closes(), state=streaming).gate
-    assert call.ripe == streaming.seq + 2
+    assert call.complete == streaming.seq + 2
     (whole,) = after(says("x"), hook("1"), state=BUSY).gate
-    assert whole.ripe == BUSY.seq + 2, "without a stream the reply is complete when it comes"
+    assert whole.complete == BUSY.seq + 2, "without a stream the reply is complete when it comes"
     (inner,) = after(begins("m1"), hook("1", agent="a"), state=BUSY).gate
-    assert inner.ripe == BUSY.seq + 2, "a subagent's reply is not streamed to us"
+    assert inner.complete == BUSY.seq + 2, "a subagent's reply is not streamed to us"
 
 
 def test_a_stream_that_broke_off_does_not_hold_calls_for_ever() -> None:
     """claude asks again without streaming: no `message_stop` comes for the reply that broke off."""
     state = after(begins("m1"), hook("1"), says("again", "m2"), state=BUSY)
     assert state.open_message == ""
-    assert [call.ripe for call in state.gate] == [state.seq]
-    assert after(hook("2"), state=state).gate[-1].ripe is not None
+    assert [call.complete for call in state.gate] == [state.seq]
+    assert after(hook("2"), state=state).gate[-1].complete is not None
 
 
 def test_the_same_request_twice_is_one_call() -> None:
@@ -467,13 +470,13 @@ def test_when_claude_was_told_of_the_breach() -> None:
     breach = Breached(Breach(Outcome.STALLED, "a", START))
     told = after(hook("1"), breach, Judged("1"), state=BUSY).turn
     assert told is not None
-    assert told.told_at == START + 2
+    assert told.refused_at == START + 2
     before = after(hook("1"), Judged("1"), breach, state=BUSY).turn
     assert before is not None
-    assert before.told_at is None
+    assert before.refused_at is None
     inner = after(hook("1", agent="a"), breach, Judged("1"), state=BUSY).turn
     assert inner is not None
-    assert inner.told_at is None, "that ends the subagent, and the main conversation goes on"
+    assert inner.refused_at is None, "that ends the subagent, and the main conversation goes on"
 
 
 def test_an_errors_prose_is_no_answer() -> None:
@@ -556,7 +559,13 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(MeterAsked),
     st.builds(Judged, _KEYS | _KEYS.map("p".__add__)),
     st.builds(Judged, _KEYS, st.just(Denial("Bash", "", "no")), st.just((Question("?"),)), st.just("plan")),
-    st.builds(Spoken, _KEYS | _KEYS.map("p".__add__), st.builds(Word, st.booleans(), st.just({"?": "a"}))),
+    st.builds(LookingUp, _KEYS),
+    st.builds(PathsFound, _KEYS, st.sampled_from([(), (NamedPath("a", ("/a",)),)])),
+    st.builds(
+        PersonAnswered,
+        _KEYS | _KEYS.map("p".__add__),
+        st.builds(PersonAnswer, st.booleans(), st.just({"?": "a"})),
+    ),
     st.builds(Breached, _BREACHES),
     st.builds(InterruptSent),
     st.builds(Charged, st.integers(0, 3)),

@@ -34,6 +34,7 @@ from cms.session.decide import (
     AnswerCall,
     AskBudget,
     AskMeter,
+    FindPaths,
     Note,
     SendInterrupt,
     Settle,
@@ -42,15 +43,18 @@ from cms.session.decide import (
 )
 from cms.session.gate import Rules
 from cms.session.model import Limits, OnViolation, Preset
-from cms.session.paths import PathRules
+from cms.session.paths import NamedPath, PathRules
 from cms.session.state import (
     Began,
     Breached,
     BudgetAsked,
     InterruptSent,
     Judged,
+    LookingUp,
     MeterAsked,
     Opened,
+    PathsFound,
+    PendingCall,
     Settled,
     State,
     fold,
@@ -163,6 +167,23 @@ def resolver(links: Mapping[str, str] | None = None) -> Callable[[str], str]:
     return resolve
 
 
+class Located:
+    """Path rules with the file system that they are asked about."""
+
+    def __init__(self, rules: PathRules, resolve: Callable[[str], str]) -> None:
+        self.rules = rules
+        self._resolve = resolve
+
+    def locate(self, path: str) -> NamedPath:
+        return self.rules.locate(path, self._resolve)
+
+    def match(self, path: str) -> str:
+        return self.rules.match(self.locate(path))
+
+    def within(self, path: str, folders: Iterable[str]) -> bool:
+        return self.locate(path).within(folders)
+
+
 def paths(
     *,
     links: Mapping[str, str] | None = None,
@@ -170,8 +191,10 @@ def paths(
     allow: Iterable[str] = (),
     work_dir: str = WORK,
     home: str = HOME,
-) -> PathRules:
-    return PathRules(work_dir=work_dir, home=home, resolve=resolver(links), protect=protect, allow=allow)
+) -> Located:
+    resolve = resolver(links)
+    rules = PathRules(work_dir=work_dir, home=home, resolve=resolve, protect=protect, allow=allow)
+    return Located(rules, resolve)
 
 
 def rules(
@@ -186,7 +209,7 @@ def rules(
     return Rules(
         limits=limits or Limits(),
         preset=preset,
-        paths=paths(),
+        paths=paths().rules,
         read_paths=PathRules(work_dir=WORK, home=HOME, resolve=resolver(), protect=protect_read, defaults=()),
         folders=(WORK,),
         safety=safety,
@@ -198,6 +221,12 @@ def rules(
 # --- a runner without I/O -------------------------------------------------------------------------
 
 
+def located(call: PendingCall, rules: Rules) -> PathsFound:
+    """Where the paths of a call lead, on a disk without links."""
+    names = call.given.paths
+    return PathsFound(call.request_id, tuple(rules.paths.locate(name, resolver()) for name in names))
+
+
 class World:
     """Folds, decides and carries out as the real runner does, and checks what must always hold.
 
@@ -207,7 +236,13 @@ class World:
       call was complete.
     """
 
-    def __init__(self, given: Rules | None = None, *, begun: bool = True, total: float = 0.0) -> None:
+    def __init__(
+        self, given: Rules | None = None, *, begun: bool = True, total: float = 0.0, slow_disk: bool = False
+    ) -> None:
+        """`slow_disk`: the file system answers when `find_paths` is called."""
+        self.slow_disk = slow_disk
+        self.looked_up: list[PendingCall] = []
+        self._found = 0  # so many of them are answered
         self.rules = given or rules()
         self.now = START
         self.state = State()
@@ -257,6 +292,10 @@ class World:
             match action:
                 case AnswerCall():
                     self._answer(action)
+                case FindPaths(call=call):
+                    assert not call.looking, "looked up twice at one time"
+                    self.looked_up.append(call)
+                    self.state = fold(self.state, LookingUp(call.request_id), self.now)
                 case AskMeter():
                     self.asked += 1
                     assert self.state.asked_seq is None, "the meter is asked while a question is out"
@@ -279,7 +318,16 @@ class World:
                     self.state = fold(self.state, Settled(), self.now)
                 case _:
                     raise AssertionError(action)
+        if not self.slow_disk:
+            self.find_paths()
         return len(actions)
+
+    def find_paths(self) -> World:
+        """The file system answers what it was asked."""
+        while self._found < len(self.looked_up):
+            self._found += 1
+            self.see(located(self.looked_up[self._found - 1], self.rules))
+        return self
 
     def _watch(self, event: Event) -> None:
         match event:
@@ -310,19 +358,19 @@ class World:
         self.answers[key] = action
         turn = self.state.turn
         if turn is None or turn.breach is not None:
-            assert action.verdict.word == "deny"
+            assert action.decision.effect == "deny"
             if isinstance(action.answer, HookAnswer):
                 assert action.answer.continue_ is False
                 assert action.answer.stop_reason
-        elif self.rules.limits.max_cost is not None and action.verdict.word != "deny":
+        elif self.rules.limits.max_cost is not None and action.decision.effect != "deny":
             assert self._covered[key], f"{key} runs though nobody knows what it has cost to come here"
         self._ripe.pop(key, None)
         self._covered.pop(key, None)
-        verdict = action.verdict
+        verdict = action.decision
         judged = Judged(key, action.denial, verdict.questions, verdict.plan)
         self.state = fold(self.state, judged, self.now)
 
     @property
     def words(self) -> dict[str, str]:
         """The verdict on each call so far."""
-        return {key: action.verdict.word for key, action in self.answers.items()}
+        return {key: action.decision.effect for key, action in self.answers.items()}

@@ -44,8 +44,7 @@ from cms.rpc.sessions import (
     StopResult,
 )
 from cms.rpc.verbs import Nothing, P, Verb
-from cms.session.model import SessionStatus
-from cms.session.questions import LiveSession
+from cms.session.model import LiveSession, SessionStatus
 
 #: What `--json` tells of a live session. `memory` in bytes.
 _LIVE = "*session activity frozen queued open_questions=questions processes memory"

@@ -15,13 +15,14 @@ from cms.session.model import (
     DelegateResult,
     Interaction,
     Limits,
+    LiveSession,
     Progress,
     Receipt,
     Reply,
     SessionOptions,
     SessionRecord,
 )
-from cms.session.questions import LiveSession, OpenQuestion
+from cms.session.questions import OpenQuestion
 from cms.store.records import Total
 from cms.store.trash import Retired
 

@@ -40,6 +40,7 @@ from cms.fleet.children import Children
 from cms.fleet.unkilled import Unkilled
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket, Runner
+from cms.protection.rules import load_rules
 from cms.protection.scratch import clear_scratch
 from cms.session import lineage
 from cms.session.audit import AuditLog, Decision
@@ -50,6 +51,7 @@ from cms.session.model import (
     DelegateResult,
     Interaction,
     Limits,
+    LiveSession,
     Outcome,
     Progress,
     Receipt,
@@ -59,7 +61,7 @@ from cms.session.model import (
     SessionStatus,
     delegate_result,
 )
-from cms.session.questions import LiveSession, OpenQuestion, word_on
+from cms.session.questions import OpenQuestion, read_answer
 from cms.store import audit, money, sessions
 from cms.store.rawlog import raw_log_path
 from cms.store.records import Grouping, Recovery, Total
@@ -162,7 +164,7 @@ class Supervisor:
             UsageError: whoever asks may not start such a session (`session.lineage`).
         """
         who, options = caller.get(), await self.children.admit(options)
-        check_work_dir(options.work_dir)
+        await check_work_dir(options.work_dir)
         self._check_containment(options)
         await self._unkilled.check(options)
         find_claude(self._settings_now())
@@ -345,14 +347,16 @@ class Supervisor:
             raise _elsewhere(record, "start")
         if self._closed:
             raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
-        check_work_dir(record.options.work_dir)
+        await check_work_dir(record.options.work_dir)
         self._check_containment(record.options)
         await self._unkilled.check(record.options)
         settings = self._settings_now()
         find_claude(settings)
+        rules = await load_rules(record.options, settings.environ)
         self.children.check_room()
         runner = Runner(
             record,
+            rules=rules,
             settings=settings,
             store=self.store,
             mechanism=self.mechanism,
@@ -769,7 +773,7 @@ class Supervisor:
     def answer(
         self, name: str, question_id: str, texts: Sequence[str], *, deny: bool = False, message: str = ""
     ) -> OpenQuestion:
-        """A person's word on a call that waits (`session.questions.word_on`); the session goes on with it.
+        """A person's answer to a call that waits (`session.questions.read_answer`), which goes on with it.
 
         Raises:
             UsageError: nothing waits, it is not clear what is meant, or it is no answer to what was asked.
@@ -783,8 +787,8 @@ class Supervisor:
             raise UsageError(
                 f"{len(waiting)} calls of {name} wait for an answer", hint=f"name one with --id: {ids}"
             )
-        word = word_on(asked[0], texts, deny=deny, message=message)
-        self._runners[name].speak(asked[0].id, word)
+        answer = read_answer(asked[0], texts, deny=deny, message=message)
+        self._runners[name].answer_question(asked[0].id, answer)
         return asked[0]
 
     async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:

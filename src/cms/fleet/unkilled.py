@@ -115,7 +115,7 @@ class Unkilled:
         return record, receipt
 
     async def _strike_again(self, runner: Runner) -> Receipt:
-        receipt = await runner.strike_again()
+        receipt = await runner.kill_again()
         if receipt.empty:
             self._runners.pop(runner.record.id, None)
         return receipt

@@ -1,7 +1,7 @@
 """What is known of a live session: its record, its state, and the time.
 
-Life (runner.py), its end (ending.py), what follows from events (driver.py) and the queue (sender.py) all read
-this and change it here, so none of them has to know the others to do so. It carries nothing out.
+All parts of a live session read it, and change it through its methods: the state by events alone (`fold`),
+the record by `update`. It carries nothing out.
 
 Whoever waits for it to be different waits for `wait_change`; whoever changes what is waited for says
 `signal_change`.
@@ -18,7 +18,7 @@ from cms.live.work_clock import WorkClock
 from cms.protocol.messages import Event
 from cms.session.audit import Decision, DecisionKind
 from cms.session.ledger import Ledger
-from cms.session.model import Interaction, Progress, ProgressKind, SessionRecord, SessionStatus
+from cms.session.model import Progress, ProgressKind, SessionRecord, SessionStatus
 from cms.session.state import Phase, State, fold
 
 
@@ -28,9 +28,8 @@ class SessionContext:
     Attributes:
         record: the session as it stands.
         state: what its events amount to.
-        current: the message in flight, as it stands.
         paused: it takes no messages for now.
-        end_status: what it will be once it has ended.
+        end_status: what it will be once its process has ended.
     """
 
     def __init__(self, record: SessionRecord) -> None:
@@ -41,7 +40,6 @@ class SessionContext:
             tool_calls=record.tool_calls,
             ledger=Ledger(spent=record.total_cost_usd, exact=record.cost_exact),
         )
-        self.current: Interaction | None = None
         self.paused = False
         self.end_status = SessionStatus.STOPPED
         self._epoch = time.time() - trio.current_time()
@@ -49,7 +47,7 @@ class SessionContext:
         self._news = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Chart {self.record.name!r} {self.state.phase}>"
+        return f"<SessionContext {self.record.name!r} {self.state.phase}>"
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -70,12 +68,12 @@ class SessionContext:
         """Whether the state's time stands still."""
         return self._work.halted
 
-    def halt(self) -> None:
+    def stop_clock(self) -> None:
         """The session is frozen from now on."""
         self._work.halt(self.now())
         self.signal_change()
 
-    def go_on(self) -> None:
+    def start_clock(self) -> None:
         """It is not any more."""
         self._work.go_on(self.now())
         self.signal_change()
@@ -98,6 +96,15 @@ class SessionContext:
     def update(self, **changes: object) -> None:
         """The record is different in these fields."""
         self.record = msgspec.structs.replace(self.record, last_saved=self.now(), **changes)
+
+    def set_paused(self, paused: bool) -> None:
+        """It takes no messages, or takes them again."""
+        self.paused = paused
+        self.signal_change()
+
+    def set_end_status(self, status: SessionStatus) -> None:
+        """What it will be once its process has ended."""
+        self.end_status = status
 
     # --- telling ----------------------------------------------------------------------------------
 
@@ -129,11 +136,12 @@ class SessionContext:
             at=self.now(),
         )
 
-    def line(self, kind: DecisionKind, verdict: str, detail: str = "", reason: str = "") -> Decision:
-        """A line of the audit log about now. What the gate decides about a call has its own (driver.py)."""
+    def entry(self, kind: DecisionKind, verdict: str, detail: str = "", reason: str = "") -> Decision:
+        """An entry of the audit log about now. What the gate decides on a call has its own (driver.py)."""
+        turn = self.state.turn
         return Decision(
             session_id=self.record.id,
-            interaction_id="" if self.current is None else self.current.id,
+            interaction_id="" if turn is None else turn.id,
             at=self.now(),
             tool="",
             detail=detail,

@@ -18,6 +18,7 @@ from cms.live import resource_caps
 from cms.live.context import SessionContext
 from cms.live.ending import Ending
 from cms.live.log_rows import rows_of_charges
+from cms.live.path_lookup import PathLookup
 from cms.live.pending import PendingMessage, PendingMessages, ended
 from cms.live.process import AgentProcess
 from cms.live.resource_caps import ResourceCap
@@ -31,6 +32,7 @@ from cms.session.decide import (
     AnswerCall,
     AskBudget,
     AskMeter,
+    FindPaths,
     Note,
     SendInterrupt,
     Settle,
@@ -38,9 +40,9 @@ from cms.session.decide import (
     decide,
     wake_at,
 )
-from cms.session.gate import Rules, asked_questions, describe, held
+from cms.session.gate import Rules, asked_questions, held
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
-from cms.session.questions import OpenQuestion, Word
+from cms.session.questions import OpenQuestion, PersonAnswer
 from cms.session.state import (
     Began,
     Breach,
@@ -51,11 +53,12 @@ from cms.session.state import (
     Granted,
     InterruptSent,
     Judged,
+    LookingUp,
     MeterAsked,
+    PathsFound,
+    PersonAnswered,
     Phase,
     Settled,
-    Spoken,
-    fold,
     may_owe,
 )
 from cms.session.verdict import api_part, conclude, response_of
@@ -70,7 +73,7 @@ class Driver:
         activity: what the agent is doing, in a line.
         begun: claude has said that it began a message.
         refusal: claude's own words on why it does not come up.
-        cap_passed: the cap that we saw passed, where the kernel does not hold the tree to it.
+        lookup: finds out where the paths of calls lead; its `run` is a task.
     """
 
     def __init__(
@@ -87,7 +90,8 @@ class Driver:
         self.activity = ""
         self.begun = False
         self.refusal = ""
-        self.cap_passed: ResourceCap | None = None
+        self.lookup = PathLookup(rules.paths, self.apply)
+        self._cap_passed: ResourceCap | None = None
         self._context = context
         self._end = end
         self._rules = rules
@@ -97,12 +101,13 @@ class Driver:
         self._pending = pending
         self._process: AgentProcess | None = None
         self._process_id = ""
-        self._odd_before = (context.record.unknown_lines, context.record.noise_lines)
+        self._current: Interaction | None = None  # in flight, as it stands
+        self._lines_before = (context.record.unknown_lines, context.record.noise_lines)
         self._settled = trio.Event()
         self._sleeps_until = math.inf
 
     def __repr__(self) -> str:
-        return f"<Drive {self._context.state.phase} activity={self.activity!r}>"
+        return f"<Driver {self._context.state.phase} activity={self.activity!r}>"
 
     def take(self, process: AgentProcess, process_id: str) -> None:
         """This is what is driven from now on; its charges are entered under that id."""
@@ -120,14 +125,13 @@ class Driver:
             self.activity = doing
         if self._watchers and (note := note_of(event)) is not None:
             self._watchers.notify(context.progress(*note))
-        if isinstance(event, CanUseTool) and self.questions():
-            self.activity = f"waits for a person: cms ask {context.record.name}"
-            self._watchers.notify(context.progress("note", self.activity))
         if isinstance(event, Result) and before.phase is Phase.STARTING:
             self.refusal = event.result or " ".join(event.errors)
         if context.state.charges:
             self._store_charges()
         self._act()
+        if isinstance(event, CanUseTool | PathsFound):
+            self._note_held(event.request_id)
         due = wake_at(context.state, self._rules)
         if due is not None and due < self._sleeps_until:
             context.signal_change()
@@ -154,13 +158,13 @@ class Driver:
                 continue
             self._act()
 
-    def cut(self, outcome: Outcome, reason: str) -> None:
+    def break_off(self, outcome: Outcome, reason: str) -> None:
         """End the interaction in flight: it is interrupted, and settled when that is over."""
         self.apply(Breached(Breach(outcome, reason, self._context.work_now())))
 
-    def log(self, line: Decision) -> None:
-        """Have a line of the audit log stored."""
-        self._writes.after(lambda: self._store.add_decision(line))
+    def log(self, entry: Decision) -> None:
+        """Have an entry of the audit log stored."""
+        self._writes.after(lambda: self._store.add_decision(entry))
 
     # --- carrying out -----------------------------------------------------------------------------
 
@@ -173,6 +177,9 @@ class Driver:
             match action:
                 case AnswerCall():
                     self._answer(process, action, now)
+                case FindPaths(call=call):
+                    context.fold(LookingUp(call.request_id), now)
+                    self.lookup.find(call)
                 case AskMeter():
                     context.fold(MeterAsked(), now)
                     process.ask(GetUsage())
@@ -183,7 +190,7 @@ class Driver:
                     process.ask(Interrupt())
                 case Note(breach=breach):
                     context.fold(Breached(breach), now)
-                    self.log(context.line("limit", breach.outcome, reason=breach.reason))
+                    self.log(context.entry("limit", breach.outcome, reason=breach.reason))
                     self._watchers.notify(context.progress("note", breach.reason))
                 case StopProcess(reason=reason):
                     self._end.begin(reason, SessionStatus.STOPPED)
@@ -193,28 +200,28 @@ class Driver:
                     raise InternalError(f"no way to carry out {action!r}")
 
     def _answer(self, process: AgentProcess, action: AnswerCall, now: float) -> None:
-        call, verdict, context = action.call, action.verdict, self._context
+        call, decision, context = action.call, action.decision, self._context
         turn = context.state.turn
-        context.fold(Judged(call.request_id, action.denial, verdict.questions, verdict.plan), now)
-        allowed = verdict.word != "deny"
-        decision = Decision(
+        context.fold(Judged(call.request_id, action.denial, decision.questions, decision.plan), now)
+        allowed = decision.effect != "deny"
+        entry = Decision(
             session_id=context.record.id,
             interaction_id=turn.id if turn is not None else "",
             at=context.now(),
             tool=call.tool,
-            detail=verdict.detail,
+            detail=decision.detail,
             verdict="allowed" if allowed else "refused",
-            reason=verdict.reason,
+            reason=decision.reason,
             cost=context.state.ledger.spent,
         )
         if allowed:
-            self.activity = f"{call.tool} {verdict.detail}".strip()
-            self._watchers.notify(context.progress("tool", verdict.detail, tool=call.tool))
+            self.activity = f"{call.tool} {decision.detail}".strip()
+            self._watchers.notify(context.progress("tool", decision.detail, tool=call.tool))
         else:
-            self._watchers.notify(context.progress("denied", verdict.reason, tool=call.tool))
+            self._watchers.notify(context.progress("denied", decision.reason, tool=call.tool))
 
         async def store() -> None:
-            await self._store.add_decision(decision)
+            await self._store.add_decision(entry)
 
         def then(error: CmsError | None) -> None:
             # What may act does so only with its decision on disk, and never once the end has begun: an
@@ -224,7 +231,7 @@ class Driver:
 
         self._writes.after(store, then)
 
-    # --- a person's word --------------------------------------------------------------------------
+    # --- a person's answer --------------------------------------------------------------------------
 
     def questions(self) -> list[OpenQuestion]:
         """The calls that wait for a person's word."""
@@ -232,10 +239,10 @@ class Driver:
         return [
             OpenQuestion(
                 name=context.record.name,
-                id=str(call.ripe),
+                id=str(call.complete),
                 kind="question" if call.tool == QUESTION_TOOL else "permission",
                 tool=call.tool,
-                detail=describe(call.input) or call.blocked_path,
+                detail=call.given.detail or call.blocked_path,
                 questions=asked_questions(call),
                 asked=context.wall(call.at),
                 expires=context.wall(call.at + self._rules.ask_timeout),
@@ -243,13 +250,19 @@ class Driver:
             for call in held(context.state, self._rules, context.work_now())
         ]
 
-    def speak(self, question_id: str, word: Word) -> bool:
-        """A person's word on a call that waits; False if it does not wait any more."""
+    def answer_question(self, question_id: str, answer: PersonAnswer) -> bool:
+        """A person's answer to a call that waits; False if it does not wait any more."""
         for call in self._context.state.gate:
-            if str(call.ripe) == question_id and call.kind == "permission":
-                self.apply(Spoken(call.request_id, word))
+            if str(call.complete) == question_id and call.kind == "permission":
+                self.apply(PersonAnswered(call.request_id, answer))
                 return True
         return False
+
+    def _note_held(self, request_id: str) -> None:
+        context = self._context
+        if any(c.request_id == request_id for c in held(context.state, self._rules, context.work_now())):
+            self.activity = f"waits for a person: cms ask {context.record.name}"
+            self._watchers.notify(context.progress("note", self.activity))
 
     # --- money ------------------------------------------------------------------------------------
 
@@ -302,7 +315,7 @@ class Driver:
     def begin(self, interaction: Interaction, granted: Grant) -> None:
         """This message is being written."""
         self._settled = trio.Event()
-        self._stands(interaction)
+        self._set_current(interaction)
         self.apply(Began(interaction.id, granted))
 
     async def refuse(self, interaction: Interaction, outcome: Outcome, why: str) -> None:
@@ -315,19 +328,18 @@ class Driver:
         """Until the message of the last `begin` or `refuse` is over, and that is stored."""
         await self._settled.wait()
 
-    def _stands(self, interaction: Interaction) -> None:
-        """The message in flight, as it stands."""
-        self._context.current = interaction
+    def _set_current(self, interaction: Interaction) -> None:
+        self._current = interaction
         self._pending.update(interaction)
 
     def _store_running(self) -> None:
         """claude says that it has begun: after a crash the message is no longer in doubt."""
-        turn, current = self._context.state.turn, self._context.current
+        turn, current = self._context.state.turn, self._current
         if turn is None or current is None or turn.state is not InteractionState.RUNNING:
             return
         self.begun = True
         running = msgspec.structs.replace(current, state=InteractionState.RUNNING)
-        self._stands(running)
+        self._set_current(running)
 
         async def store() -> None:
             await self._store.write(sessions.save_interaction, running)
@@ -337,7 +349,7 @@ class Driver:
     def _settle(self, error: CmsError | None = None, *, exact: bool = True) -> None:
         """The interaction in flight is over: judge it, write it down, tell who waits."""
         context = self._context
-        state, current = context.state, context.current
+        state, current = context.state, self._current
         turn = state.turn
         if turn is None or current is None:
             return
@@ -355,7 +367,7 @@ class Driver:
             cost_exact=exact,
             turns=turn.turns,
             duration=context.work_now() - turn.started,
-            reasons=(*conclusion.reasons, *self.look_at_caps()),
+            reasons=(*conclusion.reasons, *self.note_caps()),
             tools_used=turn.tools_used,
             tool_calls=turn.tool_calls,
             denials=turn.denials,
@@ -364,42 +376,39 @@ class Driver:
             api_status=api_status,
             resets_at=resets_at,
         )
-        if state.phase is Phase.BUSY:
-            context.state = fold(state, Settled(), context.work_now())
-        else:
-            context.state = msgspec.structs.replace(state, turn=None)
+        context.fold(Settled())
         self.activity = ""
         self._store_end(finished)
 
     def _store_end(self, finished: Interaction) -> None:
         context = self._context
-        context.current = None
+        self._current = None
         pending = self._pending.update(finished)
         context.update(
             status=context.status(),
             claude_session_id=context.state.conversation_id or context.record.claude_session_id,
             claude_version=context.state.version or context.record.claude_version,
         )
-        self.tally()
+        self.note_usage()
         record = context.record
 
         async def store() -> None:
             await self._store.write(sessions.save, record, finished)
 
-        self._writes.after(store, lambda error: self.conclude(pending, error))
+        self._writes.after(store, lambda error: self.release(pending, error))
 
-    def conclude(self, pending: PendingMessage, error: CmsError | None = None) -> None:
+    def release(self, pending: PendingMessage, error: CmsError | None = None) -> None:
         """The end of a message is on disk, or (`error`) cannot be: tell who waits."""
-        self._pending.keep(pending, error)
+        self._pending.settle(pending, error)
         self._settled.set()
         self._context.signal_change()
         self._watchers.notify(self._context.progress("status"))
 
     # --- the store --------------------------------------------------------------------------------
 
-    def tally(self) -> None:
+    def note_usage(self) -> None:
         """Enter into the record what was spent and used, and how many lines were not understood."""
-        state, (unknown, noise) = self._context.state, self._odd_before
+        state, (unknown, noise) = self._context.state, self._lines_before
         if self._process is not None:
             unknown += self._process.connection.unknown
             noise += self._process.connection.noise
@@ -412,15 +421,23 @@ class Driver:
             noise_lines=noise,
         )
 
-    def look_at_caps(self) -> tuple[str, ...]:
+    def note_caps(self) -> tuple[str, ...]:
         """Which caps were hit so far, for the verdict; the record has it too."""
         context = self._context
         if self._process is not None:
             limits, hit = context.record.options.limits, self._process.container.limits_hit()
-            context.update(caps_hit=resource_caps.told(limits, hit, self.cap_passed))
+            context.update(caps_hit=resource_caps.describe_hits(limits, hit, self._cap_passed))
         return context.record.caps_hit
 
-    def close_books(self) -> None:
+    def note_cap_passed(self, cap: ResourceCap) -> None:
+        """We have seen it pass a cap, where the kernel does not hold the tree to it."""
+        self._cap_passed = cap
+
+    def note_refusal(self, words: str) -> None:
+        """Why it does not come up, if it has not said so better itself."""
+        self.refusal = self.refusal or words
+
+    def process_gone(self) -> None:
         """The process is gone: what was in flight has ended with it."""
         context, process = self._context, self._process
         if process is None or context.state.phase is Phase.ENDED:

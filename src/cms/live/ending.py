@@ -57,7 +57,7 @@ class Ending:
             return
         self.reason = reason
         self.grace = grace
-        self._context.end_status = status
+        self._context.set_end_status(status)
         self._begun.set()
         self._context.signal_change()
 
@@ -65,15 +65,19 @@ class Ending:
         """A reason to end by force; one that was under way is forceful from now on."""
         self.forced = True
         self.begin(reason, SessionStatus.KILLED)
-        self._context.end_status = SessionStatus.KILLED
+        self._context.set_end_status(SessionStatus.KILLED)
         self.hurry()
 
     def fail(self, error: CmsError) -> None:
         """Something went wrong: the first such thing is told, and the end begins."""
         if self.has_begun() and isinstance(error, AgentError):
             return  # how a process behaves that is being ended is no news
-        self.failure = self.failure or error
+        self.note(error)
         self.begin(str(error), SessionStatus.FAILED)
+
+    def note(self, error: CmsError) -> None:
+        """Something went wrong while it ended, or after: too late to be the reason."""
+        self.failure = self.failure or error
 
     def bug(self, error: Exception) -> InternalError:
         """What to tell of an error that nobody expected."""

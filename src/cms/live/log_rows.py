@@ -12,8 +12,8 @@ from cms.session.model import Receipt, TokenUsage, Walls
 from cms.store.records import Charge
 
 
-class MakeRow(Protocol):
-    """Makes a line about now."""
+class MakeEntry(Protocol):
+    """Makes an entry about now."""
 
     def __call__(self, kind: DecisionKind, verdict: str, detail: str = "", reason: str = "") -> Decision: ...
 
@@ -23,25 +23,25 @@ def first_line(prompt: str) -> str:
     return (prompt.strip().splitlines() or [""])[0][:200]
 
 
-def lines_of_walls(walls: Walls, line: MakeRow) -> Iterator[Decision]:
+def entries_of_walls(walls: Walls, entry: MakeEntry) -> Iterator[Decision]:
     """What is to be told of the walls as a process comes up."""
     if not walls.safety:
-        yield line("safety", "off", "no protected paths, no gate", "asked for with --no-safety")
+        yield entry("safety", "off", "no protected paths, no gate", "asked for with --no-safety")
     for one in walls.unheld:
-        yield line("safety", "not held", one)
+        yield entry("safety", "not held", one)
 
 
-def lines_of_end(receipt: Receipt, line: MakeRow) -> Iterator[Decision]:
+def entries_of_end(receipt: Receipt, entry: MakeEntry) -> Iterator[Decision]:
     """How a process ended, and what the tripwire found."""
     if receipt.walls is not None:
         for one in receipt.walls.changed:
-            yield line("tripwire", "changed", one, "the session may have done it")
+            yield entry("tripwire", "changed", one, "the session may have done it")
         for one in receipt.walls.outside:
-            yield line("tripwire", "changed", one, "from outside: the operating system held it")
+            yield entry("tripwire", "changed", one, "from outside: the operating system held it")
     steps = " ".join(f"{step.name}{'' if step.worked else ' (in vain)'}" for step in receipt.steps)
     left = f", left: {', '.join(receipt.left)}" if receipt.left else ""
     detail = f"{steps}, {len(receipt.alive)} killed, {receipt.seconds:.3f} s{left}"
-    yield line("end", "proved" if receipt.empty else "unproved", detail, receipt.reason)
+    yield entry("end", "proved" if receipt.empty else "unproved", detail, receipt.reason)
 
 
 def rows_of_charges(

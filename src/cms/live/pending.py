@@ -1,8 +1,8 @@
 """What is owed for each message that was accepted: an end, that end on disk, and word of it.
 
-A promise is made when the message is on disk and kept when its end is. Whoever waits holds the promise
-itself, so it may be forgotten as soon as it is kept: from then on the store knows. One whose end could not be
-stored stays, until the store can be written again.
+A message is pending from when it is on disk until its end is. Whoever waits holds the `PendingMessage`
+itself, so it may be forgotten as soon as its end is stored: from then on the store knows. One whose end could
+not be stored stays, until the store can be written again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class PendingMessage:
 
     Attributes:
         interaction: as it stands; with an outcome once it has ended.
-        told: set when it has ended and whoever waits may know.
+        known: set when it has ended and whoever waits may know.
     """
 
     interaction: Interaction
-    told: trio.Event = field(default_factory=trio.Event)
+    known: trio.Event = field(default_factory=trio.Event)
 
 
 class PendingMessages:
@@ -36,9 +36,9 @@ class PendingMessages:
         self._owed: dict[str, PendingMessage] = {}
 
     def __repr__(self) -> str:
-        return f"<Promises {len(self._owed)} owed>"
+        return f"<PendingMessages {len(self._owed)} owed>"
 
-    def make(self, interaction: Interaction) -> None:
+    def add(self, interaction: Interaction) -> None:
         """A message was accepted."""
         self._owed[interaction.id] = PendingMessage(interaction)
 
@@ -53,20 +53,20 @@ class PendingMessages:
         pending = self._owed.get(interaction_id)
         if pending is None:
             return None
-        await pending.told.wait()
+        await pending.known.wait()
         return pending.interaction
 
     @property
     def quiet(self) -> bool:
         """Whether nobody is owed word of anything."""
-        return all(pending.told.is_set() for pending in self._owed.values())
+        return all(pending.known.is_set() for pending in self._owed.values())
 
     async def wait_quiet(self) -> None:
         """Until every message that was accepted by now, or is meanwhile, has ended."""
-        while owed := [pending for pending in self._owed.values() if not pending.told.is_set()]:
-            await owed[0].told.wait()
+        while owed := [pending for pending in self._owed.values() if not pending.known.is_set()]:
+            await owed[0].known.wait()
 
-    def keep(self, pending: PendingMessage, error: CmsError | None = None) -> None:
+    def settle(self, pending: PendingMessage, error: CmsError | None = None) -> None:
         """It has ended, and that is on disk unless there is an `error`: whoever waits may know."""
         one = pending.interaction
         if error is None:
@@ -77,9 +77,9 @@ class PendingMessages:
             pending.interaction = msgspec.structs.replace(
                 one, state=InteractionState.FAILED, is_error=True, error=text, outcome=Outcome.FAILED
             )
-        pending.told.set()
+        pending.known.set()
 
-    def cut_off(self, reason: str, *, failed: bool, at: float) -> list[PendingMessage]:
+    def end_all(self, reason: str, *, failed: bool, at: float) -> list[PendingMessage]:
         """The end of everything gives an end to what has none; gives all whose end is not on disk."""
         outcome = Outcome.FAILED if failed else Outcome.INTERRUPTED
         for pending in self._owed.values():
@@ -96,7 +96,7 @@ class PendingMessages:
     def release(self) -> None:
         """Whatever happened, nobody waits for ever."""
         for pending in self._owed.values():
-            pending.told.set()
+            pending.known.set()
 
 
 def ended(one: Interaction, outcome: Outcome, error: str, *, at: float) -> Interaction:

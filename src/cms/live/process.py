@@ -18,6 +18,7 @@ import trio
 
 from cms.config import Settings
 from cms.containment import Container, Mechanism, Spec, identity
+from cms.disk import ask_disk
 from cms.errors import AgentDied, ContainmentError, ProtocolError, WorkDirError
 from cms.protection.protected_paths import NO_PATHS, ProtectedPaths
 from cms.protection.scratch import hidden_scratch
@@ -33,12 +34,17 @@ _OUTBOX = 4096
 KILL_DEADLINE = 2.0
 
 
-def check_work_dir(work_dir: str) -> Path:
+async def check_work_dir(work_dir: str) -> Path:
     """The work dir, if a session can live in it.
 
     Raises:
         WorkDirError: it is gone, is no directory, or cannot be entered.
+        DiskTimeout: it does not answer.
     """
+    return await ask_disk(lambda: _usable(work_dir), f"work dir {work_dir}")
+
+
+def _usable(work_dir: str) -> Path:
     path = Path(work_dir)
     try:
         with_entries = path.is_dir()
@@ -114,7 +120,7 @@ class AgentProcess:
             WorkDirError: the work dir cannot be used.
             ContainmentError: the container could not be made.
         """
-        cwd = check_work_dir(work_dir)
+        cwd = await check_work_dir(work_dir)
         # The agent must not reach our socket, store and logs. (Where a person works inside of our own
         # folder, hiding it would hide the work.)
         hidden = () if settings.home == cwd or settings.home in cwd.parents else (settings.home,)
@@ -312,7 +318,7 @@ class Ladder:
             if not await self._step("eof", container.wait):
                 container.terminate()
                 await self._step("terminate", container.wait)
-        return await self.strike(reason, at=at)
+        return await self.kill(reason, at=at)
 
     async def _step(self, name: Rung, wait: Callable[[], Awaitable[object]]) -> bool:
         await trio.lowlevel.checkpoint()  # a step that is left out is not in the receipt
@@ -326,7 +332,7 @@ class Ladder:
             self._steps.append(Step(name, trio.current_time() - before, worked))
         return worked
 
-    async def strike(self, reason: str, *, at: float) -> Receipt:
+    async def kill(self, reason: str, *, at: float) -> Receipt:
         """The last step alone. If `descend` was broken off, what it had tried is in the receipt too."""
         container = self._process.container
         proof = await container.kill(deadline=KILL_DEADLINE)

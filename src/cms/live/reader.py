@@ -1,4 +1,4 @@
-"""The pipes of a session's process: what it says goes to the drive, what ends it is a reason to end.
+"""The pipes of a session's process: what it says goes to the driver, what ends it is a reason to end.
 
 Reading goes on until the process has closed its output, through the whole of the stop ladder too: what claude
 flushes on its way out is money and answers.
@@ -67,7 +67,8 @@ class Reader:
 
     async def watch_caps(self) -> None:
         """Where the kernel does not hold the tree to its caps, this does."""
-        self._driver.cap_passed = cap = await self._process.container.watch_limits()
+        cap = await self._process.container.watch_limits()
+        self._driver.note_cap_passed(cap)
         self._end.fail(AgentError(f"the processes of this session passed their cap on {cap}"))
         self._end.hurry()
 
@@ -81,11 +82,11 @@ class Reader:
             stage = "in the middle of a turn"
         elif self._context.state.phase is Phase.STARTING:
             stage = "before it was ready"
-            driver.refusal = driver.refusal or process.stderr_tail
+            driver.note_refusal(process.stderr_tail)
         returncode = process.container.returncode
         if returncode is None:
             self._end.fail(ProtocolError(f"claude closed its output {stage}, and did not end"))
-        elif returncode < 0 and (hit := driver.look_at_caps()):
+        elif returncode < 0 and (hit := driver.note_caps()):
             self._end.fail(AgentError(f"claude was killed {stage}: {hit[0]}"))
         else:
             self._end.fail(AgentDied(stage, returncode, driver.refusal or process.stderr_tail))

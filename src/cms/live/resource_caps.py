@@ -10,7 +10,7 @@ from cms.session.model import Limits
 ResourceCap = Literal["memory", "processes"]
 
 
-def told(limits: Limits, hit: LimitsHit, passed: ResourceCap | None = None) -> tuple[str, ...]:
+def describe_hits(limits: Limits, hit: LimitsHit, passed: ResourceCap | None = None) -> tuple[str, ...]:
     """A line for each cap that was hit; empty if none was.
 
     Args:

@@ -10,15 +10,17 @@ A `Runner` is born with a process and dies with it; a session has one at a time.
   stored;
 - the sender (sender.py) takes one queued message at a time, stores that it is being sent, sends it, and
   waits for its end;
-- the door (`run` itself) waits for the reason to end (ending.py), whatever it is, and walks down the stop
-  ladder while the reader still reads. Cancellation from outside is one such reason: everything else runs
-  shielded from it, so that `claude` is never cut off from a reader while it still flushes.
+- the path lookup (path_lookup.py) finds out where the paths of tool calls lead, in threads;
+- `run` itself waits for the reason to end (ending.py), whatever it is, walks down the stop ladder while the
+  reader still reads, and has written down what came of it (final_record.py). Cancellation from outside is one
+  such reason: everything else runs shielded from it, so that `claude` is never cut off from a reader while it
+  still flushes.
 
 What they share is the context (context.py). A task that fails, by a bug too, is one more reason to end
 (`Ending.guard`): it never takes the others with it, for they are needed until the end is reached.
 
 A runner raises nothing: what went wrong is in `failure`, in the session's record and in each interaction.
-Each message that was accepted is a promise: it ends, its end is stored, and whoever waits is told.
+Each message that was accepted ends, its end is stored, and whoever waits is told.
 """
 
 from __future__ import annotations
@@ -29,23 +31,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 
-import msgspec
 import trio
 
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
+from cms.disk import ask_disk
 from cms.errors import (
     CmsError,
     ContainmentError,
-    StoreError,
     WrongStatus,
 )
 from cms.live.argv import build_argv, build_environment
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
+from cms.live.final_record import FinalRecord
 from cms.live.handshake import shake_hands
-from cms.live.log_rows import lines_of_end, lines_of_walls
+from cms.live.log_rows import entries_of_walls
 from cms.live.pending import PendingMessages
 from cms.live.process import AgentProcess, Ladder
 from cms.live.reader import Reader
@@ -53,11 +55,20 @@ from cms.live.sender import Sender
 from cms.live.watchers import Watchers
 from cms.live.write_queue import WriteQueue
 from cms.protection.path_guard import PathGuard
-from cms.protection.rules import build_rules
-from cms.protection.scratch import make_scratch, remove_scratch
+from cms.protection.scratch import clear_folder, make_scratch
 from cms.session.decide import PATIENCE
-from cms.session.model import Interaction, Outcome, Progress, Receipt, SessionRecord, SessionStatus, Walls
-from cms.session.questions import LiveSession, OpenQuestion, Word
+from cms.session.gate import Rules
+from cms.session.model import (
+    Interaction,
+    LiveSession,
+    Outcome,
+    Progress,
+    Receipt,
+    SessionRecord,
+    SessionStatus,
+    Walls,
+)
+from cms.session.questions import OpenQuestion, PersonAnswer
 from cms.session.state import Phase
 from cms.store import audit, sessions
 from cms.store.rawlog import RawLog, raw_log_path
@@ -65,9 +76,6 @@ from cms.store.store import Store
 
 #: Seconds for a whole process tree to stand still.
 _FREEZE_PATIENCE = 5.0
-#: claude's words when it cannot resume, and when it should have.
-_NO_CONVERSATION = "No conversation found"
-_IN_USE = "is already in use"
 
 
 #: Opens the way from a session to cms, and gives the socket at its end. Only the daemon has one.
@@ -78,7 +86,6 @@ class Runner:
     """A session with a live process.
 
     Attributes:
-        receipt: how its process ended, once it has.
         child_sockets: opens the way through which it may use cms, for as long as it lives; None if it may
             not. Set before `run`.
     """
@@ -87,20 +94,20 @@ class Runner:
         self,
         record: SessionRecord,
         *,
+        rules: Rules,
         settings: Settings,
         store: Store,
         mechanism: Mechanism,
         resume: str,
         fork: bool = False,
     ) -> None:
-        self.receipt: Receipt | None = None
+        """`rules`: what the session is held to (`protection.rules.load_rules`)."""
         self.child_sockets: OpenChildSocket | None = None
         self._settings = settings
         self._store = store
         self._mechanism = mechanism
         self._resume = resume
         self._fork = fork
-        rules = build_rules(record.options, settings.environ.get("HOME") or str(Path.home()))
         self._context = context = SessionContext(record)
         self._end = end = Ending(context)
         self._writes = writes = WriteQueue(end.fail)
@@ -110,18 +117,16 @@ class Runner:
             context, end, rules, store=store, writes=writes, watchers=watchers, pending=pending
         )
         self._sender = Sender(context, end, driver, store=store, watchers=watchers)
+        self._final = FinalRecord(
+            context, end, driver, self._sender, store=store, pending=pending, grace=settings.grace
+        )
         self._path_guard = PathGuard(rules, settings.environ, settings.home)
         self._process: AgentProcess | None = None
-        self._process_id = ""
         self._ready = trio.Event()
         self._opened = False
         self._ladder: Ladder | None = None
         self._gone = trio.Event()
-        self._closed = False
-        self._unsaved = False
-        self._receipt_saved = False
-        self._forgotten = False
-        self._fallen = ""  # which wall, and why
+        self._lost_wall = ""  # which, and why
 
     def __repr__(self) -> str:
         record = self.record
@@ -133,6 +138,11 @@ class Runner:
     def record(self) -> SessionRecord:
         """The session as it stands, always current."""
         return self._context.record
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """How its process ended, once it has."""
+        return self._final.receipt
 
     @property
     def failure(self) -> CmsError | None:
@@ -167,13 +177,28 @@ class Runner:
 
         Its record knows better now.
         """
-        refusal = self._driver.refusal
-        return not self._opened and (refusal.startswith(_NO_CONVERSATION) or _IN_USE in refusal)
+        return not self._opened and self._final.misled
 
     @property
     def unsaved(self) -> bool:
         """Whether something of its end is not on disk; `save` tries again."""
-        return self._unsaved
+        return self._final.unsaved
+
+    async def save(self) -> None:
+        """Try again to store the end.
+
+        Raises:
+            StoreError: it still cannot be written.
+        """
+        await self._final.save()
+
+    async def kill_again(self) -> Receipt:
+        """Try once more to end what the end has left alive. Only after `wait_gone`."""
+        return await self._final.kill_again()
+
+    def forget(self) -> None:
+        """The session is being deleted: what is still to be ended of it is not written down any more."""
+        self._final.forget()
 
     async def wait_gone(self) -> None:
         """Until nothing of the process is left and that is stored."""
@@ -194,12 +219,12 @@ class Runner:
         except BaseException:
             self._context.update(interaction_count=before)
             raise
-        self._pending.make(interaction)
+        self._pending.add(interaction)
         self._sender.put(interaction)
-        if self._closed:
+        if self._final.closed:
             # Its end came while the message was being stored, and nobody will look into the queue again.
             with trio.CancelScope(shield=True):
-                await self._write_end()
+                await self._final.write()
 
     def _check_open(self) -> None:
         name = self.record.name
@@ -220,7 +245,7 @@ class Runner:
             return True  # it is not written yet, and will not be
         if self._context.state.turn is None or self._context.state.phase is not Phase.BUSY:
             return False
-        self._driver.cut(Outcome.INTERRUPTED, reason)
+        self._driver.break_off(Outcome.INTERRUPTED, reason)
         return True
 
     def stop(self, reason: str, *, grace: float = math.inf, failed: bool = False) -> None:
@@ -240,10 +265,9 @@ class Runner:
         self._set_paused(False)
 
     def _set_paused(self, paused: bool) -> None:
-        self._context.paused = paused
+        self._context.set_paused(paused)
         if not self._end.has_begun():
             self._context.update(status=self._context.status())
-            self._context.signal_change()
 
     @property
     def paused(self) -> bool:
@@ -261,7 +285,7 @@ class Runner:
         process = self._process
         if process is None or self.ending:
             raise WrongStatus(self.record.name, str(self.record.status), "be frozen")
-        self._context.halt()
+        self._context.stop_clock()
         stands = False
         try:
             with trio.move_on_after(_FREEZE_PATIENCE):
@@ -284,10 +308,10 @@ class Runner:
         """Let a frozen session go on from where it stood."""
         if self._process is not None:
             await self._process.container.thaw()
-        self._context.go_on()
+        self._context.start_clock()
         if not self._end.has_begun():
             self._context.update(status=self._context.status())
-        self._heed_fallen_wall()
+        self._end_without_wall()
 
     @property
     def frozen(self) -> bool:
@@ -320,13 +344,13 @@ class Runner:
         """The calls that wait for a person's word."""
         return self._driver.questions()
 
-    def speak(self, question_id: str, word: Word) -> None:
-        """A person's word on a call that waits.
+    def answer_question(self, question_id: str, answer: PersonAnswer) -> None:
+        """A person's answer to a call that waits.
 
         Raises:
             WrongStatus: it does not wait any more.
         """
-        if not self._driver.speak(question_id, word):
+        if not self._driver.answer_question(question_id, answer):
             raise WrongStatus(self.record.name, str(self.record.status), f"take an answer to {question_id}")
 
     def check_budget(self) -> None:
@@ -366,7 +390,7 @@ class Runner:
             await self._end.guard(self._work)
         finally:
             # Also after what is no Exception (Ctrl-C lands in any task): that goes on afterwards.
-            await self._end.guard(self._finish)
+            await self._end.guard(self._final.finish)
 
     async def _work(self) -> None:
         """Prepare what the process may use, and take it away once nothing of the process is left."""
@@ -379,8 +403,8 @@ class Runner:
             self._context.update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
             # First: what is made from here on is cleared after a crash, for then the session counts as alive.
             await self._store.write(sessions.save, self.record)
-            scratch = make_scratch(self.record.id)
-            stack.push_async_callback(trio.to_thread.run_sync, remove_scratch, scratch)
+            scratch = await ask_disk(lambda: make_scratch(self.record.id), "a scratch folder")
+            stack.push_async_callback(clear_folder, scratch)
             # Guarded here already, so that what ends the process knows why it has to.
             try:
                 await self._end.guard(lambda: self._start_and_serve(raw, child_socket, scratch))
@@ -435,15 +459,19 @@ class Runner:
             max_memory=limits.max_memory,
             max_procs=limits.max_procs,
         )
-        self._process_id = f"{self.record.id}/{process.pid}@{self._context.now():.3f}"
-        self._driver.take(process, self._process_id)
+        process_id = f"{self.record.id}/{process.pid}@{self._context.now():.3f}"
+        self._driver.take(process, process_id)
+        self._final.take(process, process_id, self._path_guard)
         walls = self._path_guard.started(process.container)
         self._context.update(walls=walls)
         mode = f", permission mode {options.permission_mode}" if options.permission_mode else ""
         how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}{mode}"
-        lines = (self._context.line("start", "started", how), *lines_of_walls(walls, self._context.line))
+        entries = (
+            self._context.entry("start", "started", how),
+            *entries_of_walls(walls, self._context.entry),
+        )
         # Not here and now: from here on whatever fails must find the process in `_serve`, which ends it.
-        self._writes.after(lambda: self._store.write(audit.add, lines))
+        self._writes.after(lambda: self._store.write(audit.add, entries))
         return process
 
     async def _serve(self, process: AgentProcess) -> None:
@@ -457,18 +485,19 @@ class Runner:
                 process.read_errors,
                 reader.write,
                 self._driver.clock,
+                self._driver.lookup.run,
                 lambda: self._path_guard.watch(self._wall_lost),
                 reader.watch_caps,
                 lambda: self._open_and_deliver(process),
             ):
                 nursery.start_soon(self._end.guard, task)
             await self._end.wait()
-            self.receipt = await self._descend(ladder)
+            self._final.note_receipt(await self._descend(ladder))
             # What it flushed before its end is still in the pipe: let the reader have it, and the
             # write queue store it.
             with trio.move_on_after(self._settings.grace):
                 await reader.wait_drained()
-            self._driver.close_books()
+            self._driver.process_gone()
             self._writes.close()
             await self._writes.wait_done()
             nursery.cancel_scope.cancel()
@@ -481,9 +510,8 @@ class Runner:
         try:
             if self.receipt is None:
                 ladder = self._ladder or Ladder(process, grace=self._settings.grace)
-                self.receipt = await ladder.strike(
-                    self._end.reason or "cms is ending", at=self._context.now()
-                )
+                reason = self._end.reason or "cms is ending"
+                self._final.note_receipt(await ladder.kill(reason, at=self._context.now()))
         finally:
             await process.container.aclose(deadline=self._settings.grace)
 
@@ -500,20 +528,20 @@ class Runner:
     def _wall_lost(self, walls: Walls, what: str) -> None:
         self._context.update(walls=walls)
         self._watchers.notify(self._context.progress("note", what))
-        self._driver.log(self._context.line("safety", "lost", what))
-        self._fallen = self._fallen or what
-        self._heed_fallen_wall()
+        self._driver.log(self._context.entry("safety", "lost", what))
+        self._lost_wall = self._lost_wall or what
+        self._end_without_wall()
 
-    def _heed_fallen_wall(self) -> None:
+    def _end_without_wall(self) -> None:
         """Nothing works on without its walls, unless that was asked for: the next process gets new ones.
 
         A wall cannot be put up again around a process that runs. And whoever waits for the end of the work
         would find it `protected_path` by the tripwire anyway, only later and dearer.
         """
-        if not self._fallen or self.frozen or self.record.options.on_violation == "deny":
+        if not self._lost_wall or self.frozen or self.record.options.on_violation == "deny":
             return  # what is frozen does nothing
-        self._driver.cut(Outcome.PROTECTED_PATH, self._fallen)
-        self._end.begin(self._fallen, SessionStatus.STOPPED)
+        self._driver.break_off(Outcome.PROTECTED_PATH, self._lost_wall)
+        self._end.begin(self._lost_wall, SessionStatus.STOPPED)
 
     # --- the end ------------------------------------------------------------------------------------
 
@@ -526,7 +554,7 @@ class Runner:
             await self.thaw()  # what is frozen cannot be polite
 
         async def interrupt() -> None:
-            self._driver.cut(
+            self._driver.break_off(
                 Outcome.INTERRUPTED if self._end.failure is None else Outcome.FAILED, self._end.reason
             )
             await self._driver.wait_settled()
@@ -537,117 +565,3 @@ class Runner:
             total=self._end.grace,
             at=self._context.now(),
         )
-
-    async def _finish(self) -> None:
-        """Whatever happened: write down how it ended, and let nobody wait for ever."""
-        receipt, error = self.receipt, ""
-        status = self._context.end_status if self._end.has_begun() else SessionStatus.FAILED
-        if self._process is not None:
-            self._driver.close_books()
-            self._driver.look_at_caps()
-            receipt = await self._look_at_paths(receipt)
-            if receipt is None or not receipt.empty:
-                left = ", ".join(receipt.left) if receipt is not None else ""
-                status = SessionStatus.ERROR
-                error = f"its end is not proved, processes may be left: {left or 'unknown'}"
-        if self.failure is not None:
-            error = f"{self.failure}; {error}" if error else str(self.failure)
-        self._context.update(
-            status=status,
-            pid=None,
-            claude_session_id=self._conversation(),
-            error=error,
-            receipt=receipt,
-        )
-        self._driver.tally()
-        await self._write_end()
-
-    async def _look_at_paths(self, receipt: Receipt | None) -> Receipt | None:
-        """What became of the protected places, for the record and the receipt. Not worth the end itself."""
-        try:
-            walls = await self._path_guard.finish()
-        except Exception as error:
-            self._end.failure = self.failure or self._end.bug(error)
-            return receipt
-        self._context.update(walls=walls)
-        if receipt is not None:
-            self.receipt = receipt = msgspec.structs.replace(receipt, walls=walls)
-        return receipt
-
-    def _conversation(self) -> str:
-        """What the next process is to resume; "" for a conversation that never began.
-
-        A message that was written need not have been read. But what claude wrote was read to the end, and
-        there it says that it begins one. Where that is lost (a crash of ours) claude itself says that there
-        is nothing to resume, or that there is, and the next attempt is right.
-        """
-        if self._driver.refusal.startswith(_NO_CONVERSATION) and self._context.state.turns == 0:
-            return ""
-        begun = self._driver.begun or _IN_USE in self._driver.refusal
-        return self._context.state.conversation_id or (self.record.id if begun else "")
-
-    async def strike_again(self) -> Receipt:
-        """Try once more to end what the end has left alive, and store what came of it, unless it was deleted.
-
-        Only after `wait_gone`, and only where the receipt does not prove that nothing is left.
-        """
-        process = self._process
-        if process is None:
-            return self.receipt or Receipt("never started", empty=True)
-        ladder = Ladder(process, grace=self._settings.grace)
-        self.receipt = receipt = await ladder.strike("killed again", at=self._context.now())
-        if receipt.empty:
-            self._context.update(status=SessionStatus.KILLED, error="")
-        self._context.update(receipt=receipt)
-        self._receipt_saved = False
-        if not self._forgotten:
-            await self._write_end()
-        return receipt
-
-    def forget(self) -> None:
-        """The session is being deleted: what is still to be ended of it is not written down any more."""
-        self._forgotten = True
-
-    async def save(self) -> None:
-        """Try again to store the end.
-
-        Raises:
-            StoreError: it still cannot be written.
-        """
-        await self._write_end()
-        if self._unsaved:
-            raise self._end.failure or StoreError("the store cannot be written")
-
-    async def _write_end(self) -> None:
-        """Store the session as it ended, and the end of every message that is still owed one."""
-        while True:
-            self._sender.clear()
-            reason, failed = str(self._end.failure or self._end.reason), self._end.failure is not None
-            owed = self._pending.cut_off(reason, failed=failed, at=self._context.now())
-            receipt = None if self._receipt_saved else self.receipt
-            error: CmsError | None = None
-            try:
-                await self._store.write(
-                    sessions.save_end,
-                    self.record,
-                    [pending.interaction for pending in owed],
-                    receipt,
-                    process=self._process_id,
-                    decisions=() if receipt is None else tuple(lines_of_end(receipt, self._context.line)),
-                )
-            except CmsError as refused:
-                error = refused
-            except Exception as bug:
-                error = self._end.bug(bug)
-            self._receipt_saved = self._receipt_saved or error is None
-            if error is not None:
-                self._end.failure = self.failure or error
-                self._context.update(error=str(error))
-            # (Any other error than the store's: another cms has the session by now, and it is not ours.)
-            self._unsaved = isinstance(error, StoreError)
-            for pending in owed:
-                self._driver.conclude(pending, error)
-            if not len(self._sender):
-                break
-        # No await since the queue was seen empty: what comes later sees this.
-        self._closed = True

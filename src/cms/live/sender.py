@@ -19,7 +19,7 @@ from cms.live.log_rows import first_line
 from cms.live.process import AgentProcess
 from cms.live.watchers import Watchers
 from cms.session.budget import Grant
-from cms.session.limits import BUDGET_EVERY, BUDGET_PATIENCE
+from cms.session.limits import BUDGET_EVERY, BUDGET_PATIENCE, used_up
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
 from cms.session.state import Phase
 from cms.store import turns
@@ -43,7 +43,7 @@ class Sender:
         self._recalled = ""  # why that one is not to be sent
 
     def __repr__(self) -> str:
-        return f"<Courier queue={len(self)} sending={self._sending}>"
+        return f"<Sender queue={len(self)} sending={self._sending}>"
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -76,7 +76,7 @@ class Sender:
                 continue
             queued = self._queue.popleft()
             interaction = msgspec.structs.replace(queued, state=InteractionState.SENT)
-            if (spent := self._limit_reached()) is not None:
+            if (spent := used_up(context.state, context.record.options.limits)) is not None:
                 await self._driver.refuse(interaction, *spent)
                 continue
             try:
@@ -118,10 +118,10 @@ class Sender:
                 status=SessionStatus.BUSY,
                 claude_session_id=context.record.conversation,
             )
-            line = context.line("message", "sent", first_line(interaction.prompt), interaction.type)
-            line = msgspec.structs.replace(line, interaction_id=interaction.id)
+            entry = context.entry("message", "sent", first_line(interaction.prompt), interaction.type)
+            entry = msgspec.structs.replace(entry, interaction_id=interaction.id)
             granted = await self._store.write(
-                turns.begin, context.record, interaction, context.now(), (line,)
+                turns.begin, context.record, interaction, context.now(), (entry,)
             )
             if not granted.short:
                 return granted
@@ -136,17 +136,3 @@ class Sender:
             self._watchers.notify(context.progress("note", f"waits: {granted.short}"))
             with trio.move_on_after(BUDGET_EVERY):
                 await self._end.wait()
-
-    def _limit_reached(self) -> tuple[Outcome, str] | None:
-        limits, state = self._context.record.options.limits, self._context.state
-        if limits.max_cost is not None and state.ledger.spent >= limits.max_cost:
-            return (
-                Outcome.COST_EXCEEDED,
-                f"${state.ledger.spent:.4f} of ${limits.max_cost:.4f} were spent before; not sent",
-            )
-        if limits.max_turns is not None and state.turns >= limits.max_turns:
-            return (
-                Outcome.TURNS_EXCEEDED,
-                f"{state.turns} of {limits.max_turns} turns were used before; not sent",
-            )
-        return None

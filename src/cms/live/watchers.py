@@ -21,8 +21,8 @@ from cms.protocol.messages import (
     TextBlock,
     ToolUseBlock,
 )
-from cms.session.gate import describe
 from cms.session.model import Progress, ProgressKind
+from cms.session.tool_input import describe
 
 #: Notes that a watcher may lag behind before it loses some.
 LAG = 256

@@ -37,7 +37,7 @@ class WriteQueue:
         self._done = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Scribe {self._effects.statistics().current_buffer_used} waiting>"
+        return f"<WriteQueue {self._effects.statistics().current_buffer_used} waiting>"
 
     def after(self, store: Store, then: Then | None = None) -> None:
         """`store` when its turn comes, and `then` with None, or with the error that kept it from the disk.

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from cms.protection.rules import locate
 from cms.session.paths import PathRules
 
 
@@ -28,7 +29,7 @@ def find_escape_sockets(rules: PathRules, environ: Mapping[str, str]) -> tuple[P
         environ: the session's, for where the servers say that they are.
     """
     found = dict.fromkeys(_real(path) for path in _candidates(environ))
-    return tuple(path for path in found if _is_there(path) and not rules.allows(str(path)))
+    return tuple(path for path in found if _is_there(path) and not rules.allows(locate(rules, str(path))))
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:

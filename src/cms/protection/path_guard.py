@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from cms.containment import Container, LostMount
+from cms.disk import ask_disk
 from cms.protection.protected_paths import ProtectedPaths, find_all_paths, find_new
 from cms.protection.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, snapshot_again
 from cms.session.gate import Rules
@@ -22,8 +23,12 @@ from cms.session.model import Walls
 
 #: Seconds between two looks at the mounts where the kernel does not tell that one has gone.
 LOOK_EVERY: Final = 10.0
+#: Seconds for a look at everything that is protected.
+PATIENCE: Final = 30.0
 #: Paths with one and the same reason are named one by one up to so many.
 _NAMED: Final = 5
+
+T = TypeVar("T")
 
 
 class PathGuard:
@@ -49,7 +54,11 @@ class PathGuard:
         return f"<PathGuard {len(self.paths.protected)} protected, {len(self._lost)} lost>"
 
     async def prepare(self) -> ProtectedPaths:
-        """Look for what is protected, and note what it is."""
+        """Look for what is protected, and note what it is.
+
+        Raises:
+            DiskTimeout: a folder of the session does not answer.
+        """
         if not self._rules.safety:
             return self.paths
 
@@ -57,7 +66,7 @@ class PathGuard:
             paths = find_all_paths(self._rules, self._environ)
             return paths, snapshot(paths.watched, self._ours)
 
-        self.paths, self._before = await trio.to_thread.run_sync(look, limiter=self._limiter)
+        self.paths, self._before = await self._ask_disk(look, "the protected paths")
         # A read-only mount holds a file under its name; under another one it can be written all the same.
         self._named_twice = {
             path
@@ -86,7 +95,11 @@ class PathGuard:
                     await changed()
 
     async def finish(self) -> Walls:
-        """The process is gone: what became of its paths."""
+        """The process is gone: what became of its paths.
+
+        Raises:
+            DiskTimeout: a folder of the session does not answer, so nobody knows.
+        """
         if not self._rules.safety or self._container is None:
             return self._walls()
 
@@ -94,7 +107,7 @@ class PathGuard:
             new = find_new(self._rules.paths, self._rules.folders)
             return snapshot_again(self._before, dict.fromkeys((*self.paths.watched, *new)), self._ours)
 
-        after = await trio.to_thread.run_sync(look, limiter=self._limiter)
+        after = await self._ask_disk(look, "the protected paths, after the session")
         held = [path for path in self._held() if not self._gave_way(path, after)]
         changed: list[str] = []
         outside: list[str] = []
@@ -106,6 +119,9 @@ class PathGuard:
             by_others = change.path not in self._named_twice and _below(change.path, held)
             (outside if by_others else changed).append(str(change))
         return self._walls(tuple(changed), tuple(outside), tuple(repositories))
+
+    async def _ask_disk(self, look: Callable[[], T], what: str) -> T:
+        return await ask_disk(look, what, seconds=PATIENCE, limiter=self._limiter)
 
     def _gave_way(self, path: Path, after: Mapping[Path, Mark]) -> bool:
         """Whether a path that was held is not certain to have been held to the end.

@@ -27,6 +27,7 @@ import msgspec
 
 from cms import config_file
 from cms.protection.escape_sockets import find_escape_sockets
+from cms.protection.rules import locate
 from cms.session.gate import Rules
 from cms.session.paths import DEFAULT_PROTECTED, PathRules, fold_name
 
@@ -113,7 +114,7 @@ def find_protected_paths(
             continue
         system = path in _SYSTEM
         # A file named .git says where the hooks are: who changes it brings hooks of his own.
-        if not rules.match(str(path / "hooks" if path.name == ".git" else path)):
+        if not rules.match(locate(rules, str(path / "hooks" if path.name == ".git" else path))):
             continue  # taken out again
         if not system:
             watched[path / config_file.NAME if path == home / _OURS else path] = None
@@ -127,13 +128,13 @@ def find_protected_paths(
             protected[real if system else path] = None
     for name in _CLAUDES:
         path = config / name
-        if rules.match(str(path)):
+        if rules.match(locate(rules, str(path))):
             watched[path] = None
             if os.path.lexists(path):
                 protected[path] = None
     hidden: dict[Path, None] = {}
     for path in (*_named(read_rules, roots, home), *_walk(read_rules, roots, unheld)):
-        if read_rules.match(str(path)) and os.path.lexists(path):
+        if read_rules.match(locate(read_rules, str(path))) and os.path.lexists(path):
             inside = next((need for need in needed if _below(need, (_real(path),))), None)
             if inside is None:
                 hidden[path] = None
@@ -145,7 +146,7 @@ def find_protected_paths(
 def find_new(rules: PathRules, folders: Sequence[str]) -> tuple[Path, ...]:
     """What matches now in the folders that a session works in: for the tripwire, to see what was created."""
     roots = [Path(folder) for folder in folders]
-    return tuple(path for path in _walk(rules, roots, []) if rules.match(str(path)))
+    return tuple(path for path in _walk(rules, roots, []) if rules.match(locate(rules, str(path))))
 
 
 def _named(rules: PathRules, roots: Sequence[Path], home: Path) -> Iterator[Path]:
@@ -223,7 +224,7 @@ def _walk(rules: PathRules, roots: Sequence[Path], unheld: list[Unheld]) -> Iter
                 return
             in_git = folder.endswith("/.git")
             for entry in entries:
-                if wanted.fullmatch(fold_name(entry.name)) and rules.match(entry.path):
+                if wanted.fullmatch(fold_name(entry.name)) and rules.match(locate(rules, entry.path)):
                     yield Path(entry.path)
                 elif (
                     entry.is_dir(follow_symlinks=False)

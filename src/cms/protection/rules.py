@@ -1,41 +1,64 @@
 """From what a person chose about a session to the rules that it is judged by.
 
-The one place where links are resolved for it: the gate itself knows no file system.
+The one place where links are resolved for it: the gate itself knows no file system. Everything here touches
+the disk: call it in a thread (`cms.disk`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from cms.disk import ask_disk
 from cms.session.gate import Rules
 from cms.session.model import SessionOptions
-from cms.session.paths import PathRules
+from cms.session.paths import NamedPath, PathRules
+
+
+def follow_links(path: str) -> str:
+    """Where an absolute path leads.
+
+    Raises:
+        OSError, RuntimeError, ValueError: nowhere.
+    """
+    return str(Path(path).resolve())
+
+
+def locate(rules: PathRules, path: str) -> NamedPath:
+    """A path with where it leads, ready to be judged."""
+    return rules.locate(path, follow_links)
+
+
+async def load_rules(options: SessionOptions, environ: Mapping[str, str]) -> Rules:
+    """`build_rules` for trio; `environ` is the session's.
+
+    Raises:
+        DiskTimeout: its folders do not answer.
+    """
+    home = environ.get("HOME") or str(Path.home())
+    return await ask_disk(lambda: build_rules(options, home), f"the folders of {options.name!r}")
 
 
 def build_rules(options: SessionOptions, environ_home: str) -> Rules:
-    """The rules of a session from what a person chose; this is where links are resolved for it."""
+    """The rules of a session from what a person chose."""
     work_dir = Path(options.work_dir)
-
-    def resolve(path: str) -> str:
-        return str(Path(path).resolve())
-
-    folders = [options.work_dir, resolve(options.work_dir)]
+    folders = [options.work_dir, follow_links(options.work_dir)]
     for extra in options.add_dirs:
-        folders += [str(work_dir / extra), resolve(str(work_dir / extra))]
+        folders += [str(work_dir / extra), follow_links(str(work_dir / extra))]
     return Rules(
         limits=options.limits,
         preset=options.preset,
         paths=PathRules(
             work_dir=options.work_dir,
             home=environ_home,
-            resolve=resolve,
+            resolve=follow_links,
             protect=options.protect,
             allow=options.allow_write,
         ),
         read_paths=PathRules(
             work_dir=options.work_dir,
             home=environ_home,
-            resolve=resolve,
+            resolve=follow_links,
             protect=options.protect_read,
             defaults=(),
         ),

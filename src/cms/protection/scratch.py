@@ -19,7 +19,11 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from cms.disk import ask_disk
+from cms.errors import DiskTimeout
 
 
 def make_scratch(session_id: str) -> Path:
@@ -75,6 +79,12 @@ def clear_scratch(session_ids: Iterable[str]) -> None:
 def _is_ours(folder: Path) -> bool:
     info = folder.lstat()
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
+
+
+async def clear_folder(folder: Path) -> None:
+    """`remove_scratch` for trio: what does not answer stays, too."""
+    with suppress(DiskTimeout):
+        await ask_disk(lambda: remove_scratch(folder), "a scratch folder")
 
 
 def remove_scratch(folder: Path) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from cms.rpc.verbs import Nothing, Verb
-from cms.session.model import Record
-from cms.session.questions import LiveSession
+from cms.session.model import LiveSession, Record
 
 
 class OverviewResult(Record, frozen=True):

@@ -9,6 +9,8 @@ things, and how an interaction is ended before its time.
   subagent's does not count: such an answer ends the subagent, and the main conversation goes on), or if the
   turn is not over `PATIENCE` later, `interrupt` is sent; if that does not help within `PATIENCE`, the process
   is stopped.
+- Calls are judged in the order in which they came. One whose paths are still looked up holds those behind it:
+  it may be what ends the interaction, and then they must not have run.
 - A turn that nobody asked for (claude begins one when a background task ends) is ended the same way at its
   first tool call, so it costs one API call and does nothing.
 """
@@ -18,7 +20,7 @@ from __future__ import annotations
 import msgspec
 
 from cms.protocol.messages import Answer, HookAnswer, PermitAnswer, PreToolUseOutput, RefuseAnswer
-from cms.session.gate import GateDecision, Rules, awaits_person, breach_of, describe, judge
+from cms.session.gate import GateDecision, Rules, awaits_person, breach_of, judge, needs_paths
 from cms.session.limits import (
     METER_EVERY,
     asks_budget_at,
@@ -34,16 +36,22 @@ PATIENCE = 5.0  # a loaded machine took claude past 3 s to hear an interrupt, an
 
 
 class Action(msgspec.Struct, frozen=True):
-    """Something for the runner to do."""
+    """Something for the driver to do."""
 
 
 class AnswerCall(Action, frozen=True):
     """Answer a call at the gate; goes into the audit log."""
 
     call: PendingCall
-    verdict: GateDecision
+    decision: GateDecision
     answer: Answer
     denial: Denial | None
+
+
+class FindPaths(Action, frozen=True):
+    """Look up where the paths that a call names lead."""
+
+    call: PendingCall
 
 
 class AskMeter(Action, frozen=True):
@@ -83,8 +91,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         # A call out of turn (a turn that nobody asked for, a subagent that outlived its interaction):
         # nothing runs unwatched.
         stop = Breach(Outcome.INTERRUPTED, "no message is in flight", now)
-        verdict = GateDecision("deny", f"refused: {stop.reason}")
-        refusals = tuple(_answer(call, verdict, stop) for call in state.gate)
+        decision = GateDecision("deny", f"refused: {stop.reason}")
+        refusals = tuple(_answer(call, decision, stop) for call in state.gate)
         return refusals if turn is None else (*refusals, Settle())
     actions: list[Action] = []
     breach = turn.breach
@@ -92,18 +100,23 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         breach = find_breach(state, rules, now)
         if breach is not None:
             actions.append(Note(breach))
-    told = False
+    told = False  # a call of the main conversation is answered with the breach
+    waits = False  # for where an earlier call's paths lead
     for call in state.gate:
-        if breach is None and (not is_metered(state, rules, call) or out_of_budget(state)):
+        if breach is None and needs_paths(call, rules):
+            waits = True
+            if not call.looking:
+                actions.append(FindPaths(call))
+        if breach is None and (waits or not is_metered(state, rules, call) or out_of_budget(state)):
             continue
         if breach is None and now < call.at + rules.ask_timeout and awaits_person(call, rules):
             continue
-        verdict = judge(call, rules)
+        decision = judge(call, rules)
         if breach is None:
-            breach = breach_of(verdict, rules, now)
+            breach = breach_of(decision, rules, now)
             if breach is not None:
                 actions.append(Note(breach))
-        actions.append(_answer(call, verdict, breach))
+        actions.append(_answer(call, decision, breach))
         told = told or call.agent_id is None
     if breach is None:
         if wants_meter(state, now):
@@ -114,7 +127,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     elif turn.interrupted_at is not None:
         if now >= turn.interrupted_at + PATIENCE:
             actions.append(StopProcess(breach.reason))
-    elif not told and (turn.told_at is None or now >= turn.told_at + PATIENCE):
+    elif not told and (turn.refused_at is None or now >= turn.refused_at + PATIENCE):
         actions.append(SendInterrupt())
     return tuple(actions)
 
@@ -127,7 +140,7 @@ def wake_at(state: State, rules: Rules) -> float | None:
     if turn.breach is not None:
         if turn.interrupted_at is not None:
             return turn.interrupted_at + PATIENCE
-        return turn.breach.at if turn.told_at is None else turn.told_at + PATIENCE
+        return turn.breach.at if turn.refused_at is None else turn.refused_at + PATIENCE
     times = limits_due(state, rules)
     if state.asked_seq is None:
         times.append(state.asked_at + METER_EVERY)
@@ -142,27 +155,27 @@ def wake_at(state: State, rules: Rules) -> float | None:
     return min(times, default=None)
 
 
-def _answer(call: PendingCall, verdict: GateDecision, breach: Breach | None) -> AnswerCall:
-    if breach is not None and verdict.word != "deny":
-        verdict = GateDecision("deny", breach.reason, verdict.detail or describe(call.input))
+def _answer(call: PendingCall, decision: GateDecision, breach: Breach | None) -> AnswerCall:
+    if breach is not None and decision.effect != "deny":
+        decision = GateDecision("deny", breach.reason, decision.detail or call.given.detail)
     denial = None
-    if verdict.word == "deny" and not verdict.questions and not verdict.plan:
-        denial = Denial(call.tool, verdict.detail, verdict.reason, verdict.by, verdict.violation)
+    if decision.effect == "deny" and not decision.questions and not decision.plan:
+        denial = Denial(call.tool, decision.detail, decision.reason, decision.by, decision.violation)
     answer: Answer
     if call.kind == "permission":
-        if verdict.word == "allow":
-            answer = PermitAnswer(_with_answers(call.input, verdict.answers))
+        if decision.effect == "allow":
+            answer = PermitAnswer(_with_answers(call.input, decision.answers))
         else:
-            answer = RefuseAnswer(verdict.reason, interrupt=breach is not None)
-    elif verdict.word == "pass":
+            answer = RefuseAnswer(decision.reason, interrupt=breach is not None)
+    elif decision.effect == "pass":
         answer = HookAnswer()
-    elif verdict.word == "allow":
+    elif decision.effect == "allow":
         answer = HookAnswer(PreToolUseOutput("allow"))
     elif breach is None:
-        answer = HookAnswer(PreToolUseOutput("deny", verdict.reason))
+        answer = HookAnswer(PreToolUseOutput("deny", decision.reason))
     else:
-        answer = HookAnswer(PreToolUseOutput("deny", verdict.reason), False, breach.reason)
-    return AnswerCall(call, verdict, answer, denial)
+        answer = HookAnswer(PreToolUseOutput("deny", decision.reason), False, breach.reason)
+    return AnswerCall(call, decision, answer, denial)
 
 
 def _with_answers(raw: msgspec.Raw, answers: dict[str, str]) -> msgspec.Raw:

@@ -9,6 +9,11 @@
   not at the hook, which does. Silence does not count meanwhile, `max_time` does. Then it ends as without one.
 - A tool that we do not know (of an MCP server, say) and that names a protected path is refused, but as it may
   only want to read, that does not end the work.
+- A path is judged where it leads, links followed. That is looked up outside (`live.path_lookup`), once, when
+  the call enters the gate, and once more when a person has spoken, who may have taken hours; until then the
+  call waits, and with it those that came after it. Nothing here touches a file system. What becomes of a path
+  between the look and the use (the agent turns a folder into a link) the gate cannot see: the operating
+  system holds protected paths against whoever comes by whatever name, and the tripwire compares them.
 
 When a call's turn has come, and what else may be against it, is for `session.decide`.
 """
@@ -19,11 +24,10 @@ from typing import Literal
 
 import msgspec
 
-from cms.errors import UNREADABLE
 from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.session.model import Limits, Outcome, Preset, Question
 from cms.session.paths import PathRules
-from cms.session.questions import AskedQuestion, Choice, Word
+from cms.session.questions import AskedQuestion, Choice, PersonAnswer
 from cms.session.state import Breach, PendingCall, State
 
 #: Words that the model reads when a call is refused.
@@ -45,9 +49,9 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class GateDecision(msgspec.Struct, frozen=True):
-    """The gate's word on one call."""
+    """The gate's decision on one call."""
 
-    word: Literal["allow", "deny", "pass"]
+    effect: Literal["allow", "deny", "pass"]
     reason: str = ""
     detail: str = ""
     violation: bool = False
@@ -57,77 +61,6 @@ class GateDecision(msgspec.Struct, frozen=True):
     answers: dict[str, str] = {}  # to the model's questions, for a call that is allowed
 
 
-class _Option(msgspec.Struct, frozen=True):
-    label: str = ""
-    description: str = ""
-
-
-class _Question(msgspec.Struct, frozen=True, rename="camel"):
-    question: str = ""
-    header: str = ""
-    options: tuple[_Option, ...] = ()
-    multi_select: bool = False
-
-
-class ToolInput(msgspec.Struct, frozen=True):
-    """The fields of all tools' inputs that we look at."""
-
-    file_path: str | None = None
-    notebook_path: str | None = None
-    path: str | None = None
-    command: str | None = None
-    pattern: str | None = None
-    url: str | None = None
-    query: str | None = None
-    description: str | None = None
-    plan: str = ""
-    questions: tuple[_Question, ...] = ()
-
-    @property
-    def detail(self) -> str:
-        """What the call is about, in a line."""
-        for text in (
-            self.file_path,
-            self.notebook_path,
-            self.command,
-            self.url,
-            self.pattern,
-            self.path,
-            self.query,
-            self.description,
-        ):
-            if text:
-                return text.splitlines()[0][:200]
-        return ""
-
-
-#: The fields of an input that can be read one by one when the whole cannot.
-_TEXTS = ("file_path", "notebook_path", "path", "command", "pattern", "url", "query", "description")
-
-
-def _piecemeal(raw: msgspec.Raw) -> ToolInput:
-    """What can be read of an input that has some field of another shape than ours."""
-    try:
-        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    except UNREADABLE:
-        return ToolInput()
-    texts: dict[str, str] = {}
-    for name in _TEXTS:
-        try:
-            texts[name] = msgspec.json.decode(fields[name], type=str)
-        except (KeyError, *UNREADABLE):
-            continue
-    return msgspec.convert(texts, ToolInput)
-
-
-def describe(raw: msgspec.Raw) -> str:
-    """What a tool call is about, in a line; "" if its input says nothing that we know."""
-    try:
-        return msgspec.json.decode(raw, type=ToolInput).detail
-    except UNREADABLE:
-        return ""
-
-
 _READS = frozenset(READ_TOOLS)
 _WRITES = frozenset(WRITE_TOOLS)
 _HARMLESS = frozenset(OWN_TOOLS)
@@ -135,17 +68,13 @@ _AGENTS = frozenset(AGENT_TOOLS)
 
 
 def judge(call: PendingCall, rules: Rules) -> GateDecision:
-    """The gate's word on a call, limits aside."""
-    try:
-        given = msgspec.json.decode(call.input, type=ToolInput)
-    except UNREADABLE:
-        if call.tool in _WRITES or call.tool in _READS or call.tool == QUESTION_TOOL:
-            return GateDecision("deny", "refused: the gate cannot read this call's input")
-        given = _piecemeal(call.input)
-    detail = given.detail
+    """The gate's decision on a call, limits aside. Where its paths lead must be known, see `needs_paths`."""
+    given, detail = call.given, call.given.detail
+    if not call.readable and (call.tool in _WRITES or call.tool in _READS or call.tool == QUESTION_TOOL):
+        return GateDecision("deny", "refused: the gate cannot read this call's input")
     if call.tool == QUESTION_TOOL:
-        if call.word is not None:
-            return _by_person(call.word, given.questions[0].question if given.questions else detail)
+        if call.person is not None:
+            return _by_person(call.person, given.questions[0].question if given.questions else detail)
         if call.kind == "hook" and rules.ask_timeout > 0:
             return GateDecision("pass", detail=detail)  # claude asks us next, as a permission question
         asked = tuple(
@@ -157,11 +86,11 @@ def judge(call: PendingCall, rules: Rules) -> GateDecision:
         )
     if call.tool == PLAN_TOOL:
         return GateDecision("deny", "the plan was noted; nothing is carried out now", detail, plan=given.plan)
-    if rules.safety and (refused := _violation(call, given, rules)) is not None:
+    if rules.safety and (refused := _by_paths(call, rules)) is not None:
         return refused
     if call.kind == "permission":
-        if call.word is not None:
-            return _by_person(call.word, detail)
+        if call.person is not None:
+            return _by_person(call.person, detail)
         if not rules.safety:
             return GateDecision("allow", detail=detail)
         return GateDecision("deny", NOBODY, detail or call.blocked_path, by="nobody")
@@ -169,22 +98,29 @@ def judge(call: PendingCall, rules: Rules) -> GateDecision:
         return GateDecision("allow", detail=detail)
     if rules.permission_mode:
         return GateDecision("pass", detail=detail)
-    return _by_preset(call.tool, given, rules)
+    return _by_preset(call, rules)
 
 
-def _by_person(word: Word, detail: str) -> GateDecision:
-    if word.allow:
-        return GateDecision("allow", detail=detail, by="person", answers=word.answers)
-    why = f": {word.message}" if word.message else ""
+def needs_paths(call: PendingCall, rules: Rules) -> bool:
+    """Whether it is still to be found out where the paths that a call names lead."""
+    return call.paths is None and rules.safety
+
+
+def _by_person(person: PersonAnswer, detail: str) -> GateDecision:
+    if person.allow:
+        return GateDecision("allow", detail=detail, by="person", answers=person.answers)
+    why = f": {person.message}" if person.message else ""
     return GateDecision("deny", f"a person refused this{why}", detail, by="person")
 
 
 def awaits_person(call: PendingCall, rules: Rules) -> bool:
     """Whether a call is one that a person could settle and nobody has yet, however long it has waited."""
-    if rules.ask_timeout <= 0 or call.kind != "permission" or call.word is not None:
+    if rules.ask_timeout <= 0 or call.kind != "permission" or call.person is not None:
         return False
-    verdict = judge(call, rules)
-    return bool(verdict.questions) or verdict.by == "nobody"
+    if needs_paths(call, rules):
+        return False  # not before it is known what it is about
+    decision = judge(call, rules)
+    return bool(decision.questions) or decision.by == "nobody"
 
 
 def held(state: State, rules: Rules, now: float) -> tuple[PendingCall, ...]:
@@ -199,10 +135,6 @@ def held(state: State, rules: Rules, now: float) -> tuple[PendingCall, ...]:
 
 def asked_questions(call: PendingCall) -> tuple[AskedQuestion, ...]:
     """What the model asks in this call, with what it offers."""
-    try:
-        given = msgspec.json.decode(call.input, type=ToolInput)
-    except UNREADABLE:
-        return ()
     return tuple(
         AskedQuestion(
             one.question,
@@ -210,32 +142,37 @@ def asked_questions(call: PendingCall) -> tuple[AskedQuestion, ...]:
             tuple(Choice(option.label, option.description) for option in one.options),
             one.multi_select,
         )
-        for one in given.questions
+        for one in call.given.questions
     )
 
 
-def _violation(call: PendingCall, given: ToolInput, rules: Rules) -> GateDecision | None:
-    target = given.file_path or given.notebook_path
+def _by_paths(call: PendingCall, rules: Rules) -> GateDecision | None:
+    """What the paths that a call names have against it, or None."""
+    detail = call.given.detail
+    if call.paths is None:
+        return GateDecision("deny", "refused: where its paths lead is not known yet", detail)
+    for path in call.paths:
+        if path.unanswered:
+            return GateDecision("deny", f"refused: {path.name}: {path.fault}", detail)
     if call.tool in _WRITES:
+        target = call.target
         if target is None:
             return GateDecision("deny", "refused: a write that names no file")
         if pattern := rules.paths.match(target):
-            return GateDecision("deny", f"{target} is protected ({pattern})", given.detail, violation=True)
+            return GateDecision("deny", f"{target.name} is protected ({pattern})", detail, violation=True)
         return None
-    for place in (target, given.path):
-        if place is None:
-            continue
-        if pattern := rules.read_paths.match(place):
-            reason = f"{place} is protected from reading ({pattern})"
-            return GateDecision("deny", reason, given.detail, violation=True)
-        if call.tool not in _READS and (pattern := rules.paths.match(place)):
-            reason = f"{place} is protected ({pattern}), and {call.tool} may write"
-            return GateDecision("deny", reason, given.detail)
+    for path in call.paths:
+        if pattern := rules.read_paths.match(path):
+            reason = f"{path.name} is protected from reading ({pattern})"
+            return GateDecision("deny", reason, detail, violation=True)
+        if call.tool not in _READS and (pattern := rules.paths.match(path)):
+            reason = f"{path.name} is protected ({pattern}), and {call.tool} may write"
+            return GateDecision("deny", reason, detail)
     return None
 
 
-def _by_preset(tool: str, given: ToolInput, rules: Rules) -> GateDecision:
-    detail = given.detail
+def _by_preset(call: PendingCall, rules: Rules) -> GateDecision:
+    tool, detail = call.tool, call.given.detail
     if tool in _READS or tool in _HARMLESS:
         return GateDecision("allow", detail=detail)
     if rules.preset == "full":
@@ -244,20 +181,21 @@ def _by_preset(tool: str, given: ToolInput, rules: Rules) -> GateDecision:
         return GateDecision("allow", detail=detail)
     if rules.preset == "edit":
         if tool in _WRITES:
-            target = given.file_path or given.notebook_path or ""
-            if rules.paths.within(target, rules.folders):
+            target = call.target
+            if target is not None and target.within(rules.folders):
                 return GateDecision("allow", detail=detail)
-            return GateDecision("deny", f"{target} is outside of the work dir (preset edit)", detail)
+            where = "" if target is None else target.name
+            return GateDecision("deny", f"{where} is outside of the work dir (preset edit)", detail)
         return GateDecision("pass", detail=detail)
     return GateDecision("deny", f"{tool} is not in preset {rules.preset}", detail)
 
 
-def breach_of(verdict: GateDecision, rules: Rules, now: float) -> Breach | None:
-    """What the verdict on one call means for the whole interaction."""
-    if verdict.questions:
-        return Breach(Outcome.NEEDS_INPUT, verdict.questions[0].question, now)
-    if verdict.plan:
+def breach_of(decision: GateDecision, rules: Rules, now: float) -> Breach | None:
+    """What the decision on one call means for the whole interaction."""
+    if decision.questions:
+        return Breach(Outcome.NEEDS_INPUT, decision.questions[0].question, now)
+    if decision.plan:
         return Breach(Outcome.COMPLETED, "the plan is complete", now)
-    if verdict.violation and rules.stop_on_violation:
-        return Breach(Outcome.PROTECTED_PATH, verdict.reason, now)
+    if decision.violation and rules.stop_on_violation:
+        return Breach(Outcome.PROTECTED_PATH, decision.reason, now)
     return None

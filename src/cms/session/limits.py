@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from cms.session.gate import Rules, awaits_person
 from cms.session.ledger import EPSILON
-from cms.session.model import Outcome
+from cms.session.model import Limits, Outcome
 from cms.session.state import Breach, PendingCall, Phase, State, is_over, more_to_come, out_of_budget
 
 METER_EVERY = 2.0
@@ -114,6 +114,18 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
     return None
 
 
+def used_up(state: State, limits: Limits) -> tuple[Outcome, str] | None:
+    """Why no further message may be sent; None if one may."""
+    spent = state.ledger.spent
+    if limits.max_cost is not None and spent >= limits.max_cost:
+        reason = f"${spent:.4f} of ${limits.max_cost:.4f} were spent before; not sent"
+        return Outcome.COST_EXCEEDED, reason
+    if limits.max_turns is not None and state.turns >= limits.max_turns:
+        reason = f"{state.turns} of {limits.max_turns} turns were used before; not sent"
+        return Outcome.TURNS_EXCEEDED, reason
+    return None
+
+
 def limits_due(state: State, rules: Rules) -> list[float]:
     """When each limit of time would be passed by the interaction in flight if nothing happened."""
     turn, limits = state.turn, rules.limits
@@ -135,7 +147,7 @@ def is_metered(state: State, rules: Rules, call: PendingCall) -> bool:
     """Whether the meter's last reading covers everything that led to this call."""
     if not _cost_matters(state, rules):
         return True
-    return call.ripe is not None and state.metered_seq >= call.ripe
+    return call.complete is not None and state.metered_seq >= call.complete
 
 
 def asks_budget_at(state: State) -> float | None:
@@ -153,5 +165,5 @@ def wants_meter(state: State, now: float) -> bool:
     if now >= state.asked_at + METER_EVERY:
         return True
     # After an answer without a figure only time brings the next question, else the two go round and round.
-    newest = max(state.reply_seq, *(c.ripe or 0 for c in state.gate), 0)
+    newest = max(state.reply_seq, *(c.complete or 0 for c in state.gate), 0)
     return state.unread_since is None and newest > state.metered_seq

@@ -248,6 +248,7 @@ class Walls(Record, frozen=True):
         outside: the same, but the operating system held them: somebody else did it.
         repositories: made while the session ran, with hooks and settings that nobody else has seen. Honest
             work makes some, so they are no violation.
+        unchecked: why nobody has looked at the end whether anything was changed.
     """
 
     safety: bool = True
@@ -257,6 +258,7 @@ class Walls(Record, frozen=True):
     changed: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
+    unchecked: str = ""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -268,6 +270,11 @@ class Walls(Record, frozen=True):
             *(
                 f"protected, and not held by the operating system: {one}"
                 for one in (*self.unheld, *self.lost)
+            ),
+            *(
+                (f"nobody knows whether what is protected was changed: {self.unchecked}",)
+                if self.unchecked
+                else ()
             ),
         )
 
@@ -342,6 +349,25 @@ class Reply(Record, frozen=True):
     denials: tuple[Denial, ...] = ()
 
 
+class LiveSession(Record, frozen=True):
+    """A session with a process, and what that takes.
+
+    Attributes:
+        queued: messages that wait for their turn.
+        questions: calls that wait for a person.
+        processes: of its tree, cms's own helpers not counted.
+        memory: bytes of the tree, as the cgroup counts where there is one, else resident.
+    """
+
+    session: SessionRecord
+    activity: str
+    frozen: bool
+    queued: int
+    questions: int
+    processes: int
+    memory: int
+
+
 class Violation(Record, frozen=True):
     """One touch of a protected path, as the original's programs read it."""
 
@@ -408,6 +434,8 @@ def delegate_result(
         violations += tuple(Violation(f"tripwire: {one}") for one in walls.changed)
         if walls.changed and session.options.on_violation == "stop" and receipt is not None and receipt.empty:
             outcome, error = Outcome.PROTECTED_PATH, f"protected, and changed: {walls.changed[0]}"
+        if walls.unchecked and outcome is Outcome.COMPLETED:
+            outcome, error = Outcome.FAILED, f"what is protected could not be looked at: {walls.unchecked}"
     return DelegateResult(
         status=outcome,
         name=session.name,

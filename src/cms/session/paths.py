@@ -14,7 +14,8 @@ The agent's file tools drop white space around a path, so a path is judged with 
 
 This is the first of three nets. It sees the file tools' own paths, before anything is written. What a shell
 command writes it cannot see: that is for the container (the file system itself refuses) and for the tripwire.
-Links are resolved by a function that the caller gives, since this module knows no file system.
+This module knows no file system: where a path leads is looked up by a function that the caller gives to
+`PathRules.locate` and judged as a value, a `NamedPath`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Callable, Iterable
+
+import msgspec
 
 #: What nobody's task needs to write. Each line is a kind; `--allow-write` takes patterns out.
 DEFAULT_PROTECTED: tuple[str, ...] = (
@@ -55,6 +58,29 @@ DEFAULT_EXCEPTIONS: tuple[str, ...] = (
 )  # fmt: skip
 
 Resolve = Callable[[str], str]
+
+
+class NamedPath(msgspec.Struct, frozen=True):
+    """A path that somebody named, in every form in which it is judged.
+
+    Attributes:
+        name: as it was written.
+        forms: absolute, as written and as the file system resolves it; none if there is a fault.
+        fault: why it could not be resolved; then it counts as protected, and lies nowhere.
+        unanswered: that is because the file system did not answer.
+    """
+
+    name: str
+    forms: tuple[str, ...] = ()
+    fault: str = ""
+    unanswered: bool = False
+
+    def within(self, folders: Iterable[str]) -> bool:
+        """Whether every form of the path lies in one of the folders (given absolute and resolved)."""
+        return bool(self.forms) and all(
+            any(form == folder or form.startswith(folder.rstrip("/") + "/") for folder in folders)
+            for form in self.forms
+        )
 
 
 def fold_name(path: str) -> str:
@@ -127,7 +153,7 @@ class PathRules:
         home: the user's home folder, for `~`.
         protect: patterns added to the defaults.
         allow: patterns taken out again; they win.
-        resolve: follows links; a path that cannot be resolved must raise, see `match`.
+        resolve: follows links, for what the patterns name; used only here.
     """
 
     def __init__(
@@ -142,17 +168,16 @@ class PathRules:
     ) -> None:
         self._work_dir = work_dir
         self._home = home
-        self._resolve = resolve
-        real_home, real_work_dir = self._resolved(home), self._resolved(work_dir)
+        real_home, real_work_dir = _resolved(home, resolve), _resolved(work_dir, resolve)
         here = (fold_name(work_dir), fold_name(real_work_dir))
         self._protected: list[tuple[str, tuple[re.Pattern[str], ...]]] = []
         for pattern in defaults:
-            expressions = self._compile(pattern)
+            expressions = self._compile(pattern, resolve)
             # Somebody whose project lies in /opt or /etc wants work done there: a default that covers the
             # whole work dir cannot be meant. What a person asked for by name always holds.
             if not any(one.fullmatch(place) for one in expressions for place in here):
                 self._protected.append((pattern, expressions))
-        self._protected += [(pattern, self._compile(pattern)) for pattern in protect]
+        self._protected += [(pattern, self._compile(pattern, resolve)) for pattern in protect]
         self._allowed = [
             compile_pattern(pattern, *places)
             for pattern in (*DEFAULT_EXCEPTIONS, *allow)
@@ -166,13 +191,7 @@ class PathRules:
             dict.fromkeys(_anchored(pattern, self._home, self._work_dir) for pattern, _ in self._protected)
         )
 
-    def _resolved(self, path: str) -> str:
-        try:
-            return self._resolve(path)
-        except _UNRESOLVABLE:
-            return path
-
-    def _compile(self, pattern: str) -> tuple[re.Pattern[str], ...]:
+    def _compile(self, pattern: str, resolve: Resolve) -> tuple[re.Pattern[str], ...]:
         """The pattern as written, and as its fixed part resolves."""
         plain = _anchored(pattern, self._home, self._work_dir)
         expression = compile_pattern(plain, self._home, self._work_dir)
@@ -181,7 +200,7 @@ class PathRules:
         names = plain.split("/")
         fixed = next((n for n, name in enumerate(names) if "*" in name or "?" in name), len(names))
         place = "/".join(names[:fixed]) or "/"
-        real = self._resolved(place)
+        real = _resolved(place, resolve)
         if real == place:
             return (expression,)
         return (expression, compile_pattern("/".join([real, *names[fixed:]]), self._home))
@@ -193,58 +212,45 @@ class PathRules:
         # POSIX lets two slashes at the beginning mean something else, and normpath keeps them; they do not.
         return posixpath.normpath("/" + posixpath.join(self._work_dir, path).lstrip("/"))
 
-    def forms(self, path: str) -> tuple[str, ...]:
-        """The forms in which a path is judged: as written, and as resolved.
-
-        Raises:
-            OSError, RuntimeError, ValueError: the path cannot be resolved (a loop of links, say).
-        """
-        forms: list[str] = []
-        for written in dict.fromkeys((path, path.strip(_SPACE))):
-            plain = self.absolute(written)
-            forms += plain, self._resolve(plain)
-            if ".." in written:
-                # For the system, `link/..` is not where the text says.
-                forms.append(self._resolve(posixpath.join(self._work_dir, written)))
-        return tuple(dict.fromkeys(forms))
-
-    def match(self, path: str) -> str:
-        """The pattern that protects this path, or "".
-
-        Fails closed: what cannot be resolved is protected.
-        """
+    def locate(self, path: str, resolve: Resolve) -> NamedPath:
+        """The path in the forms in which it is judged. What `resolve` raises is its fault."""
         if "\0" in path:
-            return "a path with a NUL byte"
+            return NamedPath(path, fault="a path with a NUL byte")
         if len(path) > _LONGEST:
-            return "a path longer than any file's"
+            return NamedPath(path, fault="a path longer than any file's")
+        forms: list[str] = []
         try:
-            forms = self.forms(path)
+            for written in dict.fromkeys((path, path.strip(_SPACE))):
+                plain = self.absolute(written)
+                forms += plain, resolve(plain)
+                if ".." in written:
+                    # For the system, `link/..` is not where the text says.
+                    forms.append(resolve(posixpath.join(self._work_dir, written)))
         except _UNRESOLVABLE as error:
-            return f"a path that cannot be resolved ({error})"
-        for form in forms:
+            return NamedPath(path, fault=f"a path that cannot be resolved ({error})")
+        return NamedPath(path, tuple(dict.fromkeys(forms)))
+
+    def match(self, path: NamedPath) -> str:
+        """The pattern that protects this path, or "". One with a fault is protected by that."""
+        for form in path.forms:
             folded = fold_name(form)
             if any(allowed.fullmatch(folded) for allowed in self._allowed):
                 continue
             for pattern, expressions in self._protected:
                 if any(one.fullmatch(folded) for one in expressions):
                     return pattern
-        return ""
+        return path.fault
 
-    def allows(self, path: str) -> bool:
+    def allows(self, path: NamedPath) -> bool:
         """Whether every form of the path was taken out of the protected ones by name."""
-        try:
-            forms = self.forms(path)
-        except _UNRESOLVABLE:
-            return False
-        return all(any(one.fullmatch(fold_name(form)) for one in self._allowed) for form in forms)
-
-    def within(self, path: str, folders: Iterable[str]) -> bool:
-        """Whether every form of the path lies in one of the folders (given absolute and resolved)."""
-        try:
-            forms = self.forms(path)
-        except _UNRESOLVABLE:
-            return False
-        return all(
-            any(form == folder or form.startswith(folder.rstrip("/") + "/") for folder in folders)
-            for form in forms
+        return bool(path.forms) and all(
+            any(one.fullmatch(fold_name(form)) for one in self._allowed) for form in path.forms
         )
+
+
+def _resolved(path: str, resolve: Resolve) -> str:
+    """Where it leads, or the path itself where nobody knows."""
+    try:
+        return resolve(path)
+    except _UNRESOLVABLE:
+        return path

@@ -1,4 +1,4 @@
-"""What is known of a session only while it lives: what its processes take, and what in it waits for a person.
+"""What in a live session waits for a person, and what a person answers.
 
 Values, like those of `model`, in a module of their own because the store does not keep them.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cms.errors import UsageError
-from cms.session.model import Record, SessionRecord
+from cms.session.model import Record
 
 
 class Choice(Record, frozen=True):
@@ -48,29 +48,10 @@ class OpenQuestion(Record, frozen=True):
     expires: float
 
 
-class LiveSession(Record, frozen=True):
-    """A session with a process, and what that takes.
-
-    Attributes:
-        queued: messages that wait for their turn.
-        questions: calls that wait for a person.
-        processes: of its tree, cms's own helpers not counted.
-        memory: bytes of the tree, as the cgroup counts where there is one, else resident.
-    """
-
-    session: SessionRecord
-    activity: str
-    frozen: bool
-    queued: int
-    questions: int
-    processes: int
-    memory: int
-
-
 # --- a person's words on a question ---------------------------------------------------------------
 
 
-class Word(Record, frozen=True):
+class PersonAnswer(Record, frozen=True):
     """What a person said to a call that waited.
 
     Attributes:
@@ -83,7 +64,7 @@ class Word(Record, frozen=True):
     message: str = ""
 
 
-def word_on(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, message: str) -> Word:
+def read_answer(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, message: str) -> PersonAnswer:
     """What was typed, as a word on that call.
 
     Raises:
@@ -92,7 +73,7 @@ def word_on(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, message: s
     if deny:
         if texts:
             raise UsageError("an answer and --deny at once", hint="give one of them")
-        return Word(False, {}, message)
+        return PersonAnswer(False, {}, message)
     if asked.kind == "permission":
         known = {"allow": True, "yes": True, "y": True, "deny": False, "no": False, "n": False}
         allow = known.get(texts[0].casefold()) if len(texts) == 1 else None
@@ -101,14 +82,14 @@ def word_on(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, message: s
                 f"{asked.name} asks to be allowed to use {asked.tool}",
                 hint=f"cms answer {asked.name} allow, or cms answer {asked.name} deny",
             )
-        return Word(allow, {}, message)
+        return PersonAnswer(allow, {}, message)
     if len(texts) != len(asked.questions):
         raise UsageError(
             f"{asked.name} asks {len(asked.questions)} question(s), and {len(texts)} answer(s) came",
             hint=f"one answer for each, in their order; cms ask {asked.name} shows them",
         )
     pairs = zip(asked.questions, texts, strict=True)
-    return Word(True, {question.question: choose(question, text) for question, text in pairs})
+    return PersonAnswer(True, {question.question: choose(question, text) for question, text in pairs})
 
 
 def choose(question: AskedQuestion, text: str) -> str:

@@ -17,8 +17,11 @@ Rules, in prose first:
   ours is that turn's, and no answer to ours.
 - A tool call waits at the gate from its hook until `Judged`. Claude starts a tool while the reply that
   contains it is still being streamed, and that reply's price is known only when it is complete. So a call
-  is `ripe` only from the end of its reply on, and a meter reading is fresh for it only if asked after that.
+  is `complete` only from the end of its reply on, and a meter reading is fresh for it only if asked after
+  that.
   The order of events is counted in `seq`; no clock takes part in it.
+- A call that names paths waits, too, until it is known where they lead (`PathsFound`). A person's answer to a
+  call asks for that anew.
 - A turn is one API call of the main conversation that brought something (a subagent's calls cost money, but
   are its own turns). `num_turns` of the result is not used: it also counts the note of an interrupt.
 - What the interaction may spend of shared budgets is its allowance. Each charge asks for more. Once what was
@@ -69,8 +72,10 @@ from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL,
 from cms.session.budget import Grant
 from cms.session.ledger import EPSILON, Charge, Ledger
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
-from cms.session.questions import Word
+from cms.session.paths import NamedPath
+from cms.session.questions import PersonAnswer
 from cms.session.repetition import Repetition, follow
+from cms.session.tool_input import ToolInput, read_input
 
 #: Background work that owes us a further turn, by claude's `task_type`.
 AGENT_TASKS = frozenset({"local_agent", "local_workflow", "remote_agent"})
@@ -102,23 +107,70 @@ class Breach(msgspec.Struct, frozen=True):
 
 
 class PendingCall(msgspec.Struct, frozen=True):
-    """A tool call that stands at the gate, or a permission question.
+    """A tool call that stands at the gate, or a permission question. Made by `of`.
 
     Attributes:
-        ripe: the `seq` from which a meter reading covers the reply that made the call; None while that
+        input: as it came.
+        given: as far as we can read it; `readable` says whether that is all of it.
+        complete: the `seq` from which a meter reading covers the reply that made the call; None while that
             reply is still being streamed.
+        at: when it came.
+        paths: where the paths that it names lead; None: that is still to be found out.
+        looking: somebody is finding it out.
+        person: what a person has said to it.
     """
 
     request_id: str
     kind: Literal["hook", "permission"]
     tool: str
     input: msgspec.Raw
+    given: ToolInput
+    readable: bool
     tool_use_id: str
     agent_id: str | None
-    ripe: int | None
-    blocked_path: str = ""
-    at: float = 0.0  # when it came
-    word: Word | None = None  # a person's
+    complete: int | None
+    blocked_path: str
+    at: float
+    paths: tuple[NamedPath, ...] | None
+    looking: bool = False
+    person: PersonAnswer | None = None
+
+    @classmethod
+    def of(
+        cls,
+        request_id: str,
+        kind: Literal["hook", "permission"],
+        tool: str,
+        input: msgspec.Raw,  # noqa: A002 - claude's word for it
+        *,
+        tool_use_id: str = "",
+        agent_id: str | None = None,
+        complete: int | None = None,
+        blocked_path: str = "",
+        at: float = 0.0,
+    ) -> PendingCall:
+        """A call that has just come, its input read."""
+        given, readable = read_input(input)
+        return cls(
+            request_id=request_id,
+            kind=kind,
+            tool=tool,
+            input=input,
+            given=given,
+            readable=readable,
+            tool_use_id=tool_use_id,
+            agent_id=agent_id,
+            complete=complete,
+            blocked_path=blocked_path,
+            at=at,
+            paths=None if given.paths else (),
+        )
+
+    @property
+    def target(self) -> NamedPath | None:
+        """The file that it is about, if it names one and it is known where that leads."""
+        name = self.given.target
+        return next((path for path in self.paths or () if path.name == name), None)
 
 
 class Allowance(msgspec.Struct, frozen=True):
@@ -161,7 +213,7 @@ class Turn(msgspec.Struct, frozen=True):
     questions: tuple[Question, ...] = ()
     result: Result | None = None  # the newest
     breach: Breach | None = None
-    told_at: float | None = None  # a call of the main conversation was answered with the breach
+    refused_at: float | None = None  # a call of the main conversation was answered with the breach
     interrupted_at: float | None = None
     retry: ApiRetry | None = None  # the one under way
     retry_since: float = 0.0  # when the API first failed, of the failures without an answer between them
@@ -246,11 +298,24 @@ class Judged(Local, frozen=True):
     plan: str = ""
 
 
-class Spoken(Local, frozen=True):
-    """A person's word on a call at the gate."""
+class LookingUp(Local, frozen=True):
+    """Where a call's paths lead is about to be looked up."""
 
     request_id: str
-    word: Word
+
+
+class PathsFound(Local, frozen=True):
+    """Where a call's paths lead."""
+
+    request_id: str
+    paths: tuple[NamedPath, ...]
+
+
+class PersonAnswered(Local, frozen=True):
+    """A person's answer to a call at the gate."""
+
+    request_id: str
+    answer: PersonAnswer
 
 
 class Breached(Local, frozen=True):
@@ -270,7 +335,7 @@ class Charged(Local, frozen=True):
 
 
 class Settled(Local, frozen=True):
-    """The interaction in flight was judged and stored."""
+    """The interaction in flight was judged; its end is on its way to the store."""
 
 
 class Ended(Local, frozen=True):
@@ -335,10 +400,10 @@ def may_owe(state: State) -> bool:
 
 def fold(state: State, event: Event, now: float) -> State:
     """The state after `event`. Total: an event that makes no sense in a state changes nothing but `seq`."""
-    if state.phase is Phase.ENDED:
-        return _replace(state, seq=state.seq + 1)
-    heard = now if _tells_of_work(event) else state.last_heard
+    heard = now if _tells_of_work(event) and state.phase is not Phase.ENDED else state.last_heard
     state = _replace(state, seq=state.seq + 1, last_heard=heard)
+    if state.phase is Phase.ENDED:
+        return _replace(state, turn=None) if isinstance(event, Settled) else state
     match event:
         case StreamEvent():
             return _stream(state, event)
@@ -346,38 +411,18 @@ def fold(state: State, event: Event, now: float) -> State:
             return _assistant(state, event)
         case User():
             return _user(state, event)
-        case HookCallback(request_id=key, request=hook):
-            ripe = None if hook.input.agent_id is None and state.open_message else state.seq
-            call = PendingCall(
-                key,
-                "hook",
-                hook.input.tool_name,
-                hook.input.tool_input,
-                hook.input.tool_use_id,
-                hook.input.agent_id,
-                ripe,
-                at=now,
-            )
-            return _at_gate(state, call)
-        case CanUseTool(request_id=key, request=ask):
-            call = PendingCall(
-                key,
-                "permission",
-                ask.tool_name,
-                ask.input,
-                ask.tool_use_id,
-                None,
-                state.seq,
-                ask.blocked_path or "",
-                at=now,
-            )
-            return _at_gate(state, call)
+        case Result():
+            return _result(state, event)
+        case HookCallback() | CanUseTool():
+            return _at_gate(state, _pending_call(state, event, now))
         case ControlCancelRequest(request_id=key):
             return _replace(state, gate=tuple(call for call in state.gate if call.request_id != key))
-        case Spoken(request_id=key, word=word):
-            gate = tuple(_replace(c, word=word) if c.request_id == key else c for c in state.gate)
-            # It waited for us: what comes next is not late.
-            return _replace(state, gate=gate, last_heard=now)
+        case LookingUp(request_id=key):
+            return _in_call(state, key, looking=True)
+        case PathsFound():
+            return _paths_found(state, event)
+        case PersonAnswered():
+            return _person_answered(state, event, now)
         case Judged():
             return _judged(state, event, now)
         case Answered(ask=GetUsage()):
@@ -385,84 +430,41 @@ def fold(state: State, event: Event, now: float) -> State:
         case MeterAsked():
             since = now if state.unread_since is None else state.unread_since
             return _replace(state, asked_seq=state.seq, asked_at=now, unread_since=since)
-        case Result():
-            return _result(state, event)
         case SessionState(state=word):
             return _replace(state, idle=word == "idle")
         case CommandLifecycle():
             return _lifecycle(_replace(state, confirms=True), event)
         case Init():
-            return _replace(
-                state,
-                conversation_id=event.session_id,
-                model=event.model,
-                version=event.claude_code_version,
-                api_key_source=event.apiKeySource,
-            )
+            return _initialized(state, event)
         case ConversationReset(new_conversation_id=new):
             return _replace(state, conversation_id=new or state.conversation_id, ledger=state.ledger.reset())
-        case TasksChanged(tasks=tasks):
-            return _replace(state, tasks={t.task_id: (t.task_type, t.description) for t in tasks})
-        case TaskStarted(task_id=key, task_type=kind, description=text):
-            return _replace(state, tasks={**state.tasks, key: (kind, text)})
-        case TaskUpdated(task_id=key, patch=patch):
-            return _without_task(state, key) if patch.status in _TASK_ENDS else state
-        case TaskNotification(task_id=key, status=word):
-            return _without_task(state, key) if word in _TASK_ENDS else state
-        case PermissionDenied(tool_name=tool, tool_use_id=use, message=message):
-            turn = state.turn
-            if turn is None or use in turn.denied_ids:
-                return state
-            denial = Denial(tool, "", message, by="claude")
-            return _in_turn(state, denials=(*turn.denials, denial), denied_ids=turn.denied_ids | {use})
+        case TasksChanged() | TaskStarted() | TaskUpdated() | TaskNotification():
+            return _replace(state, tasks=_tasks(state.tasks, event))
+        case PermissionDenied():
+            return _denied(state, event)
         case ApiRetry():
-            if state.turn is None:
-                return state
-            since = state.turn.retry_since if state.turn.retry is not None else now
-            return _in_turn(state, retry=event, retry_since=since)
+            return _retrying(state, event, now)
         case RateLimitEvent(rate_limit_info=info):
             return _replace(state, rate_limit=info)
-        case Opened(total=total, models=models):
-            if state.phase is not Phase.STARTING:
-                return state
+        case Opened(total=total, models=models) if state.phase is Phase.STARTING:
             return _replace(state, phase=Phase.READY, ledger=state.ledger.open(total, models))
-        case Began(interaction_id=key, grant=grant):
-            if state.phase is not Phase.READY:
-                return state
-            turn = Turn(key, started=now, spent_before=state.ledger.spent, allowance=Allowance(grant.amount))
-            # Told `idle` by the turn before: not so any more. Never told: stay so.
-            idle = None if state.idle is None else False
-            return _replace(state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="", last_heard=now)
-        case Breached(breach=breach):
-            turn = state.turn
-            if turn is None or turn.breach is not None:
-                return state
+        case Began() if state.phase is Phase.READY:
+            return _began(state, event, now)
+        case Breached(breach=breach) if state.turn is not None and state.turn.breach is None:
             return _in_turn(state, breach=breach)
         case InterruptSent():
             return _in_turn(state, interrupted_at=now)
-        case BudgetAsked():
-            if state.turn is None:
-                return state
-            allowance = state.turn.allowance
-            return _in_turn(state, allowance=_replace(allowance, asked=allowance.asked + 1, asked_at=now))
+        case BudgetAsked() if state.turn is not None:
+            asked = state.turn.allowance.asked + 1
+            return _in_turn(state, allowance=_replace(state.turn.allowance, asked=asked, asked_at=now))
         case Granted():
             return _granted(state, event, now)
         case Charged(count=count):
             return _replace(state, charges=state.charges[count:])
-        case Settled():
-            if state.phase is not Phase.BUSY:
-                return state
+        case Settled() if state.phase is Phase.BUSY:
             return _replace(state, phase=Phase.READY, turn=None, open_message="")
-        case Ended(returncode=returncode, exact=exact):
-            return _replace(
-                state,
-                phase=Phase.ENDED,
-                returncode=returncode,
-                ledger=state.ledger.close(exact=exact),
-                gate=(),
-                tasks={},
-                open_message="",
-            )
+        case Ended():
+            return _ended(state, event)
         case _:
             return state
 
@@ -479,6 +481,82 @@ def _tells_of_work(event: Event) -> bool:
     return not isinstance(event, _NO_WORK)
 
 
+def _began(state: State, event: Began, now: float) -> State:
+    turn = Turn(
+        event.interaction_id,
+        started=now,
+        spent_before=state.ledger.spent,
+        allowance=Allowance(event.grant.amount),
+    )
+    # Told `idle` by the turn before: not so any more. Never told: stay so.
+    idle = None if state.idle is None else False
+    return _replace(state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="", last_heard=now)
+
+
+def _ended(state: State, event: Ended) -> State:
+    return _replace(
+        state,
+        phase=Phase.ENDED,
+        returncode=event.returncode,
+        ledger=state.ledger.close(exact=event.exact),
+        gate=(),
+        tasks={},
+        open_message="",
+    )
+
+
+def _initialized(state: State, event: Init) -> State:
+    return _replace(
+        state,
+        conversation_id=event.session_id,
+        model=event.model,
+        version=event.claude_code_version,
+        api_key_source=event.apiKeySource,
+    )
+
+
+def _denied(state: State, event: PermissionDenied) -> State:
+    turn, use = state.turn, event.tool_use_id
+    if turn is None or use in turn.denied_ids:
+        return state
+    denial = Denial(event.tool_name, "", event.message, by="claude")
+    return _in_turn(state, denials=(*turn.denials, denial), denied_ids=turn.denied_ids | {use})
+
+
+def _retrying(state: State, event: ApiRetry, now: float) -> State:
+    if state.turn is None:
+        return state
+    since = state.turn.retry_since if state.turn.retry is not None else now
+    return _in_turn(state, retry=event, retry_since=since)
+
+
+def _pending_call(state: State, event: HookCallback | CanUseTool, now: float) -> PendingCall:
+    if isinstance(event, HookCallback):
+        hook = event.request.input
+        streaming = hook.agent_id is None and state.open_message
+        return PendingCall.of(
+            event.request_id,
+            "hook",
+            hook.tool_name,
+            hook.tool_input,
+            tool_use_id=hook.tool_use_id,
+            agent_id=hook.agent_id,
+            complete=None if streaming else state.seq,
+            at=now,
+        )
+    ask = event.request
+    return PendingCall.of(
+        event.request_id,
+        "permission",
+        ask.tool_name,
+        ask.input,
+        tool_use_id=ask.tool_use_id,
+        complete=state.seq,
+        blocked_path=ask.blocked_path or "",
+        at=now,
+    )
+
+
 def _at_gate(state: State, call: PendingCall) -> State:
     if any(waiting.request_id == call.request_id for waiting in state.gate):
         return state  # said twice: it is one request, and gets one answer
@@ -490,8 +568,44 @@ def _at_gate(state: State, call: PendingCall) -> State:
     return _replace(state, gate=(*state.gate, call))
 
 
-def _without_task(state: State, task_id: str) -> State:
-    return _replace(state, tasks={key: task for key, task in state.tasks.items() if key != task_id})
+def _in_call(state: State, request_id: str, /, **changes: object) -> State:
+    gate = tuple(_replace(c, **changes) if c.request_id == request_id else c for c in state.gate)
+    return _replace(state, gate=gate)
+
+
+def _paths_found(state: State, event: PathsFound) -> State:
+    """For the call that was looked at alone: another one may have come under its id since."""
+    names = tuple(path.name for path in event.paths)
+    gate = tuple(
+        _replace(call, looking=False, paths=event.paths)
+        if call.request_id == event.request_id and call.given.paths == names
+        else call
+        for call in state.gate
+    )
+    return _replace(state, gate=gate)
+
+
+def _person_answered(state: State, event: PersonAnswered, now: float) -> State:
+    """What a person has answered holds; where the paths lead may be different since it was asked."""
+    call = next((call for call in state.gate if call.request_id == event.request_id), None)
+    # It waited for us: what comes next is not late.
+    state = _replace(state, last_heard=now)
+    if call is None:
+        return state
+    paths = None if call.given.paths else ()
+    return _in_call(state, call.request_id, person=event.answer, paths=paths)
+
+
+def _tasks(
+    tasks: dict[str, tuple[str, str]], event: TasksChanged | TaskStarted | TaskUpdated | TaskNotification
+) -> dict[str, tuple[str, str]]:
+    """The background tasks that live after claude has said something of them."""
+    if isinstance(event, TasksChanged):
+        return {task.task_id: (task.task_type, task.description) for task in event.tasks}
+    if isinstance(event, TaskStarted):
+        return {**tasks, event.task_id: (event.task_type, event.description)}
+    status = event.patch.status if isinstance(event, TaskUpdated) else event.status
+    return {key: task for key, task in tasks.items() if key != event.task_id or status not in _TASK_ENDS}
 
 
 def _lifecycle(state: State, event: CommandLifecycle) -> State:
@@ -539,8 +653,10 @@ def _count_reply(state: State, message_id: str, model: str) -> State:
 
 
 def _close_reply(state: State) -> State:
-    """The reply is complete: its calls at the gate are ripe."""
-    gate = tuple(call if call.ripe is not None else _replace(call, ripe=state.seq) for call in state.gate)
+    """The reply is complete: and so are its calls at the gate."""
+    gate = tuple(
+        call if call.complete is not None else _replace(call, complete=state.seq) for call in state.gate
+    )
     return _replace(state, open_message="", reply_seq=state.seq, gate=gate)
 
 
@@ -613,7 +729,7 @@ def _judged(state: State, event: Judged, now: float) -> State:
         questions=(*turn.questions, *event.questions),
         plan=event.plan or turn.plan,
         # What a subagent is told ends the subagent, not the turn.
-        told_at=now if turn.breach is not None and call.agent_id is None else turn.told_at,
+        refused_at=now if turn.breach is not None and call.agent_id is None else turn.refused_at,
     )
 
 

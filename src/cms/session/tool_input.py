@@ -1,0 +1,96 @@
+"""What a tool call is given: the fields of its input that the gate looks at. Pure.
+
+The input is the agent's, and of tools that we may not know: any field can have any shape, or be missing.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from cms.errors import UNREADABLE
+
+
+class Option(msgspec.Struct, frozen=True):
+    label: str = ""
+    description: str = ""
+
+
+class AskedInput(msgspec.Struct, frozen=True, rename="camel"):
+    question: str = ""
+    header: str = ""
+    options: tuple[Option, ...] = ()
+    multi_select: bool = False
+
+
+class ToolInput(msgspec.Struct, frozen=True):
+    """The fields of all tools' inputs that we look at."""
+
+    file_path: str | None = None
+    notebook_path: str | None = None
+    path: str | None = None
+    command: str | None = None
+    pattern: str | None = None
+    url: str | None = None
+    query: str | None = None
+    description: str | None = None
+    plan: str = ""
+    questions: tuple[AskedInput, ...] = ()
+
+    @property
+    def target(self) -> str | None:
+        """The file that the call is about; of one that writes, the file that is written."""
+        return self.file_path or self.notebook_path
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths that it names, each once."""
+        return tuple(dict.fromkeys(path for path in (self.target, self.path) if path is not None))
+
+    @property
+    def detail(self) -> str:
+        """What the call is about, in a line."""
+        for text in (
+            self.file_path,
+            self.notebook_path,
+            self.command,
+            self.url,
+            self.pattern,
+            self.path,
+            self.query,
+            self.description,
+        ):
+            if text:
+                return text.splitlines()[0][:200]
+        return ""
+
+
+#: The fields of an input that can be read one by one when the whole cannot.
+_TEXTS = ("file_path", "notebook_path", "path", "command", "pattern", "url", "query", "description")
+
+
+def _piecemeal(raw: msgspec.Raw) -> ToolInput:
+    """What can be read of an input that has some field of another shape than ours."""
+    try:
+        fields = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        return ToolInput()
+    texts: dict[str, str] = {}
+    for name in _TEXTS:
+        try:
+            texts[name] = msgspec.json.decode(fields[name], type=str)
+        except (KeyError, *UNREADABLE):
+            continue
+    return msgspec.convert(texts, ToolInput)
+
+
+def read_input(raw: msgspec.Raw) -> tuple[ToolInput, bool]:
+    """An input as far as it can be read, and whether that is all of it that we know."""
+    try:
+        return msgspec.json.decode(raw, type=ToolInput), True
+    except UNREADABLE:
+        return _piecemeal(raw), False
+
+
+def describe(raw: msgspec.Raw) -> str:
+    """What a tool call is about, in a line; "" if its input says nothing that we know."""
+    return read_input(raw)[0].detail
