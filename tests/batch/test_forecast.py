@@ -51,7 +51,7 @@ def test_the_time_lies_between_the_bounds(times: list[float], parallel: int, dat
             if not unmet[other]:
                 ready.append(other)
     kinds = {Kind("m", str(task), ""): 1 for task in range(count)}
-    guesses = {Kind("m", str(task), ""): Guess(0, 0, times[task], 9, "any") for task in range(count)}
+    guesses = {Kind("m", str(task), ""): Guess(0, 0, times[task], 9) for task in range(count)}
     told = forecast(Load(kinds, None, None, graph.longest(times)), guesses, terms(parallel=parallel))
     assert told.seconds <= now + 1e-6
     assert now <= told.seconds_high + 1e-6
@@ -66,9 +66,9 @@ def samples(
 def test_the_most_alike_history_counts() -> None:
     far, near = samples(9, model="haiku", cost=9.0), samples(ENOUGH, cost=0.25)
     assert guess(EDIT, [*far, *near]).cost == 0.25
-    assert guess(EDIT, [*far, *near]).like == "same work dir"
-    assert guess(EDIT, [*far, *samples(ENOUGH, work_dir="/b")]).like == "same model and preset"
-    assert guess(EDIT, far).like == "any"
+    assert guess(EDIT, [*far, *samples(ENOUGH, work_dir="/b", cost=0.75)]).cost == 0.75
+    assert guess(EDIT, [*far, *samples(ENOUGH, preset="full", cost=0.125)]).cost == 0.125
+    assert guess(EDIT, far).cost == 9.0
     assert guess(EDIT, samples(ENOUGH - 1)).samples == 0
 
 

@@ -192,11 +192,18 @@ async def last(supervisor: Supervisor, name: str = "one") -> Interaction:
     return one
 
 
-class FullDisk(Store):
-    """The real journal for `writes` more writes; then there is no space left."""
+class StoreOver(Store):
+    """The same store once more, for tests that hold back or refuse what is written."""
+
+    def __init__(self, real: Store) -> None:
+        super().__init__(real._writer, real._reader, real._owner)
+
+
+class FullDisk(StoreOver):
+    """The real store for `writes` more writes; then there is no space left."""
 
     def __init__(self, real: Store, writes: int) -> None:
-        super().__init__(real._writer, real._reader, real._owner)
+        super().__init__(real)
         self.writes = writes
 
     async def _write_in_turn(self, work: Callable[[Database], T]) -> T:

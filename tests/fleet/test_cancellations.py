@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,16 @@ class AtStep(trio.abc.Instrument):
                 self._act()
 
 
+@contextmanager
+def at_step(step: int, act: Callable[[], None]) -> Iterator[AtStep]:
+    instrument = AtStep(step, act)
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield instrument
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
+
+
 async def whole_life(supervisor: Supervisor) -> None:
     """A delegation with a check, and a follow-up to it."""
     options = make_options(supervisor.settings, verify=("true",))
@@ -56,14 +67,10 @@ async def whole_life(supervisor: Supervisor) -> None:
 
 async def steps_of(settings: Settings) -> int:
     """How many steps a whole life takes."""
-    counter = AtStep(10**9, lambda: None)
-    trio.lowlevel.add_instrument(counter)
-    try:
+    with at_step(10**9, lambda: None) as counter:
         async with open_supervisor(settings) as supervisor:
             counter.begin()
             await whole_life(supervisor)
-    finally:
-        trio.lowlevel.remove_instrument(counter)
     return 10**9 - counter._left
 
 
@@ -96,15 +103,11 @@ async def test_the_program_is_cancelled_at_each_step(tmp_path: Path) -> None:
     with trio.fail_after(WITHIN):
         for number, k in enumerate(sample(await steps_of(places(tmp_path, -1)))):
             settings = places(tmp_path, number)
-            with trio.CancelScope() as scope:  # any other exception would come out here
-                cut = AtStep(k, scope.cancel)
-                trio.lowlevel.add_instrument(cut)
-                try:
-                    async with open_supervisor(settings) as supervisor:
-                        cut.begin()
-                        await whole_life(supervisor)
-                finally:
-                    trio.lowlevel.remove_instrument(cut)
+            # Any other exception would come out here.
+            with trio.CancelScope() as scope, at_step(k, scope.cancel) as cut:
+                async with open_supervisor(settings) as supervisor:
+                    cut.begin()
+                    await whole_life(supervisor)
             await checked(settings)
 
 
@@ -114,14 +117,9 @@ async def test_a_caller_is_cancelled_at_each_step(tmp_path: Path) -> None:
         for number, k in enumerate(sample(await steps_of(places(tmp_path, -1)))):
             settings = places(tmp_path, number)
             async with open_supervisor(settings) as supervisor:
-                with trio.CancelScope() as scope:
-                    cut = AtStep(k, scope.cancel)
-                    trio.lowlevel.add_instrument(cut)
-                    try:
-                        cut.begin()
-                        await whole_life(supervisor)
-                    finally:
-                        trio.lowlevel.remove_instrument(cut)
+                with trio.CancelScope() as scope, at_step(k, scope.cancel) as cut:
+                    cut.begin()
+                    await whole_life(supervisor)
                 assert supervisor.live_count() == 0
                 assert_nothing_left(settings)
                 for record in await supervisor.sessions():
@@ -146,13 +144,9 @@ async def test_the_agent_is_killed_at_each_step(tmp_path: Path) -> None:
                             except ProcessLookupError:
                                 pass
 
-                cut = AtStep(k, kill)
-                trio.lowlevel.add_instrument(cut)
-                try:
+                with at_step(k, kill) as cut:
                     cut.begin()
                     result = await supervisor.delegate(make_options(settings), TASK)
-                finally:
-                    trio.lowlevel.remove_instrument(cut)
                 assert result.status in (Outcome.COMPLETED, Outcome.FAILED)
                 assert result.receipt is not None
                 assert result.receipt.empty

@@ -15,7 +15,7 @@ from cms.session.model import (
     Outcome,
     SessionStatus,
 )
-from cms.store import money, sessions
+from cms.store import money
 from cms.testing.script import FOREVER, prompt, say
 from fleet.kit import (
     ask,
@@ -32,6 +32,7 @@ from fleet.kit import (
     toil,
     until,
 )
+from store import reading
 
 #: What a reply costs with the model that sessions use by default.
 FIVE_CENTS = {"cost_usd": 0.05, "model": "sonnet"}
@@ -181,7 +182,7 @@ async def test_an_end_may_be_asked_for_many_times(tmp_path: Path) -> None:
                 nursery.start_soon(end, how)
         assert len(set(map(repr, ended))) == 1
         assert (await supervisor.stop("one"))[1] is None
-        assert len(await supervisor.store.read(sessions.receipts, (await supervisor.get("one")).id)) == 1
+        assert len(await supervisor.store.read(reading.receipts, (await supervisor.get("one")).id)) == 1
 
 
 async def test_a_kill_overtakes_a_stop(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from cms.store.store import Store, open_store
 from cms.testing.script import FOREVER, Quirk, ScriptedReply, call, prompt, say, together
 from fleet.kit import (
     FullDisk,
+    StoreOver,
     ask,
     assert_nothing_left,
     at_work,
@@ -54,6 +55,7 @@ from fleet.kit import (
     toil,
     until,
 )
+from store import reading
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -549,11 +551,11 @@ async def test_a_line_too_long_ends_it_by_name(tmp_path: Path) -> None:
     await consistent(settings)
 
 
-class Held(Store):
+class Held(StoreOver):
     """Holds back each decision of the gate until `go` is set."""
 
     def __init__(self, real: Store) -> None:
-        super().__init__(real._writer, real._reader, real._owner)
+        super().__init__(real)
         self.asked = trio.Event()
         self.go = trio.Event()
 
@@ -587,11 +589,12 @@ async def test_an_end_while_a_call_is_at_the_gate(tmp_path: Path, how: str) -> N
     await consistent(settings)
 
 
-class Lingering(Store):
-    """A message that is accepted is on disk a while before its acceptor hears of it."""
+class Pausing(StoreOver):
+    """What is written is on disk a while before its writer hears of it, if it is what `when` tells."""
 
-    def __init__(self, real: Store) -> None:
-        super().__init__(real._writer, real._reader, real._owner)
+    def __init__(self, real: Store, when: Callable[[object, tuple[object, ...]], bool]) -> None:
+        super().__init__(real)
+        self._when = when
         self.stored = trio.Event()
         self.go = trio.Event()
 
@@ -599,10 +602,14 @@ class Lingering(Store):
         self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         done = await super().write(work, *args, **kwargs)
-        if any(isinstance(one, Interaction) and one.state is InteractionState.QUEUED for one in args):
+        if self._when(work, args):
             self.stored.set()
             await self.go.wait()
         return done
+
+
+def accepts(_work: object, args: tuple[object, ...]) -> bool:
+    return any(isinstance(one, Interaction) and one.state is InteractionState.QUEUED for one in args)
 
 
 async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
@@ -612,7 +619,7 @@ async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
         await start(supervisor)
         await ask(supervisor, "one", prompt("Hello", say("here")))
         runner = supervisor._runners["one"]
-        runner._store = lingering = Lingering(supervisor.store)
+        runner._store = lingering = Pausing(supervisor.store, accepts)
         accepted = []
         async with trio.open_nursery() as nursery:
 
@@ -628,26 +635,8 @@ async def test_an_end_while_a_message_is_being_accepted(tmp_path: Path) -> None:
         assert "never sent" in ended.error
         assert ended == await last(supervisor)
         assert (await ask(supervisor, "one", prompt("Again", say("there")))).text == "there"
-        assert len(await supervisor.store.read(sessions.receipts, runner.record.id)) == 1
+        assert len(await supervisor.store.read(reading.receipts, runner.record.id)) == 1
     await consistent(settings)
-
-
-class Slow(Store):
-    """That a message is being sent is on disk a while before the sender hears of it."""
-
-    def __init__(self, real: Store) -> None:
-        super().__init__(real._writer, real._reader, real._owner)
-        self.stored = trio.Event()
-        self.go = trio.Event()
-
-    async def write(
-        self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
-        done = await super().write(work, *args, **kwargs)
-        if work is turns.begin:
-            self.stored.set()
-            await self.go.wait()
-        return done
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
@@ -655,7 +644,7 @@ async def test_an_end_while_a_message_is_about_to_be_sent(tmp_path: Path, how: s
     """It is not sent any more, and nobody is left in doubt about that."""
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
-        supervisor.store = slow = Slow(supervisor.store)
+        supervisor.store = slow = Pausing(supervisor.store, lambda work, _: work is turns.begin)
         record = await start(supervisor)
         sent = await supervisor.submit("one", prompt("Hello", say("here")), type="send")
         await slow.stored.wait()
@@ -677,7 +666,7 @@ async def test_an_interrupt_of_a_message_that_is_about_to_be_sent(tmp_path: Path
     """The session says that it is busy, so it can be interrupted."""
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
-        supervisor.store = slow = Slow(supervisor.store)
+        supervisor.store = slow = Pausing(supervisor.store, lambda work, _: work is turns.begin)
         record = await start(supervisor)
         sent = await supervisor.submit("one", prompt("Hello", say("never")), type="send")
         await slow.stored.wait()
@@ -967,17 +956,18 @@ async def test_what_is_frozen_can_be_ended(tmp_path: Path, end: str) -> None:
 # --- bugs of ours -----------------------------------------------------------------------------------
 
 
-class Buggy(Store):
-    """Fails as nobody foresaw, at the n-th write."""
+class FailsAt(StoreOver):
+    """Fails as nobody foresaw at the n-th write, in whatever task that is."""
 
-    def __init__(self, real: Store, sound: int) -> None:
-        super().__init__(real._writer, real._reader, real._owner)
-        self.sound = sound
+    def __init__(self, real: Store, writes: int, error: BaseException) -> None:
+        super().__init__(real)
+        self.writes = writes
+        self._error = error
 
     async def _write_in_turn(self, work: Callable[[Database], T]) -> T:
-        self.sound -= 1
-        if self.sound == 0:
-            raise ZeroDivisionError("a bug")
+        self.writes -= 1
+        if self.writes == 0:
+            raise self._error
         return await super()._write_in_turn(work)
 
 
@@ -992,14 +982,14 @@ async def test_a_bug_ends_its_session_and_no_other(tmp_path: Path) -> None:
         for sound in count(1):
             name = f"one-{sound}"
             await start(supervisor, name)
-            supervisor.store = buggy = Buggy(real, sound)
+            supervisor.store = buggy = FailsAt(real, sound, ZeroDivisionError("a bug"))
             work = prompt("Work", call("Write", file_path=name, content="x"), say("done"))
             with suppress(ZeroDivisionError):  # where it hits the caller's own write
                 replies.append(await ask(supervisor, name, work))
             supervisor.store = real
             await supervisor.stop(name)
             await until(lambda: supervisor.live_count() == 1)
-            if buggy.sound > 0:
+            if buggy.writes > 0:
                 break
         assert len(replies) > 5
         assert not replies[-1].is_error
@@ -1047,20 +1037,6 @@ async def test_what_a_process_uses_stays_until_it_has_ended(
     assert order == ["scratch, 0 alive", "door, 0 alive"]
 
 
-class Interrupted(Store):
-    """Ctrl-C comes while the n-th write is under way, in whatever task that is."""
-
-    def __init__(self, real: Store, writes: int) -> None:
-        super().__init__(real._writer, real._reader, real._owner)
-        self.writes = writes
-
-    async def _write_in_turn(self, work: Callable[[Database], T]) -> T:
-        self.writes -= 1
-        if self.writes == 0:
-            raise KeyboardInterrupt
-        return await super()._write_in_turn(work)
-
-
 async def test_ctrl_c_lands_anywhere_and_comes_out_as_it_is(tmp_path: Path) -> None:
     for writes in count(2):
         place = tmp_path / str(writes)
@@ -1069,7 +1045,7 @@ async def test_ctrl_c_lands_anywhere_and_comes_out_as_it_is(tmp_path: Path) -> N
         came = False
         try:
             async with supervising(settings) as supervisor:
-                supervisor.store = Interrupted(supervisor.store, writes)
+                supervisor.store = FailsAt(supervisor.store, writes, KeyboardInterrupt())
                 await start(supervisor)
                 work = prompt("Work", call("Write", file_path="x", content="x"), say("done"))
                 await ask(supervisor, "one", work)

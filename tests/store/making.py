@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 from hypothesis import strategies as st
 
+from cms.config import Settings
 from cms.session.audit import Decision
 from cms.session.model import (
     Denial,
@@ -99,6 +102,26 @@ def commit(
     """All that can be written of a session, in one transaction."""
     save_end(db, session, interactions, receipt() if ended else None, process="p1")
     add_charges(db, charges)
+
+
+_PROGRAM = """
+import os, sys
+from pathlib import Path
+import trio
+sys.path.insert(0, sys.argv[2])
+from store import making
+from cms.config import Settings
+from cms.session.model import InteractionState, SessionStatus
+from cms.store import money, sessions, turns
+from cms.store.store import open_store
+
+settings = Settings(home=Path(sys.argv[1]))
+"""
+
+
+def program(text: str, settings: Settings, *words: str) -> list[str]:
+    """The argv of another process on the same store; its own words begin at `sys.argv[3]`."""
+    return [sys.executable, "-c", _PROGRAM + text, str(settings.home), str(Path(__file__).parents[1]), *words]
 
 
 texts = st.text(max_size=30)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -122,18 +121,7 @@ def test_a_store_from_before_budgets_gets_its_accounts(tmp_path: Path) -> None:
 
 #: Several sessions reserve, spend and end without pause; each prints what it truly spent before it books it.
 SPENDER = """
-import os, sys
-from pathlib import Path
-import trio
-sys.path.insert(0, sys.argv[2])
-from store import making
-from cms.config import Settings
 from cms.session.budget import ALL
-from cms.session.model import InteractionState, SessionStatus
-from cms.store import money, sessions, turns
-from cms.store.store import open_store
-
-settings = Settings(home=Path(sys.argv[1]))
 
 async def work(store, of):
     session = making.session(of, status=SessionStatus.BUSY)
@@ -165,8 +153,7 @@ trio.run(main)
 
 
 def spender(settings: Settings, cap: float, *sessions: int) -> list[str]:
-    place = str(Path(__file__).parents[1])
-    return [sys.executable, "-c", SPENDER, str(settings.home), place, str(cap), *map(str, sessions)]
+    return making.program(SPENDER, settings, str(cap), *map(str, sessions))
 
 
 def truth_of(printed: bytes) -> float:

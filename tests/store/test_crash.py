@@ -6,7 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import trio
@@ -17,22 +16,11 @@ from cms.store import audit, money, sessions
 from cms.store.rawlog import raw_log_path, read_lines
 from cms.store.recovery import recover
 from cms.store.store import open_store
-from store import making
+from store import making, reading
 
 #: Several tasks write at once; each prints the number of what it wrote only after the store said so.
 WRITER = """
-import os, sys
-from pathlib import Path
-import trio
-sys.path.insert(0, sys.argv[2])
-from store import making
-from cms.config import Settings
-from cms.session.model import InteractionState, SessionStatus
-from cms.store import sessions
-from cms.store.store import open_store
 from cms.store.rawlog import RawLog, raw_log_path
-
-settings = Settings(home=Path(sys.argv[1]))
 
 async def write(store, of):
     session = making.session(of, status=SessionStatus.BUSY)
@@ -60,7 +48,7 @@ trio.run(main)
 
 async def run_and_kill(settings: Settings, acknowledged: int) -> bytes:
     """Kills the writer, at whatever it is doing, once so many lines came; returns all that it printed."""
-    argv = [sys.executable, "-c", WRITER, str(settings.home), str(Path(__file__).parents[1])]
+    argv = making.program(WRITER, settings)
     printed = b""
     with trio.fail_after(60):
         child = await trio.lowlevel.open_process(argv, stdout=subprocess.PIPE)
@@ -100,7 +88,7 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
             # All or nothing: session, interaction and charge of one commit agree with each other.
             done = [one for one in interactions if one.state is InteractionState.DONE]
             assert [one.number for one in done] == list(range(1, record.total_turns + 1))
-            assert len(await store.read(money.charges, record.id)) == len(done)
+            assert len(await store.read(reading.charges, record.id)) == len(done)
             assert (await store.read(money.total, record.id)).usage.cost_usd == 0.25 * len(done)
             # Nothing acknowledged is lost, and at most one more was under way.
             assert number <= len(done) <= number + 1

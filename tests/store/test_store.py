@@ -21,7 +21,7 @@ from cms.store.database import Database
 from cms.store.owners import Owner, living_pid
 from cms.store.recovery import recover
 from cms.store.store import Store, open_store
-from store import making
+from store import making, reading
 
 
 async def test_everything_is_there_after_reopening(settings: Settings) -> None:
@@ -46,8 +46,8 @@ async def test_everything_is_there_after_reopening(settings: Settings) -> None:
         assert await store.read(sessions.interactions, "session-1") == [done]
         assert await store.read(sessions.interaction, done.id) == done
         assert await store.read(sessions.interaction, "no") is None
-        assert await store.read(money.charges, "session-1") == [making.charge(0.2), making.charge(0.3)]
-        assert await store.read(sessions.receipts, "session-1") == [making.receipt()]
+        assert await store.read(reading.charges, "session-1") == [making.charge(0.2), making.charge(0.3)]
+        assert await store.read(reading.receipts, "session-1") == [making.receipt()]
         assert await store.read(audit.decisions, "session-1") == [making.decision(1)]
         assert (await store.read(money.total, "session-1")).usage == TokenUsage(20, 40, 60, 80, 0.5)
 
@@ -65,8 +65,8 @@ async def test_a_commit_is_all_or_nothing(settings: Settings) -> None:
             )
         assert await store.read(sessions.by_name, "name-1") == making.session(1)
         assert await store.read(sessions.interactions, "session-1") == []
-        assert await store.read(money.charges, "session-1") == []
-        assert await store.read(sessions.receipts, "session-1") == []
+        assert await store.read(reading.charges, "session-1") == []
+        assert await store.read(reading.receipts, "session-1") == []
         await store.write(
             money.add_charges, [making.charge(0.1)]
         )  # the failure before does not stand in the way
@@ -141,7 +141,7 @@ async def test_deleting_leaves_the_money(settings: Settings) -> None:
         assert not await store.write(sessions.delete, "session-1", 9000.0)
         assert await store.read(sessions.newest_first) == []
         assert await store.read(sessions.interactions, "session-1") == []
-        assert await store.read(sessions.receipts, "session-1") == []
+        assert await store.read(reading.receipts, "session-1") == []
         assert await store.read(audit.decisions, "session-1") == []
         assert await store.read(audit.find_deleted, "session-1") is None
         [total] = await store.read(money.totals, "session")

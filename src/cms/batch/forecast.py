@@ -62,7 +62,6 @@ class Guess(Record, frozen=True):
     cost_high: float  # nine of ten stayed below
     duration: float
     samples: int
-    like: str  # "same work dir", "same model and preset", "same model", "any", "nothing"
 
 
 def _quantile(values: Sequence[float], part: float) -> float:
@@ -72,13 +71,8 @@ def _quantile(values: Sequence[float], part: float) -> float:
 
 def guess(kind: Kind, history: Sequence[Sample]) -> Guess:
     """From the most alike part of the history that is large enough."""
-    parts: tuple[tuple[str, list[Sample]], ...] = (
-        ("same work dir", [one for one in history if _like(one, kind, 3)]),
-        ("same model and preset", [one for one in history if _like(one, kind, 2)]),
-        ("same model", [one for one in history if _like(one, kind, 1)]),
-        ("any", list(history)),
-    )
-    for like, part in parts:
+    for alike in (3, 2, 1, 0):  # of model, preset and work dir
+        part = [one for one in history if _like(one, kind, alike)]
         if len(part) >= ENOUGH:
             costs, times = [one.cost for one in part], [one.duration for one in part]
             return Guess(
@@ -86,9 +80,8 @@ def guess(kind: Kind, history: Sequence[Sample]) -> Guess:
                 _quantile(costs, 0.9),
                 math.fsum(times) / len(part),
                 len(part),
-                like,
             )
-    return Guess(0.0, 0.0, 0.0, 0, "nothing")
+    return Guess(0.0, 0.0, 0.0, 0)
 
 
 def _like(sample: Sample, kind: Kind, parts: int) -> bool:

@@ -79,7 +79,7 @@ def begin(db: Database, batch_id: str, seqs: Sequence[int], now: float) -> list[
     """
     begun = []
     for seq in seqs:
-        found = task(db, batch_id, seq)
+        found = _get(db, batch_id, seq)
         if found is None or found.status is not TaskStatus.WAITING:
             continue
         before: tuple[str, int, float] | None = db.execute(
@@ -165,7 +165,7 @@ def _skip(db: Database, batch_id: str, failed: Task) -> int:
     ).fetchall()
     skipped = 0
     for (seq,) in rows:
-        lost = task(db, batch_id, seq)
+        lost = _get(db, batch_id, seq)
         if lost is None or lost.status is not TaskStatus.WAITING:
             continue
         place = _last_place(db, batch_id) + 1
@@ -233,8 +233,7 @@ def _put(
 # --- reading ----------------------------------------------------------------------------------------
 
 
-def task(db: Database, batch_id: str, seq: int) -> Task | None:
-    """The task at a place in the file."""
+def _get(db: Database, batch_id: str, seq: int) -> Task | None:
     return next(iter(_tasks(db, "batch_id = ? AND seq = ?", batch_id, seq)), None)
 
 

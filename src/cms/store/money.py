@@ -84,22 +84,6 @@ def _count_spending(db: Database, interaction_id: str, usd: float, at: float) ->
         )
 
 
-def charges(db: Database, session_id: str) -> list[Charge]:
-    """The ledger of a session, oldest first."""
-    rows: list[tuple[str, str, str, str, int, int, int, int, float, float, float, int]] = db.execute(
-        "SELECT session_id, interaction_id, process, model, input_tokens, output_tokens,"
-        " cache_read_input_tokens, cache_creation_input_tokens, cost_usd, at, process_total, exact"
-        " FROM ledger WHERE session_id = ? ORDER BY rowid",
-        (session_id,),
-    ).fetchall()
-    return [
-        Charge(
-            session, message, process, model, TokenUsage(sent, got, read, made, cost), at, so_far, exact == 1
-        )
-        for session, message, process, model, sent, got, read, made, cost, at, so_far, exact in rows
-    ]
-
-
 def total(
     db: Database,
     session_id: str | None = None,
@@ -163,7 +147,7 @@ def set_cap(db: Database, scope: str, usd: float | None) -> None:
 
 def standings(db: Database, at: float) -> list[Standing]:
     """How each capped scope stands."""
-    holds = open_holds(db)
+    holds = _open_holds(db)
     return [stand(cap, account(db, cap.scope, at), holds) for cap in _caps(db)]
 
 
@@ -200,7 +184,7 @@ def reserve(db: Database, interaction_id: str, session_id: str, scopes: Sequence
     hold = own if own is not None else Hold(interaction_id, tuple(scopes))
     wanted = scopes_of(hold.scopes)
     caps = [cap for cap in _caps(db) if cap.scope in wanted]
-    others = [one for one in open_holds(db) if one.interaction_id != interaction_id] if caps else []
+    others = [one for one in _open_holds(db) if one.interaction_id != interaction_id] if caps else []
     granted = grant(hold, [stand(cap, account(db, cap.scope, at), others) for cap in caps])
     amount = hold.amount if granted.amount is None else granted.amount
     if own is not None:
@@ -229,12 +213,12 @@ def settle(db: Database, interaction_id: str, at: float, *, exact: bool) -> None
 
 def forget_holds(db: Database, session_id: str, at: float) -> None:
     """A session is deleted: what it may have spent of its reservations stays on the accounts."""
-    for hold in open_holds(db, session_id):
+    for hold in _open_holds(db, session_id):
         settle(db, hold.interaction_id, at, exact=False)
     db.execute("DELETE FROM reservations WHERE session_id = ?", (session_id,))
 
 
-def open_holds(db: Database, session_id: str = "") -> list[Hold]:
+def _open_holds(db: Database, session_id: str = "") -> list[Hold]:
     """The reservations (of a session) that are open."""
     where, values = ("AND session_id = ?", (session_id,)) if session_id else ("", ())
     return _holds(db, f"closed IS NULL {where} ORDER BY interaction_id", *values)

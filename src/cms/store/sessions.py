@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
-from cms.errors import NameTaken, StoreError, WrongStatus
+from cms.errors import NameTaken, WrongStatus
 from cms.session.audit import Decision
 from cms.session.model import ENDED, LIVE, Interaction, InteractionState, Outcome, Receipt, SessionRecord
 from cms.store import audit, money
@@ -208,17 +206,6 @@ def unanswered(db: Database) -> list[Interaction]:
         " ORDER BY timestamp DESC",
         Outcome.NEEDS_INPUT.value,
     )
-
-
-def receipts(db: Database, session_id: str) -> list[Receipt]:
-    """How the processes of a session ended, oldest first."""
-    rows: list[tuple[str]] = db.execute(
-        "SELECT receipt FROM receipts WHERE session_id = ? ORDER BY rowid", (session_id,)
-    ).fetchall()
-    try:
-        return [msgspec.json.decode(receipt, type=Receipt) for (receipt,) in rows]
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"a receipt in the store cannot be read: {error}") from error
 
 
 def _sessions(db: Database, where: str, *values: Value) -> list[SessionRecord]:

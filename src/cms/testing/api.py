@@ -74,7 +74,6 @@ class _Question(Struct):
     system: str | list[Block] = ""
     tools: list[_Tool] = []
     stream: bool = False
-    max_tokens: int = 0
 
 
 class Request(Struct, frozen=True):
