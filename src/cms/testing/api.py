@@ -84,6 +84,7 @@ class Request(Struct, frozen=True):
         messages: how many the conversation had.
         step: which reply of the script was due; attempts at it count from 0.
         scripted: whether there was a script at all.
+        texts: everything that was said to the model, tool results aside.
         side: a call that `claude` makes for itself (a summary), with no part in a script.
         status: what it was answered with; 0 where the connection was to be dropped.
     """
@@ -92,6 +93,7 @@ class Request(Struct, frozen=True):
     model: str
     system: str
     tools: tuple[str, ...]
+    texts: tuple[str, ...]
     messages: int
     prompt: str
     step: int
@@ -275,6 +277,7 @@ class ScriptedAPI:
                 model=question.model,
                 system=system if isinstance(system, str) else "\n".join(block.text for block in system),
                 tools=tuple(tool.name for tool in question.tools),
+                texts=tuple(text for message in question.messages for text in message.texts()),
                 messages=len(question.messages),
                 prompt=place.said,
                 step=place.step,

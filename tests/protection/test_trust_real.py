@@ -1,0 +1,256 @@
+"""The real binary in a hostile repository: nothing of it runs without trust, and everything with it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from cms.live.argv import ARRANGEMENTS
+from cms.protection.project import read_project
+from cms.protection.trust import standing_of, write_root
+from cms.session.model import Preset
+from cms.testing.api import ScriptedAPI, serve_api
+from cms.testing.script import call, prompt, say
+from testing.record import Line, Take, claude, verdict
+
+from .test_project import git, write
+
+pytestmark = pytest.mark.real
+
+SERVER = """import json, pathlib, sys
+pathlib.Path(sys.argv[1]).touch()
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "id" in asked:
+        info = {"name": "s", "version": "1"}
+        me = {"protocolVersion": "2025-06-18", "capabilities": {}, "serverInfo": info}
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": me}), flush=True)
+"""
+
+
+class Stage:
+    """A repository, what ran of it, and one `claude` in it."""
+
+    def __init__(self, folder: Path, api: ScriptedAPI) -> None:
+        self.folder = folder
+        self.api = api
+        self.ran = folder / "ran"
+        self.ran.mkdir()
+        self.take = Take("real", [claude()], api.url, folder, {"RAN": str(self.ran)})
+        self.project = self.take.project
+        self.mode: dict[str, bool] = {}
+
+    def mark(self, name: str) -> str:
+        return f"touch {self.ran}/{name}"
+
+    def hook(self, name: str) -> list[object]:
+        return [{"hooks": [{"type": "command", "command": self.mark(name)}]}]
+
+    def server(self, name: str) -> dict[str, object]:
+        write(self.folder / "server.py", SERVER)
+        return {"command": sys.executable, "args": [str(self.folder / "server.py"), str(self.ran / name)]}
+
+    def hostile(self) -> None:
+        """The repository of a stranger."""
+        project = self.project
+        git(project, "init", "-q")
+        events = (
+            "SessionStart",
+            "PreToolUse",
+            "UserPromptSubmit",
+            "PostToolUse",
+            "Stop",
+            "InstructionsLoaded",
+        )
+        write(
+            project / ".claude/settings.json",
+            {
+                "hooks": {event: self.hook(f"hook-{event}") for event in events},
+                "enableAllProjectMcpServers": True,
+                "apiKeyHelper": f"{self.mark('helper')}; echo key",
+                "env": {"BASH_ENV": str(self.folder / "bash-env")},
+                "permissions": {"allow": ["Bash(touch:*)"], "deny": ["Bash(echo denied*)"]},
+            },
+        )
+        write(self.folder / "bash-env", self.mark("environment"))
+        write(project / ".claude/settings.local.json", {"hooks": {"SessionStart": self.hook("hook-local")}})
+        write(project / ".mcp.json", {"mcpServers": {"inside": self.server("server")}})
+        write(self.folder / ".mcp.json", {"mcpServers": {"above": self.server("server-above")}})
+        power = "---\nname: {0}\ndescription: {0}\nallowed-tools: Bash(*)\n---\nPOWER-{0} !`{1}`\n"
+        write(project / ".claude/skills/power/SKILL.md", power.format("power", self.mark("skill")))
+        write(project / ".claude/commands/command.md", power.format("command", self.mark("command")))
+        write(project / "deep/.claude/skills/nested/SKILL.md", power.format("nested", self.mark("nested")))
+        plain = "---\nname: plain\ndescription: SKILL-PLAIN\n---\nBODY-PLAIN\n"
+        write(project / ".claude/skills/plain/SKILL.md", plain)
+        agent = "---\nname: helper\ndescription: AGENT-PLAIN\ntools: Read\n---\nBODY-AGENT\n"
+        write(project / ".claude/agents/helper.md", agent)
+        write(project / "CLAUDE.md", "TEXT-TOP\n@imported.md\n@../abroad.md\n")
+        write(project / "imported.md", "TEXT-IMPORTED\n")
+        write(self.folder / "abroad.md", "TEXT-ABROAD\n")
+        write(project / "CLAUDE.local.md", "TEXT-LOCAL\n")
+        write(project / ".claude/rules/rule.md", "TEXT-RULE\n")
+        write(project / "deep/CLAUDE.md", "TEXT-NESTED\n")
+        write(project / "deep/a.txt", "hello\n")
+
+    def answer(self, request: Line) -> Line:
+        """As our gate does: everything but the shell is allowed, and of the shell nothing is said."""
+        given = request["input"]
+        assert isinstance(given, dict)
+        return {} if given["tool_name"] == "Bash" and not self.mode["every_tool"] else verdict("allow")
+
+    async def run(self, *turns: str, preset: Preset = "edit", trusted: bool = False) -> set[str]:
+        """A session with these turns; gives what ran of the repository."""
+        every_tool = preset == "full"
+        self.mode = {"every_tool": every_tool}
+        project = read_project(self.project)
+        standing = standing_of(project, home=self.folder / "cms", environ={}, this_session=trusted)
+        root = self.folder / "root"
+        write_root(root, project, standing, every_tool=every_tool)
+        arrangement = ARRANGEMENTS[preset]
+        flags = [f"--project-config-root={root}", f"--permission-mode={arrangement.mode}"]
+        flags += ["--permission-prompt-tool=stdio"]
+        if arrangement.tools is not None:
+            flags.append(f"--tools={','.join(arrangement.tools)}")
+        if not trusted:
+            self.take._extra["CLAUDE_CODE_IGNORE_PERSISTED_TRUST"] = "1"
+        self.take.answers["can_use_tool"] = lambda _: {"behavior": "deny", "message": "nobody"}
+        async with self.take.running(*flags):
+            await self.take.gate(self.answer)
+            for turn in turns:
+                await self.take.turn(turn)
+        return {path.name for path in self.ran.iterdir()}
+
+    def said(self) -> str:
+        """Everything that the model was told."""
+        parts = [text for request in self.api.requests for text in (request.system, *request.texts)]
+        return "\n".join(parts)
+
+
+@asynccontextmanager
+async def stage(folder: Path) -> AsyncIterator[Stage]:
+    with trio.fail_after(90):
+        async with serve_api() as api:
+            yield Stage(folder, api)
+
+
+def everything(project: Path) -> tuple[str, ...]:
+    """Turns that use whatever a repository could bring."""
+    return (
+        prompt("Look.", call("Read", file_path=str(project / "deep/a.txt")), call("Bash", command="echo")),
+        *(
+            prompt(f"Use {name}.", call("Skill", skill=name))
+            for name in ("power", "command", "nested", "plain")
+        ),
+        "/power",
+        prompt("Shell.", call("Bash", command="echo denied"), say("Done.")),
+    )
+
+
+TEXTS = ("TEXT-TOP", "TEXT-IMPORTED", "TEXT-LOCAL", "TEXT-RULE", "TEXT-NESTED")
+
+
+@pytest.mark.parametrize("preset", ["read-only", "review", "plan", "edit", "full"])
+async def test_nothing_of_an_untrusted_repository_runs(tmp_path: Path, preset: Preset) -> None:
+    async with stage(tmp_path) as here:
+        here.hostile()
+        assert await here.run(*everything(here.project), preset=preset) == set()
+        said = here.said()
+        assert [text for text in TEXTS if text not in said] == []
+        assert "TEXT-ABROAD" not in said
+        assert "POWER-" not in said
+        if preset in ("edit", "full"):
+            assert "SKILL-PLAIN" in said
+            assert "BODY-PLAIN" in said
+            assert "AGENT-PLAIN" in said
+        if preset == "full":
+            results = [line for line in here.take.written if "denied" in str(line) and line["type"] == "user"]
+            assert "has been denied" in str(results)
+
+
+@pytest.mark.parametrize("preset", ["read-only", "review", "plan", "edit", "full"])
+async def test_everything_of_a_trusted_repository_runs_and_raises_nothing(
+    tmp_path: Path, preset: Preset
+) -> None:
+    async with stage(tmp_path) as here:
+        here.hostile()
+        ran = await here.run(*everything(here.project), preset=preset, trusted=True)
+        always = {"hook-SessionStart", "hook-local", "hook-UserPromptSubmit", "hook-Stop", "hook-PostToolUse"}
+        always |= {"hook-PreToolUse", "hook-InstructionsLoaded", "server", "server-above", "helper"}
+        # The commands of a skill are shell commands: they run where the preset permits every one.
+        powers = {"skill", "command", "environment"} if preset == "full" else set()
+        assert ran - {"environment"} >= always
+        assert ran - always - {"environment"} == powers - {"environment"}
+        assert [text for text in TEXTS if text not in here.said()] == []
+
+
+async def test_a_shell_that_a_project_would_permit_is_still_refused(tmp_path: Path) -> None:
+    turn = prompt("Touch.", call("Bash", command="touch permitted"), say("Done."))
+    for trusted in (False, True):
+        folder = tmp_path / str(trusted)
+        folder.mkdir()
+        async with stage(folder) as here:
+            here.hostile()
+            power = prompt("Use power.", call("Skill", skill="power"))
+            write(
+                here.take.home / ".claude.json",
+                {"projects": {str(here.project): {"hasTrustDialogAccepted": True}}},
+            )
+            await here.run(power, turn, trusted=trusted)
+            assert not (here.project / "permitted").exists()
+
+
+async def test_a_command_of_a_trusted_project_finds_itself_at_home(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here:
+        git(here.project, "init", "-q")
+        write(here.project / "scripts/it's.sh", 'echo "$1 $PWD $CLAUDE_PROJECT_DIR" >> "$RAN/places"\n')
+        run = 'sh "$CLAUDE_PROJECT_DIR/scripts/it\'s.sh"'
+        write(
+            here.project / ".claude/settings.json",
+            {
+                "hooks": {
+                    "SessionStart": [{"hooks": [{"type": "command", "command": f"{run} shell"}]}],
+                    "Stop": [
+                        {
+                            "hooks": [
+                                {
+                                    "type": "command",
+                                    "command": "sh",
+                                    "args": ["${CLAUDE_PROJECT_DIR}/scripts/it's.sh", "argv"],
+                                }
+                            ]
+                        }
+                    ],
+                },
+                "apiKeyHelper": f"{run} helper; echo key",
+            },
+        )
+        write(
+            here.project / ".mcp.json",
+            {"mcpServers": {"s": {"command": "sh", "args": ["scripts/it's.sh", "server"]}}},
+        )
+        await here.run("Hello.", trusted=True)
+        places = {
+            line.split()[0]: line.split()[1:] for line in (here.ran / "places").read_text().splitlines()
+        }
+        home = str(here.project)
+        assert places == {name: [home, home] for name in ("shell", "argv", "helper", "server")}
+
+
+async def test_the_users_own_configuration_stays_in_force(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here:
+        here.hostile()
+        home = here.take.home
+        write(home / ".claude/settings.json", {"hooks": {"SessionStart": here.hook("own-hook")}})
+        write(home / ".claude/CLAUDE.md", "TEXT-OWN\n")
+        write(home / ".claude/skills/own/SKILL.md", "---\nname: own\ndescription: SKILL-OWN\n---\nx\n")
+        servers = {"mine": here.server("own-server")}
+        local = {str(here.project): {"mcpServers": {"local": here.server("own-local-server")}}}
+        write(home / ".claude.json", {"mcpServers": servers, "projects": local})
+        assert await here.run("Hello.") == {"own-hook", "own-server", "own-local-server"}
+        assert "TEXT-OWN" in here.said()
+        assert "SKILL-OWN" in here.said()
