@@ -57,7 +57,7 @@ CLOCKS = (".now", ".utcnow", ".today")
 #: Commands that only ask must load none of these.
 SLOW = frozenset({"trio", "rich", "mcp", "asyncio", "sqlite3", "h11", "subprocess"})
 #: The commands that run sessions in the process itself.
-RUNS_SESSIONS = frozenset({"cli.foreground", "cli.batch_foreground"})
+RUNS_SESSIONS = frozenset({"cli.foreground"})
 
 
 class Arrow(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ import trio
 
 from cms.config import Settings
 from cms.daemon.supervisor import Supervisor
-from cms.errors import NameTaken, SessionNotFound
+from cms.errors import Interrupted, NameTaken, SessionNotFound
 from cms.session.budget import Account, Budget, Cap, stand
 from cms.session.model import (
     LIVE,
@@ -33,6 +33,7 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
+from cms.session.verdict import delegate_result
 from daemon.fake_keeper import FakeKeeper
 
 
@@ -135,9 +136,10 @@ class FakeSupervisor(FakeKeeper):
         *,
         context: str = "",
         accepted: Callable[[Interaction], None] | None = None,
+        within: trio.CancelScope | None = None,
     ) -> DelegateResult:
         await self.create(options)
-        return await self.continue_(options.name, context + task, accepted=accepted)
+        return await self.continue_(options.name, context + task, accepted=accepted, within=within)
 
     async def continue_(
         self,
@@ -146,6 +148,16 @@ class FakeSupervisor(FakeKeeper):
         *,
         limits: Limits | None = None,
         accepted: Callable[[Interaction], None] | None = None,
+        within: trio.CancelScope | None = None,
+    ) -> DelegateResult:
+        with within or trio.CancelScope():
+            return await self._carry_out(name, message, accepted)
+        if not self.said[name]:
+            raise Interrupted("cancelled before anything was accepted")
+        return delegate_result(self.said[name][-1], self.records[name], None)
+
+    async def _carry_out(
+        self, name: str, message: str, accepted: Callable[[Interaction], None] | None
     ) -> DelegateResult:
         try:
             if "hang before" in message:

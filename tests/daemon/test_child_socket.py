@@ -18,6 +18,7 @@ from cms.daemon.child_socket import ChildSocket
 from cms.daemon.server import open_child_socket
 from cms.errors import CmsError, DaemonUnavailable, SessionNotFound, UsageError
 from cms.fleet.supervisor import Supervisor
+from cms.live.runner import OpenChildSocket
 from cms.rpc.client import connect
 from cms.rpc.daemon import DAEMON_STOP, HELLO, DaemonStopParams, Hello
 from cms.rpc.money import BUDGET_GET, BUDGET_SET, SetBudgetParams
@@ -54,10 +55,13 @@ LONG = call("Bash", command="sleep 600")
 @asynccontextmanager
 async def house(tmp_path: Path) -> AsyncIterator[Supervisor]:
     settings = make_settings(tmp_path)
-    async with supervising(settings, within=40) as supervisor:
-        supervisor.child_sockets = lambda session: open_child_socket(
+
+    def child_sockets(supervisor: Supervisor) -> OpenChildSocket:
+        return lambda session: open_child_socket(
             supervisor, settings, ChildSocket(session, supervisor.get, supervisor.children.descends)
         )
+
+    async with supervising(settings, within=40, child_sockets=child_sockets) as supervisor:
         yield supervisor
 
 

@@ -12,11 +12,18 @@ import trio
 
 from cms.fleet.supervisor import open_supervisor
 from cms.testing.script import prompt, say
-from fleet.kit import ask, at_work, make_settings, start, talking, toil
+from fleet.kit import ask, at_work, make_options, make_settings, start, talking, toil
 
 
 async def main(folder: str, stage: str) -> None:
     async with open_supervisor(make_settings(Path(folder))) as supervisor:
+        if stage == "check":
+            options = make_options(supervisor.settings, verify=("touch at-work-one; sleep 600; false",))
+            await supervisor.start_delegate(
+                options, prompt("Work", say("done", cost_usd=0.05, model="sonnet"))
+            )
+            await at_work(supervisor)
+            await tell_and_wait()
         await start(supervisor)
         await ask(supervisor, "one", prompt("Hello", say("first", cost_usd=0.05, model="sonnet")))
         if stage == "tool":
@@ -27,9 +34,13 @@ async def main(folder: str, stage: str) -> None:
             await talking(supervisor)
         if stage != "idle":
             await supervisor.submit("one", "And then", type="send")
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        await trio.sleep_forever()
+        await tell_and_wait()
+
+
+async def tell_and_wait() -> None:
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await trio.sleep_forever()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import trio
 
 from cms.config import Settings
 from cms.errors import StoreError
-from cms.fleet.supervisor import Supervisor, open_supervisor
+from cms.fleet.supervisor import MakeChildSockets, Supervisor, open_supervisor
 from cms.session.model import (
     ENDED,
     LIVE,
@@ -81,10 +81,12 @@ def make_options(settings: Settings, name: str = "one", /, **changes: object) ->
 
 
 @asynccontextmanager
-async def supervising(settings: Settings, *, within: float = WITHIN) -> AsyncIterator[Supervisor]:
+async def supervising(
+    settings: Settings, *, within: float = WITHIN, child_sockets: MakeChildSockets | None = None
+) -> AsyncIterator[Supervisor]:
     """A supervisor for the length of the block; afterwards nothing that it started may live, nor be open."""
     with trio.fail_after(within):
-        async with open_supervisor(settings) as supervisor:
+        async with open_supervisor(settings, child_sockets=child_sockets) as supervisor:
             yield supervisor
     assert_nothing_left(settings)
 

@@ -18,7 +18,9 @@ import trio
 
 from cms.config import Settings
 from cms.fleet.supervisor import Supervisor, open_supervisor
-from cms.session.model import Outcome, SessionStatus
+from cms.session.model import DELEGATED, Outcome, SessionStatus
+from cms.store import sessions
+from cms.store.store import open_store
 from cms.testing.script import call, prompt, say
 from fleet.kit import assert_nothing_left, consistent, make_options, make_settings
 
@@ -87,8 +89,20 @@ async def checked(settings: Settings) -> None:
     for record in records:
         assert record.status is not SessionStatus.ERROR
         assert record.receipt is None or record.receipt.empty
+    await judged(settings)
     ran = {path.name for path in (settings.home.parent / "work").iterdir()}
     assert ran <= {"first"}
+
+
+async def judged(settings: Settings) -> None:
+    """Nothing is completed that was not judged: such a delegation's session says so, too."""
+    async with open_store(settings) as store:
+        for record in await store.read(sessions.newest_first):
+            found = await store.read(sessions.interactions, record.id)
+            delegated = [one for one in found if one.type in DELEGATED]
+            if delegated and delegated[-1] is found[-1]:
+                completed = delegated[-1].outcome is Outcome.COMPLETED
+                assert completed == (record.status is SessionStatus.COMPLETED), (record, found)
 
 
 SAMPLES = int(os.environ.get("REHEARSAL_SAMPLES", "8"))

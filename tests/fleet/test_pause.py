@@ -10,7 +10,7 @@ import trio.testing
 
 from cms.errors import SessionNotFound, WrongStatus
 from cms.live.work_clock import WorkClock
-from cms.session.model import Limits, Outcome, SessionStatus
+from cms.session.model import InteractionState, Limits, Outcome, SessionStatus
 from cms.store import sessions
 from cms.testing.script import call, prompt, say
 from fleet.kit import ask, make_options, make_settings, proved, start, supervising, until
@@ -160,7 +160,7 @@ async def test_quiet_is_when_the_verdict_is_given(tmp_path: Path) -> None:
     async with supervising(settings) as supervisor:
         options = make_options(settings, "one", verify=(f"until test -e {gate}; do sleep 0.01; done; false",))
         sent = await supervisor.start_delegate(options, prompt("go", say("done")))
-        assert (await supervisor.finished(sent)).outcome is Outcome.COMPLETED
+        assert (await supervisor.work_ended(sent)).state is InteractionState.CHECKING
         quiet = trio.Event()
 
         async def wait() -> None:

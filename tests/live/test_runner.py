@@ -902,8 +902,7 @@ async def test_a_door_that_does_not_open_or_shut(tmp_path: Path, when: str) -> N
         yield settings.home / "door" / "cms.sock"
         raise ZeroDivisionError
 
-    async with supervising(settings) as supervisor:
-        supervisor.child_sockets = child_sockets
+    async with supervising(settings, child_sockets=lambda _: child_sockets) as supervisor:
         await start(supervisor, allow_cms=True)
         await start(supervisor, "other")
         reply = await ask(supervisor, "one", prompt("Hello", say("here")))
@@ -1025,8 +1024,7 @@ async def test_what_a_process_uses_stays_until_it_has_ended(
 
     monkeypatch.setattr(Ladder, "descend", broken)
     monkeypatch.setattr(scratch_module, "remove_scratch", remove)
-    async with supervising(settings) as supervisor:
-        supervisor.child_sockets = child_socket
+    async with supervising(settings, child_sockets=lambda _: child_socket) as supervisor:
         (tmp_path / "door").touch()
         await start(supervisor, allow_cms=True)
         await supervisor.resume("one")

@@ -204,7 +204,7 @@ def run(
         return _start(port, file or "", options_of, plan=plan, detach=detach, json=json)
 
     if foreground:
-        from cms.cli.batch_foreground import with_supervisor
+        from cms.cli.foreground import with_supervisor
 
         return with_supervisor(work)
     from cms.cli.batch_client import with_daemon

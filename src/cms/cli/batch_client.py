@@ -1,4 +1,4 @@
-"""Who answers the `batch.` verbs: the daemon, or (`batch_foreground`) this command itself."""
+"""Who answers the `batch.` verbs: the daemon, or (`foreground`) this command itself."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""`delegate --foreground`: the supervisor inside this command, whose end ends everything it started.
-
-The delegation goes through `daemon.handlers`, the same code that the daemon runs behind its socket, with a
-`Call` that reports to this terminal instead. So a cancelled delegation gives the same result in both.
+"""`delegate` and `batch` with `--foreground`: a supervisor inside this command, whose end ends it all.
 
 The signal receiver stands outside of the supervisor: while that closes (and proves that nothing is left), a
 second Ctrl-C must not tear it apart. What it does then is bounded by the stop ladder's deadlines.
+
+A batch's command is blocking code like any other, so it gets a thread, and trio the main thread, where the
+signals come.
 """
 
 from __future__ import annotations
@@ -12,114 +12,53 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
+import msgspec
 import trio
 
 from cms.cli import terminal
+from cms.cli.batch_client import Port
 from cms.cli.progress import StatusLine
 from cms.config import load_settings_and_file
-from cms.daemon.call import RequestCancelled
-from cms.daemon.handlers.sessions import SessionHandlers
-from cms.errors import CmsError, InternalError
+from cms.daemon.call import Handler
+from cms.daemon.handlers.batches import BatchHandlers
+from cms.fleet.batches import open_batches
 from cms.fleet.supervisor import Supervisor, open_supervisor
+from cms.groups import single_error
+from cms.rpc.batches import BatchResult
 from cms.rpc.sessions import DelegateParams
+from cms.rpc.verbs import P, R, Verb
 from cms.rpc.wire import ProgressNote
-from cms.session.model import DelegateResult, Interaction
+from cms.session.model import DelegateResult, Interaction, Record
 
-#: What ends the delegation, cleanly: Ctrl-C, a polite kill, the terminal's end.
+T = TypeVar("T")
+Tell = Callable[[ProgressNote], None]
+
+#: What ends the work, cleanly: Ctrl-C, a polite kill, the terminal's end.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def delegate(params: DelegateParams, *, quiet: bool) -> DelegateResult:
-    """Do the task here and return its result, `interrupted` when a signal ended it.
+def _run(work: Callable[[Supervisor, trio.Event], Awaitable[T]]) -> T:
+    """Do it with a supervisor in this process; the event is set by a signal.
 
     Raises:
-        CmsError: it could not begin.
-        KeyboardInterrupt: a signal came before anything had begun.
+        CmsError: as it was raised in `work`, or by the supervisor.
     """
-    if quiet or not terminal.can_rewrite(sys.stderr, os.environ):
-        return _run(params, None)
-    style = terminal.style_of(sys.stderr, os.environ)
-    with StatusLine(sys.stderr, params.options.name, style) as line:
-        return _run(params, line.note)
+    with single_error():
+        return trio.run(_with_supervisor, work)
 
 
-def _run(params: DelegateParams, tell: Callable[[ProgressNote], None] | None) -> DelegateResult:
-    """`trio.run`, with what went wrong told from the nurseries that it came through."""
-    failures: list[CmsError] = []
-    try:
-        return trio.run(_delegate, params, tell)
-    except* CmsError as group:
-        failures.extend(_leaves(group))
-    except* _NeverBegan:
-        pass
-    if failures:
-        raise failures[0]
-    raise KeyboardInterrupt
-
-
-def _leaves(group: BaseExceptionGroup[CmsError]) -> Iterator[CmsError]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
-
-
-class _NeverBegan(Exception):
-    """A signal came before the task was accepted: there is no result."""
-
-
-class _Here:
-    """The `Call` and the `Host` of the one request that this command is."""
-
-    stopping = False
-    clients = 1
-
-    def __init__(
-        self, nursery: trio.Nursery, supervisor: Supervisor, tell: Callable[[ProgressNote], None] | None
-    ) -> None:
-        self.scope = trio.CancelScope()
-        self._nursery = nursery
-        self._supervisor = supervisor
-        self._tell = tell
-
-    def accepted(self, name: str, interaction: Interaction) -> None:  # noqa: ARG002 - the protocol's
-        if self._tell is not None:
-            self._nursery.start_soon(self.follow, name)
-
-    async def follow(self, name: str) -> None:
-        with self._supervisor.watch(name) as notes:
-            async for progress in notes:
-                if self._tell is not None:
-                    self._tell(ProgressNote(request_id=0, progress=progress))
-
-    async def stop(self, grace: float) -> None:  # noqa: ARG002 - the protocol's
-        self.scope.cancel()
-
-    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        self._nursery.start_soon(task)
-
-
-async def _delegate(params: DelegateParams, tell: Callable[[ProgressNote], None] | None) -> DelegateResult:
+async def _with_supervisor(work: Callable[[Supervisor, trio.Event], Awaitable[T]]) -> T:
     settings = load_settings_and_file()
+    stop = trio.Event()
     async with trio.open_nursery() as outer:
-        stop = trio.Event()
         await outer.start(_listen, stop)
-        async with open_supervisor(settings) as supervisor, trio.open_nursery() as nursery:
-            here = _Here(nursery, supervisor, tell)
-            nursery.start_soon(_cancel_when, stop, here.scope)
-            handlers = SessionHandlers(supervisor, here, settings)
-            try:
-                result = await handlers.delegate(here, params)
-            except RequestCancelled:
-                raise _NeverBegan from None
-            finally:
-                nursery.cancel_scope.cancel()
+        async with open_supervisor(settings) as supervisor:
+            result = await work(supervisor, stop)
         outer.cancel_scope.cancel()
-    if not isinstance(result, DelegateResult):
-        raise InternalError(f"a delegation gave {type(result).__name__}")
     return result
 
 
@@ -130,6 +69,104 @@ async def _listen(stop: trio.Event, task_status: trio.TaskStatus[None]) -> None:
             stop.set()
 
 
-async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
-    await stop.wait()
-    scope.cancel(reason="a signal asked this command to end")
+@asynccontextmanager
+async def _scope_until(stop: trio.Event) -> AsyncIterator[tuple[trio.CancelScope, trio.Nursery]]:
+    """A scope for the work, cancelled by a signal; and a nursery for what ends with the block."""
+    scope = trio.CancelScope()
+
+    async def cancel() -> None:
+        await stop.wait()
+        scope.cancel(reason="a signal asked this command to end")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel)
+        yield scope, nursery
+        nursery.cancel_scope.cancel()
+
+
+# --- one delegation -------------------------------------------------------------------------------
+
+
+def delegate(params: DelegateParams, *, quiet: bool) -> DelegateResult:
+    """Do the task here and return its result, `interrupted` when a signal ended it.
+
+    Raises:
+        CmsError: it could not begin; `Interrupted`: a signal came before anything had begun.
+    """
+    if quiet or not terminal.can_rewrite(sys.stderr, os.environ):
+        return _delegate(params, None)
+    style = terminal.style_of(sys.stderr, os.environ)
+    with StatusLine(sys.stderr, params.options.name, style) as line:
+        return _delegate(params, line.note)
+
+
+def _delegate(params: DelegateParams, tell: Tell | None) -> DelegateResult:
+    async def work(supervisor: Supervisor, stop: trio.Event) -> DelegateResult:
+        async with _scope_until(stop) as (scope, nursery):
+
+            def accepted(interaction: Interaction) -> None:  # noqa: ARG001 - the supervisor's
+                if tell is not None:
+                    nursery.start_soon(_follow, supervisor, params.options.name, tell)
+
+            return await supervisor.delegate(
+                params.options, params.task, context=params.context, accepted=accepted, within=scope
+            )
+
+    return _run(work)
+
+
+async def _follow(supervisor: Supervisor, name: str, tell: Tell) -> None:
+    with supervisor.watch(name) as notes:
+        async for progress in notes:
+            tell(ProgressNote(request_id=0, progress=progress))
+
+
+# --- a batch --------------------------------------------------------------------------------------
+
+
+def with_supervisor(work: Callable[[Port], int]) -> int:
+    """Do a batch's work with a supervisor in this process.
+
+    Raises:
+        CmsError: as it was raised in `work`, or by the supervisor.
+    """
+
+    async def in_thread(supervisor: Supervisor, stop: trio.Event) -> int:
+        async with open_batches(supervisor) as batches:
+            port = _LocalPort(BatchHandlers(batches).all, stop, trio.lowlevel.current_trio_token())
+            return await trio.to_thread.run_sync(work, port)
+
+    return _run(in_thread)
+
+
+class _LocalPort:
+    """The handlers themselves, called from the command's threads."""
+
+    def __init__(self, handlers: Sequence[Handler], stop: trio.Event, token: trio.lowlevel.TrioToken) -> None:
+        self._begin = {handler.verb.name: handler.begin for handler in handlers}
+        self._stop = stop
+        self._token = token
+
+    def ask(self, verb: Verb[P, R], params: P) -> R:
+        return verb.checked(trio.from_thread.run(self._call, verb.name, params, trio_token=self._token))
+
+    def run(self, verb: Verb[P, BatchResult], params: P) -> BatchResult:
+        return self.ask(verb, params)
+
+    async def _call(self, verb: str, params: Record) -> Record:
+        with single_error():
+            async with _scope_until(self._stop) as (scope, _):
+                return await self._begin[verb](_Call(scope), msgspec.Raw(msgspec.json.encode(params)))
+
+
+class _Call:
+    """The `Call` of a request that this command makes to itself."""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self.scope = scope
+
+    def accepted(self, name: str, interaction: Interaction) -> None:
+        """Nobody else listens."""
+
+    async def follow(self, name: str) -> None:
+        """Likewise."""

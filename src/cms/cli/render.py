@@ -252,9 +252,11 @@ def interaction_fate(last: Interaction, style: Style) -> str:
         InteractionState.QUEUED: "stored, not sent yet",
         InteractionState.SENT: "sent, not begun yet",
         InteractionState.RUNNING: "being worked on",
+        InteractionState.CHECKING: "answered, being checked",
         InteractionState.DONE: "answered",
         InteractionState.FAILED: f"failed{why}",
         InteractionState.INTERRUPTED: f"interrupted{why}; what it did before stands, resume to go on",
+        InteractionState.UNCHECKED: f"answered, not checked{why}",
         InteractionState.DOUBTFUL: f"in doubt{why}; it may have reached claude or not, and is not sent again",
     }[last.state]
     return f"#{last.number} {last.type}, {words}"

@@ -452,8 +452,9 @@ def _show_stopped(reply: StopResult, *, json: bool, by_force: bool = False) -> i
 def wait_exit(reply: WaitResult, *, first: bool) -> ExitCode:
     """The exit status for what came of the waiting."""
     for one in reply.done:
-        if one.last is not None and one.last.outcome not in (None, Outcome.COMPLETED):
-            return exit_code_of(one.last.outcome)
+        if one.last is not None and one.last.outcome is not Outcome.COMPLETED:
+            # Without an outcome: it is at work elsewhere, or what became of it could not be stored.
+            return exit_code_of(one.last.outcome or Outcome.FAILED)
     if reply.waiting and not (first and reply.done):
         return ExitCode.TIME_EXCEEDED if reply.timed_out else ExitCode.INTERRUPTED
     return ExitCode.COMPLETED

@@ -26,10 +26,6 @@ class Call(Protocol):
         """Tell the client what the session does, until its process has ended."""
 
 
-class RequestCancelled(Exception):
-    """The client cancelled before anything was accepted: there is no result to give."""
-
-
 Begin = Callable[[Call, msgspec.Raw], Coroutine[object, object, Record]]
 
 

@@ -39,6 +39,7 @@ from cms.daemon.service_unit import Service
 from cms.daemon.supervisor import Supervisor
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.fleet import machine
+from cms.groups import single_error
 from cms.home import prepare_home
 from cms.rpc.daemon import Readiness
 from cms.rpc.wire import error_data
@@ -46,6 +47,7 @@ from cms.rpc.wire import error_data
 if TYPE_CHECKING:
     from cms.daemon.call import Handler
     from cms.fleet.batches import Batches
+    from cms.live.runner import OpenChildSocket
 
 log = logging.getLogger(__name__)
 
@@ -150,23 +152,11 @@ def run_daemon(
 
 def _serve(settings: Settings, lock: HomeLock, announce: _Announcement, opener: Opener) -> None:
     log.info("daemon %s starts, pid %d, home %s", __version__, os.getpid(), settings.home)
-    failures: list[CmsError] = []
     try:
-        trio.run(_Daemon(settings, lock, announce, opener).run)
-    except* CmsError as group:
-        failures.extend(_leaves(group))
-    log.info("daemon ends")
-    for failure in failures[1:]:
-        log.error("%s", failure)  # the first is whoever called us to tell
-    if failures:
-        raise failures[0]
-
-
-def _leaves(group: BaseExceptionGroup[CmsError]) -> list[CmsError]:
-    found: list[CmsError] = []
-    for error in group.exceptions:
-        found.extend(_leaves(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found
+        with single_error():
+            trio.run(_Daemon(settings, lock, announce, opener).run)
+    finally:
+        log.info("daemon ends")
 
 
 class _Announcement:
@@ -305,15 +295,19 @@ async def wait_idle(
 @asynccontextmanager
 async def _open_supervisor(settings: Settings) -> AsyncIterator[tuple[Supervisor, str]]:
     # Here and not above: `python -m cms.daemon` that finds the home taken should be gone at once.
+    from cms.fleet.supervisor import Supervisor as Sessions
     from cms.fleet.supervisor import open_supervisor
 
     shutil.rmtree(
         settings.child_sockets, ignore_errors=True
     )  # a crashed daemon's: nobody is behind them any more
-    async with open_supervisor(settings) as supervisor:
-        supervisor.child_sockets = lambda session: open_child_socket(
+
+    def child_sockets(supervisor: Sessions) -> OpenChildSocket:
+        return lambda session: open_child_socket(
             supervisor, settings, ChildSocket(session, supervisor.get, supervisor.children.descends)
         )
+
+    async with open_supervisor(settings, child_sockets=child_sockets) as supervisor:
         mechanism, recovery = supervisor.mechanism, supervisor.recovery
         for session in recovery.sessions:
             log.warning("recovered session %s (%s), now %s", session.name, session.id, session.status)

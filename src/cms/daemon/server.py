@@ -30,7 +30,7 @@ import msgspec
 import trio
 
 from cms.config import Settings, caller, caller_environ
-from cms.daemon.call import Handler, RequestCancelled
+from cms.daemon.call import Handler
 from cms.daemon.child_socket import ChildSocket
 from cms.daemon.handlers.daemon import DaemonHandlers
 from cms.daemon.handlers.money import MoneyHandlers
@@ -44,6 +44,7 @@ from cms.errors import (
     DaemonVersionMismatch,
     HomeUnusable,
     InternalError,
+    Interrupted,
     UsageError,
 )
 from cms.rpc.daemon import HELLO, Hello
@@ -482,9 +483,8 @@ class _Connection:
             answer = Response(call.id, msgspec.Raw(_encode(result)))
             if len(call.verb.results) > 1:
                 answer.kind = type(result).__name__
-        except RequestCancelled:
-            data = ErrorData("interrupted", "cancelled before anything was accepted", exit_code=130)
-            answer = Response(call.id, error=RpcError(REQUEST_CANCELLED, data.message, data))
+        except Interrupted as error:
+            answer = Response(call.id, error=RpcError(REQUEST_CANCELLED, error.message, error_data(error)))
         except CmsError as error:
             if isinstance(error, InternalError):
                 log.error("%s: %s", call.verb.name, error, exc_info=error)

@@ -47,6 +47,7 @@ class Supervisor(Protocol):
         *,
         context: str = "",
         accepted: Callable[[Interaction], None] | None = None,
+        within: trio.CancelScope | None = None,
     ) -> DelegateResult: ...
 
     async def continue_(
@@ -56,6 +57,7 @@ class Supervisor(Protocol):
         *,
         limits: Limits | None = None,
         accepted: Callable[[Interaction], None] | None = None,
+        within: trio.CancelScope | None = None,
     ) -> DelegateResult: ...
 
     def start_delegate(

@@ -71,8 +71,10 @@ from cms.batch.schedule import (
 )
 from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
 from cms.fleet import machine
-from cms.fleet.batch_sessions import Accepted, BatchSessions, Nothing
+from cms.fleet.batch_sessions import BatchSessions, Nothing
+from cms.fleet.delegation import Accepted
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier, ResultFile
+from cms.groups import single_error
 from cms.session.model import DelegateResult, Outcome
 from cms.store import batch_tasks, batches
 from cms.store.store import Store
@@ -365,7 +367,10 @@ class Engine:
         began = self._now()
         try:
             with scope:
-                came = await self._try(task, begun, heard)
+                try:
+                    came = await self._try(task, begun, heard)
+                except CmsError as error:
+                    came = error
             # What follows must be written down whoever wants this task to end now.
             took = self._now() - began
             with trio.CancelScope(shield=True):
@@ -380,20 +385,17 @@ class Engine:
             del self._scopes[task.seq]
             self._begun.pop(task.seq, None)
 
-    async def _try(self, task: Task, begun: trio.Event, heard: trio.Event) -> DelegateResult | CmsError:
-        """Do it; an error of a session's is returned, since a nursery would wrap what is raised."""
-        async with trio.open_nursery() as listening:
+    async def _try(self, task: Task, begun: trio.Event, heard: trio.Event) -> DelegateResult:
+        with single_error():
+            async with trio.open_nursery() as listening:
 
-            def accepted(_: object) -> None:
-                begun.set()
-                listening.start_soon(self._listen, task, heard)
+                def accepted(_: object) -> None:
+                    begun.set()
+                    listening.start_soon(self._listen, task, heard)
 
-            try:
-                return await self._do(task, accepted)
-            except CmsError as error:
-                return error
-            finally:
+                result = await self._do(task, accepted)
                 listening.cancel_scope.cancel(reason="the try has ended")
+            return result
 
     async def _do(self, task: Task, accepted: Accepted) -> DelegateResult:
         if task.go_on:

@@ -6,7 +6,7 @@ test puts a fake that does ten thousand tasks in seconds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -15,23 +15,20 @@ import trio
 
 from cms.batch.retry import HARMLESS, Remains
 from cms.errors import CmsError, SessionNotFound
-from cms.fleet.checks import run_checks
+from cms.fleet.delegation import Accepted
 from cms.fleet.supervisor import Supervisor
 from cms.protocol.messages import Assistant, ToolResultBlock, ToolUseBlock, User, decode
 from cms.session.model import (
     DelegateResult,
-    Interaction,
+    InteractionState,
     Outcome,
     SessionOptions,
     SessionRecord,
-    SessionStatus,
-    delegate_result,
 )
 from cms.store import audit, sessions
 from cms.store.rawlog import raw_log_path, read_lines
 
 News = Literal["answered", "retry"]
-Accepted = Callable[[Interaction], None]
 
 
 class Nothing(msgspec.Struct, frozen=True):
@@ -131,8 +128,8 @@ class SupervisorSessions:
         last = next(iter(await self._supervisor.interactions(name, 1)), None)
         if last is None:
             return Nothing()
-        if last.outcome not in (None, Outcome.INTERRUPTED):
-            return await self._judged(session, last)
+        if last.outcome not in (None, Outcome.INTERRUPTED) or last.state is InteractionState.UNCHECKED:
+            return await self._supervisor.judge_again(name)
         path = raw_log_path(self._supervisor.settings.raw, session.id)
         return Remains(
             # Not so if the store never saw it leave the queue: claude has had nothing of it.
@@ -141,18 +138,6 @@ class SupervisorSessions:
             allowed=await self.allowed_tools(name),
             finished=await trio.to_thread.run_sync(finished_acts, path),
             exact=last.cost_exact and session.cost_exact,
-        )
-
-    async def _judged(self, session: SessionRecord, last: Interaction) -> DelegateResult:
-        """The result of a try that had ended, though nobody lived to hear it."""
-        outcome, error, reasons = last.outcome, last.error, list(last.reasons)
-        if outcome is Outcome.COMPLETED and session.status is not SessionStatus.COMPLETED:
-            failed = await run_checks(self._supervisor.mechanism, self._supervisor.settings, session.options)
-            if failed:
-                outcome, error = Outcome.VERIFICATION_FAILED, failed[0]
-                reasons += failed
-        return delegate_result(
-            last, session, session.receipt, outcome=outcome, error=error, reasons=tuple(reasons)
         )
 
     async def news(self, name: str) -> AsyncGenerator[News, None]:

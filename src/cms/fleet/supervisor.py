@@ -13,70 +13,69 @@ What is done to one session is done in turn (a lock per name), so that two shell
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import msgspec
 import trio
 
-from cms.config import Settings, caller, caller_environ, find_claude, load_settings_and_file
+from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Level, Mechanism, find_mechanism
 from cms.errors import (
     CmsError,
     ContainmentError,
-    InternalError,
-    NothingAsked,
-    SessionNotFound,
     UsageError,
     WrongStatus,
 )
-from cms.fleet.checks import run_checks
-from cms.fleet.children import Children
+from cms.fleet.delegation import Accepted, Delegations
+from cms.fleet.sessions import Sessions, elsewhere
 from cms.fleet.unkilled import Unkilled
+from cms.groups import single_error
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket, Runner
 from cms.protection.rules import load_rules
 from cms.protection.scratch import clear_scratch
 from cms.session import lineage
-from cms.session.audit import AuditLog, Decision
-from cms.session.budget import ALL, DAY, Budget
+from cms.session.audit import Decision
 from cms.session.model import (
     ENDED,
     LIVE,
     DelegateResult,
     Interaction,
+    InteractionState,
     Limits,
-    LiveSession,
     Outcome,
-    Progress,
     Receipt,
     Reply,
     SessionOptions,
     SessionRecord,
     SessionStatus,
-    delegate_result,
 )
-from cms.session.questions import OpenQuestion, read_answer
-from cms.store import audit, money, sessions
+from cms.store import money, sessions
 from cms.store.rawlog import raw_log_path
-from cms.store.records import Grouping, Recovery, Total
+from cms.store.records import Recovery
 from cms.store.recovery import recover
 from cms.store.store import Store, open_store
 from cms.store.trash import Retired, retire
 
 log = logging.getLogger(__name__)
 
-Accepted = Callable[[Interaction], None]
+#: Gives the way from the sessions of a supervisor to cms.
+MakeChildSockets = Callable[["Supervisor"], OpenChildSocket]
 
 
 @asynccontextmanager
-async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Supervisor]:
+async def open_supervisor(
+    settings: Settings | None = None, *, child_sockets: MakeChildSockets | None = None
+) -> AsyncIterator[Supervisor]:
     """A supervisor with its store and its nursery; at the end nothing that it started is left.
+
+    Args:
+        child_sockets: how its sessions can use it themselves; None: they cannot.
 
     Raises:
         HomeUnusable, StoreError: there is no place for the store.
@@ -92,7 +91,9 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
         unkilled = Unkilled(store)
         try:
             async with trio.open_nursery() as nursery:
-                supervisor = Supervisor(settings, store, mechanism, nursery, recovery, unkilled)
+                supervisor = Supervisor(
+                    settings, store, mechanism, nursery, recovery, unkilled, child_sockets=child_sockets
+                )
                 try:
                     yield supervisor
                 except GeneratorExit:
@@ -105,16 +106,17 @@ async def open_supervisor(settings: Settings | None = None) -> AsyncIterator[Sup
                     supervisor.close()
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            # No runner raises an Exception. What is left is Ctrl-C, which lands in any task.
-            raise _first_of(group) from None
+            # No runner raises an Exception. What is left is a cancellation, or Ctrl-C (it lands in any task).
+            with single_error():
+                raise group if raised is None else BaseExceptionGroup("at the end", [raised, group]) from None
         finally:
             await unkilled.strike_all()
     if raised is not None:
         raise raised
 
 
-class Supervisor:
-    """Made by `open_supervisor`.
+class Supervisor(Sessions):
+    """Made by `open_supervisor`. What it can be asked is in `sessions.Sessions`.
 
     Attributes:
         recovery: what an earlier process left behind when it died, as it now stands.
@@ -128,27 +130,20 @@ class Supervisor:
         nursery: trio.Nursery,
         recovery: Recovery,
         unkilled: Unkilled,
+        *,
+        child_sockets: MakeChildSockets | None = None,
     ) -> None:
-        self.settings = settings
-        self.store = store
+        super().__init__(settings, store)
         self.mechanism = mechanism
         self.recovery = recovery
         self._nursery = nursery
-        self._runners: dict[str, Runner] = {}
-        self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
-        self._locks: dict[str, trio.Lock] = {}
-        self._delegations: dict[str, trio.Event] = {}  # under way, from the message to the verdict
+        self._delegations = Delegations(self, nursery)
         self._closed = False
-        self.child_sockets: OpenChildSocket | None = None  # set by whoever can let sessions in (the daemon)
+        self._child_sockets = None if child_sockets is None else child_sockets(self)
         self._unkilled = unkilled
-        self.children = Children(settings.child_limits, self._runners, self._by_id)
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.settings.home} live={self.live_count()}>"
-
-    def live_count(self) -> int:
-        """How many sessions have a process."""
-        return len(self._runners)
 
     def close(self) -> None:
         """Take nothing more on."""
@@ -167,7 +162,7 @@ class Supervisor:
         await check_work_dir(options.work_dir)
         self._check_containment(options)
         await self._unkilled.check(options)
-        find_claude(self._settings_now())
+        find_claude(self.settings_now())
         now = time.time()
         record = SessionRecord(
             id=str(uuid.uuid4()),
@@ -204,63 +199,6 @@ class Supervisor:
         if record.options.allow_cms and record.options.limits.max_cost is not None:
             await self.set_cap(lineage.scope(record.id), record.options.limits.max_cost)
 
-    async def get(self, name: str) -> SessionRecord:
-        """The session as it stands.
-
-        Raises:
-            SessionNotFound: with the nearest name that exists.
-        """
-        runner = self._known(name)
-        if runner is not None:
-            return runner.record
-        record = await self.store.read(sessions.by_name, name)
-        if record is None:
-            near = difflib.get_close_matches(name, await self.store.read(sessions.names), n=1)
-            raise SessionNotFound(name, near[0] if near else "")
-        return record
-
-    async def sessions(self, status: str = "") -> list[SessionRecord]:
-        """All sessions, or those of one status, newest first. A session is shown those that it started."""
-        records = [self._current(record) for record in await self.store.read(sessions.newest_first)]
-        if inside := caller.get().session_id:
-            records = [record for record in records if await self.children.descends(record, inside)]
-        return [record for record in records if not status or record.status == status]
-
-    def _known(self, name: str) -> Runner | None:
-        """The runner that knows better than the store."""
-        return self._runners.get(name) or self._unsaved.get(name)
-
-    def _current(self, record: SessionRecord) -> SessionRecord:
-        runner = self._known(record.name)
-        return record if runner is None else runner.record
-
-    async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
-        """A session's interactions, oldest first, or only the newest `last`."""
-        return await self.store.read(sessions.interactions, (await self.get(name)).id, last)
-
-    def activity(self, name: str) -> str:
-        """What a session is doing now, in a line; "" if nothing."""
-        runner = self._runners.get(name)
-        return runner.activity if runner is not None else ""
-
-    @contextmanager
-    def watch(self, name: str) -> Iterator[trio.MemoryReceiveChannel[Progress]]:
-        """Notes on what a live session does; the channel ends with its process.
-
-        Raises:
-            WrongStatus: it has no process.
-        """
-        runner = self._runners.get(name)
-        if runner is None:
-            raise WrongStatus(name, "not alive", "be watched")
-        with runner.watch() as notes:
-            yield notes
-
-    def _settings_now(self) -> Settings:
-        """Our settings, with the environment of whoever asks."""
-        environ = caller_environ.get()
-        return self.settings if environ is None else msgspec.structs.replace(self.settings, environ=environ)
-
     # --- shared budgets ---------------------------------------------------------------------------
 
     async def set_cap(self, scope: str, usd: float | None) -> None:
@@ -273,48 +211,9 @@ class Supervisor:
         for runner in self._runners.values():
             runner.check_budget()
 
-    async def budget(self) -> Budget:
-        """What was spent today and ever, and how each capped scope stands."""
-        now = time.time()
-        today = await self.store.read(money.account, DAY, now)
-        ever = await self.store.read(money.account, ALL, now)
-        return Budget(today, ever, tuple(await self.store.read(money.standings, now)))
-
-    async def audit(self, name: str, head: str = "") -> AuditLog:
-        """The audit log of a session, checked (`Store.audit`); a deleted one is found by its name or id.
-
-        Raises:
-            SessionNotFound: there is none, and was none.
-        """
-        try:
-            record = await self.get(name)
-            session_id = record.id
-        except SessionNotFound:
-            deleted = await self.store.read(audit.find_deleted, name)
-            if deleted is None:
-                raise
-            session_id, name = deleted
-        rows, broken = await self.store.read(audit.verified, session_id, head)
-        return AuditLog(name, session_id, tuple(rows), broken)
-
-    async def forget_audits(self, before: float, *, dry_run: bool) -> int:
-        """Remove the audit logs of sessions that were deleted before that time; gives how many."""
-        return await self.store.write(audit.forget_deleted, before, dry_run=dry_run)
-
     # --- processes --------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def _turn(self, name: str) -> AsyncIterator[None]:
-        """One at a time for each name; the lock is there for as long as somebody holds it or waits for it."""
-        lock = self._locks.setdefault(name, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked() and self._locks.get(name) is lock:
-                del self._locks[name]
-
-    async def _runner(self, name: str) -> Runner:
+    async def _ensure_runner(self, name: str) -> Runner:
         """The session's runner, brought up if there is none. The caller holds the session's lock.
 
         Raises:
@@ -344,13 +243,13 @@ class Supervisor:
         await self._save_lost(name)
         record = await self.get(name)
         if record.status in LIVE:
-            raise _elsewhere(record, "start")
+            raise elsewhere(record, "start")
         if self._closed:
             raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
         await check_work_dir(record.options.work_dir)
         self._check_containment(record.options)
         await self._unkilled.check(record.options)
-        settings = self._settings_now()
+        settings = self.settings_now()
         find_claude(settings)
         rules = await load_rules(record.options, settings.environ)
         self.children.check_room()
@@ -362,6 +261,7 @@ class Supervisor:
             mechanism=self.mechanism,
             resume=record.claude_session_id or record.options.fork_of,
             fork=bool(record.options.fork_of) and not record.claude_session_id,
+            child_sockets=self._child_sockets if record.options.allow_cms else None,
         )
         self._runners[name] = runner
         self._nursery.start_soon(self._run, name, runner)
@@ -374,8 +274,6 @@ class Supervisor:
             del self._unsaved[name]
 
     async def _run(self, name: str, runner: Runner) -> None:
-        if runner.record.options.allow_cms:
-            runner.child_sockets = self.child_sockets
         try:
             await runner.run()
         finally:
@@ -406,8 +304,8 @@ class Supervisor:
         Raises:
             SessionNotFound, WrongStatus (paused), WorkDirError, ClaudeNotFound, StoreError: not accepted.
         """
-        async with self._turn(name):
-            runner = await self._runner(name)
+        async with self.turn(name):
+            runner = await self._ensure_runner(name)
             interaction = Interaction(
                 id=str(uuid.uuid4()),
                 session_id=runner.record.id,
@@ -420,8 +318,8 @@ class Supervisor:
             await runner.accept(interaction)
         return interaction
 
-    async def finished(self, interaction: Interaction) -> Interaction:
-        """The interaction once it has ended; its outcome is on disk.
+    async def work_ended(self, interaction: Interaction) -> Interaction:
+        """The interaction once its work has ended, which is on disk; a delegation's is not judged yet.
 
         Raises:
             WrongStatus: its session lives in another cms process, which alone knows.
@@ -435,14 +333,43 @@ class Supervisor:
         stored = await self.store.read(sessions.interaction, interaction.id)
         if stored is None:
             raise UsageError("the session of this message was deleted", hint="`cms list` shows what there is")
-        if stored.state not in ENDED:
-            raise _elsewhere(await self._by_id(stored.session_id), "be waited for")
+        if stored.state not in ENDED and stored.state is not InteractionState.CHECKING:
+            raise elsewhere(await self.by_id(stored.session_id), "be waited for")
         return stored
+
+    async def finished(self, interaction: Interaction) -> Interaction:
+        """The interaction once it has ended; its outcome is on disk.
+
+        Raises:
+            WrongStatus: its session lives in another cms process, which alone knows.
+            UsageError: its session was deleted.
+            StoreError: what became of it could not be stored.
+        """
+        work = await self.work_ended(interaction)
+        judged = await self._delegations.wait_verdict(work) or work
+        if judged.outcome is None:
+            raise elsewhere(await self.by_id(work.session_id), "be waited for")
+        return judged
+
+    async def wait_quiet(self, name: str) -> None:
+        """Until a session has nothing left to do: no message, and no delegation without its verdict.
+
+        Raises:
+            SessionNotFound: there is none of that name.
+        """
+        await self.get(name)
+        while True:
+            if await self._delegations.wait_over(name):
+                continue
+            runner = self._runners.get(name)
+            if runner is None or runner.quiet:
+                return
+            await runner.wait_quiet()
 
     async def wait(self, interaction: Interaction) -> Reply:
         """The answer to a message. What went wrong for the agent is in the reply, not raised."""
         done = await self.finished(interaction)
-        record = await self._by_id(done.session_id)
+        record = await self.by_id(done.session_id)
         return Reply(
             name=record.name,
             status=record.status,
@@ -461,15 +388,6 @@ class Supervisor:
             denials=done.denials,
         )
 
-    async def _by_id(self, session_id: str) -> SessionRecord:
-        for runner in (*self._runners.values(), *self._unsaved.values()):
-            if runner.record.id == session_id:
-                return runner.record
-        record = await self.store.read(sessions.by_id, session_id)
-        if record is None:
-            raise InternalError(f"session {session_id} is not in the store")
-        return record
-
     # --- delegations ------------------------------------------------------------------------------
 
     async def delegate(
@@ -480,17 +398,28 @@ class Supervisor:
         context: str = "",
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
+        within: trio.CancelScope | None = None,
     ) -> DelegateResult:
         """One task under limits: a new session, one interaction, checks, and the session stopped again.
 
-        Cancelling it stops the delegation before the cancellation goes on.
+        Cancelling it stops the delegation and gives it its verdict before the cancellation goes on.
+
+        Args:
+            context: put below the task.
+            accepted: called once the message is on disk.
+            scopes: shared budgets that it is charged to, beside the day's and the total one (`set_cap`).
+            within: not entered yet; to cancel it is to cancel the delegation, and to have its result.
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
+            Interrupted: `within` was cancelled before anything was accepted.
         """
+
         await self.create(msgspec.structs.replace(options, delegated=True))
         prompt = f"{task}\n\nContext:\n{context}" if context else task
-        return await self._delegation(options.name, prompt, "delegate", accepted, scopes)
+        return await self._delegations.carry_out(
+            options.name, prompt, "delegate", accepted=accepted, scopes=scopes, within=within
+        )
 
     async def continue_(
         self,
@@ -500,18 +429,35 @@ class Supervisor:
         limits: Limits | None = None,
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
+        within: trio.CancelScope | None = None,
     ) -> DelegateResult:
-        """A follow-up to a session, under its limits, or under those given from now on.
+        """A follow-up to a session, under its limits, or under those given from now on. Else like `delegate`.
 
         Raises:
             SessionNotFound, WrongStatus, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
+            Interrupted: as there.
         """
         if limits is not None:
             await self._set_limits(name, limits)
-        return await self._delegation(name, message, "continue", accepted, scopes)
+        return await self._delegations.carry_out(
+            name, message, "continue", accepted=accepted, scopes=scopes, within=within
+        )
+
+    async def judge_again(self, name: str) -> DelegateResult:
+        """The result of a session's newest delegation, which nobody lived to hear, or to judge.
+
+        Raises:
+            SessionNotFound: there is none of that name.
+            WrongStatus: it has had no message, or is at work.
+        """
+        session = await self.get(name)
+        last = next(iter(await self.interactions(name, 1)), None)
+        if last is None or last.outcome is None:
+            raise WrongStatus(name, str(session.status), "be judged")
+        return await self._delegations.judge_again(session, last)
 
     async def _set_limits(self, name: str, limits: Limits) -> None:
-        async with self._turn(name):
+        async with self.turn(name):
             record = await self.get(name)
             if name in self._runners:
                 raise WrongStatus(name, str(record.status), "change its limits", hint=f"cms stop {name}")
@@ -523,113 +469,17 @@ class Supervisor:
             await self.store.write(sessions.save, record)
             await self._cap_children(record)
 
-    async def _delegation(
-        self, name: str, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
-    ) -> DelegateResult:
-        over = trio.Event()
-        self._delegations[name] = over
-        try:
-            return await self._carry_out(name, prompt, kind, accepted, scopes)
-        finally:
-            over.set()
-            if self._delegations.get(name) is over:
-                del self._delegations[name]
-
-    async def _carry_out(
-        self, name: str, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
-    ) -> DelegateResult:
-        before = self._runners.get(name)
-        taken = False
-        try:
-            interaction = await self.submit(name, prompt, type=kind, scopes=scopes)
-            taken = True
-            if accepted is not None:
-                accepted(interaction)
-            done = await self.finished(interaction)
-            outcome, reasons = done.outcome or Outcome.FAILED, list(done.reasons)
-            error = done.error
-            if outcome is Outcome.COMPLETED:
-                record = await self.get(name)
-                failed = await run_checks(self.mechanism, self._settings_now(), record.options)
-                if failed:
-                    outcome, error = Outcome.VERIFICATION_FAILED, failed[0]
-                    reasons += failed
-            record, receipt = await self.stop(name, reason="the delegation is over")
-        except BaseException:
-            # Cancelled, or never accepted: in both cases nothing of it may go on. (A session that was alive
-            # before, and took nothing of ours, is somebody else's.)
-            runner = self._runners.get(name)
-            if runner is not None and (taken or runner is not before):
-                runner.stop("the delegation was cancelled")
-                with trio.CancelScope(shield=True):
-                    await runner.wait_gone()
-            raise
-        if receipt is None:
-            receipt = record.receipt  # it had ended by itself
-        result = delegate_result(done, record, receipt, outcome=outcome, error=error, reasons=tuple(reasons))
-        error = result.error or ""
-        if result.status is not done.outcome:
-            # A check that failed, or the tripwire: what the agent's own end did not tell.
-            done = msgspec.structs.replace(
-                done, outcome=result.status, is_error=True, error=error, reasons=result.reasons
-            )
-            await self.store.write(sessions.save_interaction, done)
-        await self._mark(record, result.status, error)
-        return result
-
-    async def _mark(self, record: SessionRecord, outcome: Outcome, error: str) -> SessionRecord:
-        """A delegation that is over has the status that it was judged with."""
-        async with self._turn(record.name):
-            if self._known(record.name) is not None:
-                return record  # somebody has gone on with it already
-            record = await self.get(record.name)
-            if record.status is not SessionStatus.STOPPED:
-                return record
-            status = SessionStatus.COMPLETED if outcome is Outcome.COMPLETED else SessionStatus.STOPPED
-            if outcome is Outcome.FAILED:
-                status = SessionStatus.FAILED
-            record = msgspec.structs.replace(record, status=status, error=error)
-            await self.store.write(sessions.save, record)
-            return record
-
     async def start_delegate(self, options: SessionOptions, task: str, *, context: str = "") -> Interaction:
         """Like `delegate`, but returns once accepted; the work goes on in the supervisor's nursery."""
-        return await self._detach(
+        return await self._delegations.start(
             lambda accepted: self.delegate(options, task, context=context, accepted=accepted)
         )
 
     async def start_continue(self, name: str, message: str, *, limits: Limits | None = None) -> Interaction:
         """Like `continue_`, but returns once accepted."""
-        return await self._detach(
+        return await self._delegations.start(
             lambda accepted: self.continue_(name, message, limits=limits, accepted=accepted)
         )
-
-    async def _detach(self, work: Callable[[Accepted], Awaitable[DelegateResult]]) -> Interaction:
-        """Start `work` in our own nursery and wait until it is accepted; an error before is the caller's."""
-        accepted: list[Interaction] = []
-        failures: list[Exception] = []
-        told = trio.Event()
-
-        def accept(interaction: Interaction) -> None:
-            accepted.append(interaction)
-            told.set()
-
-        async def carry() -> None:
-            try:
-                await work(accept)
-            except Exception as error:
-                failures.append(error)
-                if accepted:
-                    # Nobody waits here any more: what came of the message is in the store, this in the log.
-                    log.error("a delegation in the background ended by an error", exc_info=error)
-            finally:
-                told.set()
-
-        self._nursery.start_soon(carry)
-        await told.wait()
-        if accepted:
-            return accepted[0]
-        raise failures[0] if failures else WrongStatus("", "stopping", "take on work")
 
     # --- ends ---------------------------------------------------------------------------------------
 
@@ -639,8 +489,8 @@ class Supervisor:
         Raises:
             CmsError: it could not be started.
         """
-        async with self._turn(name):
-            runner = await self._runner(name)
+        async with self.turn(name):
+            runner = await self._ensure_runner(name)
             if runner.frozen:
                 await runner.thaw()
             await runner.wait_ready()
@@ -661,7 +511,7 @@ class Supervisor:
             ContainmentError: it could not be frozen; it is paused.
             StoreError: it is paused, and that is not on disk.
         """
-        async with self._turn(name):
+        async with self.turn(name):
             record = await self.get(name)
             runner = self._runners.get(name)
             if runner is None or runner.ending:
@@ -715,16 +565,16 @@ class Supervisor:
             record, receipt = await self.kill(name, reason="deleted")
         elif record.status is SessionStatus.ERROR:
             record, receipt = await self.kill(name)
-        while (delegation := self._delegations.get(name)) is not None:
-            await delegation.wait()
-        async with self._turn(name):
+        while await self._delegations.wait_over(name):
+            pass
+        async with self.turn(name):
             unproved = receipt is not None and not receipt.empty and bool(receipt.left or not force)
             if name in self._runners or unproved:
                 raise WrongStatus(name, str((await self.get(name)).status), "be deleted")
             self._unsaved.pop(name, None)
             record = await self.get(name)
             if record.status in LIVE:
-                raise _elsewhere(record, "be deleted")
+                raise elsewhere(record, "be deleted")
             last = Decision(
                 session_id=record.id,
                 interaction_id="",
@@ -741,68 +591,6 @@ class Supervisor:
             log = raw_log_path(self.settings.raw, record.id)
             gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())
         return record, receipt, gone
-
-    async def wait_quiet(self, name: str) -> None:
-        """Until a session has nothing left to do: no message, and no delegation without its verdict.
-
-        Raises:
-            SessionNotFound: there is none of that name.
-        """
-        await self.get(name)
-        while True:
-            runner, delegation = self._runners.get(name), self._delegations.get(name)
-            if delegation is not None:
-                await delegation.wait()
-            elif runner is not None and not runner.quiet:
-                await runner.wait_quiet()
-            else:
-                return
-
-    def live(self) -> list[LiveSession]:
-        """Every session with a process, and what that takes just now."""
-        return [runner.live() for runner in self._runners.values()]
-
-    # --- questions to a person ----------------------------------------------------------------------
-
-    def questions(self, name: str = "") -> list[OpenQuestion]:
-        """The calls that wait for a person's word, in one session or in all, oldest first."""
-        runners = [one for key, one in self._runners.items() if not name or key == name]
-        found = [question for runner in runners for question in runner.questions()]
-        return sorted(found, key=lambda one: one.asked)
-
-    def answer(
-        self, name: str, question_id: str, texts: Sequence[str], *, deny: bool = False, message: str = ""
-    ) -> OpenQuestion:
-        """A person's answer to a call that waits (`session.questions.read_answer`), which goes on with it.
-
-        Raises:
-            UsageError: nothing waits, it is not clear what is meant, or it is no answer to what was asked.
-        """
-        waiting = self.questions(name)
-        if not waiting:
-            raise NothingAsked(name)
-        asked = [one for one in waiting if not question_id or one.id == question_id]
-        if len(asked) != 1:
-            ids = ", ".join(one.id for one in waiting)
-            raise UsageError(
-                f"{len(waiting)} calls of {name} wait for an answer", hint=f"name one with --id: {ids}"
-            )
-        answer = read_answer(asked[0], texts, deny=deny, message=message)
-        self._runners[name].answer_question(asked[0].id, answer)
-        return asked[0]
-
-    async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:
-        """The sessions whose last message ended because a person was needed, with that message."""
-        found = []
-        for interaction in await self.store.read(sessions.unanswered):
-            record = await self._by_id(interaction.session_id)
-            if not name or record.name == name:
-                found.append((record, interaction))
-        return found
-
-    async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
-        """What was spent, by session, model or day."""
-        return await self.store.read(money.totals, by, since=since)
 
     async def interrupt(self, name: str) -> SessionRecord:
         """End what a session is doing; its process lives on.
@@ -835,9 +623,9 @@ class Supervisor:
         if runner is None:
             record = await self.get(name)
             if record.status in LIVE:
-                raise _elsewhere(record, "be ended")
+                raise elsewhere(record, "be ended")
             if record.status is SessionStatus.ERROR:
-                async with self._turn(name):
+                async with self.turn(name):
                     return await self._unkilled.strike(record)
             return record, None
         for below in self.children.below(runner.record.id):
@@ -854,20 +642,3 @@ class Supervisor:
             runner.stop("cms is shutting down", grace=grace)
         for runner in list(self._runners.values()):
             await runner.wait_gone()
-
-
-def _elsewhere(record: SessionRecord, wanted: str) -> WrongStatus:
-    """The store says that it is alive, and it is not here."""
-    hint = "another cms process has it: go on there, or end that"
-    return WrongStatus(record.name, str(record.status), wanted, hint=hint)
-
-
-def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What a group is about: what is no cancellation, if there is such."""
-    told = group.subgroup(lambda error: not isinstance(error, trio.Cancelled))
-    if told is None:
-        return group
-    first: BaseException = told
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from cms.errors import CmsError
-from cms.session.model import ENDED, Interaction, InteractionState, Outcome
+from cms.session.model import DELEGATED, ENDED, Interaction, InteractionState, Outcome
 
 
 @dataclass
@@ -21,8 +21,8 @@ class PendingMessage:
     """One message.
 
     Attributes:
-        interaction: as it stands; with an outcome once it has ended.
-        known: set when it has ended and whoever waits may know.
+        interaction: as it stands.
+        known: set when its work has ended and whoever waits may know.
     """
 
     interaction: Interaction
@@ -86,7 +86,7 @@ class PendingMessages:
             one = pending.interaction
             if one.state is InteractionState.QUEUED:
                 pending.interaction = ended(one, outcome, f"never sent: {reason}; send it again", at=at)
-            elif one.state not in ENDED:
+            elif one.state not in ENDED and one.state is not InteractionState.CHECKING:
                 # Only after a bug: whatever is in flight when a process ends is settled with its charges.
                 pending.interaction = msgspec.structs.replace(
                     ended(one, outcome, reason, at=at), cost_exact=False
@@ -100,7 +100,12 @@ class PendingMessages:
 
 
 def ended(one: Interaction, outcome: Outcome, error: str, *, at: float) -> Interaction:
-    """An interaction that has come to its end, in one way or another."""
+    """An interaction whose work has ended, in one way or another.
+
+    Where that is a delegation's and ended well, it has no outcome yet: `fleet.delegation` decides.
+    """
+    if outcome is Outcome.COMPLETED and one.type in DELEGATED:
+        return msgspec.structs.replace(one, state=InteractionState.CHECKING, ended=at)
     state = InteractionState.INTERRUPTED
     if outcome is Outcome.FAILED:
         state = InteractionState.FAILED

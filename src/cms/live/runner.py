@@ -85,9 +85,11 @@ OpenChildSocket = Callable[[SessionRecord], AbstractAsyncContextManager[Path]]
 class Runner:
     """A session with a live process.
 
-    Attributes:
-        child_sockets: opens the way through which it may use cms, for as long as it lives; None if it may
-            not. Set before `run`.
+    Args:
+        rules: what it is held to (`protection.rules.load_rules`).
+        resume: the conversation that the process goes on with; "": a new one.
+        fork: it branches off from that one.
+        child_sockets: opens the way through which it may use cms, for as long as it lives; None: it may not.
     """
 
     def __init__(
@@ -100,9 +102,9 @@ class Runner:
         mechanism: Mechanism,
         resume: str,
         fork: bool = False,
+        child_sockets: OpenChildSocket | None = None,
     ) -> None:
-        """`rules`: what the session is held to (`protection.rules.load_rules`)."""
-        self.child_sockets: OpenChildSocket | None = None
+        self._child_sockets = child_sockets
         self._settings = settings
         self._store = store
         self._mechanism = mechanism
@@ -398,8 +400,8 @@ class Runner:
             raw = RawLog(raw_log_path(self._settings.raw, self.record.id))
             stack.callback(raw.close)
             child_socket = None
-            if self.child_sockets is not None:
-                child_socket = await stack.enter_async_context(self.child_sockets(self.record))
+            if self._child_sockets is not None:
+                child_socket = await stack.enter_async_context(self._child_sockets(self.record))
             self._context.update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
             # First: what is made from here on is cleared after a crash, for then the session counts as alive.
             await self._store.write(sessions.save, self.record)

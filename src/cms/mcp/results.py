@@ -155,7 +155,9 @@ class Message(Record, frozen=True):
     number: int
     type: str
     time: str
-    state: Annotated[str, described("queued, sent, running; done, failed, interrupted, doubtful.")]
+    state: Annotated[
+        str, described("queued, sent, running, checking; done, failed, interrupted, doubtful, unchecked.")
+    ]
     prompt: str
     response: str
     cost: Money

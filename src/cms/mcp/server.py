@@ -244,9 +244,8 @@ async def _in_thread(
         finally:
             call.close()
 
-    # Not raised in the nursery, which would wrap it in a group.
     results: list[T] = []
-    failures: list[Exception] = []
+    failures: list[Exception] = []  # kept until it is known whether anybody still wants to hear of it
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_report, context, notes)
         with trio.CancelScope(shield=True) as shield:

@@ -47,19 +47,24 @@ class InteractionState(enum.StrEnum):
     QUEUED = "queued"  # stored, not yet written to the process: certainly unsent
     SENT = "sent"  # written, or about to be: doubtful after a crash
     RUNNING = "running"  # claude said that it began
+    CHECKING = "checking"  # a delegation's work has ended well; its checks and the tripwire are not through
     DONE = "done"  # answered
     FAILED = "failed"  # ended with an error
     INTERRUPTED = "interrupted"  # a limit, a person, a crash or a stop ended it
     DOUBTFUL = "doubtful"  # after a crash: it may or may not have reached claude
+    UNCHECKED = "unchecked"  # the work had ended well, and its checks were cut off: it can be judged again
 
 
-#: States that an interaction never leaves.
+#: Types of messages that a delegation judges: their work that ended well is not `completed` before that.
+DELEGATED = frozenset({"delegate", "continue"})
+#: States in which nobody works on an interaction any more.
 ENDED = frozenset(
     {
         InteractionState.DONE,
         InteractionState.FAILED,
         InteractionState.INTERRUPTED,
         InteractionState.DOUBTFUL,
+        InteractionState.UNCHECKED,
     }
 )
 
@@ -404,59 +409,6 @@ class DelegateResult(Record, frozen=True):
     receipt: Receipt | None = None
     api_status: int | None = None
     resets_at: float | None = None
-
-
-def delegate_result(
-    done: Interaction,
-    session: SessionRecord,
-    receipt: Receipt | None,
-    *,
-    outcome: Outcome | None = None,
-    error: str = "",
-    reasons: tuple[str, ...] = (),
-) -> DelegateResult:
-    """What a delegation came to, from its interaction and from how its process ended.
-
-    `outcome`, `error` and `reasons` take the place of the interaction's own where they are given (a check
-    that failed after the answer). Processes that are left make any outcome a failure.
-    """
-    outcome = outcome or done.outcome or Outcome.INTERRUPTED
-    error = error or done.error
-    reasons = reasons or done.reasons
-    if receipt is not None and not receipt.empty:
-        outcome = Outcome.FAILED
-        error = f"processes are left: {', '.join(receipt.left) or 'unknown'}"
-        reasons = (*reasons, error)
-    violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in done.denials if d.violation)
-    walls = None if receipt is None else receipt.walls
-    if walls is not None:
-        reasons = (*reasons, *(reason for reason in walls.reasons if reason not in reasons))
-        violations += tuple(Violation(f"tripwire: {one}") for one in walls.changed)
-        if walls.changed and session.options.on_violation == "stop" and receipt is not None and receipt.empty:
-            outcome, error = Outcome.PROTECTED_PATH, f"protected, and changed: {walls.changed[0]}"
-        if walls.unchecked and outcome is Outcome.COMPLETED:
-            outcome, error = Outcome.FAILED, f"what is protected could not be looked at: {walls.unchecked}"
-    return DelegateResult(
-        status=outcome,
-        name=session.name,
-        response=done.response,
-        error=error or None,
-        cost=done.cost,
-        turns=done.turns,
-        duration=round(done.duration * 1000),
-        tools_used=done.tools_used,
-        can_continue=bool(session.claude_session_id)
-        and outcome not in (Outcome.COST_EXCEEDED, Outcome.TURNS_EXCEEDED),
-        safety=Safety(session.options.safety, len(violations), violations, done.denials),
-        reasons=reasons,
-        questions=done.questions,
-        session_id=session.id,
-        cost_exact=done.cost_exact,
-        tool_calls=done.tool_calls,
-        receipt=receipt,
-        api_status=done.api_status,
-        resets_at=done.resets_at,
-    )
 
 
 ProgressKind = Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]

@@ -4,14 +4,31 @@
 - A result that calls itself a success is none if claude reports an error, ended its turn for another reason
   than being done, or asked to act, was refused each time, and did nothing.
 - What was refused and what still runs is told with every outcome.
+- A delegation's message is judged once more when its process has ended, and only then it is `completed`: a
+  check that failed makes it `verification_failed`, one that was never finished `interrupted`, a protected
+  path that changed `protected_path` (where a violation stops the work), and processes that are left, whatever
+  else is true, `failed`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from cms.protocol.tools import OWN_TOOLS, READ_TOOLS
-from cms.session.model import Outcome
+from cms.session.model import (
+    DelegateResult,
+    Interaction,
+    InteractionState,
+    OnViolation,
+    Outcome,
+    Receipt,
+    Safety,
+    SessionRecord,
+    SessionStatus,
+    Violation,
+)
 from cms.session.state import State, agents, is_over, shells
 
 #: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
@@ -111,3 +128,96 @@ def response_of(state: State) -> str:
     if turn.plan:
         texts.append(turn.plan)
     return "\n\n".join(texts)
+
+
+# --- a delegation ---------------------------------------------------------------------------------
+
+
+def judge_delegation(
+    work: Interaction,
+    receipt: Receipt | None,
+    *,
+    on_violation: OnViolation,
+    failed_checks: Sequence[str] = (),
+    cut_off: str = "",
+) -> Interaction:
+    """The message of a delegation with its verdict.
+
+    Judging twice changes nothing.
+
+    Args:
+        work: the message as it stands when its work has ended.
+        receipt: how its process ended; None: nobody saw it.
+        failed_checks: a line for each.
+        cut_off: why the delegation did not come to its own end; "": it did.
+    """
+    outcome, error, reasons = work.outcome or Outcome.INTERRUPTED, work.error, list(work.reasons)
+    unjudged = work.state in (InteractionState.CHECKING, InteractionState.UNCHECKED)
+    if unjudged:
+        outcome, error = Outcome.COMPLETED, ""
+    if unjudged and cut_off:
+        outcome, error = Outcome.INTERRUPTED, f"its checks were never finished: {cut_off}"
+    elif outcome is Outcome.COMPLETED and failed_checks:
+        outcome, error = Outcome.VERIFICATION_FAILED, failed_checks[0]
+        reasons += failed_checks
+    walls = None if receipt is None else receipt.walls
+    if receipt is not None and not receipt.empty:
+        outcome, error = Outcome.FAILED, f"processes are left: {', '.join(receipt.left) or 'unknown'}"
+        reasons.append(error)
+    elif walls is not None and walls.changed and on_violation == "stop":
+        outcome, error = Outcome.PROTECTED_PATH, f"protected, and changed: {walls.changed[0]}"
+    elif walls is not None and walls.unchecked and outcome is Outcome.COMPLETED:
+        outcome, error = Outcome.FAILED, f"what is protected could not be looked at: {walls.unchecked}"
+    if walls is not None:
+        reasons += walls.reasons
+    elif unjudged:
+        reasons.append("not known whether a protected path changed: cms ended without warning")
+    if cut_off and not reasons:
+        reasons.append("cancelled")
+    state = work.state
+    if unjudged:
+        state = InteractionState.UNCHECKED if outcome is Outcome.INTERRUPTED else InteractionState.DONE
+    return msgspec.structs.replace(
+        work,
+        state=state,
+        outcome=outcome,
+        error=error,
+        is_error=outcome is not Outcome.COMPLETED,
+        reasons=tuple(dict.fromkeys(reasons)),
+    )
+
+
+def status_of(outcome: Outcome) -> SessionStatus:
+    """The status of a session whose delegation ended so."""
+    if outcome is Outcome.COMPLETED:
+        return SessionStatus.COMPLETED
+    return SessionStatus.FAILED if outcome is Outcome.FAILED else SessionStatus.STOPPED
+
+
+def delegate_result(judged: Interaction, session: SessionRecord, receipt: Receipt | None) -> DelegateResult:
+    """What a delegation gives to whoever waits for it. Nothing is decided here."""
+    outcome = judged.outcome or Outcome.INTERRUPTED
+    violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in judged.denials if d.violation)
+    if receipt is not None and receipt.walls is not None:
+        violations += tuple(Violation(f"tripwire: {one}") for one in receipt.walls.changed)
+    return DelegateResult(
+        status=outcome,
+        name=session.name,
+        response=judged.response,
+        error=judged.error or None,
+        cost=judged.cost,
+        turns=judged.turns,
+        duration=round(judged.duration * 1000),
+        tools_used=judged.tools_used,
+        can_continue=bool(session.claude_session_id)
+        and outcome not in (Outcome.COST_EXCEEDED, Outcome.TURNS_EXCEEDED),
+        safety=Safety(session.options.safety, len(violations), violations, judged.denials),
+        reasons=judged.reasons,
+        questions=judged.questions,
+        session_id=session.id,
+        cost_exact=judged.cost_exact,
+        tool_calls=judged.tool_calls,
+        receipt=receipt,
+        api_status=judged.api_status,
+        resets_at=judged.resets_at,
+    )

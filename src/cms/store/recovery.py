@@ -32,7 +32,16 @@ _CRASHED: Final[dict[InteractionState, tuple[InteractionState, str]]] = {
             "and its conversation can be resumed"
         ),
     ),
+    InteractionState.CHECKING: (
+        InteractionState.UNCHECKED,
+        (
+            "cms ended without warning when the work on this message had ended, and its checks were never "
+            "finished; what it had done stands, and its conversation can be resumed"
+        ),
+    ),
 }
+#: Of these it is known what they cost.
+_EXACT: Final = frozenset({InteractionState.QUEUED, InteractionState.CHECKING})
 
 
 def recover(db: Database, now: float) -> Recovery:
@@ -40,8 +49,9 @@ def recover(db: Database, now: float) -> Recovery:
 
     Sessions with a live status become `stopped`. A message that was `queued` was certainly never sent and
     becomes `interrupted`, one that was `sent` becomes `doubtful`, one that was `running` `interrupted`;
-    the costs of the last two are lower bounds from now on. `error` tells a person what that
-    means. What belongs to another process that lives is left alone, and so is what this store wrote.
+    the costs of the last two are lower bounds from now on. One that was `checking` becomes `unchecked`.
+    `error` tells a person what that means. What belongs to another process that lives is left alone, and so
+    is what this store wrote.
     """
     records: list[SessionRecord] = []
     interactions: list[Interaction] = []
@@ -63,9 +73,9 @@ def _crashed_interaction(db: Database, interaction: Interaction, now: float) -> 
         error=error,
         is_error=True,
         outcome=Outcome.INTERRUPTED,
-        ended=now,
+        ended=now if interaction.ended is None else interaction.ended,
         cost=max(interaction.cost, spent),
-        cost_exact=interaction.cost_exact and interaction.state is InteractionState.QUEUED,
+        cost_exact=interaction.cost_exact and interaction.state in _EXACT,
     )
 
 

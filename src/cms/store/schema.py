@@ -362,7 +362,16 @@ def _task_v5(own: dict[str, Any], batch: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5)
+def _v6(db: sqlite3.Connection) -> None:
+    """An interaction is open until its checks are through."""
+    db.execute("DROP INDEX interactions_open")
+    db.execute(
+        "CREATE INDEX interactions_open ON interactions (session_id)"
+        " WHERE state IN ('queued', 'sent', 'running', 'checking')"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6)
 
 
 def connect(path: Path) -> sqlite3.Connection:

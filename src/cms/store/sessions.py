@@ -18,6 +18,8 @@ from cms.store.rows import INTERACTIONS, SESSIONS, Value, to_json
 
 _LIVE: Final = ", ".join(f"'{status}'" for status in sorted(LIVE))
 _OPEN: Final = ", ".join(f"'{state}'" for state in InteractionState if state not in ENDED)
+#: Nothing more is spent on an interaction in these states.
+_SPENT: Final = ENDED | {InteractionState.CHECKING}
 #: Of a session: somebody is (or before a crash was) at work on it.
 _IN_USE: Final = (
     f"(status IN ({_LIVE}) OR id IN"  # noqa: S608 - words of ours
@@ -56,7 +58,7 @@ def save(db: Database, record: SessionRecord, *interactions: Interaction) -> Non
 
 
 def save_interaction(db: Database, interaction: Interaction) -> None:
-    """An interaction as it is now, whether or not it was known. One that has ended holds no money.
+    """An interaction as it is now, whether or not it was known. Once its work has ended it holds no money.
 
     Raises:
         WrongStatus: its session lives in another process.
@@ -65,7 +67,7 @@ def save_interaction(db: Database, interaction: Interaction) -> None:
     _claim(db, interaction.session_id)
     db.execute(INTERACTIONS.upsert, INTERACTIONS.to_row(interaction))
     _sign(db, interaction.session_id)
-    if interaction.state in ENDED:
+    if interaction.state in _SPENT:
         money.settle(
             db, interaction.id, interaction.ended or interaction.timestamp, exact=interaction.cost_exact
         )

@@ -24,7 +24,8 @@ import trio
 
 from cms.batch.retry import Remains
 from cms.errors import NameTaken
-from cms.fleet.batch_sessions import Accepted, News, Nothing, Traces
+from cms.fleet.batch_sessions import News, Nothing, Traces
+from cms.fleet.delegation import Accepted
 from cms.session.model import DelegateResult, Interaction, Outcome, Safety, SessionOptions
 
 COST = 0.01

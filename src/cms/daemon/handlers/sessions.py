@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import trio
 
 from cms.config import Settings
-from cms.daemon.call import Call, Handler, RequestCancelled, bind, quick
+from cms.daemon.call import Call, Handler, bind, quick
 from cms.daemon.supervisor import Host, Supervisor
 from cms.errors import CmsError
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
@@ -67,11 +67,9 @@ from cms.session.model import (
     LIVE,
     DelegateResult,
     Interaction,
-    Outcome,
     Receipt,
     Reply,
     SessionRecord,
-    delegate_result,
 )
 from cms.store.rawlog import raw_log_path
 from cms.store.trash import Retired, empty_trash
@@ -133,12 +131,12 @@ class SessionHandlers:
                 params.options, params.task, context=params.context
             )
             return _accepted(name, interaction)
-        return await self._attached(
-            call,
-            name,
-            lambda accepted: self._supervisor.delegate(
-                params.options, params.task, context=params.context, accepted=accepted
-            ),
+        return await self._supervisor.delegate(
+            params.options,
+            params.task,
+            context=params.context,
+            accepted=partial(call.accepted, name),
+            within=call.scope,
         )
 
     async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
@@ -147,12 +145,12 @@ class SessionHandlers:
                 params.name, params.message, limits=params.limits
             )
             return _accepted(params.name, interaction)
-        return await self._attached(
-            call,
+        return await self._supervisor.continue_(
             params.name,
-            lambda accepted: self._supervisor.continue_(
-                params.name, params.message, limits=params.limits, accepted=accepted
-            ),
+            params.message,
+            limits=params.limits,
+            accepted=partial(call.accepted, params.name),
+            within=call.scope,
         )
 
     async def _answer(
@@ -175,35 +173,6 @@ class SessionHandlers:
     async def _stop_when_answered(self, name: str, interaction: Interaction) -> None:
         await self._supervisor.wait(interaction)
         await self._supervisor.stop(name)
-
-    async def _attached(
-        self,
-        call: Call,
-        name: str,
-        work: Callable[[Callable[[Interaction], None]], Awaitable[DelegateResult]],
-    ) -> DelegateResult:
-        """A delegation that lives no longer than its client's interest."""
-        taken: list[Interaction] = []
-
-        def accepted(interaction: Interaction) -> None:
-            taken.append(interaction)
-            call.accepted(name, interaction)
-
-        with call.scope:
-            return await work(accepted)
-        if not taken:
-            raise RequestCancelled
-        # The supervisor's call did not live to say what became of it; the store do.
-        session = await self._supervisor.get(name)
-        done = next(i for i in await self._supervisor.interactions(name) if i.id == taken[0].id)
-        return delegate_result(
-            done,
-            session,
-            session.receipt,
-            outcome=Outcome.INTERRUPTED,
-            error=done.error or "stopped because the command that waited for it was",
-            reasons=done.reasons or ("cancelled",),
-        )
 
     # --- the session's life -------------------------------------------------------------------
 

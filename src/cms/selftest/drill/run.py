@@ -15,8 +15,9 @@ import msgspec
 import trio
 
 from cms.config import find_claude, load_settings
-from cms.errors import ClaudeNotFound, CmsError, ExitCode, UsageError
+from cms.errors import ClaudeNotFound, ExitCode, UsageError
 from cms.fleet.supervisor import open_supervisor
+from cms.groups import single_error
 from cms.json_output import encode
 from cms.selftest.drill.crash import crash
 from cms.selftest.drill.limits import LimitsGroup
@@ -54,13 +55,9 @@ def main(plan: Plan, *, json: bool = False) -> int:
     with tempfile.TemporaryDirectory(prefix="cms-drill-", ignore_cleanup_errors=True) as folder:
         tell = _tell_nobody if json else _print
         place = Path(folder).resolve()
-        try:
+        with single_error():
             # Ctrl-C in the middle of a session's task would leave what that was about to take away.
             report = trio.run(run_drill, place, tell, plan, restrict_keyboard_interrupt_to_checkpoints=True)
-        except BaseExceptionGroup as group:
-            if group.subgroup(KeyboardInterrupt) is not None:
-                raise KeyboardInterrupt from None
-            raise
     if json:
         sys.stdout.write(encode(report).decode())
     return ExitCode.COMPLETED if report.ok else ExitCode.FAILED
@@ -85,15 +82,10 @@ async def run_drill(folder: Path, tell: Tell, plan: Plan) -> DrillReport:
         CmsError: nothing can be tried: there is no mechanism, or none of the name that was given.
     """
     begun = time.monotonic()
-    refused: CmsError | None = None
-    async with serve_api() as api:
-        drill = _Drill(folder, api.env(), tell, plan)
-        try:
+    with single_error():
+        async with serve_api() as api:
+            drill = _Drill(folder, api.env(), tell, plan)
             await drill.run()
-        except CmsError as error:
-            refused = error  # to be raised outside of the API's nursery, which would wrap it
-    if refused is not None:
-        raise refused
     broken = {"failed", "unpromised"} if plan.strict else {"failed"}
     report = DrillReport(
         ok=not any(case.verdict in broken for case in drill.trials.cases),

@@ -1,0 +1,247 @@
+"""Delegations: a message, its work, its checks, the end of the process, the verdict. The one judge of them.
+
+The daemon, `--foreground`, a batch and the library all come here (`Supervisor.delegate`, `continue_`). The
+rules of the verdict are `session.verdict.judge_delegation`; here is what they rest on, in this order:
+
+1. the message is accepted, and its work ends. If that ended well it is stored as `checking`, without an
+   outcome (`live.pending.ended`): after a crash nothing says that it is completed;
+2. the checks run (`fleet.checks`), while the session still lives;
+3. the process is ended, which shows what is left of it and what became of the protected paths;
+4. the outcome is decided and stored, with the session's status in the same transaction (`_judge`).
+
+Whatever cuts a delegation off before 3 (its caller's end, a bug), its session is ended and the verdict says
+so; from 3 on it goes through to its verdict, which the stop ladder bounds. What a crash cut off after 1 is
+judged again from 2 on by whoever wants it (`judge_again`: a batch that goes on).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+import trio
+
+from cms.errors import CmsError, Interrupted, StoreError, WrongStatus
+from cms.fleet.checks import run_checks
+from cms.groups import is_cancellation
+from cms.session.model import (
+    DelegateResult,
+    Interaction,
+    InteractionState,
+    Outcome,
+    Receipt,
+    SessionRecord,
+    SessionStatus,
+)
+from cms.session.verdict import delegate_result, judge_delegation, status_of
+from cms.store import sessions
+
+if TYPE_CHECKING:
+    from cms.fleet.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+Accepted = Callable[[Interaction], None]
+
+
+class Delegation:
+    """One that is under way.
+
+    Attributes:
+        name: of its session.
+        interaction: its message, once that is accepted.
+        over: its verdict is stored, or never will be.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.interaction: Interaction | None = None
+        self.over = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Delegation {self.name!r} {'over' if self.over.is_set() else 'under way'}>"
+
+
+class Delegations:
+    """Those of one supervisor."""
+
+    def __init__(self, supervisor: Supervisor, nursery: trio.Nursery) -> None:
+        self._supervisor = supervisor
+        self._nursery = nursery
+        self._under_way: list[Delegation] = []
+
+    async def wait_over(self, name: str) -> bool:
+        """Until a delegation of that session is over; False if there is none."""
+        for one in self._under_way:
+            if one.name == name:
+                await one.over.wait()
+                return True
+        return False
+
+    async def wait_verdict(self, work: Interaction) -> Interaction | None:
+        """The message with its verdict, which is stored; None if no delegation here is to judge it.
+
+        Raises:
+            StoreError: the verdict could not be stored.
+        """
+        for one in self._under_way:
+            if one.interaction is not None and one.interaction.id == work.id:
+                await one.over.wait()
+                judged = await self._supervisor.store.read(sessions.interaction, work.id)
+                if judged is not None and judged.state is InteractionState.CHECKING:
+                    raise StoreError("what became of this message could not be stored")
+                return judged
+        return None
+
+    async def start(self, work: Callable[[Accepted], Awaitable[DelegateResult]]) -> Interaction:
+        """Have the supervisor do `work`, and wait until it is accepted; an error before is the caller's."""
+        accepted: list[Interaction] = []
+        failures: list[Exception] = []
+        told = trio.Event()
+
+        def accept(interaction: Interaction) -> None:
+            accepted.append(interaction)
+            told.set()
+
+        async def carry() -> None:
+            try:
+                await work(accept)
+            except Exception as error:
+                failures.append(error)
+                if accepted:
+                    # Nobody waits here any more: what came of the message is in the store, this in the log.
+                    log.error("a delegation in the background ended by an error", exc_info=error)
+            finally:
+                told.set()
+
+        self._nursery.start_soon(carry)
+        await told.wait()
+        if accepted:
+            return accepted[0]
+        raise failures[0] if failures else WrongStatus("", "stopping", "take on work")
+
+    async def carry_out(
+        self,
+        name: str,
+        prompt: str,
+        kind: str,
+        *,
+        accepted: Accepted | None,
+        scopes: tuple[str, ...],
+        within: trio.CancelScope | None,
+    ) -> DelegateResult:
+        """From the message to the verdict. See `Supervisor.delegate`.
+
+        Raises:
+            CmsError: nothing was accepted, or the verdict could not be stored.
+        """
+        one = Delegation(name)
+        self._under_way.append(one)
+        try:
+            with within or trio.CancelScope():
+                return await self._carry_out(one, prompt, kind, accepted, scopes)
+            # Cancelled by `within`, and judged as such by now.
+            if one.interaction is None:
+                raise Interrupted("cancelled before anything was accepted")
+            return await self._result(name, one.interaction.id)
+        finally:
+            self._under_way.remove(one)
+            one.over.set()
+
+    async def _carry_out(
+        self, one: Delegation, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
+    ) -> DelegateResult:
+        supervisor, before = self._supervisor, self._supervisor.runner(one.name)
+        try:
+            one.interaction = await supervisor.submit(one.name, prompt, type=kind, scopes=scopes)
+            if accepted is not None:
+                accepted(one.interaction)
+            work = await supervisor.work_ended(one.interaction)
+            failed = await self._check(one.name, work)
+        except BaseException as error:
+            await self._cut_off(one, before is not None, error)
+            raise
+        with trio.CancelScope(shield=True):
+            record, receipt = await supervisor.stop(one.name, reason="the delegation is over")
+        # (Without a receipt of ours it had ended by itself.)
+        return await self._judge(one.name, work, receipt or record.receipt, failed)
+
+    async def _check(self, name: str, work: Interaction) -> list[str]:
+        if work.state not in (InteractionState.CHECKING, InteractionState.UNCHECKED):
+            return []
+        supervisor = self._supervisor
+        options = (await supervisor.get(name)).options
+        return await run_checks(supervisor.mechanism, supervisor.settings_now(), options)
+
+    async def _cut_off(self, one: Delegation, was_alive: bool, why: BaseException) -> None:
+        """Cancelled, or never accepted: nothing of it may go on."""
+        supervisor, runner = self._supervisor, self._supervisor.runner(one.name)
+        # A session that was alive before, and took nothing of ours, is somebody else's.
+        if runner is not None and (one.interaction is not None or not was_alive):
+            runner.stop("the delegation was cancelled")
+            with trio.CancelScope(shield=True):
+                await runner.wait_gone()
+        if one.interaction is None:
+            return
+        reason = "the delegation was cancelled" if is_cancellation(why) else str(why) or repr(why)
+        try:
+            with trio.CancelScope(shield=True):
+                work = await supervisor.work_ended(one.interaction)
+                record = await supervisor.get(one.name)
+            await self._judge(one.name, work, record.receipt, cut_off=reason)
+        except CmsError as error:
+            # What cut it off is told. In the store it is open still, and judged by nobody.
+            log.error("a delegation of %s was cut off, which could not be stored: %s", one.name, error)
+
+    async def judge_again(self, session: SessionRecord, last: Interaction) -> DelegateResult:
+        """The result of a delegation that nobody lived to hear, judged now if it never was.
+
+        Args:
+            last: its message, whose work has ended.
+        """
+        work = last
+        if last.outcome is Outcome.COMPLETED and session.status is not SessionStatus.COMPLETED:
+            # An older cms stored it so before its checks were through.
+            work = msgspec.structs.replace(last, state=InteractionState.UNCHECKED)
+        failed = await self._check(session.name, work)
+        return await self._judge(session.name, work, session.receipt, failed)
+
+    async def _judge(
+        self,
+        name: str,
+        work: Interaction,
+        receipt: Receipt | None,
+        failed: Sequence[str] = (),
+        *,
+        cut_off: str = "",
+    ) -> DelegateResult:
+        """Decide how a delegation ended, and store it, whoever is cancelled. Nobody else does."""
+        supervisor = self._supervisor
+        with trio.CancelScope(shield=True):
+            async with supervisor.turn(name):
+                record = await supervisor.get(name)
+                judged = judge_delegation(
+                    work,
+                    receipt,
+                    on_violation=record.options.on_violation,
+                    failed_checks=failed,
+                    cut_off=cut_off,
+                )
+                if supervisor.known(name) is None and record.status is SessionStatus.STOPPED:
+                    outcome = judged.outcome or Outcome.INTERRUPTED
+                    record = msgspec.structs.replace(record, status=status_of(outcome), error=judged.error)
+                    await supervisor.store.write(sessions.save, record, judged)
+                elif judged != work:
+                    # Somebody has gone on with the session already, or it was killed, or is not proved dead.
+                    await supervisor.store.write(sessions.save_interaction, judged)
+        return delegate_result(judged, record, receipt)
+
+    async def _result(self, name: str, interaction_id: str) -> DelegateResult:
+        """Of a delegation that was judged."""
+        session = await self._supervisor.get(name)
+        judged = await self._supervisor.store.read(sessions.interaction, interaction_id)
+        if judged is None or judged.outcome is None:
+            raise StoreError("what became of this message could not be stored")
+        return delegate_result(judged, session, session.receipt)

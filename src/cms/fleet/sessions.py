@@ -1,0 +1,214 @@
+"""The sessions of one store as they stand: found by name or id, listed, watched, asked for figures.
+
+What lives is known by its runner, what does not by the store. Nothing is started or ended here: that is
+`supervisor.Supervisor`, which has all of this as well.
+"""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import msgspec
+import trio
+
+from cms.config import Settings, caller, caller_environ
+from cms.errors import InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
+from cms.fleet.children import Children
+from cms.live.runner import Runner
+from cms.session.audit import AuditLog
+from cms.session.budget import ALL, DAY, Budget
+from cms.session.model import Interaction, LiveSession, Progress, SessionRecord
+from cms.session.questions import OpenQuestion, read_answer
+from cms.store import audit, money, sessions
+from cms.store.records import Grouping, Total
+from cms.store.store import Store
+
+
+class Sessions:
+    """Those of one supervisor.
+
+    Attributes:
+        children: which of them started which.
+    """
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self.settings = settings
+        self.store = store
+        self._runners: dict[str, Runner] = {}
+        self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
+        self._locks: dict[str, trio.Lock] = {}
+        self.children = Children(settings.child_limits, self._runners, self.by_id)
+
+    def live_count(self) -> int:
+        """How many sessions have a process."""
+        return len(self._runners)
+
+    # --- finding ---------------------------------------------------------------------------------
+
+    async def get(self, name: str) -> SessionRecord:
+        """The session as it stands.
+
+        Raises:
+            SessionNotFound: with the nearest name that exists.
+        """
+        runner = self.known(name)
+        if runner is not None:
+            return runner.record
+        record = await self.store.read(sessions.by_name, name)
+        if record is None:
+            near = difflib.get_close_matches(name, await self.store.read(sessions.names), n=1)
+            raise SessionNotFound(name, near[0] if near else "")
+        return record
+
+    async def sessions(self, status: str = "") -> list[SessionRecord]:
+        """All sessions, or those of one status, newest first. A session is shown those that it started."""
+        records = [self._current(record) for record in await self.store.read(sessions.newest_first)]
+        if inside := caller.get().session_id:
+            records = [record for record in records if await self.children.descends(record, inside)]
+        return [record for record in records if not status or record.status == status]
+
+    def runner(self, name: str) -> Runner | None:
+        """Of a session with a process."""
+        return self._runners.get(name)
+
+    def known(self, name: str) -> Runner | None:
+        """The runner that knows better than the store."""
+        return self._runners.get(name) or self._unsaved.get(name)
+
+    def _current(self, record: SessionRecord) -> SessionRecord:
+        runner = self.known(record.name)
+        return record if runner is None else runner.record
+
+    async def by_id(self, session_id: str) -> SessionRecord:
+        for runner in (*self._runners.values(), *self._unsaved.values()):
+            if runner.record.id == session_id:
+                return runner.record
+        record = await self.store.read(sessions.by_id, session_id)
+        if record is None:
+            raise InternalError(f"session {session_id} is not in the store")
+        return record
+
+    async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
+        """A session's interactions, oldest first, or only the newest `last`."""
+        return await self.store.read(sessions.interactions, (await self.get(name)).id, last)
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """One at a time for each name; the lock is there for as long as somebody holds it or waits for it."""
+        lock = self._locks.setdefault(name, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(name) is lock:
+                del self._locks[name]
+
+    def settings_now(self) -> Settings:
+        """Our settings, with the environment of whoever asks."""
+        environ = caller_environ.get()
+        return self.settings if environ is None else msgspec.structs.replace(self.settings, environ=environ)
+
+    # --- what lives -------------------------------------------------------------------------------
+
+    def activity(self, name: str) -> str:
+        """What a session is doing now, in a line; "" if nothing."""
+        runner = self._runners.get(name)
+        return runner.activity if runner is not None else ""
+
+    @contextmanager
+    def watch(self, name: str) -> Iterator[trio.MemoryReceiveChannel[Progress]]:
+        """Notes on what a live session does; the channel ends with its process.
+
+        Raises:
+            WrongStatus: it has no process.
+        """
+        runner = self._runners.get(name)
+        if runner is None:
+            raise WrongStatus(name, "not alive", "be watched")
+        with runner.watch() as notes:
+            yield notes
+
+    def live(self) -> list[LiveSession]:
+        """Every session with a process, and what that takes just now."""
+        return [runner.live() for runner in self._runners.values()]
+
+    # --- questions to a person ----------------------------------------------------------------------
+
+    def questions(self, name: str = "") -> list[OpenQuestion]:
+        """The calls that wait for a person's word, in one session or in all, oldest first."""
+        runners = [one for key, one in self._runners.items() if not name or key == name]
+        found = [question for runner in runners for question in runner.questions()]
+        return sorted(found, key=lambda one: one.asked)
+
+    def answer(
+        self, name: str, question_id: str, texts: Sequence[str], *, deny: bool = False, message: str = ""
+    ) -> OpenQuestion:
+        """A person's answer to a call that waits (`session.questions.read_answer`), which goes on with it.
+
+        Raises:
+            UsageError: nothing waits, it is not clear what is meant, or it is no answer to what was asked.
+        """
+        waiting = self.questions(name)
+        if not waiting:
+            raise NothingAsked(name)
+        asked = [one for one in waiting if not question_id or one.id == question_id]
+        if len(asked) != 1:
+            ids = ", ".join(one.id for one in waiting)
+            raise UsageError(
+                f"{len(waiting)} calls of {name} wait for an answer", hint=f"name one with --id: {ids}"
+            )
+        answer = read_answer(asked[0], texts, deny=deny, message=message)
+        self._runners[name].answer_question(asked[0].id, answer)
+        return asked[0]
+
+    async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:
+        """The sessions whose last message ended because a person was needed, with that message."""
+        found = []
+        for interaction in await self.store.read(sessions.unanswered):
+            record = await self.by_id(interaction.session_id)
+            if not name or record.name == name:
+                found.append((record, interaction))
+        return found
+
+    # --- figures ------------------------------------------------------------------------------------
+
+    async def budget(self) -> Budget:
+        """What was spent today and ever, and how each capped scope stands."""
+        now = time.time()
+        today = await self.store.read(money.account, DAY, now)
+        ever = await self.store.read(money.account, ALL, now)
+        return Budget(today, ever, tuple(await self.store.read(money.standings, now)))
+
+    async def audit(self, name: str, head: str = "") -> AuditLog:
+        """The audit log of a session, checked (`Store.audit`); a deleted one is found by its name or id.
+
+        Raises:
+            SessionNotFound: there is none, and was none.
+        """
+        try:
+            record = await self.get(name)
+            session_id = record.id
+        except SessionNotFound:
+            deleted = await self.store.read(audit.find_deleted, name)
+            if deleted is None:
+                raise
+            session_id, name = deleted
+        rows, broken = await self.store.read(audit.verified, session_id, head)
+        return AuditLog(name, session_id, tuple(rows), broken)
+
+    async def forget_audits(self, before: float, *, dry_run: bool) -> int:
+        """Remove the audit logs of sessions that were deleted before that time; gives how many."""
+        return await self.store.write(audit.forget_deleted, before, dry_run=dry_run)
+
+    async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
+        """What was spent, by session, model or day."""
+        return await self.store.read(money.totals, by, since=since)
+
+
+def elsewhere(record: SessionRecord, wanted: str) -> WrongStatus:
+    """The store says that it is alive, and it is not here."""
+    hint = "another cms process has it: go on there, or end that"
+    return WrongStatus(record.name, str(record.status), wanted, hint=hint)

@@ -1,0 +1,289 @@
+"""The one judge: nothing counts as completed before its checks and the tripwire are through.
+
+Whatever cuts a delegation off in between (a crash, Ctrl-C, a full disk), whoever asks afterwards is told so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from cms.errors import Interrupted, SessionNotFound, StoreError
+from cms.fleet.batch_sessions import SupervisorSessions
+from cms.fleet.supervisor import Supervisor
+from cms.session.model import (
+    DelegateResult,
+    Interaction,
+    InteractionState,
+    Outcome,
+    SessionStatus,
+)
+from cms.testing.script import call, prompt, say
+from fleet.kit import (
+    FullDisk,
+    assert_nothing_left,
+    at_work,
+    consistent,
+    delegate,
+    last,
+    make_options,
+    make_settings,
+    marked,
+    supervising,
+    until,
+)
+from fleet.test_crash import begin
+
+ENDLESS = ("touch at-work-one; sleep 600",)
+
+
+async def test_the_supervisor_is_killed_while_a_check_runs(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    with trio.fail_after(30):
+        with begin(tmp_path, "check") as doomed:
+            assert doomed.stdout is not None
+            assert await trio.to_thread.run_sync(doomed.stdout.readline) == b"ready\n"
+            descriptors = [os.pidfd_open(pid) for pid in marked(settings)]
+            doomed.kill()
+        for descriptor in descriptors:
+            await trio.lowlevel.wait_readable(descriptor)
+            os.close(descriptor)
+    assert_nothing_left(settings)
+
+    async with supervising(settings) as supervisor:
+        one = await last(supervisor)
+        assert (one.state, one.outcome) == (InteractionState.UNCHECKED, Outcome.INTERRUPTED)
+        assert "checks were never finished" in one.error
+        assert one.response == "done"
+        assert one.cost_exact
+        assert one.cost == pytest.approx(0.05, abs=0.001)
+        record = await supervisor.get("one")
+        assert record.status is SessionStatus.STOPPED
+        assert "checks were never finished" in record.error
+        # It can be gone on with, and judged again by whoever wants to know.
+        (tmp_path / "work" / "at-work-one").unlink(missing_ok=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.continue_, "one", prompt("Go on", say("here")))
+            await at_work(supervisor)
+            nursery.cancel_scope.cancel()
+        assert (await last(supervisor)).response == "here"
+    await consistent(settings)
+
+
+async def judged_again(tmp_path: Path, verdict: str) -> DelegateResult:
+    """A batch's view of a try that was cut off in its check, which does `verdict` the next time."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        check = f"if test -e again; then {verdict}; else touch again at-work-one; sleep 600; fi"
+        await cut_off_in_check(supervisor, check)
+        result = await SupervisorSessions(supervisor, "batch:x").traces("one", "", 0)
+        assert isinstance(result, DelegateResult)
+        one = await last(supervisor)
+        assert (one.outcome, one.state) == (result.status, InteractionState.DONE)
+        assert one.reasons == result.reasons
+        assert (await supervisor.judge_again("one")).status is result.status
+    await consistent(settings)
+    return result
+
+
+async def cut_off_in_check(supervisor: Supervisor, check: str) -> None:
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            options = make_options(supervisor.settings, verify=(check,))
+            nursery.start_soon(supervisor.delegate, options, prompt("Work", say("done")))
+            await at_work(supervisor)
+            scope.cancel()
+    one = await last(supervisor)
+    assert (one.state, one.outcome) == (InteractionState.UNCHECKED, Outcome.INTERRUPTED)
+    assert one.error == "its checks were never finished: the delegation was cancelled"
+    assert one.is_error
+    assert one.response == "done"
+    record = await supervisor.get("one")
+    assert record.status is SessionStatus.STOPPED
+    assert record.error == one.error
+
+
+async def test_a_batch_checks_again_what_was_cut_off_and_it_holds(tmp_path: Path) -> None:
+    result = await judged_again(tmp_path, "true")
+    assert result.status is Outcome.COMPLETED
+    assert result.error is None
+
+
+async def test_a_batch_checks_again_what_was_cut_off_and_it_fails(tmp_path: Path) -> None:
+    result = await judged_again(tmp_path, "echo no; false")
+    assert result.status is Outcome.VERIFICATION_FAILED
+    assert "exit status 1: no" in (result.error or "")
+
+
+async def test_who_waits_for_the_message_waits_for_the_verdict(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        check = "touch at-work-one; until test -e gate; do sleep 0.01; done; false"
+        sent = await supervisor.start_delegate(
+            make_options(settings, verify=(check,)), prompt("Go", say("done"))
+        )
+        await at_work(supervisor)
+        stored = await last(supervisor)
+        assert (stored.state, stored.outcome) == (InteractionState.CHECKING, None)
+        replies = []
+
+        async def wait() -> None:
+            replies.append(await supervisor.wait(sent))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not replies
+            (tmp_path / "work" / "gate").touch()
+        assert replies[0].outcome is Outcome.VERIFICATION_FAILED
+        assert replies[0].is_error
+        assert replies[0].text == "done"
+
+
+# --- cancelled by its own scope -------------------------------------------------------------------
+
+
+async def cancelled_by_scope(
+    supervisor: Supervisor, scope: trio.CancelScope, when: Callable[[], bool], **changes: object
+) -> tuple[DelegateResult | Exception, list[Interaction]]:
+    """A delegation, cancelled when that is so; what its caller gets."""
+    accepted: list[Interaction] = []
+    got: list[DelegateResult | Exception] = []
+    options = make_options(supervisor.settings, **changes)
+    task = prompt("Work", call("Bash", command="touch at-work-one; sleep 0.3"), say("done"))
+
+    async def go() -> None:
+        try:
+            got.append(await supervisor.delegate(options, task, accepted=accepted.append, within=scope))
+        except Interrupted as error:
+            got.append(error)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go)
+        await until(when)
+        scope.cancel()
+    return got[0], accepted
+
+
+async def test_cancelled_before_anything_was_accepted(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        scope = trio.CancelScope()
+        scope.cancel()
+        result, accepted = await cancelled_by_scope(supervisor, scope, lambda: True)
+        assert isinstance(result, Interrupted)
+        assert not accepted
+        assert supervisor.live_count() == 0
+        assert not await supervisor.interactions("one")
+    await consistent(settings)
+
+
+async def test_cancelled_at_work(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    sign = tmp_path / "work" / "at-work-one"
+    async with supervising(settings) as supervisor:
+        result, accepted = await cancelled_by_scope(supervisor, trio.CancelScope(), sign.exists)
+        assert isinstance(result, DelegateResult)
+        assert accepted
+        assert (result.status, result.error) == (Outcome.INTERRUPTED, "the delegation was cancelled")
+        assert result.reasons == ("the delegation was cancelled",)
+        assert result.receipt is not None
+        assert result.receipt.empty
+        assert result.can_continue
+        one = await last(supervisor)
+        assert (one.state, one.outcome) == (InteractionState.INTERRUPTED, Outcome.INTERRUPTED)
+        assert supervisor.live_count() == 0
+    await consistent(settings)
+
+
+async def test_cancelled_while_a_check_runs(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    sign = tmp_path / "work" / "checking"
+    async with supervising(settings) as supervisor:
+        result, _ = await cancelled_by_scope(
+            supervisor, trio.CancelScope(), sign.exists, verify=("touch checking; sleep 600",)
+        )
+        assert isinstance(result, DelegateResult)
+        assert result.status is Outcome.INTERRUPTED
+        assert result.error == "its checks were never finished: the delegation was cancelled"
+        assert result.response == "done"
+        assert (await last(supervisor)).state is InteractionState.UNCHECKED
+    await consistent(settings)
+
+
+async def test_once_the_checks_are_through_the_verdict_is_given(tmp_path: Path) -> None:
+    """The end of the process is bounded by its ladder: cancelled then, it is what it is."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        result, _ = await cancelled_by_scope(
+            supervisor,
+            trio.CancelScope(),
+            lambda: any(runner.ending for runner in supervisor._runners.values()),
+            verify=("true",),
+        )
+        assert isinstance(result, DelegateResult)
+        assert result.status is Outcome.COMPLETED
+        assert (await last(supervisor)).outcome is Outcome.COMPLETED
+        assert (await supervisor.get("one")).status is SessionStatus.COMPLETED
+    await consistent(settings)
+
+
+# --- the tripwire, and the store -------------------------------------------------------------------
+
+
+async def test_what_the_tripwire_sees_is_stored_with_the_verdict(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    (tmp_path / "home" / ".bashrc").write_text("original")
+    bashrc = tmp_path / "home" / ".bashrc"
+    async with supervising(settings) as supervisor:
+        # From outside, as if the walls had not held: what counts is that it is seen after the checks.
+        check = "touch at-work-one; until test -e gate; do sleep 0.01; done"
+        got: list[DelegateResult] = []
+
+        async def go() -> None:
+            got.append(
+                await delegate(supervisor, prompt("Work", say("done")), verify=(check,), on_violation="stop")
+            )
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go)
+            await at_work(supervisor)
+            bashrc.write_text("changed")
+            (tmp_path / "work" / "gate").touch()
+        one = await last(supervisor)
+        assert one.outcome is got[0].status
+        assert one.reasons == got[0].reasons
+        assert any("protected, and changed" in reason for reason in one.reasons)
+    await consistent(settings)
+
+
+async def test_a_verdict_that_cannot_be_stored_is_no_verdict(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        options = make_options(
+            settings, verify=("touch at-work-one; until test -e gate; do sleep 0.01; done",)
+        )
+        sent = await supervisor.start_delegate(options, prompt("Work", say("done")))
+        await at_work(supervisor)
+        real = supervisor.store
+        # The end of the process is stored, and nothing after it.
+        supervisor.store = FullDisk(real, 0)
+        (tmp_path / "work" / "gate").touch()
+        with pytest.raises(StoreError):
+            await supervisor.finished(sent)
+        supervisor.store = real
+        stored = await last(supervisor)
+        assert (stored.state, stored.outcome) == (InteractionState.CHECKING, None)
+    # The next one finds it.
+    async with supervising(settings) as supervisor:
+        assert (await last(supervisor)).state is InteractionState.UNCHECKED
+
+
+async def test_nobody_is_judged_who_is_not_there(tmp_path: Path) -> None:
+    async with supervising(make_settings(tmp_path)) as supervisor:
+        with pytest.raises(SessionNotFound):
+            await supervisor.judge_again("nobody")
