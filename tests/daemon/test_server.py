@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.config import Settings
-from cms.daemon.server import MAX_CALLS, Outbox, open_listener
+from cms.daemon.connection import MAX_CALLS
+from cms.daemon.outbox import Outbox
+from cms.daemon.server import open_listener
 from cms.errors import ContainmentError, HomeUnusable, SessionNotFound
 from cms.rpc.daemon import DaemonStatus, DaemonStopParams, HelloResult
 from cms.rpc.sessions import (
@@ -283,7 +285,7 @@ async def test_too_many_and_repeated_requests_are_refused(tmp_path: Path) -> Non
 
 
 async def test_an_endless_line_ends_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cms.daemon.server.MAX_LINE", 1000)
+    monkeypatch.setattr("cms.daemon.connection.MAX_LINE", 1000)
     async with open_house(tmp_path) as house, house.peer() as peer:
         await peer.stream.send_all(b"x" * 2000)
         assert (await peer.line()).error is not None
@@ -295,7 +297,7 @@ async def test_an_answer_longer_than_a_line_may_be_is_an_error(
 ) -> None:
     async with open_house(tmp_path) as house, house.peer() as peer:
         await peer.ask(1, "session.spawn", SpawnParams(options("a"), "x" * 2000))
-        monkeypatch.setattr("cms.daemon.server.MAX_LINE", 1000)
+        monkeypatch.setattr("cms.daemon.connection.MAX_LINE", 1000)
         assert code_of(await peer.ask(2, "session.interactions", InteractionsParams("a"))) == (
             SERVER_ERROR,
             "usage",

@@ -109,6 +109,11 @@ class Cancel(Record, frozen=True):
     request_id: int
 
 
+def notification(method: str, params: Record) -> bytes:
+    """A notification as a line."""
+    return msgspec.json.encode(Request(method, msgspec.Raw(msgspec.json.encode(params)))) + b"\n"
+
+
 # --- lines ----------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,293 @@
+"""One client of the daemon: its requests, each in a task of its own, and their answers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+
+import msgspec
+import trio
+
+from cms.config import caller, caller_environ
+from cms.daemon.call import Handler
+from cms.daemon.child_socket import ChildSocket
+from cms.daemon.outbox import Outbox
+from cms.daemon.supervisor import Supervisor
+from cms.errors import UNREADABLE, CmsError, InternalError, Interrupted, UsageError
+from cms.rpc.daemon import HELLO, Hello
+from cms.rpc.verbs import AnyVerb
+from cms.rpc.wire import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    MAX_LINE,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    REQUEST_CANCELLED,
+    SERVER_ERROR,
+    Accepted,
+    Cancel,
+    ErrorData,
+    LineBuffer,
+    OverlongLine,
+    ProgressNote,
+    Request,
+    Response,
+    RpcError,
+    error_data,
+    notification,
+)
+from cms.session.lineage import Caller
+from cms.session.model import Interaction, Progress, Record
+
+log = logging.getLogger(__name__)
+
+MAX_CALLS = 128  # requests under way on one connection
+MAX_ANSWERS = 256  # answers that wait for one client before nothing more is read from it
+
+_requests = msgspec.json.Decoder(Request)
+_encode = msgspec.json.encode
+
+#: Why a verb (None: an unknown one) cannot be asked for now, by a client that speaks this protocol.
+Refuse = Callable[[AnyVerb | None, int | None], CmsError | None]
+
+
+class Connection:
+    """One client, from its first byte to the last answer.
+
+    Args:
+        handlers: what does each verb, by its name.
+        refuse: asked before each request.
+        child_socket: checks what a session asks for; None: a person's client.
+    """
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        supervisor: Supervisor,
+        handlers: Mapping[str, Handler],
+        refuse: Refuse,
+        child_socket: ChildSocket | None,
+    ) -> None:
+        self.outbox = Outbox()
+        self.supervisor = supervisor
+        self._handlers = handlers
+        self._refusal = refuse
+        self._child_socket = child_socket
+        self._stream = stream
+        self._lines = LineBuffer(MAX_LINE)
+        self._calls: dict[int, _Call] = {}
+        self._protocol: int | None = None  # what the client said in `hello`
+        self._environ: Mapping[str, str] | None = None  # likewise
+        self._caller = Caller() if child_socket is None else child_socket.caller
+        self._reading = trio.CancelScope()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as writing:
+            writing.start_soon(self._write)
+            async with trio.open_nursery() as calls:
+                with self._reading:
+                    await self._read(calls)
+                    for call in self._calls.values():
+                        call.scope.cancel(reason="the client went away")
+            # Every call is through, whoever still listens.
+            self.outbox.close()
+
+    def finish(self) -> None:
+        """Read no more, answer what is under way, then hang up."""
+        self._reading.cancel(reason="the daemon leaves")
+
+    async def _write(self) -> None:
+        try:
+            while (line := await self.outbox.take()) is not None:
+                await self._stream.send_all(line)
+        except trio.BrokenResourceError:
+            self.outbox.discard()  # the reader sees the end of the connection by itself
+
+    async def _read(self, calls: trio.Nursery) -> None:
+        """Take requests until the client goes away or makes no sense any more."""
+        try:
+            while data := await self._stream.receive_some(65536):
+                self._lines.feed(data)
+                while (line := self._lines.next_line()) is not None:
+                    self._take(line, calls)
+                    await self.outbox.wait_shorter_than(MAX_ANSWERS)
+        except OverlongLine as error:
+            log.warning("hung up on a client: %s", error)
+            self._fail(None, INVALID_REQUEST, str(error))
+        except trio.BrokenResourceError:
+            pass
+
+    def _take(self, line: bytes, calls: trio.Nursery) -> None:
+        """Begin one request, or answer why not."""
+        try:
+            request = _requests.decode(line)
+        except msgspec.ValidationError as error:
+            self._fail(_salvage_id(line), INVALID_REQUEST, f"not a request: {error}")
+            return
+        except UNREADABLE as error:
+            self._fail(None, PARSE_ERROR, f"not JSON: {error}")
+            return
+        if request.id is None:
+            self._notified(request)
+            return
+        handler = self._handlers.get(request.method)
+        verb = None if handler is None else handler.verb
+        refusal = self._refusal(verb, self._protocol)
+        if refusal is not None:
+            self._refuse(request.id, refusal)
+            return
+        if request.id in self._calls:
+            self._fail(request.id, INVALID_REQUEST, f"request {request.id} is still under way")
+            return
+        if len(self._calls) >= MAX_CALLS:
+            self._refuse(request.id, UsageError(f"more than {MAX_CALLS} requests at once on one connection"))
+            return
+        if handler is None:
+            self._fail(request.id, METHOD_NOT_FOUND, f"no method {request.method[:100]!r}")
+            return
+        call = _Call(self, calls, request.id, handler.verb)
+        try:
+            work = handler.begin(call, request.params)
+            if verb is HELLO:
+                hello = msgspec.json.decode(request.params, type=Hello)
+                self._protocol, self._environ = hello.protocol, hello.environ or None
+                if self._child_socket is None:
+                    self._caller = Caller(max(hello.depth, 0))
+        except UNREADABLE as error:
+            self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
+            return
+        self._calls[request.id] = call
+        if self._child_socket is not None:
+            work = _checked(self._child_socket, handler.verb, request.params, work)
+        calls.start_soon(self._answer, call, work)
+
+    def _notified(self, request: Request) -> None:
+        """A notification is never answered, not even an unknown one."""
+        if request.method != "cancel":
+            return
+        try:
+            cancel = msgspec.json.decode(request.params, type=Cancel)
+        except UNREADABLE:
+            return
+        call = self._calls.get(cancel.request_id)
+        if call is not None:
+            call.scope.cancel(reason="the client asked for it")
+
+    async def _answer(self, call: _Call, work: Awaitable[Record]) -> None:
+        """Do one call's work and put its answer, whatever happens, into the outbox."""
+        caller_environ.set(self._environ)  # for this task, and for whatever it starts
+        caller.set(self._caller)
+        try:
+            result = await work
+            answer = Response(call.id, msgspec.Raw(_encode(result)))
+            if len(call.verb.results) > 1:
+                answer.kind = type(result).__name__
+        except Interrupted as error:
+            answer = Response(call.id, error=RpcError(REQUEST_CANCELLED, error.message, error_data(error)))
+        except CmsError as error:
+            if isinstance(error, InternalError):
+                log.error("%s: %s", call.verb.name, error, exc_info=error)
+            answer = Response(call.id, error=RpcError(SERVER_ERROR, error.message, error_data(error)))
+        except Exception as error:
+            log.exception("%s failed by a bug of ours", call.verb.name)
+            internal = InternalError(
+                f"{call.verb.name} failed: {type(error).__name__}",
+                hint="please report it with `cms daemon logs`",
+            )
+            answer = Response(call.id, error=RpcError(INTERNAL_ERROR, internal.message, error_data(internal)))
+        await call.finish()
+        del self._calls[call.id]
+        line = _encode(answer) + b"\n"
+        if len(line) > MAX_LINE:
+            self._refuse(call.id, UsageError(f"the answer is {len(line)} bytes long", hint="ask for less"))
+        else:
+            self.outbox.put(line, ends=call.id)
+
+    def _fail(self, request_id: int | None, code: int, message: str) -> None:
+        data = ErrorData(UsageError.code, message, exit_code=int(UsageError.exit_code))
+        self.outbox.put(_encode(Response(request_id, error=RpcError(code, message, data))) + b"\n")
+
+    def _refuse(self, request_id: int, error: CmsError) -> None:
+        rpc_error = RpcError(SERVER_ERROR, error.message, error_data(error))
+        self.outbox.put(_encode(Response(request_id, error=rpc_error)) + b"\n", ends=request_id)
+
+
+class _Call:
+    """One request under way: `daemon.call.Call`, and the task that relays progress."""
+
+    def __init__(self, connection: Connection, nursery: trio.Nursery, request_id: int, verb: AnyVerb) -> None:
+        self.id = request_id
+        self.verb = verb
+        self.scope = trio.CancelScope()
+        self._connection = connection
+        self._nursery = nursery
+        self._relaying = trio.CancelScope()
+        self._relayed: trio.Event | None = None
+
+    def __repr__(self) -> str:
+        return f"<Call {self.id} {self.verb.name}>"
+
+    def accepted(self, name: str, interaction: Interaction) -> None:
+        self._connection.outbox.put(
+            notification("accepted", Accepted(self.id, interaction.session_id, interaction.id, name))
+        )
+        if self._relayed is None:
+            self._relayed = trio.Event()
+            self._nursery.start_soon(self._relay, name, self._relayed)
+
+    async def follow(self, name: str) -> None:
+        with self._connection.supervisor.watch(name) as notes:
+            try:
+                async for progress in notes:
+                    self._tell(progress)
+            finally:
+                # What is there already is still told: the end of the work is not the end of the news.
+                with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                    while True:
+                        self._tell(notes.receive_nowait())
+
+    async def finish(self) -> None:
+        """Stop relaying; what was said before comes before the answer."""
+        self._relaying.cancel()
+        if self._relayed is not None:
+            await self._relayed.wait()
+
+    async def _relay(self, name: str, relayed: trio.Event) -> None:
+        try:
+            with self._relaying:
+                await self.follow(name)
+        except CmsError:
+            pass  # it has ended already, and so will the call: there is nothing to tell
+        except Exception:
+            log.exception("cannot tell what a session does, by a bug of ours")
+        finally:
+            relayed.set()
+
+    def _tell(self, progress: Progress) -> None:
+        self._connection.outbox.put_note(ProgressNote(self.id, progress))
+
+
+async def _checked(
+    child_socket: ChildSocket, verb: AnyVerb, params: msgspec.Raw, work: Coroutine[object, object, Record]
+) -> Record:
+    """The work of a request that came through a child socket, once that has let it pass."""
+    try:
+        await child_socket.check(verb, params)
+    except BaseException:
+        work.close()
+        raise
+    return await work
+
+
+class _HasId(msgspec.Struct):
+    id: int | None = None
+
+
+def _salvage_id(line: bytes) -> int | None:
+    """The id of what is no request, so that whoever waits for its answer gets it."""
+    try:
+        return msgspec.json.decode(line, type=_HasId).id
+    except UNREADABLE:
+        return None
