@@ -50,6 +50,7 @@ class ScriptedDaemon:
                     assert self.cancelled is not None
                     self._answer(stream.write, held, self.cancelled)
                     stream.flush()
+                    held = 0
                     continue
                 assert request.id is not None
                 params = msgspec.json.decode(request.params, type=VERBS[request.method].params)
@@ -70,6 +71,9 @@ class ScriptedDaemon:
                 stream.flush()
                 if request.method == "daemon.stop":
                     return  # as a daemon that leaves
+                held = 0
+            if held and self.cancelled is not None:  # it says no more, which is the other way to cancel
+                self._answer(stream.write, held, self.cancelled)
 
     @staticmethod
     def _answer(write: Callable[[bytes], object], request_id: int, answer: Record | CmsError) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -28,12 +31,15 @@ from cms.errors import (
     WorkDirError,
     WrongStatus,
 )
+from cms.mcp import call as call_module
 from cms.mcp import server, status
+from cms.mcp.call import DaemonCall
 from cms.mcp.prompts import PROMPTS
 from cms.mcp.server import HINTS, INSTRUCTIONS, build, progress_text
 from cms.mcp.tools import TOOLS
 from cms.rpc.batches import BatchesResult
 from cms.rpc.sessions import (
+    SESSION_DELEGATE,
     AcceptedResult,
     DelegateParams,
     InteractionsResult,
@@ -44,8 +50,21 @@ from cms.rpc.sessions import (
     StopParams,
     StopResult,
 )
-from cms.session.model import Denial, Outcome, Progress, Question, Safety, SessionStatus
+from cms.session.model import (
+    DelegateResult,
+    Denial,
+    Outcome,
+    Progress,
+    Question,
+    Record,
+    Safety,
+    SessionOptions,
+    SessionStatus,
+)
 from mcp_server.kit import bad, good, problem
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 ACCEPTED = AcceptedResult("fix-auth", "s", "i")
 SCHEMAS = {tool.name: tool.output_schema for tool in TOOLS}
@@ -361,6 +380,50 @@ async def test_cancelling_a_call_stops_what_it_started(
             nursery.cancel_scope.cancel()
             # The server goes on until the daemon has answered: what it does then is done when it is left.
     assert tuple(daemon.received[1:]) == then
+
+
+def _cancelled_at(settings: Settings, number: int) -> tuple[str, int]:
+    """A delegation without an end, cancelled before the line `number` of `cms.mcp.call`, or else when the
+    daemon has it; what came of it, and the lines until then."""
+    call = DaemonCall(settings, lambda _: None)
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> TraceFunction | None:
+        nonlocal lines
+        if frame.f_globals.get("__name__") != call_module.__name__ or frame.f_code.co_name == "cancel":
+            return None
+        if event == "line":
+            if lines == number:
+                call.cancel()
+            lines += 1
+        return trace
+
+    def hold(_: Record) -> None:
+        if lines <= number:
+            call.cancel()
+
+    params = DelegateParams(SessionOptions(name="d", work_dir="/"), "t")
+    with serve(settings.home, {"session.delegate": hold}, cancelled=result(outcome=Outcome.INTERRUPTED)):
+        sys.settrace(trace)
+        try:
+            given = call.call(SESSION_DELEGATE, params)
+        except CmsError as error:
+            return error.code, lines
+        finally:
+            sys.settrace(None)
+            call.close()
+    assert isinstance(given, DelegateResult)
+    return given.status.value, lines
+
+
+def test_a_cancel_is_told_once_and_never_lost(settings: Settings) -> None:
+    number, lines, outcomes = 0, 1, set()
+    while number < lines:
+        outcome, lines = _cancelled_at(settings, number)
+        outcomes.add(outcome)
+        number += 1
+    assert number >= 4, "there are as many lines"
+    assert outcomes == {"interrupted"}
 
 
 async def test_calls_run_side_by_side(settings: Settings) -> None:

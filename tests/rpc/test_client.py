@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
@@ -39,6 +40,9 @@ from cms.rpc.wire import PROTOCOL, Accepted, ProgressNote
 from cms.session.model import DelegateResult, Outcome, Reply, SessionStatus
 from daemon.fake import options
 from daemon.harness import House, open_house
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 T = TypeVar("T")
 
@@ -146,6 +150,68 @@ async def test_cancel_from_another_thread(tmp_path: Path) -> None:
             )
         assert isinstance(result, DelegateResult)
         assert result.status is Outcome.INTERRUPTED
+
+
+async def _cancelled_at(house: House, number: int) -> tuple[str, int]:
+    """A delegation that never ends by itself, cancelled before the client runs its line `number`, counted
+    from the start of the call, or when it is accepted; what came of it, and the lines until then."""
+    name = f"d{number}"
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> TraceFunction | None:
+        nonlocal lines
+        if frame.f_globals.get("__name__") != client_module.__name__:
+            return None
+        if event == "line":
+            if lines == number:
+                client.cancel()
+            lines += 1
+        return trace
+
+    def accepted(_: Accepted) -> None:
+        sys.settrace(None)
+        if lines <= number:
+            client.cancel()
+
+    def work() -> str:
+        sys.settrace(trace)
+        try:
+            params = DelegateParams(options(name), "hang")
+            result = client.call(SESSION_DELEGATE, params, on_accepted=accepted)
+        except errors.CmsError as error:
+            return error.code
+        finally:
+            sys.settrace(None)
+        assert isinstance(result, DelegateResult)
+        return result.status.value
+
+    async with connected(house) as client:
+        return await in_thread(work), lines
+
+
+async def test_a_cancel_is_never_lost_whenever_it_comes(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house:
+        outcomes: list[str] = []
+        number, lines = 0, 1
+        while number < lines:
+            outcome, lines = await _cancelled_at(house, number)
+            outcomes.append(outcome)
+            number += 1
+        assert len(outcomes) > 20, "there are as many lines"
+        assert set(outcomes) == {"interrupted"}
+        # Before it was sent, nothing began; whatever began has ended.
+        assert "d0" not in house.supervisor.records
+        assert f"d{number - 1}" in house.supervisor.records
+        assert set(house.supervisor.records) == set(house.supervisor.cancelled)
+
+
+async def test_after_a_cancel_no_request_goes_out(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house, connected(house) as client:
+        client.cancel()
+        for _ in range(2):
+            with pytest.raises(errors.Interrupted):
+                await in_thread(lambda: client.call(SESSION_SPAWN, SpawnParams(options("a"), "hi")))
+        assert not house.supervisor.records
 
 
 async def test_a_request_too_long_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cms.config import Settings
-from cms.errors import Interrupted
 from cms.rpc.client import Client, connect
 from cms.rpc.verbs import P, R, Verb
 from cms.rpc.wire import ProgressNote
@@ -30,7 +29,6 @@ class DaemonCall:
         self._tell = tell
         self._client: Client | None = None
         self._cancelled = False
-        self._closed = False
 
     def __repr__(self) -> str:
         return f"<DaemonCall {'cancelled' if self._cancelled else 'open'}>"
@@ -48,8 +46,8 @@ class DaemonCall:
         """
         if self._client is None:
             self._client = connect(self.settings, depth=CLIENT_DEPTH)
-        if self._cancelled:
-            raise Interrupted("cancelled before it began")
+            if self._cancelled:  # before there was a client to be told
+                self._client.cancel()
         return self._client.call(verb, params, on_progress=self._heard)
 
     def clean_up(self, verb: Verb[P, R], params: P) -> R:
@@ -58,22 +56,13 @@ class DaemonCall:
             return client.call(verb, params)
 
     def cancel(self) -> None:
-        """End the request under way early, and let no other one begin. From any thread.
-
-        To be repeated until the call is over: one that comes just before the request goes out is lost.
-        """
+        """End the request under way early, and let no other one begin. From any thread, at any time, once."""
         self._cancelled = True
         client = self._client
         if client is not None:
             client.cancel()
 
-    @property
-    def closed(self) -> bool:
-        """The call is over: there is nothing to cancel any more."""
-        return self._closed
-
     def close(self) -> None:
-        self._closed = True
         if self._client is not None:
             self._client.close()
 

@@ -51,7 +51,6 @@ Context = ServerRequestContext[dict[str, object], object]
 MAX_WORKING = 64
 #: Seconds for the daemon to answer a request that was cancelled: the stop ladder, and some.
 PATIENCE = 60.0
-_AGAIN = 0.1  # seconds between two cancellations: one that comes too early is lost
 _PACE = 0.25  # seconds between two progress notifications of one call
 _HEARTBEAT = 15.0  # seconds after which there is one without news: clients give up on calls that say nothing
 
@@ -246,14 +245,16 @@ async def _in_thread(
 
     results: list[T] = []
     failures: list[Exception] = []  # kept until it is known whether anybody still wants to hear of it
+    over = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_report, context, notes)
         with trio.CancelScope(shield=True) as shield:
-            nursery.start_soon(_cancel_call, call, shield)
+            nursery.start_soon(_cancel_call, call, over, shield)
             try:
                 results.append(await trio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=limiter))
             except Exception as error:
                 failures.append(error)
+        over.set()
         nursery.cancel_scope.cancel(reason="the work is done")
     # A call that was cancelled while it worked: its answer is for nobody.
     await trio.lowlevel.checkpoint_if_cancelled()
@@ -264,14 +265,15 @@ async def _in_thread(
     return results[0]
 
 
-async def _cancel_call(call: DaemonCall, shield: trio.CancelScope) -> None:
+async def _cancel_call(call: DaemonCall, over: trio.Event, shield: trio.CancelScope) -> None:
+    """Once the client cancels, have the daemon do so; give up its answer if that takes long."""
     try:
-        await trio.sleep_forever()
+        await over.wait()
     finally:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + PATIENCE):
-            while not call.closed:
-                call.cancel()
-                await trio.sleep(_AGAIN)
+        if not over.is_set():
+            call.cancel()
+        with trio.move_on_after(PATIENCE, shield=True):
+            await over.wait()
         shield.cancel(reason="the daemon does not answer")
 
 

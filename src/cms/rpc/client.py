@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,6 +30,7 @@ from cms.errors import (
     DaemonVersionMismatch,
     HomeUnusable,
     InternalError,
+    Interrupted,
     UsageError,
 )
 from cms.home import prepare_home
@@ -147,8 +149,9 @@ class Client:
         self._socket = sock
         self._lines = LineBuffer(MAX_LINE)
         self._last_id = 0
+        self._cancelled = False  # by `cancel`, for good
+        self._interrupted = False  # by Ctrl-C, the request under way
         self._sent = False  # the request under way is written out: a `cancel` may follow it
-        self._cancelled = False
         self._accepted: Accepted | None = None
         self._process = -1  # a pidfd of the daemon, see `hold_process`
 
@@ -184,6 +187,7 @@ class Client:
 
         Raises:
             CmsError: the very exception that was raised in the daemon.
+            Interrupted: `cancel` came before the request had gone out: nothing was begun.
             DaemonUnavailable: the connection was lost.
             KeyboardInterrupt: as above.
         """
@@ -191,13 +195,13 @@ class Client:
         line = _encode(Request(verb.name, msgspec.Raw(_encode(params)), request_id)) + b"\n"
         if len(line) > MAX_LINE:
             raise UsageError(f"the request is {len(line)} bytes long; the limit is {MAX_LINE}")
-        self._sent = self._cancelled = False
+        self._sent = self._interrupted = False
         self._accepted = None
         soft = verb.cancellable and _soften_interrupts(self._on_interrupt)
         try:
-            self._socket.sendall(line)
+            self._send(line)
             self._sent = True
-            if self._cancelled:
+            if self._interrupted:
                 self._send_cancel()
             answer = self._wait(request_id, on_accepted, on_progress)
         except BaseException as error:
@@ -215,10 +219,25 @@ class Client:
         return _result_of(answer, verb)
 
     def cancel(self) -> None:
-        """Ask the daemon to end the request under way early. It is still answered. From any thread."""
+        """End the request under way early, and let no other one begin. From any thread, at any time, once.
+
+        What was sent is still answered. It is the socket that remembers: the daemon reads to the end of what
+        we say, which for it means that we have left, and a request that is not out by now cannot go out any
+        more. A notification, as Ctrl-C sends it, had to be sent neither before the request nor too late.
+        """
         self._cancelled = True
-        if self._sent:
-            self._send_cancel()
+        with suppress(OSError):  # closed, or lost: then there is nothing to cancel
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _send(self, line: bytes) -> None:
+        try:
+            if not self._cancelled:
+                self._socket.sendall(line)
+                return
+        except BrokenPipeError:
+            if not self._cancelled:
+                raise
+        raise Interrupted("cancelled before it began")
 
     def hold_process(self) -> None:
         """From now on `wait_until_gone` means the daemon's process, not only its end of the connection."""
@@ -277,9 +296,11 @@ class Client:
     def _on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
         # A handler of our own instead of `except KeyboardInterrupt`: that can come between a recv and what
         # keeps its bytes, and then the rest of the stream makes no sense.
-        if self._cancelled:
+        if self._interrupted:
             raise KeyboardInterrupt
-        self.cancel()
+        self._interrupted = True
+        if self._sent:
+            self._send_cancel()
 
     def _send_cancel(self) -> None:
         notification = Request("cancel", msgspec.Raw(_encode(Cancel(self._last_id))))
