@@ -16,6 +16,7 @@ import trio
 import cms
 
 NOBODY = 65534
+FILES = ("test_lifecycle.py", "test_walls.py", "test_limits.py", "test_copies.py", "test_tampering.py")
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 #: What can differ for them: namespaces and what is mounted there, not pipes and exit codes.
@@ -81,7 +82,7 @@ async def test_as_nobody() -> None:
                 f"--rootdir={ROOT}",
             ]
             + ["-c", str(ROOT / "pyproject.toml"), "-k", CHOSEN]
-            + [str(HERE / name) for name in ("test_lifecycle.py", "test_walls.py", "test_limits.py")],
+            + [str(HERE / name) for name in FILES],
             env={
                 "PATH": os.defpath,
                 "HOME": folder,

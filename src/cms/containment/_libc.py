@@ -81,6 +81,15 @@ class Libc:
             f"mount {os.fsdecode(target)}",
         )
 
+    def mount_overlay(self, path: bytes, lower: int, upper: int, work: int) -> None:
+        """At that path the folder `lower` with what is written going to `upper`. By descriptors, for a path
+        with a comma or a colon would have to be quoted.
+        """
+        data = "userxattr,lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d"
+        self.mount(b"overlay", path, b"overlay", MS_NOSUID | MS_NODEV, (data % (lower, upper, work)).encode())
+        for fd in (lower, upper, work):
+            os.close(fd)
+
     def copy_tree(self, path: bytes) -> int:
         """open_tree(2): a detached copy of what is mounted at `path` and below."""
         flags = OPEN_TREE_CLONE | AT_RECURSIVE | os.O_CLOEXEC

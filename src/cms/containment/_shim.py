@@ -82,6 +82,7 @@ class Orders:
         "leaf",
         "marker",
         "mode",
+        "modes",
         "mounts",
         "nofile",
         "nproc",
@@ -106,7 +107,8 @@ class Orders:
         leaf: bytes = b"",
         marker: bytes = b"",
         user_namespace: bool = False,
-        mounts: tuple[tuple[str, bytes], ...] = (),
+        mounts: tuple[tuple[str, bytes, bytes, bytes], ...] = (),
+        modes: tuple[tuple[bytes, int], ...] = (),
         sandbox: bool = False,
         nproc: int = 0,
         nofile: int = 0,
@@ -124,6 +126,7 @@ class Orders:
         self.marker = marker
         self.user_namespace = user_namespace
         self.mounts = mounts
+        self.modes = modes
         self.sandbox = sandbox
         self.nproc = nproc
         self.nofile = nofile
@@ -185,6 +188,8 @@ class Shim:
         except OSError as error:
             self.tell(f"failed {stage} {error.errno or 0} {error}")
             os._exit(1)
+        for path, mode in orders.modes:
+            os.chmod(path, mode)  # noqa: PTH101 (pathlib costs its import)
         self.tell(f"init {os.getpid()}")
         wakeup, wake = os.pipe()
         os.set_blocking(wakeup, False)
@@ -246,15 +251,21 @@ class Shim:
         libc = self.libc
         libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE)
         copies: dict[bytes, int] = {}
-        for word, path in self.orders.mounts:
+        for word, path, _, _ in self.orders.mounts:
+            if word == "cover":
+                copies[path] = _open_folder(path)
             if word in ("write", "pin", "read", "null"):
                 copies[path] = libc.copy_tree(b"/dev/null" if word == "null" else path)
                 if word in ("read", "null"):
                     libc.make_read_only(copies[path], b"")
+        for word, path, upper, work in self.orders.mounts:
+            if word == "layer":  # while its upper folder can still be written
+                libc.mount_overlay(path, *map(_open_folder, (path, upper, work)))
+                copies[path] = libc.copy_tree(path)
         if self.orders.sandbox:
             libc.make_read_only(AT_FDCWD, b"/")
         empty: list[bytes] = []
-        for word, path in self.orders.mounts:
+        for word, path, _, _ in self.orders.mounts:
             if word == "proc":
                 libc.mount(b"proc", path, b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
             elif word == "dev":
@@ -267,6 +278,9 @@ class Shim:
                 libc.mount(b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, mode)
                 if word == "empty":
                     empty.append(path)
+            elif word == "cover":
+                _ensure_mount_point(path, copies[path])
+                self.cover(path, copies[path])
             else:
                 _ensure_mount_point(path, copies[path])
                 libc.place_tree(copies[path], path)
@@ -277,6 +291,15 @@ class Shim:
             empty.append(b"/proc")
         for path in empty:
             libc.make_read_only(AT_FDCWD, path, recursive=False)
+
+    def cover(self, path: bytes, lower: int) -> None:
+        """What is written goes to a tmpfs, which the overlay itself covers: nobody sees it but the kernel."""
+        self.libc.mount(b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, b"mode=0755")
+        folders = []
+        for name in (b"/upper", b"/work"):
+            os.mkdir(path + name)  # noqa: PTH102 (as above)
+            folders.append(_open_folder(path + name))
+        self.libc.mount_overlay(path, lower, *folders)
 
     def give_up_power(self) -> None:
         """Root in a user namespace keeps power over its own files only; nobody gains any by an exec."""
@@ -427,6 +450,10 @@ class Shim:
                     pass  # as above
             self.reap()
             found_nobody = 0 if rows else found_nobody + 1
+
+
+def _open_folder(path: bytes) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _ensure_mount_point(path: bytes, copy: int) -> None:

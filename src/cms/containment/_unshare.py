@@ -20,15 +20,15 @@ class UnshareMechanism(Mechanism):
     """A pid, ipc and mount namespace by unshare(2), and a cgroup if one can be had."""
 
     def __init__(self, delegation: Delegation | None) -> None:
-        self.name = "unshare+cgroup" if delegation is not None else "unshare"
+        name = "unshare+cgroup" if delegation is not None else "unshare"
+        super().__init__(name, namespace_guarantees(delegation))
         self.delegation = delegation
-        self.guarantees = namespace_guarantees(delegation)
 
-    async def start(self, spec: Spec) -> Container:
+    async def start_without_fallback(self, spec: Spec) -> Container:
         """See `Mechanism.start`."""
         plan = _mounts.plan(spec)
         orders = _launch.orders_for("unshare", spec)
-        orders.mounts = tuple((step.word, os.fsencode(step.path)) for step in plan.steps)
+        orders.mounts = tuple(map(_order, plan.steps))
         orders.sandbox = plan.sandbox
         orders.user_namespace = needs_user_namespace(plan)
         if orders.user_namespace:
@@ -42,3 +42,8 @@ class UnshareMechanism(Mechanism):
             orders=orders,
             delegation=self.delegation,
         )
+
+
+def _order(step: _mounts.Step) -> tuple[str, bytes, bytes, bytes]:
+    upper, work = (step.layer.upper, step.layer.work) if step.layer is not None else ("", "")
+    return step.word, os.fsencode(step.path), os.fsencode(upper), os.fsencode(work)

@@ -56,6 +56,7 @@ class Guarantees(Record, frozen=True):
     memory_cap: Guarantee
     process_cap: Guarantee
     no_tampering: Guarantee
+    copy_on_write: Guarantee
 
 
 class Containment(Record, frozen=True):
