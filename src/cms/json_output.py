@@ -37,7 +37,19 @@ TIMES: Final = frozenset(
 )
 #: Fields that hold US dollars.
 MONEY: Final = frozenset(
-    {"cap", "cost", "cost_high", "cost_limit", "cost_usd", "held", "left", "max_cost", "reserved", "spent"}
+    {
+        "cap",
+        "cost",
+        "cost_high",
+        "cost_limit",
+        "cost_usd",
+        "free",
+        "held",
+        "left",
+        "max_cost",
+        "reserved",
+        "spent",
+    }
     | {"spent_ever", "spent_today", "total_cost_usd", "unknown", "used"}
 )
 

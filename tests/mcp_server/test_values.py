@@ -54,8 +54,11 @@ def test_the_values_that_each_tool_tells(
     with serve(settings.home, script):
         for tool in sorted(TOOLS, key=lambda tool: tool.name):
             call = DaemonCall(settings, lambda _: None)
-            told = msgspec.json.decode(msgspec.json.encode(tool.run(call, ARGUMENTS[tool.name])))
-            call.close()
+            try:
+                result = tool.run(call, ARGUMENTS[tool.name])
+            finally:
+                call.close()
+            told = msgspec.json.decode(msgspec.json.encode(result))
             assert not problem(tool.output_schema, told), tool.name
             lines += [f"{tool.name}:", pretty(told), ""]
     snapshot.check(f"mcp_values_{'full' if full else 'empty'}.txt", "\n".join(lines))

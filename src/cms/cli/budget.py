@@ -15,6 +15,9 @@ from cms.rpc.money import BUDGET_GET, BUDGET_SET, SetBudgetParams
 from cms.rpc.verbs import Nothing
 from cms.session.budget import ALL, DAY, Budget, name_of
 
+#: What `--json` tells of a cap, in US dollars. `unknown`: counted for calls that never told their price.
+_SCOPE = "scope cap spent unknown reserved=held at_work=holders left=free"
+
 
 def _amount(flag: str, help_text: str) -> Parameter:
     return Parameter(name=flag, converter=flags.to_money, metavar="USD", help=help_text)
@@ -81,8 +84,7 @@ def _change(caps: Mapping[str, float | None], *, json: bool) -> int:
 
 def _tell(budget: Budget, *, json: bool) -> int:
     if json:
-        form = "scope cap spent unknown reserved=held at_work=holders"
-        scopes = [json_object(one, form, left=max(one.left, 0.0)) for one in budget.scopes]
+        scopes = [json_object(one, _SCOPE) for one in budget.scopes]
         io.show_json(json_object(budget, "spent_today=today.spent spent_ever=ever.spent", scopes=scopes))
     else:
         io.show_lines(lines(budget))
@@ -103,6 +105,6 @@ def lines(budget: Budget) -> list[str]:
             parts.append(f"{render.cost(one.unknown)} of it for calls that never told their price")
         if one.holders:
             parts.append(f"{render.cost(one.held)} reserved by {one.holders} at work")
-        parts.append(f"{render.cost(max(one.left, 0.0))} left")
+        parts.append(f"{render.cost(one.free)} left")
         found.append(f"{name_of(one.scope)}: {', '.join(parts)}")
     return found

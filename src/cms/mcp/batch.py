@@ -28,7 +28,7 @@ from cms.mcp.params import (
     folder,
     limits_over,
 )
-from cms.mcp.results import Money, cut, described
+from cms.mcp.results import Money, Result, cut, described
 from cms.mcp.tool import Params, tool
 from cms.options import Layer
 from cms.rpc.batches import (
@@ -51,7 +51,7 @@ from cms.rpc.batches import (
     BatchTasksResult,
     LineOf,
 )
-from cms.session.model import Limits, Record
+from cms.session.model import Limits
 
 #: Tasks of one call. More belong in a file, for `cms batch --file` at the shell.
 MAX_TASKS = 200
@@ -72,7 +72,7 @@ _AS_BATCH = msgspec.Meta(description="Instead of the batch's.")
 # --- results --------------------------------------------------------------------------------------
 
 
-class BatchTask(Record, frozen=True):
+class BatchTask(Result, frozen=True):
     """One task of a batch."""
 
     name: str
@@ -86,8 +86,10 @@ class BatchTask(Record, frozen=True):
     needs: tuple[str, ...]
 
 
-class Batch(Record, frozen=True):
+class Batch(Result, frozen=True):
     """A batch as it stands, with a page of its tasks."""
+
+    SHOWS = "cost=spent max_cost=options.max_cost"
 
     id: str
     status: Annotated[
@@ -326,18 +328,11 @@ def _shown(call: DaemonCall, batch: BatchRecord, after: int, limit: int, max_cha
         if not call.cancelled:
             raise
         page = BatchTasksResult(())
-    return Batch(
-        id=batch.id,
-        status=batch.status,
+    return Batch.from_record(
+        batch,
         active=batch.status in ACTIVE or batch.status is BatchStatus.LOADING,
-        total=batch.total,
         counts={str(status): count for status, count in batch.counts.items() if count},
-        cost=round(batch.spent, 6),
-        max_cost=batch.options.max_cost,
-        parallel=batch.parallel,
         seconds_left=None if batch.eta is None else round(batch.eta),
-        reason=batch.reason,
-        warnings=batch.warnings,
         tasks=tuple(_task(task, max_chars) for task in page.tasks),
         next=page.next,
     )
@@ -345,17 +340,7 @@ def _shown(call: DaemonCall, batch: BatchRecord, after: int, limit: int, max_cha
 
 def _task(task: TaskView, max_chars: int) -> BatchTask:
     response, was_cut = cut(task.response, max_chars)
-    return BatchTask(
-        name=task.name,
-        status=task.status,
-        cost=round(task.cost, 6),
-        turns=task.turns,
-        tries=task.tries,
-        response=response,
-        response_cut=was_cut,
-        error=task.error,
-        needs=task.needs,
-    )
+    return BatchTask.from_record(task, response=response, response_cut=was_cut)
 
 
 TOOLS = (

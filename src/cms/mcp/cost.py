@@ -8,14 +8,15 @@ from typing import Annotated
 import msgspec
 
 from cms.mcp.call import DaemonCall
-from cms.mcp.results import Money, described
+from cms.mcp.results import Money, Result, described
 from cms.mcp.tool import Params, tool
 from cms.rpc.money import BUDGET_GET, LEDGER_TOTALS, CostParams, Grouping
 from cms.rpc.verbs import Nothing
-from cms.session.model import Record
 
 
-class Spent(Record, frozen=True):
+class Spent(Result, frozen=True):
+    SHOWS = "cost=usage.cost_usd input_tokens=usage.input_tokens output_tokens=usage.output_tokens"
+
     what: Annotated[str, described("A session's name, a model, or a day.")]
     cost: Money
     exact: Annotated[bool, described("False: at least this much; a process died before it told.")]
@@ -23,7 +24,9 @@ class Spent(Record, frozen=True):
     output_tokens: int
 
 
-class Costs(Record, frozen=True):
+class Costs(Result, frozen=True):
+    SHOWS = "total=total.cost_usd"
+
     rows: tuple[Spent, ...]
     shown: int
     of: Annotated[int, described("Rows there are.")]
@@ -48,25 +51,13 @@ class CostArguments(Params, frozen=True, kw_only=True):
 def cost(call: DaemonCall, given: CostArguments) -> Costs:
     since = None if given.hours is None else time.time() - given.hours * 3600
     reply = call.call(LEDGER_TOTALS, CostParams(by=given.by, since=since))
-    return Costs(
-        rows=tuple(
-            Spent(
-                what=row.name or row.key,
-                cost=round(row.usage.cost_usd, 6),
-                exact=row.exact,
-                input_tokens=row.usage.input_tokens,
-                output_tokens=row.usage.output_tokens,
-            )
-            for row in reply.rows[: given.limit]
-        ),
-        shown=min(given.limit, len(reply.rows)),
-        of=len(reply.rows),
-        total=round(reply.total.cost_usd, 6),
-        exact=reply.exact,
-    )
+    rows = tuple(Spent.from_record(row, what=row.name or row.key) for row in reply.rows[: given.limit])
+    return Costs.from_record(reply, rows=rows, shown=len(rows), of=len(reply.rows))
 
 
-class Capped(Record, frozen=True):
+class Capped(Result, frozen=True):
+    SHOWS = "spent=used reserved=held left=free"
+
     scope: Annotated[str, described("day, all (ever), batch:..., or family:ID (a session and its children).")]
     cap: Money
     spent: Annotated[float, described("US dollars, with what is counted for calls of unknown price.")]
@@ -74,7 +65,9 @@ class Capped(Record, frozen=True):
     left: Annotated[float, described("US dollars that new work may still reserve.")]
 
 
-class Budgets(Record, frozen=True):
+class Budgets(Result, frozen=True):
+    SHOWS = "spent_today=today.used spent_ever=ever.used caps=scopes"
+
     spent_today: Money
     spent_ever: Money
     caps: Annotated[tuple[Capped, ...], described("None: nothing but each session's own maxCost.")]
@@ -85,21 +78,7 @@ class BudgetArguments(Params, frozen=True, kw_only=True):
 
 
 def budget(call: DaemonCall, _given: BudgetArguments) -> Budgets:
-    reply = call.call(BUDGET_GET, Nothing())
-    return Budgets(
-        spent_today=round(reply.today.spent + reply.today.unknown, 6),
-        spent_ever=round(reply.ever.spent + reply.ever.unknown, 6),
-        caps=tuple(
-            Capped(
-                scope=one.scope,
-                cap=one.cap,
-                spent=round(one.used, 6),
-                reserved=round(one.held, 6),
-                left=round(max(one.left, 0.0), 6),
-            )
-            for one in reply.scopes
-        ),
-    )
+    return Budgets.from_record(call.call(BUDGET_GET, Nothing()))
 
 
 TOOLS = (

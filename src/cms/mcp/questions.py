@@ -8,7 +8,7 @@ import msgspec
 
 from cms.mcp.call import DaemonCall
 from cms.mcp.params import Name
-from cms.mcp.results import Message, Status, described, iso, message_of
+from cms.mcp.results import Message, Result, Status, described, message_of
 from cms.mcp.tool import Params, tool
 from cms.rpc.questions import (
     SESSION_ANSWER,
@@ -16,22 +16,22 @@ from cms.rpc.questions import (
     AnswerParams,
     QuestionsParams,
 )
-from cms.session.model import Record, SessionStatus
-from cms.session.questions import AskedQuestion, OpenQuestion
 
 
-class Offered(Record, frozen=True):
+class Offered(Result, frozen=True):
     label: str
     description: str = ""
 
 
-class Asked(Record, frozen=True):
+class Asked(Result, frozen=True):
+    SHOWS = "several=multi_select"
+
     question: str
     choices: tuple[Offered, ...] = ()
     several: Annotated[bool, described("More than one choice may be given, with commas.")] = False
 
 
-class Open(Record, frozen=True):
+class Open(Result, frozen=True):
     """A call of an agent's that waits for an answer."""
 
     name: Annotated[str, described("The session.")]
@@ -46,15 +46,17 @@ class Open(Record, frozen=True):
     expires: Annotated[str, described("Then it is refused.")]
 
 
-class Ended(Record, frozen=True):
+class Ended(Result, frozen=True):
     """A session whose last message ended because an answer was missing."""
+
+    SHOWS = "name=session.name status=session.status"
 
     name: str
     status: Status
     last: Message
 
 
-class Questions(Record, frozen=True):
+class Questions(Result, frozen=True):
     open: Annotated[tuple[Open, ...], described("These wait: use `answer`.")]
     ended: Annotated[tuple[Ended, ...], described("These have given up: go on with `continue` or `send`.")]
 
@@ -65,13 +67,10 @@ class QuestionsArguments(Params, frozen=True, kw_only=True):
 
 def questions(call: DaemonCall, given: QuestionsArguments) -> Questions:
     reply = call.call(SESSIONS_QUESTIONS, QuestionsParams(name=given.name or ""))
-    return Questions(
-        open=tuple(_open(one) for one in reply.open),
-        ended=tuple(
-            Ended(one.session.name, one.session.status, message_of(one.interaction, 200, 2000))
-            for one in reply.unanswered
-        ),
+    ended = tuple(
+        Ended.from_record(one, last=message_of(one.interaction, 200, 2000)) for one in reply.unanswered
     )
+    return Questions.from_record(reply, ended=ended)
 
 
 class AnswerArguments(Params, frozen=True, kw_only=True):
@@ -91,7 +90,9 @@ class AnswerArguments(Params, frozen=True, kw_only=True):
     reason: Annotated[str, msgspec.Meta(description="For the agent: why not.", max_length=20_000)] = ""
 
 
-class Answered(Record, frozen=True):
+class Answered(Result, frozen=True):
+    SHOWS = "name=session.name status=session.status answered=question"
+
     name: str
     status: Status
     answered: Open
@@ -102,26 +103,7 @@ def answer(call: DaemonCall, given: AnswerArguments) -> Answered:
     params = AnswerParams(
         name=given.name, texts=given.answers, id=given.id, deny=given.refuse, message=given.reason
     )
-    reply = call.call(SESSION_ANSWER, params)
-    status: SessionStatus = reply.session.status
-    return Answered(reply.session.name, status, _open(reply.question), reply.left)
-
-
-def _open(asked: OpenQuestion) -> Open:
-    return Open(
-        name=asked.name,
-        id=asked.id,
-        kind=asked.kind,
-        tool=asked.tool,
-        detail=asked.detail,
-        questions=tuple(_asked(question) for question in asked.questions),
-        expires=iso(asked.expires),
-    )
-
-
-def _asked(question: AskedQuestion) -> Asked:
-    choices = tuple(Offered(choice.label, choice.description) for choice in question.choices)
-    return Asked(question.question, choices, question.multi_select)
+    return Answered.from_record(call.call(SESSION_ANSWER, params))
 
 
 TOOLS = (

@@ -8,9 +8,9 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from cms.errors import UsageError
+from cms.json_output import iso
 from cms.mcp.call import DaemonCall
 from cms.mcp.params import NAME_PATTERN
-from cms.mcp.results import iso
 from cms.rpc.batches import BATCH_LIST, BATCH_REPORT, BatchReportParams
 from cms.rpc.sessions import (
     SESSION_INTERACTIONS,

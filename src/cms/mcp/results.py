@@ -1,23 +1,24 @@
-"""What a model is told: sessions, answers, verdicts. camelCase outside, as in `--json`, but shorter.
+"""What a model is told: sessions, answers, verdicts. As in `--json` (`cms.json_output`), but less.
 
 A model pays for every word it reads and cannot scroll, so what `--json` prints for programs (process ids,
 raw counters, empty fields of a receipt) is left out, long texts are cut at a given length with a word on
 how to get the rest, and what to do next is said where it is not plain.
 
-Money in US dollars, times as ISO 8601 in UTC, durations in seconds.
+Durations are in seconds, all of them.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Annotated
+from collections.abc import Iterator
+from functools import cache
+from typing import Annotated, ClassVar, NamedTuple, Self, get_args
 
 import msgspec
 
+from cms.json_output import camel, plain, value_at
 from cms.session.model import (
     LIVE,
     DelegateResult,
-    Denial,
     Interaction,
     Outcome,
     Receipt,
@@ -46,8 +47,73 @@ Money = Annotated[float, described("US dollars.")]
 Cut = Annotated[bool, described("The text was cut; ask again with a larger maxChars, or with offset.")]
 
 
-class Session(Record, frozen=True):
+class Result(Record, frozen=True):
+    """What a tool tells, or a part of it: some of what a record has.
+
+    Attributes:
+        SHOWS: for each field that is not named as the record's own, which one it is: `cost=total_cost_usd`.
+    """
+
+    SHOWS: ClassVar[str] = ""
+
+    @classmethod
+    def from_record(cls, record: msgspec.Struct, /, **given: object) -> Self:
+        """What is told of a record. `given`: what it does not have, or has in another form."""
+        values = {camel(name): value for name, value in given.items()}
+        for name, path, part, required in _shown(cls):
+            if name in given or not (required or hasattr(record, path[0])):
+                continue
+            values[camel(name)] = _told(path[-1], value_at(record, path), part)
+        return msgspec.convert(values, cls)
+
+
+def _told(name: str, value: object, part: type[Result] | None) -> object:
+    if part is not None and isinstance(value, tuple):
+        return [_told(name, one, part) for one in value]
+    if part is not None and isinstance(value, msgspec.Struct):
+        return part.from_record(value)
+    return plain(name, value)
+
+
+class _Shown(NamedTuple):
+    """One field of a result: what of the record it shows, and as what."""
+
+    name: str
+    path: tuple[str, ...]
+    part: type[Result] | None
+    required: bool
+
+
+@cache
+def _shown(kind: type[Result]) -> tuple[_Shown, ...]:
+    sources = dict(word.split("=") for word in kind.SHOWS.split())
+    return tuple(
+        _Shown(
+            field.name,
+            tuple(sources.get(field.name, field.name).split(".")),
+            next(_parts(field.type), None),
+            field.required,
+        )
+        for field in msgspec.structs.fields(kind)
+    )
+
+
+def _parts(kind: object) -> Iterator[type[Result]]:
+    """The results that a field of this type holds: itself, or each of several."""
+    if isinstance(kind, type) and issubclass(kind, Result):
+        yield kind
+    for part in get_args(kind):
+        yield from _parts(part)
+
+
+class Session(Result, frozen=True):
     """A session as it stands."""
+
+    SHOWS = (
+        "model=options.model preset=options.preset work_dir=options.work_dir cost=total_cost_usd"
+        " max_cost=options.limits.max_cost turns=total_turns max_turns=options.limits.max_turns"
+        " messages=interaction_count"
+    )
 
     name: str
     status: Status
@@ -66,15 +132,19 @@ class Session(Record, frozen=True):
     error: str = ""
 
 
-class Sessions(Record, frozen=True):
+class Sessions(Result, frozen=True):
+    SHOWS = "total_cost=total_cost_usd"
+
     sessions: tuple[Session, ...]
     shown: int
     total: Annotated[int, described("How many there are, shown or not.")]
     total_cost: Money
 
 
-class Refusal(Record, frozen=True):
+class Refusal(Result, frozen=True):
     """A tool call that the session was refused."""
+
+    SHOWS = "protected_path=violation"
 
     tool: str
     detail: str
@@ -82,15 +152,17 @@ class Refusal(Record, frozen=True):
     protected_path: bool
 
 
-class Ask(Record, frozen=True):
+class Ask(Result, frozen=True):
     """A question that the session had."""
 
     question: str
     options: tuple[str, ...] = ()
 
 
-class Answer(Record, frozen=True):
+class Answer(Result, frozen=True):
     """The answer to one message, or word that it was accepted."""
+
+    SHOWS = "total_cost=total_cost_usd refused=denials"
 
     name: str
     status: Status
@@ -110,8 +182,10 @@ class Answer(Record, frozen=True):
     refused: tuple[Refusal, ...] = ()
 
 
-class DelegationVerdict(Record, frozen=True):
+class DelegationVerdict(Result, frozen=True):
     """What became of a delegation."""
+
+    SHOWS = "outcome=status refused=safety.denials"
 
     name: str
     outcome: Annotated[
@@ -139,8 +213,10 @@ class DelegationVerdict(Record, frozen=True):
     refused: tuple[Refusal, ...] = ()
 
 
-class Ended(Record, frozen=True):
+class Ended(Result, frozen=True):
     """How a session's process ended."""
+
+    SHOWS = "proved_empty=empty"
 
     session: Session
     was_alive: bool
@@ -149,8 +225,10 @@ class Ended(Record, frozen=True):
     seconds: float = 0.0
 
 
-class Message(Record, frozen=True):
+class Message(Result, frozen=True):
     """One message to a session and what came back."""
+
+    SHOWS = "time=timestamp refused=denials"
 
     number: int
     type: str
@@ -169,8 +247,10 @@ class Message(Record, frozen=True):
     refused: tuple[Refusal, ...] = ()
 
 
-class Output(Record, frozen=True):
+class Output(Result, frozen=True):
     """The last message of a session and its answer."""
+
+    SHOWS = "name=session.name status=session.status"
 
     name: str
     status: Status
@@ -180,17 +260,17 @@ class Output(Record, frozen=True):
     response_cut: Cut
 
 
-class History(Record, frozen=True):
+class History(Result, frozen=True):
+    SHOWS = (
+        "name=session.name status=session.status total_messages=session.interaction_count"
+        " total_cost=session.total_cost_usd"
+    )
+
     name: str
     status: Status
     messages: tuple[Message, ...]
     total_messages: int
     total_cost: Money
-
-
-def iso(seconds: float) -> str:
-    """A time as ISO 8601 in UTC, to the second."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def cut(text: str, limit: int, offset: int = 0) -> tuple[str, bool]:
@@ -199,97 +279,36 @@ def cut(text: str, limit: int, offset: int = 0) -> tuple[str, bool]:
 
 
 def session_of(record: SessionRecord, activity: str = "") -> Session:
-    return Session(
-        name=record.name,
-        status=record.status,
-        live=record.status in LIVE,
-        model=record.options.model,
-        preset=record.options.preset,
-        work_dir=record.options.work_dir,
-        cost=round(record.total_cost_usd, 6),
-        max_cost=record.options.limits.max_cost,
-        turns=record.total_turns,
-        max_turns=record.options.limits.max_turns,
-        messages=record.interaction_count,
-        depth=record.depth,
-        created=iso(record.created),
-        activity=activity,
-        error=record.error,
-    )
+    return Session.from_record(record, live=record.status in LIVE, activity=activity)
 
 
 def answer_of(reply: Reply, limit: int) -> Answer:
     text, was_cut = cut(reply.text, limit)
-    return Answer(
-        name=reply.name,
-        status=reply.status,
-        text=text,
-        text_cut=was_cut,
-        is_error=reply.is_error,
-        outcome=reply.outcome,
-        error=reply.error,
-        cost=round(reply.cost, 6),
-        total_cost=round(reply.total_cost_usd, 6),
-        turns=reply.turns,
-        seconds=reply.duration / 1000,
-        questions=_asks_of(reply),
-        refused=_refused(reply.denials),
-    )
+    return Answer.from_record(reply, text=text, text_cut=was_cut, seconds=reply.duration / 1000)
 
 
 def verdict_of(result: DelegateResult, limit: int) -> DelegationVerdict:
     response, was_cut = cut(result.response, limit)
-    return DelegationVerdict(
-        name=result.name,
-        outcome=result.status,
+    return DelegationVerdict.from_record(
+        result,
         response=response,
         response_cut=was_cut,
         error=result.error or "",
-        reasons=result.reasons,
-        cost=round(result.cost, 6),
-        cost_exact=result.cost_exact,
-        turns=result.turns,
         seconds=result.duration / 1000,
-        tools_used=result.tools_used,
-        can_continue=result.can_continue,
-        questions=_asks_of(result),
-        refused=_refused(result.safety.denials),
     )
 
 
 def ended_of(record: SessionRecord, receipt: Receipt | None) -> Ended:
+    session = session_of(record)
     if receipt is None:
-        return Ended(session=session_of(record), was_alive=False, proved_empty=True)
-    return Ended(
-        session=session_of(record),
-        was_alive=True,
-        proved_empty=receipt.empty,
-        left=receipt.left,
-        seconds=round(receipt.seconds, 3),
-    )
+        return Ended(session=session, was_alive=False, proved_empty=True)
+    return Ended.from_record(receipt, session=session, was_alive=True, seconds=round(receipt.seconds, 3))
 
 
 def message_of(interaction: Interaction, prompt_limit: int, response_limit: int, offset: int = 0) -> Message:
-    return Message(
-        number=interaction.number,
-        type=interaction.type,
-        time=iso(interaction.timestamp),
-        state=interaction.state,
+    return Message.from_record(
+        interaction,
         prompt=cut(interaction.prompt, prompt_limit)[0],
         response=cut(interaction.response, response_limit, offset)[0],
-        cost=round(interaction.cost, 6),
         seconds=round(interaction.duration, 3),
-        turns=interaction.turns,
-        outcome=interaction.outcome,
-        error=interaction.error,
-        questions=_asks_of(interaction),
-        refused=_refused(interaction.denials),
     )
-
-
-def _asks_of(source: Reply | DelegateResult | Interaction) -> tuple[Ask, ...]:
-    return tuple(Ask(question.question, question.options) for question in source.questions)
-
-
-def _refused(denials: tuple[Denial, ...]) -> tuple[Refusal, ...]:
-    return tuple(Refusal(d.tool, d.detail, d.reason, d.violation) for d in denials)

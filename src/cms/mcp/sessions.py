@@ -31,6 +31,7 @@ from cms.mcp.results import (
     DelegationVerdict,
     Ended,
     Message,
+    Result,
     Session,
     Status,
     answer_of,
@@ -64,7 +65,7 @@ from cms.rpc.sessions import (
     StopParams,
     WaitParams,
 )
-from cms.session.model import DelegateResult, Limits, Record, Reply, SessionStatus
+from cms.session.model import DelegateResult, Limits, Reply, SessionStatus
 
 
 class DelegateArguments(Agent, frozen=True, kw_only=True):
@@ -275,15 +276,19 @@ def kill(call: DaemonCall, given: NameArguments) -> Ended:
     return ended_of(reply.session, reply.receipt)
 
 
-class Through(Record, frozen=True):
+class Through(Result, frozen=True):
     """A session that has nothing left to do."""
+
+    SHOWS = "name=session.name status=session.status"
 
     name: str
     status: Status
     last: Annotated[Message | None, described("Its last message and the answer to it.")]
 
 
-class Collected(Record, frozen=True):
+class Collected(Result, frozen=True):
+    SHOWS = "working=waiting"
+
     done: tuple[Through, ...]
     working: Annotated[tuple[str, ...], described("Those that are not through yet.")]
     timed_out: bool
@@ -306,18 +311,13 @@ class WaitArguments(Params, frozen=True, kw_only=True):
 def wait(call: DaemonCall, given: WaitArguments) -> Collected:
     params = WaitParams(names=given.names, first=given.first, timeout=given.timeout_seconds)
     reply = call.call(SESSIONS_WAIT, params)
-    return Collected(
-        done=tuple(
-            Through(
-                name=one.session.name,
-                status=one.session.status,
-                last=None if one.last is None else message_of(one.last, 200, given.max_chars),
-            )
-            for one in reply.done
-        ),
-        working=reply.waiting,
-        timed_out=reply.timed_out,
+    done = tuple(
+        Through.from_record(
+            one, last=None if one.last is None else message_of(one.last, 200, given.max_chars)
+        )
+        for one in reply.done
     )
+    return Collected.from_record(reply, done=done)
 
 
 TOOLS = (

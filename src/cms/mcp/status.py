@@ -39,12 +39,7 @@ class ListArguments(Params, frozen=True, kw_only=True):
 def list_(call: DaemonCall, given: ListArguments) -> Sessions:
     reply = call.call(SESSION_LIST, ListParams(status=str(given.status or "")))
     shown = tuple(session_of(record) for record in reply.sessions[: given.limit])
-    return Sessions(
-        sessions=shown,
-        shown=len(shown),
-        total=len(reply.sessions),
-        total_cost=round(reply.total_cost_usd, 6),
-    )
+    return Sessions.from_record(reply, sessions=shown, shown=len(shown), total=len(reply.sessions))
 
 
 class OutputArguments(Params, frozen=True, kw_only=True):
@@ -59,9 +54,8 @@ def output(call: DaemonCall, given: OutputArguments) -> Output:
     reply = call.call(SESSION_INTERACTIONS, InteractionsParams(name=given.name, last=1))
     last = reply.interactions[-1] if reply.interactions else None
     response = "" if last is None else last.response
-    return Output(
-        name=reply.session.name,
-        status=reply.session.status,
+    return Output.from_record(
+        reply,
         last=None if last is None else message_of(last, 1000, given.max_chars, given.offset),
         offset=given.offset,
         total_chars=len(response),
@@ -80,13 +74,8 @@ class HistoryArguments(Params, frozen=True, kw_only=True):
 
 def history(call: DaemonCall, given: HistoryArguments) -> History:
     reply = call.call(SESSION_INTERACTIONS, InteractionsParams(name=given.name, last=given.last))
-    return History(
-        name=reply.session.name,
-        status=reply.session.status,
-        messages=tuple(message_of(i, given.max_chars, given.max_chars) for i in reply.interactions),
-        total_messages=reply.session.interaction_count,
-        total_cost=round(reply.session.total_cost_usd, 6),
-    )
+    messages = tuple(message_of(one, given.max_chars, given.max_chars) for one in reply.interactions)
+    return History.from_record(reply, messages=messages)
 
 
 def status(call: DaemonCall, given: NameArguments) -> Session:

@@ -66,6 +66,10 @@ class Account(Record, frozen=True):
     spent: float = 0.0
     unknown: float = 0.0
 
+    @property
+    def used(self) -> float:
+        return self.spent + self.unknown
+
 
 class Hold(Record, frozen=True):
     """The reservation of one interaction that is under way.
@@ -111,6 +115,11 @@ class Standing(Record, frozen=True):
     def left(self) -> float:
         """What can still be reserved; below zero where the cap was passed or lowered."""
         return self.cap - self.used - self.held
+
+    @property
+    def free(self) -> float:
+        """The same for a person: nothing, where the cap was passed."""
+        return max(self.left, 0.0)
 
     @property
     def exhausted(self) -> bool:
