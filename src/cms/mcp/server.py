@@ -3,7 +3,7 @@
 The SDK's low-level server is used: tools come from our own declarations, so its function inspection would be
 a second source of the same schemas. It runs on trio (anyio's other backend).
 
-- A tool runs in a worker thread with a connection of its own (`line`), so that a call that waits for an hour
+- A tool runs in a worker thread with a connection of its own (`call`), so that a call that waits for an hour
   holds up no other one.
 - Progress notes of the daemon become progress notifications: at most a few a second, always the newest, and
   one now and then though there is nothing new, because clients give up on calls that say nothing.
@@ -90,22 +90,44 @@ async def serve(settings: Settings) -> None:
 
 def build(settings: Settings) -> Server[dict[str, object]]:
     """The server, to be run over any pair of streams."""
-    limiter = trio.CapacityLimiter(MAX_WORKING)
-    offered = {tool.name: tool for tool in TOOLS if tool.inside or settings.child_socket is None}
+    requests = _Requests(settings)
+    return Server(
+        "cms",
+        version=__version__,
+        title="Claude multi-session",
+        instructions=INSTRUCTIONS,
+        on_list_tools=requests.list_tools,
+        on_call_tool=requests.call_tool,
+        on_list_resources=requests.list_resources,
+        on_list_resource_templates=requests.list_templates,
+        on_read_resource=requests.read_resource,
+        on_list_prompts=requests.list_prompts,
+        on_get_prompt=requests.get_prompt,
+    )
+
+
+class _Requests:
+    """What a client may ask for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._limiter = trio.CapacityLimiter(MAX_WORKING)
+        inside = settings.child_socket is not None
+        self._tools = {tool.name: tool for tool in TOOLS if tool.inside or not inside}
 
     async def list_tools(
-        _context: Context, _params: types.PaginatedRequestParams | None
+        self, _context: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListToolsResult:
-        return types.ListToolsResult(tools=[_described(tool) for tool in offered.values()])
+        return types.ListToolsResult(tools=[_described(tool) for tool in self._tools.values()])
 
-    async def call_tool(context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
-        tool = offered.get(params.name)
+    async def call_tool(self, context: Context, params: types.CallToolRequestParams) -> types.CallToolResult:
+        tool = self._tools.get(params.name)
         if tool is None:
-            return _failed(f"there is no tool {params.name!r}", f"there are {', '.join(offered)}")
+            return _failed(f"there is no tool {params.name!r}", f"there are {', '.join(self._tools)}")
         arguments: Mapping[str, object] = params.arguments or {}
         try:
-            result = await _in_thread(
-                settings, limiter, context, lambda call: msgspec.to_builtins(tool.run(call, arguments))
+            result = await self._in_thread(
+                context, lambda call: msgspec.to_builtins(tool.run(call, arguments))
             )
         except CmsError as error:
             return _failed(error.message, _hint(error))
@@ -116,9 +138,9 @@ def build(settings: Settings) -> Server[dict[str, object]]:
         return types.CallToolResult(content=[text], structured_content=result)
 
     async def list_resources(
-        context: Context, _params: types.PaginatedRequestParams | None
+        self, context: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
-        found = await _or_protocol_error(_in_thread(settings, limiter, context, resources.listed))
+        found = await _or_protocol_error(self._in_thread(context, resources.listed))
         return types.ListResourcesResult(
             resources=[
                 types.Resource(
@@ -133,7 +155,7 @@ def build(settings: Settings) -> Server[dict[str, object]]:
         )
 
     async def list_templates(
-        _context: Context, _params: types.PaginatedRequestParams | None
+        self, _context: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListResourceTemplatesResult:
         transcript = types.ResourceTemplate(
             uri_template=resources.TRANSCRIPT,
@@ -152,17 +174,15 @@ def build(settings: Settings) -> Server[dict[str, object]]:
         return types.ListResourceTemplatesResult(resource_templates=[transcript, report])
 
     async def read_resource(
-        context: Context, params: types.ReadResourceRequestParams
+        self, context: Context, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
         uri = str(params.uri)
-        text = await _or_protocol_error(
-            _in_thread(settings, limiter, context, lambda call: resources.read(call, uri))
-        )
+        text = await _or_protocol_error(self._in_thread(context, lambda call: resources.read(call, uri)))
         content = types.TextResourceContents(uri=uri, mime_type=resources.MARKDOWN, text=text)
         return types.ReadResourceResult(contents=[content])
 
     async def list_prompts(
-        _context: Context, _params: types.PaginatedRequestParams | None
+        self, _context: Context, _params: types.PaginatedRequestParams | None
     ) -> types.ListPromptsResult:
         return types.ListPromptsResult(
             prompts=[
@@ -179,7 +199,9 @@ def build(settings: Settings) -> Server[dict[str, object]]:
             ]
         )
 
-    async def get_prompt(_context: Context, params: types.GetPromptRequestParams) -> types.GetPromptResult:
+    async def get_prompt(
+        self, _context: Context, params: types.GetPromptRequestParams
+    ) -> types.GetPromptResult:
         try:
             prompt, text = prompts.text_of(params.name, params.arguments or {})
         except CmsError as error:
@@ -187,19 +209,8 @@ def build(settings: Settings) -> Server[dict[str, object]]:
         message = types.PromptMessage(role="user", content=types.TextContent(type="text", text=text))
         return types.GetPromptResult(description=prompt.description, messages=[message])
 
-    return Server(
-        "cms",
-        version=__version__,
-        title="Claude multi-session",
-        instructions=INSTRUCTIONS,
-        on_list_tools=list_tools,
-        on_call_tool=call_tool,
-        on_list_resources=list_resources,
-        on_list_resource_templates=list_templates,
-        on_read_resource=read_resource,
-        on_list_prompts=list_prompts,
-        on_get_prompt=get_prompt,
-    )
+    async def _in_thread(self, context: Context, work: Callable[[DaemonCall], T]) -> T:
+        return await _in_thread(self._settings, self._limiter, context, work)
 
 
 def main(settings: Settings) -> None:
@@ -214,7 +225,7 @@ def main(settings: Settings) -> None:
 async def _in_thread(
     settings: Settings, limiter: trio.CapacityLimiter, context: Context, work: Callable[[DaemonCall], T]
 ) -> T:
-    """Run blocking work with a line to the daemon; cancelled, end what it asked for before going on."""
+    """Run blocking work with a connection to the daemon; cancelled, end what it asked for before going on."""
     notes_in, notes = trio.open_memory_channel[Progress](1)
     token = trio.lowlevel.current_trio_token()
 
