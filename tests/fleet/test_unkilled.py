@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,8 +20,10 @@ import trio
 from cms.config import Settings
 from cms.containment import Container, Member, Proof, end_strays, identity, still_alive
 from cms.errors import ContainmentError, WrongStatus
+from cms.fleet import unkilled as module
 from cms.fleet.supervisor import Supervisor, open_supervisor
-from cms.session.model import Receipt, SessionRecord, SessionStatus
+from cms.protection import rules
+from cms.session.model import Receipt, SessionOptions, SessionRecord, SessionStatus
 from cms.store import sessions
 from cms.store.store import open_store
 from cms.testing.script import prompt, say
@@ -61,6 +64,31 @@ async def unkilled(supervisor: Supervisor, name: str = "one", **changes: object)
     assert receipt.left_ids
     assert record.status is SessionStatus.ERROR
     return record
+
+
+async def test_a_folder_that_hangs_holds_up_the_start_of_no_other(
+    tmp_path: Path, stubborn: Stubborn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be why the process could not be ended."""
+    (tmp_path / "elsewhere").mkdir()
+    back = threading.Event()
+
+    def real_folders(options: SessionOptions) -> tuple[str, ...]:
+        if options.work_dir == str(tmp_path / "work"):
+            back.wait()
+        return rules.real_folders(options)
+
+    try:
+        async with supervising(make_settings(tmp_path, grace=0.2)) as supervisor:
+            await unkilled(supervisor)
+            monkeypatch.setattr(module, "real_folders", real_folders)
+            monkeypatch.setattr(module, "_PATIENCE", 0.1)
+            await start(supervisor, "two", work_dir=str(tmp_path / "elsewhere"))
+            with pytest.raises(ContainmentError, match="could not be ended"):
+                await start(supervisor, "three")
+            stubborn.refuses = False
+    finally:
+        back.set()
 
 
 async def test_its_folder_is_given_to_nobody_until_a_kill_is_proved(

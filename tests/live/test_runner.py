@@ -559,7 +559,7 @@ class Held(StoreOver):
         self.asked = trio.Event()
         self.go = trio.Event()
 
-    async def add_decision(self, decision: object) -> None:
+    async def add_entry(self, decision: object) -> None:
         self.asked.set()
         await self.go.wait()
 
@@ -714,7 +714,7 @@ async def test_a_full_disk_at_each_write(tmp_path: Path) -> None:
                 ran = {path.name for path in (place / "work").iterdir()}
                 allowed = {
                     one.detail
-                    for one in await real.read(audit.decisions, record.id)
+                    for one in await real.read(audit.entries, record.id)
                     if one.verdict == "allowed"
                 }
                 assert ran <= allowed

@@ -73,7 +73,7 @@ async def test_where_nothing_can_be_held_that_is_told_and_the_tripwire_sees(sett
         assert record.status is SessionStatus.STOPPED
         (one,) = await supervisor.interactions("one")
         assert one.outcome is Outcome.PROTECTED_PATH
-        kinds = [(row.kind, row.verdict) for row in await supervisor.store.read(audit.decisions, record.id)]
+        kinds = [(row.kind, row.verdict) for row in await supervisor.store.read(audit.entries, record.id)]
         assert ("safety", "not held") in kinds
         assert ("tripwire", "changed") in kinds
     await consistent(settings)
@@ -131,7 +131,7 @@ async def test_a_mount_that_an_editor_drops_ends_the_work_and_the_next_process_h
         assert any(".env" in lost for lost in receipt.walls.lost)
         # Once it was not held any more nobody can say who wrote it.
         assert any(".env was changed" in one for one in receipt.walls.changed)
-        rows = await supervisor.store.read(audit.decisions, record.id)
+        rows = await supervisor.store.read(audit.entries, record.id)
         assert any((row.kind, row.verdict) == ("safety", "lost") for row in rows)
         await ask(supervisor, "one", prompt("Try", shell("echo KEY=4 > .env; true"), say("done")))
         assert env_file(settings).read_text() == "KEY=3\n"

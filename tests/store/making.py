@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import strategies as st
 
 from cms.config import Settings
-from cms.session.audit import Decision
+from cms.session.audit import AuditEntry
 from cms.session.model import (
     Denial,
     Interaction,
@@ -81,8 +81,8 @@ def charge(
     )
 
 
-def decision(number: int = 1, *, of: int = 1) -> Decision:
-    return Decision(
+def entry(number: int = 1, *, of: int = 1) -> AuditEntry:
+    return AuditEntry(
         session_id=f"session-{of}",
         interaction_id=f"interaction-{of}-1",
         at=float(number),

@@ -34,11 +34,11 @@ async def fill(settings: Settings) -> str:
             await store.write(sessions.add, making.session(of))
         for number in range(1, ROWS + 1):
             for of in (1, 2):
-                await store.add_decision(making.decision(number, of=of))
+                await store.add_entry(making.entry(number, of=of))
         rows, broken = await store.read(audit.verified, "session-1")
         assert broken is None
         assert [row.number for row in rows] == list(range(1, ROWS + 1))
-        assert [row.decision for row in rows] == [making.decision(n) for n in range(1, ROWS + 1)]
+        assert [row.entry for row in rows] == [making.entry(n) for n in range(1, ROWS + 1)]
         return rows[-1].seal
 
 
@@ -95,7 +95,7 @@ async def test_the_first_row_that_was_tampered_with_is_named(
 
 async def test_a_log_that_was_sealed_anew_is_found_by_a_head_noted_earlier(settings: Settings) -> None:
     head = await fill(settings)
-    row = list(audit.to_row(making.decision(2)))
+    row = list(audit.to_row(making.entry(2)))
     # All of it is forged, by somebody who knows how: a shorter log of one other row, and its head.
     forged = seal(FIRST, 1, row)
     tamper(
@@ -114,7 +114,7 @@ async def test_a_log_that_was_sealed_anew_is_found_by_a_head_noted_earlier(setti
 async def test_a_head_noted_earlier_is_found_again_when_the_log_has_grown(settings: Settings) -> None:
     head = await fill(settings)
     async with open_store(settings) as store:
-        await store.add_decision(making.decision(7))
+        await store.add_entry(making.entry(7))
         assert (await store.read(audit.verified, "session-1", head))[1] is None
 
 
@@ -124,7 +124,7 @@ def test_the_database_itself_refuses(tmp_path: Path) -> None:
     tx = Database.open(path, owner, owners)
     with tx.transaction():
         sessions.add(tx, making.session())
-        audit.add(tx, [making.decision()])
+        audit.add(tx, [making.entry()])
     db = sqlite3.connect(path)
     for statement in ("UPDATE decisions SET verdict = 'x'", "DELETE FROM decisions"):
         with pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -138,8 +138,8 @@ async def test_the_log_of_a_deleted_session_stays_and_says_so(settings: Settings
     async with open_store(settings) as store:
         for number in (1, 2):
             await store.write(sessions.add, making.session(number))
-            await store.add_decision(making.decision(of=number))
-            last = making.decision(number, of=number)
+            await store.add_entry(making.entry(of=number))
+            last = making.entry(number, of=number)
             last = msgspec.structs.replace(last, kind="delete", verdict="deleted", detail="mine")
             assert await store.write(sessions.delete, f"session-{number}", 9000.0, last)
         assert await store.read(audit.find_deleted, "mine") == ("session-2", "mine")
@@ -147,8 +147,8 @@ async def test_the_log_of_a_deleted_session_stays_and_says_so(settings: Settings
         assert await store.read(audit.find_deleted, "another") is None
         rows, broken = await store.read(audit.verified, "session-1")
         assert broken is None
-        assert rows[-1].decision.verdict == "deleted"
-        before = rows[-1].decision.at + 0.5
+        assert rows[-1].entry.verdict == "deleted"
+        before = rows[-1].entry.at + 0.5
         assert await store.write(audit.forget_deleted, before, dry_run=True) == 1
         assert await store.read(audit.find_deleted, "session-1") == ("session-1", "mine")
         assert await store.write(audit.forget_deleted, before, dry_run=False) == 1
@@ -161,8 +161,8 @@ async def test_the_log_of_a_deleted_session_without_its_last_row_is_found_and_fo
 ) -> None:
     async with open_store(settings) as store:
         await store.write(sessions.add, making.session())
-        await store.add_decision(making.decision())
-        last = msgspec.structs.replace(making.decision(2), kind="delete", detail="mine")
+        await store.add_entry(making.entry())
+        last = msgspec.structs.replace(making.entry(2), kind="delete", detail="mine")
         await store.write(sessions.delete, "session-1", 9000.0, last)
     db = sqlite3.connect(settings.database)
     db.execute("DELETE FROM decisions WHERE number = 2")
@@ -185,9 +185,9 @@ def test_decisions_from_before_the_chain_are_sealed(tmp_path: Path) -> None:
     owner = Owner(owners)
     tx = Database.open(path, owner, owners)
     assert audit.verified(tx, "s")[1] is None
-    assert [row.decision.detail for row in audit.verified(tx, "s")[0]] == ["file 0", "file 1", "file 2"]
+    assert [row.entry.detail for row in audit.verified(tx, "s")[0]] == ["file 0", "file 1", "file 2"]
     with tx.transaction():
-        audit.add(tx, [making.replace(making.decision(), session_id="s")])
+        audit.add(tx, [making.replace(making.entry(), session_id="s")])
     assert audit.verified(tx, "s")[1] is None
     tx.close()
     owner.release()

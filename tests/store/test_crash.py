@@ -30,7 +30,7 @@ async def write(store, of):
             queued = making.interaction(number, of=of)
             await store.write(sessions.save_interaction, queued)
             log.append("in", b"%d" % number, 1.0)
-            await store.add_decision(making.decision(number, of=of))
+            await store.add_entry(making.entry(number, of=of))
             session = making.replace(session, total_turns=number)
             done = making.replace(queued, state=InteractionState.DONE)
             charge = making.charge(0.25, of=of, number=number)
@@ -97,8 +97,8 @@ async def test_what_was_acknowledged_is_there(settings: Settings, acknowledged: 
             for one in left:
                 assert one.state is InteractionState.INTERRUPTED
                 assert "safe to send again" in one.error
-            decisions = await store.read(audit.decisions, record.id)
-            assert decisions == [making.decision(n, of=of) for n in range(1, len(decisions) + 1)]
+            decisions = await store.read(audit.entries, record.id)
+            assert decisions == [making.entry(n, of=of) for n in range(1, len(decisions) + 1)]
             assert len(done) <= len(decisions) <= len(interactions)
             logged = list(read_lines(raw_log_path(settings.raw, record.id), "in"))
             assert logged == [b"%d" % n for n in range(1, len(logged) + 1)]

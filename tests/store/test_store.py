@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from cms.config import Settings
 from cms.errors import HomeUnusable, NameTaken, StoreError, WrongStatus
-from cms.session.audit import Decision
+from cms.session.audit import AuditEntry
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus, TokenUsage
 from cms.store import audit, money, schema, sessions
 from cms.store.database import Database
@@ -27,7 +27,7 @@ from store import making, reading
 async def test_everything_is_there_after_reopening(settings: Settings) -> None:
     async with open_store(settings) as store:
         await store.write(sessions.add, making.session(1), making.interaction(1))
-        await store.add_decision(making.decision(1))
+        await store.add_entry(making.entry(1))
         done = making.replace(
             making.interaction(1), state=InteractionState.DONE, response="yes", cost=0.5, ended=2002.0
         )
@@ -48,7 +48,7 @@ async def test_everything_is_there_after_reopening(settings: Settings) -> None:
         assert await store.read(sessions.interaction, "no") is None
         assert await store.read(reading.charges, "session-1") == [making.charge(0.2), making.charge(0.3)]
         assert await store.read(reading.receipts, "session-1") == [making.receipt()]
-        assert await store.read(audit.decisions, "session-1") == [making.decision(1)]
+        assert await store.read(audit.entries, "session-1") == [making.entry(1)]
         assert (await store.read(money.total, "session-1")).usage == TokenUsage(20, 40, 60, 80, 0.5)
 
 
@@ -136,13 +136,13 @@ async def test_deleting_leaves_the_money(settings: Settings) -> None:
     async with open_store(settings) as store:
         await store.write(sessions.add, making.session(1), making.interaction(1))
         await store.write(making.commit, making.session(1), charges=[making.charge(0.4)], ended=True)
-        await store.add_decision(making.decision())
+        await store.add_entry(making.entry())
         assert await store.write(sessions.delete, "session-1", 9000.0)
         assert not await store.write(sessions.delete, "session-1", 9000.0)
         assert await store.read(sessions.newest_first) == []
         assert await store.read(sessions.interactions, "session-1") == []
         assert await store.read(reading.receipts, "session-1") == []
-        assert await store.read(audit.decisions, "session-1") == []
+        assert await store.read(audit.entries, "session-1") == []
         assert await store.read(audit.find_deleted, "session-1") is None
         [total] = await store.read(money.totals, "session")
         assert (total.key, total.name, total.usage.cost_usd) == ("session-1", "name-1", 0.4)
@@ -193,15 +193,13 @@ async def test_nothing_spent_is_a_total_of_nothing(settings: Settings) -> None:
 async def test_decisions_keep_their_order_and_share_transactions(settings: Settings) -> None:
     async with open_store(settings) as store:
         for number in range(50):
-            await store.add_decision(making.decision(number))
-        assert await store.read(audit.decisions, "session-1") == [
-            making.decision(number) for number in range(50)
-        ]
+            await store.add_entry(making.entry(number))
+        assert await store.read(audit.entries, "session-1") == [making.entry(number) for number in range(50)]
         async with trio.open_nursery() as nursery:
             for number in range(50):
-                nursery.start_soon(store.add_decision, making.decision(number, of=2))
-        assert sorted(await store.read(audit.decisions, "session-2"), key=lambda one: one.at) == [
-            making.decision(number, of=2) for number in range(50)
+                nursery.start_soon(store.add_entry, making.entry(number, of=2))
+        assert sorted(await store.read(audit.entries, "session-2"), key=lambda one: one.at) == [
+            making.entry(number, of=2) for number in range(50)
         ]
 
 
@@ -209,23 +207,23 @@ async def test_a_decision_whose_caller_was_cancelled_is_still_written(settings: 
     async with open_store(settings) as store:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await store.add_decision(making.decision(1))
+            await store.add_entry(making.entry(1))
         assert scope.cancelled_caught
         await store.write(sessions.add, making.session(1))
-        assert await store.read(audit.decisions, "session-1") == [making.decision(1)]
+        assert await store.read(audit.entries, "session-1") == [making.entry(1)]
         with trio.CancelScope() as scope:
             scope.cancel()
-            await store.add_decision(making.decision(2))
+            await store.add_entry(making.entry(2))
     async with open_store(settings) as store:  # closing writes it
-        assert await store.read(audit.decisions, "session-1") == [making.decision(1), making.decision(2)]
+        assert await store.read(audit.entries, "session-1") == [making.entry(1), making.entry(2)]
 
 
 async def test_a_decision_with_a_file_name_that_is_not_text(settings: Settings) -> None:
     async with open_store(settings) as store:
-        await store.add_decision(making.replace(making.decision(), detail="rm \udcff"))
-        assert [one.detail for one in await store.read(audit.decisions, "session-1")] == ["rm \\udcff"]
+        await store.add_entry(making.replace(making.entry(), detail="rm \udcff"))
+        assert [one.detail for one in await store.read(audit.entries, "session-1")] == ["rm \\udcff"]
         with pytest.raises(StoreError):
-            await store.add_decision(making.replace(making.decision(), cost=float("inf")))
+            await store.add_entry(making.replace(making.entry(), cost=float("inf")))
         await store.write(sessions.add, making.session(1))  # what was refused does not come along
 
 
@@ -370,10 +368,10 @@ async def test_a_full_store_loses_nothing_and_goes_on_later(
         await fill(store)
         await store.write(sessions.delete, "session-1", 9000.0)
         await store.write(sessions.add, making.session(2))
-        await store.add_decision(making.decision(5, of=2))
+        await store.add_entry(making.entry(5, of=2))
     async with open_store(settings) as store:
         assert await store.read(sessions.newest_first) == [making.session(2)]
-        assert await store.read(audit.decisions, "session-2") == [making.decision(5, of=2)]
+        assert await store.read(audit.entries, "session-2") == [making.entry(5, of=2)]
     assert check(settings.database) == "ok"
 
 
@@ -383,18 +381,18 @@ async def test_a_full_disk_loses_nothing_and_the_journal_goes_on_later(small_dis
         acknowledged = await fill(store)
         await trio.run_process(["mount", "-o", "remount,size=8m", str(small_disk)])
         await store.write(sessions.add, making.session(2))
-        await store.add_decision(making.decision(5, of=2))
+        await store.add_entry(making.entry(5, of=2))
     async with open_store(settings) as store:
         assert await store.read(sessions.newest_first) == [making.session(2), making.session(1)]
         assert await store.read(sessions.interactions, "session-1") == acknowledged
-        assert await store.read(audit.decisions, "session-2") == [making.decision(5, of=2)]
+        assert await store.read(audit.entries, "session-2") == [making.entry(5, of=2)]
     assert check(settings.database) == "ok"
 
 
 async def fill(store: Store) -> list[Interaction]:
     """Writes until nothing more fits, looks that all that was acknowledged is there, and returns it."""
     acknowledged: list[Interaction] = []
-    decided: list[Decision] = []
+    decided: list[AuditEntry] = []
 
     async def add_interactions() -> None:
         for number in range(1, 1000):
@@ -402,10 +400,10 @@ async def fill(store: Store) -> list[Interaction]:
             await store.write(sessions.save_interaction, one)
             acknowledged.append(one)
 
-    async def add_decisions() -> None:
+    async def add_entrys() -> None:
         for number in range(1000):
-            one = making.replace(making.decision(number), detail="x" * 5000)
-            await store.add_decision(one)
+            one = making.replace(making.entry(number), detail="x" * 5000)
+            await store.add_entry(one)
             decided.append(one)
 
     await store.write(sessions.add, making.session(1))
@@ -413,9 +411,9 @@ async def fill(store: Store) -> list[Interaction]:
         await add_interactions()
     assert len(acknowledged) > 3
     with pytest.raises(StoreError, match="no space left"):
-        await add_decisions()
+        await add_entrys()
     assert await store.read(sessions.interactions, "session-1") == acknowledged
-    assert await store.read(audit.decisions, "session-1") == decided
+    assert await store.read(audit.entries, "session-1") == decided
     assert await store.read(sessions.by_name, "name-1") == making.session(1)
     return acknowledged
 
@@ -500,16 +498,16 @@ async def test_the_bodys_own_error_comes_out_bare(settings: Settings) -> None:
 
 async def test_a_read_sees_one_moment_whatever_is_written_meanwhile(settings: Settings) -> None:
     async with open_store(settings) as store:
-        await store.add_decision(making.decision(1))
+        await store.add_entry(making.entry(1))
 
-        def look(db: Database) -> tuple[list[Decision], list[Decision]]:
-            before = audit.decisions(db, "session-1")
-            trio.from_thread.run(store.add_decision, making.decision(2))
-            return before, audit.decisions(db, "session-1")
+        def look(db: Database) -> tuple[list[AuditEntry], list[AuditEntry]]:
+            before = audit.entries(db, "session-1")
+            trio.from_thread.run(store.add_entry, making.entry(2))
+            return before, audit.entries(db, "session-1")
 
         before, after = await store.read(look)
-        assert before == after == [making.decision(1)]
-        assert len(await store.read(audit.decisions, "session-1")) == 2
+        assert before == after == [making.entry(1)]
+        assert len(await store.read(audit.entries, "session-1")) == 2
 
 
 async def test_a_read_cannot_write(settings: Settings) -> None:

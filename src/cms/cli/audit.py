@@ -14,9 +14,9 @@ from cms.session.audit import AuditLog, AuditRow
 
 #: What `--json` tells of a decision. `cost`: the session's dollars so far.
 _ROW = (
-    "number at=decision.at kind=decision.kind verdict=decision.verdict tool=decision.tool"
-    " detail=decision.detail reason=decision.reason cost=decision.cost"
-    " interaction_id=decision.interaction_id seal"
+    "number at=entry.at kind=entry.kind verdict=entry.verdict tool=entry.tool"
+    " detail=entry.detail reason=entry.reason cost=entry.cost"
+    " interaction_id=entry.interaction_id seal"
 )
 
 
@@ -80,7 +80,7 @@ def lines(reply: AuditLog, style: Style, *, rows: bool) -> list[str]:
 
 
 def row_line(row: AuditRow, style: Style) -> str:
-    one = row.decision
+    one = row.entry
     about = f"{one.tool} {one.detail}".strip()
     if one.reason:
         about = f"{about} ({one.reason})" if about else one.reason

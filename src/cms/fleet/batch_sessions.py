@@ -118,8 +118,8 @@ class SupervisorSessions:
         session = await self._find(name)
         if session is None:
             return ()
-        decisions = await self._supervisor.store.read(audit.decisions, session.id)
-        return tuple(one.tool for one in decisions if one.verdict == "allowed")
+        entries = await self._supervisor.store.read(audit.entries, session.id)
+        return tuple(one.tool for one in entries if one.verdict == "allowed")
 
     async def traces(self, name: str, before: str, messages: int) -> Traces:
         session = await self._find(name)

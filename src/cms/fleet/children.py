@@ -6,16 +6,16 @@ variable, so that whatever starts sessions (a message, a delegation, a batch) is
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import msgspec
 
 from cms.config import caller
+from cms.disk import ask_disk
 from cms.errors import InternalError, WrongStatus
 from cms.live.runner import Runner
 from cms.options import narrow
+from cms.protection.rules import real_folders
 from cms.session.lineage import ChildLimits, check_depth, check_room, scope
 from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus
 
@@ -48,7 +48,8 @@ class Children:
         parent = await self._find(who.session_id)
         if parent.status not in LIVE:
             raise WrongStatus(parent.name, str(parent.status), "start sessions")
-        return narrow(_real(options), msgspec.structs.replace(parent, options=_real(parent.options)))
+        own = await _real(parent.options)
+        return narrow(await _real(options), msgspec.structs.replace(parent, options=own))
 
     def check_room(self) -> None:
         """Whether one more process may come up for whoever calls. No await between this and the process.
@@ -108,12 +109,7 @@ class Children:
                 yield from self.below(runner.record.id)
 
 
-def _real(options: SessionOptions) -> SessionOptions:
+async def _real(options: SessionOptions) -> SessionOptions:
     """With links resolved in the folders, so that a link is no way out of the parent's."""
-
-    def real(folders: Iterable[str]) -> tuple[str, ...]:
-        return tuple(os.path.realpath(Path(options.work_dir, folder)) for folder in folders)
-
-    return msgspec.structs.replace(
-        options, work_dir=os.path.realpath(options.work_dir), add_dirs=real(options.add_dirs)
-    )
+    folders = await ask_disk(lambda: real_folders(options), f"the folders of {options.name!r}")
+    return msgspec.structs.replace(options, work_dir=folders[0], add_dirs=folders[1:])

@@ -40,7 +40,7 @@ from cms.live.runner import OpenChildSocket, Runner
 from cms.protection.rules import load_rules
 from cms.protection.scratch import clear_scratch
 from cms.session import lineage
-from cms.session.audit import Decision
+from cms.session.audit import AuditEntry
 from cms.session.model import (
     ENDED,
     LIVE,
@@ -575,7 +575,7 @@ class Supervisor(Sessions):
             record = await self.get(name)
             if record.status in LIVE:
                 raise elsewhere(record, "be deleted")
-            last = Decision(
+            last = AuditEntry(
                 session_id=record.id,
                 interaction_id="",
                 at=time.time(),

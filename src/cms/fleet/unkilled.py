@@ -11,21 +11,27 @@ looked for.
 
 from __future__ import annotations
 
-import os
+import posixpath
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import trio
 
 from cms.containment import end_strays, still_alive
-from cms.errors import ContainmentError
+from cms.disk import ask_disk
+from cms.errors import ContainmentError, DiskTimeout
 from cms.live.process import KILL_DEADLINE
 from cms.live.runner import Runner
+from cms.protection.rules import real_folders
 from cms.session.model import Receipt, SessionOptions, SessionRecord, SessionStatus
 from cms.store import sessions
 from cms.store.store import Store
+
+#: Seconds to find out where the folders of one session lead.
+_PATIENCE: Final = 2.0
 
 
 class Unkilled:
@@ -60,8 +66,9 @@ class Unkilled:
         Raises:
             ContainmentError: processes of another one, or of its own earlier life, may be at work there.
         """
+        ours = await _folders(options)
         for record in await self._store.read(sessions.newest_first, SessionStatus.ERROR):
-            place = _overlap(_folders(record.options), _folders(options))
+            place = _overlap(await _folders(record.options), ours)
             if place is None:
                 continue
             left = await self._left(record)
@@ -121,8 +128,13 @@ class Unkilled:
         return receipt
 
 
-def _folders(options: SessionOptions) -> list[Path]:
-    return [Path(os.path.realpath(folder)) for folder in (options.work_dir, *options.add_dirs)]
+async def _folders(options: SessionOptions) -> list[Path]:
+    """Where they lead; as named where nobody can tell: what hangs may be why a process could not be ended."""
+    try:
+        found = await ask_disk(lambda: real_folders(options), "its folders", seconds=_PATIENCE)
+    except DiskTimeout:
+        found = (options.work_dir, *(posixpath.join(options.work_dir, folder) for folder in options.add_dirs))
+    return [Path(posixpath.normpath(folder)) for folder in found]
 
 
 def _overlap(some: Iterable[Path], others: Iterable[Path]) -> Path | None:

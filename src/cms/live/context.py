@@ -16,7 +16,7 @@ import trio
 
 from cms.live.work_clock import WorkClock
 from cms.protocol.messages import Event
-from cms.session.audit import Decision, DecisionKind
+from cms.session.audit import AuditEntry, EntryKind
 from cms.session.ledger import Ledger
 from cms.session.model import Progress, ProgressKind, SessionRecord, SessionStatus
 from cms.session.state import Phase, State, fold
@@ -136,10 +136,10 @@ class SessionContext:
             at=self.now(),
         )
 
-    def entry(self, kind: DecisionKind, verdict: str, detail: str = "", reason: str = "") -> Decision:
+    def entry(self, kind: EntryKind, verdict: str, detail: str = "", reason: str = "") -> AuditEntry:
         """An entry of the audit log about now. What the gate decides on a call has its own (driver.py)."""
         turn = self.state.turn
-        return Decision(
+        return AuditEntry(
             session_id=self.record.id,
             interaction_id="" if turn is None else turn.id,
             at=self.now(),

@@ -26,7 +26,7 @@ from cms.live.watchers import Watchers, activity_of, note_of
 from cms.live.write_queue import WriteQueue
 from cms.protocol.messages import CanUseTool, Event, GetUsage, Interrupt, Result
 from cms.protocol.tools import QUESTION_TOOL
-from cms.session.audit import Decision
+from cms.session.audit import AuditEntry
 from cms.session.budget import Grant
 from cms.session.decide import (
     AnswerCall,
@@ -162,9 +162,9 @@ class Driver:
         """End the interaction in flight: it is interrupted, and settled when that is over."""
         self.apply(Breached(Breach(outcome, reason, self._context.work_now())))
 
-    def log(self, entry: Decision) -> None:
+    def log(self, entry: AuditEntry) -> None:
         """Have an entry of the audit log stored."""
-        self._writes.after(lambda: self._store.add_decision(entry))
+        self._writes.after(lambda: self._store.add_entry(entry))
 
     # --- carrying out -----------------------------------------------------------------------------
 
@@ -204,7 +204,7 @@ class Driver:
         turn = context.state.turn
         context.fold(Judged(call.request_id, action.denial, decision.questions, decision.plan), now)
         allowed = decision.effect != "deny"
-        entry = Decision(
+        entry = AuditEntry(
             session_id=context.record.id,
             interaction_id=turn.id if turn is not None else "",
             at=context.now(),
@@ -221,7 +221,7 @@ class Driver:
             self._watchers.notify(context.progress("denied", decision.reason, tool=call.tool))
 
         async def store() -> None:
-            await self._store.add_decision(entry)
+            await self._store.add_entry(entry)
 
         def then(error: CmsError | None) -> None:
             # What may act does so only with its decision on disk, and never once the end has begun: an

@@ -181,7 +181,7 @@ class FinalRecord:
                     [pending.interaction for pending in owed],
                     receipt,
                     process=self._process_id,
-                    decisions=() if receipt is None else tuple(entries_of_end(receipt, self._context.entry)),
+                    entries=() if receipt is None else tuple(entries_of_end(receipt, self._context.entry)),
                 )
             except CmsError as refused:
                 error = refused

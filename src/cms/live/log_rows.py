@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from cms.session import ledger
-from cms.session.audit import Decision, DecisionKind
+from cms.session.audit import AuditEntry, EntryKind
 from cms.session.ledger import EPSILON
 from cms.session.model import Receipt, TokenUsage, Walls
 from cms.store.records import Charge
@@ -15,7 +15,7 @@ from cms.store.records import Charge
 class MakeEntry(Protocol):
     """Makes an entry about now."""
 
-    def __call__(self, kind: DecisionKind, verdict: str, detail: str = "", reason: str = "") -> Decision: ...
+    def __call__(self, kind: EntryKind, verdict: str, detail: str = "", reason: str = "") -> AuditEntry: ...
 
 
 def first_line(prompt: str) -> str:
@@ -23,7 +23,7 @@ def first_line(prompt: str) -> str:
     return (prompt.strip().splitlines() or [""])[0][:200]
 
 
-def entries_of_walls(walls: Walls, entry: MakeEntry) -> Iterator[Decision]:
+def entries_of_walls(walls: Walls, entry: MakeEntry) -> Iterator[AuditEntry]:
     """What is to be told of the walls as a process comes up."""
     if not walls.safety:
         yield entry("safety", "off", "no protected paths, no gate", "asked for with --no-safety")
@@ -31,7 +31,7 @@ def entries_of_walls(walls: Walls, entry: MakeEntry) -> Iterator[Decision]:
         yield entry("safety", "not held", one)
 
 
-def entries_of_end(receipt: Receipt, entry: MakeEntry) -> Iterator[Decision]:
+def entries_of_end(receipt: Receipt, entry: MakeEntry) -> Iterator[AuditEntry]:
     """How a process ended, and what the tripwire found."""
     if receipt.walls is not None:
         for one in receipt.walls.changed:

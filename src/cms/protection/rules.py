@@ -6,6 +6,7 @@ the disk: call it in a thread (`cms.disk`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def follow_links(path: str) -> str:
         OSError, RuntimeError, ValueError: nowhere.
     """
     return str(Path(path).resolve())
+
+
+def real_folders(options: SessionOptions) -> tuple[str, ...]:
+    """Where a session's work dir and its added folders lead, in this order."""
+    return tuple(
+        os.path.realpath(Path(options.work_dir, folder)) for folder in (options.work_dir, *options.add_dirs)
+    )
 
 
 def locate(rules: PathRules, path: str) -> NamedPath:

@@ -28,10 +28,10 @@ Value = str | int | float | None
 FIRST: Final = "0" * 64
 
 #: What a line can be about.
-DecisionKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire", "delete"]
+EntryKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire", "delete"]
 
 
-class Decision(Record, frozen=True):
+class AuditEntry(Record, frozen=True):
     """A line of the audit log: an answer of the gate, or something else that was decided about a session.
 
     Attributes:
@@ -51,14 +51,14 @@ class Decision(Record, frozen=True):
     verdict: str
     reason: str = ""
     cost: float = 0.0
-    kind: DecisionKind = "call"
+    kind: EntryKind = "call"
 
 
 class AuditRow(Record, frozen=True):
     """One line of the audit log, with its place and its seal."""
 
     number: int  # 1 is the session's first
-    decision: Decision
+    entry: AuditEntry
     seal: str
 
 
@@ -79,7 +79,7 @@ class AuditLog(Record, frozen=True):
 
 
 def seal(before: str, number: int, row: Sequence[Value]) -> str:
-    """The seal of a row, given as `store.transactions.decision_row` makes it."""
+    """The seal of a row, given as `store.audit.to_row` makes it."""
     return hashlib.sha256(before.encode() + msgspec.json.encode([number, *row])).hexdigest()
 
 

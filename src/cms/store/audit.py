@@ -1,4 +1,4 @@
-"""The audit log in the store: decisions, each sealed with the one before it (session/audit.py).
+"""The audit log in the store: entries, each sealed with the one before it (session/audit.py).
 
 None is ever changed, and they go with their session or outlive it.
 """
@@ -12,12 +12,12 @@ import msgspec
 
 from cms.errors import StoreError
 from cms.session import audit
-from cms.session.audit import AuditRow, Broken, Decision
+from cms.session.audit import AuditEntry, AuditRow, Broken
 from cms.store.database import Database
 from cms.store.rows import Value
 
-_FIELDS: Final = Decision.__struct_fields__  # the columns, in order
-_OUTSIDE: Final = Decision.__struct_encode_fields__
+_FIELDS: Final = AuditEntry.__struct_fields__  # the columns, in order
+_OUTSIDE: Final = AuditEntry.__struct_encode_fields__
 
 #: The last rows of the audit logs of sessions that were deleted.
 _DELETED: Final = (
@@ -26,18 +26,18 @@ _DELETED: Final = (
 )
 
 
-def to_row(decision: Decision) -> tuple[Value, ...]:
-    """The row of a decision, certain to be accepted: it travels in the transactions of others.
+def to_row(entry: AuditEntry) -> tuple[Value, ...]:
+    """The row of an entry, certain to be accepted: it travels in the transactions of others.
 
     What text cannot be stored (a file name that is not UTF-8) is written as escapes.
 
     Raises:
         StoreError: a number in it is infinite or none.
     """
-    if not abs(decision.cost) + abs(decision.at) < float("inf"):
-        raise StoreError(f"a decision cannot be stored: {decision}")
+    if not abs(entry.cost) + abs(entry.at) < float("inf"):
+        raise StoreError(f"an audit entry cannot be stored: {entry}")
     # As the database gives it back, for the seal is over these very values.
-    exact = msgspec.structs.replace(decision, at=float(decision.at), cost=float(decision.cost))
+    exact = msgspec.structs.replace(entry, at=float(entry.at), cost=float(entry.cost))
     values: tuple[Value, ...] = msgspec.structs.astuple(exact)
     return tuple(
         value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
@@ -45,9 +45,9 @@ def to_row(decision: Decision) -> tuple[Value, ...]:
     )
 
 
-def add(db: Database, decisions: Sequence[Decision]) -> None:
+def add(db: Database, entries: Sequence[AuditEntry]) -> None:
     """Lines of the audit log."""
-    add_rows(db, [to_row(decision) for decision in decisions])
+    add_rows(db, [to_row(entry) for entry in entries])
 
 
 def add_rows(db: Database, rows: Iterable[tuple[Value, ...]]) -> None:
@@ -88,13 +88,13 @@ def forget_deleted(db: Database, before: float, *, dry_run: bool) -> int:
     return len(rows)
 
 
-def decisions(db: Database, session_id: str) -> list[Decision]:
+def entries(db: Database, session_id: str) -> list[AuditEntry]:
     """The log of a session, oldest first.
 
     Raises:
         StoreError: a row makes no sense (`verified` says which).
     """
-    return [row.decision for row in _convert(_rows(db, session_id))]
+    return [row.entry for row in _convert(_rows(db, session_id))]
 
 
 def verified(db: Database, session_id: str, head: str = "") -> tuple[list[AuditRow], Broken | None]:
@@ -141,7 +141,7 @@ def _rows(db: Database, session_id: str) -> list[_Row]:
 def _convert(rows: Iterable[_Row]) -> list[AuditRow]:
     try:
         return [
-            AuditRow(number, msgspec.convert(dict(zip(_OUTSIDE, row, strict=True)), Decision), sealed)
+            AuditRow(number, msgspec.convert(dict(zip(_OUTSIDE, row, strict=True)), AuditEntry), sealed)
             for number, row, sealed in rows
         ]
     except msgspec.ValidationError as error:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cms.errors import NameTaken, WrongStatus
-from cms.session.audit import Decision
+from cms.session.audit import AuditEntry
 from cms.session.model import ENDED, LIVE, Interaction, InteractionState, Outcome, Receipt, SessionRecord
 from cms.store import audit, money
 from cms.store.database import Database
@@ -80,7 +80,7 @@ def save_end(
     receipt: Receipt | None,
     *,
     process: str,
-    decisions: Sequence[Decision] = (),
+    entries: Sequence[AuditEntry] = (),
 ) -> None:
     """A session whose process has ended: how, and the end of every message that is still owed one.
 
@@ -93,10 +93,10 @@ def save_end(
             "INSERT INTO receipts VALUES (?, ?, ?, ?, ?)",
             (record.id, process, receipt.at, receipt.reason, to_json(receipt)),
         )
-    audit.add(db, decisions)
+    audit.add(db, entries)
 
 
-def delete(db: Database, session_id: str, at: float, last: Decision | None = None) -> bool:
+def delete(db: Database, session_id: str, at: float, last: AuditEntry | None = None) -> bool:
     """Removes a session, its interactions and receipts; its money stays in the ledger.
 
     Its audit log ends with `last` and stays, or without that goes, too. False if there was no such session.

@@ -25,7 +25,7 @@ import trio
 from cms.config import Settings
 from cms.errors import StoreError
 from cms.home import prepare_home
-from cms.session.audit import Decision
+from cms.session.audit import AuditEntry
 from cms.store import audit
 from cms.store.database import Database
 from cms.store.owners import Owner
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class _Waiting:
-    """A decision that no transaction has taken along yet. Compared by identity."""
+    """An entry of the audit log that no transaction has taken along yet. Compared by identity."""
 
     __slots__ = ("row", "written")
 
@@ -84,7 +84,7 @@ class Store:
         self._writer = writer
         self._reader = reader
         self._owner = owner
-        # A lock as well as the limiter: the decisions to take along are picked when the turn has come.
+        # A lock as well as the limiter: the entries to take along are picked when the turn has come.
         self._turn = trio.Lock()
         self._write_limiter = trio.CapacityLimiter(1)
         self._read_limiter = trio.CapacityLimiter(1)
@@ -93,7 +93,7 @@ class Store:
         self._closed = False
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{len(self._waiting)} decisions waiting"
+        state = "closed" if self._closed else f"{len(self._waiting)} entries waiting"
         return f"<Store {self._writer.path}: {state}>"
 
     async def write(
@@ -143,16 +143,16 @@ class Store:
 
         return await trio.to_thread.run_sync(look, abandon_on_cancel=False, limiter=self._read_limiter)
 
-    async def add_decision(self, decision: Decision) -> None:
-        """Writes a decision of the gate; it is on disk when this returns, so the tool may run.
+    async def add_entry(self, entry: AuditEntry) -> None:
+        """Writes an entry of the audit log; it is on disk when this returns, so the tool may run.
 
-        Many at once share a transaction. If the caller is cancelled the decision is still written, with the
+        Many at once share a transaction. If the caller is cancelled the entry is still written, with the
         next transaction.
 
         Raises:
             StoreError: it was not written: no tool may run.
         """
-        waiting = _Waiting(audit.to_row(decision))
+        waiting = _Waiting(audit.to_row(entry))
         self._waiting.append(waiting)
         try:
             async with self._turn:
@@ -164,7 +164,7 @@ class Store:
             raise
 
     async def _write_in_turn(self, work: Callable[[Database], T]) -> T:
-        """One transaction of `work` and of the decisions that wait. The caller holds the turn."""
+        """One transaction of `work` and of the entries that wait. The caller holds the turn."""
         self._check_open()
         along = tuple(self._waiting)
         rows = [waiting.row for waiting in along]

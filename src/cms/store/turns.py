@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cms.session.audit import Decision
+from cms.session.audit import AuditEntry
 from cms.session.budget import Grant
 from cms.session.model import Interaction, SessionRecord
 from cms.store import audit, money, sessions
@@ -17,7 +17,7 @@ def begin(
     session: SessionRecord,
     interaction: Interaction,
     at: float,
-    decisions: Sequence[Decision] = (),
+    entries: Sequence[AuditEntry] = (),
 ) -> Grant:
     """A message that is about to be sent, with the money reserved for it.
 
@@ -26,7 +26,7 @@ def begin(
     granted = money.reserve(db, interaction.id, session.id, interaction.scopes, at)
     if not granted.short:
         sessions.save(db, session, interaction)
-        audit.add(db, decisions)
+        audit.add(db, entries)
     return granted
 
 
