@@ -17,9 +17,11 @@ import trio
 
 from cms.config import Settings
 from cms.containment import Container, Mechanism, Spec
-from cms.errors import CmsError
+from cms.disk import ask_disk
+from cms.errors import CmsError, DiskTimeout
 from cms.live.argv import build_environment
-from cms.protection.protected_paths import find_all_paths
+from cms.protection.path_guard import PATIENCE
+from cms.protection.protected_paths import ProtectedPaths, find_all_paths
 from cms.protection.rules import build_rules
 from cms.protection.scratch import hidden_scratch
 from cms.session.model import SessionOptions
@@ -40,7 +42,14 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
         return failed
     env = build_environment(settings.environ, deny=options.env_deny)
     home = env.get("HOME") or str(Path.home())
-    paths = await trio.to_thread.run_sync(lambda: find_all_paths(build_rules(options, home), env))
+
+    def find() -> ProtectedPaths:
+        return find_all_paths(build_rules(options, home), env)
+
+    try:
+        paths = await ask_disk(find, "the protected paths", seconds=PATIENCE)
+    except DiskTimeout as error:
+        return [f"the checks could not be run: {error}"]
     for command in options.verify:
         spec = Spec(
             argv=("/bin/sh", "-c", command),

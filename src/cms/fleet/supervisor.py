@@ -38,7 +38,7 @@ from cms.groups import single_error
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket, Runner
 from cms.protection.rules import load_rules
-from cms.protection.scratch import clear_scratch
+from cms.protection.scratch import clear_left_scratch
 from cms.session import lineage
 from cms.session.audit import AuditEntry
 from cms.session.model import (
@@ -87,7 +87,7 @@ async def open_supervisor(
     raised: BaseException | None = None
     async with open_store(settings) as store:
         recovery = await store.write(recover, time.time())
-        await trio.to_thread.run_sync(clear_scratch, [session.id for session in recovery.sessions])
+        await clear_left_scratch([session.id for session in recovery.sessions])
         unkilled = Unkilled(store)
         try:
             async with trio.open_nursery() as nursery:

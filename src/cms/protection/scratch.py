@@ -76,6 +76,12 @@ def clear_scratch(session_ids: Iterable[str]) -> None:
             remove_scratch(folder)
 
 
+async def clear_left_scratch(session_ids: Iterable[str]) -> None:
+    """`clear_scratch` for trio: what does not answer stays."""
+    with suppress(DiskTimeout):
+        await ask_disk(lambda: clear_scratch(session_ids), "scratch folders that were left")
+
+
 def _is_ours(folder: Path) -> bool:
     info = folder.lstat()
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
