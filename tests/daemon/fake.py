@@ -1,22 +1,26 @@
 """A supervisor without processes: sessions in memory, work that ends when a test says so.
 
-A message that contains "hang" is answered only by `release` (or a stop); any other at once. It satisfies
-`cms.daemon.supervisor.Supervisor`, which mypy checks where it is handed over.
+A message that contains "hang" is answered only by `release` (or a stop); any other at once. It overrides
+what the handlers ask a supervisor for; nothing else of one is there.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import msgspec
 import trio
 
 from cms.config import Settings
-from cms.daemon.supervisor import Supervisor
-from cms.errors import Interrupted, NameTaken, SessionNotFound
+from cms.daemon.main import Fleet
+from cms.errors import Interrupted, NameTaken, NothingAsked, SessionNotFound, WrongStatus
+from cms.fleet.supervisor import Supervisor
+from cms.rpc.money import Grouping
+from cms.session.audit import AuditLog
 from cms.session.budget import Account, Budget, Cap, stand
 from cms.session.model import (
     LIVE,
@@ -24,6 +28,7 @@ from cms.session.model import (
     Interaction,
     InteractionState,
     Limits,
+    LiveSession,
     Outcome,
     Progress,
     Receipt,
@@ -33,20 +38,27 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
+from cms.session.questions import OpenQuestion, read_answer
 from cms.session.verdict import delegate_result
-from daemon.fake_keeper import FakeKeeper
+from cms.store.records import Total
+from cms.store.trash import Retired
 
 
 def options(name: str) -> SessionOptions:
     return SessionOptions(name=name, work_dir="/")
 
 
-class FakeSupervisor(FakeKeeper):
+class FakeSupervisor(Supervisor):
     """Attributes named `..._calls` and the like are for tests to look at."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.records: dict[str, SessionRecord] = {}
+        self.open_questions: list[OpenQuestion] = []
+        self.needed: list[tuple[SessionRecord, Interaction]] = []
+        self.spent: list[Total] = []
+        self.alive: list[LiveSession] = []
+        self.quiet: dict[str, trio.Event] = {}  # a name that is not in here has nothing to do
+        self.words: list[object] = []
         self.said: dict[str, list[Interaction]] = {}
         self.stopped: list[str] = []
         self.cancelled: list[str] = []  # delegations whose task was cancelled, by name
@@ -105,7 +117,14 @@ class FakeSupervisor(FakeKeeper):
         self.said[options.name] = []
         return record
 
-    async def submit(self, name: str, message: str, *, type: str) -> Interaction:  # noqa: A002 - as in Supervisor
+    async def submit(
+        self,
+        name: str,
+        message: str,
+        *,
+        type: str,  # noqa: A002 - as in Supervisor
+        scopes: tuple[str, ...] = (),
+    ) -> Interaction:
         record = await self.get(name)
         interaction = Interaction(
             str(uuid.uuid4()), record.id, len(self.said[name]) + 1, type, message, time.time()
@@ -136,6 +155,7 @@ class FakeSupervisor(FakeKeeper):
         *,
         context: str = "",
         accepted: Callable[[Interaction], None] | None = None,
+        scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
     ) -> DelegateResult:
         await self.create(options)
@@ -148,6 +168,7 @@ class FakeSupervisor(FakeKeeper):
         *,
         limits: Limits | None = None,
         accepted: Callable[[Interaction], None] | None = None,
+        scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
     ) -> DelegateResult:
         with within or trio.CancelScope():
@@ -263,12 +284,59 @@ class FakeSupervisor(FakeKeeper):
                 self._watchers[name].remove(send)
             send.close()
 
+    async def fork(self, name: str, new_name: str, *, model: str = "") -> SessionRecord:
+        raise SessionNotFound(name)
+
+    async def pause(self, name: str, *, freeze: bool = False) -> SessionRecord:
+        if self.records[name].status not in LIVE:
+            raise WrongStatus(name, self.records[name].status, "be paused")
+        return self._set(name, SessionStatus.PAUSED)
+
+    async def delete(
+        self, name: str, *, force: bool = False, purge: bool = False
+    ) -> tuple[SessionRecord, Receipt | None, Retired]:
+        if self.records[name].status in LIVE and not force:
+            raise WrongStatus(name, self.records[name].status, "be deleted")
+        return self.records.pop(name), None, Retired(None if purge else Path("/trash") / name, 10)
+
+    async def audit(self, name: str, head: str = "") -> AuditLog:
+        return AuditLog(name, self.records[name].id, (), None)
+
+    async def forget_audits(self, before: float, *, dry_run: bool) -> int:
+        return 0
+
+    async def wait_quiet(self, name: str) -> None:
+        if name in self.quiet:
+            await self.quiet[name].wait()
+
+    def live(self) -> list[LiveSession]:
+        return self.alive
+
+    def questions(self, name: str = "") -> list[OpenQuestion]:
+        return [one for one in self.open_questions if name in ("", one.name)]
+
+    def answer(
+        self, name: str, question_id: str, texts: Sequence[str], *, deny: bool = False, message: str = ""
+    ) -> OpenQuestion:
+        waiting = self.questions(name)
+        if not waiting:
+            raise NothingAsked(name)
+        self.words.append(read_answer(waiting[0], texts, deny=deny, message=message))
+        self.open_questions.remove(waiting[0])
+        return waiting[0]
+
+    async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:
+        return [one for one in self.needed if name in ("", one[0].name)]
+
+    async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
+        return self.spent
+
     def _set(self, name: str, status: SessionStatus) -> SessionRecord:
         self.records[name] = msgspec.structs.replace(self.records[name], status=status)
         return self.records[name]
 
 
 @asynccontextmanager
-async def open_fake(settings: Settings) -> AsyncIterator[tuple[Supervisor, str]]:
+async def open_fake(settings: Settings) -> AsyncIterator[Fleet]:
     """For `cms.daemon.main.main(opener=...)`."""
-    yield FakeSupervisor(), "fake, level Z"
+    yield Fleet(FakeSupervisor(), None, "fake, level Z")

@@ -20,17 +20,17 @@ import trio
 from cms.config import Settings
 from cms.daemon import main, server
 from cms.daemon.handlers import daemon
-from cms.daemon.supervisor import Supervisor
+from cms.daemon.main import Fleet
 from cms.errors import StoreError
 from daemon.fake import FakeSupervisor, open_fake
 
 
 @asynccontextmanager
-async def opener(settings: Settings) -> AsyncIterator[tuple[Supervisor, str]]:
+async def opener(settings: Settings) -> AsyncIterator[Fleet]:
     if words := os.environ.get("FAKE_REFUSES"):
         raise StoreError(words)
     async with open_fake(settings) as found:
-        supervisor, _ = found
+        supervisor = found.supervisor
         if os.environ.get("FAKE_HOLDS") and isinstance(supervisor, FakeSupervisor):
             supervisor.hold_stop_all = trio.Event()
         yield found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Protocol
 
 import msgspec
@@ -24,6 +24,20 @@ class Call(Protocol):
 
     async def follow(self, name: str) -> None:
         """Tell the client what the session does, until its process has ended."""
+
+
+class Host(Protocol):
+    """The server around the handlers: what they need to know of it, and what outlives a request."""
+
+    @property
+    def stopping(self) -> bool: ...
+
+    @property
+    def clients(self) -> int: ...
+
+    async def stop(self, grace: float) -> None: ...
+
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None: ...
 
 
 Begin = Callable[[Call, msgspec.Raw], Coroutine[object, object, Record]]

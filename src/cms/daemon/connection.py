@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -13,7 +14,6 @@ from cms.config import caller, caller_environ
 from cms.daemon.call import Handler
 from cms.daemon.child_socket import ChildSocket
 from cms.daemon.outbox import Outbox
-from cms.daemon.supervisor import Supervisor
 from cms.errors import UNREADABLE, CmsError, InternalError, Interrupted, UsageError
 from cms.rpc.daemon import HELLO, Hello
 from cms.rpc.verbs import AnyVerb
@@ -40,6 +40,9 @@ from cms.rpc.wire import (
 )
 from cms.session.lineage import Caller
 from cms.session.model import Interaction, Progress, Record
+
+if TYPE_CHECKING:
+    from cms.fleet.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 

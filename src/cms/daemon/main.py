@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import trio
@@ -36,7 +36,6 @@ from cms.config import Settings, load_settings_and_file
 from cms.daemon.child_socket import ChildSocket
 from cms.daemon.server import Server, open_child_socket, open_listener
 from cms.daemon.service_unit import Service
-from cms.daemon.supervisor import Supervisor
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.fleet import machine
 from cms.groups import single_error
@@ -45,14 +44,22 @@ from cms.rpc.daemon import Readiness
 from cms.rpc.wire import error_data
 
 if TYPE_CHECKING:
-    from cms.daemon.call import Handler
     from cms.fleet.batches import Batches
+    from cms.fleet.supervisor import Supervisor
     from cms.live.runner import OpenChildSocket
 
 log = logging.getLogger(__name__)
 
-#: Opens a supervisor, and says in a few words what holds its sessions' processes.
-Opener = Callable[[Settings], AbstractAsyncContextManager[tuple[Supervisor, str]]]
+
+class Fleet(NamedTuple):
+    """What the daemon serves. `containment`: in a few words, what holds its sessions' processes."""
+
+    supervisor: Supervisor
+    batches: Batches | None
+    containment: str
+
+
+Opener = Callable[[Settings], AbstractAsyncContextManager[Fleet]]
 
 STOP_GRACE = 10.0  # seconds for all sessions together when a signal or idleness ends the daemon
 MAX_LOG = 10 * 1024 * 1024  # bytes after which the log starts anew
@@ -117,7 +124,7 @@ def run_daemon(
     """Serve `settings.home` until told to leave. Takes over the process: umask, signals, logging.
 
     `ready_fd` gets one `Readiness` line and is closed. `foreground`: the log goes to stderr as it is, instead
-    of being rotated. `opener` is for tests; the default is `fleet.supervisor.open_supervisor`.
+    of being rotated. `opener` is for tests; the default opens the real ones.
 
     Raises:
         CmsError: it cannot serve: `HomeTaken`, `HomeUnusable`, `StoreError` ...
@@ -135,7 +142,7 @@ def run_daemon(
         try:
             if not foreground:
                 _rotate(settings)
-            _serve(settings, lock, announce, opener if opener is not None else _open_supervisor)
+            _serve(settings, lock, announce, opener if opener is not None else _open_fleet)
         finally:
             lock.close()
     except CmsError as error:
@@ -198,10 +205,10 @@ class _Daemon:
                 nursery.cancel_scope.cancel(reason="served to the end")
 
     async def _serve(self) -> None:
-        async with (
-            self._opener(self._settings) as (supervisor, containment),
-            _open_batches(supervisor) as batches,
-        ):
+        async with self._opener(self._settings) as (supervisor, batches, containment):
+            # As late as the fleet.
+            from cms.daemon.handlers.batches import BatchHandlers
+
             known = await supervisor.sessions()
             log.info("%d sessions in the store, containment: %s", len(known), containment)
             listener = open_listener(self._settings)
@@ -210,11 +217,15 @@ class _Daemon:
                     supervisor,
                     self._settings,
                     containment=containment,
-                    extra=batches.handlers,
-                    before_stop=batches.close,
+                    extra=() if batches is None else BatchHandlers(batches).all,
+                    before_stop=None if batches is None else batches.close,
                 )
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._leave_when_idle, server, supervisor, batches)
+                    nursery.start_soon(
+                        self._leave_when_idle,
+                        server,
+                        lambda: supervisor.live_count() > 0 or (batches is not None and batches.busy),
+                    )
                     nursery.start_soon(self._leave_when_home_is_lost, server)
                     nursery.start_soon(_stay_small)
                     # It listens already: who connects from here on is queued by the kernel.
@@ -251,9 +262,9 @@ class _Daemon:
         except CmsError as error:
             log.error("not everything could be stopped: %s", error)
 
-    async def _leave_when_idle(self, server: Server, supervisor: Supervisor, batches: _Batches) -> None:
+    async def _leave_when_idle(self, server: Server, busy: Callable[[], bool]) -> None:
         if self._settings.idle_exit is not None:
-            await wait_idle(server, supervisor, self._settings.idle_exit, busy=batches.busy)
+            await wait_idle(server, busy, self._settings.idle_exit)
             await self._leave(server, f"nothing to do for {self._settings.idle_exit:g} s")
 
     async def _leave_when_home_is_lost(self, server: Server) -> None:
@@ -269,12 +280,11 @@ async def _stay_small() -> None:
         machine.trim_heap()
 
 
-async def wait_idle(
-    server: Server, supervisor: Supervisor, idle_exit: float, busy: Callable[[], bool] = lambda: False
-) -> None:
-    """Return once for `idle_exit` seconds there has been neither a client nor a live session.
+async def wait_idle(server: Server, busy: Callable[[], bool], idle_exit: float) -> None:
+    """Return once for `idle_exit` seconds there has been neither a client nor work.
 
-    `busy`: there is work that has no session just now (a batch that waits for a usage limit to reset).
+    `busy`: a session is alive, or there is work that has none just now (a batch that waits for a usage limit
+    to reset).
 
     Sessions are looked at every few seconds: nothing needs to know to the second that they have ended, and
     one can only begin while a client is there, which is noted exactly.
@@ -282,10 +292,7 @@ async def wait_idle(
     idle_from = trio.current_time()
     while True:
         now = trio.current_time()
-        if server.quiet_since is None or supervisor.live_count() or busy():
-            idle_from = now
-        else:
-            idle_from = max(idle_from, server.quiet_since)
+        idle_from = now if server.quiet_since is None or busy() else max(idle_from, server.quiet_since)
         left = idle_from + idle_exit - now
         if left <= 0:
             return
@@ -293,16 +300,15 @@ async def wait_idle(
 
 
 @asynccontextmanager
-async def _open_supervisor(settings: Settings) -> AsyncIterator[tuple[Supervisor, str]]:
+async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
     # Here and not above: `python -m cms.daemon` that finds the home taken should be gone at once.
-    from cms.fleet.supervisor import Supervisor as Sessions
+    from cms.fleet.batches import open_batches
     from cms.fleet.supervisor import open_supervisor
 
-    shutil.rmtree(
-        settings.child_sockets, ignore_errors=True
-    )  # a crashed daemon's: nobody is behind them any more
+    # A crashed daemon's: nobody is behind them any more.
+    shutil.rmtree(settings.child_sockets, ignore_errors=True)
 
-    def child_sockets(supervisor: Sessions) -> OpenChildSocket:
+    def child_sockets(supervisor: Supervisor) -> OpenChildSocket:
         return lambda session: open_child_socket(
             supervisor, settings, ChildSocket(session, supervisor.get, supervisor.children.descends)
         )
@@ -318,41 +324,10 @@ async def _open_supervisor(settings: Settings) -> AsyncIterator[tuple[Supervisor
                 interaction.session_id,
                 interaction.state,
             )
-        yield supervisor, f"{mechanism.name}, level {mechanism.level.value}"
-
-
-class _Batches:
-    """The batches of the daemon as far as it cares; of a supervisor that has none, nothing."""
-
-    def __init__(self, batches: Batches | None = None) -> None:
-        self._batches = batches
-        self.handlers: tuple[Handler, ...] = ()
-
-    def busy(self) -> bool:
-        return self._batches is not None and self._batches.busy
-
-    async def close(self) -> None:
-        if self._batches is not None:
-            await self._batches.close()
-
-
-@asynccontextmanager
-async def _open_batches(supervisor: Supervisor) -> AsyncIterator[_Batches]:
-    """The batches on a supervisor of sessions; what an earlier daemon left goes on, or is laid down."""
-    from cms.fleet.supervisor import Supervisor as Sessions
-
-    if not isinstance(supervisor, Sessions):  # a test's
-        yield _Batches()
-        return
-    from cms.daemon.handlers.batches import BatchHandlers
-    from cms.fleet.batches import open_batches
-
-    async with open_batches(supervisor) as batches:
-        for batch in await batches.recover():
-            log.warning("recovered batch %s, now %s", batch.id, batch.status)
-        found = _Batches(batches)
-        found.handlers = BatchHandlers(batches).all
-        yield found
+        async with open_batches(supervisor) as batches:
+            for batch in await batches.recover():
+                log.warning("recovered batch %s, now %s", batch.id, batch.status)
+            yield Fleet(supervisor, batches, f"{mechanism.name}, level {mechanism.level.value}")
 
 
 # --- the log --------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -36,7 +37,6 @@ from cms.daemon.handlers.daemon import DaemonHandlers
 from cms.daemon.handlers.money import MoneyHandlers
 from cms.daemon.handlers.questions import QuestionHandlers
 from cms.daemon.handlers.sessions import SessionHandlers
-from cms.daemon.supervisor import Supervisor
 from cms.errors import (
     CmsError,
     DaemonUnavailable,
@@ -50,6 +50,9 @@ from cms.rpc.verbs import AnyVerb
 from cms.rpc.wire import (
     PROTOCOL,
 )
+
+if TYPE_CHECKING:  # at run time it comes in once the home is ours: see `daemon.main`
+    from cms.fleet.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 

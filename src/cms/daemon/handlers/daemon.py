@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from typing import TYPE_CHECKING
 
 from cms._version import __version__
 from cms.config import Settings, find_claude
-from cms.daemon.call import Handler, bind, quick
-from cms.daemon.supervisor import Host, Supervisor
+from cms.daemon.call import Handler, Host, bind, quick
 from cms.errors import CmsError
 from cms.rpc.daemon import (
     DAEMON_STATUS,
@@ -21,6 +21,9 @@ from cms.rpc.daemon import (
 )
 from cms.rpc.verbs import Nothing
 from cms.rpc.wire import PROTOCOL
+
+if TYPE_CHECKING:
+    from cms.fleet.supervisor import Supervisor
 
 
 class DaemonHandlers:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cms.daemon.call import Handler, bind, quick
-from cms.daemon.supervisor import Supervisor
 from cms.rpc.money import (
     BUDGET_GET,
     BUDGET_SET,
@@ -16,6 +17,9 @@ from cms.rpc.money import (
 from cms.rpc.verbs import Nothing
 from cms.session.budget import Budget
 from cms.session.model import TokenUsage
+
+if TYPE_CHECKING:
+    from cms.fleet.supervisor import Supervisor
 
 
 class MoneyHandlers:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from cms.daemon.call import Handler, bind, quick
-from cms.daemon.supervisor import Supervisor
 from cms.rpc.overview import SESSIONS_OVERVIEW, OverviewResult
 from cms.rpc.questions import (
     SESSION_ANSWER,
@@ -17,6 +17,9 @@ from cms.rpc.questions import (
     Unanswered,
 )
 from cms.rpc.verbs import Nothing
+
+if TYPE_CHECKING:
+    from cms.fleet.supervisor import Supervisor
 
 
 class QuestionHandlers:

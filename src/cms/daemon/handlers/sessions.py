@@ -11,13 +11,13 @@ import math
 import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
 from cms.config import Settings
-from cms.daemon.call import Call, Handler, bind, quick
-from cms.daemon.supervisor import Host, Supervisor
+from cms.daemon.call import Call, Handler, Host, bind, quick
 from cms.errors import CmsError
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.rpc.sessions import (
@@ -73,6 +73,9 @@ from cms.session.model import (
 )
 from cms.store.rawlog import raw_log_path
 from cms.store.trash import Retired, empty_trash
+
+if TYPE_CHECKING:
+    from cms.fleet.supervisor import Supervisor
 
 _DAY = 86400.0
 
