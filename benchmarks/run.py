@@ -75,6 +75,7 @@ def _whole(work: Work) -> None:
     from cms.protocol.connection import Answered, Connection
     from cms.protocol.messages import CommandLifecycle, Event, GetUsage
     from cms.session.decide import AnswerCall, AskMeter, FindPaths, Settle, decide, wake_at
+    from cms.session.fold import fold
     from cms.session.gate import Rules
     from cms.session.model import Limits
     from cms.session.paths import PathRules
@@ -88,7 +89,6 @@ def _whole(work: Work) -> None:
         Phase,
         Settled,
         State,
-        fold,
     )
 
     def paths() -> PathRules:

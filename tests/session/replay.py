@@ -5,8 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from cms.protocol.messages import CanUseTool, CommandLifecycle, Event, HookCallback
+from cms.session.fold import fold
 from cms.session.model import Denial
-from cms.session.state import Began, Judged, Local, Opened, Settled, State, Turn, fold, is_over
+from cms.session.state import Began, Judged, Local, Opened, Settled, State, Turn, is_over
 from cms.session.verdict import Conclusion, conclude, response_of
 from protocol import takes
 from session.world import START

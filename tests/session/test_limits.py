@@ -13,9 +13,7 @@ from cms.protocol.messages import ApiRetry, ConversationReset, Event, Notice
 from cms.session.decide import PATIENCE, wake_at
 from cms.session.limits import METER_EVERY, METER_PATIENCE
 from cms.session.model import Limits, Outcome
-from cms.session.state import (
-    Began,
-)
+from cms.session.state import Began
 from session.world import (
     IDLE,
     RUNNING,

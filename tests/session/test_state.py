@@ -36,6 +36,7 @@ from cms.protocol.messages import (
 )
 from cms.session.budget import Grant
 from cms.session.decide import decide, wake_at
+from cms.session.fold import fold
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
 from cms.session.paths import NamedPath
 from cms.session.questions import PersonAnswer
@@ -58,7 +59,6 @@ from cms.session.state import (
     Settled,
     State,
     agents,
-    fold,
     is_over,
     may_owe,
     more_to_come,

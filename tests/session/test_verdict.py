@@ -6,17 +6,9 @@ import pytest
 
 from cms.errors import ExitCode
 from cms.protocol.messages import Event, Init, RateLimitEvent, RateLimitInfo, TextBlock
+from cms.session.fold import fold
 from cms.session.model import Denial, InteractionState, Outcome, exit_code_of
-from cms.session.state import (
-    Began,
-    Breach,
-    Breached,
-    Ended,
-    Judged,
-    Opened,
-    State,
-    fold,
-)
+from cms.session.state import Began, Breach, Breached, Ended, Judged, Opened, State
 from cms.session.verdict import Conclusion, conclude, response_of
 from session.world import (
     IDLE,

@@ -41,6 +41,7 @@ from cms.session.decide import (
     StopProcess,
     decide,
 )
+from cms.session.fold import fold
 from cms.session.gate import Rules
 from cms.session.model import Limits, OnViolation, Preset
 from cms.session.paths import NamedPath, PathRules
@@ -57,7 +58,6 @@ from cms.session.state import (
     PendingCall,
     Settled,
     State,
-    fold,
 )
 from cms.session.verdict import Conclusion, conclude
 

@@ -17,9 +17,10 @@ import trio
 from cms.live.work_clock import WorkClock
 from cms.protocol.messages import Event
 from cms.session.audit import AuditEntry, EntryKind
+from cms.session.fold import fold
 from cms.session.ledger import Ledger
 from cms.session.model import Progress, ProgressKind, SessionRecord, SessionStatus
-from cms.session.state import Phase, State, fold
+from cms.session.state import Phase, State
 
 
 class SessionContext:

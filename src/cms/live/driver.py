@@ -234,7 +234,7 @@ class Driver:
     # --- a person's answer --------------------------------------------------------------------------
 
     def questions(self) -> list[OpenQuestion]:
-        """The calls that wait for a person's word."""
+        """The calls that wait for a person's answer."""
         context = self._context
         return [
             OpenQuestion(

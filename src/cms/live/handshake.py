@@ -1,4 +1,4 @@
-"""The first words with a new process: register the tool gate, learn what the conversation has cost so far.
+"""The first requests to a new process: register the tool gate, learn what the conversation has cost so far.
 
 Nothing is sent before both are answered: without the gate a tool would run unasked, without the baseline the
 first message would be charged for all that went before it.
@@ -12,7 +12,8 @@ import trio
 from cms.errors import UNREADABLE, ControlTimeout, ProtocolError
 from cms.live.process import AgentProcess
 from cms.protocol.messages import GetUsage, HookMatcher, Initialize, UsageReply
-from cms.session.state import Opened, usage_of
+from cms.session.fold import usage_of
+from cms.session.state import Opened
 
 #: Seconds for our own answer to a tool call; claude refuses the call afterwards. Long, because the answer may
 #: wait for the end of a long reply, and being silent is safe.

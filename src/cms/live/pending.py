@@ -1,4 +1,4 @@
-"""What is owed for each message that was accepted: an end, that end on disk, and word of it.
+"""The messages that were accepted and have no end on disk yet, and who waits for it.
 
 A message is pending from when it is on disk until its end is. Whoever waits holds the `PendingMessage`
 itself, so it may be forgotten as soon as its end is stored: from then on the store knows. One whose end could
@@ -58,7 +58,7 @@ class PendingMessages:
 
     @property
     def quiet(self) -> bool:
-        """Whether nobody is owed word of anything."""
+        """Whether nobody waits for anything."""
         return all(pending.known.is_set() for pending in self._owed.values())
 
     async def wait_quiet(self) -> None:

@@ -1,4 +1,4 @@
-"""The pipes of a session's process: what it says goes to the driver, what ends it is a reason to end.
+"""The streams of a session's process: what it says goes to the driver, what ends it is a reason to end.
 
 Reading goes on until the process has closed its output, through the whole of the stop ladder too: what claude
 flushes on its way out is money and answers.

@@ -343,7 +343,7 @@ class Runner:
         await self._pending.wait_quiet()
 
     def questions(self) -> list[OpenQuestion]:
-        """The calls that wait for a person's word."""
+        """The calls that wait for a person's answer."""
         return self._driver.questions()
 
     def answer_question(self, question_id: str, answer: PersonAnswer) -> None:

@@ -1,4 +1,4 @@
-"""Who looks on while a session works: notes in a person's words, and nobody who can slow it down.
+"""The watchers of a session: they get notes for people, and cannot slow it down.
 
 Notes are handed over without waiting. Who lags behind loses some, and is told how many as soon as there is
 room, at the latest by the last note before the channel ends: one place in each channel is kept for that.

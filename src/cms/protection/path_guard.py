@@ -1,8 +1,8 @@
 """The protected paths of one process: found before it starts, watched while it runs, compared at the end.
 
-Three nets hold protected paths, and this is the hand that holds the last two: it tells the container what to
-keep read-only and hidden, looks again and again whether the mounts are still there (an editor that saves a
-file by renaming drops one), and compares the files at the end with what they were.
+Three nets hold protected paths: the gate, the container and the tripwire. This sees to the last two: it tells
+the container what to keep read-only and hidden, looks again and again whether the mounts are still there (an
+editor that saves a file by renaming drops one), and compares the files at the end with what they were.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         breach = find_breach(state, rules, now)
         if breach is not None:
             actions.append(Note(breach))
-    told = False  # a call of the main conversation is answered with the breach
+    answered_main = False  # a call of the main conversation is answered with the breach
     waits = False  # for where an earlier call's paths lead
     for call in state.gate:
         if breach is None and needs_paths(call, rules):
@@ -117,7 +117,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             if breach is not None:
                 actions.append(Note(breach))
         actions.append(_answer(call, decision, breach))
-        told = told or call.agent_id is None
+        answered_main = answered_main or call.agent_id is None
     if breach is None:
         if wants_meter(state, now):
             actions.append(AskMeter())
@@ -127,7 +127,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     elif turn.interrupted_at is not None:
         if now >= turn.interrupted_at + PATIENCE:
             actions.append(StopProcess(breach.reason))
-    elif not told and (turn.refused_at is None or now >= turn.refused_at + PATIENCE):
+    elif not answered_main and (turn.refused_at is None or now >= turn.refused_at + PATIENCE):
         actions.append(SendInterrupt())
     return tuple(actions)
 

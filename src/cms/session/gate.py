@@ -5,8 +5,9 @@
   rest, which is then refused, since nobody is there.
 - What cannot be read (an input of a new shape for a tool that names files) is refused.
 - With an `ask_timeout`, what only a person can settle (the model's question, a permission that nobody gave)
-  waits that long for a person's word. It waits as claude's permission question, which knows no time-out, and
-  not at the hook, which does. Silence does not count meanwhile, `max_time` does. Then it ends as without one.
+  waits that long for a person's answer. It waits as claude's permission question, which knows no time-out,
+  and not at the hook, which does. Silence does not count meanwhile, `max_time` does. Then it ends as without
+  one.
 - A tool that we do not know (of an MCP server, say) and that names a protected path is refused, but as it may
   only want to read, that does not end the work.
 - A path is judged where it leads, links followed. That is looked up outside (`live.path_lookup`), once, when
@@ -30,7 +31,7 @@ from cms.session.paths import PathRules
 from cms.session.questions import AskedQuestion, Choice, PersonAnswer
 from cms.session.state import Breach, PendingCall, State
 
-#: Words that the model reads when a call is refused.
+#: What the model reads when a call is refused.
 NOBODY = "refused: nobody is there to permit this (name it with --allow to permit it)"
 
 
@@ -124,7 +125,7 @@ def awaits_person(call: PendingCall, rules: Rules) -> bool:
 
 
 def held(state: State, rules: Rules, now: float) -> tuple[PendingCall, ...]:
-    """The calls at the gate that wait for a person's word."""
+    """The calls at the gate that wait for a person's answer."""
     turn = state.turn
     if turn is None or turn.breach is not None:
         return ()

@@ -29,7 +29,7 @@ class AskedQuestion(Record, frozen=True):
 
 
 class OpenQuestion(Record, frozen=True):
-    """A tool call that waits for a person's word.
+    """A tool call that waits for a person's answer.
 
     Attributes:
         id: names it within its session.
@@ -48,7 +48,7 @@ class OpenQuestion(Record, frozen=True):
     expires: float
 
 
-# --- a person's words on a question ---------------------------------------------------------------
+# --- what a person answers ---------------------------------------------------------------------
 
 
 class PersonAnswer(Record, frozen=True):
@@ -65,7 +65,7 @@ class PersonAnswer(Record, frozen=True):
 
 
 def read_answer(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, message: str) -> PersonAnswer:
-    """What was typed, as a word on that call.
+    """What was typed, as an answer to that call.
 
     Raises:
         UsageError: it is no answer to what was asked; the hint says what would be.

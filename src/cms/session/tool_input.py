@@ -10,15 +10,19 @@ import msgspec
 from cms.errors import UNREADABLE
 
 
-class Option(msgspec.Struct, frozen=True):
+class ChoiceInput(msgspec.Struct, frozen=True):
+    """One answer that the model offers to its question."""
+
     label: str = ""
     description: str = ""
 
 
-class AskedInput(msgspec.Struct, frozen=True, rename="camel"):
+class QuestionInput(msgspec.Struct, frozen=True, rename="camel"):
+    """One question of the model's to a person."""
+
     question: str = ""
     header: str = ""
-    options: tuple[Option, ...] = ()
+    options: tuple[ChoiceInput, ...] = ()
     multi_select: bool = False
 
 
@@ -34,7 +38,7 @@ class ToolInput(msgspec.Struct, frozen=True):
     query: str | None = None
     description: str | None = None
     plan: str = ""
-    questions: tuple[AskedInput, ...] = ()
+    questions: tuple[QuestionInput, ...] = ()
 
     @property
     def target(self) -> str | None:

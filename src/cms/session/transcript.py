@@ -170,13 +170,16 @@ class Transcript:
     def _answered(self, at: float, answer: _Answer) -> tuple[Moment, ...]:
         tool, arguments = self._calls.pop(answer.request_id, ("", ""))
         use = self._uses.pop(answer.request_id, "")
-        word, reason = answer.response, ""
-        if word.hook_specific_output is not None and word.hook_specific_output.permission_decision == "deny":
-            reason = word.hook_specific_output.permission_decision_reason
-        elif word.behavior == "deny":
-            reason = word.message
-        elif word.behavior == "allow" and tool == QUESTION_TOOL:
-            given = msgspec.json.decode(word.updated_input, type=_Answered).answers
+        reply, reason = answer.response, ""
+        if (
+            reply.hook_specific_output is not None
+            and reply.hook_specific_output.permission_decision == "deny"
+        ):
+            reason = reply.hook_specific_output.permission_decision_reason
+        elif reply.behavior == "deny":
+            reason = reply.message
+        elif reply.behavior == "allow" and tool == QUESTION_TOOL:
+            given = msgspec.json.decode(reply.updated_input, type=_Answered).answers
             text = "; ".join(f"{question} {said}" for question, said in given.items())
             return (Moment(at, "answered", text, tool),)
         else:
