@@ -6,21 +6,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 
-Cms = Callable[..., "Ran"]
+from cli.shell import Ran
 
-
-class Ran(msgspec.Struct, frozen=True):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> dict[str, object]:
-        return msgspec.json.decode(self.out, type=dict[str, object])
+Cms = Callable[..., Ran]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 
 from cli.conftest import Cms
 from cli.making import NOW, interaction, result, session
-from cli.scripted import serve
+from cli.scripted import ScriptedDaemon, serve
 from cli.terminal import OnTerminal
 from cli.test_commands import ACCEPTED, SCRIPT, always
 from cms.errors import ExitCode, Interrupted
@@ -114,37 +114,31 @@ def test_ctrl_c_on_a_message_leaves_the_session_at_work(home: Path) -> None:
     assert "cms: no longer waiting; fix-auth works on\n     `cms interrupt fix-auth` stops it" in shown.text
 
 
+def interrupted(daemon: ScriptedDaemon, *words: str) -> tuple[str, str]:
+    """What a command says to a Ctrl-C that comes while it waits for the daemon."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cms", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert daemon.waiting.wait(30)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == ExitCode.INTERRUPTED
+    return out, err
+
+
 def test_ctrl_c_before_anything_was_accepted(home: Path) -> None:
     """There is no result to print, and the exit code says the same as with one."""
     script = {**SCRIPT, "session.delegate": always(None)}
     never = Interrupted("cancelled before anything was accepted")
     with serve(home, script, cancelled=never) as daemon:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cms", "delegate", "fix-auth", "go", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert daemon.waiting.wait(30)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == ExitCode.INTERRUPTED
+        out, err = interrupted(daemon, "delegate", "fix-auth", "go", "--json")
     assert '"code":"interrupted"' in out
     assert err == "cms: cancelled before anything was accepted\n"
 
 
 def test_ctrl_c_while_nothing_is_under_way(home: Path) -> None:
     with serve(home, {"session.list": always(None)}, cancelled=SESSIONS) as daemon:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cms", "list", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert daemon.waiting.wait(30)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == ExitCode.INTERRUPTED
+        out, err = interrupted(daemon, "list", "--json")
     assert out == '{"error":{"code":"interrupted","message":"interrupted","hint":""}}\n'
     assert err == "cms: interrupted\n"
 

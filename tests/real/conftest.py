@@ -11,23 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import msgspec
 import pytest
 
+from cli.shell import Ran
 from cms.config import find_claude, load_settings
 from cms.testing.api import api_process, environment
-
-
-class Ran(msgspec.Struct, frozen=True):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> dict[str, object]:
-        """The one object on stdout."""
-        return msgspec.json.decode(self.out, type=dict[str, object])
 
 
 class World:

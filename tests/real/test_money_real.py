@@ -10,8 +10,9 @@ import subprocess
 import msgspec
 import pytest
 
+from cli.shell import Ran
 from cms.testing.script import call, prompt, say
-from real.conftest import Ran, World
+from real.conftest import World
 
 pytestmark = pytest.mark.real
 

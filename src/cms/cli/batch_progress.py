@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 
 from cms.batch.model import BatchRecord, BatchStatus
 from cms.cli import batch_render as render
 from cms.cli import io, terminal
 from cms.cli.batch_client import Port
+from cms.cli.render import clock
 from cms.errors import CmsError
 from cms.rpc.batches import (
     BATCH_ENDED,
@@ -19,7 +19,6 @@ from cms.rpc.batches import (
     BatchParams,
 )
 
-_ERASE = "\r\x1b[2K"
 _POLL = 0.4  # seconds between two looks at a batch that runs
 
 
@@ -72,7 +71,7 @@ class BatchProgress:
                 if not self._quiet:
                     self._tell_ended()
                 if self._live:
-                    self._write(_ERASE + render.progress_line(self._batch, self._style))
+                    terminal.rewrite(sys.stderr, render.progress_line(self._batch, self._style))
         except (CmsError, OSError):
             pass  # whoever waits learns it, and says it better
 
@@ -81,7 +80,7 @@ class BatchProgress:
         if batch.status is BatchStatus.PARKED and batch.until != self._parked and batch.until is not None:
             self._parked = batch.until
             self._erase()
-            until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(batch.until))
+            until = clock(batch.until, self._style)
             io.warn(f"cms: {batch.id} is parked until {until}: {batch.reason}; nothing is started before")
 
     def _tell_ended(self) -> None:
@@ -96,12 +95,4 @@ class BatchProgress:
 
     def _erase(self) -> None:
         if self._live:
-            self._write(_ERASE)
-
-    def _write(self, text: str) -> None:
-        encoding = sys.stderr.encoding or "ascii"
-        try:
-            sys.stderr.write(text.encode(encoding, "replace").decode(encoding))
-            sys.stderr.flush()
-        except OSError:
-            pass  # the terminal went away; the work does not depend on it
+            terminal.rewrite(sys.stderr)

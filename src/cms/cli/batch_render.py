@@ -13,7 +13,7 @@ from cms.batch.model import (
     TaskView,
 )
 from cms.batch.report import span
-from cms.cli.render import age, clock, cost, count, cut, display_width, one_line, paint, size
+from cms.cli.render import age, clock, cost, count, cut, display_width, one_line, paint, size, table
 from cms.cli.terminal import Style
 
 #: status: (icon, its ASCII stand-in, SGR colour).
@@ -118,17 +118,7 @@ def batches_table(batches: Sequence[BatchRecord], now: float, style: Style) -> l
         for batch in batches
     ]
     heads = ("ID", "STATUS", "DONE", "COST", "AGE")
-    widths = [max(display_width(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
-    right = (False, False, True, True, False)
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(cells, widths, right, strict=True)
-        )
-        return cut("  ".join(padded).rstrip(), style.width, style)
-
-    return [paint(line(heads), "1", style), *(line(row) for row in rows)]
+    return table((heads, *rows), style, right=(2, 3), shrink=((0, 12), (1, 6)))
 
 
 def plan_lines(plan: Forecast, style: Style) -> list[str]:

@@ -13,11 +13,9 @@ from types import TracebackType
 from typing import TextIO
 
 from cms.cli import render
-from cms.cli.terminal import Style
+from cms.cli.terminal import Style, rewrite
 from cms.rpc.wire import ProgressNote
 from cms.session.model import Progress, SessionStatus
-
-_ERASE = "\r\x1b[2K"
 
 
 class StatusLine:
@@ -50,7 +48,7 @@ class StatusLine:
         self._over.set()
         self._thread.join()
         with self._lock:
-            self._write(_ERASE)
+            rewrite(self._stream)
 
     def _tick(self) -> None:
         while not self._over.wait(self._period):
@@ -59,15 +57,7 @@ class StatusLine:
     def _paint(self) -> None:
         with self._lock:
             line = render.progress_line(self._last, time.monotonic() - self._began, self._style)
-            self._write(_ERASE + line)
-
-    def _write(self, text: str) -> None:
-        encoding = self._stream.encoding or "ascii"
-        try:
-            self._stream.write(text.encode(encoding, "replace").decode(encoding))
-            self._stream.flush()
-        except OSError:
-            pass  # the terminal went away; the work does not depend on it
+            rewrite(self._stream, line)
 
 
 def _merge(last: Progress, new: Progress) -> Progress:

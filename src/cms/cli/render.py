@@ -10,7 +10,7 @@ there it is data.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from cms.cli.terminal import Style
@@ -182,6 +182,47 @@ def fields(rows: Iterable[tuple[str, str]], *, indent: str = "  ") -> list[str]:
     return [f"{indent}{label:<{width}}  {value}" for label, value in kept]
 
 
+def table(
+    rows: Sequence[Sequence[str]],
+    style: Style,
+    *,
+    right: Collection[int] = (),
+    shrink: Iterable[tuple[int, int]] = (),
+    colours: tuple[int, Sequence[str]] = (0, ()),
+) -> list[str]:
+    """Rows in aligned columns, the heads first.
+
+    Args:
+        right: columns that are aligned to the right.
+        shrink: where the style's width does not do: columns that give way in turn, each down to so much.
+        colours: a column, and what its cell below the heads is painted in, row by row.
+    """
+    widths = [max(display_width(cell) for cell in column) for column in zip(*rows, strict=True)]
+    if style.width is not None:
+        over = sum(widths) + 2 * (len(widths) - 1) - style.width
+        for column, least in shrink:
+            give = max(0, min(over, widths[column] - least))
+            widths[column] -= give
+            over -= give
+
+    def line(cells: Sequence[str], colour: str = "") -> str:
+        out = []
+        for position, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+            text = cut(cell, width, style)
+            gap = " " * (width - display_width(text))
+            if position == colours[0]:
+                text = paint(text, colour, style)
+            out.append(gap + text if position in right else text + gap)
+        return "  ".join(out).rstrip()
+
+    heads, *others = rows
+    painted = colours[1] or [""] * len(others)
+    return [
+        paint(line(heads), "1", style),
+        *(line(cells, colour) for cells, colour in zip(others, painted, strict=True)),
+    ]
+
+
 # --- parts ----------------------------------------------------------------------------------------
 
 
@@ -282,29 +323,10 @@ def list_table(sessions: Sequence[SessionRecord], total_cost: float, now: float,
         for session in sessions
     ]
     heads = ("NAME", "STATUS", "MODEL", "TURNS", "COST", "MSGS", "AGE")
-    widths = [max(display_width(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
-    if style.width is not None:
-        # The name and the model give way, the figures do not.
-        over = sum(widths) + 2 * (len(widths) - 1) - style.width
-        for column, least in ((2, 10), (0, 12), (2, 5), (0, 4)):
-            if over > 0:
-                give = min(over, max(0, widths[column] - least))
-                widths[column] -= give
-                over -= give
-    right = (False, False, False, True, True, True, False)
-
-    def line(cells: Sequence[str], colour: str = "") -> str:
-        out = []
-        for position, cell in enumerate(cells):
-            text = cut(cell, widths[position], style)
-            gap = " " * (widths[position] - display_width(text))
-            if position == 1 and colour:
-                text = paint(text, colour, style)
-            out.append(gap + text if right[position] else text + gap)
-        return "  ".join(out).rstrip()
-
-    lines = [paint(line(heads), "1", style)]
-    lines += [line(row, STATUS_ICONS[session.status][2]) for row, session in zip(rows, sessions, strict=True)]
+    colours = [STATUS_ICONS[session.status][2] for session in sessions]
+    # The name and the model give way, the figures do not.
+    shrink = ((2, 10), (0, 12), (2, 5), (0, 4))
+    lines = table((heads, *rows), style, right=(3, 4, 5), shrink=shrink, colours=(1, colours))
     turns = sum(session.total_turns for session in sessions)
     messages = sum(session.interaction_count for session in sessions)
     sums = (

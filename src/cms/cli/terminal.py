@@ -14,6 +14,9 @@ from typing import Literal, TextIO
 
 import msgspec
 
+#: Takes away the line that the cursor stands on.
+ERASE = "\r\x1b[2K"
+
 Icons = Literal["unicode", "ascii", "none"]
 
 #: Every character outside of ASCII that this package writes by itself.
@@ -90,3 +93,13 @@ def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:
 def can_rewrite(stream: TextIO, environ: Mapping[str, str]) -> bool:
     """Whether a line on this stream can be erased and written again (for live progress)."""
     return stream.isatty() and environ.get("TERM", "") not in ("", "dumb")
+
+
+def rewrite(stream: TextIO, line: str = "") -> None:
+    """Put a status line in the place of the one that stands there; without one, only take that away."""
+    encoding = stream.encoding or "ascii"
+    try:
+        stream.write((ERASE + line).encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except OSError:
+        pass  # the terminal went away; the work does not depend on it
