@@ -268,8 +268,16 @@ async def test_a_daemon_lost_before_and_after_it_accepted(tmp_path: Path) -> Non
     params = SendParams("fix-auth", "hi")
     async with impostor(tmp_path, hello(), b"") as settings:
         client = await in_thread(lambda: connect(settings))
-        with client, pytest.raises(errors.DaemonUnavailable, match="before it had accepted"):
+        with client, pytest.raises(errors.DaemonUnavailable, match=r"or not .*cms list"):
             await in_thread(lambda: client.call(SESSION_SEND, params))
+    Settings(home=tmp_path).socket.unlink()
+    async with impostor(tmp_path, hello(), b"") as settings:
+        client = await in_thread(lambda: connect(settings))
+        with (
+            client,
+            pytest.raises(errors.DaemonUnavailable, match=r"before it had answered \(run the command"),
+        ):
+            await in_thread(lambda: client.call(SESSION_GET, NameParams("fix-auth")))
     Settings(home=tmp_path).socket.unlink()
     async with impostor(tmp_path, hello(), ACCEPTED) as settings:
         client = await in_thread(lambda: connect(settings))

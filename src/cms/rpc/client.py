@@ -36,7 +36,7 @@ from cms.errors import (
 from cms.home import prepare_home
 from cms.rpc.daemon import HELLO, Hello, HelloResult, Readiness
 from cms.rpc.endpoint import peer_uid, reachable
-from cms.rpc.verbs import P, R, Verb
+from cms.rpc.verbs import AnyVerb, P, R, Verb
 from cms.rpc.wire import (
     MAX_LINE,
     PROTOCOL,
@@ -208,7 +208,7 @@ class Client:
             # Whatever ended the wait, an answer may still come: this connection cannot be used again.
             self.close()
             if isinstance(error, (OSError, OverlongLine, *UNREADABLE)):
-                raise self._lost(error) from error
+                raise self._lost(error, verb) from error
             raise
         finally:
             self._sent = False
@@ -309,15 +309,18 @@ class Client:
         except OSError:
             pass  # whoever waits for the answer learns it, and says it better
 
-    def _lost(self, error: Exception) -> CmsError:
+    def _lost(self, error: Exception, verb: AnyVerb) -> CmsError:
         if not isinstance(error, OSError):
             return DaemonUnavailable(
                 f"what came from the daemon makes no sense: {error}", hint="see `cms daemon logs`"
             )
         if self._accepted is None:
+            again = "run the command again, a new daemon starts; `cms daemon logs` says why that one left"
+            if verb.idempotent:
+                return DaemonUnavailable("the daemon went away before it had answered", hint=again)
             return DaemonUnavailable(
-                "the daemon went away before it had accepted the request",
-                hint="run the command again, a new daemon starts; `cms daemon logs` says why that one left",
+                "the daemon went away before it had answered; it may have done what was asked, or not",
+                hint=f"`cms list` shows what there is now; if it was not done, {again}",
             )
         name = self._accepted.name or "NAME"
         return DaemonUnavailable(
