@@ -621,12 +621,12 @@ def test_the_daemons_log(cms: Cms, home: Path) -> None:
 
 
 def test_help_names_every_command_preset_and_exit_code(cms: Cms) -> None:
-    from cms.cli.app import COMMANDS
+    from cms.cli.commands import COMMANDS
     from cms.session.model import PRESETS
 
     text = cms("help").out
     assert text == cms("--help").out == cms().out
-    for names, _, _, _ in COMMANDS:
+    for names, *_ in COMMANDS:
         assert f"\n  {', '.join(names)}  " in text
     for preset in PRESETS:
         assert f"\n  {preset} " in text
@@ -637,10 +637,10 @@ def test_help_names_every_command_preset_and_exit_code(cms: Cms) -> None:
 
 
 def all_commands() -> list[tuple[str, ...]]:
-    from cms.cli.app import COMMANDS, FAMILIES
+    from cms.cli.commands import COMMANDS, FAMILIES
 
     families = [(children, name) for children, (_, _, ours) in FAMILIES.items() for name, _, _ in ours]
-    return [names[:1] for names, _, _, _ in COMMANDS] + families
+    return [names[:1] for names, *_ in COMMANDS] + families
 
 
 @pytest.mark.parametrize("words", all_commands(), ids=" ".join)

@@ -14,7 +14,7 @@ from cli import snapshot
 from cli.conftest import Cms
 from cli.shell import Shell, shell
 from cli.test_top import ESCAPES
-from cms.cli.app import COMMANDS, FAMILIES
+from cms.cli.commands import COMMANDS, FAMILIES
 from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]

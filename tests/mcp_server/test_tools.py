@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from cms.cli.app import COMMANDS
+from cms.cli.commands import COMMANDS
 from cms.cli.flags import check_name
 from cms.errors import UsageError
 from cms.mcp.batch import task_share

@@ -1,4 +1,4 @@
-"""Which commands exist, and the one place where what goes wrong becomes lines and an exit code.
+"""The command line, and the one place where what goes wrong becomes lines and an exit code.
 
 Commands are named as strings, `module:function`: cyclopts imports a command's module when that command is
 called, so `cms list` does not pay for `delegate`. cyclopts itself is two thirds of what a fast command
@@ -18,85 +18,10 @@ from cyclopts import App, CycloptsError, Group, UnknownCommandError
 from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from cms._version import __version__
+from cms.cli.commands import COMMANDS, FAMILIES, GROUPS
 from cms.cli.flags import mark_hyphens, nearest, shorten, unmark
 from cms.cli.help import EPILOGUE, TwoColumns
 from cms.errors import CmsError, ExitCode, InternalError, Interrupted, UsageError
-
-DELEGATION = Group("Delegation", sort_key=1)
-SESSIONS = Group("Sessions", sort_key=2)
-LOOKING = Group("Looking on", sort_key=3)
-MONEY = Group("Money", sort_key=4)
-SERVICE = Group("Service", sort_key=5)
-
-#: (names, target, usage after the name, group), in the order in which a person meets them.
-COMMANDS: tuple[tuple[tuple[str, ...], str, str, Group], ...] = (
-    (("delegate",), "cms.cli.delegation:delegate", "NAME TASK [flags]", DELEGATION),
-    (("continue",), "cms.cli.delegation:continue_", "NAME MESSAGE [flags]", DELEGATION),
-    (("batches",), "cms.cli.batches:batches", "[flags]", DELEGATION),
-    (("spawn",), "cms.cli.spawn:spawn", "NAME PROMPT [flags]", SESSIONS),
-    (("send", "input"), "cms.cli.sessions:send", "NAME MESSAGE [flags]", SESSIONS),
-    (("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS),
-    (("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS),
-    (("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS),
-    (("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS),
-    (("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS),
-    (("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS),
-    (("delete",), "cms.cli.sessions:delete", "NAME... [flags]", SESSIONS),
-    (("cleanup",), "cms.cli.sessions:cleanup", "[flags]", SESSIONS),
-    (("status",), "cms.cli.status:status", "NAME [flags]", LOOKING),
-    (("output",), "cms.cli.status:output", "NAME [flags]", LOOKING),
-    (("history",), "cms.cli.status:history", "NAME [flags]", LOOKING),
-    (("list",), "cms.cli.status:list_sessions", "[flags]", LOOKING),
-    (("top",), "cms.cli.top:top", "[flags]", LOOKING),
-    (("logs",), "cms.cli.logs:logs", "NAME [flags]", LOOKING),
-    (("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING),
-    (("ask",), "cms.cli.questions:ask", "[NAME] [flags]", LOOKING),
-    (("answer",), "cms.cli.questions:answer", "NAME ANSWER... [flags]", LOOKING),
-    (("wait",), "cms.cli.sessions:wait", "NAME... [flags]", LOOKING),
-    (("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
-    (("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
-    (("config",), "cms.cli.config:config", "[flags]", SERVICE),
-    (("doctor",), "cms.cli.selftest:doctor", "[flags]", SERVICE),
-    (("drill",), "cms.cli.selftest:drill", "[flags]", SERVICE),
-    (("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
-    (("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
-    (("demo",), "cms.cli.selftest:demo", "[flags]", SERVICE),
-    (("help",), "cms.cli.help:help_", "[COMMAND...]", SERVICE),
-)
-#: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
-FAMILIES: dict[str, tuple[str, Group, tuple[tuple[str, str, str], ...]]] = {
-    "batch": (
-        "Run a file of tasks, each a delegation; show, pause, resume and cancel batches.",
-        DELEGATION,
-        (
-            ("show", "cms.cli.batches:show", "ID [flags]"),
-            ("pause", "cms.cli.batches:pause", "ID [flags]"),
-            ("resume", "cms.cli.batches:resume", "ID [flags]"),
-            ("stop", "cms.cli.batches:stop", "ID [flags]"),
-            ("cancel", "cms.cli.batches:cancel", "ID [flags]"),
-        ),
-    ),
-    "budget": (
-        "What all sessions together may spend, in a day and in all.",
-        MONEY,
-        (
-            ("set", "cms.cli.budget:set_", "[flags]"),
-            ("show", "cms.cli.budget:show", "[flags]"),
-            ("clear", "cms.cli.budget:clear", "[flags]"),
-        ),
-    ),
-    "daemon": (
-        "The process that owns the live sessions. Started by itself when needed.",
-        SERVICE,
-        (
-            ("run", "cms.cli.daemon:run", ""),
-            ("status", "cms.cli.daemon:status", "[flags]"),
-            ("stop", "cms.cli.daemon:stop", "[flags]"),
-            ("logs", "cms.cli.daemon:logs", "[flags]"),
-            ("unit", "cms.cli.daemon:unit", "[flags]"),
-        ),
-    ),
-}
 
 
 def build() -> App:
@@ -115,11 +40,12 @@ def build() -> App:
         print_error=False,
         exit_on_error=False,
     )
-    for names, target, usage, group in COMMANDS:
+    groups = {name: Group(name, sort_key=number) for number, name in enumerate(GROUPS, 1)}
+    for names, target, usage, group, _ in COMMANDS:
         app.command(
             target,
             name=names,
-            group=group,
+            group=groups[group],
             usage=f"cms {names[0]} {usage}",
             help_epilogue="",
             help_formatter=TwoColumns(),
@@ -130,7 +56,7 @@ def build() -> App:
             help=text,
             usage=f"cms {children} {'|'.join(name for name, _, _ in commands)} [flags]",
             help_epilogue="",
-            group=group,
+            group=groups[group],
             group_commands=Group("Commands", sort_key=1),
         )
         app.command(parent)

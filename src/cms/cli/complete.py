@@ -16,31 +16,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from cms.cli.commands import COMMANDS
+
 if TYPE_CHECKING:
     from cyclopts import App
     from cyclopts.argument import Argument
 
-#: Commands whose first argument names a session: "live" only one that is alive, "many" all of them.
-_NAMES = {
-    "answer": "any",
-    "continue": "any",
-    "delete": "many",
-    "fork": "any",
-    "history": "any",
-    "input": "any",
-    "interrupt": "live",
-    "kill": "live",
-    "logs": "any",
-    "ask": "any",
-    "audit": "any",
-    "output": "any",
-    "pause": "live",
-    "resume": "any",
-    "send": "any",
-    "status": "any",
-    "stop": "live",
-    "wait": "many",
-}
+_SESSION = {name: command.session for command in COMMANDS for name in command.names}
 _LIVE = frozenset({"starting", "ready", "busy", "paused"})
 _SHELLS = ("bash", "zsh", "fish")
 
@@ -80,7 +62,7 @@ def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
     position = len(given) - 1
     if "--" in given:
         return []
-    which = _NAMES.get(command, "")
+    which = _SESSION.get(command, "")
     if (
         which
         and not wanted.startswith("-")
@@ -193,7 +175,7 @@ def _profiles() -> list[Candidate]:
 def _positional(given: Sequence[str], position: int, words: Sequence[str]) -> list[Candidate]:
     """What an argument could be, when flags stand before it, or it is no session's name."""
     command = given[0] if given else ""
-    which = _NAMES.get(command, "")
+    which = _SESSION.get(command, "")
     if which and "--name" not in given and (position == 0 or which == "many"):
         return list(_sessions(which, words))
     if command == "batch" and position == 0 and len(given) > 1 and not given[1].startswith("-"):

@@ -124,7 +124,8 @@ def help_(*command: Annotated[str, flags.word("The command to explain.")]) -> in
         cms help delegate
         cms help batch show
     """
-    from cms.cli.app import FAMILIES, build, check_command, complete_batch, summon
+    from cms.cli.app import build, check_command, complete_batch, summon
+    from cms.cli.commands import FAMILIES
 
     app = build()
     if command[:1] == ("batch",):

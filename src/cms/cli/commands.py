@@ -1,0 +1,101 @@
+"""Every command in one table: what it is called, where it is, and what the shells complete behind it.
+
+Names only: whoever needs the table (the command line, the completion, the help) pays for nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+DELEGATION: Final = "Delegation"
+SESSIONS: Final = "Sessions"
+LOOKING: Final = "Looking on"
+MONEY: Final = "Money"
+SERVICE: Final = "Service"
+#: In the order in which `cms --help` shows them.
+GROUPS: Final = (DELEGATION, SESSIONS, LOOKING, MONEY, SERVICE)
+
+
+class Command(NamedTuple):
+    """One command. `target`: `module:function`; `usage`: what follows its name.
+
+    `session`: which sessions its first argument can name: "any", "live" (with a process), "many" (of any,
+    several of them), "" (none that is there already).
+    """
+
+    names: tuple[str, ...]
+    target: str
+    usage: str
+    group: str
+    session: str = ""
+
+
+#: In the order in which a person meets them.
+COMMANDS: Final = (
+    Command(("delegate",), "cms.cli.delegation:delegate", "NAME TASK [flags]", DELEGATION),
+    Command(("continue",), "cms.cli.delegation:continue_", "NAME MESSAGE [flags]", DELEGATION, "any"),
+    Command(("batches",), "cms.cli.batches:batches", "[flags]", DELEGATION),
+    Command(("spawn",), "cms.cli.spawn:spawn", "NAME PROMPT [flags]", SESSIONS),
+    Command(("send", "input"), "cms.cli.sessions:send", "NAME MESSAGE [flags]", SESSIONS, "any"),
+    Command(("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS, "any"),
+    Command(("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS, "live"),
+    Command(("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS, "any"),
+    Command(("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS, "live"),
+    Command(("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS, "live"),
+    Command(("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS, "live"),
+    Command(("delete",), "cms.cli.sessions:delete", "NAME... [flags]", SESSIONS, "many"),
+    Command(("cleanup",), "cms.cli.sessions:cleanup", "[flags]", SESSIONS),
+    Command(("status",), "cms.cli.status:status", "NAME [flags]", LOOKING, "any"),
+    Command(("output",), "cms.cli.status:output", "NAME [flags]", LOOKING, "any"),
+    Command(("history",), "cms.cli.status:history", "NAME [flags]", LOOKING, "any"),
+    Command(("list",), "cms.cli.status:list_sessions", "[flags]", LOOKING),
+    Command(("top",), "cms.cli.top:top", "[flags]", LOOKING),
+    Command(("logs",), "cms.cli.logs:logs", "NAME [flags]", LOOKING, "any"),
+    Command(("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING, "any"),
+    Command(("ask",), "cms.cli.questions:ask", "[NAME] [flags]", LOOKING, "any"),
+    Command(("answer",), "cms.cli.questions:answer", "NAME ANSWER... [flags]", LOOKING, "any"),
+    Command(("wait",), "cms.cli.sessions:wait", "NAME... [flags]", LOOKING, "many"),
+    Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
+    Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
+    Command(("config",), "cms.cli.config:config", "[flags]", SERVICE),
+    Command(("doctor",), "cms.cli.selftest:doctor", "[flags]", SERVICE),
+    Command(("drill",), "cms.cli.selftest:drill", "[flags]", SERVICE),
+    Command(("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
+    Command(("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
+    Command(("demo",), "cms.cli.selftest:demo", "[flags]", SERVICE),
+    Command(("help",), "cms.cli.help:help_", "[COMMAND...]", SERVICE),
+)
+#: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
+FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
+    "batch": (
+        "Run a file of tasks, each a delegation; show, pause, resume and cancel batches.",
+        DELEGATION,
+        (
+            ("show", "cms.cli.batches:show", "ID [flags]"),
+            ("pause", "cms.cli.batches:pause", "ID [flags]"),
+            ("resume", "cms.cli.batches:resume", "ID [flags]"),
+            ("stop", "cms.cli.batches:stop", "ID [flags]"),
+            ("cancel", "cms.cli.batches:cancel", "ID [flags]"),
+        ),
+    ),
+    "budget": (
+        "What all sessions together may spend, in a day and in all.",
+        MONEY,
+        (
+            ("set", "cms.cli.budget:set_", "[flags]"),
+            ("show", "cms.cli.budget:show", "[flags]"),
+            ("clear", "cms.cli.budget:clear", "[flags]"),
+        ),
+    ),
+    "daemon": (
+        "The process that owns the live sessions. Started by itself when needed.",
+        SERVICE,
+        (
+            ("run", "cms.cli.daemon:run", ""),
+            ("status", "cms.cli.daemon:status", "[flags]"),
+            ("stop", "cms.cli.daemon:stop", "[flags]"),
+            ("logs", "cms.cli.daemon:logs", "[flags]"),
+            ("unit", "cms.cli.daemon:unit", "[flags]"),
+        ),
+    ),
+}
