@@ -117,7 +117,7 @@ def test_a_fork_goes_on_from_a_live_session_and_pays_for_itself(shell: Shell) ->
 def test_forks_that_cannot_be(shell: Shell) -> None:
     shell.ok("spawn", "stem", prompt("hello", say("x")))
     cases = (
-        (("fork", "stem"), 2, "fork needs a name for the new session"),
+        (("fork", "stem"), 2, "fork needs a new name"),
         (("fork",), 2, "fork needs the name of a session"),
         (("fork", "stem", "a/b"), 2, "'a-b' would do"),
         (("fork", "stem", "stem"), 2, "a session named 'stem' exists already"),

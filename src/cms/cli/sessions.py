@@ -178,24 +178,32 @@ def fork(
         cms fork fix-auth try-redis "do the same with Redis"
         cms fork fix-auth second-opinion --model opus --detach
     """
-    words = [word for word in (name, new_name, message) if word is not None]
-    who = name_flag if name_flag is not None else words.pop(0) if words else None
-    new = new_name_flag if new_name_flag is not None else words.pop(0) if words else None
-    text = words.pop(0) if words else None
-    if words:
-        raise UsageError(f"unexpected argument {flags.shorten(words[0])!r}: its flag was given")
-    if not who or not new:
-        missing = "the name of a session" if not who else "a name for the new session"
-        raise UsageError(f"fork needs {missing}", hint=flags.usage_hint("fork", "NAME NEW-NAME [MESSAGE]"))
+    given = (name, new_name, message)
+    who, new, text = _pick_two_names("fork", given, name_flag, new_name_flag, "NAME NEW-NAME [MESSAGE]")
     said = flags.pick_text("fork", "message", word=text, flag=message_flag, file=message_file, required=False)
     if model:
         from cms.cli.agent import check_model
 
         check_model(model)
-    params = ForkParams(
-        name=who, new_name=flags.check_name(new), message=said or GO_ON, model=model, wait=not detach
-    )
+    params = ForkParams(name=who, new_name=new, message=said or GO_ON, model=model, wait=not detach)
     return send_and_show(new, SESSION_FORK, params, detach=detach, json=json)
+
+
+def _pick_two_names(
+    command: str, given: tuple[str | None, ...], name: str | None, new_name: str | None, usage: str
+) -> tuple[str, str, str | None]:
+    """A session, a name for one that is new, and the word behind them, which stand in that order unless a
+    flag gave one."""
+    words = [word for word in given if word is not None]
+    who = name if name is not None else words.pop(0) if words else None
+    new = new_name if new_name is not None else words.pop(0) if words else None
+    behind = words.pop(0) if words else None
+    if words:
+        raise UsageError(f"unexpected argument {flags.shorten(words[0])!r}: its flag was given")
+    if not who or not new:
+        missing = "the name of a session" if not who else "a new name"
+        raise UsageError(f"{command} needs {missing}", hint=flags.usage_hint(command, usage))
+    return who, flags.check_name(new), behind
 
 
 def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:

@@ -109,10 +109,7 @@ class SupervisorSessions:
         # No name that a person can give holds a tilde.
         taken = frozenset(await self._supervisor.store.read(sessions.names))
         number = next(n for n in range(1, len(taken) + 2) if f"{name}~{n}" not in taken)
-        options = msgspec.structs.replace(session.options, name=f"{name}~{number}")
-        await self._supervisor.store.write(
-            sessions.save, msgspec.structs.replace(session, name=options.name, options=options)
-        )
+        await self._supervisor.rename(name, f"{name}~{number}")
 
     async def allowed_tools(self, name: str) -> tuple[str, ...]:
         session = await self._find(name)

@@ -72,6 +72,10 @@ class Delegations:
         self._nursery = nursery
         self._under_way: list[Delegation] = []
 
+    def under_way(self, name: str) -> bool:
+        """Whether a delegation of that session is not over yet."""
+        return any(one.name == name for one in self._under_way)
+
     async def wait_over(self, name: str) -> bool:
         """Until a delegation of that session is over; False if there is none."""
         for one in self._under_way:

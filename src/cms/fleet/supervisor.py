@@ -264,7 +264,7 @@ class Supervisor(Sessions):
             child_sockets=self._child_sockets if record.options.allow_cms else None,
         )
         self._runners[name] = runner
-        self._nursery.start_soon(self._run, name, runner)
+        self._nursery.start_soon(self._run, runner)
         return runner
 
     async def _save_lost(self, name: str) -> None:
@@ -273,10 +273,11 @@ class Supervisor(Sessions):
             await lost.save()
             del self._unsaved[name]
 
-    async def _run(self, name: str, runner: Runner) -> None:
+    async def _run(self, runner: Runner) -> None:
         try:
             await runner.run()
         finally:
+            name = runner.record.name
             if self._runners.get(name) is runner:
                 del self._runners[name]
             if runner.unsaved:
@@ -545,6 +546,28 @@ class Supervisor(Sessions):
             fork_of=parent.claude_session_id,
         )
         return await self.create(options, parent_id=parent.id)
+
+    async def rename(self, name: str, new_name: str) -> SessionRecord:
+        """Give a session another name, alive or not. All that is its own goes by its id, and stays.
+
+        Raises:
+            SessionNotFound, NameTaken, StoreError: nothing was changed.
+            WrongStatus: it is being delegated to, by name; or it lives in another cms process.
+        """
+        async with self.turn(name):
+            record = await self.get(name)
+            if self._delegations.under_way(name):
+                hint = f"once the delegation is over, or after cms stop {name}"
+                raise WrongStatus(name, str(record.status), "be renamed", hint=hint)
+            if record.status in LIVE and name not in self._runners:
+                raise elsewhere(record, "be renamed")
+            await self._save_lost(name)
+            await self.store.write(sessions.rename, record.id, new_name)
+            for runners in (self._runners, self._unsaved):
+                if (runner := runners.pop(name, None)) is not None:
+                    runner.rename(new_name)
+                    runners[new_name] = runner
+            return await self.get(new_name)
 
     async def delete(
         self, name: str, *, force: bool = False, purge: bool = False

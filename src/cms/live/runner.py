@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 
+import msgspec
 import trio
 
 from cms.config import Settings, find_claude
@@ -135,6 +136,10 @@ class Runner:
         return f"<Runner {record.name!r} {record.status} pid={record.pid} queue={len(self._sender)}>"
 
     # --- what others may ask and do ---------------------------------------------------------------
+
+    def rename(self, name: str) -> None:
+        """It is called so from now on. (A save on its way takes nothing back: `store.sessions.save`.)"""
+        self._context.update(name=name, options=msgspec.structs.replace(self.record.options, name=name))
 
     @property
     def record(self) -> SessionRecord:

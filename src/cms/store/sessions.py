@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from cms.errors import NameTaken, WrongStatus
 from cms.session.audit import AuditEntry
 from cms.session.model import ENDED, LIVE, Interaction, InteractionState, Outcome, Receipt, SessionRecord
@@ -45,16 +47,43 @@ def add(db: Database, record: SessionRecord, interaction: Interaction | None = N
 def save(db: Database, record: SessionRecord, *interactions: Interaction) -> None:
     """A session as it is now, whether or not it was known, and interactions of it.
 
+    One that is known keeps the name that it has here: only `rename` gives it another, so that nothing that
+    was on its way meanwhile takes that back.
+
     Raises:
-        NameTaken: another one has its name.
+        NameTaken: it is new, and another one has its name.
         WrongStatus: it lives in another process.
     """
-    _claim(db, record.id)
-    _check_name(db, record)
+    name = _claim(db, record.id)
+    if name is None:
+        _check_name(db, record)
+    else:
+        record = _renamed(record, name)
     db.execute(SESSIONS.upsert, SESSIONS.to_row(record))
     _sign(db, record.id)
     for interaction in interactions:
         save_interaction(db, interaction)
+
+
+def rename(db: Database, session_id: str, name: str) -> None:
+    """Gives a session another name, by which alone it is found from now on.
+
+    Raises:
+        NameTaken: another one has it.
+        WrongStatus: it lives in another process.
+    """
+    _claim(db, session_id)
+    for record in _sessions(db, "id = ?", session_id):
+        record = _renamed(record, name)
+        _check_name(db, record)
+        db.execute(SESSIONS.upsert, SESSIONS.to_row(record))
+
+
+def _renamed(record: SessionRecord, name: str) -> SessionRecord:
+    if record.name == name:
+        return record
+    options = msgspec.structs.replace(record.options, name=name)
+    return msgspec.structs.replace(record, name=name, options=options)
 
 
 def save_interaction(db: Database, interaction: Interaction) -> None:
@@ -126,14 +155,17 @@ def _check_name(db: Database, record: SessionRecord) -> None:
         raise NameTaken(record.name)
 
 
-def _claim(db: Database, session_id: str) -> None:
-    """Fails if another living store is at work on the session. Within the transaction: one wins."""
+def _claim(db: Database, session_id: str) -> str | None:
+    """Fails if another living store is at work on the session. Within the transaction: one wins.
+
+    Gives its name; None if it is not known.
+    """
     row: tuple[str, str, str, bool] | None = db.execute(
         f"SELECT owner, name, status, {_IN_USE} FROM sessions WHERE id = ?",  # noqa: S608 - words of ours
         (session_id,),
     ).fetchone()
     if row is None:
-        return
+        return None
     owner, name, status, in_use = row
     pid = db.living_pid(owner) if in_use else None
     if pid is not None:
@@ -143,6 +175,7 @@ def _claim(db: Database, session_id: str) -> None:
             "use it from here",
             hint=f"another cms has it (pid {pid}): go on there, or end that",
         )
+    return name
 
 
 def _sign(db: Database, session_id: str) -> None:

@@ -167,15 +167,15 @@ class SessionHandlers:
                 if not stop:
                     return reply
             if not call.scope.cancelled_caught:
-                session, _ = await self._supervisor.stop(name)
+                session, _ = await self._supervisor.stop(reply.name)
                 return msgspec.structs.replace(reply, status=session.status, pid=session.pid)
         if stop:
-            self._host.start_soon(lambda: self._stop_when_answered(name, interaction))
+            self._host.start_soon(lambda: self._stop_when_answered(interaction))
         return _accepted(name, interaction)
 
-    async def _stop_when_answered(self, name: str, interaction: Interaction) -> None:
-        await self._supervisor.wait(interaction)
-        await self._supervisor.stop(name)
+    async def _stop_when_answered(self, interaction: Interaction) -> None:
+        reply = await self._supervisor.wait(interaction)
+        await self._supervisor.stop(reply.name)
 
     # --- the session's life -------------------------------------------------------------------
 

@@ -1,0 +1,94 @@
+"""A session gets another name: all of it comes along, whatever it does meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cms.errors import NameTaken, SessionNotFound, WrongStatus
+from cms.session.model import Outcome, SessionStatus
+from cms.store import sessions
+from cms.testing.script import call, prompt, say
+from fleet.kit import at_work, make_options, make_settings, supervising, toil
+
+GO = prompt("go", say("done"))
+
+
+async def test_one_that_rests_is_found_by_its_new_name_alone_with_all_that_it_had(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        before = await supervisor.create(make_options(settings, "old"))
+        await supervisor.wait(await supervisor.submit("old", GO, type="spawn"))
+        await supervisor.stop("old")
+        renamed = await supervisor.rename("old", "new")
+        assert (renamed.id, renamed.name, renamed.options.name) == (before.id, "new", "new")
+        with pytest.raises(SessionNotFound):
+            await supervisor.get("old")
+        assert [one.prompt for one in await supervisor.interactions("new")] == [GO]
+        assert [row.name for row in await supervisor.totals("session")] == ["new"]
+        assert (await supervisor.audit("new")).rows
+        await supervisor.create(make_options(settings, "old"))  # the name is free again
+        reply = await supervisor.wait(await supervisor.submit("new", GO, type="send"))
+        assert (reply.name, reply.outcome) == ("new", Outcome.COMPLETED)
+
+
+async def test_one_that_works_works_on(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    gate = tmp_path / "work" / "gate"
+    tool = call("Bash", command=f"touch at-work-old; while [ ! -e {gate} ]; do sleep 0.05; done")
+    async with supervising(settings) as supervisor:
+        await supervisor.create(make_options(settings, "old"))
+        sent = await supervisor.submit("old", prompt("go", tool, say("done")), type="spawn")
+        await at_work(supervisor, "old")
+        assert (await supervisor.rename("old", "new")).status is SessionStatus.BUSY
+        assert supervisor.activity("new").startswith("Bash")
+        with pytest.raises(SessionNotFound):
+            await supervisor.get("old")
+        gate.touch()
+        reply = await supervisor.wait(sent)
+        assert (reply.name, reply.outcome) == ("new", Outcome.COMPLETED)
+        record, receipt = await supervisor.stop("new")
+        assert (record.name, record.status) == ("new", SessionStatus.STOPPED)
+        assert receipt is not None
+        assert [one.name for one in await supervisor.sessions()] == ["new"]
+
+
+async def test_a_name_that_is_taken_stays_with_whom_it_has(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        for name in ("one", "two"):
+            await supervisor.create(make_options(settings, name))
+            await supervisor.wait(await supervisor.submit(name, GO, type="spawn"))
+        with pytest.raises(NameTaken):
+            await supervisor.rename("one", "two")
+        with pytest.raises(SessionNotFound):
+            await supervisor.rename("three", "four")
+        assert {one.name for one in await supervisor.sessions()} == {"one", "two"}
+        reply = await supervisor.wait(await supervisor.submit("one", GO, type="send"))
+        assert reply.name == "one"
+
+
+async def test_a_delegation_keeps_its_name_until_it_is_over(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        endless = prompt("go", toil("task"))
+        await supervisor.start_delegate(make_options(settings, "task"), endless)
+        await at_work(supervisor, "task")
+        with pytest.raises(WrongStatus, match="be renamed"):
+            await supervisor.rename("task", "other")
+        await supervisor.stop("task")
+        await supervisor.wait_quiet("task")
+        assert (await supervisor.rename("task", "other")).name == "other"
+
+
+async def test_what_was_on_its_way_to_the_store_takes_nothing_back(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        before = await supervisor.create(make_options(settings, "old"))
+        await supervisor.rename("old", "new")
+        await supervisor.create(make_options(settings, "old"))  # by now somebody else's
+        await supervisor.store.write(sessions.save, msgspec.structs.replace(before, total_turns=7))
+        found = await supervisor.get("new")
+        assert (found.id, found.options.name, found.total_turns) == (before.id, "new", 7)
