@@ -13,73 +13,27 @@ from cli.conftest import Cms
 from cli.sampling import sample
 from cli.scripted import Answer, serve
 from cli.test_commands import always
-from cms.batch.forecast import Forecast
 from cms.cli.logs import JsonTeller
 from cms.errors import SessionNotFound
-from cms.rpc.batches import BatchesResult, BatchProblems, BatchResult, BatchTasksResult
-from cms.rpc.daemon import DaemonStatus
-from cms.rpc.money import CostResult
-from cms.rpc.overview import OverviewResult
-from cms.rpc.questions import AnswerResult, QuestionsResult
+from cms.rpc.batches import BatchProblems, BatchTasksResult
 from cms.rpc.sessions import (
     AcceptedResult,
-    CleanupResult,
-    Deleted,
     InteractionsResult,
-    SessionResult,
-    SessionsResult,
-    StopResult,
-    WaitResult,
 )
-from cms.rpc.verbs import Nothing
-from cms.session.audit import AuditLog
-from cms.session.budget import Budget
-from cms.session.model import DelegateResult, Record, Reply
+from cms.rpc.verbs import all_verbs
+from cms.session.model import Record
 from cms.session.transcript import Moment
 from cms.store.rawlog import Entry
 
-ANSWERS: dict[str, type[Record]] = {
-    "session.spawn": Reply,
-    "session.send": Reply,
-    "session.resume": SessionResult,
-    "session.fork": Reply,
-    "session.delegate": DelegateResult,
-    "session.continue": DelegateResult,
-    "session.interrupt": SessionResult,
-    "session.pause": SessionResult,
-    "session.stop": StopResult,
-    "session.kill": StopResult,
-    "session.get": SessionResult,
-    "session.list": SessionsResult,
-    "session.interactions": InteractionsResult,
-    "session.delete": Deleted,
-    "session.answer": AnswerResult,
-    "session.audit": AuditLog,
-    "sessions.cleanup": CleanupResult,
-    "sessions.wait": WaitResult,
-    "sessions.overview": OverviewResult,
-    "sessions.questions": QuestionsResult,
-    "ledger.totals": CostResult,
-    "budget.get": Budget,
-    "budget.set": Budget,
-    "daemon.status": DaemonStatus,
-    "batch.create": BatchResult,
-    "batch.add": BatchProblems,
-    "batch.check": BatchProblems,
-    "batch.plan": Forecast,
-    "batch.discard": Nothing,
-    "batch.run": BatchResult,
-    "batch.list": BatchesResult,
-    "batch.get": BatchResult,
-    "batch.tasks": BatchTasksResult,
-    "batch.pause": BatchResult,
-}
+#: What each verb answers, or the first of what it can.
+ANSWERS = {name: verb.results[0] for name, verb in all_verbs().items()}
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("spawn", "one", "hello"),
     ("send", "one", "hello"),
     ("resume", "one"),
     ("fork", "one", "two"),
+    ("rename", "one", "two"),
     ("delegate", "one", "task"),
     ("continue", "one", "more"),
     ("interrupt", "one"),

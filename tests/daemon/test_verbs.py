@@ -15,7 +15,7 @@ from cms.batch.model import BatchOptions, TaskSpec
 from cms.config import Settings
 from cms.daemon.handlers.batches import BatchHandlers
 from cms.daemon.server import Server, open_listener
-from cms.errors import CmsError, NothingAsked, UsageError, WrongStatus
+from cms.errors import CmsError, NameTaken, NothingAsked, UsageError, WrongStatus
 from cms.fleet.batches import open_batches
 from cms.rpc import audit, batches, daemon, money, overview, questions, sessions
 from cms.rpc.client import Client, connect
@@ -113,6 +113,10 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk(sessions.SESSION_FORK, sessions.ForkParams("a", "b", GO))
     walk(sessions.SESSION_DELEGATE, sessions.DelegateParams(options("c"), GO))
     walk(sessions.SESSION_CONTINUE, sessions.ContinueParams("c", GO))
+    walk.refused(sessions.SESSION_RENAME, sessions.RenameParams("b", "a"), NameTaken)
+    walk.refused(sessions.SESSION_RENAME, sessions.RenameParams("b", "no name"), UsageError)
+    assert walk(sessions.SESSION_RENAME, sessions.RenameParams("b", "x")).session.name == "x"
+    assert walk(sessions.SESSION_RENAME, sessions.RenameParams("x", "b")).session.status == "ready"
     walk(overview.SESSIONS_OVERVIEW, Nothing())
     assert walk(sessions.SESSION_STOP, sessions.StopParams("b")).receipt is not None
     assert walk(sessions.SESSION_KILL, name).receipt is not None

@@ -40,6 +40,7 @@ COMMANDS: Final = (
     Command(("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS, "any"),
     Command(("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS, "live"),
     Command(("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS, "any"),
+    Command(("rename",), "cms.cli.sessions:rename", "NAME NEW-NAME [flags]", SESSIONS, "any"),
     Command(("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS, "live"),
     Command(("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS, "live"),
     Command(("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS, "live"),

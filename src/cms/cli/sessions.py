@@ -18,6 +18,7 @@ from cms.rpc.sessions import (
     SESSION_INTERRUPT,
     SESSION_KILL,
     SESSION_PAUSE,
+    SESSION_RENAME,
     SESSION_RESUME,
     SESSION_SEND,
     SESSION_STOP,
@@ -31,6 +32,7 @@ from cms.rpc.sessions import (
     ForkParams,
     NameParams,
     PauseParams,
+    RenameParams,
     SendParams,
     SessionResult,
     StopParams,
@@ -216,6 +218,32 @@ def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: Jso
     who = flags.pick_name("interrupt", name, name_flag)
     with io.daemon() as client:
         reply = client.call(SESSION_INTERRUPT, NameParams(name=who))
+    return show_session(reply, json=json)
+
+
+def rename(
+    name: NameWord = None,
+    new_name: Annotated[str | None, flags.word("Its new name.")] = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    new_name_flag: Annotated[
+        str | None, flags.text_flag("--new-name", "The new name, instead of NEW-NAME.", "NAME")
+    ] = None,
+    json: JsonFlag = False,
+) -> int:
+    """Give a session another name, alive or not. Its history, figures and logs stay with it.
+
+    While a delegation of it is under way it keeps its name. Whoever waits for it by the old name finds
+    nobody there any more.
+
+    Example::
+
+        cms rename fix-auth fix-login
+    """
+    who, new, _ = _pick_two_names("rename", (name, new_name), name_flag, new_name_flag, "NAME NEW-NAME")
+    with io.daemon() as client:
+        reply = client.call(SESSION_RENAME, RenameParams(name=who, new_name=new))
     return show_session(reply, json=json)
 
 

@@ -108,6 +108,13 @@ class PauseParams(Record, frozen=True):
     freeze: bool = False
 
 
+class RenameParams(Record, frozen=True):
+    """Another name for a session, alive or not."""
+
+    name: str
+    new_name: str
+
+
 class StopParams(Record, frozen=True):
     name: str
     grace: float = 10.0  # seconds for the whole ladder before force
@@ -154,6 +161,7 @@ class CleanupResult(Record, frozen=True):
 SESSION_RESUME = Verb("session.resume", NameParams, SessionResult, inside=True, idempotent=True)
 SESSION_INTERRUPT = Verb("session.interrupt", NameParams, SessionResult, inside=True)
 SESSION_PAUSE = Verb("session.pause", PauseParams, SessionResult, inside=True, idempotent=True)
+SESSION_RENAME = Verb("session.rename", RenameParams, SessionResult)
 SESSION_STOP = Verb("session.stop", StopParams, StopResult, inside=True, idempotent=True)
 SESSION_KILL = Verb("session.kill", NameParams, StopResult, inside=True, idempotent=True)
 SESSION_DELETE = Verb("session.delete", DeleteParams, Deleted)

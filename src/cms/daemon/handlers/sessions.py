@@ -31,6 +31,7 @@ from cms.rpc.sessions import (
     SESSION_KILL,
     SESSION_LIST,
     SESSION_PAUSE,
+    SESSION_RENAME,
     SESSION_RESUME,
     SESSION_SEND,
     SESSION_SPAWN,
@@ -51,6 +52,7 @@ from cms.rpc.sessions import (
     ListParams,
     NameParams,
     PauseParams,
+    RenameParams,
     SendParams,
     SessionResult,
     SessionsResult,
@@ -73,6 +75,7 @@ from cms.session.model import (
 )
 from cms.store.rawlog import raw_log_path
 from cms.store.trash import Retired, empty_trash
+from cms.units import check_name
 
 if TYPE_CHECKING:
     from cms.fleet.supervisor import Supervisor
@@ -96,6 +99,7 @@ class SessionHandlers:
             bind(SESSION_CONTINUE, self.continue_),
             bind(SESSION_INTERRUPT, quick(self.interrupt)),
             bind(SESSION_PAUSE, quick(self.pause)),
+            bind(SESSION_RENAME, quick(self.rename)),
             bind(SESSION_STOP, quick(self.stop)),
             bind(SESSION_KILL, quick(self.kill)),
             bind(SESSION_DELETE, quick(self.delete)),
@@ -184,6 +188,9 @@ class SessionHandlers:
 
     async def interrupt(self, params: NameParams) -> SessionResult:
         return self._session(await self._supervisor.interrupt(params.name))
+
+    async def rename(self, params: RenameParams) -> SessionResult:
+        return self._session(await self._supervisor.rename(params.name, check_name(params.new_name)))
 
     async def stop(self, params: StopParams) -> StopResult:
         return StopResult(*await self._supervisor.stop(params.name, grace=params.grace))
