@@ -78,9 +78,10 @@ _replace = msgspec.structs.replace
 
 def fold(state: State, event: Event, now: float) -> State:
     """The state after `event`. Total: an event that makes no sense in a state changes nothing but `seq`."""
-    heard = now if _tells_of_work(event) and state.phase is not Phase.ENDED else state.last_heard
+    ended = state.phase is Phase.ENDED
+    heard = now if not ended and _tells_of_work(event) else state.last_heard
     state = _replace(state, seq=state.seq + 1, last_heard=heard)
-    if state.phase is Phase.ENDED:
+    if ended:
         return _replace(state, turn=None) if isinstance(event, Settled) else state
     match event:
         case StreamEvent():

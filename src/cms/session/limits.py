@@ -131,13 +131,16 @@ def limits_due(state: State, rules: Rules) -> list[float]:
     turn, limits = state.turn, rules.limits
     if turn is None:
         return []
-    times = [
-        _meter_until(state) if _cost_matters(state, rules) else None,
-        _retry_until(state, rules),
-        turn.started + limits.max_time if limits.max_time is not None else None,
-        _silent_at(state, rules),
-    ]
-    return [at for at in times if at is not None]
+    times = []
+    if _cost_matters(state, rules) and (until := _meter_until(state)) is not None:
+        times.append(until)
+    if (until := _retry_until(state, rules)) is not None:
+        times.append(until)
+    if limits.max_time is not None:
+        times.append(turn.started + limits.max_time)
+    if (until := _silent_at(state, rules)) is not None:
+        times.append(until)
+    return times
 
 
 # --- what the gate waits for, and who asks for it -------------------------------------------------
@@ -165,5 +168,7 @@ def wants_meter(state: State, now: float) -> bool:
     if now >= state.asked_at + METER_EVERY:
         return True
     # After an answer without a figure only time brings the next question, else the two go round and round.
-    newest = max(state.reply_seq, *(c.complete or 0 for c in state.gate), 0)
-    return state.unread_since is None and newest > state.metered_seq
+    if state.unread_since is not None:
+        return False
+    metered = state.metered_seq
+    return state.reply_seq > metered or any((call.complete or 0) > metered for call in state.gate)
