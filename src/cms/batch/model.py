@@ -12,7 +12,7 @@ import msgspec
 
 from cms.errors import ExitCode
 from cms.options import NAME, PROMPT, TASK, TEXTS, Layer, Option, Way, resolve, session_options
-from cms.session.model import Outcome, Record, SessionOptions, exit_code_of
+from cms.session.model import DelegateResult, Outcome, Record, SessionOptions, exit_code_of
 
 #: Ends that are tried again when `retries` is given without `retryOn`.
 RETRY_ON: Final = (Outcome.FAILED, Outcome.STALLED, Outcome.TIME_EXCEEDED)
@@ -258,6 +258,21 @@ class TaskView(Record, frozen=True, kw_only=True):
     needs: tuple[str, ...]
     started: float | None
     ended: float | None
+
+
+def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ...] = ()) -> TaskResult:
+    """What a task came to, by its last try. `reasons`: beside the try's own."""
+    return TaskResult(
+        response=result.response,
+        error=result.error or "",
+        reasons=(*result.reasons, *reasons),
+        turns=result.turns,
+        duration=duration,
+        tools_used=result.tools_used,
+        tool_calls=result.tool_calls,
+        session_id=result.session_id,
+        can_continue=result.can_continue,
+    )
 
 
 def view(task: Task) -> TaskView:

@@ -23,10 +23,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from cms.batch.model import TaskStatus
+from cms.batch.model import Task, TaskStatus
 from cms.batch.throttle import Trouble, backoff
 from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, READ_TOOLS
-from cms.session.model import Outcome
+from cms.session.model import DelegateResult, Outcome
 
 #: Tools whose call changes nothing outside of the conversation; what a subagent does it is asked for itself.
 HARMLESS: Final = frozenset({*READ_TOOLS, *OWN_TOOLS, *AGENT_TOOLS})
@@ -65,6 +65,30 @@ class Terms(msgspec.Struct, frozen=True):
     max_api_failures: int = 12
     failures: int = 0
     api_failures: int = 0
+
+
+def try_of(task: Task, result: DelegateResult, *, acted: bool) -> Try:
+    """A task's try, by its result."""
+    return Try(
+        outcome=result.status,
+        turns=result.turns + task.go_on,
+        acted=acted,
+        api_status=result.api_status,
+        resets_at=result.resets_at,
+        error=result.error or "",
+    )
+
+
+def terms_of(task: Task, max_api_failures: int) -> Terms:
+    """A task's terms, in a batch that gives up after so many tries that the API ended."""
+    return Terms(
+        retries=task.options.retries,
+        retry_on=task.options.retry_on,
+        retry_acted=task.options.retry_acted,
+        max_api_failures=max_api_failures,
+        failures=task.failures,
+        api_failures=task.api_failures,
+    )
 
 
 class Fate(msgspec.Struct, frozen=True):

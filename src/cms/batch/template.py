@@ -24,6 +24,8 @@ from typing import Final
 
 import msgspec
 
+from cms.batch.model import Task, TaskResult
+
 #: The fields that can be asked for.
 FIELDS: Final = ("response", "status", "cost", "turns", "workDir", "sessionId")
 #: Characters of one response that go into a prompt.
@@ -58,3 +60,23 @@ def fill(text: str, result: Callable[[str, str], str]) -> str:
         return f"{given[:MOST]}\n[cut: {len(given) - MOST} more characters]"
 
     return _PLACE.sub(put, text)
+
+
+def field_of(task: Task, field: str) -> str:
+    """What stands for a field (`FIELDS`) of a task's result."""
+    result = task.result or TaskResult()
+    match field:
+        case "response":
+            return result.response
+        case "status":
+            return task.status.value
+        case "cost":
+            return f"{task.cost:.4f}"
+        case "turns":
+            return str(result.turns)
+        case "workDir":
+            return task.options.session.work_dir
+        case "sessionId":
+            return result.session_id
+        case _:
+            return ""

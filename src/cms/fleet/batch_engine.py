@@ -17,19 +17,17 @@ before anything is started, with the rules of `cms.batch.retry.salvage`.
 from __future__ import annotations
 
 import logging
-import os
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import trio
 
-from cms.batch import forecast, report, retry, schedule, template, throttle
+from cms.batch import forecast, retry, schedule, template, throttle
 from cms.batch.allowance import Allowance
 from cms.batch.forecast import default_parallel
 from cms.batch.model import (
@@ -41,10 +39,10 @@ from cms.batch.model import (
     TaskOptions,
     TaskResult,
     TaskStatus,
-    TaskView,
+    result_of,
     view,
 )
-from cms.batch.retry import Fate, Try
+from cms.batch.retry import Fate
 from cms.batch.schedule import (
     Answered,
     ApiRetried,
@@ -73,7 +71,8 @@ from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError
 from cms.fleet import machine
 from cms.fleet.batch_sessions import BatchSessions, Nothing
 from cms.fleet.delegation import Accepted
-from cms.fleet.notify import HOOK_TIMEOUT, Notifier, ResultFile
+from cms.fleet.notify import HOOK_TIMEOUT, Notifier
+from cms.fleet.results_file import Results, write_report
 from cms.groups import single_error
 from cms.session.model import DelegateResult, Outcome
 from cms.store import batch_tasks, batches
@@ -86,15 +85,6 @@ _WARNINGS: Final = 5
 _PAGE: Final = 500
 #: Seconds between two starts on one core: starting is what a claude works hardest at.
 _GAP: Final = 0.2
-
-
-class _Figures(msgspec.Struct, frozen=True):
-    """What the store alone knows of a batch."""
-
-    counts: dict[TaskStatus, int]
-    total: int
-    spent: float
-    exact: bool
 
 
 class Engine:
@@ -129,10 +119,8 @@ class Engine:
         self._scopes: dict[int, trio.CancelScope] = {}
         self._begun: dict[int, float] = {}
         self._notifier = Notifier(record.options, self.warn, umask=umask)
-        self._results: ResultFile | None = None
+        self._results = Results(store, record.id, record.options.out, self.warn)
         self._nursery: trio.Nursery | None = None
-        self._written = 0  # place of the last task whose line is in the results
-        self._writing = False
         self._over = 0
         self._worked = 0.0
         self._shutting_down = False
@@ -206,8 +194,7 @@ class Engine:
                         await self._store.write(batches.save, self.record)
                 nursery.cancel_scope.cancel(reason="the batch has come to its end")
         finally:
-            if self._results is not None:
-                self._results.close()
+            self._results.close()
             self._done.set()
             self._changed()
 
@@ -254,7 +241,7 @@ class Engine:
             parallel=cap,
         )
         await self._store.write(batches.save, self.record)
-        await self._open_results()
+        await self._results.open()
 
     async def _loop(self) -> None:
         while self._state.phase is not Phase.ENDED:
@@ -299,10 +286,8 @@ class Engine:
         now = self._now()
         match action:
             case Fetch(most=most, fitting=fitting):
-                found, more, due = await self._store.read(
-                    batch_tasks.candidates, self.record.id, now, most, fitting
-                )
-                self._fold(Paged(now, found, more, due, fitting is not None))
+                page = await self._store.read(batch_tasks.candidates, self.record.id, now, most, fitting)
+                self._fold(Paged(now, *page, fitting is not None))
             case TellPark(until=until, why=why):
                 self._fold(ParkTold(now, until))
                 self._update(status=BatchStatus.PARKED, until=until, reason=why)
@@ -335,8 +320,8 @@ class Engine:
             status=status, reason=finish.reason, stopped_by=finish.why, ended=ended, until=None, counts=counts
         )
         await self._store.write(batches.save, self.record)
-        await self._write_results()
-        await self._report()
+        await self._results.write()
+        await write_report(self._store, self.record, self.warn)
         log.info("batch %s: %s %s", self.record.id, status.value, finish.reason)
         if ended is not None:
             self._notifier.done(self._summary())
@@ -420,12 +405,11 @@ class Engine:
         results: dict[str, Task] = {}
         if places:
             names = list(dict.fromkeys(place.name for place in places))
-            results = {
-                task.name: task for task in await self._store.read(batch_tasks.named, self.record.id, names)
-            }
+            found = await self._store.read(batch_tasks.named, self.record.id, names)
+            results = {task.name: task for task in found}
 
         def field(name: str, what: str) -> str:
-            return _field_of(results[name], what)
+            return template.field_of(results[name], what)
 
         return template.fill(options.prompt, field), template.fill(options.context, field)
 
@@ -438,26 +422,11 @@ class Engine:
         await self._write_end(task, result, fate, took, heard=heard or bool(result.turns))
 
     async def _judge(self, task: Task, result: DelegateResult, now: float) -> Fate:
-        options = task.options
         acted = True
-        if options.retries and result.status is not Outcome.COMPLETED:
+        if task.options.retries and result.status is not Outcome.COMPLETED:
             acted = retry.may_have_acted(await self._sessions.allowed_tools(task.name))
-        tried = Try(
-            outcome=result.status,
-            turns=result.turns + task.go_on,
-            acted=acted,
-            api_status=result.api_status,
-            resets_at=result.resets_at,
-            error=result.error or "",
-        )
-        terms = retry.Terms(
-            retries=options.retries,
-            retry_on=options.retry_on,
-            retry_acted=options.retry_acted,
-            max_api_failures=self._options.max_api_failures,
-            failures=task.failures,
-            api_failures=task.api_failures,
-        )
+        tried = retry.try_of(task, result, acted=acted)
+        terms = retry.terms_of(task, self._options.max_api_failures)
         return retry.judge(tried, terms, now, self._jitter())
 
     async def _settle_error(self, task: Task, error: CmsError, took: float, *, begun: bool) -> None:
@@ -498,26 +467,10 @@ class Engine:
         self, task: Task, result: DelegateResult, fate: Fate, took: float, *, heard: bool
     ) -> None:
         earlier = task.result.duration if task.result is not None else 0.0
-        kept = TaskResult(
-            response=result.response,
-            error=result.error or "",
-            reasons=(*result.reasons, *((fate.reason,) if fate.reason and fate.status in OVER else ())),
-            turns=result.turns,
-            duration=earlier + took,
-            tools_used=result.tools_used,
-            tool_calls=result.tool_calls,
-            session_id=result.session_id,
-            can_continue=result.can_continue,
-        )
-        await self._put(
-            task,
-            fate,
-            kept,
-            cost=result.cost,
-            exact=result.cost_exact,
-            heard=heard,
-            resets_at=result.resets_at,
-        )
+        reasons = (fate.reason,) if fate.reason and fate.status in OVER else ()
+        kept = result_of(result, duration=earlier + took, reasons=reasons)
+        cost, exact, resets_at = result.cost, result.cost_exact, result.resets_at
+        await self._put(task, fate, kept, cost=cost, exact=exact, heard=heard, resets_at=resets_at)
 
     async def _put(
         self,
@@ -584,7 +537,7 @@ class Engine:
 
     async def _after_end(self, task: Task) -> None:
         """What the world hears of a task that is over."""
-        await self._write_results()
+        await self._results.write()
         if task.status is TaskStatus.COMPLETED:
             if self._options.keep_alive:
                 try:
@@ -592,19 +545,15 @@ class Engine:
                 except CmsError as error:
                     self.warn(f"--keep-alive: {task.name} could not be kept: {error}")
         elif self._notifier.wants_failures:
-            self._notifier.failed(self._summary(), self.view(task))
+            self._notifier.failed(self._summary(), view(task))
 
     async def lay_down(self, reason: str, *, give_up: bool = False) -> None:
         """Without running: look what an earlier process left, and write the batch down as at rest."""
         await self._salvage()
         status = BatchStatus.CANCELLED if give_up else BatchStatus.STOPPED
         await self._finish(Finish(status, "asked", reason))
-        self._update(**msgspec.structs.asdict(await self._figures()))
-
-    async def _figures(self) -> _Figures:
         money = await self._store.read(batches.spending, self.record.id)
-        counts = await self._store.read(batches.counts, self.record.id)
-        return _Figures(counts, sum(counts.values()), money.spent, money.exact)
+        self._update(total=sum(self.record.counts.values()), spent=money.spent, exact=money.exact)
 
     async def _salvage(self) -> None:
         """What an earlier process left running: look how far it came, before anything is started."""
@@ -614,10 +563,6 @@ class Engine:
         self._inbox.clear()  # told to nobody: the schedule begins with what the store holds now
 
     # --- telling ----------------------------------------------------------------------------------
-
-    def view(self, task: Task) -> TaskView:
-        """A task for the outside."""
-        return view(task)
 
     def _update(self, **changes: object) -> None:
         self.record = msgspec.structs.replace(self.record, **changes)
@@ -653,83 +598,3 @@ class Engine:
         counts = await self._store.read(batches.counts, self.record.id)
         self._update(counts=counts, total=sum(counts.values()))
         return self._summary()
-
-    async def _open_results(self) -> None:
-        if not self._options.out:
-            return
-        try:
-            self._results = ResultFile(Path(self._options.out))
-            self._results.reconcile()
-        except OSError as error:
-            self.warn(f"--out: {self._options.out}: {error.strerror or error}")
-            return
-        await self._write_results()
-        self._results.caught_up()
-
-    async def _write_results(self) -> None:
-        """Add the lines of all that has ended since the last time, in the order in which it did."""
-        if self._results is None or self._writing:
-            return  # whoever is at it takes along what came meanwhile
-        self._writing = True
-        try:
-            while tasks := await self._store.read(batch_tasks.ended, self.record.id, self._written, _PAGE):
-                self._results.write([self.view(task) for task in tasks])
-                self._written = tasks[-1].order
-        except OSError as error:
-            self.warn(f"--out: {self._options.out}: {error.strerror or error}")
-        finally:
-            self._writing = False
-
-    async def _report(self) -> None:
-        if not self._options.report:
-            return
-        try:
-            text = await render_report(self._store, self.record, html=_is_html(self._options.report))
-            await trio.to_thread.run_sync(_replace, Path(self._options.report), text)
-        except OSError as error:
-            self.warn(f"--report: {self._options.report}: {error.strerror or error}")
-
-
-def _field_of(task: Task, field: str) -> str:
-    result = task.result or TaskResult()
-    match field:
-        case "response":
-            return result.response
-        case "status":
-            return task.status.value
-        case "cost":
-            return f"{task.cost:.4f}"
-        case "turns":
-            return str(result.turns)
-        case "workDir":
-            return task.options.session.work_dir
-        case "sessionId":
-            return result.session_id
-        case _:
-            return ""
-
-
-def _is_html(path: str) -> bool:
-    return path.lower().endswith((".html", ".htm"))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader never sees half of it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
-    """The report of a batch as it stands, as Markdown or as a page."""
-    gathered = report.Gathering()
-    after = -1
-    while tasks := await store.read(batch_tasks.page, batch.id, after, _PAGE):
-        gathered.add([view(task) for task in tasks])
-        after = tasks[-1].seq
-    found = gathered.found(await store.read(batches.cost_by_model, batch.id))
-    return report.page(batch, found) if html else report.markdown(batch, found)

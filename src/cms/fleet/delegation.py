@@ -17,7 +17,8 @@ judged again from 2 on by whoever wants it (`judge_again`: a batch that goes on)
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -37,6 +38,7 @@ from cms.session.model import (
 )
 from cms.session.verdict import delegate_result, judge_delegation, status_of
 from cms.store import sessions
+from cms.store.store import Store
 
 if TYPE_CHECKING:
     from cms.fleet.supervisor import Supervisor
@@ -64,21 +66,31 @@ class Delegation:
         return f"<Delegation {self.name!r} {'over' if self.over.is_set() else 'under way'}>"
 
 
-class Delegations:
-    """Those of one supervisor."""
+class UnderWay:
+    """The delegations of one supervisor that have no verdict yet, for those who wait for it."""
 
-    def __init__(self, supervisor: Supervisor, nursery: trio.Nursery) -> None:
-        self._supervisor = supervisor
-        self._nursery = nursery
-        self._under_way: list[Delegation] = []
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._all: list[Delegation] = []
 
-    def under_way(self, name: str) -> bool:
+    @contextmanager
+    def enter(self, name: str) -> Iterator[Delegation]:
+        """One more, for the length of the block."""
+        one = Delegation(name)
+        self._all.append(one)
+        try:
+            yield one
+        finally:
+            self._all.remove(one)
+            one.over.set()
+
+    def has(self, name: str) -> bool:
         """Whether a delegation of that session is not over yet."""
-        return any(one.name == name for one in self._under_way)
+        return any(one.name == name for one in self._all)
 
     async def wait_over(self, name: str) -> bool:
         """Until a delegation of that session is over; False if there is none."""
-        for one in self._under_way:
+        for one in self._all:
             if one.name == name:
                 await one.over.wait()
                 return True
@@ -90,14 +102,26 @@ class Delegations:
         Raises:
             StoreError: the verdict could not be stored.
         """
-        for one in self._under_way:
+        for one in self._all:
             if one.interaction is not None and one.interaction.id == work.id:
                 await one.over.wait()
-                judged = await self._supervisor.store.read(sessions.interaction, work.id)
+                judged = await self._store.read(sessions.interaction, work.id)
                 if judged is not None and judged.state is InteractionState.CHECKING:
-                    raise StoreError("what became of this message could not be stored")
+                    raise _unstored()
                 return judged
         return None
+
+
+def _unstored() -> StoreError:
+    return StoreError("what became of this message could not be stored")
+
+
+class Delegations:
+    """Carries out and judges those of one supervisor."""
+
+    def __init__(self, supervisor: Supervisor, nursery: trio.Nursery) -> None:
+        self._supervisor = supervisor
+        self._nursery = nursery
 
     async def start(self, work: Callable[[Accepted], Awaitable[DelegateResult]]) -> Interaction:
         """Have the supervisor do `work`, and wait until it is accepted; an error before is the caller's."""
@@ -141,18 +165,13 @@ class Delegations:
         Raises:
             CmsError: nothing was accepted, or the verdict could not be stored.
         """
-        one = Delegation(name)
-        self._under_way.append(one)
-        try:
+        with self._supervisor.under_way.enter(name) as one:
             with within or trio.CancelScope():
                 return await self._carry_out(one, prompt, kind, accepted, scopes)
             # Cancelled by `within`, and judged as such by now.
             if one.interaction is None:
                 raise Interrupted("cancelled before anything was accepted")
             return await self._result(name, one.interaction.id)
-        finally:
-            self._under_way.remove(one)
-            one.over.set()
 
     async def _carry_out(
         self, one: Delegation, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
@@ -247,5 +266,5 @@ class Delegations:
         session = await self._supervisor.get(name)
         judged = await self._supervisor.store.read(sessions.interaction, interaction_id)
         if judged is None or judged.outcome is None:
-            raise StoreError("what became of this message could not be stored")
+            raise _unstored()
         return delegate_result(judged, session, session.receipt)

@@ -1,7 +1,5 @@
-"""What leaves a batch for the world: result lines, hooks, a webhook, a report. None of it can stop the work.
+"""The hooks and the webhook of a batch. None of it can stop the work.
 
-- `--out`: a line of JSON for each task that is over, written as it ends, each exactly once whatever crashes
-  in between: when a batch goes on, the file is read, a torn last line is cut off, what is missing is added.
 - `--on-done`, `--on-fail`, `--on-park`: shell lines with the news as JSON on stdin, a minute each, in turn.
   Failures that come while a hook runs are told together in the next call, so many of them is a few calls.
 - `--webhook`: the same JSON, posted.
@@ -16,9 +14,8 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
@@ -26,7 +23,6 @@ import trio
 
 from cms.batch.model import BatchOptions, BatchRecord, TaskView
 from cms.config import caller_environ
-from cms.json_output import encode
 from cms.session.model import Record
 
 HOOK_TIMEOUT: Final = 60.0
@@ -45,55 +41,6 @@ class News(Record, frozen=True):
     batch: BatchRecord
     tasks: tuple[TaskView, ...] = ()
     more: int = 0  # failures that are not in `tasks`
-
-
-class ResultFile:
-    """The file of `--out`."""
-
-    def __init__(self, path: Path) -> None:
-        """Opens it, and sees what it holds already.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
-        self.names: set[str] = set()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115, PTH123 - kept open; a descriptor, not a path
-
-    def reconcile(self) -> None:
-        """Learn which tasks have their line, and cut a torn one off."""
-        whole = 0
-        with open(os.dup(self._file.fileno()), "rb") as lines:  # noqa: PTH123 - a descriptor
-            lines.seek(0)
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    break
-                with suppress(msgspec.DecodeError):
-                    self.names.add(msgspec.json.decode(line, type=_Named).name)
-                whole += len(line)
-        self._file.truncate(whole)
-
-    def write(self, tasks: Sequence[TaskView]) -> None:
-        """Add lines, of those that had none when `reconcile` looked.
-
-        Raises:
-            OSError: not all could be written; a later `reconcile` sees which.
-        """
-        fresh = [task for task in tasks if task.name not in self.names]
-        data = b"".join(encode(task) for task in fresh)
-        while data:
-            data = data[self._file.write(data) :]
-
-    def caught_up(self) -> None:
-        """All that ended before was offered to `write`: from here on nothing comes twice."""
-        self.names.clear()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-class _Named(msgspec.Struct):
-    name: str = ""
 
 
 class Notifier:

@@ -1,4 +1,4 @@
-"""The sessions of one store as they stand: found by name or id, listed, watched, asked for figures.
+"""The sessions of one store as they stand: found, listed, watched, waited for, asked for figures.
 
 What lives is known by its runner, what does not by the store. Nothing is started or ended here: that is
 `supervisor.Supervisor`, which has all of this as well.
@@ -17,10 +17,20 @@ import trio
 from cms.config import Settings, caller, caller_environ
 from cms.errors import InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
 from cms.fleet.children import Children
+from cms.fleet.delegation import UnderWay
 from cms.live.runner import Runner
 from cms.session.audit import AuditLog
 from cms.session.budget import ALL, DAY, Budget
-from cms.session.model import Interaction, LiveSession, Progress, SessionRecord
+from cms.session.model import (
+    ENDED,
+    Interaction,
+    InteractionState,
+    LiveSession,
+    Outcome,
+    Progress,
+    Reply,
+    SessionRecord,
+)
 from cms.session.questions import OpenQuestion, read_answer
 from cms.store import audit, money, sessions
 from cms.store.records import Grouping, Total
@@ -32,6 +42,7 @@ class Sessions:
 
     Attributes:
         children: which of them started which.
+        under_way: the delegations that have no verdict yet.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
@@ -40,6 +51,7 @@ class Sessions:
         self._runners: dict[str, Runner] = {}
         self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
         self._locks: dict[str, trio.Lock] = {}
+        self.under_way = UnderWay(store)
         self.children = Children(settings.child_limits, self._runners, self.by_id)
 
     def live_count(self) -> int:
@@ -172,6 +184,78 @@ class Sessions:
             if not name or record.name == name:
                 found.append((record, interaction))
         return found
+
+    # --- waiting -----------------------------------------------------------------------------------
+
+    async def work_ended(self, interaction: Interaction) -> Interaction:
+        """The interaction once its work has ended, which is on disk; a delegation's is not judged yet.
+
+        Raises:
+            WrongStatus: its session lives in another cms process, which alone knows.
+            UsageError: its session was deleted.
+        """
+        for runner in (*self._runners.values(), *self._unsaved.values()):
+            if runner.record.id == interaction.session_id:
+                ended = await runner.wait_interaction(interaction.id)
+                if ended is not None:
+                    return ended
+        stored = await self.store.read(sessions.interaction, interaction.id)
+        if stored is None:
+            raise UsageError("the session of this message was deleted", hint="`cms list` shows what there is")
+        if stored.state not in ENDED and stored.state is not InteractionState.CHECKING:
+            raise elsewhere(await self.by_id(stored.session_id), "be waited for")
+        return stored
+
+    async def finished(self, interaction: Interaction) -> Interaction:
+        """The interaction once it has ended; its outcome is on disk.
+
+        Raises:
+            WrongStatus: its session lives in another cms process, which alone knows.
+            UsageError: its session was deleted.
+            StoreError: what became of it could not be stored.
+        """
+        work = await self.work_ended(interaction)
+        judged = await self.under_way.wait_verdict(work) or work
+        if judged.outcome is None:
+            raise elsewhere(await self.by_id(work.session_id), "be waited for")
+        return judged
+
+    async def wait(self, interaction: Interaction) -> Reply:
+        """The answer to a message. What went wrong for the agent is in the reply, not raised."""
+        done = await self.finished(interaction)
+        record = await self.by_id(done.session_id)
+        return Reply(
+            name=record.name,
+            status=record.status,
+            text=done.response,
+            cost=done.cost,
+            turns=done.turns,
+            duration=round(done.duration * 1000),
+            is_error=done.is_error and done.outcome is not Outcome.NEEDS_INPUT,
+            session_id=record.id,
+            interaction_id=done.id,
+            pid=record.pid,
+            error=done.error,
+            total_cost_usd=record.total_cost_usd,
+            outcome=done.outcome or Outcome.FAILED,
+            questions=done.questions,
+            denials=done.denials,
+        )
+
+    async def wait_quiet(self, name: str) -> None:
+        """Until a session has nothing left to do: no message, and no delegation without its verdict.
+
+        Raises:
+            SessionNotFound: there is none of that name.
+        """
+        await self.get(name)
+        while True:
+            if await self.under_way.wait_over(name):
+                continue
+            runner = self._runners.get(name)
+            if runner is None or runner.quiet:
+                return
+            await runner.wait_quiet()
 
     # --- figures ------------------------------------------------------------------------------------
 

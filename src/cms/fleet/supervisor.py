@@ -28,7 +28,6 @@ from cms.containment import Level, Mechanism, find_mechanism
 from cms.errors import (
     CmsError,
     ContainmentError,
-    UsageError,
     WrongStatus,
 )
 from cms.fleet.delegation import Accepted, Delegations
@@ -42,15 +41,11 @@ from cms.protection.scratch import clear_left_scratch
 from cms.session import lineage
 from cms.session.audit import AuditEntry
 from cms.session.model import (
-    ENDED,
     LIVE,
     DelegateResult,
     Interaction,
-    InteractionState,
     Limits,
-    Outcome,
     Receipt,
-    Reply,
     SessionOptions,
     SessionRecord,
     SessionStatus,
@@ -319,76 +314,6 @@ class Supervisor(Sessions):
             await runner.accept(interaction)
         return interaction
 
-    async def work_ended(self, interaction: Interaction) -> Interaction:
-        """The interaction once its work has ended, which is on disk; a delegation's is not judged yet.
-
-        Raises:
-            WrongStatus: its session lives in another cms process, which alone knows.
-            UsageError: its session was deleted.
-        """
-        for runner in (*self._runners.values(), *self._unsaved.values()):
-            if runner.record.id == interaction.session_id:
-                ended = await runner.wait_interaction(interaction.id)
-                if ended is not None:
-                    return ended
-        stored = await self.store.read(sessions.interaction, interaction.id)
-        if stored is None:
-            raise UsageError("the session of this message was deleted", hint="`cms list` shows what there is")
-        if stored.state not in ENDED and stored.state is not InteractionState.CHECKING:
-            raise elsewhere(await self.by_id(stored.session_id), "be waited for")
-        return stored
-
-    async def finished(self, interaction: Interaction) -> Interaction:
-        """The interaction once it has ended; its outcome is on disk.
-
-        Raises:
-            WrongStatus: its session lives in another cms process, which alone knows.
-            UsageError: its session was deleted.
-            StoreError: what became of it could not be stored.
-        """
-        work = await self.work_ended(interaction)
-        judged = await self._delegations.wait_verdict(work) or work
-        if judged.outcome is None:
-            raise elsewhere(await self.by_id(work.session_id), "be waited for")
-        return judged
-
-    async def wait_quiet(self, name: str) -> None:
-        """Until a session has nothing left to do: no message, and no delegation without its verdict.
-
-        Raises:
-            SessionNotFound: there is none of that name.
-        """
-        await self.get(name)
-        while True:
-            if await self._delegations.wait_over(name):
-                continue
-            runner = self._runners.get(name)
-            if runner is None or runner.quiet:
-                return
-            await runner.wait_quiet()
-
-    async def wait(self, interaction: Interaction) -> Reply:
-        """The answer to a message. What went wrong for the agent is in the reply, not raised."""
-        done = await self.finished(interaction)
-        record = await self.by_id(done.session_id)
-        return Reply(
-            name=record.name,
-            status=record.status,
-            text=done.response,
-            cost=done.cost,
-            turns=done.turns,
-            duration=round(done.duration * 1000),
-            is_error=done.is_error and done.outcome is not Outcome.NEEDS_INPUT,
-            session_id=record.id,
-            interaction_id=done.id,
-            pid=record.pid,
-            error=done.error,
-            total_cost_usd=record.total_cost_usd,
-            outcome=done.outcome or Outcome.FAILED,
-            questions=done.questions,
-            denials=done.denials,
-        )
-
     # --- delegations ------------------------------------------------------------------------------
 
     async def delegate(
@@ -556,7 +481,7 @@ class Supervisor(Sessions):
         """
         async with self.turn(name):
             record = await self.get(name)
-            if self._delegations.under_way(name):
+            if self.under_way.has(name):
                 hint = f"once the delegation is over, or after cms stop {name}"
                 raise WrongStatus(name, str(record.status), "be renamed", hint=hint)
             if record.status in LIVE and name not in self._runners:
@@ -588,7 +513,7 @@ class Supervisor(Sessions):
             record, receipt = await self.kill(name, reason="deleted")
         elif record.status is SessionStatus.ERROR:
             record, receipt = await self.kill(name)
-        while await self._delegations.wait_over(name):
+        while await self.under_way.wait_over(name):
             pass
         async with self.turn(name):
             unproved = receipt is not None and not receipt.empty and bool(receipt.left or not force)

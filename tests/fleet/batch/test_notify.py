@@ -12,7 +12,8 @@ import psutil
 import trio
 
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
-from cms.fleet.notify import News, Notifier, ResultFile, post, run_hook
+from cms.fleet.notify import News, Notifier, post, run_hook
+from cms.fleet.results_file import ResultFile
 
 
 def task(name: str) -> TaskView:

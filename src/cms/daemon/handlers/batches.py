@@ -10,8 +10,8 @@ from cms.batch.forecast import Forecast
 from cms.batch.model import Task, TaskView, view
 from cms.config import caller
 from cms.daemon.call import Call, Handler, bind, quick
-from cms.fleet.batch_engine import render_report
 from cms.fleet.batches import Batches
+from cms.fleet.results_file import render_report
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CANCEL,
