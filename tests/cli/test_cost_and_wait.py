@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
 from datetime import datetime
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,10 +140,41 @@ def test_wait_has_the_exit_code_of_the_work(shell: Shell) -> None:
     assert shell.cms("wait", "--any", "fine", "failing").code in (0, ExitCode.VERIFICATION_FAILED)
 
 
+def test_a_daemon_killed_during_a_check_leaves_no_verdict(shell: Shell) -> None:
+    """What would have been a failure must not read as success, whoever asks."""
+    check = "touch checking; sleep 600; false"
+    shell.ok("delegate", "cut", prompt("go", say("done")), "--verify", check, "--detach")
+    shell.wait_for(shell.work_dir / "checking")
+    os.kill(int(str(shell.ok("daemon", "status", "--json").json()["pid"])), signal.SIGKILL)
+    ran = shell.cms("wait", "cut")
+    assert ran.code == ExitCode.INTERRUPTED, ran
+    assert "its checks were never finished" in ran.out
+    assert shell.status("cut")["status"] == "stopped"
+    assert "answered, not checked" in shell.ok("output", "cut").err + shell.ok("status", "cut").out
+
+
+def test_ctrl_c_during_a_check_leaves_no_verdict(shell: Shell) -> None:
+    check = "touch checking; sleep 600; false"
+    for name, flags in (("attached", ()), ("fore", ("--foreground",))):
+        (shell.work_dir / "checking").unlink(missing_ok=True)
+        command = shell.start(
+            "delegate", name, prompt("go", say("done")), "--verify", check, "--json", *flags
+        )
+        shell.wait_for(shell.work_dir / "checking")
+        command.send_signal(signal.SIGINT)
+        out, _ = command.communicate(timeout=20)
+        assert command.returncode == ExitCode.INTERRUPTED, out
+        told = json.loads(out)
+        assert (told["status"], told["response"], told["canContinue"]) == ("interrupted", "done", True)
+        assert "its checks were never finished" in told["error"]
+        assert shell.cms("wait", name).code == ExitCode.INTERRUPTED
+
+
 def test_wait_gives_up_in_time_and_on_ctrl_c_and_stops_nothing(shell: Shell) -> None:
     shell.ok("spawn", "long", "--detach", "--preset", "full", prompt("go", TOIL))
     shell.wait_until("long", lambda found: str(found["activity"]).startswith("Bash"))
-    ran = shell.cms("wait", "long", "fine", "--timeout", "0.3s")
+    shell.ok("spawn", "there", prompt("go", say("x")))
+    ran = shell.cms("wait", "long", "there", "--timeout", "0.3s")
     assert (ran.code, "still at work: long" in ran.out) == (ExitCode.TIME_EXCEEDED, True), ran
     waiter = shell.start("wait", "long", "--json")
     time.sleep(0.5)  # until it waits, which nobody announces; earlier is exit code 130, too
@@ -166,16 +199,20 @@ def test_waits_that_cannot_be(shell: Shell) -> None:
 def ended(name: str, outcome: Outcome | None) -> Waited:
     last: Interaction | None = None if outcome is None else interaction()
     if last is not None:
-        import msgspec
-
         last = msgspec.structs.replace(last, outcome=outcome)
     return Waited(session(name), last)
+
+
+def unknown() -> Interaction:
+    return msgspec.structs.replace(interaction(), outcome=None)
 
 
 @pytest.mark.parametrize(
     ("reply", "first", "code"),
     [
         (WaitResult((ended("a", Outcome.COMPLETED), ended("b", None))), False, 0),
+        # It has a last message, and nothing is known of that: no success.
+        (WaitResult((ended("a", Outcome.COMPLETED), Waited(session("b"), unknown()))), False, 1),
         (WaitResult((ended("a", Outcome.COMPLETED), ended("b", Outcome.COST_EXCEEDED))), False, 4),
         (WaitResult((ended("a", Outcome.FAILED), ended("b", Outcome.COST_EXCEEDED))), False, 1),
         (WaitResult((ended("a", Outcome.COMPLETED),), ("b",), timed_out=True), False, 6),

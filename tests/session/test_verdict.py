@@ -7,9 +7,9 @@ import pytest
 from cms.errors import ExitCode
 from cms.protocol.messages import Event, Init, RateLimitEvent, RateLimitInfo, TextBlock
 from cms.session.fold import fold
-from cms.session.model import Denial, InteractionState, Outcome, exit_code_of
+from cms.session.model import Denial, Interaction, InteractionState, Outcome, Receipt, Walls, exit_code_of
 from cms.session.state import Began, Breach, Breached, Ended, Judged, Opened, State
-from cms.session.verdict import Conclusion, conclude, response_of
+from cms.session.verdict import Conclusion, conclude, judge_delegation, response_of
 from session.world import (
     IDLE,
     RUNNING,
@@ -225,3 +225,95 @@ def test_what_was_said_before_the_work_was_cut_short_is_kept() -> None:
     assert cut.turn is not None
     assert cut.turn.state is InteractionState.RUNNING
     assert TextBlock("text") in REPLY.blocks
+
+
+# --- a delegation, when its process has ended --------------------------------------------------------
+
+CLEAN = Receipt("over", empty=True, walls=Walls())
+LEFT = Receipt("over", empty=False, left=("7 sleep",), walls=Walls(changed=("/x/.git/config",)))
+TRIPPED = Receipt("over", empty=True, walls=Walls(changed=("/x/.git/config",)))
+BLIND = Receipt("over", empty=True, walls=Walls(unchecked="a folder hangs"))
+FAILED = ("check failed: pytest: exit status 1",)
+
+
+def work(state: InteractionState, outcome: Outcome | None = None, error: str = "") -> Interaction:
+    return Interaction(
+        "i", "s", 1, "delegate", "go", START, state=state, outcome=outcome, error=error, ended=START
+    )
+
+
+CHECKING, UNCHECKED = InteractionState.CHECKING, InteractionState.UNCHECKED
+DONE, INTERRUPTED = InteractionState.DONE, InteractionState.INTERRUPTED
+CUT_OFF = work(UNCHECKED, Outcome.INTERRUPTED, "cut off before")
+OVER_COST = work(INTERRUPTED, Outcome.COST_EXCEEDED, "$1 spent")
+
+
+@pytest.mark.parametrize(
+    ("one", "receipt", "failed", "cut_off", "state", "outcome", "error"),
+    [
+        (work(CHECKING), CLEAN, (), "", DONE, Outcome.COMPLETED, ""),
+        (work(CHECKING), CLEAN, FAILED, "", DONE, Outcome.VERIFICATION_FAILED, FAILED[0]),
+        (work(CHECKING), CLEAN, (), "gone", UNCHECKED, Outcome.INTERRUPTED, "never finished: gone"),
+        (work(CHECKING), TRIPPED, (), "", DONE, Outcome.PROTECTED_PATH, "/x/.git/config"),
+        (work(CHECKING), TRIPPED, FAILED, "", DONE, Outcome.PROTECTED_PATH, "/x/.git/config"),
+        (work(CHECKING), TRIPPED, (), "gone", DONE, Outcome.PROTECTED_PATH, "/x/.git/config"),
+        (work(CHECKING), LEFT, (), "", DONE, Outcome.FAILED, "processes are left: 7 sleep"),
+        (work(CHECKING), LEFT, (), "gone", DONE, Outcome.FAILED, "processes are left: 7 sleep"),
+        (work(CHECKING), BLIND, (), "", DONE, Outcome.FAILED, "could not be looked at: a folder hangs"),
+        (work(CHECKING), BLIND, FAILED, "", DONE, Outcome.VERIFICATION_FAILED, FAILED[0]),
+        # After a crash: judged again, or cut off again.
+        (CUT_OFF, None, (), "", DONE, Outcome.COMPLETED, ""),
+        (
+            CUT_OFF,
+            None,
+            FAILED,
+            "",
+            DONE,
+            Outcome.VERIFICATION_FAILED,
+            FAILED[0],
+        ),
+        (CUT_OFF, None, (), "gone", UNCHECKED, Outcome.INTERRUPTED, "gone"),
+        # What the work came to by itself stays, unless it is worse than that.
+        (OVER_COST, CLEAN, (), "", INTERRUPTED, Outcome.COST_EXCEEDED, "$1 spent"),
+        (OVER_COST, CLEAN, (), "gone", INTERRUPTED, Outcome.COST_EXCEEDED, "$1 spent"),
+        (OVER_COST, TRIPPED, (), "", INTERRUPTED, Outcome.PROTECTED_PATH, "/x/.git/config"),
+        (OVER_COST, LEFT, (), "", INTERRUPTED, Outcome.FAILED, "processes are left: 7 sleep"),
+    ],
+)
+def test_a_delegation(
+    one: Interaction,
+    receipt: Receipt | None,
+    failed: tuple[str, ...],
+    cut_off: str,
+    state: InteractionState,
+    outcome: Outcome,
+    error: str,
+) -> None:
+    judged = judge_delegation(one, receipt, on_violation="stop", failed_checks=failed, cut_off=cut_off)
+    assert (judged.state, judged.outcome) == (state, outcome)
+    assert error in judged.error
+    assert bool(error) == bool(judged.error)
+    assert judged.is_error == (outcome is not Outcome.COMPLETED)
+    assert (judged.outcome is Outcome.COMPLETED) == (judge_is_clean(one, receipt, failed, cut_off))
+    if state is not UNCHECKED:
+        again = judge_delegation(judged, receipt, on_violation="stop", failed_checks=failed)
+        assert again == judged
+    for line in failed:
+        assert (line in judged.reasons) == (one.state in (CHECKING, UNCHECKED) and not cut_off)
+
+
+def judge_is_clean(one: Interaction, receipt: Receipt | None, failed: tuple[str, ...], cut_off: str) -> bool:
+    """Work that ended well, every check through, nothing left, nothing protected changed or unseen."""
+    seen = receipt is None or (receipt.empty and receipt.walls == Walls())
+    return one.state in (CHECKING, UNCHECKED) and seen and not failed and not cut_off
+
+
+def test_a_changed_path_only_tells_where_the_work_goes_on() -> None:
+    judged = judge_delegation(work(CHECKING), TRIPPED, on_violation="deny")
+    assert judged.outcome is Outcome.COMPLETED
+    assert judged.reasons == ("protected, and changed while the session ran: /x/.git/config",)
+
+
+def test_where_nobody_looked_that_is_told() -> None:
+    judged = judge_delegation(CUT_OFF, None, on_violation="stop")
+    assert "not known whether a protected path changed" in " ".join(judged.reasons)

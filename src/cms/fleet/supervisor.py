@@ -567,9 +567,10 @@ class Supervisor(Sessions):
 
     async def _end(self, name: str, end: Callable[[Runner], None]) -> tuple[SessionRecord, Receipt | None]:
         # No lock: an end must get past whatever else waits for this session.
-        runner = self._runners.get(name)
-        if runner is None:
+        while (runner := self._runners.get(name)) is None:
             record = await self.get(name)
+            if name in self._runners:
+                continue  # it was just coming up
             if record.status in LIVE:
                 raise elsewhere(record, "be ended")
             if record.status is SessionStatus.ERROR:

@@ -19,6 +19,7 @@ import trio
 from cms.config import Settings
 from cms.daemon.call import Call, Handler, Host, bind, quick
 from cms.errors import CmsError
+from cms.groups import single_error
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
@@ -266,24 +267,18 @@ class SessionHandlers:
         for name in names:
             await self._supervisor.get(name)  # an unknown name is told at once
         done: dict[str, Waited] = {}
-        failures: list[CmsError] = []
         limit = math.inf if params.timeout is None else params.timeout
-        with call.scope, trio.move_on_after(limit) as patience:
+        with single_error(), call.scope, trio.move_on_after(limit) as patience:
             async with trio.open_nursery() as nursery:
 
                 async def wait_one(name: str) -> None:
-                    try:
-                        await self._supervisor.wait_quiet(name)
-                        done[name] = await self._waited(name)
-                    except CmsError as error:
-                        failures.append(error)
-                    if params.first or failures:
+                    await self._supervisor.wait_quiet(name)
+                    done[name] = await self._waited(name)
+                    if params.first:
                         nursery.cancel_scope.cancel()
 
                 for name in names:
                     nursery.start_soon(wait_one, name)
-        if failures:
-            raise failures[0]
         return WaitResult(
             tuple(done[name] for name in names if name in done),
             tuple(name for name in names if name not in done),
