@@ -10,12 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cms.config import VARIABLES, load_settings, load_settings_and_file
-from cms.config_file import ConfigFile, FileSettings, Profile, read_config
+from cms.config_file import ConfigFile, FileSettings, read_config
 from cms.errors import CmsError, UsageError
+from cms.options import OPTIONS
 from cms.selftest.doctor import _read_login
 
 KEYS = sorted(
-    {*FileSettings.__struct_encode_fields__, *Profile.__struct_encode_fields__, "nonsense", "safety"}
+    {
+        *FileSettings.__struct_encode_fields__,
+        *(flag.removeprefix("--") for option in OPTIONS.values() for flag in option.flags),
+        *("nonsense", "safety"),
+    }
 )
 VALUES = st.one_of(
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=12).map(

@@ -12,18 +12,16 @@ import shutil
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from cms.errors import ClaudeNotFound, UsageError
 from cms.session.lineage import Caller, ChildLimits
-from cms.session.model import ContainmentLevel, Limits
+from cms.session.model import ContainmentLevel
 
-#: What a delegation may use when nobody says otherwise. The last three end what goes on without progress, and
-#: are wide: claude's own tools take ten minutes at most, and its own retries some eight.
-DELEGATE_LIMITS = Limits(max_cost=2.0, max_turns=50, max_silence=1800.0, max_repeats=10, max_retry_time=900.0)
-DEFAULT_MODEL = "sonnet"
-
+if TYPE_CHECKING:
+    from cms.options import Layer
 
 #: The environment of whoever asked for the work under way, where that is not this process: a daemon starts
 #: sessions with the credentials, PATH and HOME of the shell that wanted them, not of the shell that happened
@@ -207,6 +205,26 @@ def load_settings_and_file(environ: Mapping[str, str] | None = None) -> Settings
     below = {VARIABLES[key]: value for key, value in said.items() if key != "claude"}
     settings = load_settings({**below, **{key: value for key, value in env.items() if value}})
     return msgspec.structs.replace(settings, environ=env, claude_named=said.get("claude", ""))
+
+
+def said_by_person(settings: Settings, profile: str = "") -> Layer:
+    """What a person has said of new sessions beforehand: the profile, the defaults, the environment.
+
+    Inside of a session there is no file to be read: there the parent's options are the bounds.
+
+    Raises:
+        UsageError: there is no such profile, or the file makes no sense.
+        HomeUnusable: the file cannot be read.
+    """
+    from cms.config_file import read_config
+    from cms.options import Layer, resolve
+
+    environment = Layer(require_containment=settings.require_containment)
+    if settings.child_socket is not None:
+        if profile:
+            raise UsageError(f"there is no profile {profile!r}: inside of a session there are none")
+        return environment
+    return resolve(read_config(settings.home).profile(profile), environment)
 
 
 def find_claude(settings: Settings) -> tuple[str, ...]:

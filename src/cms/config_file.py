@@ -22,22 +22,22 @@ Apart from `config`, and read only where it matters, because the parser takes as
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from cms.errors import HomeUnusable, UsageError
-from cms.session.model import ContainmentLevel, Limits, OnViolation, Preset
-from cms.units import parse_seconds, parse_size
+from cms.options import OPTIONS, Layer, resolve
+from cms.session.model import ContainmentLevel
+from cms.units import BadValue, nearest, parse_seconds, parse_size
 
 NAME = "config.toml"
 
+_TABLES = ("settings", "defaults", "profiles")
 _HELP = "`cms config --help` shows what a file looks like"
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`")
-#: What weakens a session is said each time, and loudly.
-_TYPED = frozenset({"no-safety", "safety", "permission-mode"})
 
 S = TypeVar("S", bound="Section")
 
@@ -70,70 +70,21 @@ class FileSettings(Section, frozen=True):
         return {key: str(value) for key, value in said.items()}
 
 
-class Profile(Section, frozen=True):
-    """What a new session has where no flag says otherwise. Lists are added to the flags' lists."""
+class ConfigFile(msgspec.Struct, frozen=True):
+    """The whole file.
 
-    model: str | None = None
-    preset: Preset | None = None
-    max_cost: float | None = None
-    max_turns: int | None = None
-    max_time: str | float | None = None
-    max_silence: str | float | None = None
-    max_tool_calls: int | None = None
-    max_repeats: int | None = None
-    max_retry_time: str | float | None = None
-    max_memory: str | int | None = None
-    max_procs: int | None = None
-    ask_timeout: str | float | None = None
-    on_violation: OnViolation | None = None
-    require_containment: ContainmentLevel | None = None
-    allow: tuple[str, ...] = ()
-    disallowed_tools: tuple[str, ...] = ()
-    protect: tuple[str, ...] = ()
-    protect_read: tuple[str, ...] = ()
-    allow_write: tuple[str, ...] = ()
-    env_deny: tuple[str, ...] = ()
-    system_prompt: str | None = None
-    append_system_prompt: str | None = None
-    agent: str | None = None
-    effort: str | None = None
-    fallback_model: str | None = None
-    add_dir: tuple[str, ...] = ()
-    verify: tuple[str, ...] = ()
-
-    def over(self, below: Profile) -> Profile:
-        """This profile, and what is below it where it says nothing. Lists are joined, ours first."""
-        said = {
-            key: (*value, *getattr(below, key)) if isinstance(value, tuple) else value
-            for key, value in msgspec.structs.asdict(self).items()
-            if value is not None
-        }
-        return msgspec.structs.replace(below, **said)
-
-    @property
-    def limits(self) -> Limits:
-        """Its limits, in the units of the model."""
-        return Limits(
-            max_cost=self.max_cost,
-            max_turns=self.max_turns,
-            max_time=seconds(self.max_time),
-            max_silence=seconds(self.max_silence),
-            max_tool_calls=self.max_tool_calls,
-            max_repeats=self.max_repeats,
-            max_retry_time=seconds(self.max_retry_time),
-            max_memory=size(self.max_memory),
-            max_procs=self.max_procs,
-        )
-
-
-class ConfigFile(Section, frozen=True):
-    """The whole file."""
+    Attributes:
+        defaults: of every new session.
+        profiles: by their names; without the defaults.
+        written: the tables of both, as they stand in the file.
+    """
 
     settings: FileSettings = FileSettings()
-    defaults: Profile = Profile()
-    profiles: dict[str, Profile] = {}
+    defaults: Layer = Layer()
+    profiles: dict[str, Layer] = {}
+    written: dict[str, dict[str, object]] = {}
 
-    def profile(self, name: str) -> Profile:
+    def profile(self, name: str) -> Layer:
         """What a new session begins with: the profile of that name over the defaults; "" the defaults alone.
 
         Raises:
@@ -143,17 +94,7 @@ class ConfigFile(Section, frozen=True):
             return self.defaults
         if name not in self.profiles:
             raise UsageError(f"there is no profile {name!r}", hint=_nearest(name, self.profiles))
-        return self.profiles[name].over(self.defaults)
-
-
-def seconds(value: str | float | None) -> float | None:
-    """A duration of the file. Raises ValueError."""
-    return None if value is None else parse_seconds(str(value))
-
-
-def size(value: str | int | None) -> int | None:
-    """A size of the file. Raises ValueError."""
-    return None if value is None else parse_size(str(value))
+        return resolve(self.profiles[name], self.defaults)
 
 
 def read_config(home: Path) -> ConfigFile:
@@ -175,18 +116,24 @@ def read_config(home: Path) -> ConfigFile:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: {_lower(str(error))}", hint=_HELP) from None
     for key in raw:
-        if key not in ConfigFile.__struct_fields__:
-            raise UsageError(f"{path}: there is no table [{key}]", hint=_nearest(key, ConfigFile))
+        if key not in _TABLES:
+            raise UsageError(f"{path}: there is no table [{key}]", hint=_nearest(key, _TABLES))
     settings = _table(path, "settings", raw.get("settings", {}), FileSettings)
     try:
         settings.as_text()
     except ValueError as error:
         raise UsageError(f"{path}: [settings] {error}") from None
+    defaults = raw.get("defaults", {})
+    profiles = {
+        name: _as_table(path, f"profiles.{name}", one) for name, one in raw.get("profiles", {}).items()
+    }
     return ConfigFile(
         settings=settings,
-        defaults=_profile(path, "defaults", raw.get("defaults", {})),
-        profiles={
-            name: _profile(path, f"profiles.{name}", table) for name, table in raw.get("profiles", {}).items()
+        defaults=_layer(path, "defaults", defaults),
+        profiles={name: _layer(path, f"profiles.{name}", table) for name, table in profiles.items()},
+        written={
+            **({"defaults": defaults} if defaults else {}),
+            **{f"profiles.{name}": table for name, table in profiles.items()},
         },
     )
 
@@ -199,35 +146,44 @@ def _table(path: Path, where: str, raw: object, kind: type[S]) -> S:
         if unknown is None:
             raise UsageError(f"{path}: [{where}] {_lower(str(error))}", hint=_HELP) from None
         key = unknown["field"]
-        hint = "that has to be typed each time" if key in _TYPED else _nearest(key, kind)
+        hint = _nearest(key, kind.__struct_encode_fields__)
         raise UsageError(f"{path}: [{where}] knows no {key!r}", hint=hint) from None
 
 
-def _profile(path: Path, where: str, raw: object) -> Profile:
-    profile = _table(path, where, raw, Profile)
-    _check(path, where, profile)
-    return profile
-
-
-def _check(path: Path, where: str, profile: Profile) -> None:
-    """What the types do not say: a limit must be one that `--max-...` would take."""
+def _as_table(path: Path, where: str, raw: object) -> dict[str, object]:
     try:
-        limits = profile.limits
-        seconds(profile.ask_timeout)
-    except ValueError as error:
-        raise UsageError(f"{path}: [{where}] {error}") from None
-    for key, value in msgspec.structs.asdict(limits).items():
-        if isinstance(value, int | float) and not 0 < value < float("inf"):
-            raise UsageError(f"{path}: [{where}] {key.replace('_', '-')} must be more than 0")
+        return msgspec.convert(raw, dict[str, object])
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: [{where}] {_lower(str(error))}", hint=_HELP) from None
 
 
-def _nearest(word: str, known: type[Section] | Mapping[str, object]) -> str:
-    import difflib
+def _layer(path: Path, where: str, table: Mapping[str, object]) -> Layer:
+    said: dict[str, object] = {}
+    for key, value in table.items():
+        option = _KEYS.get(key)
+        if option is None or "profile" not in option.ways:
+            known = [one for one, other in _KEYS.items() if "profile" in other.ways]
+            meant = option or OPTIONS.get(key)
+            typed = meant is not None and "profile" not in meant.ways
+            hint = "that has to be typed each time" if typed else _nearest(key, known)
+            raise UsageError(f"{path}: [{where}] knows no {key!r}", hint=hint)
+        if option.field in said:
+            raise UsageError(f"{path}: [{where}] says {key} twice, under two names")
+        try:
+            said[option.field] = option.read(value)
+        except BadValue as error:
+            raise UsageError(f"{path}: [{where}] {key}: {error.message}", hint=error.hint) from None
+    return msgspec.structs.replace(Layer(), **said)
 
-    names = list(known) if isinstance(known, Mapping) else list(known.__struct_encode_fields__)
-    near = difflib.get_close_matches(word, names, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
+
+#: What weakens a session is no key: it is said each time, and loudly.
+_KEYS = {flag.removeprefix("--"): option for option in OPTIONS.values() for flag in option.flags}
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    if near := nearest(word, names):
+        return f"did you mean {near!r}?"
     return f"there are: {', '.join(names)}" if names else "`cms config` shows what there is"
 
 

@@ -1,7 +1,7 @@
 """The options of a session, a delegation and a batch task: each is declared once, as a field of `Layer`.
 
-From that declaration come the flags of `delegate`, `spawn`, `continue` and `batch`, the keys of `config.toml`
-and of files of tasks, the arguments of the MCP tools, their help, and what a child may have of it.
+From that come the flags of `delegate`, `spawn`, `continue` and `batch`, the keys of `config.toml` and of
+files of tasks, the arguments of the MCP tools, their help, and what a child may have of it.
 
 A layer is what one place says: the flags, a profile, the file's defaults, a task. A field that is None says
 nothing. `resolve` is the only merge; the layer that counts most comes first, and each option has its rule:
@@ -13,13 +13,14 @@ nothing. `resolve` is the only merge; the layer that counts most comes first, an
 
 To add an option: a field here, and one of the same name in `session.model` (`Limits` or `SessionOptions`).
 """
-# Without `from __future__ import annotations`: the table is made of the annotations themselves.
 
+# No `from __future__ import annotations`: the table is made of the annotations themselves.
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, ClassVar, Final, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
 from cms import units
 from cms.session import lineage
@@ -50,7 +51,7 @@ class Kind(msgspec.Struct, frozen=True):
     """
 
     parse: Callable[[object], object]
-    type: object
+    type: Any
     metavar: str = "TEXT"
     many: bool = False
     place: Literal["", "folder", "file"] = ""
@@ -64,6 +65,7 @@ _RETRYABLE: Final = units.choice(*sorted(one.value for one in Outcome if one is 
 _LEVELS: Final[tuple[ContainmentLevel, ...]] = get_args(ContainmentLevel)
 _ON_VIOLATION: Final[tuple[OnViolation, ...]] = get_args(OnViolation)
 
+Texts = tuple[str, ...]
 SECONDS: Final = Kind(units.check_seconds, float, "TIME")
 MONEY: Final = Kind(units.check_money, float, "USD")
 SIZE: Final = Kind(units.check_size, int, "SIZE")
@@ -71,22 +73,22 @@ COUNT: Final = Kind(units.check_count, int, "N")
 TRIES: Final = Kind(units.check_tries, int, "N")
 SWITCH: Final = Kind(units.check_switch, bool)
 TEXT: Final = Kind(units.check_word, str)
-TEXTS: Final = Kind(units.check_words, tuple[str, ...], "GLOB", many=True)
-RULES: Final = Kind(units.check_rules, tuple[str, ...], "A,B", many=True)
+TEXTS: Final = Kind(units.check_words, Texts, "GLOB", many=True)
+RULES: Final = Kind(units.check_rules, Texts, "A,B", many=True)
 NAME: Final = Kind(units.check_name, str, "NAME")
 PROMPT: Final = Kind(units.check_prompt, str)
 MODEL: Final = Kind(units.check_model, str, "MODEL")
 MODE: Final = Kind(units.check_permission_mode, str, "MODE")
 OUTCOMES: Final = Kind(_outcomes, tuple[Outcome, ...], "A,B", many=True)
 FOLDER: Final = Kind(units.check_word, str, "DIR", place="folder")
-FOLDERS: Final = Kind(units.check_words, tuple[str, ...], "DIR", many=True, place="folder")
+FOLDERS: Final = Kind(units.check_words, Texts, "DIR", many=True, place="folder")
 FILE: Final = Kind(units.check_word, str, "FILE", place="file")
-FILES: Final = Kind(units.check_words, tuple[str, ...], "FILE", many=True, place="file")
+FILES: Final = Kind(units.check_words, Texts, "FILE", many=True, place="file")
 PRESET: Final = Kind(units.choice(*PRESETS), Preset, "PRESET")
 LEVEL: Final = Kind(units.choice(*_LEVELS), ContainmentLevel, "LEVEL")
 VIOLATION: Final = Kind(units.choice(*_ON_VIOLATION), OnViolation, "WHAT")
 
-Group = Literal["", "limits", "safety", "claude"]
+Group = Literal["", "batch", "task", "limits", "safety", "claude", "news"]
 Combine = Literal["later", "adds_up", "own", "stricter"]
 #: Who may say it: a command by its flag; [defaults] and profiles ("profile"); a file of tasks, for all of
 #: them ("file") or for one ("task"). What MCP tools take says `Option.tool`.
@@ -98,6 +100,7 @@ _ALL: Final[frozenset[Way]] = _SESSION | {"profile"}
 _LIMIT: Final[frozenset[Way]] = _ALL | {"continue"}
 _CHECK: Final[frozenset[Way]] = _ALL - {"spawn"}
 _TASK: Final[frozenset[Way]] = frozenset({"file", "task"})
+_CONTEXT: Final[frozenset[Way]] = _TASK | {"delegate"}
 
 
 class Tool(msgspec.Struct, frozen=True):
@@ -107,16 +110,15 @@ class Tool(msgspec.Struct, frozen=True):
         description: what a model is told of it.
         on: the tools that take it, each with a description of its own where that is not "". "task": one of
             the tasks of `batch_start`.
-        bounds: for `msgspec.Meta`.
-        each: the same, for one of several texts.
+        bounds: of the value, as JSON Schema has them; `each`: of one of several texts.
         key: its name there, where it is not that of files.
         unit: 60: it is given in minutes.
     """
 
     description: str
     on: Mapping[ToolName, str]
-    bounds: Mapping[str, object] = {}
-    each: Mapping[str, object] = {}
+    bounds: Meta = Meta()
+    each: Meta = Meta()
     key: str = ""
     unit: float = 1.0
 
@@ -134,7 +136,7 @@ class Option(msgspec.Struct, frozen=True):
         combine: what several layers say together.
         child: what a session that this one starts may have of it (`lineage`); `noun` is for the error.
         aliases: other keys that mean the same; with `!` in front, the contrary.
-        second: another flag for it, with its metavar and help.
+        other: another flag for it, and another key in TOML.
         delegation, task: what it is where nobody says anything, if that is not what `session.model` says.
         tool: how MCP tools take it; None: they do not.
         field: of `Layer`, filled in there.
@@ -150,16 +152,17 @@ class Option(msgspec.Struct, frozen=True):
     child: lineage.Child = "own"
     noun: str = ""
     aliases: tuple[str, ...] = ()
-    second: tuple[str, str, str] | None = None
+    other: str = ""
     delegation: float | int | None = None
     task: float | int | None = None
     tool: Tool | None = None
     field: str = ""
 
     @property
-    def name(self) -> str:
-        """The flag, whether any command takes it or not."""
-        return self.flag or "--" + self.field.replace("_", "-")
+    def flags(self) -> tuple[str, ...]:
+        """Its flags, whether any command takes them or not."""
+        first = self.flag or "--" + self.field.replace("_", "-")
+        return (first, self.other) if self.other else (first,)
 
     @property
     def key(self) -> str:
@@ -167,9 +170,21 @@ class Option(msgspec.Struct, frozen=True):
         head, *rest = self.field.split("_")
         return head + "".join(part.capitalize() for part in rest)
 
+    def read(self, value: object) -> object:
+        """A value from a text of the command line, from JSON or TOML.
+
+        Raises:
+            BadValue: it cannot be meant.
+        """
+        try:
+            return self.kind.parse(value)
+        except ValueError as error:
+            raise units.BadValue(str(error)) from None
+
 
 _limit = partial(Option, group="limits", ways=_LIMIT)
 _safety = partial(Option, group="safety")
+_forbid = partial(_safety, combine="adds_up", child="joined")
 _claude = partial(Option, group="claude")
 
 _COST: Final = 2.0
@@ -188,39 +203,6 @@ class Layer(Record, frozen=True, omit_defaults=True):
     #: A list of its own stands alone (rule `own`).
     alone: ClassVar[bool] = False
 
-    context: Annotated[
-        str | None, Option(TEXT, "What the agent should know besides the task.", ways=_TASK | {"delegate"})
-    ] = None
-    verify: Annotated[
-        tuple[str, ...] | None,
-        Option(
-            TEXTS,
-            "A shell command that must pass in the work dir. Repeatable.",
-            metavar="CMD",
-            ways=_CHECK,
-            combine="own",
-            child="known",
-            noun="check",
-            tool=Tool(
-                "Shell commands, run in its folder when it says it is done, that must succeed; else the "
-                "outcome is verification_failed. Cheaper and surer than asking it whether it is done.",
-                {"delegate": "", "task": "Shell commands that must succeed when it says it is done."},
-                {"max_length": 20},
-                {"min_length": 1, "max_length": 2000, "examples": ["pytest -q"]},
-            ),
-        ),
-    ] = None
-    retries: Annotated[
-        int | None,
-        Option(
-            TRIES,
-            "Further tries of a task that failed without having changed anything.",
-            ways=_TASK | {"batch"},
-            tool=Tool("Further tries, where trying again is safe.", {"task": ""}, {"ge": 0, "le": 10}),
-        ),
-    ] = None
-    retry_on: Annotated[tuple[Outcome, ...] | None, Option(OUTCOMES, ways=_TASK)] = None
-    retry_acted: Annotated[bool | None, Option(SWITCH, ways=_TASK)] = None
     model: Annotated[
         str | None,
         Option(
@@ -230,7 +212,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
                 "sonnet (default), opus (harder work, about twice the price), haiku (simple work, a "
                 "twentieth), or a model's full id.",
                 _TOOLS,
-                {"pattern": r"^\S+$", "max_length": 100, "examples": ["sonnet"]},
+                Meta(pattern=r"^\S+$", max_length=100, examples=["sonnet"]),
             ),
         ),
     ] = None
@@ -259,7 +241,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
                 "The folder it works in; by default the one that this server runs in. Give two sessions that "
                 "edit at the same time different folders (git worktrees), or different files.",
                 _TOOLS,
-                {"max_length": 4096},
+                Meta(max_length=4096),
             ),
         ),
     ] = None
@@ -282,7 +264,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
                     "default an even share, but no less than a tenth of maxCost and no more than 2.",
                     "task": "Instead of taskMaxCost.",
                 },
-                {"gt": 0, "le": 1000},
+                Meta(gt=0, le=1000),
             ),
         ),
     ] = None
@@ -300,7 +282,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
                     "continue": "A new limit of model calls for the whole session.",
                     "task": "",
                 },
-                {"ge": 1, "le": 10_000},
+                Meta(ge=1, le=10_000),
             ),
         ),
     ] = None
@@ -312,7 +294,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             tool=Tool(
                 "Minutes for one message. Off by default.",
                 _NEW,
-                {"gt": 0, "le": 10_080},
+                Meta(gt=0, le=10_080),
                 key="maxMinutes",
                 unit=60.0,
             ),
@@ -361,6 +343,48 @@ class Layer(Record, frozen=True, omit_defaults=True):
             child="least",
         ),
     ] = None
+    context: Annotated[
+        str | None,
+        Option(
+            TEXT,
+            "What the agent should know besides the task.",
+            group="task",
+            ways=_CONTEXT,
+            tool=Tool("What it should know besides the task.", {"delegate": ""}, Meta(max_length=_LONG)),
+        ),
+    ] = None
+    verify: Annotated[
+        Texts | None,
+        Option(
+            TEXTS,
+            "A shell command that must pass in the work dir. Repeatable.",
+            metavar="CMD",
+            group="task",
+            ways=_CHECK,
+            combine="own",
+            child="known",
+            noun="check",
+            tool=Tool(
+                "Shell commands, run in its folder when it says it is done, that must succeed; else the "
+                "outcome is verification_failed. Cheaper and surer than asking it whether it is done.",
+                {"delegate": "", "task": "Shell commands that must succeed when it says it is done."},
+                Meta(max_length=20),
+                Meta(min_length=1, max_length=2000, examples=["pytest -q"]),
+            ),
+        ),
+    ] = None
+    retries: Annotated[
+        int | None,
+        Option(
+            TRIES,
+            "Further tries of a task that failed without having changed anything.",
+            group="task",
+            ways=_TASK | {"batch"},
+            tool=Tool("Further tries, where trying again is safe.", {"task": ""}, Meta(ge=0, le=10)),
+        ),
+    ] = None
+    retry_on: Annotated[tuple[Outcome, ...] | None, Option(OUTCOMES, ways=_TASK)] = None
+    retry_acted: Annotated[bool | None, Option(SWITCH, ways=_TASK)] = None
     safety: Annotated[
         bool | None,
         _safety(
@@ -373,40 +397,35 @@ class Layer(Record, frozen=True, omit_defaults=True):
         ),
     ] = None
     allowed_tools: Annotated[
-        tuple[str, ...] | None,
+        Texts | None,
         _safety(
             RULES,
-            "The same, several rules with commas.",
+            "Permit what this rule names, like 'Bash(pytest *)'; several with commas. Repeatable.",
+            "--allow",
+            metavar="RULE",
             combine="own",
             child="known",
             noun="rule",
             aliases=("allow",),
-            second=("--allow", "RULE", "Permit what this rule names, like 'Bash(pytest *)'. Repeatable."),
+            other="--allowed-tools",
             tool=Tool(
                 "Permission rules for commands that the preset does not allow, as narrow as they can be.",
                 _TOOLS,
-                {"max_length": 50},
-                {"min_length": 1, "max_length": 500, "examples": ["Bash(pytest *)"]},
+                Meta(max_length=50),
+                Meta(min_length=1, max_length=500, examples=["Bash(pytest *)"]),
                 key="allow",
             ),
         ),
     ] = None
-    disallowed_tools: Annotated[
-        tuple[str, ...] | None,
-        _safety(RULES, "Rules for what is refused, with commas.", combine="adds_up", child="joined"),
-    ] = None
-    protect: Annotated[
-        tuple[str, ...] | None,
-        _safety(TEXTS, "One more protected path (a glob). Repeatable.", combine="adds_up", child="joined"),
-    ] = None
+    disallowed_tools: Annotated[Texts | None, _forbid(RULES, "Rules for what is refused, with commas.")] = (
+        None
+    )
+    protect: Annotated[Texts | None, _forbid(TEXTS, "One more protected path (a glob). Repeatable.")] = None
     protect_read: Annotated[
-        tuple[str, ...] | None,
-        _safety(
-            TEXTS, "A path that may not even be read (a glob). Repeatable.", combine="adds_up", child="joined"
-        ),
+        Texts | None, _forbid(TEXTS, "A path that may not even be read (a glob). Repeatable.")
     ] = None
     allow_write: Annotated[
-        tuple[str, ...] | None,
+        Texts | None,
         _safety(
             TEXTS,
             "Take a path out of the protected ones (a glob). Repeatable.",
@@ -416,13 +435,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         ),
     ] = None
     env_deny: Annotated[
-        tuple[str, ...] | None,
-        _safety(
-            TEXTS,
-            "An environment variable it does not get ('AWS_*'). Repeatable.",
-            combine="adds_up",
-            child="joined",
-        ),
+        Texts | None, _forbid(TEXTS, "An environment variable it does not get ('AWS_*'). Repeatable.")
     ] = None
     on_violation: Annotated[
         OnViolation | None,
@@ -440,7 +453,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
                 "How long a question or a permission of its waits for `answer`; then it is refused. By "
                 "default not at all, which is right unless you detach.",
                 _NEW,
-                {"ge": 0, "le": 1440},
+                Meta(ge=0, le=1440),
                 key="askMinutes",
                 unit=60.0,
             ),
@@ -473,12 +486,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         _claude(
             TEXT,
             "Add to the system prompt.",
-            tool=Tool(
-                "Added to its system prompt.",
-                _NEW,
-                {"max_length": _LONG},
-                key="systemPrompt",
-            ),
+            tool=Tool("Added to its system prompt.", _NEW, Meta(max_length=_LONG), key="systemPrompt"),
         ),
     ] = None
     agent: Annotated[str | None, _claude(TEXT, "One of claude's configured agents.", metavar="AGENT")] = None
@@ -490,7 +498,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         str | None, _claude(MODEL, "The model to use when the first is overloaded.")
     ] = None
     add_dirs: Annotated[
-        tuple[str, ...] | None,
+        Texts | None,
         _claude(
             FOLDERS,
             "One more folder to work in. Repeatable.",
@@ -501,7 +509,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         ),
     ] = None
     mcp_config: Annotated[
-        tuple[str, ...] | None,
+        Texts | None,
         _claude(
             FILES,
             "MCP servers: a file, or JSON. Repeatable.",
@@ -516,13 +524,11 @@ class Layer(Record, frozen=True, omit_defaults=True):
     ] = None
 
 
-def options_of(layer: type[Layer]) -> dict[str, Option]:
-    """The table of a class of layers: its options by their fields."""
-    hints = get_type_hints(layer, include_extras=True)
-    return {
-        field: msgspec.structs.replace(hints[field].__metadata__[0], field=field)
-        for field in layer.__struct_fields__
-    }
+def options_of(record: type[Record]) -> dict[str, Option]:
+    """The options that a class declares, by their fields."""
+    hints = get_type_hints(record, include_extras=True)
+    found = {field: getattr(hints[field], "__metadata__", ()) for field in record.__struct_fields__}
+    return {field: _set(said[0], field=field) for field, said in found.items() if said}
 
 
 #: Every option, by its field.
@@ -553,15 +559,23 @@ def _together(option: Option, layers: tuple[Layer, ...]) -> object:
     return lineage.least(*values) if option.combine == "stricter" else lineage.joined(*values)
 
 
+def limits_of(layer: Layer) -> Limits:
+    """The limits that it says."""
+    return _set(Limits(), **{field: getattr(layer, field) for field in Limits.__struct_fields__})
+
+
 def session_options(layer: Layer, name: str, work_dir: str, *, delegated: bool) -> SessionOptions:
-    """The options of a session, where what nobody said is what `session.model` says.
+    """The options of a session; of what nobody said, what `session.model` says. Checks are for delegations.
 
     Args:
         work_dir: the folder, if the layer names none. Absolute, like those that it names.
     """
-    said = {field: value for field in OPTIONS if (value := getattr(layer, field)) is not None}
-    limits = _set(Limits(), **{field: said[field] for field in Limits.__struct_fields__ if field in said})
-    options = SessionOptions(name, work_dir, limits=limits, delegated=delegated)
+    said = {
+        field: value
+        for field, option in OPTIONS.items()
+        if (value := getattr(layer, field)) is not None and (delegated or "spawn" in option.ways)
+    }
+    options = SessionOptions(name, work_dir, limits=limits_of(layer), delegated=delegated)
     return _set(
         options, **{field: said[field] for field in SessionOptions.__struct_fields__ if field in said}
     )

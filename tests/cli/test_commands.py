@@ -216,7 +216,7 @@ def test_continue_raises_only_the_limits_that_are_given(cms: Cms, home: Path) ->
         assert cms("continue", "fix-auth", "go on", "--max-cost", "5").code == 0
     assert daemon.of(ContinueParams) == [
         ContinueParams("fix-auth", "go on"),
-        ContinueParams("fix-auth", "go on", limits=Limits(max_cost=5.0, max_turns=50)),
+        ContinueParams("fix-auth", "go on", limits=Limits(max_cost=5.0)),
     ]
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from cli.shell import Shell, shell
 from cms.config import load_settings_and_file
-from cms.config_file import ConfigFile, Profile, read_config
+from cms.config_file import ConfigFile, read_config
 from cms.errors import UsageError
+from cms.options import Layer
 from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
@@ -135,11 +136,13 @@ def test_a_daemon_reads_the_file_and_says_what_is_wrong_with_it(tmp_path: Path) 
         ("[profiles.n]\nmax-kost = 1", "[profiles.n] knows no 'max-kost' (did you mean 'max-cost'?)"),
         ("[profiles.n]\nmax_cost = 1", "(did you mean 'max-cost'?)"),
         ("[profiles.n]\nno-safety = true", "(that has to be typed each time)"),
-        ("[profiles.n]\npreset = 'fool'", "invalid enum value 'fool'"),
-        ("[profiles.n]\nmax-cost = -1", "[profiles.n] max-cost must be more than 0"),
-        ("[profiles.n]\nmax-cost = nan", "max-cost must be more than 0"),
+        ("[defaults]\nsafety = false", "(that has to be typed each time)"),
+        ("[defaults]\nallow = ['a']\nallowed-tools = ['b']", "[defaults] says allowed-tools twice"),
+        ("[profiles.n]\npreset = 'fulll'", "[profiles.n] preset: cannot be 'fulll' (did you mean 'full'?)"),
+        ("[profiles.n]\nmax-cost = -1", "[profiles.n] max-cost: '-1' is not a positive amount"),
+        ("[profiles.n]\nmax-cost = nan", "max-cost: 'nan' is not a positive amount"),
         ("[profiles.n]\nmax-time = 'soon'", "'soon' is not a duration"),
-        ("[defaults]\nmax-turns = 1.5", "[defaults] expected `int | null`"),
+        ("[defaults]\nmax-turns = 1.5", "[defaults] max-turns: 1.5 is not a whole number"),
         ("[settings]\nmax-line = 'much'", "[settings] 'much' is not a size"),
         ("profiles = 3", "expected `object`"),
     ],
@@ -164,10 +167,10 @@ def test_no_file_raises_anything_else(tmp_path_factory: pytest.TempPathFactory, 
 
 
 def test_layers() -> None:
-    below = Profile(model="opus", max_turns=9, protect=("a",))
-    above = Profile(max_turns=3, protect=("b",))
-    assert above.over(below) == Profile(model="opus", max_turns=3, protect=("b", "a"))
-    assert ConfigFile(defaults=below, profiles={"n": above}).profile("n") == above.over(below)
+    below = Layer(model="opus", max_turns=9, protect=("a",))
+    above = Layer(max_turns=3, protect=("b",))
+    both = Layer(model="opus", max_turns=3, protect=("b", "a"))
+    assert ConfigFile(defaults=below, profiles={"n": above}).profile("n") == both
     assert ConfigFile(defaults=below).profile("") == below
 
 

@@ -17,7 +17,7 @@ FORBIDDEN = {
     *("trio", "rich", "mcp", "asyncio", "anyio", "h11", "docstring_parser", "difflib", "dataclasses"),
     *("subprocess", "tempfile", "logging", "sqlite3", "cms.live", "cms.fleet", "cms.store"),
     "cms.protocol",
-    *("cms.cli.agent", "cms.cli.delegation", "cms.cli.progress"),
+    *("cms.options", "cms.cli.option_flags", "cms.cli.delegation", "cms.cli.progress"),
 }
 
 PROBE = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms import units
-from cms.cli import agent, flags
-from cms.cli.agent import AgentFlags
-from cms.cli.batch import spec_of
+from cms.cli import flags
 from cms.errors import UsageError, WorkDirError
-from cms.options import Layer
-from cms.session.model import Limits
+from cms.folders import check_file_or_json, check_folder
 
 
 @pytest.mark.parametrize(
@@ -63,7 +59,7 @@ def test_converters_raise_nothing_but_valueerror(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["a", "fix-auth", "v1.2_x", "0", "x" * 64, ".hidden"])
 def test_names(name: str) -> None:
-    assert flags.check_name(name) == name
+    assert units.check_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -79,32 +75,32 @@ def test_names(name: str) -> None:
 )
 def test_a_bad_name_names_a_better_one(name: str, better: str) -> None:
     with pytest.raises(UsageError) as caught:
-        flags.check_name(name)
+        units.check_name(name)
     assert repr(better) in caught.value.hint
 
 
 @given(st.text())
 def test_the_better_name_is_itself_good(name: str) -> None:
     try:
-        flags.check_name(name)
+        units.check_name(name)
     except UsageError as error:
         if "would do" in error.hint:
-            flags.check_name(error.hint.rsplit("; ", 1)[1].removesuffix(" would do").strip("'"))
+            units.check_name(error.hint.rsplit("; ", 1)[1].removesuffix(" would do").strip("'"))
 
 
 def test_models() -> None:
     for model in ("sonnet", "opus", "haiku", "claude-sonnet-4-5-20250929", "opusplan", "sonnet[1m]"):
-        assert agent.check_model(model) == model
+        assert units.check_model(model) == model
     with pytest.raises(UsageError, match="sonet"):
-        agent.check_model("sonet")
+        units.check_model("sonet")
     with pytest.raises(UsageError):
-        agent.check_model(" ")
+        units.check_model(" ")
 
 
 def test_permission_modes_name_the_nearest() -> None:
-    assert agent.check_permission_mode("acceptEdits") == "acceptEdits"
+    assert units.check_permission_mode("acceptEdits") == "acceptEdits"
     with pytest.raises(UsageError) as caught:
-        agent.check_permission_mode("acceptedits ")
+        units.check_permission_mode("acceptedits ")
     assert "'acceptEdits'" in caught.value.hint
 
 
@@ -112,16 +108,16 @@ def test_work_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "project").mkdir()
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
-    assert agent.check_work_dir("") == str(tmp_path)
-    assert agent.check_work_dir("project") == str(tmp_path / "project")
+    assert check_folder("", "--work-dir") == str(tmp_path)
+    assert check_folder("project", "--work-dir") == str(tmp_path / "project")
     with pytest.raises(WorkDirError) as caught:
-        agent.check_work_dir("projcet")
+        check_folder("projcet", "--work-dir")
     assert caught.value.hint == f"did you mean {tmp_path / 'project'}?"
     with pytest.raises(WorkDirError) as caught:
-        agent.check_work_dir("zzz/deep/er")
+        check_folder("zzz/deep/er", "--work-dir")
     assert caught.value.hint == f"{tmp_path} exists"
     with pytest.raises(WorkDirError, match="not a folder"):
-        agent.check_work_dir("file")
+        check_folder("file", "--work-dir")
 
 
 def test_a_work_dir_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,39 +126,31 @@ def test_a_work_dir_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(gone)
     gone.rmdir()
     with pytest.raises(WorkDirError, match="current folder is gone"):
-        agent.check_work_dir("")
+        check_folder("", "--work-dir")
 
 
 def test_a_link_to_a_work_dir_stays_as_typed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    assert agent.check_work_dir(str(tmp_path / "link")) == str(tmp_path / "link")
+    assert check_folder(str(tmp_path / "link"), "--work-dir") == str(tmp_path / "link")
 
 
 def test_files_or_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mcp.json").write_text("{}")
-    assert agent.check_file_or_json('{"a": 1}', "--settings") == '{"a": 1}'
-    assert agent.check_file_or_json("mcp.json", "--mcp-config") == str(tmp_path / "mcp.json")
+    assert check_file_or_json('{"a": 1}', "--settings") == '{"a": 1}'
+    assert check_file_or_json("mcp.json", "--mcp-config") == str(tmp_path / "mcp.json")
     with pytest.raises(UsageError, match="no file"):
-        agent.check_file_or_json("mpc.json", "--mcp-config")
+        check_file_or_json("mpc.json", "--mcp-config")
 
 
 def test_rules_are_split_at_commas_outside_parentheses() -> None:
-    assert agent.split_rules(["Read,Edit", "Bash(git log, *), Grep", " ,"]) == (
+    assert units.check_rules(["Read,Edit", "Bash(git log, *), Grep", " ,"]) == (
         "Read",
         "Edit",
         "Bash(git log, *)",
         "Grep",
     )
-
-
-def test_limits_over_a_base() -> None:
-    base = Limits(max_cost=2.0, max_turns=50)
-    assert agent.LimitFlags(max_cost=5.0, max_time=60.0).over(base) == Limits(
-        max_cost=5.0, max_turns=50, max_time=60.0
-    )
-    assert agent.NO_LIMITS.over(Limits()) == Limits()
 
 
 # --- texts ----------------------------------------------------------------------------------------
@@ -194,7 +182,7 @@ def test_a_text_by_word_flag_file_or_stdin(tmp_path: Path, monkeypatch: pytest.M
         ({"file": "/no/such/file"}, "no file"),
         ({"file": "/"}, "/: "),
         ({"word": "a\udcff"}, "UTF-8"),
-        ({"word": "x" * (flags.MAX_TEXT + 1)}, "is a mistake"),
+        ({"word": "x" * (units.MAX_TEXT + 1)}, "is a mistake"),
     ],
 )
 def test_texts_that_are_refused(words: dict[str, str], message: str) -> None:
@@ -220,39 +208,3 @@ def test_a_name_by_flag_makes_the_first_word_the_text() -> None:
         both("send", None, None, None, "message")
     with pytest.raises(UsageError, match="unexpected argument"):
         flags.pick_name("stop", "a", "b")
-
-
-def test_every_flag_of_an_agent_reaches_the_tasks_of_a_batch(tmp_path: Path) -> None:
-    """What is typed after `cms batch` and taken must hold: a rule of safety that is dropped is a hole."""
-    said = AgentFlags(
-        model="opus",
-        preset="plan",
-        safety_off=True,
-        allow=("Read",),
-        allowed_tools=("Grep",),
-        disallowed_tools=("Write",),
-        protect=("a/**",),
-        protect_read=("b/**",),
-        allow_write=("c/**",),
-        env_deny=("AWS_*",),
-        on_violation="deny",
-        ask_timeout=5.0,
-        require_containment="B",
-        allow_cms=True,
-        system_prompt="s",
-        append_system_prompt="t",
-        agent="u",
-        permission_mode="plan",
-        effort="high",
-        fallback_model="haiku",
-        add_dir=(str(tmp_path),),
-        mcp_config=("{}",),
-        settings="{}",
-    )
-    unsaid = {field.name for field in fields(said) if getattr(said, field.name) == field.default}
-    assert unsaid == {"profile", "work_dir"}  # the one is looked up, the other is the batch's own
-    limits = Limits(**dict.fromkeys(Limits.__struct_fields__, 1))
-    spec = spec_of(said, limits, ("true",), 1)
-    open_ones = {field for field in Layer.__struct_fields__ if getattr(spec, field) is None}
-    assert open_ones == {"context", "retry_on", "retry_acted", "work_dir"}  # no flag says these
-    assert spec.env_deny == ("AWS_*",)

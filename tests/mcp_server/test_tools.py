@@ -8,16 +8,16 @@ import msgspec
 import pytest
 
 from cms.cli.commands import COMMANDS
-from cms.cli.flags import check_name
 from cms.errors import UsageError
 from cms.mcp.batch import task_share
 from cms.mcp.call import DaemonCall
-from cms.mcp.params import NAME_PATTERN, NameArguments
+from cms.mcp.params import NameArguments
 from cms.mcp.schema import schema_of
 from cms.mcp.tool import Params, Tool
 from cms.mcp.tools import TOOLS
 from cms.rpc.verbs import all_verbs
 from cms.session.model import Record
+from cms.units import NAME_PATTERN, check_name
 from mcp_server.kit import check_schema, problem
 
 BY_NAME = {tool.name: tool for tool in TOOLS}

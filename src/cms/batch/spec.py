@@ -17,15 +17,15 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from cms import units
 from cms.batch import template
 from cms.batch.model import TaskSpec
-from cms.options import Layer, Option, options_of
+from cms.options import COUNT, MONEY, SECONDS, SWITCH, TEXT, Layer, Option, options_of
 from cms.session.model import Record
 from cms.units import BadValue, nearest
 
@@ -35,21 +35,54 @@ _set = msgspec.structs.replace
 
 
 class Header(Record, frozen=True, omit_defaults=True):
-    """What a file says of the whole batch. What is None it does not say."""
+    """What a file says of the whole batch, or who types: an option each. What is None is not said."""
 
     defaults: Layer = Layer()
-    max_parallel: int | None = None
-    max_cost: float | None = None
-    max_time: float | None = None
-    stagger: float | None = None
-    keep_alive: bool | None = None
-    fresh: bool | None = None
-    out: str | None = None
-    report: str | None = None
-    on_done: str | None = None
-    on_fail: str | None = None
-    on_park: str | None = None
-    webhook: str | None = None
+    max_parallel: Annotated[
+        int | None,
+        Option(COUNT, "Tasks at once. [default: what memory and cores allow]", group="batch"),
+    ] = None
+    max_cost: Annotated[float | None, Option(MONEY, "What all tasks together may cost.", group="batch")] = (
+        None
+    )
+    max_time: Annotated[
+        float | None, Option(SECONDS, "Stop the batch after: 90, 15m, 8h, 2d.", group="batch")
+    ] = None
+    stagger: Annotated[
+        float | None, Option(SECONDS, "Time between two starts. [default: by cores]", group="batch")
+    ] = None
+    keep_alive: Annotated[
+        bool | None, Option(SWITCH, "Leave the sessions of completed tasks alive.", group="batch")
+    ] = None
+    fresh: Annotated[
+        bool | None,
+        Option(SWITCH, "Older sessions with the tasks' names make room: they become NAME~1.", group="batch"),
+    ] = None
+    out: Annotated[
+        str | None,
+        Option(TEXT, "Write each result here as it comes, a line of JSON.", metavar="FILE", group="news"),
+    ] = None
+    report: Annotated[
+        str | None,
+        Option(TEXT, "Write a report at the end: .md or .html.", metavar="FILE", group="news"),
+    ] = None
+    on_done: Annotated[
+        str | None,
+        Option(TEXT, "Run this when the batch ends (JSON on stdin).", metavar="CMD", group="news"),
+    ] = None
+    on_fail: Annotated[
+        str | None, Option(TEXT, "Run this when tasks did not complete.", metavar="CMD", group="news")
+    ] = None
+    on_park: Annotated[
+        str | None, Option(TEXT, "Run this when a usage limit parks it.", metavar="CMD", group="news")
+    ] = None
+    webhook: Annotated[str | None, Option(TEXT, "POST the same JSON there.", metavar="URL", group="news")] = (
+        None
+    )
+
+
+#: The options of a whole batch, by their fields.
+HEADER: Final = options_of(Header)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -72,35 +105,20 @@ class Fault(msgspec.Struct, frozen=True):
 
 # --- keys -----------------------------------------------------------------------------------------
 
-#: What a key means: a field, how its value is read, and whether it says the contrary.
-_Key = tuple[str, Callable[[object], object], bool]
 
-
-def _keys(options: Iterable[Option]) -> dict[str, _Key]:
-    found: dict[str, _Key] = {}
-    for option in options:
-        for key in (option.key, *option.aliases):
-            found[key.removeprefix("!")] = (option.field, option.kind.parse, key.startswith("!"))
-    return found
+def _keys(options: Iterable[Option]) -> dict[str, tuple[Option, bool]]:
+    """What each key means, and whether it says the contrary."""
+    return {
+        key.removeprefix("!"): (option, key.startswith("!"))
+        for option in options
+        for key in (option.key, *option.aliases)
+    }
 
 
 _TASK_OPTIONS: Final = options_of(TaskSpec).values()
 _TASK_KEYS: Final = _keys(option for option in _TASK_OPTIONS if "task" in option.ways)
 _DEFAULT_KEYS: Final = _keys(option for option in _TASK_OPTIONS if "file" in option.ways)
-_SETTINGS: Final[dict[str, _Key]] = {
-    "maxParallel": ("max_parallel", units.check_count, False),
-    "maxCost": ("max_cost", units.check_money, False),
-    "maxTime": ("max_time", units.check_seconds, False),
-    "stagger": ("stagger", units.check_seconds, False),
-    "keepAlive": ("keep_alive", units.check_switch, False),
-    "fresh": ("fresh", units.check_switch, False),
-    "out": ("out", units.check_word, False),
-    "report": ("report", units.check_word, False),
-    "onDone": ("on_done", units.check_word, False),
-    "onFail": ("on_fail", units.check_word, False),
-    "onPark": ("on_park", units.check_word, False),
-    "webhook": ("webhook", units.check_word, False),
-}
+_HEADER_KEYS: Final = _keys(HEADER.values())
 
 
 def _camel(key: str) -> str:
@@ -108,7 +126,7 @@ def _camel(key: str) -> str:
     return head + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
-def _read_keys(raw: object, keys: Mapping[str, _Key], what: str) -> dict[str, object]:
+def _read_keys(raw: object, keys: Mapping[str, tuple[Option, bool]], what: str) -> dict[str, object]:
     if not isinstance(raw, dict):
         raise BadValue(f"{what} is an object with keys, not {units.shown(raw)}")
     fields: dict[str, object] = {}
@@ -120,16 +138,14 @@ def _read_keys(raw: object, keys: Mapping[str, _Key], what: str) -> dict[str, ob
             raise BadValue(f"unknown key {key!r}", hint=hint)
         if value is None:
             continue  # JSON's way not to say anything
-        field, parse, contrary = known
-        if field in fields:
+        option, contrary = known
+        if option.field in fields:
             raise BadValue(f"{key!r} is given twice, under two names")
         try:
-            read = parse(value)
-        except ValueError as error:
-            raise BadValue(f"{key}: {error}") from None
+            read = option.read(value)
         except BadValue as bad:
             raise BadValue(f"{key}: {bad.message}", hint=bad.hint) from None
-        fields[field] = not read if contrary else read
+        fields[option.field] = not read if contrary else read
     return fields
 
 
@@ -169,7 +185,7 @@ def _header(raw: dict[str, object]) -> Header:
         defaults = _set(Layer(), **_read_keys(raw.pop("defaults", {}), _DEFAULT_KEYS, "defaults"))
     except BadValue as bad:
         raise BadValue(f"defaults: {bad.message}", hint=bad.hint) from None
-    return _set(Header(defaults=defaults), **_read_keys(raw, _SETTINGS, "the top"))
+    return _set(Header(defaults=defaults), **_read_keys(raw, _HEADER_KEYS, "the top"))
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -19,9 +19,10 @@ from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOpti
 
 from cms._version import __version__
 from cms.cli.commands import COMMANDS, FAMILIES, GROUPS
-from cms.cli.flags import mark_hyphens, nearest, shorten, unmark
+from cms.cli.flags import mark_hyphens, shorten, unmark
 from cms.cli.help import EPILOGUE, TwoColumns
 from cms.errors import CmsError, ExitCode, InternalError, Interrupted, UsageError
+from cms.units import nearest
 
 
 def build() -> App:

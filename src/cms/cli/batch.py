@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from cms.batch.model import (
     RESUMABLE,
@@ -19,16 +19,16 @@ from cms.batch.model import (
     BatchRecord,
 )
 from cms.batch.spec import Header
-from cms.cli import agent as agents
 from cms.cli import batch_render as render
 from cms.cli import flags, io
-from cms.cli.agent import AgentFlags
 from cms.cli.batch_client import Port
 from cms.cli.batch_load import BadTasks, load
 from cms.cli.batches import batch_json, new_file, watch
 from cms.cli.flags import JsonFlag
+from cms.cli.option_flags import BATCH, BatchFlags, TaskFlags
 from cms.errors import ExitCode, UsageError
-from cms.options import Layer, resolve
+from cms.folders import Folders, check_folder, key_of
+from cms.options import resolve
 from cms.rpc.batches import (
     BATCH_DISCARD,
     BATCH_GET,
@@ -37,29 +37,12 @@ from cms.rpc.batches import (
     BatchParams,
     BatchRunParams,
 )
-from cms.session.model import Limits
-
-BATCH = Group("The batch", sort_key=1)
-TASKS = Group("Defaults of tasks", sort_key=2)
-NEWS = Group("News", sort_key=3)
 
 _ERASE = "\r\x1b[2K"
 _POLL = 0.4  # seconds between two looks at a batch that runs
 
 OptionsOf = Callable[[Header, str], BatchOptions]
 IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
-
-
-def _money(flag: str, text: str, group: Group) -> Parameter:
-    return Parameter(name=flag, converter=flags.to_money, metavar="USD", group=group, help=text)
-
-
-def _time(flag: str, text: str, group: Group) -> Parameter:
-    return Parameter(name=flag, converter=flags.to_seconds, metavar="TIME", group=group, help=text)
-
-
-def _number(flag: str, text: str, group: Group) -> Parameter:
-    return Parameter(name=flag, converter=flags.to_count, metavar="N", group=group, help=text)
 
 
 def run(
@@ -74,26 +57,7 @@ def run(
     plan: Annotated[
         bool, flags.switch("--plan", "Forecast cost, time and memory; start nothing.", BATCH)
     ] = False,
-    max_parallel: Annotated[
-        int | None,
-        _number("--max-parallel", "Tasks at once. [default: what memory and cores allow]", BATCH),
-    ] = None,
-    max_cost: Annotated[
-        float | None, _money("--max-cost", "What all tasks together may cost.", BATCH)
-    ] = None,
-    max_time: Annotated[
-        float | None, _time("--max-time", "Stop the batch after: 90, 15m, 8h, 2d.", BATCH)
-    ] = None,
-    stagger: Annotated[
-        float | None, _time("--stagger", "Time between two starts. [default: by cores]", BATCH)
-    ] = None,
-    keep_alive: Annotated[
-        bool, flags.switch("--keep-alive", "Leave the sessions of completed tasks alive.", BATCH)
-    ] = False,
-    fresh: Annotated[
-        bool,
-        flags.switch("--fresh", "Older sessions with the tasks' names make room: they become NAME~1.", BATCH),
-    ] = False,
+    whole: Annotated[BatchFlags, Parameter(name="*")] = BatchFlags(),  # noqa: B008 - it is frozen
     detach: Annotated[
         bool,
         flags.switch("--detach", "Do not wait: the daemon does it, and goes on after a restart.", BATCH),
@@ -101,41 +65,7 @@ def run(
     foreground: Annotated[
         bool, flags.switch("--foreground", "Work inside this command, without the daemon.", BATCH)
     ] = False,
-    out: Annotated[
-        str, flags.text_flag("--out", "Write each result here as it comes, a line of JSON.", "FILE", NEWS)
-    ] = "",
-    report: Annotated[
-        str, flags.text_flag("--report", "Write a report at the end: .md or .html.", "FILE", NEWS)
-    ] = "",
-    on_done: Annotated[
-        str, flags.text_flag("--on-done", "Run this when the batch ends (JSON on stdin).", "CMD", NEWS)
-    ] = "",
-    on_fail: Annotated[
-        str, flags.text_flag("--on-fail", "Run this when tasks did not complete.", "CMD", NEWS)
-    ] = "",
-    on_park: Annotated[
-        str, flags.text_flag("--on-park", "Run this when a usage limit parks it.", "CMD", NEWS)
-    ] = "",
-    webhook: Annotated[str, flags.text_flag("--webhook", "POST the same JSON there.", "URL", NEWS)] = "",
-    task_max_cost: Annotated[
-        float | None, _money("--task-max-cost", "Of each task. [default: 2.00]", TASKS)
-    ] = None,
-    task_max_turns: Annotated[
-        int | None, _number("--task-max-turns", "Of each task. [default: 50]", TASKS)
-    ] = None,
-    task_max_time: Annotated[float | None, _time("--task-max-time", "Of each task.", TASKS)] = None,
-    task_max_silence: Annotated[
-        float | None, _time("--task-max-silence", "Of each task. [default: 30m]", TASKS)
-    ] = None,
-    retries: Annotated[
-        int | None,
-        _number("--retries", "Further tries of a task that failed without having changed anything.", TASKS),
-    ] = None,
-    verify: Annotated[
-        tuple[str, ...],
-        flags.many("--verify", "A shell command that must pass in the work dir. Repeatable.", "CMD", TASKS),
-    ] = (),
-    agent: Annotated[AgentFlags, Parameter(name="*")] = agents.DEFAULT_AGENT,
+    said: Annotated[TaskFlags, Parameter(name="*")] = TaskFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
     """Run a file of tasks, each a delegation under limits, many at once.
@@ -161,46 +91,30 @@ def run(
         )
     if detach and foreground:
         raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
-    if keep_alive and foreground:
+    if whole.header.keep_alive and foreground:
         raise UsageError(
             "--keep-alive needs the daemon: with --foreground every session ends with the command"
         )
     if plan and resume is not None:
         raise UsageError("--plan is for a file: what a batch has left, `cms batch show` tells")
-    agent.warn()
-    typed = Header(
-        max_parallel=max_parallel,
-        max_cost=max_cost,
-        max_time=max_time,
-        stagger=stagger,
-        keep_alive=keep_alive or None,
-        fresh=fresh or None,
-        out=out or None,
-        report=report or None,
-        on_done=on_done or None,
-        on_fail=on_fail or None,
-        on_park=on_park or None,
-        webhook=webhook or None,
-    )
-    limits = Limits(
-        max_cost=task_max_cost,
-        max_turns=task_max_turns,
-        max_time=task_max_time,
-        max_silence=task_max_silence,
-    )
-    tasks = spec_of(agent, limits, verify, retries)
-    work_dir = agents.check_work_dir(agent.work_dir)
+    if resume is not None and said != TaskFlags():
+        raise UsageError(
+            "--resume goes on with tasks as they were added: flags that tell how they work are for --file",
+            hint="what holds for the whole batch can be changed: --max-cost, --max-time, --max-parallel ...",
+        )
+    said.warn()
+    tasks = said.layer
+    work_dir = tasks.work_dir or check_folder("", "--work-dir")
 
     def options_of(header: Header, source: str) -> BatchOptions:
-        chosen = agents.choose(AgentFlags(profile=agent.profile), agents.NO_LIMITS, Limits())
-        profile = spec_of(chosen.agent, chosen.limits, chosen.verify, None)
-        defaults = resolve(tasks, header.defaults, profile)
+        file = Folders(key_of, work_dir).settle(header.defaults)
+        defaults = resolve(msgspec.structs.replace(tasks, work_dir=None), file, said.person)
         options = BatchOptions(work_dir=work_dir, source=source, defaults=defaults, detached=detach)
-        return _with_settings(_with_settings(options, header), typed)
+        return _with_settings(_with_settings(options, header), whole.header)
 
     def work(port: Port) -> int:
         if resume is not None:
-            return _resume(port, resume, typed, detach=detach, json=json)
+            return _resume(port, resume, whole.header, detach=detach, json=json)
         return _start(port, file or "", options_of, plan=plan, detach=detach, json=json)
 
     if foreground:
@@ -210,45 +124,6 @@ def run(
     from cms.cli.batch_client import with_daemon
 
     return with_daemon(work)
-
-
-# --- what was typed -------------------------------------------------------------------------------
-
-
-def spec_of(agent: AgentFlags, limits: Limits, verify: tuple[str, ...], retries: int | None) -> Layer:
-    """The defaults of all tasks, from what was typed; None where nothing was.
-
-    Raises:
-        UsageError, WorkDirError: something typed cannot be meant.
-    """
-    rules = (*agent.allow, *agents.split_rules(agent.allowed_tools))
-    return Layer(
-        retries=retries,
-        model=None if agent.model is None else agents.check_model(agent.model),
-        preset=agent.preset,
-        safety=False if agent.safety_off else None,
-        permission_mode=agents.check_permission_mode(agent.permission_mode) or None,
-        allowed_tools=rules or None,
-        disallowed_tools=agents.split_rules(agent.disallowed_tools) or None,
-        system_prompt=agent.system_prompt or None,
-        append_system_prompt=agent.append_system_prompt or None,
-        agent=agent.agent or None,
-        fallback_model=agents.check_model(agent.fallback_model) if agent.fallback_model else None,
-        effort=agent.effort or None,
-        add_dirs=tuple(agents.check_work_dir(folder, "--add-dir") for folder in agent.add_dir) or None,
-        mcp_config=tuple(agents.check_file_or_json(one, "--mcp-config") for one in agent.mcp_config) or None,
-        settings=agents.check_file_or_json(agent.settings, "--settings") if agent.settings else None,
-        protect=agent.protect or None,
-        protect_read=agent.protect_read or None,
-        allow_write=agent.allow_write or None,
-        env_deny=agent.env_deny or None,
-        on_violation=agent.on_violation,
-        verify=verify or None,
-        ask_timeout=agent.ask_timeout or None,
-        allow_cms=True if agent.allow_cms else None,
-        require_containment=agent.require_containment,
-        **msgspec.structs.asdict(limits),
-    )
 
 
 def _with_settings(options: BatchOptions, header: Header) -> BatchOptions:

@@ -11,17 +11,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
-
-import msgspec
+from typing import BinaryIO
 
 from cms.batch.model import BatchOptions, BatchRecord
 from cms.batch.spec import Entry, Fault, Header, Reader, sniff
-from cms.cli.agent import check_file_or_json
 from cms.cli.batch_client import Port
-from cms.cli.flags import nearest_path
 from cms.errors import CmsError, UsageError
-from cms.options import Layer
+from cms.folders import Folders, key_of, nearest_path
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CHECK,
@@ -34,8 +30,6 @@ from cms.rpc.batches import (
     BatchParams,
     LineOf,
 )
-
-L = TypeVar("L", bound=Layer)
 
 #: Mistakes that are shown.
 SHOWN = 20
@@ -149,7 +143,6 @@ class _Loading:
         self._sent = 0
         self._problems: list[str] = []
         self._count = 0
-        self._places = _Places()
 
     def take(self, found: Entry | Fault) -> None:
         """The next task, or mistake."""
@@ -159,7 +152,7 @@ class _Loading:
         if self._batch is None:
             self._create()
         try:
-            spec = self._places.settle(found.spec, self._work_dir)
+            spec = self._folders.settle(found.spec)
         except CmsError as error:
             hint = f" ({error.hint})" if error.hint else ""
             self._wrong(f"line {found.line}: task {found.spec.name!r}: {error.message}{hint}")
@@ -189,10 +182,9 @@ class _Loading:
 
     def _create(self) -> None:
         options = self._options_of(self._reader.header, self._source)
-        self._work_dir = options.work_dir
-        defaults = self._places.settle(options.defaults, options.work_dir)
+        self._folders = Folders(key_of, options.work_dir)
         stem = Path(self._source).stem if self._source != "stdin" else "batch"
-        params = BatchCreateParams(msgspec.structs.replace(options, defaults=defaults), stem)
+        params = BatchCreateParams(options, stem)
         self._batch = self._port.ask(BATCH_CREATE, params).batch
 
     def _send(self) -> None:
@@ -207,44 +199,3 @@ class _Loading:
         self._count += 1
         if len(self._problems) < SHOWN:
             self._problems.append(problem)
-
-
-class _Places:
-    """Folders and files that tasks name: made absolute, and looked at once each."""
-
-    def __init__(self) -> None:
-        self._seen: dict[tuple[str, str, str], str] = {}
-
-    def settle(self, spec: L, work_dir: str) -> L:
-        """The task with absolute paths.
-
-        Raises:
-            CmsError: one is not there.
-        """
-        changes: dict[str, object] = {}
-        if spec.work_dir is not None:
-            changes["work_dir"] = self._folder(spec.work_dir, work_dir, "workDir")
-        if spec.add_dirs is not None:
-            changes["add_dirs"] = tuple(self._folder(one, work_dir, "addDirs") for one in spec.add_dirs)
-        if spec.mcp_config is not None:
-            changes["mcp_config"] = tuple(self._file(one, work_dir, "mcpConfig") for one in spec.mcp_config)
-        if spec.settings:
-            changes["settings"] = self._file(spec.settings, work_dir, "settings")
-        return msgspec.structs.replace(spec, **changes) if changes else spec
-
-    def _folder(self, text: str, base: str, key: str) -> str:
-        if (known := self._seen.get((text, base, key))) is not None:
-            return known
-        path = Path(os.path.abspath(Path(base) / Path(text).expanduser()))  # noqa: PTH100 - links stay
-        if not path.is_dir():
-            what = "is not a folder" if path.exists() else "does not exist"
-            raise UsageError(f"{key}: {path} {what}", hint=nearest_path(path))
-        return self._seen.setdefault((text, base, key), str(path))
-
-    def _file(self, text: str, base: str, key: str) -> str:
-        if text.lstrip().startswith(("{", "[")):
-            return text
-        if (known := self._seen.get((text, base, key))) is not None:
-            return known
-        path = str(Path(base) / Path(text).expanduser())
-        return self._seen.setdefault((text, base, key), check_file_or_json(path, key))

@@ -16,6 +16,7 @@ from cms.cli.batch_client import DaemonPort, Port
 from cms.cli.batch_progress import BatchProgress
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
+from cms.folders import nearest_path
 from cms.json_output import json_object
 from cms.rpc.batches import (
     BATCH_CANCEL,
@@ -225,7 +226,7 @@ def new_file(text: str, flag: str) -> str:
     """
     path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - links are kept as typed
     if not path.parent.is_dir():
-        raise UsageError(f"{flag}: there is no folder {path.parent}", hint=flags.nearest_path(path.parent))
+        raise UsageError(f"{flag}: there is no folder {path.parent}", hint=nearest_path(path.parent))
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise UsageError(f"{flag}: {path} cannot be written")
     return str(path)

@@ -145,7 +145,9 @@ def _values(argument: Argument) -> list[Candidate]:
         return [(choice, "") for choice in choices]
     match argument.names[0]:
         case "--model" | "--fallback-model":
-            return [("sonnet", ""), ("opus", ""), ("haiku", "")]
+            from cms.units import MODELS
+
+            return [(model, "") for model in MODELS]
         case "--profile":
             return _profiles()
         case "--resume":
@@ -155,7 +157,7 @@ def _values(argument: Argument) -> list[Candidate]:
 
             return [(status.value, "") for status in SessionStatus]
         case "--permission-mode":
-            from cms.cli.agent import PERMISSION_MODES
+            from cms.units import PERMISSION_MODES
 
             return [(mode, "") for mode in PERMISSION_MODES]
         case "--work-dir" | "--add-dir":

@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
-
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.config import VARIABLES, Settings, find_claude, load_settings, load_settings_and_file
-from cms.config_file import NAME, ConfigFile, Profile, read_config
+from cms.config_file import NAME, ConfigFile, read_config
 from cms.errors import CmsError, ExitCode, HomeUnusable, UsageError
 from cms.session.model import Record
 
@@ -129,8 +127,8 @@ def look(path: Path, file: ConfigFile) -> ConfigView:
             )
             for name, variable in VARIABLES.items()
         ),
-        defaults=_plain(file.defaults),
-        profiles={name: _plain(profile) for name, profile in file.profiles.items()},
+        defaults=file.written.get("defaults", {}),
+        profiles={name: file.written[f"profiles.{name}"] for name in file.profiles},
     )
 
 
@@ -147,10 +145,6 @@ def _value(settings: Settings, name: str) -> str | float | None:
     holder: object = settings.child_limits if name in ("max_depth", "max_children") else settings
     value: object = getattr(holder, name)
     return value if isinstance(value, str | int | float) else str(value)
-
-
-def _plain(profile: Profile) -> dict[str, object]:
-    return msgspec.convert(msgspec.to_builtins(profile), dict[str, object])
 
 
 def lines(view: ConfigView) -> list[str]:

@@ -6,21 +6,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import agent as agents
 from cms.cli import flags, io, render
-from cms.cli.agent import AgentFlags, LimitFlags
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
+from cms.cli.option_flags import DelegateFlags, LimitFlags, typed
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
-from cms.config import DELEGATE_LIMITS
 from cms.errors import UsageError
+from cms.options import DELEGATION, limits_of
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
     SESSION_DELEGATE,
-    SESSION_GET,
     AcceptedResult,
     ContinueParams,
     DelegateParams,
-    NameParams,
 )
 from cms.rpc.verbs import P, Verb
 from cms.session.model import DelegateResult, exit_code_of
@@ -40,19 +37,11 @@ def delegate(
     task_file: Annotated[
         str | None, flags.text_flag("--task-file", "Read the task from a file.", "FILE")
     ] = None,
-    context: Annotated[
-        str, flags.text_flag("--context", "What the agent should know besides the task.")
-    ] = "",
-    verify: Annotated[
-        tuple[str, ...],
-        flags.many("--verify", "A shell command that must pass in the work dir. Repeatable.", "CMD"),
-    ] = (),
     detach: DetachFlag = False,
     foreground: Annotated[
         bool, flags.switch("--foreground", "Work inside this command, without the daemon: all ends with it.")
     ] = False,
-    agent: Annotated[AgentFlags, Parameter(name="*")] = agents.DEFAULT_AGENT,
-    limits: Annotated[LimitFlags, Parameter(name="*")] = agents.NO_LIMITS,
+    said: Annotated[DelegateFlags, Parameter(name="*")] = DelegateFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
     """Have one task done under limits, with nobody there to ask.
@@ -71,9 +60,9 @@ def delegate(
     text = flags.pick_text("delegate", "task", word=word, flag=task_flag, file=task_file)
     if detach and foreground:
         raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
-    chosen = agents.choose(agent, limits, DELEGATE_LIMITS, verify)
-    options = chosen.agent.options(who, chosen.limits, delegated=True, verify=chosen.verify)
-    agent.warn()
+    options = said.options(who, DELEGATION, delegated=True)
+    said.warn()
+    context = said.layer.context or ""
     params = DelegateParams(options=options, task=text or "", context=context, detach=detach)
     if foreground:
         from cms.cli import foreground as runner
@@ -91,7 +80,7 @@ def continue_(
     message_flag: MessageFlag = None,
     message_file: MessageFile = None,
     detach: DetachFlag = False,
-    limits: Annotated[LimitFlags, Parameter(name="*")] = agents.NO_LIMITS,
+    said: Annotated[LimitFlags, Parameter(name="*")] = LimitFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
     """Follow up on a delegated session, under its limits.
@@ -105,12 +94,8 @@ def continue_(
     """
     who, word = flags.pick_name_and_word("continue", name, message, name_flag, "message")
     text = flags.pick_text("continue", "message", word=word, flag=message_flag, file=message_file)
-    bounds = None
-    if limits != agents.NO_LIMITS:
-        with io.daemon() as client:
-            session = client.call(SESSION_GET, NameParams(name=who)).session
-        bounds = limits.over(session.options.limits)
-    params = ContinueParams(name=who, message=text or "", limits=bounds, detach=detach)
+    limits = limits_of(said.layer) if typed(said) else None
+    params = ContinueParams(name=who, message=text or "", limits=limits, detach=detach)
     return wait_and_show(SESSION_CONTINUE, params, who, detach=detach, json=json)
 
 

@@ -1,7 +1,7 @@
 """What may be typed, made into values, or refused in one clear line before the daemon is bothered.
 
-Two kinds of thing live here and in `agent` (what only commands that start a session have). The `Annotated`
-types say to cyclopts which flags exist and to `--help` what they are for. The functions check and build:
+Two kinds of thing live here. The `Annotated` types say to cyclopts which flags exist and to `--help` what
+they are for; those of commands that start a session are in `option_flags`. The functions check and build:
 each raises `UsageError` with what was typed and, where there is one, the nearest thing that would do.
 
 Only what a person or program types is checked here; whether a session exists, the daemon knows.
@@ -11,30 +11,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Group, Parameter, Token
 
 from cms.errors import UsageError
-from cms.units import parse_count, parse_money, parse_seconds, parse_size
-
-#: A longer prompt than this is a mistake (a file that was not meant).
-MAX_TEXT = 16 * 1024 * 1024
-MAX_NAME = 64
-
-_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
-
-
-def nearest(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The choice most like the word, or ""."""
-    import difflib  # only when something is wrong already
-
-    by_fold = {choice.casefold(): choice for choice in choices}
-    found = difflib.get_close_matches(word.casefold(), by_fold, n=1, cutoff=cutoff)
-    return by_fold[found[0]] if found else ""
-
+from cms.units import MAX_TEXT, parse_count, parse_money, parse_seconds
 
 # --- converters: cyclopts calls them, a ValueError becomes "invalid value for --flag: ..." -------
 
@@ -49,10 +33,6 @@ def to_money(_: object, tokens: Sequence[Token]) -> float:
 
 def to_count(_: object, tokens: Sequence[Token]) -> int:
     return parse_count(tokens[0].value)
-
-
-def to_size(_: object, tokens: Sequence[Token]) -> int:
-    return parse_size(tokens[0].value)
 
 
 #: Stands for a lone `-` while cyclopts parses, which would take that for a flag. No argv can hold a NUL.
@@ -84,7 +64,7 @@ OUTPUT = Group("Output", sort_key=13)
 
 def text_flag(flag: str, help_text: str, metavar: str = "TEXT", group: Group | None = None) -> Parameter:
     """A flag with a text, which may begin with a hyphen: `--message --foo` says "--foo"."""
-    return _grouped(
+    return grouped(
         Parameter(
             name=flag,
             help=help_text,
@@ -104,12 +84,12 @@ def word(help_text: str) -> Parameter:
 
 def switch(flag: str, help_text: str, group: Group | None = None) -> Parameter:
     """A flag without a value."""
-    return _grouped(Parameter(name=flag, help=help_text, negative=(), show_default=False), group)
+    return grouped(Parameter(name=flag, help=help_text, negative=(), show_default=False), group)
 
 
 def many(flag: str, help_text: str, metavar: str, group: Group | None = None) -> Parameter:
     """A flag that may be given again and again, one value each."""
-    return _grouped(
+    return grouped(
         Parameter(
             name=flag,
             help=help_text,
@@ -123,7 +103,8 @@ def many(flag: str, help_text: str, metavar: str, group: Group | None = None) ->
     )
 
 
-def _grouped(parameter: Parameter, group: Group | None) -> Parameter:
+def grouped(parameter: Parameter, group: Group | None) -> Parameter:
+    """The flag in a group of the help; None: among the others."""
     return parameter if group is None else Parameter.combine(parameter, Parameter(group=group))
 
 
@@ -139,39 +120,6 @@ JsonFlag = Annotated[
 StopFlag = Annotated[bool, switch("--stop", "Stop the session after the answer; it can be resumed.")]
 DetachFlag = Annotated[bool, switch("--detach", "Do not wait: return once the message is safely stored.")]
 FullFlag = Annotated[bool, switch("--full", "Nothing cut.")]
-
-
-# --- checks ---------------------------------------------------------------------------------------
-
-
-def check_name(name: str) -> str:
-    """A name that a new session may have.
-
-    Raises:
-        UsageError: with the nearest name that it may have.
-    """
-    if not name:
-        raise UsageError("the name is empty", hint="give the session a name, like fix-auth")
-    if len(name) <= MAX_NAME and not name.startswith("-") and _NAME_CHARACTERS.issuperset(name):
-        return name
-    better = "".join(letter if letter in _NAME_CHARACTERS else "-" for letter in name).strip("-")[:MAX_NAME]
-    rule = f"a name has 1 to {MAX_NAME} letters, digits, '.', '_' or '-', and does not begin with '-'"
-    raise UsageError(
-        f"{shorten(name)!r} cannot be a session's name",
-        hint=f"{rule}; {better!r} would do" if better else rule,
-    )
-
-
-def nearest_path(path: Path) -> str:
-    """The entry beside a missing path that is most like it, or the deepest folder that exists."""
-    parent = path.parent
-    while not parent.is_dir() and parent != parent.parent:
-        path, parent = parent, parent.parent
-    try:
-        found = nearest(path.name, os.listdir(parent), cutoff=0.6)  # noqa: PTH208 - names, not paths
-    except OSError:
-        found = ""
-    return f"did you mean {parent / found}?" if found else f"{parent} exists"
 
 
 # --- names and texts, positional or by flag -------------------------------------------------------
@@ -261,6 +209,8 @@ def _read(name: str, what: str) -> str:
     except UnicodeDecodeError:
         raise UsageError(f"--{what}-file: {path} is not valid UTF-8 text") from None
     except FileNotFoundError:
+        from cms.folders import nearest_path
+
         raise UsageError(
             f"--{what}-file: there is no file {path}",
             hint=nearest_path(Path(os.path.abspath(path))),  # noqa: PTH100

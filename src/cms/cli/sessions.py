@@ -43,6 +43,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import P, Verb
 from cms.session.model import Outcome, Reply, SessionStatus, exit_code_of
+from cms.units import check_model, check_name
 
 #: What a branch is told when nobody says more.
 GO_ON = "Go on from here."
@@ -184,8 +185,6 @@ def fork(
     who, new, text = _pick_two_names("fork", given, name_flag, new_name_flag, "NAME NEW-NAME [MESSAGE]")
     said = flags.pick_text("fork", "message", word=text, flag=message_flag, file=message_file, required=False)
     if model:
-        from cms.cli.agent import check_model
-
         check_model(model)
     params = ForkParams(name=who, new_name=new, message=said or GO_ON, model=model, wait=not detach)
     return send_and_show(new, SESSION_FORK, params, detach=detach, json=json)
@@ -205,7 +204,7 @@ def _pick_two_names(
     if not who or not new:
         missing = "the name of a session" if not who else "a new name"
         raise UsageError(f"{command} needs {missing}", hint=flags.usage_hint(command, usage))
-    return who, flags.check_name(new), behind
+    return who, check_name(new), behind
 
 
 def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:

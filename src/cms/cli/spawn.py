@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import agent as agents
 from cms.cli import flags
-from cms.cli.agent import AgentFlags, LimitFlags
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
+from cms.cli.option_flags import LIMITS, SpawnFlags
 from cms.cli.sessions import send_and_show
 from cms.errors import UsageError
+from cms.options import Layer
 from cms.rpc.sessions import SESSION_SPAWN, SpawnParams
-from cms.session.model import Limits
 
 
 def spawn(
@@ -35,12 +33,11 @@ def spawn(
             name="--max-budget",
             converter=flags.to_money,
             metavar="USD",
-            group=agents.LIMITS,
+            group=LIMITS,
             help="The same as --max-cost.",
         ),
     ] = None,
-    agent: Annotated[AgentFlags, Parameter(name="*")] = agents.DEFAULT_AGENT,
-    limits: Annotated[LimitFlags, Parameter(name="*")] = agents.NO_LIMITS,
+    said: Annotated[SpawnFlags, Parameter(name="*")] = SpawnFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
     """Start a live session, send it a prompt, print the answer.
@@ -54,14 +51,11 @@ def spawn(
     """
     who, word = flags.pick_name_and_word("spawn", name, prompt, name_flag, "prompt")
     text = flags.pick_text("spawn", "prompt", word=word, flag=prompt_flag, file=prompt_file)
-    if max_budget is not None and limits.max_cost is not None:
+    if max_budget is not None and said.layer.max_cost is not None:
         raise UsageError("--max-budget and --max-cost are the same: give one")
     if stop and detach:
         raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
-    if max_budget is not None:
-        limits = replace(limits, max_cost=max_budget)
-    chosen = agents.choose(agent, limits, Limits())
-    options = chosen.agent.options(who, chosen.limits)
-    agent.warn()
+    options = said.options(who, over=Layer(max_cost=max_budget))
+    said.warn()
     params = SpawnParams(options=options, prompt=text or "", stop=stop, wait=not detach)
     return send_and_show(who, SESSION_SPAWN, params, detach=detach, json=json)

@@ -20,6 +20,7 @@ from cms.rpc.sessions import (
     NameParams,
 )
 from cms.session.model import SessionStatus
+from cms.units import nearest
 
 
 def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
@@ -118,7 +119,7 @@ def list_sessions(
     """
     known = [each.value for each in SessionStatus]
     if status and status not in known:
-        meant = flags.nearest(status, known)
+        meant = nearest(status, known)
         raise UsageError(
             f"there is no status {status!r}",
             hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",

@@ -6,31 +6,18 @@ with `wait` only listens; cancelling that call brings the batch to rest, from wh
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from cms.batch.model import ACTIVE, BatchOptions, BatchRecord, BatchStatus, TaskSpec, TaskStatus, TaskView
-from cms.config import DELEGATE_LIMITS
 from cms.errors import CmsError, UsageError
 from cms.mcp.call import DaemonCall
-from cms.mcp.params import (
-    LONG_TEXT,
-    NAME_PATTERN,
-    Allow,
-    MaxCost,
-    MaxTurns,
-    Model,
-    PresetChoice,
-    Profile,
-    WorkDir,
-    chosen_by_person,
-    folder,
-    limits_over,
-)
+from cms.mcp.params import LONG_TEXT, NewSession, Options, takes
 from cms.mcp.results import Money, Result, cut, described
 from cms.mcp.tool import Params, tool
-from cms.options import Layer
+from cms.options import TASK, Layer, resolve
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CANCEL,
@@ -51,7 +38,7 @@ from cms.rpc.batches import (
     BatchTasksResult,
     LineOf,
 )
-from cms.session.model import Limits
+from cms.units import NAME_PATTERN
 
 #: Tasks of one call. More belong in a file, for `cms batch --file` at the shell.
 MAX_TASKS = 200
@@ -65,8 +52,6 @@ TaskName = Annotated[
 BatchId = Annotated[
     str, msgspec.Meta(description="The batch's id, or the beginning of it.", min_length=1, max_length=200)
 ]
-
-_AS_BATCH = msgspec.Meta(description="Instead of the batch's.")
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -112,7 +97,8 @@ class Batch(Result, frozen=True):
 # --- start ----------------------------------------------------------------------------------------
 
 
-class TaskArguments(Params, frozen=True, kw_only=True):
+@takes("task")
+class TaskArguments(Options, frozen=True, kw_only=True):
     """One task. What it leaves out is the batch's."""
 
     name: TaskName
@@ -131,37 +117,14 @@ class TaskArguments(Params, frozen=True, kw_only=True):
             description="Tasks that must complete before; if one does not, this is skipped.", max_length=50
         ),
     ] = ()
-    model: Annotated[Model, _AS_BATCH] | None = None
-    preset: Annotated[PresetChoice, _AS_BATCH] | None = None
-    work_dir: Annotated[WorkDir, _AS_BATCH] = ""
-    allow: Annotated[Allow, _AS_BATCH] | None = None
-    verify: Annotated[
-        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=2000)], ...],
-        msgspec.Meta(description="Shell commands that must succeed when it says it is done.", max_length=20),
-    ] = ()
-    max_cost: Annotated[MaxCost, msgspec.Meta(description="Instead of taskMaxCost.")] | None = None
-    max_turns: MaxTurns | None = None
-    retries: Annotated[
-        int, msgspec.Meta(description="Further tries, where trying again is safe.", ge=0, le=10)
-    ] = 0
 
     def spec(self) -> TaskSpec:
-        return TaskSpec(
-            name=self.name,
-            prompt=self.task,
-            needs=self.needs,
-            retries=self.retries or None,
-            work_dir=folder(self.work_dir) if self.work_dir else None,
-            model=self.model,
-            preset=self.preset,
-            allowed_tools=self.allow,
-            verify=self.verify or None,
-            max_cost=self.max_cost,
-            max_turns=self.max_turns,
-        )
+        said = self.layer
+        return TaskSpec(name=self.name, prompt=self.task, needs=self.needs, **msgspec.structs.asdict(said))
 
 
-class StartArguments(Params, frozen=True, kw_only=True):
+@takes("batch_start")
+class StartArguments(NewSession, frozen=True, kw_only=True):
     tasks: Annotated[
         tuple[TaskArguments, ...],
         msgspec.Meta(
@@ -188,21 +151,6 @@ class StartArguments(Params, frozen=True, kw_only=True):
     max_minutes: (
         Annotated[float, msgspec.Meta(description="For the whole batch.", gt=0, le=100_000)] | None
     ) = None
-    model: Model | None = None
-    preset: PresetChoice | None = None
-    work_dir: WorkDir = ""
-    allow: Allow = ()
-    task_max_cost: (
-        Annotated[
-            MaxCost,
-            msgspec.Meta(
-                description="US dollars for each task; a task starts when that much is left. By default an "
-                "even share, but no less than a tenth of maxCost and no more than 2."
-            ),
-        ]
-        | None
-    ) = None
-    profile: Profile = ""
     wait: Annotated[
         bool, described("Return when it is over. Cancelling this call then brings it to rest.")
     ] = False
@@ -215,37 +163,14 @@ def task_share(tasks: int, max_cost: float) -> float:
     side, and no more than a tenth is left unspent at the end; few tasks share it evenly, so that all start.
     """
     share = max_cost / min(tasks, 10)
-    return share if DELEGATE_LIMITS.max_cost is None else min(share, DELEGATE_LIMITS.max_cost)
+    return share if TASK.max_cost is None else min(share, TASK.max_cost)
 
 
 def start(call: DaemonCall, given: StartArguments) -> Batch:
-    work_dir = folder(given.work_dir)
-    chosen = chosen_by_person(call, given.profile)
-    defaults = Layer(
-        model=given.model or chosen.model,
-        preset=given.preset or chosen.preset,
-        allowed_tools=(*given.allow, *chosen.allow) or None,
-        disallowed_tools=chosen.disallowed_tools or None,
-        system_prompt=chosen.system_prompt,
-        append_system_prompt=chosen.append_system_prompt,
-        agent=chosen.agent,
-        fallback_model=chosen.fallback_model,
-        effort=chosen.effort,
-        add_dirs=chosen.add_dir or None,
-        protect=chosen.protect or None,
-        protect_read=chosen.protect_read or None,
-        allow_write=chosen.allow_write or None,
-        env_deny=chosen.env_deny or None,
-        on_violation=chosen.on_violation,
-        verify=chosen.verify or None,
-        **msgspec.structs.asdict(
-            limits_over(
-                Limits(max_cost=given.task_max_cost),
-                chosen.limits,
-                Limits(max_cost=task_share(len(given.tasks), given.max_cost)),
-            )
-        ),
-    )
+    said = given.layer
+    work_dir = said.work_dir or str(Path.cwd())
+    share = Layer(max_cost=task_share(len(given.tasks), given.max_cost))
+    defaults = resolve(msgspec.structs.replace(said, work_dir=None), given.person(call), share)
     options = BatchOptions(
         work_dir=work_dir,
         source="mcp",

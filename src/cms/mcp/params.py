@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 import msgspec
 
-from cms.config import DEFAULT_MODEL, DELEGATE_LIMITS
-from cms.config_file import Profile as PersonsProfile
-from cms.config_file import read_config, seconds
+from cms.config import said_by_person
+from cms.folders import Folders
 from cms.mcp.call import DaemonCall
 from cms.mcp.results import described
 from cms.mcp.tool import Params
-from cms.session.model import Limits, Preset, SessionOptions
+from cms.options import (
+    DELEGATION,
+    FOLDER,
+    OPTIONS,
+    SWITCH,
+    TEXT,
+    Kind,
+    Layer,
+    Option,
+    Tool,
+    ToolName,
+    resolve,
+    session_options,
+)
+from cms.session.model import SessionOptions
+from cms.units import NAME_PATTERN
 
-#: `(?!\n)`: in Python, not in JSON Schema, `$` also matches before a line feed at the end.
-NAME_PATTERN = r"^[A-Za-z0-9._][A-Za-z0-9._-]{0,63}(?!\n)$"
+A = TypeVar("A", bound="Options")
+
+#: What says nothing, where that is not null. A schema is shorter by it.
+_NOTHING: Mapping[Kind, object] = {SWITCH: False, TEXT: "", FOLDER: ""}
+
 LONG_TEXT = 1_000_000  # characters of a prompt: far past what a model can read at once
 
 Name = Annotated[
@@ -41,64 +58,7 @@ NewName = Annotated[
     ),
 ]
 Text = Annotated[str, msgspec.Meta(description="The message.", min_length=1, max_length=LONG_TEXT)]
-Model = Annotated[
-    str,
-    msgspec.Meta(
-        description="sonnet (default), opus (harder work, about twice the price), haiku (simple work, a "
-        "twentieth), or a model's full id.",
-        pattern=r"^\S+$",
-        max_length=100,
-        examples=["sonnet"],
-    ),
-]
-PresetChoice = Annotated[
-    Preset,
-    msgspec.Meta(
-        description="What it may do, by default edit. read-only: search and read. review: the same, told to "
-        "report findings. edit: also edit files in its folder and run harmless commands. plan: make a plan, "
-        "carry out nothing. full: everything; only for work that needs it."
-    ),
-]
-WorkDir = Annotated[
-    str,
-    msgspec.Meta(
-        description="The folder it works in; by default the one that this server runs in. Give two sessions "
-        "that edit at the same time different folders (git worktrees), or different files.",
-        max_length=4096,
-    ),
-]
-Allow = Annotated[
-    tuple[
-        Annotated[str, msgspec.Meta(min_length=1, max_length=500, examples=["Bash(pytest *)"])],
-        ...,
-    ],
-    msgspec.Meta(
-        description="Permission rules for commands that the preset does not allow, as narrow as they can be.",
-        max_length=50,
-    ),
-]
-SystemPrompt = Annotated[str, msgspec.Meta(description="Added to its system prompt.", max_length=LONG_TEXT)]
-MaxCost = Annotated[
-    float,
-    msgspec.Meta(
-        description=f"US dollars for the whole session, messages to come included; by default "
-        f"{DELEGATE_LIMITS.max_cost:g}. It is stopped there, in the middle of its work; it can pass this by "
-        "one model call.",
-        gt=0,
-        le=1000,
-    ),
-]
-MaxTurns = Annotated[
-    int,
-    msgspec.Meta(
-        description=f"Model calls for the whole session; by default {DELEGATE_LIMITS.max_turns}.",
-        ge=1,
-        le=10_000,
-    ),
-]
-MaxMinutes = Annotated[
-    float, msgspec.Meta(description="Minutes for one message. Off by default.", gt=0, le=10_080)
-]
+Model = Annotated[str, msgspec.Meta(pattern=r"^\S+$", max_length=100)]
 MaxChars = Annotated[
     int,
     msgspec.Meta(description="Cut the answer's text here; you pay for what you read.", ge=100, le=100_000),
@@ -108,112 +68,95 @@ Detach = Annotated[
     described("Return at once; it works on in the background, also when you have gone. Collect with `wait`."),
 ]
 
-Profile = Annotated[
-    str,
-    msgspec.Meta(
-        description="A profile from the person's config.toml to begin with; what you give counts more.",
-        max_length=100,
-    ),
-]
+
+class Options(Params, frozen=True, kw_only=True):
+    """Arguments with options among them: the fields are added by `takes`."""
+
+    #: The options by the fields that they have here.
+    taken: ClassVar[Mapping[str, Option]] = {}
+
+    @property
+    def layer(self) -> Layer:
+        """What was given of the options, its folders absolute.
+
+        Raises:
+            UsageError: one is not there.
+        """
+        said: dict[str, object] = {}
+        for field, option in self.taken.items():
+            value: object = getattr(self, field)
+            if isinstance(value, float) and option.tool is not None:
+                value *= option.tool.unit
+            if value is not None and value != _NOTHING.get(option.kind):
+                said[option.field] = value
+        return Folders(_key).settle(msgspec.structs.replace(Layer(), **said))
 
 
-class Agent(Params, frozen=True, kw_only=True):
-    """What a new session is and what it may use."""
+class NewSession(Options, frozen=True, kw_only=True):
+    """Arguments of what begins sessions."""
 
-    model: Model | None = None
-    preset: PresetChoice | None = None
-    work_dir: WorkDir = ""
-    allow: Allow = ()
-    system_prompt: SystemPrompt = ""
-    max_cost: MaxCost | None = None
-    max_turns: MaxTurns | None = None
-    max_minutes: MaxMinutes | None = None
-    ask_minutes: (
-        Annotated[
-            float,
-            msgspec.Meta(
-                description="How long a question or a permission of its waits for `answer`; then it is "
-                "refused. By default not at all, which is right unless you detach.",
-                ge=0,
-                le=1440,
-            ),
-        ]
-        | None
-    ) = None
-    allow_cms: Annotated[
-        bool,
-        described("It may itself start agents with these tools, within its own preset, folder and maxCost."),
-    ] = False
-    profile: Profile = ""
+    profile: Annotated[
+        str,
+        msgspec.Meta(
+            description="A profile from the person's config.toml to begin with; what you give counts more.",
+            max_length=100,
+        ),
+    ] = ""
 
-    def options(self, call: DaemonCall, name: str, *, verify: tuple[str, ...] = ()) -> SessionOptions:
-        """The options of a new session: what was given, then the profile, the person's defaults, ours.
+    def person(self, call: DaemonCall) -> Layer:
+        """What the person has said beforehand.
 
         Raises:
             UsageError: there is no such profile, or the person's file makes no sense.
         """
-        chosen = chosen_by_person(call, self.profile)
-        waits = seconds(chosen.ask_timeout) if self.ask_minutes is None else self.ask_minutes * 60
-        return SessionOptions(
-            name=name,
-            work_dir=folder(self.work_dir),
-            model=self.model or chosen.model or DEFAULT_MODEL,
-            preset=self.preset or chosen.preset or "edit",
-            limits=limits_over(
-                Limits(
-                    max_cost=self.max_cost,
-                    max_turns=self.max_turns,
-                    max_time=None if self.max_minutes is None else self.max_minutes * 60,
-                ),
-                chosen.limits,
-                DELEGATE_LIMITS,
-            ),
-            allowed_tools=(*self.allow, *chosen.allow),
-            disallowed_tools=chosen.disallowed_tools,
-            system_prompt=chosen.system_prompt or "",
-            append_system_prompt=self.system_prompt or chosen.append_system_prompt or "",
-            agent=chosen.agent or "",
-            effort=chosen.effort or "",
-            fallback_model=chosen.fallback_model or "",
-            add_dirs=chosen.add_dir,
-            protect=chosen.protect,
-            protect_read=chosen.protect_read,
-            allow_write=chosen.allow_write,
-            env_deny=chosen.env_deny,
-            on_violation=chosen.on_violation or "stop",
-            ask_timeout=waits or 0.0,
-            require_containment=chosen.require_containment,
-            verify=(*verify, *chosen.verify),
-            allow_cms=self.allow_cms,
+        return Folders(_key).settle(said_by_person(call.settings, self.profile))
+
+    def options(self, call: DaemonCall, name: str, *, delegated: bool) -> SessionOptions:
+        """The options of a new session: what was given, then the person's word, then ours.
+
+        Raises:
+            UsageError: something cannot be meant.
+        """
+        said = resolve(self.layer, self.person(call), DELEGATION)
+        return session_options(said, name, said.work_dir or str(Path.cwd()), delegated=delegated)
+
+
+def takes(tool: ToolName) -> Callable[[type[A]], type[A]]:
+    """Add the options that a tool takes to its arguments, as the table has them."""
+
+    def make(arguments: type[A]) -> type[A]:
+        fields: list[tuple[str, Any, Any]] = []
+        taken: dict[str, Option] = {}
+        for option in OPTIONS.values():
+            if option.tool is None or tool not in option.tool.on:
+                continue
+            field, key = option.field, _key(option)
+            if field in arguments.__struct_fields__:  # of the whole batch; this one is of each task
+                field, key = f"task_{field}", f"task{key[0].upper()}{key[1:]}"
+            nothing = _NOTHING.get(option.kind)
+            kind = _type(option, option.tool, tool)
+            kind = kind | None if nothing is None else kind
+            fields.append((field, kind, msgspec.field(default=nothing, name=key)))
+            taken[field] = option
+        name, more = arguments.__name__, {"taken": taken}
+        made: Any = msgspec.defstruct(
+            name, fields, bases=(arguments,), namespace=more, frozen=True, kw_only=True
         )
+        return cast("type[A]", made)  # its base is what it was made of
+
+    return make
 
 
-def chosen_by_person(call: DaemonCall, profile: str) -> PersonsProfile:
-    """What a person's file says of new sessions: the profile over the defaults.
-
-    Inside of a session there is none to be read: there the parent's options are the bounds.
-
-    Raises:
-        UsageError: there is no such profile, or the file makes no sense.
-    """
-    if call.settings.child_socket is not None:
-        return PersonsProfile()
-    return read_config(call.settings.home).profile(profile)
+def _type(option: Option, said: Tool, tool: ToolName) -> Any:
+    """The type of an argument, with all that its schema says."""
+    kind = option.kind.type
+    if option.kind.many:
+        kind = tuple[Annotated[str, said.each], ...]
+    return Annotated[kind, said.bounds, msgspec.Meta(description=said.on[tool] or said.description)]
 
 
-def limits_over(*limits: Limits) -> Limits:
-    """Each limit from the first that has it."""
-    found: dict[str, float | int | None] = {}
-    for one in limits:
-        for key, value in msgspec.structs.asdict(one).items():
-            if found.get(key) is None:
-                found[key] = value
-    return msgspec.structs.replace(Limits(), **found)
-
-
-def folder(text: str) -> str:
-    path = Path(text).expanduser() if text else Path.cwd()
-    return os.path.abspath(path)  # noqa: PTH100 - links are kept as the client named them
+def _key(option: Option) -> str:
+    return (option.tool.key if option.tool else "") or option.key
 
 
 class NameArguments(Params, frozen=True, kw_only=True):

@@ -10,7 +10,6 @@ import msgspec
 from cms.errors import UsageError
 from cms.json_output import iso
 from cms.mcp.call import DaemonCall
-from cms.mcp.params import NAME_PATTERN
 from cms.rpc.batches import BATCH_LIST, BATCH_REPORT, BatchReportParams
 from cms.rpc.sessions import (
     SESSION_INTERACTIONS,
@@ -20,6 +19,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.model import ENDED, Interaction, SessionRecord
+from cms.units import NAME_PATTERN
 
 MARKDOWN = "text/markdown"
 TRANSCRIPT = "cms://session/{name}/transcript"

@@ -14,16 +14,16 @@ from cms.errors import CmsError
 from cms.mcp.call import DaemonCall
 from cms.mcp.params import (
     LONG_TEXT,
-    Agent,
     Detach,
     MaxChars,
-    MaxCost,
-    MaxTurns,
     Model,
     Name,
     NameArguments,
     NewName,
+    NewSession,
+    Options,
     Text,
+    takes,
 )
 from cms.mcp.results import (
     MAX_TEXT,
@@ -42,6 +42,7 @@ from cms.mcp.results import (
     verdict_of,
 )
 from cms.mcp.tool import Params, tool
+from cms.options import limits_of
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
     SESSION_DELEGATE,
@@ -68,7 +69,8 @@ from cms.rpc.sessions import (
 from cms.session.model import DelegateResult, Limits, Reply, SessionStatus
 
 
-class DelegateArguments(Agent, frozen=True, kw_only=True):
+@takes("delegate")
+class DelegateArguments(NewSession, frozen=True, kw_only=True):
     name: NewName
     task: Annotated[
         str,
@@ -79,56 +81,35 @@ class DelegateArguments(Agent, frozen=True, kw_only=True):
             max_length=LONG_TEXT,
         ),
     ]
-    context: Annotated[
-        str, msgspec.Meta(description="What it should know besides the task.", max_length=LONG_TEXT)
-    ] = ""
-    verify: Annotated[
-        tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=2000, examples=["pytest -q"])], ...],
-        msgspec.Meta(
-            description="Shell commands, run in its folder when it says it is done, that must succeed; else "
-            "the outcome is verification_failed. Cheaper and surer than asking it whether it is done.",
-            max_length=20,
-        ),
-    ] = ()
     detach: Detach = False
     max_chars: MaxChars = MAX_TEXT
 
 
 def delegate(call: DaemonCall, given: DelegateArguments) -> DelegationVerdict:
     params = DelegateParams(
-        options=given.options(call, given.name, verify=given.verify),
+        options=given.options(call, given.name, delegated=True),
         task=given.task,
-        context=given.context,
+        context=given.layer.context or "",
         detach=given.detach,
     )
     reply = call.call(SESSION_DELEGATE, params)
     return _verdict(reply, given.max_chars)
 
 
-class ContinueArguments(Params, frozen=True, kw_only=True):
+@takes("continue")
+class ContinueArguments(Options, frozen=True, kw_only=True):
     name: Name
     message: Text
-    max_cost: (
-        Annotated[
-            MaxCost,
-            msgspec.Meta(description="A new limit for the whole session; it must cover what is spent."),
-        ]
-        | None
-    ) = None
-    max_turns: (
-        Annotated[MaxTurns, msgspec.Meta(description="A new limit of model calls for the whole session.")]
-        | None
-    ) = None
     detach: Detach = False
     max_chars: MaxChars = MAX_TEXT
 
 
 def continue_(call: DaemonCall, given: ContinueArguments) -> DelegationVerdict:
-    raised = given.max_cost is not None or given.max_turns is not None
+    limits = limits_of(given.layer)
     params = ContinueParams(
         name=given.name,
         message=given.message,
-        limits=Limits(max_cost=given.max_cost, max_turns=given.max_turns) if raised else None,
+        limits=None if limits == Limits() else limits,
         detach=given.detach,
     )
     reply = call.call(SESSION_CONTINUE, params)
@@ -141,7 +122,8 @@ def _verdict(reply: DelegateResult | AcceptedResult, max_chars: int) -> Delegati
     return verdict_of(reply, max_chars)
 
 
-class SpawnArguments(Agent, frozen=True, kw_only=True):
+@takes("spawn")
+class SpawnArguments(NewSession, frozen=True, kw_only=True):
     name: NewName
     prompt: Annotated[
         str,
@@ -156,7 +138,8 @@ class SpawnArguments(Agent, frozen=True, kw_only=True):
 
 
 def spawn(call: DaemonCall, given: SpawnArguments) -> Answer:
-    params = SpawnParams(options=given.options(call, given.name), prompt=given.prompt, wait=not given.detach)
+    options = given.options(call, given.name, delegated=False)
+    params = SpawnParams(options=options, prompt=given.prompt, wait=not given.detach)
     reply = call.call(SESSION_SPAWN, params)
     if call.cancelled and isinstance(reply, AcceptedResult):
         call.clean_up(SESSION_STOP, StopParams(name=given.name))

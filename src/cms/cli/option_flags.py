@@ -1,0 +1,189 @@
+"""The flags of the commands that start a session, made of `cms.options`.
+
+Apart from `flags` because the fast commands have none of them: some forty flags take 10 ms to define.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeVar, get_origin
+
+import msgspec
+from cyclopts import Group, Parameter, Token
+
+from cms.batch.spec import HEADER, Header
+from cms.cli import io
+from cms.cli.flags import grouped, switch, text_flag, unmark
+from cms.config import load_settings, said_by_person
+from cms.folders import Folders, check_folder, flag_of
+from cms.options import MONEY, OPTIONS, SECONDS, SWITCH, Layer, Option, Way, resolve, session_options
+from cms.session.model import SessionOptions
+from cms.units import check_name
+
+F = TypeVar("F")
+
+LIMITS = Group("Limits", sort_key=10)
+BATCH = Group("The batch", sort_key=1)
+_GROUPS: Final = {
+    "batch": BATCH,
+    "news": Group("News", sort_key=3),
+    "limits": LIMITS,
+    "safety": Group("Safety", sort_key=11),
+    "claude": Group("Handed to claude", sort_key=12),
+}
+_NOTHING: Final = Layer()
+_TASKS = Group("Defaults of tasks", sort_key=2)
+
+
+def takes(way: Way, table: Mapping[str, Option] = OPTIONS) -> Callable[[type[F]], type[F]]:
+    """Give a class a field for each flag that a command takes, and make a dataclass of it."""
+
+    def make(flags: type[F]) -> type[F]:
+        taken = {field: option for field, option in table.items() if way in option.ways}
+        flags.__annotations__ = {
+            field: Annotated[
+                bool if option.kind is SWITCH else option.kind.type | None, _parameter(option, way)
+            ]
+            for field, option in taken.items()
+        }
+        for field, option in taken.items():
+            setattr(flags, field, False if option.kind is SWITCH else None)
+        return dataclass(frozen=True, kw_only=True)(flags)
+
+    return make
+
+
+def typed(flags: object, table: Mapping[str, Option] = OPTIONS) -> dict[str, object]:
+    """What was typed, by fields: nothing where nothing was."""
+    said: dict[str, object] = {}
+    for field, option in table.items():
+        value: object = getattr(flags, field, None)
+        if option.kind is SWITCH:
+            value = not option.flags[0].startswith("--no-") if value else None
+        if value is not None:
+            said[field] = value
+    return said
+
+
+def _parameter(option: Option, way: Way) -> Parameter:
+    names, text, group = option.flags, option.help, _GROUPS.get(option.group)
+    if way == "batch" and option.group in ("limits", "task"):
+        group = _TASKS
+        if option.group == "limits":
+            names = ("--task-" + names[0].removeprefix("--"),)
+            text = "Of each task."
+            if option.task is not None:
+                text += f" [default: {_default(option)}]"
+    if option.kind is SWITCH:
+        return switch(names[0], text, group)
+    is_choice = get_origin(option.kind.type) is Literal  # cyclopts knows what to do with these
+    flag = Parameter(
+        name=names,
+        help=text,
+        metavar=option.metavar or option.kind.metavar,
+        converter=None if is_choice else _converter(option),
+        negative=(),
+        allow_leading_hyphen=option.kind.many or option.kind.type is str,
+        show_default=False,
+    )
+    return grouped(flag, group)
+
+
+def _converter(option: Option) -> Callable[[object, Sequence[Token]], object]:
+    def convert(_: object, tokens: Sequence[Token]) -> object:
+        texts = tuple(unmark(token.value) for token in tokens)
+        return option.kind.parse(texts if option.kind.many else texts[0])
+
+    return convert
+
+
+def _default(option: Option) -> str:
+    value = option.task or 0
+    if option.kind is SECONDS:
+        return f"{value / 60:g}m"
+    return f"{value:.2f}" if option.kind is MONEY else f"{value:g}"
+
+
+# --- what was typed -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionFlags:
+    """What was typed about a session that is to begin."""
+
+    profile: Annotated[
+        str, text_flag("--profile", "Take what no flag says from this profile (`cms config`).", "NAME")
+    ] = ""
+
+    @property
+    def layer(self) -> Layer:
+        """What was typed, its folders and files absolute.
+
+        Raises:
+            UsageError: one is not there.
+        """
+        return Folders(flag_of).settle(msgspec.structs.replace(Layer(), **typed(self)))
+
+    @property
+    def person(self) -> Layer:
+        """What the profile says, the file's defaults, the environment.
+
+        Raises:
+            UsageError: there is no such profile, or the file makes no sense.
+            HomeUnusable: the file cannot be read.
+        """
+        return Folders(flag_of).settle(said_by_person(load_settings(), self.profile))
+
+    def options(
+        self, name: str, below: Layer = _NOTHING, *, over: Layer = _NOTHING, delegated: bool = False
+    ) -> SessionOptions:
+        """The options of a session, with what counts less and more than what was typed.
+
+        Raises:
+            UsageError, WorkDirError: something typed cannot be meant.
+        """
+        said = resolve(over, self.layer, self.person, below)
+        here = said.work_dir or check_folder("", "--work-dir")
+        return session_options(said, check_name(name), here, delegated=delegated)
+
+    def warn(self) -> None:
+        """Say loudly what was switched off."""
+        said = typed(self)
+        if said.get("safety") is False:
+            io.warn("cms: safety is OFF: no protected paths, no gate; this is recorded with the session")
+        if said.get("permission_mode") == "bypassPermissions":
+            io.warn("cms: permission mode bypassPermissions: what the gate does not decide is allowed")
+
+
+@takes("delegate")
+class DelegateFlags(SessionFlags):
+    """What `delegate` takes."""
+
+
+@takes("spawn")
+class SpawnFlags(SessionFlags):
+    """What `spawn` takes."""
+
+
+@takes("batch")
+class TaskFlags(SessionFlags):
+    """What `batch` takes of all its tasks."""
+
+
+@takes("continue")
+class LimitFlags:
+    """What `continue` takes: other limits."""
+
+    @property
+    def layer(self) -> Layer:
+        return msgspec.structs.replace(Layer(), **typed(self))
+
+
+@takes("batch", HEADER)
+class BatchFlags:
+    """What `batch` takes of the batch."""
+
+    @property
+    def header(self) -> Header:
+        return msgspec.structs.replace(Header(), **typed(self, HEADER))

@@ -1,0 +1,115 @@
+"""Folders and files that a person names: made absolute, and looked at, before the daemon is bothered.
+
+Links are kept as they were typed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from cms.errors import UsageError, WorkDirError
+from cms.options import OPTIONS, Layer, Option
+from cms.units import nearest
+
+L = TypeVar("L", bound=Layer)
+
+
+def flag_of(option: Option) -> str:
+    """What a person who typed it calls an option."""
+    return option.flags[0]
+
+
+def key_of(option: Option) -> str:
+    """What a person who wrote a file of tasks calls it."""
+    return option.key
+
+
+def nearest_path(path: Path) -> str:
+    """A hint: the entry beside a missing path that is most like it, or the deepest folder that exists."""
+    parent = path.parent
+    while not parent.is_dir() and parent != parent.parent:
+        path, parent = parent, parent.parent
+    try:
+        found = nearest(path.name, os.listdir(parent))  # noqa: PTH208 - names, not paths
+    except OSError:
+        found = ""
+    return f"did you mean {parent / found}?" if found else f"{parent} exists"
+
+
+def check_folder(text: str, name: str, base: str = "") -> str:
+    """A folder as an absolute path; the current one for "".
+
+    Args:
+        name: what it is for.
+        base: what it is relative to, if not to the current folder.
+
+    Raises:
+        WorkDirError: it is not there, no folder, or cannot be entered.
+    """
+    try:
+        path = Path(os.path.abspath(Path(base or Path.cwd(), Path(text).expanduser())))  # noqa: PTH100
+    except FileNotFoundError:
+        raise WorkDirError(
+            "the current folder is gone", hint=f"cd to one that exists, or give {name} DIR"
+        ) from None
+    if not path.exists():
+        raise WorkDirError(f"{name}: {path} does not exist", hint=nearest_path(path))
+    if not path.is_dir():
+        raise WorkDirError(f"{name}: {path} is not a folder", hint=f"its folder is {path.parent}")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise WorkDirError(f"{name}: {path} cannot be entered", hint="look at its permissions")
+    return str(path)
+
+
+def check_file_or_json(text: str, name: str, base: str = "") -> str:
+    """JSON as it is; a file's name made absolute, because the daemon runs elsewhere.
+
+    Raises:
+        UsageError: no such file.
+    """
+    if text.lstrip().startswith(("{", "[")):
+        return text
+    path = Path(os.path.abspath(Path(base, Path(text).expanduser())))  # noqa: PTH100
+    if not path.is_file():
+        raise UsageError(f"{name}: there is no file {path}", hint=nearest_path(path))
+    return str(path)
+
+
+class Folders:
+    """What layers name, made absolute. Each place is looked at once.
+
+    Args:
+        name: how an error calls an option.
+        base: what relative ones are relative to; "": the current folder.
+    """
+
+    def __init__(self, name: Callable[[Option], str], base: str = "") -> None:
+        self._name = name
+        self._base = base
+        self._seen: dict[tuple[str, str], str] = {}
+
+    def settle(self, layer: L) -> L:
+        """The layer with absolute paths.
+
+        Raises:
+            UsageError: one is not there.
+        """
+        changes: dict[str, object] = {}
+        for field, option in OPTIONS.items():
+            value = getattr(layer, field) if option.kind.place else None
+            if isinstance(value, str) and (value or option.kind.place == "folder"):
+                changes[field] = self._absolute(option, value)
+            elif isinstance(value, tuple):
+                changes[field] = tuple(self._absolute(option, one) for one in value)
+        return msgspec.structs.replace(layer, **changes) if changes else layer
+
+    def _absolute(self, option: Option, text: str) -> str:
+        if (known := self._seen.get((option.kind.place, text))) is not None:
+            return known
+        check = check_folder if option.kind.place == "folder" else check_file_or_json
+        return self._seen.setdefault((option.kind.place, text), check(text, self._name(option), self._base))
