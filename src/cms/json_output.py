@@ -61,7 +61,8 @@ FORMS: Final[Mapping[type, str]] = {
         "name status model=options.model id claude_session_id=conversation work_dir=options.work_dir"
         " total_cost_usd cost_exact total_turns interaction_count tool_calls pid created last_saved"
         " preset=options.preset delegated=options.delegated safety=options.safety limits=options.limits"
-        " parent_id depth error claude_version unknown_lines noise_lines receipt walls caps_hit"
+        " tags=options.tags parent_id depth error claude_version unknown_lines noise_lines receipt walls"
+        " caps_hit"
     ),
     Interaction: (
         "number type timestamp prompt response cost duration:ms id state ended cost_exact turns is_error"

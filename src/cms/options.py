@@ -385,6 +385,12 @@ class Layer(Record, frozen=True, omit_defaults=True):
     ] = None
     retry_on: Annotated[tuple[Outcome, ...] | None, Option(OUTCOMES, ways=_TASK)] = None
     retry_acted: Annotated[bool | None, Option(SWITCH, ways=_TASK)] = None
+    tags: Annotated[
+        Texts | None,
+        Option(
+            TEXTS, "A word of your own to know it by. Repeatable.", "--tag", metavar="TAG", combine="adds_up"
+        ),
+    ] = None
     safety: Annotated[
         bool | None,
         _safety(

@@ -488,6 +488,7 @@ SESSION_JSON: dict[str, object] = {
     "receipt": None,
     "walls": None,
     "capsHit": [],
+    "tags": [],
 }  # fmt: skip
 INTERACTION_JSON: dict[str, object] = {
     "number": 2,

@@ -73,7 +73,7 @@ options = st.builds(
 #: option needs a rule in the table, or a place here.
 HARMLESS = {
     *("model", "system_prompt", "append_system_prompt", "agent", "fallback_model", "effort"),
-    *("on_violation", "ask_timeout", "allow_cms"),
+    *("on_violation", "ask_timeout", "allow_cms", "tags"),
     *("max_turns", "max_time", "max_silence", "max_tool_calls", "max_repeats", "max_retry_time"),
     *("context", "retries", "retry_on", "retry_acted"),
 }

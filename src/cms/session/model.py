@@ -159,6 +159,7 @@ class SessionOptions(Record, frozen=True):
     ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
     fork_of: str = ""  # the conversation that this one branches off when it begins
     allow_cms: bool = False  # it may start sessions itself, within what it is (`session.lineage`)
+    tags: tuple[str, ...] = ()  # a person's own words for it
     require_containment: ContainmentLevel | None = None  # it is not started below this; None: the setting's
 
 
