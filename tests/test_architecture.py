@@ -336,3 +336,45 @@ def test_right_arrows_are_not_complained_about(tmp_path: Path) -> None:
         "cli/app.py": "from cms import errors",
     }
     assert complaints(tree(tmp_path, files)) == []
+
+
+# --- the words about it ------------------------------------------------------------------------------
+
+
+def test_the_walks_name_what_is_there() -> None:
+    """`module:Class.method` in ARCHITECTURE.md is a definition in that module."""
+    walks = MAP.read_text().partition("## Four walks")[2].partition("\n## ")[0]
+    known = modules()
+    missing = []
+    for module, name in re.findall(r"`([a-z_.]+):([A-Za-z_.]+)`", walks):
+        body: list[ast.stmt] = ast.parse(known[module].read_text()).body if module in known else []
+        for part in name.split("."):
+            found = [node for node in body if getattr(node, "name", None) == part]
+            body = found[0].body if found and isinstance(found[0], ast.ClassDef) else []
+            if not found:
+                missing.append(f"{module}:{name}")
+                break
+    assert missing == []
+
+
+def test_the_documents_name_files_that_are_there() -> None:
+    root = MAP.parent
+    for document in ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"):
+        for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", (root / document).read_text()):
+            assert (SRC / "cms" / path).exists() or (root / path).exists(), f"{document}: {path}"
+
+
+def test_no_function_is_longer_than_a_page_and_no_module_than_ten() -> None:
+    tables = {"store.schema", "session.fold"}
+    long_modules = {"protocol.messages", "session.state", "containment._shim", "testing.hostile"}
+    wrong = []
+    for name, path in modules().items():
+        text = path.read_text()
+        if text.count("\n") > 600 and name not in long_modules:
+            wrong.append(f"{name}: {text.count(chr(10))} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and name not in tables:
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > 80:
+                    wrong.append(f"{name}:{node.name}: {length} lines")
+    assert wrong == []
