@@ -1,4 +1,4 @@
-"""A session's door: who comes through it is that session, and sees what is below it."""
+"""A child socket: who comes through it is its session, and sees what is below it."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ async def spawn(supervisor: Supervisor, name: str, text: str = "hello", **change
     return record.id
 
 
-def door_of(settings: Settings, session_id: str) -> Settings:
+def child_socket_of(settings: Settings, session_id: str) -> Settings:
     """The settings of a cms that runs inside of that session."""
     (path,) = (settings.child_sockets / session_id).iterdir()
     return msgspec.structs.replace(settings, child_socket=path, inside=session_id)
 
 
 class Inside:
-    """What a session says at its door, one request at a time."""
+    """What a session says at its socket, one request at a time."""
 
     def __init__(self, supervisor: Supervisor, session_id: str) -> None:
-        self.settings = door_of(supervisor.settings, session_id)
+        self.settings = child_socket_of(supervisor.settings, session_id)
         self.work_dir = make_options(supervisor.settings).work_dir
 
     async def ask(self, verb: Verb[P, R], params: P) -> R:
@@ -257,7 +257,7 @@ async def test_a_family_spends_no_more_than_its_head_may(tmp_path: Path) -> None
         assert spent >= 0.10 - 0.01
 
 
-async def test_a_session_without_leave_has_no_door(tmp_path: Path) -> None:
+async def test_a_session_without_leave_has_no_child_socket(tmp_path: Path) -> None:
     async with house(tmp_path) as supervisor:
         plain = await spawn(supervisor, "plain")
         assert not supervisor.settings.child_sockets.exists()
@@ -266,7 +266,7 @@ async def test_a_session_without_leave_has_no_door(tmp_path: Path) -> None:
             connect(inside)
 
 
-async def test_a_door_that_cannot_be_opened_ends_nothing(tmp_path: Path) -> None:
+async def test_a_child_socket_that_cannot_be_opened_ends_nothing(tmp_path: Path) -> None:
     async with house(tmp_path) as supervisor:
         supervisor.settings.child_sockets.parent.mkdir(exist_ok=True)
         supervisor.settings.child_sockets.write_text("in the way")

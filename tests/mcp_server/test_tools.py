@@ -142,7 +142,7 @@ def test_names_that_neither_takes(name: str) -> None:
     assert problem({"type": "string", "pattern": NAME_PATTERN}, name)
 
 
-def test_inside_a_session_there_is_nothing_that_its_door_refuses() -> None:
+def test_inside_a_session_there_is_nothing_that_its_child_socket_refuses() -> None:
     assert {tool.name for tool in TOOLS if not tool.inside} == {
         "fork", "questions", "answer", "cost", "budget", "batch_start", "batch_show", "batch_cancel"
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Between the server and what its methods do: a request on its way, and a method behind its decoder."""
+"""Between a connection and the handlers: a request on its way, and a method behind its decoder."""
 
 from __future__ import annotations
 

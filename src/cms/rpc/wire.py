@@ -28,7 +28,7 @@ import msgspec
 from cms.errors import CmsError, ExitCode
 from cms.session.model import Progress, Record
 
-#: Raised whenever the meaning of a method changes. Both ends must agree on it.
+#: Raised whenever the meaning of a verb changes. Both ends must agree on it.
 PROTOCOL = 2
 
 #: A longer line than this is refused by both ends (a prompt of 16 MiB is a mistake).

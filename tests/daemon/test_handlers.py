@@ -1,4 +1,4 @@
-"""The methods around a session's life, over a real socket, on a supervisor without processes."""
+"""The verbs around a session's life, over a real socket, on a supervisor without processes."""
 
 from __future__ import annotations
 
