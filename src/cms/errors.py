@@ -249,7 +249,7 @@ class AgentDied(AgentError):
 
     Attributes:
         returncode: its exit status, negative for a signal.
-        stderr_tail: the last of what it wrote to stderr.
+        stderr_tail: what it said last, on stderr or else beside the protocol.
     """
 
     code = "agent_died"
@@ -272,14 +272,20 @@ class ControlTimeout(AgentError):
     Attributes:
         subtype: which request.
         seconds: how long was waited.
+        said: what it said meanwhile, beside the protocol.
     """
 
     code = "control_timeout"
 
-    def __init__(self, subtype: str, seconds: float) -> None:
-        super().__init__(f"claude did not answer `{subtype}` within {seconds:g} s")
+    def __init__(self, subtype: str, seconds: float, said: str = "") -> None:
+        words = f": {said}" if said else ""
+        super().__init__(
+            f"claude did not answer `{subtype}` within {seconds:g} s{words}",
+            hint="set CMS_START_TIMEOUT (seconds) if it needs longer to come up",
+        )
         self.subtype = subtype
         self.seconds = seconds
+        self.said = said
 
 
 # --- our fault ----------------------------------------------------------------------------------

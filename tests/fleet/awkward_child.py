@@ -43,6 +43,12 @@ def for_ever() -> NoReturn:
 def main(stage: str) -> None:
     if stage == "dies_at_once":
         sys.exit("no terminal, no home, no hope")
+    if stage == "asks_for_login":
+        os.write(1, b"\x1b]0;claude\x07\xef\xbb\xbfWelcome!\nPlease run /login")
+        sys.exit(1)
+    if stage == "asks_and_waits":
+        os.write(1, b"\x1b[1mLog in at the door\x1b[0m\n")
+        for_ever()
     if stage == "exits_0_at_once":
         sys.exit(0)
     if stage == "never_reads":

@@ -307,6 +307,8 @@ async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
     ("stage", "error"),
     [
         ("dies_at_once", "exited with 1 before it was ready: no terminal, no home, no hope"),
+        ("asks_for_login", "exited with 1 before it was ready: Please run /login"),
+        ("asks_and_waits", "did not answer `initialize` within 0.5 s: Log in at the door"),
         ("exits_0_at_once", "exited with 0 before it was ready"),
         ("never_reads", "did not answer `initialize` within 0.5 s"),
         ("deaf", "did not answer `initialize` within 0.5 s"),

@@ -23,6 +23,7 @@ from cms.protocol.messages import (
     Interrupt,
     Noise,
     RefuseAnswer,
+    SessionState,
     Unknown,
     UnknownControlRequest,
     decode,
@@ -371,3 +372,79 @@ def test_repr_tells_what_is_open() -> None:
     connection.receive_data(hook_line("h") + b"half")
     assert "asked=1" in repr(connection)
     assert "lines=1 pending=4" in repr(connection)
+
+
+# --- what stands beside the protocol --------------------------------------------------------------
+
+LINE = b'{"type":"system","subtype":"session_state_changed","state":"idle"}'
+
+
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        (b"\xef\xbb\xbf", ""),
+        (b"\x1b]0;claude in ~/work\x07", ""),
+        (b"\x1b]2;{title}\x1b\\\x1b[?25l\x1b[1;31m", ""),
+        (b"\x1b]0;never ended", "0;never ended"),
+        (b"Loading {profile: default} ... ", "Loading {profile: default} ..."),
+        (b'[{"a": 1}, and now ', '[{"a": 1}, and now'),
+        (b"half of a character: \\ud83d ", "half of a character: \\ufffd"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+    ],
+)
+@pytest.mark.parametrize("after", [b"", b"\x1b[0m", b" \r"])
+def test_what_is_written_before_the_json_of_a_line_costs_no_line(
+    before: bytes, told: str, after: bytes
+) -> None:
+    connection = Connection()
+    connection.receive_data(before + LINE + after + b"\n" + LINE + b"\n")
+    assert drain(connection) == [SessionState("idle"), SessionState("idle")]
+    assert connection.noise_tail.strip() == told
+    assert connection.noise == 0
+
+
+def test_what_is_torn_is_not_taken_for_what_stands_in_it() -> None:
+    connection = Connection()
+    connection.receive_data(b'{"type":"user","x":' + LINE + b"\n")
+    (event,) = drain(connection)
+    assert isinstance(event, Noise)
+
+
+def test_the_end_of_what_no_line_is_is_kept_and_no_more() -> None:
+    connection = Connection()
+    for number in range(1000):
+        connection.receive_data(b"\x1b[1mline %d of a banner\x1b[0m\n" % number)
+    connection.receive_data(b"Please run /login")
+    connection.receive_data(b"")
+    drain(connection)
+    assert connection.noise == 1001
+    assert connection.noise_tail.endswith("line 999 of a banner\nPlease run /login\n")
+    assert len(connection.noise_tail) <= 8192
+
+
+def test_what_is_no_json_costs_a_bounded_look() -> None:
+    """Each place where JSON may begin is a look at the rest of the line: some are looked at, not all."""
+    connection = Connection()
+    connection.receive_data(b"x" + b"{" * 5_000_000 + b"\n")
+    (event,) = drain(connection)
+    assert isinstance(event, Noise)
+
+
+@given(
+    st.lists(
+        st.binary(max_size=9)
+        | st.sampled_from([b"\x1b", b"\x1b[", b"\x1b]0;", b"\x07", b"\xef\xbb\xbf", b'"'])
+    ),
+    st.sampled_from([line for name in takes.NAMES for line in takes.lines(name)[:20]]),
+)
+def test_no_noise_before_a_line_changes_it(pieces: list[bytes], line: bytes) -> None:
+    noise = b"".join(pieces).replace(b"\n", b"").replace(b"{", b"")
+    connection = Connection()
+    connection.receive_data(noise + line + b"\n")
+    assert fingerprint(drain(connection)) == fingerprint(drain_one(line))
+
+
+def drain_one(line: bytes) -> list[Event]:
+    connection = Connection()
+    connection.receive_data(line + b"\n")
+    return drain(connection)

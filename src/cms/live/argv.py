@@ -203,6 +203,7 @@ def build_environment(
     }
     # Without it there is no `idle`, and with it the end of the work is known (see session.state).
     child["CLAUDE_CODE_SDK_READS_SESSION_STATE"] = "1"
+    child["CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS"] = "1"  # what older ones call it
     child.setdefault("DISABLE_AUTOUPDATER", "1")
     if scratch:
         child["CLAUDE_CODE_TMPDIR"] = scratch

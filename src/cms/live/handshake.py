@@ -43,4 +43,4 @@ async def shake_hands(process: AgentProcess, *, timeout: float) -> Opened:
         except UNREADABLE as error:
             raise ProtocolError(f"claude's cost report cannot be read: {error}") from error
         return Opened(totals.total_cost_usd, usage_of(totals.model_usage))
-    raise ControlTimeout(asked, timeout)
+    raise ControlTimeout(asked, timeout, process.last_words)

@@ -155,6 +155,12 @@ class AgentProcess:
         """The last of what it wrote to stderr."""
         return self._stderr.decode("utf-8", "replace")
 
+    @property
+    def last_words(self) -> str:
+        """The last line that it wrote beside the protocol, on stderr and on stdout: mostly why it failed."""
+        tails = (self.stderr_tail, self.connection.noise_tail)
+        return "; ".join(line.strip()[:300] for tail in tails for line in tail.strip().splitlines()[-1:])
+
     # --- in ---
 
     async def events(self) -> AsyncIterator[Event]:

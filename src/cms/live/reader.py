@@ -77,16 +77,18 @@ class Reader:
         process, driver = self._process, self._driver
         with trio.move_on_after(self._grace):
             await process.container.wait()
-        stage = "while idle"
+        stage, words = "while idle", process.stderr_tail
         if self._context.state.turn is not None:
             stage = "in the middle of a turn"
         elif self._context.state.phase is Phase.STARTING:
             stage = "before it was ready"
+            words = driver.refusal or process.last_words
             driver.note_refusal(process.stderr_tail)
         returncode = process.container.returncode
         if returncode is None:
-            self._end.fail(ProtocolError(f"claude closed its output {stage}, and did not end"))
+            said = f": {words}" if words else ""
+            self._end.fail(ProtocolError(f"claude closed its output {stage}, and did not end{said}"))
         elif returncode < 0 and (hit := driver.note_caps()):
             self._end.fail(AgentError(f"claude was killed {stage}: {hit[0]}"))
         else:
-            self._end.fail(AgentDied(stage, returncode, driver.refusal or process.stderr_tail))
+            self._end.fail(AgentDied(stage, returncode, words))

@@ -46,6 +46,7 @@ from cms.protocol.messages import (
     encode_message,
     encode_refusal,
     encode_request,
+    split_noise,
 )
 
 
@@ -75,6 +76,11 @@ class Closed(Event, frozen=True):
     """claude closed its stdout: nothing more will come."""
 
 
+#: Bytes kept of what is written beside the protocol.
+_NOISE_TAIL = 8 * 1024
+_OPENS_JSON = b"{"[0]
+
+
 class Connection:
     """Frames, decodes, and matches questions with answers, both ways.
 
@@ -91,6 +97,7 @@ class Connection:
         self._count = 0
         self._eof = False
         self._ended: deque[Event] | None = None
+        self._noise = b""
         self.unknown = 0
         self.noise = 0
 
@@ -120,7 +127,11 @@ class Connection:
     def next_event(self) -> Event | None:
         """The next event, or None when more data is needed (or, after `Closed`, for ever)."""
         if self._lines:
-            return self._interpret(decode(self._lines.popleft()))
+            line = self._lines.popleft()
+            event = decode(line)
+            if line[0] != _OPENS_JSON or isinstance(event, Noise):
+                self._keep_noise(line)
+            return self._interpret(event)
         if self._eof and self._ended is None:
             # Not before all lines are read: the answer may be among the last of them.
             self._ended = deque(Unanswered(key, ask) for key, ask in self._asked.items())
@@ -128,6 +139,15 @@ class Connection:
             self._asked.clear()
             self._owed.clear()
         return self._ended.popleft() if self._ended else None
+
+    @property
+    def noise_tail(self) -> str:
+        """The last of what was written on stdout beside the protocol: words of a wrapper's, mostly."""
+        return self._noise.decode("utf-8", "replace")
+
+    def _keep_noise(self, line: bytes) -> None:
+        if words := split_noise(line)[0]:
+            self._noise = (self._noise + words + b"\n")[-_NOISE_TAIL:]
 
     def _interpret(self, line: Event) -> Event:
         match line:

@@ -5,9 +5,11 @@ always the first key: a `Head` that skips everything else, then the struct that 
 type is new, or whose shape changed beyond what we read of it, becomes `Unknown`: kept and counted, never an
 error, since each release of Claude Code brings new ones. A line that is no JSON object becomes `Noise`.
 
-Two kinds of damage are mended first, because a lost line can mean a tool call that nobody answers or a turn
+Three kinds of damage are mended first, because a lost line can mean a tool call that nobody answers or a turn
 that never ends: half of a character (JavaScript cuts long texts anywhere, and writes a lone surrogate), which
-becomes U+FFFD, and a result with a field of a new shape, of which the other fields are kept.
+becomes U+FFFD; a result with a field of a new shape, of which the other fields are kept; and what somebody
+else wrote in front of the JSON without an end of line (a wrapper's terminal title, a byte order mark, a
+message), which is cut off (`split_noise`).
 
 Only fields that somebody uses are named; msgspec skips the rest without building objects. Field names are
 claude's own, so a reader can hold them against a raw log.
@@ -411,17 +413,57 @@ _ESCAPE = re.compile(
 _LOST = (Unknown, Noise)
 
 
+#: What a terminal reads and a person does not: titles, colours, other control characters. In JSON they stand
+#: nowhere, so taking them out of a line takes nothing from it. (A sequence that was cut off ends before `{`.)
+_TERMINAL = re.compile(
+    rb"\x1b[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-z|}~]"
+    rb"|\x1b[ -/]*[0-z|}~]|[\x00-\x08\x0b-\x1f\x7f]"
+)
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: Places in a noisy line at which its JSON may begin that are looked at. Each costs a look at the rest of it.
+_BEGINNINGS = 16
+
+
 def decode(line: bytes) -> Event:
     """One line of claude's stdout as a value. Never raises: see `Unknown` and `Noise`."""
     if not line.isascii():
         line = line.decode("utf-8", "replace").encode()
     decoded = _decode(line)
     if isinstance(decoded, _LOST):
-        if rb"\u" in line and (mended := _ESCAPE.sub(_whole, line)) != line:
+        mended = _mend(line)
+        if isinstance(decoded, Noise):
+            mended = split_noise(mended)[1] or mended
+        if mended != line:
             decoded = _decode(mended)
         if isinstance(decoded, Unknown) and decoded.type == "result":
             return _salvage_result(decoded)
     return decoded
+
+
+def split_noise(line: bytes) -> tuple[bytes, bytes]:
+    """What stands in front of the JSON of a line, without what only a terminal reads, and that JSON, or b"".
+
+    The JSON has a `type` and goes to the end of the line. Any line may have something in front of it, not the
+    first alone: nobody but claude and the program that started it can write there, and a line that is lost
+    is a session that hangs.
+    """
+    line = _TERMINAL.sub(b"", _mend(line)).replace(_BYTE_ORDER_MARK, b"", 1)
+    at = -1
+    for _ in range(_BEGINNINGS):
+        at = line.find(b"{", at + 1)
+        if at < 0:
+            break
+        try:
+            if _head_decoder.decode(line[at:]).type:
+                return line[:at].strip(), line[at:]
+        except UNREADABLE:
+            if line.startswith(b'{"'):
+                break  # a line of claude's that is torn: what stands in it is no line of its own
+    return line.strip(), b""
+
+
+def _mend(line: bytes) -> bytes:
+    return _ESCAPE.sub(_whole, line) if rb"\u" in line else line
 
 
 def _whole(escape: re.Match[bytes]) -> bytes:
