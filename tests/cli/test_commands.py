@@ -394,6 +394,11 @@ SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
             "",
         ),
         (
+            "batch --resume b --task-max-cost 3",
+            "--resume goes on with tasks as they were added: flags that tell how they work are for --file",
+            "what holds for the whole batch can be changed: --max-cost, --max-time, --max-parallel ...",
+        ),
+        (
             "spawn x y --stop --detach",
             "--stop needs the answer, and --detach does not wait for it: give one",
             "",

@@ -18,14 +18,14 @@ from cms.batch.model import (
     BatchOptions,
     BatchRecord,
 )
-from cms.batch.spec import Header
+from cms.batch.spec import HEADER, Header
 from cms.cli import batch_render as render
 from cms.cli import flags, io
 from cms.cli.batch_client import Port
 from cms.cli.batch_load import BadTasks, load
 from cms.cli.batches import batch_json, new_file, watch
 from cms.cli.flags import JsonFlag
-from cms.cli.option_flags import BATCH, BatchFlags, TaskFlags
+from cms.cli.option_flags import BATCH, TaskFlags, takes, typed
 from cms.errors import ExitCode, UsageError
 from cms.folders import Folders, check_folder, key_of
 from cms.options import resolve
@@ -43,6 +43,15 @@ _POLL = 0.4  # seconds between two looks at a batch that runs
 
 OptionsOf = Callable[[Header, str], BatchOptions]
 IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
+
+
+@takes("batch", HEADER)
+class BatchFlags:
+    """What `batch` takes of the batch."""
+
+    @property
+    def header(self) -> Header:
+        return msgspec.structs.replace(Header(), **typed(self, HEADER))
 
 
 def run(

@@ -12,7 +12,6 @@ from typing import Annotated, Final, Literal, TypeVar, get_origin
 import msgspec
 from cyclopts import Group, Parameter, Token
 
-from cms.batch.spec import HEADER, Header
 from cms.cli import io
 from cms.cli.flags import grouped, switch, text_flag, unmark
 from cms.config import load_settings, said_by_person
@@ -178,12 +177,3 @@ class LimitFlags:
     @property
     def layer(self) -> Layer:
         return msgspec.structs.replace(Layer(), **typed(self))
-
-
-@takes("batch", HEADER)
-class BatchFlags:
-    """What `batch` takes of the batch."""
-
-    @property
-    def header(self) -> Header:
-        return msgspec.structs.replace(Header(), **typed(self, HEADER))

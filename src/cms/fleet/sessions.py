@@ -6,7 +6,6 @@ What lives is known by its runner, what does not by the store. Nothing is starte
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -35,6 +34,7 @@ from cms.session.questions import OpenQuestion, read_answer
 from cms.store import audit, money, sessions
 from cms.store.records import Grouping, Total
 from cms.store.store import Store
+from cms.units import nearest
 
 
 class Sessions:
@@ -71,8 +71,7 @@ class Sessions:
             return runner.record
         record = await self.store.read(sessions.by_name, name)
         if record is None:
-            near = difflib.get_close_matches(name, await self.store.read(sessions.names), n=1)
-            raise SessionNotFound(name, near[0] if near else "")
+            raise SessionNotFound(name, nearest(name, await self.store.read(sessions.names)))
         return record
 
     async def sessions(self, status: str = "") -> list[SessionRecord]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -14,6 +13,7 @@ from cms.batch.model import TaskOptions
 from cms.session.model import LIVE
 from cms.store.database import Database
 from cms.store.rows import to_json
+from cms.units import nearest
 
 #: Mistakes that are told at once; the rest is counted.
 _TOLD: Final = 10
@@ -102,8 +102,8 @@ def _unknown(db: Database, batch_id: str) -> Iterator[str]:
         )
     ]
     for need, name, line in rows:
-        near = difflib.get_close_matches(need, [one for one in names if one != name], n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(need, (one for one in names if one != name))
+        meant = f"; did you mean {near!r}?" if near else ""
         yield f"line {line}: task {name!r} needs {need!r}, which is no task of this batch{meant}"
 
 

@@ -5,7 +5,6 @@ A million tasks are never in memory together: they come in by chunks (`batch_int
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
 from collections.abc import Iterator
 from typing import Final
@@ -17,6 +16,7 @@ from cms.batch.model import ACTIVE, BatchRecord, BatchStatus, TaskStatus
 from cms.errors import StoreError, UsageError
 from cms.store.database import Database
 from cms.store.rows import to_json
+from cms.units import nearest
 
 #: Tasks that are removed in one transaction.
 _PIECE: Final = 20_000
@@ -149,8 +149,7 @@ def find(db: Database, word: str) -> BatchRecord:
     if begun:
         newest = ", ".join(begun[:3])
         raise UsageError(f"{len(begun)} batches begin with {word!r}", hint=f"say which; the newest: {newest}")
-    near = difflib.get_close_matches(word, ids, n=1)
-    raise BatchNotFound(word, near[0] if near else "")
+    raise BatchNotFound(word, nearest(word, ids))
 
 
 def newest_first(db: Database, limit: int = 1000) -> list[BatchRecord]:
