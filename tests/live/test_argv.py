@@ -186,14 +186,18 @@ def test_what_a_parent_and_we_set_is_cut_and_what_a_user_set_stays() -> None:
     child = build_environment(given_environment)
     assert {key: child[key] for key in kept} == kept
     assert not set(cut) & set(child)
-    assert set(child) - set(kept) == {"CLAUDE_CODE_SDK_READS_SESSION_STATE", "DISABLE_AUTOUPDATER"}
-    assert child["CLAUDE_CODE_SDK_READS_SESSION_STATE"] == "1"
+    assert set(child) - set(kept) == {*TELLS_STATE, "DISABLE_AUTOUPDATER"}
+    assert all(child[name] == "1" for name in TELLS_STATE)
     assert given_environment == {**kept, **cut}
 
 
+#: The two names, of newer and of older versions, of what makes claude say `idle`.
+TELLS_STATE = ("CLAUDE_CODE_SDK_READS_SESSION_STATE", "CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS")
+
+
 def test_the_state_lines_cannot_be_switched_off_but_updates_can_be_chosen() -> None:
-    child = build_environment({"CLAUDE_CODE_SDK_READS_SESSION_STATE": "0", "DISABLE_AUTOUPDATER": "0"})
-    assert child == {"CLAUDE_CODE_SDK_READS_SESSION_STATE": "1", "DISABLE_AUTOUPDATER": "0"}
+    child = build_environment({**dict.fromkeys(TELLS_STATE, "0"), "DISABLE_AUTOUPDATER": "0"})
+    assert child == {**dict.fromkeys(TELLS_STATE, "1"), "DISABLE_AUTOUPDATER": "0"}
 
 
 _NAMES = st.sampled_from(["CMS_", "CLAUDE_CODE_", "CLAUDECODE", "CLAUDE_", "X"]).flatmap(
@@ -204,7 +208,7 @@ _NAMES = st.sampled_from(["CMS_", "CLAUDE_CODE_", "CLAUDECODE", "CLAUDE_", "X"])
 @given(st.dictionaries(_NAMES, st.text(max_size=3)))
 def test_nothing_is_invented_and_nothing_of_ours_leaks(environ: dict[str, str]) -> None:
     child = build_environment(environ)
-    ours = {"CLAUDE_CODE_SDK_READS_SESSION_STATE", "DISABLE_AUTOUPDATER"}
+    ours = {*TELLS_STATE, "DISABLE_AUTOUPDATER"}
     assert set(child) - ours <= set(environ)
     assert not [key for key in child if key.startswith("CMS_") or key == "CLAUDECODE"]
     assert all(child[key] == environ[key] for key in set(child) - ours)
