@@ -160,11 +160,11 @@ async def test_time_and_silence(
 ) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
-        begun = trio.current_time()
         result = await delegate(supervisor, prompt("Work", reply, say("done")), limits=limits)
         assert result.status is outcome
         bound = (limits.max_time or 0) + (limits.max_silence or 0)
-        assert bound <= trio.current_time() - begun < bound + 1.5
+        # Of the interaction alone: to start and to end a process may take any time on a busy machine.
+        assert bound <= result.duration / 1000 < bound + 1.5
         assert result.can_continue
     await consistent(settings)
 
