@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cms.live.argv import ARRANGEMENTS, build_argv, build_environment
+from cms.live.argv import ARRANGEMENTS, build_command, build_environment
 from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.session.model import PRESETS, Preset, SessionOptions
 
 CLAUDE = ("/opt/claude", "--first")
 ID = "00000000-0000-4000-8000-000000000001"
 OPTIONS = SessionOptions(name="n", work_dir="/w")
+FOLDER = Path("/config")
 
 
 def argv_of(
@@ -26,8 +28,20 @@ def argv_of(
     budget: float | None = None,
     turns: int | None = None,
 ) -> list[str]:
+    """The argv, as it would be if texts could stand in it."""
     options = msgspec.structs.replace(OPTIONS, **(changes or {}))
-    return build_argv(CLAUDE, options, session_id=ID, resume=resume, fork=fork, budget=budget, turns=turns)
+    command = build_command(
+        CLAUDE, options, folder=FOLDER, session_id=ID, resume=resume, fork=fork, budget=budget, turns=turns
+    )
+    texts = {str(path): data.decode() for path, data in command.files.items()}
+    told = []
+    for word in command.argv:
+        flag, _, value = word.partition("=")
+        if value in texts:
+            word = f"{flag.removesuffix('-file')}={texts.pop(value)}"
+        told.append(word)
+    assert not texts, "files that nothing names"
+    return told
 
 
 def values(argv: list[str], flag: str) -> list[str]:
@@ -73,6 +87,26 @@ def test_each_option_has_its_flag_and_only_when_chosen(
     assert values(argv_of(arguments, budget=budget, turns=turns), flag) == expected
     if flag not in ("--model", "--permission-mode"):
         assert not [word for word in argv_of() if word.startswith(flag)]
+
+
+def test_no_text_no_settings_and_no_token_stand_in_argv() -> None:
+    secret = "hunter2" * 30_000
+    options = msgspec.structs.replace(
+        OPTIONS,
+        system_prompt=secret,
+        append_system_prompt=secret,
+        settings=f' {{"env": {{"TOKEN": "{secret}"}}}}',
+        mcp_config=("servers.json", f'{{"mcpServers": {{"a": {{"url": "{secret}"}}}}}}'),
+        delegated=True,
+    )
+    command = build_command(CLAUDE, options, folder=FOLDER, session_id=ID, server=("python", "-m", "cms"))
+    assert "hunter2" not in " ".join(command.argv)
+    assert sum(data.decode().count(secret) for data in command.files.values()) == 4
+    assert {path.parent for path in command.files} == {FOLDER}
+    assert values(list(command.argv), "--mcp-config") == [
+        "servers.json",
+        *(str(path) for path in command.files if path.name.startswith("mcp-")),
+    ]
 
 
 def test_new_resumed_and_forked_conversations() -> None:

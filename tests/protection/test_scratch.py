@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cms.protection.scratch import clear_scratch, hidden_scratch, make_scratch, remove_scratch
+from cms.protection.scratch import (
+    clear_scratch,
+    hidden_scratch,
+    make_config_folder,
+    make_scratch,
+    remove_scratch,
+    write_files,
+)
 from cms.session.model import Outcome
 from cms.testing.script import call, prompt, say
 from fleet.kit import ask, delegate, make_settings, start, supervising
@@ -83,7 +90,8 @@ async def test_a_session_sees_its_own_and_no_other(tmp_path: Path) -> None:
         assert (one / "mine").exists()
         assert (two / "mine").exists()
         seen = set((work / "two").read_text().split())
-        assert seen == ({two.name} if walls else {one.name, two.name})
+        folders = (two,) if walls else (one, two)
+        assert seen == {name for folder in folders for name in (folder.name, f"{folder.name}.config")}
         # Its own can be taken away afterwards, and the other's stays.
         await supervisor.stop("two")
         assert not two.exists()
@@ -96,15 +104,27 @@ async def test_a_check_sees_none(tmp_path: Path) -> None:
         walls = supervisor.mechanism.guarantees.hidden_paths.strong
         await start(supervisor, "one")
         await supervisor.resume("one")
-        (scratch,) = (tmp_path / f"cms-{os.getuid()}").iterdir()
+        scratch = make_scratch((await supervisor.get("one")).id)
         result = await delegate(
             supervisor, prompt("go", say("done")), name="two", verify=(f"test -e {scratch}",)
         )
         assert result.status is (Outcome.VERIFICATION_FAILED if walls else Outcome.COMPLETED)
 
 
+def test_what_it_is_started_with_is_for_its_user_alone() -> None:
+    folder = make_config_folder(FIRST)
+    write_files({folder / "settings.json": b"{}"})
+    assert (folder / "settings.json").stat().st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        write_files({folder / "settings.json": b"other"})
+    assert list(make_config_folder(FIRST).iterdir()) == []
+    assert make_config_folder(FIRST) == folder
+    assert folder != make_scratch(FIRST)
+
+
 def test_what_a_crash_left_is_cleared(place: Path) -> None:
     (make_scratch(FIRST) / "output").write_text("x")
+    (make_config_folder(FIRST) / "settings.json").write_text("x")
     kept = make_scratch(SECOND)
     clear_scratch([FIRST, "33333333-cccc"])
     assert list(kept.parent.iterdir()) == [kept]

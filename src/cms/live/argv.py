@@ -9,13 +9,17 @@ hook, which comes first) allows it, or if claude itself deems it harmless; what 
 and refused. An error, a closed pipe or a silent gate refuse too. `dontAsk` fails closed as well but hides
 the model's questions to a person; `bypassPermissions` and `acceptEdits` fail open (an error answer runs the
 tool), so they are used only when a person names them.
+
+Texts, settings and MCP servers that were given as such go into files (`Command.files`) that the argv names: a
+word of an argv holds 128 KiB at most, and every user of the machine can read it, tokens included.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase, translate
+from pathlib import Path
 
 import msgspec
 
@@ -54,21 +58,35 @@ _ATTENDED = (
 _REVIEW = "Review only: read, judge, and report findings with file and line. Change nothing."
 
 
-def build_argv(
+class Command(msgspec.Struct, frozen=True):
+    """How a session's process is started.
+
+    Attributes:
+        argv: its words.
+        files: what they name, by path; to be written before the start, for its user alone to read.
+    """
+
+    argv: tuple[str, ...]
+    files: dict[Path, bytes]
+
+
+def build_command(
     claude: Sequence[str],
     options: SessionOptions,
     *,
+    folder: Path,
     session_id: str,
     resume: str = "",
     fork: bool = False,
     budget: float | None = None,
     turns: int | None = None,
     server: Sequence[str] = (),
-) -> list[str]:
-    """The whole argv of a session's process.
+) -> Command:
+    """The whole argv of a session's process, and the files that it names.
 
     Args:
         claude: the argv prefix that starts the binary.
+        folder: where the files are to be: empty, seen by the session, not written by it.
         session_id: the conversation id for a new conversation (or for the branch, with `fork`).
         resume: the conversation to go on with; "" starts a new one.
         fork: branch off `resume` instead of going on in it.
@@ -100,35 +118,48 @@ def build_argv(
     # One `--flag=value` per value: the flags take lists, and would swallow what follows.
     argv += [f"--allowedTools={rule}" for rule in options.allowed_tools]
     argv += [f"--disallowedTools={rule}" for rule in options.disallowed_tools]
-    if options.system_prompt:
-        argv.append(f"--system-prompt={options.system_prompt}")
-    appended = [options.append_system_prompt] if options.append_system_prompt else []
-    if options.preset == "review":
-        appended.append(_REVIEW)
-    if options.delegated:
-        appended.append(_ATTENDED if options.ask_timeout else _UNATTENDED)
-    if appended:
-        argv.append("--append-system-prompt=" + "\n\n".join(appended))
     for flag, value in (
         ("--agent", options.agent),
         ("--fallback-model", options.fallback_model),
         ("--effort", options.effort),
-        ("--settings", options.settings),
     ):
         if value:
             argv.append(f"{flag}={value}")
-    argv += [f"--add-dir={folder}" for folder in options.add_dirs]
-    argv += [f"--mcp-config={config}" for config in options.mcp_config]
+    argv += [f"--add-dir={added}" for added in options.add_dirs]
+    files: dict[Path, bytes] = {}
+    for flag, name, text in _texts(options, server):
+        is_path = name.endswith(".json") and not text.lstrip().startswith("{")
+        if not is_path:
+            files[folder / name] = text.encode("utf-8", "surrogateescape")
+        argv.append(f"{flag}={text if is_path else folder / name}")
     if server:
-        entry = {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}
-        argv.append(f"--mcp-config={msgspec.json.encode({'mcpServers': {'cms': entry}}).decode()}")
         # The daemon judges each request by who asks; nobody would be there to permit it here.
         argv.append("--allowedTools=mcp__cms")
     if budget is not None:
         argv.append(f"--max-budget-usd={budget:.6f}")
     if turns is not None:
         argv.append(f"--max-turns={turns}")
-    return argv
+    return Command(tuple(argv), files)
+
+
+def _texts(options: SessionOptions, server: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """What claude is given in files: flag, name of the file, text. (For JSON the text may be a path.)"""
+    if options.system_prompt:
+        yield "--system-prompt-file", "system-prompt.txt", options.system_prompt
+    appended = [options.append_system_prompt] if options.append_system_prompt else []
+    if options.preset == "review":
+        appended.append(_REVIEW)
+    if options.delegated:
+        appended.append(_ATTENDED if options.ask_timeout else _UNATTENDED)
+    if appended:
+        yield "--append-system-prompt-file", "append-system-prompt.txt", "\n\n".join(appended)
+    if options.settings:
+        yield "--settings", "settings.json", options.settings
+    for number, text in enumerate(options.mcp_config):
+        yield "--mcp-config", f"mcp-{number}.json", text
+    if server:
+        entry = {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}
+        yield "--mcp-config", "mcp-cms.json", msgspec.json.encode({"mcpServers": {"cms": entry}}).decode()
 
 
 def _names(*patterns: str) -> Callable[[str], object]:

@@ -9,8 +9,9 @@ child that does not read never holds up the reader) and `read_errors` (keeps the
 
 from __future__ import annotations
 
+import errno
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -97,7 +98,7 @@ class AgentProcess:
         mechanism: Mechanism,
         settings: Settings,
         *,
-        argv: list[str],
+        argv: Sequence[str],
         env: dict[str, str],
         work_dir: str,
         log: LineLog,
@@ -105,6 +106,7 @@ class AgentProcess:
         now: Callable[[], float],
         child_socket: Path | None = None,
         scratch: Path | None = None,
+        configuration: Path | None = None,
         paths: ProtectedPaths = NO_PATHS,
         max_memory: int | None = None,
         max_procs: int | None = None,
@@ -114,6 +116,7 @@ class AgentProcess:
         Args:
             child_socket: the one socket of ours that it may reach.
             scratch: its scratch folder; it does not see those of others.
+            configuration: a folder that it reads and does not write.
             paths: what it must not write, or not even read.
 
         Raises:
@@ -130,7 +133,7 @@ class AgentProcess:
             cwd=cwd,
             protected=paths.protected,
             hidden=(*hidden, *hidden_scratch(), *paths.hidden),
-            shown=() if child_socket is None else (child_socket.parent,),
+            shown=tuple(folder for folder in (child_socket and child_socket.parent, configuration) if folder),
             own=() if scratch is None else (scratch,),
             max_memory=max_memory,
             max_procs=max_procs,
@@ -142,7 +145,9 @@ class AgentProcess:
         try:
             container = await mechanism.start(spec)
         except OSError as error:
-            raise ContainmentError(f"cannot start {argv[0]}: {error}") from error
+            long = "permission rules in a file have no limit: --settings FILE"
+            hint = long if error.errno == errno.E2BIG else ""
+            raise ContainmentError(f"cannot start {argv[0]}: {error}", hint=hint) from error
         return cls(container, Connection(settings.max_line), log, now)
 
     @property

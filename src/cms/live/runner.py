@@ -42,7 +42,7 @@ from cms.errors import (
     ContainmentError,
     WrongStatus,
 )
-from cms.live.argv import build_argv, build_environment
+from cms.live.argv import build_command, build_environment
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
@@ -56,7 +56,7 @@ from cms.live.sender import Sender
 from cms.live.watchers import Watchers
 from cms.live.write_queue import WriteQueue
 from cms.protection.path_guard import PathGuard
-from cms.protection.scratch import clear_folder, make_scratch
+from cms.protection.scratch import clear_folder, make_config_folder, make_scratch, write_files
 from cms.session.decide import PATIENCE
 from cms.session.gate import Rules
 from cms.session.model import (
@@ -412,19 +412,23 @@ class Runner:
             await self._store.write(sessions.save, self.record)
             scratch = await ask_disk(lambda: make_scratch(self.record.id), "a scratch folder")
             stack.push_async_callback(clear_folder, scratch)
+            folder = await ask_disk(lambda: make_config_folder(self.record.id), "a scratch folder")
+            stack.push_async_callback(clear_folder, folder)
             # Guarded here already, so that what ends the process knows why it has to.
             try:
-                await self._end.guard(lambda: self._start_and_serve(raw, child_socket, scratch))
+                await self._end.guard(lambda: self._start_and_serve(raw, child_socket, scratch, folder))
             finally:
                 await self._leave_nothing()
 
-    async def _start_and_serve(self, raw: RawLog, child_socket: Path | None, scratch: Path) -> None:
-        process = await self._start(raw, child_socket, scratch)
+    async def _start_and_serve(
+        self, raw: RawLog, child_socket: Path | None, scratch: Path, folder: Path
+    ) -> None:
+        process = await self._start(raw, child_socket, scratch, folder)
         if process is not None:
             await self._serve(process)
 
     async def _start(
-        self, raw: RawLog, child_socket_folder: Path | None, scratch: Path
+        self, raw: RawLog, child_socket_folder: Path | None, scratch: Path, folder: Path
     ) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
@@ -433,9 +437,10 @@ class Runner:
             return None
         spent = self._context.state.ledger.spent
         child_socket = "" if child_socket_folder is None else str(child_socket_folder)
-        argv = build_argv(
+        command = build_command(
             find_claude(self._settings),
             options,
+            folder=folder,
             session_id=self.record.id,
             resume=self._resume,
             fork=self._fork,
@@ -444,10 +449,11 @@ class Runner:
             turns=None if limits.max_turns is None else max(limits.max_turns - self._context.state.turns, 1),
             server=(sys.executable, "-P", "-m", "cms", "mcp") if child_socket else (),
         )
+        await ask_disk(lambda: write_files(command.files), "what a session is started with")
         self._process = process = await AgentProcess.start(
             self._mechanism,
             self._settings,
-            argv=argv,
+            argv=command.argv,
             env=build_environment(
                 self._settings.environ,
                 inside=self.record.id,
@@ -459,6 +465,7 @@ class Runner:
             work_dir=options.work_dir,
             child_socket=child_socket_folder,
             scratch=scratch,
+            configuration=folder,
             paths=paths,
             log=raw,
             label=self.record.name,

@@ -18,7 +18,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,7 +32,36 @@ def make_scratch(session_id: str) -> Path:
     Raises:
         OSError: there is no room for it anywhere.
     """
-    folder = _folder(session_id)
+    return _make(_folder(session_id))
+
+
+def make_config_folder(session_id: str) -> Path:
+    """Make an empty folder beside it, for what the session reads and does not write.
+
+    Raises:
+        OSError: there is no room for it anywhere.
+    """
+    folder = _config_folder(session_id)
+    shutil.rmtree(folder, ignore_errors=True)  # a crash may have left one
+    folder = _make(folder)
+    if any(folder.iterdir()):
+        return Path(tempfile.mkdtemp(prefix="cms-"))
+    return folder
+
+
+def write_files(files: Mapping[Path, bytes]) -> None:
+    """Write files that are not there yet, for their user alone to read.
+
+    Raises:
+        OSError: one is there, or cannot be written.
+    """
+    for path, data in files.items():
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+
+
+def _make(folder: Path) -> Path:
     parent = folder.parent
     try:
         parent.mkdir(mode=0o700, exist_ok=True)
@@ -55,6 +84,10 @@ def _folder(session_id: str) -> Path:
     return _parent() / session_id[:13]
 
 
+def _config_folder(session_id: str) -> Path:
+    return _parent() / f"{session_id[:13]}.config"
+
+
 def hidden_scratch() -> tuple[Path, ...]:
     """The folder with the scratch folders of all sessions, if there is one: for a container to hide."""
     parent = _parent()
@@ -66,8 +99,7 @@ def hidden_scratch() -> tuple[Path, ...]:
 
 def clear_scratch(session_ids: Iterable[str]) -> None:
     """Remove the scratch folders of sessions that ended when nobody was there to do it."""
-    for session_id in session_ids:
-        folder = _folder(session_id)
+    for folder in (make(one) for one in session_ids for make in (_folder, _config_folder)):
         try:
             ours = _is_ours(folder.parent) and _is_ours(folder)
         except OSError:
