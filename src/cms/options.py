@@ -448,6 +448,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         _safety(
             VIOLATION,
             "A touch of a protected path: stop the work, or deny the call and go on. [default: stop]",
+            child="stop",
         ),
     ] = None
     ask_timeout: Annotated[

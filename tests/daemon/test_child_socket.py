@@ -57,8 +57,8 @@ async def house(tmp_path: Path) -> AsyncIterator[Supervisor]:
     settings = make_settings(tmp_path)
 
     def child_sockets(supervisor: Supervisor) -> OpenChildSocket:
-        return lambda session: open_child_socket(
-            supervisor, settings, ChildSocket(session, supervisor.get, supervisor.children.descends)
+        return lambda session, environ: open_child_socket(
+            supervisor, settings, ChildSocket(session, environ, supervisor.get, supervisor.children.descends)
         )
 
     async with supervising(settings, within=40, child_sockets=child_sockets) as supervisor:
@@ -115,6 +115,75 @@ async def test_what_a_session_starts_is_its_child_whatever_it_says(tmp_path: Pat
         assert child.options.limits.max_cost <= 1.0
         (standing,) = (await supervisor.budget()).scopes
         assert (standing.scope, standing.cap) == (scope(parent), 1.0)
+
+
+async def test_a_child_has_the_environment_of_its_parent_and_not_the_one_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(tmp_path) as supervisor:
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True, preset="full"))
+        monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))  # a client sends its environment along
+        monkeypatch.setenv("PLANTED", "x")
+        await inside.spawn("child", preset="full")
+        runner = supervisor.runner("child")
+        assert runner is not None
+        pid = runner.record.pid
+        environ = (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
+        assert f"HOME={supervisor.settings.environ['HOME']}".encode() in environ
+        assert b"PLANTED=x" not in environ
+
+
+async def test_a_follow_up_gives_a_child_no_more_than_its_parent_has(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        limits = Limits(max_cost=1.0, max_memory=2**30, max_procs=200)
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True, limits=limits))
+        await inside.ask(SESSION_DELEGATE, DelegateParams(SessionOptions("child", inside.work_dir), "x"))
+        more = Limits(max_cost=50.0, max_memory=2**36, max_procs=9999, max_turns=7)
+        await inside.ask(SESSION_CONTINUE, ContinueParams("child", "x", more))
+        have = (await supervisor.get("child")).options.limits
+        assert have.max_cost is not None
+        assert have.max_cost <= 1.0
+        assert (have.max_memory, have.max_procs, have.max_turns) == (2**30, 200, 7)
+        # A person may, as with any session.
+        await supervisor.continue_("child", "x", limits=Limits(max_procs=300))
+        assert (await supervisor.get("child")).options.limits.max_procs == 300
+
+
+async def test_no_session_works_in_our_own_folder(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        home, settings = supervisor.settings.home, supervisor.settings
+        (tmp_path / "link").symlink_to(home / "raw")
+        (home / "raw").mkdir(exist_ok=True)
+        for changes in (
+            {"work_dir": str(home)},
+            {"work_dir": str(tmp_path / "link")},
+            {"add_dirs": (str(home),)},
+            {"allow_write": (f"{home}/**",)},
+            {"allow_write": ("~/../cms/config.toml",)},
+        ):
+            with pytest.raises(UsageError, match="cms's own folder"):
+                await supervisor.create(make_options(settings, "one", **changes))
+        above = make_options(settings, "parent", work_dir=str(tmp_path), allow_cms=True)
+        await supervisor.create(above)
+        await supervisor.wait(await supervisor.submit("parent", "hello", type="spawn"))
+        inside = Inside(supervisor, (await supervisor.get("parent")).id)
+        with pytest.raises(UsageError, match="holds cms's own folder"):
+            await inside.spawn("child", work_dir=str(tmp_path))
+        await inside.spawn("child")
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "\x1b]0;x\x07", "a/b", "", "x" * 65, "a\n", "-rf"])
+async def test_a_name_is_checked_whoever_gives_it(tmp_path: Path, name: str) -> None:
+    async with house(tmp_path) as supervisor:
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        with pytest.raises(UsageError, match="name"):
+            await inside.spawn(name)
+        for new in (name, f"{name}~1"):
+            with pytest.raises(UsageError, match="name"):
+                await supervisor.rename("parent", new)
+        with pytest.raises(UsageError, match="name"):
+            await supervisor.fork("parent", name)
+        assert [record.name for record in await supervisor.sessions()] == ["parent"]
 
 
 async def test_it_sees_and_reaches_what_is_below_it_and_nothing_else(tmp_path: Path) -> None:

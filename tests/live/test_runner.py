@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -897,7 +897,7 @@ async def test_a_door_that_does_not_open_or_shut(tmp_path: Path, when: str) -> N
     settings = make_settings(tmp_path)
 
     @asynccontextmanager
-    async def child_sockets(record: SessionRecord) -> AsyncIterator[Path]:
+    async def child_sockets(record: SessionRecord, environ: Mapping[str, str]) -> AsyncIterator[Path]:
         if when == "enter":
             raise ZeroDivisionError
         (settings.home / "door").mkdir(exist_ok=True)
@@ -1018,7 +1018,7 @@ async def test_what_a_process_uses_stays_until_it_has_ended(
         remove_scratch(path)
 
     @asynccontextmanager
-    async def child_socket(_: SessionRecord) -> AsyncIterator[Path]:
+    async def child_socket(_: SessionRecord, environ: Mapping[str, str]) -> AsyncIterator[Path]:
         try:
             yield tmp_path / "door"
         finally:

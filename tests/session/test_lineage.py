@@ -66,6 +66,7 @@ options = st.builds(
     env_deny=some(("e1", "e2")),
     require_containment=st.sampled_from((None, "A", "B", "D")),
     allow_cms=st.booleans(),
+    on_violation=st.sampled_from(("stop", "deny")),
 )
 
 
@@ -73,7 +74,7 @@ options = st.builds(
 #: option needs a rule in the table, or a place here.
 HARMLESS = {
     *("model", "system_prompt", "append_system_prompt", "agent", "fallback_model", "effort"),
-    *("on_violation", "ask_timeout", "allow_cms", "tags"),
+    *("ask_timeout", "allow_cms", "tags"),
     *("max_turns", "max_time", "max_silence", "max_tool_calls", "max_repeats", "max_retry_time"),
     *("context", "retries", "retry_on", "retry_acted"),
 }
@@ -99,6 +100,7 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     assert theirs is None or (mine is not None and set(mine) - {"ExitPlanMode"} <= set(theirs))
     assert child.safety or not have.safety
     assert child.permission_mode in ("", have.permission_mode)
+    assert child.on_violation == "stop" or have.on_violation == "deny"
     roots = (have.work_dir, *have.add_dirs)
     assert all(within(folder, roots) for folder in (child.work_dir, *child.add_dirs))
     assert set(child.allowed_tools) <= set(have.allowed_tools)

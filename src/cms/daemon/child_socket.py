@@ -3,12 +3,13 @@
 A session that may use cms (`SessionOptions.allow_cms`) gets a socket of its own, open for as long as its
 process lives. It lies in the daemon's folder, which is hidden from agents; of all that is in there, this
 session's container sees the folder of that socket alone. Who speaks there is that session, whatever it says
-of itself: what it starts is its child (`session.lineage`), and it can name no session that is not below it.
+of itself: what it starts is its child (`session.lineage`) and gets the environment that it was started with
+itself, and it can name no session that is not below it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -30,15 +31,19 @@ class ChildSocket:
 
     Attributes:
         caller: who comes through it.
+        environ: the session's own, for what it starts. What it says of it does not count: the walls of a
+            child are put up where `HOME` and its like say.
     """
 
     def __init__(
         self,
         session: SessionRecord,
+        environ: Mapping[str, str],
         find: Callable[[str], Awaitable[SessionRecord]],
         descends: Callable[[SessionRecord, str], Awaitable[bool]],
     ) -> None:
         self.caller = Caller(session.depth + 1, session.id)
+        self.environ = environ
         self._find = find
         self._descends = descends
 

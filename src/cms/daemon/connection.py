@@ -82,7 +82,8 @@ class Connection:
         self._lines = LineBuffer(MAX_LINE)
         self._calls: dict[int, _Call] = {}
         self._protocol: int | None = None  # what the client said in `hello`
-        self._environ: Mapping[str, str] | None = None  # likewise
+        #: A person's client says these in `hello`, too; of a session they are known.
+        self._environ = None if child_socket is None else child_socket.environ
         self._caller = Caller() if child_socket is None else child_socket.caller
         self._reading = trio.CancelScope()
 
@@ -155,9 +156,9 @@ class Connection:
             work = handler.begin(call, request.params)
             if verb is HELLO:
                 hello = msgspec.json.decode(request.params, type=Hello)
-                self._protocol, self._environ = hello.protocol, hello.environ or None
+                self._protocol = hello.protocol
                 if self._child_socket is None:
-                    self._caller = Caller(max(hello.depth, 0))
+                    self._environ, self._caller = hello.environ or None, Caller(max(hello.depth, 0))
         except UNREADABLE as error:
             self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
             return

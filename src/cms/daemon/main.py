@@ -309,8 +309,8 @@ async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
     shutil.rmtree(settings.child_sockets, ignore_errors=True)
 
     def child_sockets(supervisor: Supervisor) -> OpenChildSocket:
-        return lambda session: open_child_socket(
-            supervisor, settings, ChildSocket(session, supervisor.get, supervisor.children.descends)
+        return lambda session, environ: open_child_socket(
+            supervisor, settings, ChildSocket(session, environ, supervisor.get, supervisor.children.descends)
         )
 
     async with open_supervisor(settings, child_sockets=child_sockets) as supervisor:

@@ -6,7 +6,9 @@ variable, so that whatever starts sessions (a message, a delegation, a batch) is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 
@@ -16,7 +18,7 @@ from cms.errors import InternalError, WrongStatus
 from cms.live.runner import Runner
 from cms.options import narrow
 from cms.protection.rules import real_folders
-from cms.session.lineage import ChildLimits, check_depth, check_room, scope
+from cms.session.lineage import ChildLimits, check_depth, check_outside, check_room, scope
 from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus
 
 
@@ -28,13 +30,18 @@ class Children:
         child_limits: ChildLimits,
         runners: Mapping[str, Runner],
         find: Callable[[str], Awaitable[SessionRecord]],
+        home: Path,
     ) -> None:
         self._child_limits = child_limits
         self._runners = runners
         self._find = find  # a session by its id
+        self._home = home
 
-    async def admit(self, options: SessionOptions) -> SessionOptions:
+    async def admit(self, options: SessionOptions, environ: Mapping[str, str]) -> SessionOptions:
         """The options of a new session as its starter may have them.
+
+        Args:
+            environ: the session's.
 
         Raises:
             UsageError: it may not have them at all.
@@ -43,13 +50,50 @@ class Children:
         who = caller.get()
         check_depth(who, options, self._child_limits)
         self.check_room()
+        await self.check_folders(options, environ, child=bool(who.session_id))
         if not who.session_id:
             return options
         parent = await self._find(who.session_id)
         if parent.status not in LIVE:
             raise WrongStatus(parent.name, str(parent.status), "start sessions")
-        own = await _real(parent.options)
-        return narrow(await _real(options), msgspec.structs.replace(parent, options=own))
+        return await _narrow(options, parent)
+
+    async def narrow_again(self, record: SessionRecord, options: SessionOptions) -> SessionOptions:
+        """Other options for a session that a session started, as they may be: like those of a new one.
+
+        A person may give it more than it could have got from its parent.
+
+        Raises:
+            UsageError: it may not have them at all.
+        """
+        who, here = caller.get(), record
+        while who.session_id and here.id != who.session_id:
+            above = await self._above(here)
+            if above is None:
+                break
+            options, here = await _narrow(options, above), above
+        return options
+
+    async def check_folders(
+        self, options: SessionOptions, environ: Mapping[str, str], *, child: bool
+    ) -> None:
+        """Whether a session keeps clear of our own folder.
+
+        Raises:
+            UsageError: it does not.
+            DiskTimeout: its folders do not answer.
+        """
+
+        def look() -> tuple[str, list[str]]:
+            anchored = [one for one in options.allow_write if one.startswith(("/", "~", "."))]
+            user = environ.get("HOME") or str(Path.home())
+            opened = [user + one[1:] if one.startswith("~") else one for one in anchored]
+            fixed = [one.split("*")[0] for one in opened]  # as far as it names a place
+            places = [os.path.realpath(Path(options.work_dir, one)) for one in fixed]
+            return os.path.realpath(self._home), [*real_folders(options), *places]
+
+        home, places = await ask_disk(look, f"the folders of {options.name!r}")
+        check_outside(home, places, child=child)
 
     def check_room(self) -> None:
         """Whether one more process may come up for whoever calls. No await between this and the process.
@@ -107,6 +151,11 @@ class Children:
             if runner.record.started_by == session_id:
                 yield runner
                 yield from self.below(runner.record.id)
+
+
+async def _narrow(options: SessionOptions, parent: SessionRecord) -> SessionOptions:
+    own = await _real(parent.options)
+    return narrow(await _real(options), msgspec.structs.replace(parent, options=own))
 
 
 async def _real(options: SessionOptions) -> SessionOptions:

@@ -52,7 +52,7 @@ class Sessions:
         self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
         self._locks: dict[str, trio.Lock] = {}
         self.under_way = UnderWay(store)
-        self.children = Children(settings.child_limits, self._runners, self.by_id)
+        self.children = Children(settings.child_limits, self._runners, self.by_id, settings.home)
 
     def live_count(self) -> int:
         """How many sessions have a process."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -25,11 +26,7 @@ import trio
 
 from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Level, Mechanism, find_mechanism
-from cms.errors import (
-    CmsError,
-    ContainmentError,
-    WrongStatus,
-)
+from cms.errors import CmsError, ContainmentError, WrongStatus
 from cms.fleet.delegation import Accepted, Delegations
 from cms.fleet.sessions import Sessions, elsewhere
 from cms.fleet.unkilled import Unkilled
@@ -56,6 +53,7 @@ from cms.store.records import Recovery
 from cms.store.recovery import recover
 from cms.store.store import Store, open_store
 from cms.store.trash import Retired, retire
+from cms.units import check_name
 
 log = logging.getLogger(__name__)
 
@@ -151,13 +149,16 @@ class Supervisor(Sessions):
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
-            UsageError: whoever asks may not start such a session (`session.lineage`).
+            UsageError: no session can be called so, or whoever asks may not start such a session
+                (`session.lineage`).
         """
-        who, options = caller.get(), await self.children.admit(options)
+        check_name(options.name)
+        who, settings = caller.get(), self.settings_now()
+        options = await self.children.admit(options, settings.environ)
         await check_work_dir(options.work_dir)
         self._check_containment(options)
         await self._unkilled.check(options)
-        find_claude(self.settings_now())
+        find_claude(settings)
         now = time.time()
         record = SessionRecord(
             id=str(uuid.uuid4()),
@@ -246,6 +247,7 @@ class Supervisor(Sessions):
         await self._unkilled.check(record.options)
         settings = self.settings_now()
         find_claude(settings)
+        await self.children.check_folders(record.options, settings.environ, child=bool(record.started_by))
         rules = await load_rules(record.options, settings.environ)
         self.children.check_room()
         runner = Runner(
@@ -390,7 +392,8 @@ class Supervisor(Sessions):
             await self._save_lost(name)
             given = {key: value for key, value in msgspec.structs.asdict(limits).items() if value is not None}
             merged = msgspec.structs.replace(record.options.limits, **given)
-            options = msgspec.structs.replace(record.options, limits=merged)
+            wanted = msgspec.structs.replace(record.options, limits=merged)
+            options = await self.children.narrow_again(record, wanted)
             record = msgspec.structs.replace(record, options=options)
             await self.store.write(sessions.save, record)
             await self._cap_children(record)
@@ -476,9 +479,11 @@ class Supervisor(Sessions):
         """Give a session another name, alive or not. All that is its own goes by its id, and stays.
 
         Raises:
+            UsageError: no session can be called so.
             SessionNotFound, NameTaken, StoreError: nothing was changed.
             WrongStatus: it is being delegated to, by name; or it lives in another cms process.
         """
+        check_name(re.sub(r"~[0-9]+\Z", "", new_name))  # `batch_sessions` makes room like that
         async with self.turn(name):
             record = await self.get(name)
             if self.under_way.has(name):

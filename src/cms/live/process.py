@@ -124,15 +124,13 @@ class AgentProcess:
             ContainmentError: the container could not be made.
         """
         cwd = await check_work_dir(work_dir)
-        # The agent must not reach our socket, store and logs. (Where a person works inside of our own
-        # folder, hiding it would hide the work.)
-        hidden = () if settings.home == cwd or settings.home in cwd.parents else (settings.home,)
         spec = Spec(
             argv=tuple(argv),
             env=env,
             cwd=cwd,
             protected=paths.protected,
-            hidden=(*hidden, *hidden_scratch(), *paths.hidden),
+            # Our socket, store and logs. No session works in there: `Children.check_folders`.
+            hidden=(settings.home, *hidden_scratch(), *paths.hidden),
             shown=tuple(folder for folder in (child_socket and child_socket.parent, configuration) if folder),
             own=() if scratch is None else (scratch,),
             max_memory=max_memory,

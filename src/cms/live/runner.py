@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from pathlib import Path
 
@@ -79,8 +79,9 @@ from cms.store.store import Store
 _FREEZE_PATIENCE = 5.0
 
 
-#: Opens the way from a session to cms, and gives the socket at its end. Only the daemon has one.
-OpenChildSocket = Callable[[SessionRecord], AbstractAsyncContextManager[Path]]
+#: Opens the way from a session with that environment to cms, and gives the socket at its end. Only the daemon
+#: has one.
+OpenChildSocket = Callable[[SessionRecord, Mapping[str, str]], AbstractAsyncContextManager[Path]]
 
 
 class Runner:
@@ -406,7 +407,9 @@ class Runner:
             stack.callback(raw.close)
             child_socket = None
             if self._child_sockets is not None:
-                child_socket = await stack.enter_async_context(self._child_sockets(self.record))
+                child_socket = await stack.enter_async_context(
+                    self._child_sockets(self.record, self._settings.environ)
+                )
             self._context.update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
             # First: what is made from here on is cleared after a crash, for then the session counts as alive.
             await self._store.write(sessions.save, self.record)

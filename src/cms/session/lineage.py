@@ -97,10 +97,12 @@ def is_child(record: SessionRecord, caller: Caller) -> bool:
 
 # --- power ------------------------------------------------------------------------------------------
 
-#: What a child may have. "own": what it says; "preset", "safety", "mode": no more than its parent; "within":
-#: a folder inside of its parent's; "known": nothing that its parent has not; "joined": what either has;
-#: "stricter"; "left": no more than its parent has left; "least": no more than its parent.
-Child = Literal["own", "preset", "safety", "mode", "within", "known", "joined", "stricter", "left", "least"]
+#: What a child may have. "own": what it says; "preset", "safety", "mode", "stop": no more than its parent;
+#: "within": a folder inside of its parent's; "known": nothing that its parent has not; "joined": what either
+#: has; "stricter"; "left": no more than its parent has left; "least": no more than its parent.
+Child = Literal[
+    "own", "preset", "safety", "mode", "stop", "within", "known", "joined", "stricter", "left", "least"
+]
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -144,6 +146,8 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
                 raise _more(
                     f"permission mode {options.permission_mode}", "its own is another", "leave it out"
                 )
+            case "stop" if (asked, given) == ("deny", "stop"):
+                raise _more("on-violation deny", "its own is stop", "leave it out")
             case "within":
                 _check_within(_each(asked), (have.work_dir, *have.add_dirs))
             case "known" if field != "verify" or have.preset != "full":  # checks run as they are
@@ -158,6 +162,28 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
     return msgspec.structs.replace(
         options, limits=msgspec.structs.replace(options.limits, **limits), **changes
     )
+
+
+def check_outside(home: str, places: Iterable[str], *, child: bool) -> None:
+    """Whether places that a session is to write in keep clear of our own folder.
+
+    In there it saw the daemon's socket. From above a child could put another folder in its place; a person's
+    own session only has it hidden, because the usual place of it is the person's home.
+
+    Args:
+        home: our own folder. All paths are real ones.
+
+    Raises:
+        UsageError: one does not.
+    """
+    ours = PurePosixPath(home)
+    for place in map(PurePosixPath, places):
+        if place.is_relative_to(ours) or (child and ours.is_relative_to(place)):
+            where = "lies in" if place.is_relative_to(ours) else "holds"
+            raise UsageError(
+                f"{place} {where} cms's own folder, {home}: no session may work there",
+                hint="choose another folder",
+            )
 
 
 def least(*values: T | None) -> T | None:

@@ -31,7 +31,7 @@ def retire(log: Path, trash: Path, name: str, *, purge: bool, now: float) -> Ret
             log.unlink()
             return Retired(None, size)
         trash.mkdir(mode=0o700, exist_ok=True)
-        kept = trash / f"{name}-{log.name}"
+        kept = trash / f"{name.replace('/', '_')}-{log.name}"  # an old home may hold any name
         log.replace(kept)
         os.utime(kept, (now, now))  # its time in the trash begins
     except FileNotFoundError:
