@@ -172,6 +172,26 @@ async def test_a_work_dir_inside_of_a_hidden_folder(walled: Mechanism, tmp_path:
     assert (work / "made").read_text() == "x\n"
 
 
+@SANDBOX
+async def test_a_writable_folder_inside_of_a_protected_one(
+    walled: Mechanism, tmp_path: Path, project: Path, sandbox: bool
+) -> None:
+    inner = project / "inner"
+    inner.mkdir()
+    (inner / ".env").touch()
+    script = "touch ../beside; touch here; echo x > .env; mv ../inner ../moved; echo done"
+    spec = Spec(
+        argv=("/bin/sh", "-c", script), env=ENV, cwd=inner, writable=(inner,), sandbox=sandbox,
+        protected=(project, inner / ".env"),
+    )  # fmt: skip
+    with trio.fail_after(20):
+        async with await walled.start(spec) as container:
+            await read_until(container, b"done")
+    assert (inner / "here").exists()
+    assert not (project / "beside").exists()
+    assert (inner / ".env").read_text() == ""
+
+
 async def test_a_sandbox_writes_only_where_it_may(walled: Mechanism, tmp_path: Path, project: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -172,6 +172,23 @@ async def test_no_session_works_in_our_own_folder(tmp_path: Path) -> None:
         await inside.spawn("child")
 
 
+async def test_a_child_works_in_no_place_that_is_protected(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        home = Path(supervisor.settings.environ["HOME"])
+        work = home / "project"
+        for folder in (home / ".ssh", work / ".git" / "hooks", work / "sub"):
+            folder.mkdir(parents=True)
+        (work / "link").symlink_to(work / ".git" / "hooks")
+        await spawn(supervisor, "parent", allow_cms=True, work_dir=str(home))
+        inside = Inside(supervisor, (await supervisor.get("parent")).id)
+        for folder in (home / ".ssh", work / ".git" / "hooks", work / "link"):
+            with pytest.raises(UsageError, match="is protected"):
+                await inside.spawn("child", work_dir=str(folder))
+            with pytest.raises(UsageError, match="is protected"):
+                await inside.spawn("child", work_dir=str(work), add_dirs=(str(folder),))
+        await inside.spawn("child", work_dir=str(work / "sub"))
+
+
 @pytest.mark.parametrize("name", ["../../escaped", "\x1b]0;x\x07", "a/b", "", "x" * 65, "a\n", "-rf"])
 async def test_a_name_is_checked_whoever_gives_it(tmp_path: Path, name: str) -> None:
     async with house(tmp_path) as supervisor:

@@ -117,13 +117,27 @@ def test_what_may_not_be_read_is_hidden(ground: Ground) -> None:
     assert ground.find().hidden == ()
 
 
-def test_a_folder_that_must_be_written_is_told_and_not_held(ground: Ground) -> None:
-    ground.put("~/.aws/config")
-    (ground.home / ".aws" / "project").mkdir()
-    found = ground.find(ground.home / ".aws" / "project")
-    assert "~/.aws" not in ground.named(found.protected)
-    assert [one.path for one in found.unheld] == [str(ground.home / ".aws")]
+def test_a_home_that_must_be_written_is_told_and_not_held(ground: Ground) -> None:
+    found = ground.find(protect=(str(ground.home),))
+    assert ground.home not in found.protected
+    assert str(ground.home) in [one.path for one in found.unheld]
     assert "which the session needs to write" in found.unheld[0].why
+
+
+def test_a_work_dir_in_a_protected_place_opens_itself_and_nothing_beside_it(ground: Ground) -> None:
+    ground.put("~/.aws/config", "~/.aws/project/x/.env")
+    ground.work = ground.home / ".aws" / "project"
+    found = ground.find()
+    assert ground.named(found.protected) == {"~/.aws", "x/.env"}
+    assert found.reopened == (ground.work,)
+    assert [one.path for one in found.unheld] == [str(ground.work)]
+    assert "protected, but the session works here" in found.unheld[0].why
+    watched = ground.named(found.watched)
+    assert "~/.aws/config" in watched
+    assert not {"~/.aws", "."} & watched
+    # An added folder is there to be read.
+    ground.work = ground.home
+    assert ground.home / ".aws" in ground.find(ground.home / ".aws" / "project").protected
 
 
 def test_the_repository_above_the_work_dir_counts(ground: Ground) -> None:

@@ -246,7 +246,33 @@ def test_a_default_that_covers_the_whole_work_dir_is_not_meant() -> None:
         assert given_rules.match("x.py") == ""
         assert given_rules.match(".env")
         assert given_rules.match("/etc/passwd")
+        assert given_rules.match("/opt/other") == "/opt"
     assert paths(work_dir="/opt/app", protect=["/opt"]).match("x.py") == "/opt"
+
+
+@pytest.mark.parametrize(
+    ("work_dir", "inside", "beside"),
+    [
+        ("/etc/nginx", "nginx.conf", "/etc/shadow"),
+        ("/home/u/.ssh/x", "y", "~/.ssh/authorized_keys"),
+        ("/home/u/p/.git/hooks", "pre-commit", "../config"),
+        ("/home/u/p/.git/hooks/sub", "x", "../pre-commit"),
+    ],
+)
+def test_a_work_dir_in_a_protected_place_opens_only_itself(work_dir: str, inside: str, beside: str) -> None:
+    given_rules = paths(work_dir=work_dir)
+    assert given_rules.match(inside) == ""
+    assert given_rules.match(beside)
+    assert given_rules.match(".env")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".env.sample/hooks", "~/.ssh/.env.sample", ".git/hooks/.env.example", "/etc/.env.dist", "/dev/null/x"],
+)
+def test_an_exception_is_one_file_and_opens_no_protected_tree(path: str) -> None:
+    assert PLAIN.match(path)
+    assert paths(protect=[".env.*"]).match(".env.sample") == ".env.*"
 
 
 def test_matching_costs_little_whatever_the_path() -> None:

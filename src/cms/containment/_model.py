@@ -111,7 +111,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         argv: the command; `argv[0]` is looked up on the PATH of `env`.
         env: the whole environment of the command; nothing of ours is added.
         cwd: where it starts.
-        writable: what the tree may write when `sandbox` is True (a missing one is an error).
+        writable: what the tree may write when `sandbox` is True, and what it may in spite of `protected`
+            above it (a missing one is an error).
         covered: folders of which the tree may write a copy, in memory, which is gone at the end. One that is
             not there is left out.
         layers: folders of which the copies are kept.

@@ -136,14 +136,14 @@ class _Planner:
     def open_places(self) -> None:
         """What may be written, for real or as a copy."""
         spec = self.spec
-        if not spec.sandbox:
-            return
         for path in spec.writable:
             real = _real(path)
             if not real.exists():
                 raise ContainmentError(f"{path} is to be writable but does not exist", hint="create it first")
             self.writable.append(real)
             self.want(real, "write")
+        if not spec.sandbox:
+            return
         for layer in spec.layers:
             self._lay(layer)
         mounts = mounts_of(os.getpid()) if spec.covered else {}

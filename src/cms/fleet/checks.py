@@ -55,6 +55,7 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             argv=("/bin/sh", "-c", command),
             env=env,
             cwd=Path(options.work_dir),
+            writable=paths.reopened,
             protected=paths.protected,
             hidden=(settings.home, *hidden_scratch(), *paths.hidden),
             max_memory=options.limits.max_memory,

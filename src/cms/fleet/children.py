@@ -7,17 +7,18 @@ variable, so that whatever starts sessions (a message, a delegation, a batch) is
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from cms.config import caller
 from cms.disk import ask_disk
-from cms.errors import InternalError, WrongStatus
+from cms.errors import InternalError, UsageError, WrongStatus
 from cms.live.runner import Runner
 from cms.options import narrow
-from cms.protection.rules import real_folders
+from cms.protection.rules import load_rules, locate, real_folders
+from cms.session.gate import Rules
 from cms.session.lineage import ChildLimits, check_depth, check_outside, check_room, scope
 from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus
 
@@ -56,7 +57,11 @@ class Children:
         parent = await self._find(who.session_id)
         if parent.status not in LIVE:
             raise WrongStatus(parent.name, str(parent.status), "start sessions")
-        return await _narrow(options, parent)
+        options = await _narrow(options, parent)
+        rules = await load_rules(parent.options, environ)
+        folders = (options.work_dir, *options.add_dirs)
+        await ask_disk(lambda: _check_unprotected(rules, folders), f"the folders of {options.name!r}")
+        return options
 
     async def narrow_again(self, record: SessionRecord, options: SessionOptions) -> SessionOptions:
         """Other options for a session that a session started, as they may be: like those of a new one.
@@ -151,6 +156,20 @@ class Children:
             if runner.record.started_by == session_id:
                 yield runner
                 yield from self.below(runner.record.id)
+
+
+def _check_unprotected(rules: Rules, folders: Iterable[str]) -> None:
+    """Whether a child's folders are open to its parent: a work dir is writable, wherever it lies.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for folder in folders if rules.safety else ():
+        if pattern := rules.paths.match(locate(rules.paths, folder)):
+            raise UsageError(
+                f"a session may not start one in {folder}: {pattern} is protected",
+                hint="choose another folder",
+            )
 
 
 async def _narrow(options: SessionOptions, parent: SessionRecord) -> SessionOptions:

@@ -128,6 +128,7 @@ class AgentProcess:
             argv=tuple(argv),
             env=env,
             cwd=cwd,
+            writable=paths.reopened,
             protected=paths.protected,
             # Our socket, store and logs. No session works in there: `Children.check_folders`.
             hidden=(settings.home, *hidden_scratch(), *paths.hidden),

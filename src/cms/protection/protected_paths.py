@@ -7,7 +7,8 @@ Outside of those only the gate knows them.
 
 What cannot be held
 - claude's own folder, in which it must write its transcripts. Held in it: its settings and what they run.
-- A folder that holds one which the session needs to write (a home below /var/lib, say).
+- A folder that holds a home which the session needs to write (one below /var/lib, say). Of one that holds the
+  work dir all else is held.
 - What does not exist yet. The tripwire (tripwire.py) sees it when it is created.
 - /dev and /proc are the system's own affair, and /run has sockets that programs need.
 
@@ -16,6 +17,8 @@ Everything here touches the disk: call it in a thread.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import time
@@ -68,12 +71,14 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
         hidden: not even to be read.
         watched: for the tripwire: what is protected, exists or not, but for the system's folders.
         unheld: what no container can hold.
+        reopened: the work dir, where it lies in what is protected: there it is writable all the same.
     """
 
     protected: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     watched: tuple[Path, ...] = ()
     unheld: tuple[Unheld, ...] = ()
+    reopened: tuple[Path, ...] = ()
 
 
 #: Nothing is to be held.
@@ -103,7 +108,10 @@ def find_protected_paths(
     home = Path(environ.get("HOME") or "~").expanduser()
     config = Path(environ.get("CLAUDE_CONFIG_DIR") or home / ".claude")
     roots = [Path(folder) for folder in folders]
-    needed = [_real(path) for path in (*roots, home, config)]
+    real_roots = [_real(root) for root in roots]
+    needed = [_real(path) for path in (home, config)]
+    opened = {root for root in real_roots if not rules.match(locate(rules, str(root)))}
+    reopened: dict[Path, None] = {}
     claudes = {_real(config), _real(home / ".claude"), _real(home / ".claude.json")}
     unheld: list[Unheld] = []
     protected: dict[Path, None] = {}
@@ -116,14 +124,19 @@ def find_protected_paths(
         # A file named .git says where the hooks are: who changes it brings hooks of his own.
         if not rules.match(locate(rules, str(path / "hooks" if path.name == ".git" else path))):
             continue  # taken out again
+        within = [root for root in opened if _below(root, (real,))]
         if not system:
-            watched[path / config_file.NAME if path == home / _OURS else path] = None
+            ours = path / config_file.NAME if path == home / _OURS else path
+            watched.update(dict.fromkeys(_around(ours, within)))
         if not os.path.lexists(path):
             continue
         inside = next((need for need in needed if _below(need, (real,))), None)
         if inside is not None:
             unheld.append(Unheld(str(path), f"{inside} lies in it, which the session needs to write"))
         else:
+            for root in within:
+                reopened[root] = None
+                unheld.append(Unheld(str(root), f"{path} is protected, but the session works here"))
             # Of the system's folders the real ones: on many machines /bin and /lib are links into /usr.
             protected[real if system else path] = None
     for name in _CLAUDES:
@@ -135,18 +148,35 @@ def find_protected_paths(
     hidden: dict[Path, None] = {}
     for path in (*_named(read_rules, roots, home), *_walk(read_rules, roots, unheld)):
         if read_rules.match(locate(read_rules, str(path))) and os.path.lexists(path):
-            inside = next((need for need in needed if _below(need, (_real(path),))), None)
+            inside = next((need for need in (*real_roots, *needed) if _below(need, (_real(path),))), None)
             if inside is None:
                 hidden[path] = None
             else:
                 unheld.append(Unheld(str(path), f"{inside} lies in it, which the session needs to read"))
-    return ProtectedPaths(_topmost(protected), _topmost(hidden), tuple(watched), tuple(dict.fromkeys(unheld)))
+    return ProtectedPaths(
+        _topmost(protected, reopened),
+        _topmost(hidden),
+        tuple(watched),
+        tuple(dict.fromkeys(unheld)),
+        tuple(reopened),
+    )
 
 
 def find_new(rules: PathRules, folders: Sequence[str]) -> tuple[Path, ...]:
     """What matches now in the folders that a session works in: for the tripwire, to see what was created."""
     roots = [Path(folder) for folder in folders]
     return tuple(path for path in _walk(rules, roots, []) if rules.match(locate(rules, str(path))))
+
+
+def _around(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
+    """The path; where one of the roots lies in it, all that is in it beside them."""
+    if not roots:
+        yield path
+        return
+    with contextlib.suppress(OSError):
+        for entry in itertools.islice(path.iterdir(), MOST_ENTRIES):
+            if _real(entry) not in roots:
+                yield from _around(entry, [root for root in roots if _below(root, (_real(entry),))])
 
 
 def _named(rules: PathRules, roots: Sequence[Path], home: Path) -> Iterator[Path]:
@@ -266,6 +296,11 @@ def _below(path: Path, folders: Iterable[Path]) -> bool:
     return any(parts[: len(folder.parts)] == folder.parts for folder in folders)
 
 
-def _topmost(paths: Mapping[Path, None]) -> tuple[Path, ...]:
-    """Without those that lie in another one."""
-    return tuple(path for path in paths if not any(parent in paths for parent in path.parents))
+def _topmost(paths: Mapping[Path, None], reopened: Mapping[Path, None] = {}) -> tuple[Path, ...]:
+    """Without those that lie in another one, and in nothing below that which is writable again."""
+
+    def lies_in_another(path: Path) -> bool:
+        above = next((parent for parent in path.parents if parent in paths or parent in reopened), None)
+        return above is not None and above not in reopened
+
+    return tuple(path for path in paths if not lies_in_another(path))

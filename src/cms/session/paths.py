@@ -51,11 +51,12 @@ DEFAULT_PROTECTED: tuple[str, ...] = (
     "/usr", "/var/lib", "/var/spool", "/System", "/Library",
 )  # fmt: skip
 
-#: Look like the above but are templates that people commit.
-DEFAULT_EXCEPTIONS: tuple[str, ...] = (
-    ".env.example", ".env.sample", ".env.template", ".env.dist", ".env.defaults",
-    "/dev/null", "/dev/stdout", "/dev/stderr",
-)  # fmt: skip
+#: By the pattern above: the templates that people commit, and the devices that take anything. Each stands for
+#: one file: nothing below it, and nothing in a place that is protected as a whole.
+DEFAULT_EXCEPTIONS: dict[str, tuple[str, ...]] = {
+    ".env.*": (".env.example", ".env.sample", ".env.template", ".env.dist", ".env.defaults"),
+    "/dev": ("/dev/null", "/dev/stdout", "/dev/stderr"),
+}
 
 Resolve = Callable[[str], str]
 
@@ -107,7 +108,7 @@ def compile_pattern(pattern: str, home: str, work_dir: str = "/") -> re.Pattern[
 
 
 @functools.lru_cache(1024)  # sessions share nearly all of them, and making them took 5 ms of each start
-def _expression(pattern: str) -> re.Pattern[str]:
+def _expression(pattern: str, below: str = "(?:/.*)?") -> re.Pattern[str]:
     segments = [s for s in fold_name(pattern).split("/") if s not in ("", ".")]
     if not segments and not pattern.startswith("/"):
         return re.compile("(?!)")  # names nothing, so it means nothing: least of all everything
@@ -117,7 +118,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
             expression += "/" + _segment(segment)
         elif before != "**":
             expression += _DEPTHS
-    return re.compile(expression + "(?:/.*)?", re.DOTALL)
+    return re.compile(expression + below, re.DOTALL)
 
 
 _DEPTHS = "(?:/[^/]+)*"
@@ -145,6 +146,19 @@ def _anchored(pattern: str, home: str, work_dir: str) -> str:
     return posixpath.normpath(pattern) if pattern.startswith("/") else pattern
 
 
+class _Protected(msgspec.Struct, frozen=True):
+    """A pattern that protects, and what of that it does not mean."""
+
+    pattern: str
+    expressions: tuple[re.Pattern[str], ...]
+    exceptions: tuple[re.Pattern[str], ...] = ()
+
+    def covers(self, folded: str) -> bool:
+        return any(one.fullmatch(folded) for one in self.expressions) and not any(
+            one.fullmatch(folded) for one in self.exceptions
+        )
+
+
 class PathRules:
     """Which paths are protected, for one session.
 
@@ -170,17 +184,20 @@ class PathRules:
         self._home = home
         real_home, real_work_dir = _resolved(home, resolve), _resolved(work_dir, resolve)
         here = (fold_name(work_dir), fold_name(real_work_dir))
-        self._protected: list[tuple[str, tuple[re.Pattern[str], ...]]] = []
+        self._protected: list[_Protected] = []
         for pattern in defaults:
             expressions = self._compile(pattern, resolve)
+            exceptions = [_expression(one, "") for one in DEFAULT_EXCEPTIONS.get(pattern, ())]
             # Somebody whose project lies in /opt or /etc wants work done there: a default that covers the
-            # whole work dir cannot be meant. What a person asked for by name always holds.
-            if not any(one.fullmatch(place) for one in expressions for place in here):
-                self._protected.append((pattern, expressions))
-        self._protected += [(pattern, self._compile(pattern, resolve)) for pattern in protect]
+            # whole work dir does not mean that, but all else that it covers. What a person asked for by name
+            # always holds.
+            if any(one.fullmatch(place) for one in expressions for place in here):
+                exceptions += [_expression(place) for place in here]
+            self._protected.append(_Protected(pattern, expressions, tuple(exceptions)))
+        self._protected += [_Protected(pattern, self._compile(pattern, resolve)) for pattern in protect]
         self._allowed = [
             compile_pattern(pattern, *places)
-            for pattern in (*DEFAULT_EXCEPTIONS, *allow)
+            for pattern in allow
             for places in ((home, work_dir), (real_home, real_work_dir))
         ]
 
@@ -188,7 +205,7 @@ class PathRules:
     def patterns(self) -> tuple[str, ...]:
         """What is protected, to look for it: `~` and `./` made absolute, and all else as it was written."""
         return tuple(
-            dict.fromkeys(_anchored(pattern, self._home, self._work_dir) for pattern, _ in self._protected)
+            dict.fromkeys(_anchored(one.pattern, self._home, self._work_dir) for one in self._protected)
         )
 
     def _compile(self, pattern: str, resolve: Resolve) -> tuple[re.Pattern[str], ...]:
@@ -236,9 +253,9 @@ class PathRules:
             folded = fold_name(form)
             if any(allowed.fullmatch(folded) for allowed in self._allowed):
                 continue
-            for pattern, expressions in self._protected:
-                if any(one.fullmatch(folded) for one in expressions):
-                    return pattern
+            for one in self._protected:
+                if one.covers(folded):
+                    return one.pattern
         return path.fault
 
     def allows(self, path: NamedPath) -> bool:
