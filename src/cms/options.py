@@ -75,6 +75,7 @@ SWITCH: Final = Kind(units.check_switch, bool)
 TEXT: Final = Kind(units.check_word, str)
 TEXTS: Final = Kind(units.check_words, Texts, "GLOB", many=True)
 RULES: Final = Kind(units.check_rules, Texts, "A,B", many=True)
+COMMANDS: Final = Kind(units.check_commands, Texts, "CMD", many=True)
 NAME: Final = Kind(units.check_name, str, "NAME")
 PROMPT: Final = Kind(units.check_prompt, str)
 MODEL: Final = Kind(units.check_model, str, "MODEL")
@@ -356,9 +357,8 @@ class Layer(Record, frozen=True, omit_defaults=True):
     verify: Annotated[
         Texts | None,
         Option(
-            TEXTS,
+            COMMANDS,
             "A shell command that must pass in the work dir. Repeatable.",
-            metavar="CMD",
             group="task",
             ways=_CHECK,
             combine="own",

@@ -188,6 +188,16 @@ def check_words(value: object) -> tuple[str, ...]:
     return tuple(check_word(one) for one in value)
 
 
+def check_commands(value: object) -> tuple[str, ...]:
+    """Shell commands, each of which does something: an empty one passes, and checks nothing."""
+    commands = check_words(value)
+    for command in commands:
+        lines = (line.strip() for line in command.splitlines())
+        if all(not line or line.startswith("#") for line in lines):
+            raise BadValue(f"{shown(command)} is no command: it would pass, and check nothing")
+    return commands
+
+
 def check_rules(value: object) -> tuple[str, ...]:
     """Permission rules, or other words, with commas between them or each a text of its own."""
     return tuple(rule for text in check_words(value) for rule in split_rules(text))

@@ -19,6 +19,7 @@ from cms.errors import UsageError
 from cms.mcp.call import DaemonCall
 from cms.mcp.tools import TOOLS
 from cms.options import (
+    COMMANDS,
     COUNT,
     FILE,
     FILES,
@@ -58,6 +59,7 @@ SAMPLES: dict[Kind, tuple[object, object]] = {
     TRIES: (3, 3),
     TEXT: ("word", "word"),
     TEXTS: (["one"], ("one",)),
+    COMMANDS: (["make"], ("make",)),
     RULES: (["Read"], ("Read",)),
     MODEL: ("haiku", "haiku"),
     MODE: ("acceptEdits", "acceptEdits"),
@@ -341,3 +343,31 @@ def test_tools(house: House, option: Option, name: ToolName) -> None:
             assert house.limits() == msgspec.structs.replace(Limits(), **{option.field: meant})
         case _:
             assert found_in_task(option, house.added()) == meant
+
+
+# --- a check that checks nothing ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", " \t", "# pytest", "\n  # a\n"])
+def test_a_check_that_checks_nothing_is_a_mistake_by_every_way_in(house: House, command: str) -> None:
+    """An empty variable of a shell: such a check would pass whatever was done."""
+    task = house.file()
+    for words in (("delegate", "x", "go"), ("batch", "--file", task, "--detach")):
+        code, err = house.run(*words, "--verify", command)
+        assert (code, "check nothing" in err) == (2, True), err
+    for said in ([command], ["make", command], command):
+        for file in (house.file({"verify": said}), house.file(defaults={"verify": said})):
+            code, err = house.run("batch", "--file", file, "--detach")
+            assert (code, "check nothing" in err) == (2, True), err
+    for table, flags in (("defaults", ()), ("profiles.night", ("--profile", "night"))):
+        house.config(table, "verify", ["make", command])
+        code, err = house.run("delegate", "x", "go", *flags)
+        assert (code, "check nothing" in err) == (2, True), err
+    (house.home / "config.toml").unlink()
+    for arguments in ({"verify": [command]}, {"verify": ["make", command]}):
+        with pytest.raises(UsageError):
+            house.tool("delegate", {"name": "x", "task": "go", **arguments})
+        tasks = [{"name": "t", "task": "p", **arguments}]
+        with pytest.raises(UsageError):
+            house.tool("batch_start", {"tasks": tasks, "maxCost": 1.0})
+    assert not [one for one in house.daemon.received if "session.delegate" in str(one)]

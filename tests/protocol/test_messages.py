@@ -58,7 +58,7 @@ KINDS = {
     ("system", "api_retry"): "ApiRetry",
     ("system", "background_tasks_changed"): "TasksChanged",
     ("system", "compact_boundary"): "Notice",
-    ("system", "informational"): "Notice",
+    ("system", "informational"): "Informational",
     ("system", "init"): "Init",
     ("system", "permission_denied"): "PermissionDenied",
     ("system", "session_state_changed"): "SessionState",

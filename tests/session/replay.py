@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import msgspec
 
 from cms.protocol.messages import CanUseTool, CommandLifecycle, Event, HookCallback
@@ -39,6 +41,11 @@ class Replay:
         self._now = START
         told = takes.told(name)
         self._messages = [str(line["uuid"]) for line in told if line["type"] == "user"]
+        self._commands = {
+            str(line["uuid"])
+            for line in told
+            if line["type"] == "user" and '"content": "/' in json.dumps(line)
+        }
         self._answers: dict[str, object] = {}
         for line in told:
             response = line.get("response")
@@ -70,7 +77,8 @@ class Replay:
 
     def _begin(self) -> None:
         if self._messages:
-            self._see(Began(self._messages.pop(0)))
+            message = self._messages.pop(0)
+            self._see(Began(message, command=message in self._commands))
 
     def _judge(self, event: HookCallback | CanUseTool) -> None:
         answer = msgspec.json.encode(self._answers[event.request_id])

@@ -17,6 +17,7 @@ from cms.protocol.messages import (
     ConversationReset,
     Event,
     GetUsage,
+    Informational,
     Init,
     MessageBody,
     Noise,
@@ -240,6 +241,8 @@ def test_refusals_by_the_gate_and_by_claude_are_each_counted_once() -> None:
     assert [(denial.tool, denial.by) for denial in one.turn.denials] == [
         ("Write", "gate"),
         ("Bash", "claude"),
+        ("NoSuchTool", "claude"),  # refused before it came to the gate
+        ("Bash", "claude"),  # its input is wrong
     ]
 
 
@@ -543,6 +546,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(TaskUpdated, _KEYS, st.builds(TaskPatch, _WORDS)),
     st.builds(TaskNotification, _KEYS, _WORDS),
     st.builds(PermissionDenied, st.just("Bash"), _KEYS),
+    st.builds(Informational, st.just("no"), st.sampled_from([None, True])),
     st.builds(ApiRetry, st.just(1), error_status=st.sampled_from([None, 401, 529])),
     st.builds(RateLimitEvent, st.builds(RateLimitInfo, st.sampled_from(["allowed", "rejected"]))),
     st.builds(Init, session_id=st.sampled_from(["", "s"])),
@@ -622,7 +626,8 @@ def test_any_sequence_of_events_is_folded(events: list[Event], begun: bool) -> N
         assert state.tool_calls >= before.tool_calls
         assert len({call.request_id for call in state.gate}) == len(state.gate)
         if before.phase is Phase.ENDED:
-            assert state == msgspec.structs.replace(before, seq=state.seq)
+            turn = None if isinstance(event, Settled) else before.turn
+            assert state == msgspec.structs.replace(before, seq=state.seq, turn=turn)
         else:
             assert (state.turn is not None) == (state.phase is Phase.BUSY) or state.phase is Phase.ENDED
         if before.turn is not None and before.turn.breach is not None and state.turn is not None:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from cms.errors import ExitCode
-from cms.protocol.messages import Event, Init, RateLimitEvent, RateLimitInfo, TextBlock
+from cms.protocol.messages import (
+    Assistant,
+    DeniedCall,
+    Event,
+    Informational,
+    Init,
+    MessageBody,
+    PermissionDenied,
+    RateLimitEvent,
+    RateLimitInfo,
+    TextBlock,
+)
 from cms.session.fold import fold
 from cms.session.model import Denial, Interaction, InteractionState, Outcome, Receipt, Walls, exit_code_of
 from cms.session.state import Began, Breach, Breached, Ended, Judged, Opened, State
-from cms.session.verdict import Conclusion, conclude, judge_delegation, response_of
+from cms.session.verdict import NOT_ASKED, Conclusion, conclude, judge_delegation, response_of
 from session.world import (
     IDLE,
     RUNNING,
     START,
     hook,
+    raw,
     result,
     says,
     started,
@@ -179,10 +192,139 @@ def test_a_refused_read_takes_nothing_from_a_task_that_only_reads() -> None:
     assert found.reasons == ("1 tool call(s) refused",)
 
 
-def test_an_answer_that_no_model_gave_says_so() -> None:
-    found = verdict(result(0.0, "", terminal_reason=None), IDLE)
-    assert found.outcome is Outcome.COMPLETED
-    assert any("the model was not asked" in reason for reason in found.reasons)
+# --- asked nothing, or answering nothing -----------------------------------------------------------
+
+COMMAND = [Opened(0.0, {}), Began("i", command=True), RUNNING, started()]
+
+
+def command(*events: Event) -> Conclusion:
+    state = State()
+    for event in (*COMMAND, *events):
+        state = fold(state, event, START)
+    return conclude(state)
+
+
+def test_a_message_that_was_kept_from_the_model_is_not_done() -> None:
+    """A `UserPromptSubmit` hook of the user's, say: a result, no error, and no call of the API."""
+    plain = result(0.0, "blocked by hook", terminal_reason=None)
+    for told in ([], [Informational("blocked by hook: no", prevent_continuation=True)]):
+        found = verdict(*told, plain, IDLE)
+        assert found.outcome is Outcome.FAILED
+        assert found.error
+        assert NOT_ASKED in found.reasons
+    found = command(Informational("blocked by hook: no", prevent_continuation=True), plain, IDLE)
+    assert (found.outcome, found.error) == (Outcome.FAILED, "blocked by hook: no")
+
+
+def test_a_command_of_claudes_own_asks_no_model_and_is_done() -> None:
+    for text in ("", "Total cost: $0.01"):
+        found = command(result(0.0, text, terminal_reason=None), IDLE)
+        assert found == Conclusion(Outcome.COMPLETED, "", (NOT_ASKED,))
+    unknown = command(result(0.0, "Unknown command: /nothing", terminal_reason=None), IDLE)
+    assert (unknown.outcome, unknown.error) == (Outcome.FAILED, "Unknown command: /nothing")
+
+
+def test_a_command_that_is_a_prompt_is_judged_like_one() -> None:
+    assert command(REPLY, result(0.1), IDLE).outcome is Outcome.COMPLETED
+    assert command(REPLY, *refused("1", "Write"), result(0.1), IDLE).outcome is Outcome.NEEDS_INPUT
+
+
+@pytest.mark.parametrize("text", ["", "  \n", None])
+def test_who_answers_nothing_has_not_done_it(text: str | None) -> None:
+    for work in ([says("", "m1")], [REPLY, *done("1", "Write")]):
+        found = verdict(*work, result(0.1, text), IDLE)
+        assert (found.outcome, found.error) == (Outcome.FAILED, "the model gave no answer")
+
+
+def test_an_answer_of_the_shape_that_was_asked_for_is_one() -> None:
+    shaped = result(0.1, "", structured_output=msgspec.Raw(b'{"a":1}'))
+    assert verdict(says("", "m1"), shaped, IDLE).outcome is Outcome.COMPLETED
+
+
+def test_one_answer_of_several_is_enough() -> None:
+    assert verdict(REPLY, result(0.1), result(0.2, ""), IDLE).outcome is Outcome.COMPLETED
+
+
+def test_what_an_unasked_turn_said_is_no_answer() -> None:
+    """A background task's end begins a turn before ours is begun."""
+    state = State()
+    for event in (Opened(0.0, {}), Began("i"), RUNNING, REPLY, started(), result(0.0, "no"), IDLE):
+        state = fold(state, event, START)
+    assert conclude(state).outcome is Outcome.FAILED
+
+
+# --- refused by somebody else -----------------------------------------------------------------------
+
+
+def calls(key: str, tool: str, **given: object) -> Assistant:
+    block = {"type": "tool_use", "id": f"use-{key}", "name": tool, "input": given}
+    return Assistant(MessageBody(raw([block]), f"m{key}", "model"))
+
+
+def test_what_claude_refuses_after_the_gate_let_it_through() -> None:
+    """By the user's own rule or hook; told with the result, by the call's answer, or by a line of its own."""
+    let = [hook("1", "Write"), Judged("1")]
+    error = tool_result("1", error=True)
+    meta = msgspec.structs.replace(
+        error, tool_result_meta=raw([{"id": "use-1", "non_execution_kind": "permission-rule"}])
+    )
+    told = result(0.1, permission_denials=(DeniedCall("Write", "use-1"),))
+    line = PermissionDenied("Write", "use-1", "no")
+    for events in (
+        [error, told],
+        [meta, told],
+        [meta, result(0.1)],
+        [line, error, told],
+    ):
+        state = state_after(REPLY, calls("1", "Write"), *let, *events, IDLE)
+        assert state.turn is not None
+        (denial,) = state.turn.denials
+        assert (denial.tool, denial.by) == ("Write", "claude")
+        assert conclude(state).outcome is Outcome.NEEDS_INPUT
+
+
+def test_a_tool_that_a_rule_takes_away_is_refused_before_the_gate() -> None:
+    state = state_after(REPLY, calls("1", "Write"), tool_result("1", error=True), result(0.1), IDLE)
+    assert state.turn is not None
+    assert [one.tool for one in state.turn.denials] == ["Write"]
+    assert conclude(state).outcome is Outcome.NEEDS_INPUT
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "hidden"),
+    [
+        ("Bash", {"command": "ls -l src"}, False),
+        ("Bash", {"command": "git status"}, False),
+        ("Bash", {"command": "git diff --output=x"}, True),
+        ("Bash", {"command": "ls > files"}, True),
+        ("Bash", {"command": "cat a; make"}, True),
+        ("Bash", {"command": "make"}, True),
+        ("WebFetch", {"url": "http://x"}, False),
+        ("Edit", {"file_path": "a"}, True),
+    ],
+)
+def test_a_harmless_call_does_not_hide_that_every_change_was_refused(
+    tool: str, given: dict[str, object], hidden: bool
+) -> None:
+    harmless = [hook("1", tool, given), Judged("1"), tool_result("1")]
+    found = verdict(REPLY, *harmless, *refused("2", "Write"), result(0.1), IDLE)
+    assert found.outcome is (Outcome.COMPLETED if hidden else Outcome.NEEDS_INPUT)
+
+
+def test_a_plan_that_is_not_in_the_call_is_what_was_said() -> None:
+    noted = [calls("1", "ExitPlanMode"), hook("1", "ExitPlanMode", {"x": 1}), Judged("1", noted=True)]
+    denied = result(0.1, "That is it.", permission_denials=(DeniedCall("ExitPlanMode", "use-1"),))
+    state = state_after(says("The plan.", "m1"), *noted, tool_result("1", error=True), denied, IDLE)
+    assert conclude(state) == Conclusion(Outcome.COMPLETED)
+    assert response_of(state) == "The plan.\n\nThat is it."
+    assert state.turn is not None
+    assert state.turn.denials == ()
+
+
+def test_a_plan_that_the_hook_is_not_told_is_in_the_reply() -> None:
+    call = calls("1", "ExitPlanMode", plan="Do this.")
+    state = state_after(call, hook("1", "ExitPlanMode", {"x": 1}))
+    assert state.gate[0].given.plan == "Do this."
 
 
 # --- what is told beside it -----------------------------------------------------------------------

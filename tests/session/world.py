@@ -77,7 +77,7 @@ def hook(
     key: str, tool: str = "Bash", given: Mapping[str, object] | None = None, agent: str | None = None
 ) -> HookCallback:
     """A tool call that waits for our word."""
-    call = HookInput(tool, raw(given or {"command": "ls"}), f"use-{key}", agent)
+    call = HookInput(tool, raw(given or {"command": "make"}), f"use-{key}", agent)
     return HookCallback(key, HookRequest("pre", call))
 
 

@@ -53,7 +53,7 @@ from cms.store.records import Recovery
 from cms.store.recovery import recover
 from cms.store.store import Store, open_store
 from cms.store.trash import Retired, retire
-from cms.units import check_name
+from cms.units import check_commands, check_name
 
 log = logging.getLogger(__name__)
 
@@ -149,10 +149,11 @@ class Supervisor(Sessions):
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
-            UsageError: no session can be called so, or whoever asks may not start such a session
-                (`session.lineage`).
+            UsageError: no session can be called so, one of its checks is empty, or whoever asks may not start
+                such a session (`session.lineage`).
         """
         check_name(options.name)
+        check_commands(options.verify)
         who, settings = caller.get(), self.settings_now()
         options = await self.children.admit(options, settings.environ)
         await check_work_dir(options.work_dir)

@@ -202,8 +202,15 @@ class Driver:
     def _answer(self, process: AgentProcess, action: AnswerCall, now: float) -> None:
         call, decision, context = action.call, action.decision, self._context
         turn = context.state.turn
-        context.fold(Judged(call.request_id, action.denial, decision.questions, decision.plan), now)
         allowed = decision.effect != "deny"
+        judged = Judged(
+            call.request_id,
+            action.denial,
+            decision.questions,
+            decision.plan,
+            noted=not allowed and action.denial is None,
+        )
+        context.fold(judged, now)
         entry = AuditEntry(
             session_id=context.record.id,
             interaction_id=turn.id if turn is not None else "",
@@ -316,7 +323,8 @@ class Driver:
         """This message is being written."""
         self._settled = trio.Event()
         self._set_current(interaction)
-        self.apply(Began(interaction.id, granted))
+        command = interaction.prompt.lstrip().startswith("/")
+        self.apply(Began(interaction.id, granted, command=command))
 
     async def refuse(self, interaction: Interaction, outcome: Outcome, why: str) -> None:
         """This one is not sent: give it an end, and wait until that is stored."""

@@ -14,6 +14,7 @@ from cms.mcp.call import DaemonCall
 from cms.mcp.results import described
 from cms.mcp.tool import Params
 from cms.options import (
+    COMMANDS,
     DELEGATION,
     FOLDER,
     OPTIONS,
@@ -87,6 +88,8 @@ class Options(Params, frozen=True, kw_only=True):
             value: object = getattr(self, field)
             if isinstance(value, float) and option.tool is not None:
                 value *= option.tool.unit
+            if option.kind is COMMANDS and value is not None:
+                value = option.read(list(value) if isinstance(value, tuple) else value)
             if value is not None and value != _NOTHING.get(option.kind):
                 said[option.field] = value
         return Folders(_key).settle(msgspec.structs.replace(Layer(), **said))

@@ -130,15 +130,33 @@ class Assistant(Event, frozen=True):
         return blocks_of(self.message.content)
 
 
+class _ResultMeta(msgspec.Struct, frozen=True):
+    id: str = ""
+    non_execution_kind: str | None = None
+
+
 class User(Event, frozen=True):
     """Tool results and notes, as they go back to the model."""
 
     message: MessageBody
     parent_tool_use_id: str | None = None
+    tool_result_meta: msgspec.Raw = msgspec.Raw(b"[]")
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         return blocks_of(self.message.content)
+
+    @property
+    def not_run(self) -> frozenset[str]:
+        """The calls of which claude says that they were refused, and not that they failed."""
+        try:
+            found = _meta_decoder.decode(self.tool_result_meta)
+        except UNREADABLE:
+            return frozenset()
+        return frozenset(one.id for one in found if one.non_execution_kind)
+
+
+_meta_decoder = msgspec.json.Decoder(list[_ResultMeta])
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -178,6 +196,12 @@ class ModelUsage(msgspec.Struct, frozen=True, rename="camel"):
     cost_usd: float = msgspec.field(default=0.0, name="costUSD")
 
 
+class DeniedCall(msgspec.Struct, frozen=True):
+    tool_name: str = ""
+    tool_use_id: str = ""
+    tool_input: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 class Result(Event, frozen=True):
     """The end of one turn; not always the end of the work (see `session.state`)."""
 
@@ -190,6 +214,20 @@ class Result(Event, frozen=True):
     api_error_status: int | None = None
     session_id: str = ""
     errors: tuple[str, ...] = ()
+    permission_denials: tuple[DeniedCall, ...] = ()
+    structured_output: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def answers(self) -> bool:
+        """Whether it holds an answer: a text, or a value of the shape that was asked for."""
+        return bool((self.result or "").strip()) or bytes(self.structured_output) != b"null"
+
+
+class Informational(Event, frozen=True):
+    """What claude tells a person; with `prevent_continuation` why it does not go on."""
+
+    content: str = ""
+    prevent_continuation: bool | None = None
 
 
 class ConversationReset(Event, frozen=True):
@@ -369,6 +407,7 @@ _DECODERS: _Decoders = {
     ("system", "init"): _decoder(Init),
     ("system", "api_retry"): _decoder(ApiRetry),
     ("system", "permission_denied"): _decoder(PermissionDenied),
+    ("system", "informational"): _decoder(Informational),
     ("system", "task_started"): _decoder(TaskStarted),
     ("system", "task_updated"): _decoder(TaskUpdated),
     ("system", "task_notification"): _decoder(TaskNotification),
@@ -392,7 +431,6 @@ _NOTICES = frozenset(
         ("system", "status"),
         ("system", "thinking_tokens"),
         ("system", "task_progress"),
-        ("system", "informational"),
         ("system", "hook_started"),
         ("system", "hook_response"),
         ("tool_progress", ""),

@@ -10,3 +10,6 @@ OWN_TOOLS = ("TodoWrite", "TaskOutput", "TaskStop", "ToolSearch", "Skill", "Repo
 AGENT_TOOLS = ("Task", "Agent", "SendMessage", "ListAgents")
 QUESTION_TOOL = "AskUserQuestion"
 PLAN_TOOL = "ExitPlanMode"
+ENTER_PLAN_TOOL = "EnterPlanMode"
+#: They look at the outside, or at what is planned.
+LOOKING_TOOLS = ("WebFetch", "WebSearch", "CronList")

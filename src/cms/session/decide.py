@@ -159,7 +159,7 @@ def _answer(call: PendingCall, decision: GateDecision, breach: Breach | None) ->
     if breach is not None and decision.effect != "deny":
         decision = GateDecision("deny", breach.reason, decision.detail or call.given.detail)
     denial = None
-    if decision.effect == "deny" and not decision.questions and not decision.plan:
+    if decision.effect == "deny" and not (decision.questions or decision.plan or decision.noted):
         denial = Denial(call.tool, decision.detail, decision.reason, decision.by, decision.violation)
     answer: Answer
     if call.kind == "permission":

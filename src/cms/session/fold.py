@@ -20,6 +20,7 @@ from cms.protocol.messages import (
     Event,
     GetUsage,
     HookCallback,
+    Informational,
     Init,
     ModelUsage,
     Notice,
@@ -34,10 +35,13 @@ from cms.protocol.messages import (
     TaskUpdated,
     TextBlock,
     ToolResultBlock,
+    ToolUseBlock,
     UsageReply,
     User,
+    blocks_of,
 )
-from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS
+from cms.protocol.tools import PLAN_TOOL
+from cms.session.acts import is_loss, may_change
 from cms.session.model import Denial, InteractionState, TokenUsage
 from cms.session.repetition import follow
 from cms.session.state import (
@@ -62,12 +66,10 @@ from cms.session.state import (
     State,
     Turn,
 )
+from cms.session.tool_input import ToolInput, read_input
 
 #: The words with which claude says that a background task has ended.
 _TASK_ENDS = frozenset({"completed", "failed", "killed", "stopped"})
-
-#: Tools whose success changes nothing by itself; what a subagent does is counted where it does it.
-_NO_ACT = frozenset({*READ_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, QUESTION_TOOL, PLAN_TOOL})
 
 #: The model name of lines that claude makes up itself (an API error as an assistant line).
 SYNTHETIC = "<synthetic>"
@@ -120,7 +122,9 @@ def fold(state: State, event: Event, now: float) -> State:
         case TasksChanged() | TaskStarted() | TaskUpdated() | TaskNotification():
             return _replace(state, tasks=_tasks(state.tasks, event))
         case PermissionDenied():
-            return _denied(state, event)
+            return _denied(state, event.tool_use_id, event.tool_name, event.message)
+        case Informational(content=text, prevent_continuation=True) if not _is_asked(state):
+            return _in_turn(state, blocked=text.strip() or "claude did not go on with it")
         case ApiRetry():
             return _retrying(state, event, now)
         case RateLimitEvent(rate_limit_info=info):
@@ -163,6 +167,7 @@ def _began(state: State, event: Began, now: float) -> State:
         started=now,
         spent_before=state.ledger.spent,
         allowance=Allowance(event.grant.amount),
+        command=event.command,
     )
     # Told `idle` by the turn before: not so any more. Never told: stay so.
     idle = None if state.idle is None else False
@@ -191,12 +196,32 @@ def _initialized(state: State, event: Init) -> State:
     )
 
 
-def _denied(state: State, event: PermissionDenied) -> State:
-    turn, use = state.turn, event.tool_use_id
+def _is_asked(state: State) -> bool:
+    return state.turn is not None and state.turn.asked
+
+
+def _denied(state: State, use: str, tool: str, reason: str, given: ToolInput | None = None) -> State:
+    """claude refused a call by itself: by its mode, by the user's own rule or hook, or as none that it knows.
+
+    That it does so is said in up to three ways; a call counts once.
+    """
+    turn = state.turn
     if turn is None or use in turn.denied_ids:
         return state
-    denial = Denial(event.tool_name, "", event.message, by="claude")
-    return _in_turn(state, denials=(*turn.denials, denial), denied_ids=turn.denied_ids | {use})
+    _, known = turn.calls.get(use, ("", None))
+    given = given or known or ToolInput()
+    at_work = {key: acts for key, acts in turn.at_work.items() if key != use}
+    # What it was let through for, where nothing more is told of it.
+    loss = is_loss(tool, given) or turn.at_work.get(use, False)
+    denial = Denial(tool, given.detail, reason, by="claude")
+    return _in_turn(
+        state,
+        denials=(*turn.denials, denial),
+        denied_ids=turn.denied_ids | {use},
+        refused=turn.refused + loss,
+        at_work=at_work,
+        calls={key: call for key, call in turn.calls.items() if key != use},
+    )
 
 
 def _retrying(state: State, event: ApiRetry, now: float) -> State:
@@ -236,6 +261,10 @@ def _pending_call(state: State, event: HookCallback | CanUseTool, now: float) ->
 def _at_gate(state: State, call: PendingCall) -> State:
     if any(waiting.request_id == call.request_id for waiting in state.gate):
         return state  # said twice: it is one request, and gets one answer
+    if call.tool == PLAN_TOOL and not call.given.plan and state.turn is not None:
+        # The hook is not told what the model gives; where claude has a file for the plan, it gives nothing.
+        said = state.turn.calls.get(call.tool_use_id, (PLAN_TOOL, ToolInput()))[1]
+        call = _replace(call, given=_replace(call.given, plan=said.plan))
     if call.kind == "hook" and state.turn is not None:
         who, repetitions = call.agent_id or "", state.turn.repetitions
         state = _in_turn(
@@ -291,7 +320,7 @@ def _lifecycle(state: State, event: CommandLifecycle) -> State:
     match event.state:
         case "started":
             # What was said before belongs to a turn that nobody asked for.
-            return _in_turn(state, state=InteractionState.RUNNING, last_text="")
+            return _in_turn(state, state=InteractionState.RUNNING, last_text="", asked=False)
         case "cancelled":
             return _in_turn(state, state=InteractionState.INTERRUPTED)
         case _:
@@ -324,7 +353,7 @@ def _count_reply(state: State, message_id: str, model: str) -> State:
         return state
     state = _replace(state, last_message=message_id, turns=state.turns + 1, last_stop="")
     if state.turn is not None:
-        state = _in_turn(state, turns=state.turn.turns + 1, retry=None)
+        state = _in_turn(state, turns=state.turn.turns + 1, retry=None, asked=True)
     return state
 
 
@@ -352,14 +381,27 @@ def _stream(state: State, line: StreamEvent) -> State:
             return state
 
 
+def _called(state: State, line: Assistant) -> State:
+    """What is called in a reply, for what never comes to the gate, and for what the hook is not told."""
+    if state.turn is None:
+        return state
+    called = {
+        block.id: (block.name, read_input(block.input)[0])
+        for block in line.blocks
+        if isinstance(block, ToolUseBlock)
+    }
+    return _in_turn(state, calls={**state.turn.calls, **called}) if called else state
+
+
 def _assistant(state: State, line: Assistant) -> State:
+    state = _called(state, line)
     if line.parent_tool_use_id is not None:
         return state
     if state.open_message and line.message.id != state.open_message:
         # The stream broke off and claude got its answer another way: no `message_stop` will come.
         state = _close_reply(state)
     state = _count_reply(state, line.message.id, line.message.model)
-    if line.message.model == SYNTHETIC:
+    if line.message.model == SYNTHETIC and not (state.turn is not None and state.turn.command):
         return state  # an error in the shape of an answer; the result tells it too
     text = "".join(block.text for block in line.blocks if isinstance(block, TextBlock))
     return _in_turn(state, last_text=text) if text else state
@@ -369,13 +411,30 @@ def _user(state: State, line: User) -> State:
     turn = state.turn
     if turn is None:
         return state
-    at_work = dict(turn.at_work)
-    acted = turn.acted
+    at_work, calls, acted = dict(turn.at_work), dict(turn.calls), turn.acted
+    refused: list[ToolResultBlock] = []
     for block in line.blocks:
-        if isinstance(block, ToolResultBlock) and block.tool_use_id in at_work:
-            tool = at_work.pop(block.tool_use_id)
-            acted += not block.is_error and tool not in _NO_ACT
-    return state if at_work == turn.at_work else _in_turn(state, at_work=at_work, acted=acted)
+        if not isinstance(block, ToolResultBlock):
+            continue
+        use = block.tool_use_id
+        # (Let through, and refused afterwards; or refused before it came to the gate.)
+        if block.is_error and (use in line.not_run or (use in calls and use not in at_work)):
+            refused.append(block)
+            continue
+        calls.pop(use, None)
+        if use in at_work:
+            acted += at_work.pop(use) and not block.is_error
+    state = _in_turn(state, at_work=at_work, calls=calls, acted=acted)
+    for block in refused:
+        tool, given = calls.get(block.tool_use_id, ("", ToolInput()))
+        state = _denied(state, block.tool_use_id, tool, _words(block), given)
+    return state
+
+
+def _words(block: ToolResultBlock) -> str:
+    """What a tool's result says, in a line."""
+    (first, *_) = (*(one.text for one in blocks_of(block.content) if isinstance(one, TextBlock)), "")
+    return " ".join(first.replace("<tool_use_error>", "").replace("</tool_use_error>", "").split())[:500]
 
 
 def _judged(state: State, event: Judged, now: float) -> State:
@@ -391,17 +450,23 @@ def _judged(state: State, event: Judged, now: float) -> State:
     if turn is None:
         return state
     at_work = dict(turn.at_work)
-    if event.denial is None:
-        at_work[call.tool_use_id] = call.tool
+    allowed = event.denial is None and not event.noted
+    if allowed:
+        at_work[call.tool_use_id] = may_change(call.tool, call.given)
     else:
         at_work.pop(call.tool_use_id, None)
+    told = event.noted and call.tool == PLAN_TOOL and bool(turn.last_text)  # the plan, perhaps
     return _in_turn(
         state,
         tool_calls=turn.tool_calls + first,
         tools_used=turn.tools_used if call.tool in turn.tools_used else (*turn.tools_used, call.tool),
         at_work=at_work,
         denials=turn.denials if event.denial is None else (*turn.denials, event.denial),
-        denied_ids=turn.denied_ids if event.denial is None else turn.denied_ids | {call.tool_use_id},
+        denied_ids=turn.denied_ids if allowed else turn.denied_ids | {call.tool_use_id},
+        refused=turn.refused + (event.denial is not None and is_loss(call.tool, call.given)),
+        calls=turn.calls if allowed else {k: v for k, v in turn.calls.items() if k != call.tool_use_id},
+        texts=(*turn.texts, turn.last_text) if told else turn.texts,
+        last_text="" if told else turn.last_text,
         questions=(*turn.questions, *event.questions),
         plan=event.plan or turn.plan,
         # What a subagent is told ends the subagent, not the turn.
@@ -460,10 +525,17 @@ def _result(state: State, event: Result) -> State:
     # An error's `result` is prose about the error, not an answer; what the model said before it is kept.
     text = (event.result or "") if not event.is_error else ""
     text = text or turn.last_text
+    for call in event.permission_denials:
+        given, _ = read_input(call.tool_input)
+        # (Its reason was told before, where claude tells reasons.)
+        reason = "refused by claude's permission mode, or by a rule or a hook of your own"
+        state = _denied(state, call.tool_use_id, call.tool_name, reason, given)
     return _in_turn(
         state,
         result=event,
         texts=(*turn.texts, text) if text else turn.texts,
         last_text="",
         retry=None,
+        answered=turn.answered or event.answers or (turn.command and bool(text)),
+        calls={},
     )

@@ -25,7 +25,15 @@ from typing import Literal
 
 import msgspec
 
-from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
+from cms.protocol.tools import (
+    AGENT_TOOLS,
+    ENTER_PLAN_TOOL,
+    OWN_TOOLS,
+    PLAN_TOOL,
+    QUESTION_TOOL,
+    READ_TOOLS,
+    WRITE_TOOLS,
+)
 from cms.session.model import Limits, Outcome, Preset, Question
 from cms.session.paths import PathRules
 from cms.session.questions import AskedQuestion, Choice, PersonAnswer
@@ -48,6 +56,11 @@ class Rules(msgspec.Struct, frozen=True):
     stop_on_violation: bool = True
     ask_timeout: float = 0.0  # seconds that a person gets to answer; 0: nobody is there
 
+    @property
+    def plans(self) -> bool:
+        """Whether a plan is what was asked for."""
+        return "plan" in (self.preset, self.permission_mode)
+
 
 class GateDecision(msgspec.Struct, frozen=True):
     """The gate's decision on one call."""
@@ -58,6 +71,7 @@ class GateDecision(msgspec.Struct, frozen=True):
     violation: bool = False
     questions: tuple[Question, ...] = ()
     plan: str = ""
+    noted: bool = False  # what it is about is noted in another way: it is no refusal
     by: Literal["gate", "nobody", "person"] = "gate"
     answers: dict[str, str] = {}  # to the model's questions, for a call that is allowed
 
@@ -85,8 +99,8 @@ def judge(call: PendingCall, rules: Rules) -> GateDecision:
         return GateDecision(
             "deny", "the question was noted; nobody can answer it now", detail, questions=asked
         )
-    if call.tool == PLAN_TOOL:
-        return GateDecision("deny", "the plan was noted; nothing is carried out now", detail, plan=given.plan)
+    if call.tool in (PLAN_TOOL, ENTER_PLAN_TOOL):
+        return _by_plan(call, rules)
     if rules.safety and (refused := _by_paths(call, rules)) is not None:
         return refused
     if call.kind == "permission":
@@ -100,6 +114,19 @@ def judge(call: PendingCall, rules: Rules) -> GateDecision:
     if rules.permission_mode:
         return GateDecision("pass", detail=detail)
     return _by_preset(call, rules)
+
+
+def _by_plan(call: PendingCall, rules: Rules) -> GateDecision:
+    """A call that begins or ends claude's plan mode."""
+    if not rules.plans:
+        # It would change the mode that a person chose, or end the work where it should begin.
+        return GateDecision("deny", "refused: no plan was asked for; do the work itself")
+    if call.tool == ENTER_PLAN_TOOL:
+        return GateDecision("allow")
+    if plan := call.given.plan:
+        return GateDecision("deny", "the plan was noted; nothing is carried out now", plan=plan)
+    reason = "nobody approves a plan here, and no file holds it: give the whole plan as your answer"
+    return GateDecision("deny", reason, noted=True)
 
 
 def needs_paths(call: PendingCall, rules: Rules) -> bool:

@@ -169,8 +169,14 @@ class Turn(msgspec.Struct, frozen=True):
     turns: int = 0
     tool_calls: int = 0
     tools_used: tuple[str, ...] = ()
+    command: bool = False  # its message may be a command of claude's own
+    asked: bool = False  # the model has said something to it
+    answered: bool = False  # a result held an answer
+    blocked: str = ""  # why claude did not go on with it
     acted: int = 0  # tool calls that may have changed something, and succeeded
-    at_work: dict[str, str] = {}  # tool_use_id -> tool, let through and not finished
+    refused: int = 0  # tool calls that would have changed something, and were refused, by whomever
+    calls: dict[str, tuple[str, ToolInput]] = {}  # tool_use_id -> what was called, and is not at the gate yet
+    at_work: dict[str, bool] = {}  # tool_use_id -> whether it may change something; let through, not finished
     texts: tuple[str, ...] = ()  # one per result
     last_text: str = ""  # of the main conversation, since the last result
     plan: str = ""
@@ -238,6 +244,7 @@ class Began(Local, frozen=True):
 
     interaction_id: str
     grant: Grant = Grant()
+    command: bool = False  # it may be a command of claude's own (`/clear`)
 
 
 class BudgetAsked(Local, frozen=True):
@@ -256,12 +263,17 @@ class MeterAsked(Local, frozen=True):
 
 
 class Judged(Local, frozen=True):
-    """A call at the gate was decided."""
+    """A call at the gate was decided.
+
+    Attributes:
+        noted: it is not carried out, and no refusal: what it asked or planned is noted.
+    """
 
     request_id: str
     denial: Denial | None = None
     questions: tuple[Question, ...] = ()
     plan: str = ""
+    noted: bool = False
 
 
 class LookingUp(Local, frozen=True):

@@ -1,8 +1,9 @@
 """How an interaction ended: the verdict, drawn from what was seen and not from what was said. Pure.
 
 - A breach is the outcome, whatever claude said after it; a plan that was asked for is complete.
-- A result that calls itself a success is none if claude reports an error, ended its turn for another reason
-  than being done, or asked to act, was refused each time, and did nothing.
+- A result that calls itself a success is none if claude reports an error or ended its turn for another reason
+  than being done, if the model was asked nothing or answered nothing, or if something that would have changed
+  something was refused (by whomever), and nothing was changed.
 - What was refused and what still runs is told with every outcome.
 - A delegation's message is judged once more when its process has ended, and only then it is `completed`: a
   check that failed makes it `verification_failed`, one that was never finished `interrupted`, a protected
@@ -13,10 +14,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
-from cms.protocol.tools import OWN_TOOLS, READ_TOOLS
 from cms.session.model import (
     DelegateResult,
     Interaction,
@@ -29,12 +30,15 @@ from cms.session.model import (
     SessionStatus,
     Violation,
 )
-from cms.session.state import State, agents, is_over, shells
+from cms.session.state import State, Turn, agents, is_over, shells
 
 #: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
 _FINISHED = frozenset({"completed", "stop_hook_prevented"})
-#: Tools whose refusal takes nothing from the work.
-_NO_ACT = frozenset({*READ_TOOLS, *OWN_TOOLS})
+#: How claude begins to say that there is no such command of its own.
+_UNKNOWN = ("Unknown command", "Unknown slash command", "Unknown skill")
+
+
+NOT_ASKED: Final = "claude answered by itself: the model was not asked"
 
 
 class Conclusion(msgspec.Struct, frozen=True):
@@ -108,12 +112,25 @@ def conclude(state: State) -> Conclusion:
     if (result.terminal_reason or "completed") not in _FINISHED:
         error = f"claude ended its turn before the work was done ({result.terminal_reason})"
         return Conclusion(Outcome.FAILED, error, (error, *reasons))
-    if not turn.acted and any(d.tool not in _NO_ACT for d in turn.denials):
+    return _conclude_success(turn, reasons)
+
+
+def _conclude_success(turn: Turn, reasons: list[str]) -> Conclusion:
+    """The verdict on a turn that claude says has come to its own end."""
+    said = " ".join(turn.texts)
+    if not turn.asked:
+        reasons.insert(0, NOT_ASKED)
+        if turn.blocked or not turn.command or said.startswith(_UNKNOWN):
+            error = turn.blocked or (said if turn.command else "") or NOT_ASKED
+            return Conclusion(Outcome.FAILED, error, tuple(reasons))
+        return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
+    if turn.refused and not turn.acted:
         # It asked to act, was refused each time, and says it is done: it did nothing.
         error = "every tool call that would have changed something was refused"
         return Conclusion(Outcome.NEEDS_INPUT, error, (error, *reasons))
-    if not turn.turns:
-        reasons.append("claude answered by itself: the model was not asked")
+    if not turn.answered:
+        error = "the model gave no answer"
+        return Conclusion(Outcome.FAILED, error, (error, *reasons))
     return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
 
 

@@ -1,0 +1,156 @@
+"""The verdict on the real binary: nothing is `completed` that was not asked, answered, done or permitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from cli.shell import Ran
+from cms.testing.script import ScriptedReply, call, prompt, say
+from real.conftest import World
+
+pytestmark = pytest.mark.real
+
+WRITE = call("Write", file_path="a.txt", content="x")
+DONE = say("All done.")
+
+
+def settings(world: World, value: Mapping[str, object]) -> None:
+    """The user's own."""
+    (world.home / ".claude").mkdir()
+    (world.home / ".claude" / "settings.json").write_text(json.dumps(value))
+
+
+def hook(event: str, command: str, matcher: str = "") -> dict[str, object]:
+    return {"hooks": {event: [{"matcher": matcher, "hooks": [{"type": "command", "command": command}]}]}}
+
+
+def delegate(world: World, *replies: ScriptedReply, flags: tuple[str, ...] = (), task: str = "Work") -> Ran:
+    return world.cms("delegate", "one", prompt(task, *replies), *flags, "--json")
+
+
+def denials(ran: Ran) -> list[tuple[str, str]]:
+    safety = ran.json()["safety"]
+    assert isinstance(safety, dict)
+    return [(one["tool"], one["by"]) for one in safety["denials"]]
+
+
+# --- nothing was asked, nothing was answered --------------------------------------------------------
+
+
+def test_a_message_that_a_hook_of_the_users_keeps_back(world: World) -> None:
+    settings(world, hook("UserPromptSubmit", "echo not today >&2; exit 2"))
+    ran = delegate(world, DONE)
+    assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
+    assert "not today" in str(ran.json()["error"])
+    assert ran.json()["turns"] == 0
+
+
+def test_an_empty_answer(world: World) -> None:
+    ran = delegate(world, WRITE, say(""), say(""))
+    assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
+    assert ran.json()["error"] == "the model gave no answer"
+
+
+def test_commands_of_claudes_own(world: World) -> None:
+    assert world.cms("spawn", "one", prompt("Hello", say("here"))).code == 0
+    for command in ("/cost", "/clear"):
+        ran = world.cms("send", "one", command, "--json")
+        assert (ran.code, ran.json()["outcome"]) == (0, "completed"), ran.out
+    ran = world.cms("delegate", "two", "/cost", "--json")
+    assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
+    assert "the model was not asked" in str(ran.json()["reasons"])
+    assert ran.json()["response"]
+
+
+# --- refused by somebody else -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "reply"),
+    [
+        ("Write", WRITE),  # the tool is gone: the call never comes to the gate
+        ("Bash(touch *)", call("Bash", command="touch a.txt")),
+    ],
+)
+def test_refused_by_the_users_own_rule(world: World, rule: str, reply: ScriptedReply) -> None:
+    settings(world, {"permissions": {"deny": [rule]}})
+    read = call("Bash", command="ls")
+    ran = delegate(world, read, reply, DONE, flags=("--preset", "full"))
+    assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
+    assert denials(ran) == [(reply.calls[0].name, "claude")]
+    assert not (world.work_dir / "a.txt").exists()
+
+
+def test_refused_by_the_users_own_hook(world: World) -> None:
+    settings(world, hook("PreToolUse", "echo hands off >&2; exit 2", "Write"))
+    ran = delegate(world, WRITE, DONE)
+    assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
+    assert denials(ran) == [("Write", "claude")]
+    assert "hands off" in ran.out
+
+
+def test_a_reading_shell_does_not_hide_that_the_change_was_refused(world: World) -> None:
+    ran = delegate(world, call("Bash", command="ls"), call("Bash", command="touch b"), DONE)
+    assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
+    assert denials(ran) == [("Bash", "nobody")]
+
+
+# --- plan mode --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [("--preset", "full"), ("--permission-mode", "bypassPermissions")])
+def test_the_model_does_not_change_the_mode_that_was_chosen(world: World, flags: tuple[str, str]) -> None:
+    world.env["IS_SANDBOX"] = "1"
+    bash = call("Bash", command="touch b.txt")
+    ran = delegate(world, call("EnterPlanMode"), WRITE, bash, DONE, flags=flags)
+    assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
+    assert denials(ran) == [("EnterPlanMode", "gate")]
+    assert (world.work_dir / "a.txt").exists()
+    assert (world.work_dir / "b.txt").exists()
+
+
+def test_a_plan_that_nobody_asked_for_does_not_end_the_work(world: World) -> None:
+    ran = delegate(
+        world, call("EnterPlanMode"), call("ExitPlanMode", plan="I would"), DONE, flags=("--preset", "full")
+    )
+    assert ran.json()["status"] == "completed", ran.out
+    assert ran.json()["response"] == "All done.", "and not the plan"
+
+
+@pytest.mark.parametrize(
+    ("replies", "response"),
+    [
+        ((call("ExitPlanMode", plan="1. Do it."),), "1. Do it."),
+        ((call("ExitPlanMode").saying("1. Do it."), say("That is all.")), "1. Do it.\n\nThat is all."),
+        ((call("ExitPlanMode"), say("1. Do it.")), "1. Do it."),
+        ((say("1. Do it."),), "1. Do it."),
+    ],
+)
+def test_the_plan_is_the_answer(world: World, replies: tuple[ScriptedReply, ...], response: str) -> None:
+    ran = delegate(world, *replies, flags=("--preset", "plan"))
+    assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
+    assert ran.json()["response"] == response
+    assert denials(ran) == []
+
+
+def test_a_batch_builds_what_was_planned(world: World) -> None:
+    planned = prompt("Plan it", call("ExitPlanMode", plan="Write a.txt."))
+    tasks = [
+        {"name": "plan", "prompt": planned, "preset": "plan"},
+        {
+            "name": "build",
+            "needs": ["plan"],
+            "prompt": "Build: {{needs.plan.response}} " + prompt("", WRITE, DONE),
+        },
+    ]
+    file = world.root / "tasks.jsonl"
+    file.write_text("".join(json.dumps(task) + "\n" for task in tasks))
+    ran = world.cms("batch", "--file", str(file), "--json")
+    assert ran.code == 0, (ran.out, ran.err)
+    assert (world.work_dir / "a.txt").exists()
+    asked = world.cms("history", "build", "--json").json()["interactions"]
+    assert isinstance(asked, list)
+    assert "Build: Write a.txt." in asked[0]["prompt"]
