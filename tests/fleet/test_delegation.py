@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import trio
 
+from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
 from cms.errors import Interrupted, SessionNotFound, StoreError
 from cms.fleet.batch_sessions import SupervisorSessions
+from cms.fleet.batches import open_batches
 from cms.fleet.supervisor import Supervisor
 from cms.session.model import (
     DelegateResult,
@@ -80,7 +82,7 @@ async def judged_again(tmp_path: Path, verdict: str) -> DelegateResult:
     async with supervising(settings) as supervisor:
         check = f"if test -e again; then {verdict}; else touch again at-work-one; sleep 600; fi"
         await cut_off_in_check(supervisor, check)
-        result = await SupervisorSessions(supervisor, "batch:x").traces("one", "", 0)
+        result = await SupervisorSessions(supervisor, "batch:x").traces("one", "", 0, check=True)
         assert isinstance(result, DelegateResult)
         one = await last(supervisor)
         assert (one.outcome, one.state) == (result.status, InteractionState.DONE)
@@ -142,6 +144,33 @@ async def test_who_waits_for_the_message_waits_for_the_verdict(tmp_path: Path) -
         assert replies[0].outcome is Outcome.VERIFICATION_FAILED
         assert replies[0].is_error
         assert replies[0].text == "done"
+
+
+@pytest.mark.parametrize("give_up", [False, True])
+async def test_a_batch_that_is_stopped_while_a_check_runs_leaves_it_for_later(
+    tmp_path: Path, give_up: bool
+) -> None:
+    settings = make_settings(tmp_path)
+    work = tmp_path / "work"
+    check = "echo run >> runs; touch at-work-one; until test -e gate; do sleep 0.05; done"
+    async with supervising(settings) as supervisor, open_batches(supervisor) as batches:
+        record = await batches.create(BatchOptions(str(work)), "b")
+        spec = TaskSpec(name="one", prompt=prompt("Work", say("done")), verify=(check,))
+        assert await batches.add(record.id, 0, [(spec, 1)]) == []
+        engine = await batches.start(record.id)
+        await at_work(supervisor)
+        stopped = await (batches.cancel if give_up else batches.stop)(record.id)
+        assert (work / "runs").read_text() == "run\n", "the check is not begun anew at once"
+        assert (await last(supervisor)).state is InteractionState.UNCHECKED
+        if give_up:
+            assert stopped.counts == {TaskStatus.INTERRUPTED: 1}
+            return
+        assert stopped.counts == {TaskStatus.RUNNING: 1}
+        (work / "gate").touch()
+        engine = await batches.start(record.id)
+        assert (await engine.wait()).counts == {TaskStatus.COMPLETED: 1}
+        assert (work / "runs").read_text() == "run\nrun\n"
+        assert (await last(supervisor)).outcome is Outcome.COMPLETED
 
 
 # --- cancelled by its own scope -------------------------------------------------------------------

@@ -23,7 +23,7 @@ ROWS = 6
 #: A copy of the last row at another place.
 COPY = (
     "INSERT INTO decisions SELECT session_id, NUMBER, interaction_id, at, tool, detail, verdict, reason,"
-    " cost, kind, seal FROM decisions WHERE THIS AND number = 6"
+    " cost, kind, seal, tool_use_id FROM decisions WHERE THIS AND number = 6"
 )
 
 

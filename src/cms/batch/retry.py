@@ -177,25 +177,25 @@ class Remains(msgspec.Struct, frozen=True):
     Attributes:
         sent: claude may have been given the prompt.
         turns: model replies that the store hold.
-        allowed: tools that were let through, in order, a name each time (from the audit log, which is on
-            disk before a tool runs).
-        finished: of those, how many results claude reported (from the raw log).
+        allowed: the tools of the calls that were let through, a name for each (from the audit log, which is
+            on disk before a tool runs).
+        at_work: of those, the ones that claude has told no end of (from the raw log).
         exact: what it cost is known to the cent.
     """
 
     sent: bool
     turns: int = 0
     allowed: Sequence[str] = ()
-    finished: int = 0
+    at_work: Sequence[str] = ()
     exact: bool = False
 
 
 def salvage(remains: Remains) -> Fate:
     """What becomes of a task that was cut off in the middle of a try."""
-    acts = sum(tool not in HARMLESS for tool in remains.allowed)
-    if not remains.sent or (not acts and not remains.turns):
+    acted = may_have_acted(remains.allowed)
+    if not remains.sent or (not acted and not remains.turns):
         return Fate(TaskStatus.WAITING, reason="cut off before anything was done; begun anew")
-    if remains.finished < acts:
+    if may_have_acted(remains.at_work):
         return Fate(
             TaskStatus.INTERRUPTED,
             reason="cut off while a tool that may change something was at work; look at how things stand",

@@ -9,9 +9,8 @@ What makes it safe to kill at any instant is the order of things, not the catchi
 2. the session is entered in the store before its process starts (the supervisor's own promise);
 3. the end of a task is one transaction with all that follows from it.
 
-So after a crash the tasks that are `running` in the store are exactly those that may have been begun, and for
-each of them the session of its name tells how far it came (`BatchSessions.traces`). That is looked into
-before anything is started, with the rules of `cms.batch.retry.salvage`.
+So after a crash those that are `running` in the store may have been begun, and the session of each tells how
+far it came (`BatchSessions.traces`). That is looked into first (`cms.batch.retry.salvage`).
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ from cms.batch.schedule import (
 )
 from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
 from cms.fleet import machine
-from cms.fleet.batch_sessions import BatchSessions, Nothing
+from cms.fleet.batch_sessions import BatchSessions, Nothing, Unchecked
 from cms.fleet.delegation import Accepted
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier
 from cms.fleet.results_file import Results, write_report
@@ -401,12 +400,9 @@ class Engine:
 
     async def _texts(self, options: TaskOptions) -> tuple[str, str]:
         """The prompt and the context with the results of needed tasks put in."""
-        places = template.wanted(f"{options.prompt}\n{options.context}")
-        results: dict[str, Task] = {}
-        if places:
-            names = list(dict.fromkeys(place.name for place in places))
-            found = await self._store.read(batch_tasks.named, self.record.id, names)
-            results = {task.name: task for task in found}
+        names = dict.fromkeys(one.name for one in template.wanted(f"{options.prompt}\n{options.context}"))
+        found = await self._store.read(batch_tasks.named, self.record.id, list(names)) if names else []
+        results = {task.name: task for task in found}
 
         def field(name: str, what: str) -> str:
             return template.field_of(results[name], what)
@@ -445,8 +441,14 @@ class Engine:
 
     async def _settle_cut(self, task: Task, took: float) -> None:
         """A try was cut off: by us now, or by a crash that was found later."""
-        traces = await self._sessions.traces(task.name, task.before, task.messages)
-        if isinstance(traces, DelegateResult):
+        check = not self._state.ending
+        traces = await self._sessions.traces(task.name, task.before, task.messages, check=check)
+        if isinstance(traces, Unchecked) and not self._state.give_up:
+            # It stays `running`: whoever goes on with the batch looks at it, and checks it, first.
+            self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
+            return
+        if isinstance(traces, DelegateResult | Unchecked):
+            traces = traces.result if isinstance(traces, Unchecked) else traces
             fate = await self._judge(task, traces, self._now())
             await self._write_end(task, traces, fate, traces.duration / 1000, heard=False)
             return
@@ -458,9 +460,8 @@ class Engine:
             await self._put(task, fate, task.result, cost=0.0, exact=True, heard=False)
             return
         fate = retry.salvage(traces)
-        result = TaskResult(
-            error=fate.reason if fate.status in OVER else "", duration=took, can_continue=True
-        )
+        error = fate.reason if fate.status in OVER else ""
+        result = TaskResult(error=error, duration=took, can_continue=True)
         await self._put(task, fate, result, cost=cost, exact=traces.exact or not traces.sent, heard=False)
 
     async def _write_end(
@@ -549,6 +550,7 @@ class Engine:
 
     async def lay_down(self, reason: str, *, give_up: bool = False) -> None:
         """Without running: look what an earlier process left, and write the batch down as at rest."""
+        self._state = msgspec.structs.replace(self._state, ending=True, give_up=give_up)
         await self._salvage()
         status = BatchStatus.CANCELLED if give_up else BatchStatus.STOPPED
         await self._finish(Finish(status, "asked", reason))
@@ -586,12 +588,8 @@ class Engine:
             seconds = throttled.closed_until - now
             rest = f"the API has trouble; nothing is started for {seconds:.0f} s: {throttled.why}"
             record = msgspec.structs.replace(record, reason=rest)
-        return msgspec.structs.replace(
-            record,
-            parallel=int(throttled.window),
-            reserved=state.allowance.reserved,
-            eta=left,
-        )
+        reserved = state.allowance.reserved
+        return msgspec.structs.replace(record, parallel=int(throttled.window), reserved=reserved, eta=left)
 
     async def summary(self) -> BatchRecord:
         """The record as it stands now, counts included."""

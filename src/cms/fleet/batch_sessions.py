@@ -13,11 +13,21 @@ from typing import Literal, Protocol
 import msgspec
 import trio
 
-from cms.batch.retry import HARMLESS, Remains
+from cms.batch.retry import Remains
 from cms.errors import CmsError, SessionNotFound
 from cms.fleet.delegation import Accepted
 from cms.fleet.supervisor import Supervisor
-from cms.protocol.messages import Assistant, ToolResultBlock, ToolUseBlock, User, decode
+from cms.protocol.messages import (
+    TaskNotification,
+    TasksChanged,
+    TaskStarted,
+    TaskUpdated,
+    ToolResultBlock,
+    User,
+    decode,
+)
+from cms.session.audit import let_through
+from cms.session.fold import TASK_ENDS
 from cms.session.model import (
     DelegateResult,
     InteractionState,
@@ -25,8 +35,9 @@ from cms.session.model import (
     SessionOptions,
     SessionRecord,
 )
+from cms.session.verdict import delegate_result
 from cms.store import audit, sessions
-from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.rawlog import raw_log_path, read_entries
 
 News = Literal["answered", "retry"]
 
@@ -35,8 +46,14 @@ class Nothing(msgspec.Struct, frozen=True):
     """A try that never came to anything: it can simply be begun."""
 
 
+class Unchecked(msgspec.Struct, frozen=True):
+    """A try whose work has ended, and whose checks have not; with what it came to without them."""
+
+    result: DelegateResult
+
+
 #: What became of a try that nobody saw end: nothing, its result, or what it left.
-Traces = Nothing | DelegateResult | Remains
+Traces = Nothing | DelegateResult | Unchecked | Remains
 
 
 class BatchSessions(Protocol):
@@ -59,12 +76,13 @@ class BatchSessions(Protocol):
     async def allowed_tools(self, name: str) -> tuple[str, ...]:
         """The tools that the gate let through in the session of that name, a name for each call."""
 
-    async def traces(self, name: str, before: str, messages: int) -> Traces:
+    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Traces:
         """What became of the newest try.
 
         Args:
             before: the session of that name when the try began, "" if there was none.
             messages: how many messages that had.
+            check: run the checks, which may take a while, if they were cut off.
         """
 
     def news(self, name: str) -> AsyncGenerator[News, None]:
@@ -113,27 +131,31 @@ class SupervisorSessions:
 
     async def allowed_tools(self, name: str) -> tuple[str, ...]:
         session = await self._find(name)
-        if session is None:
-            return ()
-        entries = await self._supervisor.store.read(audit.entries, session.id)
-        return tuple(one.tool for one in entries if one.verdict == "allowed")
+        return () if session is None else tuple((await self._let_through(session.id)).values())
 
-    async def traces(self, name: str, before: str, messages: int) -> Traces:
+    async def _let_through(self, session_id: str) -> dict[str, str]:
+        return let_through(await self._supervisor.store.read(audit.entries, session_id))
+
+    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Traces:
         session = await self._find(name)
         if session is None or (session.id == before and session.interaction_count <= messages):
             return Nothing()
         last = next(iter(await self._supervisor.interactions(name, 1)), None)
         if last is None:
             return Nothing()
+        if last.state is InteractionState.UNCHECKED and not check:
+            return Unchecked(delegate_result(last, session, session.receipt))
         if last.outcome not in (None, Outcome.INTERRUPTED) or last.state is InteractionState.UNCHECKED:
             return await self._supervisor.judge_again(name)
         path = raw_log_path(self._supervisor.settings.raw, session.id)
+        allowed = await self._let_through(session.id)
+        ended = await trio.to_thread.run_sync(ended_calls, path)
         return Remains(
             # Not so if the store never saw it leave the queue: claude has had nothing of it.
             sent=bool(session.claude_session_id),
             turns=session.total_turns,
-            allowed=await self.allowed_tools(name),
-            finished=await trio.to_thread.run_sync(finished_acts, path),
+            allowed=tuple(allowed.values()),
+            at_work=tuple(tool for use, tool in allowed.items() if use not in ended),
             exact=last.cost_exact and session.cost_exact,
         )
 
@@ -158,20 +180,43 @@ class SupervisorSessions:
             return None
 
 
-def finished_acts(log: Path) -> int:
-    """How many tool calls that may change something have come to an end, by what claude reported.
+#: What a line must hold to tell of the end of a call, or of a process's beginning.
+_TELLING = (b'"tool_result"', b'"task_', b'"background_tasks_changed"', b'"initialize"')
+
+
+def ended_calls(log: Path) -> frozenset[str]:
+    """The ids of the tool calls that have come to an end, by what claude reported.
+
+    Not those that went on in the background when the newest process ended.
 
     Args:
         log: the raw line log of a session.
+
+    Raises:
+        StoreError: it cannot be read.
     """
-    tools: dict[str, str] = {}
     ended: set[str] = set()
-    for line in read_lines(log, "out"):
-        if b'"tool_use' not in line:  # `tool_use_id` of a result as well
+    background: dict[str, str] = {}  # task -> call
+    for _at, direction, line, _end in read_entries(log):
+        if not any(word in line for word in _TELLING):
             continue
-        event = decode(line)
-        if isinstance(event, Assistant):
-            tools |= {block.id: block.name for block in event.blocks if isinstance(block, ToolUseBlock)}
-        elif isinstance(event, User):
-            ended |= {block.tool_use_id for block in event.blocks if isinstance(block, ToolResultBlock)}
-    return sum(tools.get(one, "") not in HARMLESS for one in ended if one in tools)
+        if direction == "in":
+            if b'"subtype":"initialize"' in line:
+                background.clear()  # what an earlier process had there ended with it
+            continue
+        match decode(line):
+            case User() as user:
+                ended |= {block.tool_use_id for block in user.blocks if isinstance(block, ToolResultBlock)}
+            case TaskStarted(task_id=task, tool_use_id=use) if use:
+                background[task] = use
+            case TaskUpdated(task_id=task, patch=patch) if patch.status in TASK_ENDS:
+                background.pop(task, None)
+            case TaskNotification(task_id=task, status=status) if status in TASK_ENDS:
+                background.pop(task, None)
+            case TasksChanged(tasks=alive):
+                # (A task that is not in the background is not in this list.)
+                ids = {task.task_id for task in alive}
+                background = {t: use for t, use in background.items() if t in ids or use not in ended}
+            case _:
+                pass
+    return frozenset(ended - set(background.values()))

@@ -220,6 +220,7 @@ class Driver:
             verdict="allowed" if allowed else "refused",
             reason=decision.reason,
             cost=context.state.ledger.spent,
+            tool_use_id=call.tool_use_id,
         )
         if allowed:
             self.activity = f"{call.tool} {decision.detail}".strip()

@@ -281,6 +281,7 @@ class TaskStarted(Event, frozen=True):
     task_id: str = ""
     task_type: str = ""
     description: str = ""
+    tool_use_id: str | None = None  # of the call that began it
 
 
 class TaskPatch(msgspec.Struct, frozen=True):

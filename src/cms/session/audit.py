@@ -41,6 +41,8 @@ class AuditEntry(Record, frozen=True):
         verdict: one word: `allowed` or `refused` of a `call`, the outcome of a `limit`, whether an `end` was
             `proved`.
         cost: the session's dollars so far.
+        tool_use_id: claude's id of the `call`; "" in entries of earlier versions. One call can have two
+            entries: about what the gate leaves to it, claude asks.
     """
 
     session_id: str
@@ -52,6 +54,7 @@ class AuditEntry(Record, frozen=True):
     reason: str = ""
     cost: float = 0.0
     kind: EntryKind = "call"
+    tool_use_id: str = ""
 
 
 class AuditRow(Record, frozen=True):
@@ -78,8 +81,25 @@ class AuditLog(Record, frozen=True):
     broken: Broken | None
 
 
+def let_through(entries: Iterable[AuditEntry]) -> dict[str, str]:
+    """The tools of the calls that the gate let through and nobody refused afterwards, by the calls' ids."""
+    calls: dict[str, str] = {}
+    for number, entry in enumerate(entries):
+        if entry.kind != "call":
+            continue
+        if entry.verdict == "allowed":
+            calls[entry.tool_use_id or f"entry {number}"] = entry.tool
+        else:
+            calls.pop(entry.tool_use_id, None)
+    return calls
+
+
 def seal(before: str, number: int, row: Sequence[Value]) -> str:
-    """The seal of a row, given as `store.audit.to_row` makes it."""
+    """The seal of a row, given as `store.audit.to_row` makes it.
+
+    A last value that says nothing is left out: earlier versions had no such column.
+    """
+    row = row[:-1] if row[-1] == "" else row
     return hashlib.sha256(before.encode() + msgspec.json.encode([number, *row])).hexdigest()
 
 

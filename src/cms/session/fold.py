@@ -69,7 +69,7 @@ from cms.session.state import (
 from cms.session.tool_input import ToolInput, read_input
 
 #: The words with which claude says that a background task has ended.
-_TASK_ENDS = frozenset({"completed", "failed", "killed", "stopped"})
+TASK_ENDS = frozenset({"completed", "failed", "killed", "stopped"})
 
 #: The model name of lines that claude makes up itself (an API error as an assistant line).
 SYNTHETIC = "<synthetic>"
@@ -310,7 +310,7 @@ def _tasks(
     if isinstance(event, TaskStarted):
         return {**tasks, event.task_id: (event.task_type, event.description)}
     status = event.patch.status if isinstance(event, TaskUpdated) else event.status
-    return {key: task for key, task in tasks.items() if key != event.task_id or status not in _TASK_ENDS}
+    return {key: task for key, task in tasks.items() if key != event.task_id or status not in TASK_ENDS}
 
 
 def _lifecycle(state: State, event: CommandLifecycle) -> State:

@@ -18,6 +18,10 @@ from cms.store.rows import Value
 
 _FIELDS: Final = AuditEntry.__struct_fields__  # the columns, in order
 _OUTSIDE: Final = AuditEntry.__struct_encode_fields__
+_INSERT: Final = (
+    f"INSERT INTO decisions (number, seal, {', '.join(_FIELDS)})"  # noqa: S608 - names of ours
+    f" VALUES (?, ?{', ?' * len(_FIELDS)})"
+)
 
 #: The last rows of the audit logs of sessions that were deleted.
 _DELETED: Final = (
@@ -56,10 +60,7 @@ def add_rows(db: Database, rows: Iterable[tuple[Value, ...]]) -> None:
         session_id, *rest = row
         length, before = _head(db, str(session_id))
         sealed = audit.seal(before, length + 1, row)
-        db.execute(
-            "INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (session_id, length + 1, *rest, sealed),
-        )
+        db.execute(_INSERT, (length + 1, sealed, session_id, *rest))
         db.execute(
             "INSERT INTO audit_heads VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE"
             " SET length = excluded.length, seal = excluded.seal",

@@ -371,7 +371,12 @@ def _v6(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6)
+def _v7(db: sqlite3.Connection) -> None:
+    """The audit log knows which call of claude's an entry is about."""
+    db.execute("ALTER TABLE decisions ADD COLUMN tool_use_id TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7)
 
 
 def connect(path: Path) -> sqlite3.Connection:

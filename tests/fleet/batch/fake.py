@@ -149,13 +149,13 @@ class FakeCrew:
         session = self.sessions.get(name)
         return () if session is None else session.tools
 
-    async def traces(self, name: str, before: str, messages: int) -> Traces:
+    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Traces:
         session = self.sessions.get(name)
         if session is None or session.messages <= messages:
             return Nothing()
         if session.result is not None:
             return session.result
-        return Remains(True, session.turns, session.tools, session.finished)
+        return Remains(True, session.turns, session.tools, session.tools[session.finished :])
 
     async def news(self, name: str) -> AsyncGenerator[News, None]:
         await trio.sleep(0.5)

@@ -7,41 +7,67 @@ from pathlib import Path
 import msgspec
 
 from cms.batch.model import TaskSpec
-from cms.fleet.batch_sessions import finished_acts
+from cms.fleet.batch_sessions import ended_calls
 from cms.fleet.machine import available_memory, cores
+from cms.session.audit import AuditEntry, let_through
 from cms.session.model import Limits, SessionOptions
 from cms.store.rawlog import RawLog
 
 
-def use(key: str, tool: str) -> bytes:
-    block = {"type": "tool_use", "id": key, "name": tool, "input": {}}
-    message = {"id": "m", "role": "assistant", "model": "x", "content": [block]}
-    return msgspec.json.encode({"type": "assistant", "message": message})
-
-
-def result(key: str) -> bytes:
-    block = {"type": "tool_result", "tool_use_id": key, "content": "ok"}
+def result(key: str, *, error: bool = False) -> bytes:
+    block = {"type": "tool_result", "tool_use_id": key, "content": "ok", "is_error": error}
     return msgspec.json.encode({"type": "user", "message": {"role": "user", "content": [block]}})
 
 
-def test_finished_acts_are_counted_by_their_results(tmp_path: Path) -> None:
+def entry(use: str, tool: str, verdict: str = "allowed") -> AuditEntry:
+    return AuditEntry("s", "i", 1.0, tool, "", verdict, tool_use_id=use)
+
+
+def test_only_the_calls_own_results_end_them(tmp_path: Path) -> None:
+    """A refused call has a result, too; it says nothing of the one that is at work."""
     path = tmp_path / "a.log"
+    entries = [
+        entry("1", "Write", "refused"),
+        entry("2", "Bash"),
+        entry("3", "Bash"),  # left to claude, which asks about it
+        entry("3", "Bash", "refused"),
+        entry("4", "Edit"),
+        entry("4", "Edit"),  # a person permitted it: one call, two entries
+        entry("", "Edit"),  # of an earlier version
+        AuditEntry("s", "i", 1.0, "", "", "sent", kind="message"),
+    ]
+    allowed = let_through(entries)
+    assert sorted(allowed.values()) == ["Bash", "Edit", "Edit"]
     with RawLog(path) as log:
-        lines = [
-            use("1", "Bash"),
-            result("1"),
-            use("2", "Read"),
-            result("2"),
-            use("3", "Edit"),
-            b'noise "tool_use',
-        ]
-        log.extend("out", lines, 1.0)
-        log.extend("in", [result("3")], 2.0)
-    assert finished_acts(path) == 1, "the edit was still at work, and reading is no act"
+        log.extend("out", [result("1", error=True), result("4"), b'noise "tool_result"'], 1.0)
+        log.extend("in", [result("2")], 2.0)
+    ended = ended_calls(path)
+    assert [tool for use, tool in allowed.items() if use not in ended] == ["Bash", "Edit"]
+    assert ended_calls(tmp_path / "none.log") == frozenset()
+
+
+def test_what_works_on_in_the_background_has_not_ended(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    begun = b'{"type":"system","subtype":"task_started","task_id":"t","tool_use_id":"1"}'
     with RawLog(path) as log:
-        log.extend("out", [result("3"), result("3")], 3.0)
-    assert finished_acts(path) == 2
-    assert finished_acts(tmp_path / "none.log") == 0
+        log.extend("out", [begun, result("1"), result("2")], 1.0)
+    assert ended_calls(path) == {"2"}
+    others = b'{"type":"system","subtype":"background_tasks_changed","tasks":[{"task_id":"t"}]}'
+    for end in (
+        b'{"type":"system","subtype":"task_notification","task_id":"t","status":"completed"}',
+        b'{"type":"system","subtype":"task_updated","task_id":"t","patch":{"status":"killed"}}',
+        b'{"type":"system","subtype":"background_tasks_changed","tasks":[]}',
+    ):
+        path.unlink()
+        with RawLog(path) as log:
+            log.extend("out", [begun, result("1"), others], 1.0)
+            assert ended_calls(path) == frozenset()
+            log.extend("out", [end], 2.0)
+        assert ended_calls(path) == {"1"}
+    with RawLog(path) as log:
+        log.extend("out", [begun], 3.0)
+        log.extend("in", [b'{"type":"control_request","request":{"subtype":"initialize"}}'], 3.0)
+    assert ended_calls(path) == {"1"}, "another process: what was there is gone"
 
 
 def test_memory_of_the_machine_or_of_the_container(tmp_path: Path) -> None:
