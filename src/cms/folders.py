@@ -49,13 +49,20 @@ def check_folder(text: str, name: str, base: str = "") -> str:
         base: what it is relative to, if not to the current folder.
 
     Raises:
-        WorkDirError: it is not there, no folder, or cannot be entered.
+        WorkDirError: it is not there, no folder, cannot be entered, or has a name that is no text.
     """
     try:
         path = Path(os.path.abspath(Path(base or Path.cwd(), Path(text).expanduser())))  # noqa: PTH100
     except FileNotFoundError:
         raise WorkDirError(
             "the current folder is gone", hint=f"cd to one that exists, or give {name} DIR"
+        ) from None
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        told = str(path).encode(errors="backslashreplace").decode()
+        raise WorkDirError(
+            f"{name}: the name of {told} is not valid UTF-8 text", hint=f"name it by a link: {name} LINK"
         ) from None
     if not path.exists():
         raise WorkDirError(f"{name}: {path} does not exist", hint=nearest_path(path))

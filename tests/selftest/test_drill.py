@@ -84,7 +84,7 @@ def of(report: DrillReport, name: str) -> Case:
 
 async def test_a_kill_that_leaves_something_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A container that claims a proof and kills nobody: the heartbeat tells."""
-    kill = Container.kill
+    kill, aclose = Container.kill, Container.aclose
     lied: list[Container] = []
 
     async def lie(container: Container, *, deadline: float) -> Proof:
@@ -95,7 +95,14 @@ async def test_a_kill_that_leaves_something_is_seen(monkeypatch: pytest.MonkeyPa
         return Proof(container.mechanism, (), 1, 0.001, empty=True, how=("nothing",))
 
     monkeypatch.setattr(Container, "kill", lie)
-    monkeypatch.setattr(Container, "aclose", _nothing)
+
+    async def leave(container: Container, *, deadline: float = 5.0) -> None:
+        if container in lied:
+            await trio.lowlevel.checkpoint()
+        else:
+            await aclose(container, deadline=deadline)
+
+    monkeypatch.setattr(Container, "aclose", leave)
     try:
         report = await fewer_cases(monkeypatch, tmp_path)
         assert of(report, "orphan").verdict == "failed"
