@@ -34,6 +34,7 @@ from cms.session.model import (
     Record,
     SessionOptions,
     SessionRecord,
+    Writes,
 )
 
 _set = msgspec.structs.replace
@@ -62,9 +63,6 @@ def _outcomes(value: object) -> tuple[Outcome, ...]:
 
 
 _RETRYABLE: Final = units.choice(*sorted(one.value for one in Outcome if one is not Outcome.COMPLETED))
-_LEVELS: Final[tuple[ContainmentLevel, ...]] = get_args(ContainmentLevel)
-_ON_VIOLATION: Final[tuple[OnViolation, ...]] = get_args(OnViolation)
-
 Texts = tuple[str, ...]
 SECONDS: Final = Kind(units.check_seconds, float, "TIME")
 MONEY: Final = Kind(units.check_money, float, "USD")
@@ -86,8 +84,9 @@ FOLDERS: Final = Kind(units.check_words, Texts, "DIR", many=True, place="folder"
 FILE: Final = Kind(units.check_word, str, "FILE", place="file")
 FILES: Final = Kind(units.check_words, Texts, "FILE", many=True, place="file")
 PRESET: Final = Kind(units.choice(*PRESETS), Preset, "PRESET")
-LEVEL: Final = Kind(units.choice(*_LEVELS), ContainmentLevel, "LEVEL")
-VIOLATION: Final = Kind(units.choice(*_ON_VIOLATION), OnViolation, "WHAT")
+LEVEL: Final = Kind(units.choice(*get_args(ContainmentLevel)), ContainmentLevel, "LEVEL")
+WRITES: Final = Kind(units.choice(*get_args(Writes)), Writes, "WHERE")
+VIOLATION: Final = Kind(units.choice(*get_args(OnViolation)), OnViolation, "WHAT")
 
 Group = Literal["", "batch", "task", "limits", "safety", "claude", "news"]
 Combine = Literal["later", "adds_up", "own", "stricter"]
@@ -109,8 +108,7 @@ class Tool(msgspec.Struct, frozen=True):
 
     Attributes:
         description: what a model is told of it.
-        on: the tools that take it, each with a description of its own where that is not "". "task": one of
-            the tasks of `batch_start`.
+        on: the tools that take it, each with its own description or "". "task": a task of `batch_start`.
         bounds: of the value, as JSON Schema has them; `each`: of one of several texts.
         key: its name there, where it is not that of files.
         unit: 60: it is given in minutes.
@@ -434,11 +432,15 @@ class Layer(Record, frozen=True, omit_defaults=True):
         Texts | None,
         _safety(
             TEXTS,
-            "Take a path out of the protected ones (a glob). Repeatable.",
+            "Take a path out of the protected ones (a glob); a place of its own is opened. Repeatable.",
             combine="own",
             child="known",
             noun="writable path",
         ),
+    ] = None
+    writes: Annotated[
+        Writes | None,
+        _safety(WRITES, "Where its writes last: workdir (default) or anywhere.", child="writes"),
     ] = None
     env_deny: Annotated[
         Texts | None, _forbid(TEXTS, "An environment variable it does not get ('AWS_*'). Repeatable.")
@@ -582,10 +584,8 @@ def session_options(layer: Layer, name: str, work_dir: str, *, delegated: bool) 
         for field, option in OPTIONS.items()
         if (value := getattr(layer, field)) is not None and (delegated or "spawn" in option.ways)
     }
-    options = SessionOptions(name, work_dir, limits=limits_of(layer), delegated=delegated)
-    return _set(
-        options, **{field: said[field] for field in SessionOptions.__struct_fields__ if field in said}
-    )
+    kept = {field: said[field] for field in SessionOptions.__struct_fields__ if field in said}
+    return _set(SessionOptions(name, work_dir, limits=limits_of(layer), delegated=delegated), **kept)
 
 
 def narrow(options: SessionOptions, parent: SessionRecord) -> SessionOptions:

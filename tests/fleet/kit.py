@@ -77,7 +77,9 @@ def make_settings(
 def make_options(settings: Settings, name: str = "one", /, **changes: object) -> SessionOptions:
     """A session in the test's work dir."""
     work_dir = str(settings.home.parent / "work")
-    return msgspec.structs.replace(SessionOptions(name=name, work_dir=work_dir, preset="full"), **changes)
+    # The tests watch what it does by files beside its work dir.
+    options = SessionOptions(name=name, work_dir=work_dir, preset="full", writes="anywhere")
+    return msgspec.structs.replace(options, **changes)
 
 
 @asynccontextmanager

@@ -45,7 +45,9 @@ def walls_of(result: object) -> Walls:
 
 async def test_what_is_held_stays_and_nothing_is_said(settings: Settings) -> None:
     async with supervising(settings) as supervisor:
-        result = await delegate(supervisor, prompt("Try", shell("echo KEY=2 > .env; true"), say("done")))
+        result = await delegate(
+            supervisor, prompt("Try", shell("echo KEY=2 > .env; true"), say("done")), writes="workdir"
+        )
         assert env_file(settings).read_text() == SECRET
         assert result.status is Outcome.COMPLETED
         assert result.reasons == ()
@@ -200,7 +202,7 @@ async def test_a_repository_that_the_work_makes_is_told_and_is_no_violation(sett
     work = env_file(settings).parent
     async with supervising(settings) as supervisor:
         made = shell("git init -q . && git init -q new/one && git -C new/one config a.b c")
-        result = await delegate(supervisor, prompt("Make", made, say("done")))
+        result = await delegate(supervisor, prompt("Make", made, say("done")), writes="workdir")
         assert (work / "new/one/.git/config").exists()
         assert result.status is Outcome.COMPLETED
         assert result.reasons == ()

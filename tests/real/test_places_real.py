@@ -107,15 +107,19 @@ def content(*roots: Path) -> dict[str, bytes]:
 
 def run_all(world: World, lines: tuple[str, ...], name: str = "one", *flags: str) -> Ran:
     """One delegation that tries every line in a shell of its own, whatever came of the one before."""
-    script = world.root / "attacks.py"
+    out = world.root / "out"
+    out.mkdir(exist_ok=True)
+    script = out / "attacks.py"
     script.write_text(
         "import json, subprocess, sys\n"
         f"for line in json.loads({json.dumps(json.dumps(lines))}):\n"
         "    done = subprocess.run(['bash', '-c', line], capture_output=True, text=True)\n"
         "    print(done.returncode, line, done.stderr.strip()[-100:])\n"
     )
-    task = prompt("Try", call("Bash", command=f"{sys.executable} {script} > {world.root}/tried"), say("done"))
-    return world.cms("delegate", name, task, "--preset", "full", "--json", *flags)
+    task = prompt("Try", call("Bash", command=f"{sys.executable} {script} > {out}/tried"), say("done"))
+    # Whatever else a session writes outside of its work dir is a copy, and gone.
+    opened = ("--allow-write", str(out))
+    return world.cms("delegate", name, task, "--preset", "full", "--json", *opened, *flags)
 
 
 def test_no_shell_changes_a_protected_path(world: World, repository: Path) -> None:
@@ -125,7 +129,7 @@ def test_no_shell_changes_a_protected_path(world: World, repository: Path) -> No
     )
     before = content(*protected)
     ran = run_all(world, ATTACKS)
-    tried = (world.root / "tried").read_text()
+    tried = (world.root / "out" / "tried").read_text()
     assert len(tried.splitlines()) >= len(ATTACKS), tried
     assert content(*protected) == before, tried
     assert not Path("/etc/evil").exists()
@@ -147,7 +151,7 @@ def test_honest_work_in_a_repository_goes_on(world: World, repository: Path) -> 
         "pip --version && python3 -m venv --without-pip v && rm -r v",
     )
     ran = run_all(world, lines)
-    tried = (world.root / "tried").read_text()
+    tried = (world.root / "out" / "tried").read_text()
     assert [line.split()[0] for line in tried.splitlines()] == ["0"] * len(lines), tried
     assert ran.json()["status"] == "completed", ran
     assert ran.json()["reasons"] == [], ran

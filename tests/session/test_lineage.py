@@ -61,6 +61,7 @@ options = st.builds(
     protect=some(("p1", "p2")),
     protect_read=some(("p1", "p2")),
     allow_write=some(("w1", "w2")),
+    writes=st.sampled_from(("workdir", "anywhere")),
     verify=some(("v1", "v2")),
     fork_of=st.sampled_from(("", "conversation")),
     env_deny=some(("e1", "e2")),
@@ -108,6 +109,7 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     assert set(child.protect) >= set(have.protect)
     assert set(child.protect_read) >= set(have.protect_read)
     assert set(child.allow_write) <= set(have.allow_write)
+    assert child.writes == "workdir" or have.writes == "anywhere"
     assert set(child.mcp_config) <= set(have.mcp_config)
     assert child.settings in ("", have.settings)
     assert have.preset == "full" or set(child.verify) <= set(have.verify)

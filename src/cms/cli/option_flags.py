@@ -151,6 +151,8 @@ class SessionFlags:
         said = typed(self)
         if said.get("safety") is False:
             io.warn("cms: safety is OFF: no protected paths, no gate; this is recorded with the session")
+        if said.get("writes") == "anywhere":
+            io.warn("cms: it can write whatever you can, but for protected paths (--writes anywhere)")
         if said.get("permission_mode") == "bypassPermissions":
             io.warn("cms: permission mode bypassPermissions: what the gate does not decide is allowed")
 

@@ -248,6 +248,11 @@ class Container(abc.ABC):
         """The protected and hidden paths that this container cannot hold, and why: for the verdict."""
         return self._plan.unenforced
 
+    @property
+    def sandboxed(self) -> bool:
+        """Whether the tree writes only where its spec lets it."""
+        return self._plan.sandbox
+
     async def verify_mounts(self) -> tuple[LostMount, ...]:
         """Look again at what protects the paths: a rename from outside (an editor's save) drops a bind.
 

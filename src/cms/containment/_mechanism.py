@@ -69,35 +69,45 @@ class Mechanism(abc.ABC):
 
     async def _without_uncoverable(self, spec: Spec) -> Spec:
         """Folders that cannot be copy-on-write here are read-only, and what cannot do without is writable."""
-        covered = tuple([folder for folder in spec.covered if await self._can_cover(folder)])
+        await self._try_to_cover([folder for folder in spec.covered if folder not in self._coverable])
+        covered = tuple(folder for folder in spec.covered if self._coverable.get(folder, True))
         if covered == spec.covered:
             return spec
         return msgspec.structs.replace(
             spec,
             covered=covered,
-            readable=tuple(folder for folder in spec.covered if folder not in covered),
-            writable=(*spec.writable, *(folder for folder in spec.caches if folder.is_dir())),
+            readable=(*spec.readable, *(folder for folder in spec.covered if folder not in covered)),
+            writable=(*spec.writable, *(path for path in spec.caches if path.exists())),
         )
 
-    async def _can_cover(self, folder: Path) -> bool:
-        """Found by doing it: overlayfs refuses some file systems, such as an overlay upon an overlay."""
+    async def _try_to_cover(self, folders: list[Path]) -> None:
+        """Found by doing it, once: overlayfs refuses some file systems, such as an overlay upon an overlay.
+
+        All together, which is quick; only if that fails each for itself.
+        """
         if not self.guarantees.copy_on_write.strong:
-            return False
-        if folder not in self._coverable and os.path.isdir(folder):  # noqa: ASYNC240, PTH112 (a stat, once)
-            trial = Spec(
-                argv=("/bin/sh", "-c", ":"),
-                env={"PATH": os.defpath},
-                cwd=Path("/"),
-                covered=(folder,),
-                sandbox=True,
-                label=f"copy-on-write of {folder}",
-            )
-            try:
-                await (await self.start_without_fallback(trial)).aclose()
-                self._coverable[folder] = True
-            except ContainmentError:
-                self._coverable[folder] = False
-        return self._coverable.get(folder, True)
+            self._coverable.update(dict.fromkeys(folders, False))
+            return
+        folders = [folder for folder in folders if os.path.isdir(folder)]  # noqa: ASYNC240, PTH112 (stats, once)
+        if not folders:
+            return
+        trial = Spec(
+            argv=("/bin/sh", "-c", ":"),
+            env={"PATH": os.defpath},
+            cwd=Path("/"),
+            covered=tuple(folders),
+            sandbox=True,
+            label="copy-on-write",
+        )
+        try:
+            await (await self.start_without_fallback(trial)).aclose()
+            self._coverable.update(dict.fromkeys(folders, True))
+        except ContainmentError:
+            if len(folders) == 1:
+                self._coverable[folders[0]] = False
+            else:
+                for folder in folders:
+                    await self._try_to_cover([folder])
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} level {self.level.value}>"

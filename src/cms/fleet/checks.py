@@ -21,7 +21,7 @@ from cms.disk import ask_disk
 from cms.errors import CmsError, DiskTimeout
 from cms.live.argv import build_environment
 from cms.protection.path_guard import PATIENCE
-from cms.protection.protected_paths import ProtectedPaths, find_all_paths
+from cms.protection.protected_paths import ProtectedPaths, find_all_paths, walled
 from cms.protection.rules import build_rules
 from cms.protection.scratch import hidden_scratch
 from cms.session.model import SessionOptions
@@ -55,16 +55,14 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             argv=("/bin/sh", "-c", command),
             env=env,
             cwd=Path(options.work_dir),
-            writable=paths.reopened,
-            protected=paths.protected,
-            hidden=(settings.home, *hidden_scratch(), *paths.hidden),
+            hidden=(settings.home, *hidden_scratch()),
             max_memory=options.limits.max_memory,
             max_procs=options.limits.max_procs,
             label=f"{options.name}: verify",
             umask=settings.umask,
             open_files=settings.open_files,
         )
-        trouble = await _check(mechanism, spec, options)
+        trouble = await _check(mechanism, walled(spec, paths), options)
         if trouble:
             failed.append(f"check failed: {command}: {trouble}")
     return failed

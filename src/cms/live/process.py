@@ -21,7 +21,8 @@ from cms.config import Settings
 from cms.containment import Container, Mechanism, Spec, identity
 from cms.disk import ask_disk
 from cms.errors import AgentDied, ContainmentError, ProtocolError, WorkDirError
-from cms.protection.protected_paths import NO_PATHS, ProtectedPaths
+from cms.live.login import VARIABLE, Login
+from cms.protection.protected_paths import NO_PATHS, ProtectedPaths, walled
 from cms.protection.scratch import hidden_scratch
 from cms.protocol.connection import Answered, Connection
 from cms.protocol.messages import Answer, Ask, Event
@@ -107,6 +108,7 @@ class AgentProcess:
         child_socket: Path | None = None,
         scratch: Path | None = None,
         configuration: Path | None = None,
+        login: Login | None = None,
         paths: ProtectedPaths = NO_PATHS,
         max_memory: int | None = None,
         max_procs: int | None = None,
@@ -117,6 +119,7 @@ class AgentProcess:
             child_socket: the one socket of ours that it may reach.
             scratch: its scratch folder; it does not see those of others.
             configuration: a folder that it reads and does not write.
+            login: its login, where it is not to see the user's own: a folder in `configuration`.
             paths: what it must not write, or not even read.
 
         Raises:
@@ -126,12 +129,10 @@ class AgentProcess:
         cwd = await check_work_dir(work_dir)
         spec = Spec(
             argv=tuple(argv),
-            env=env,
+            env=env if login is None else {**env, VARIABLE: str(login.folder)},
             cwd=cwd,
-            writable=paths.reopened,
-            protected=paths.protected,
             # Our socket, store and logs. No session works in there: `Children.check_folders`.
-            hidden=(settings.home, *hidden_scratch(), *paths.hidden),
+            hidden=(settings.home, *hidden_scratch(), *(() if login is None else login.hidden)),
             shown=tuple(folder for folder in (child_socket and child_socket.parent, configuration) if folder),
             own=() if scratch is None else (scratch,),
             max_memory=max_memory,
@@ -142,7 +143,7 @@ class AgentProcess:
             sockets=True,
         )
         try:
-            container = await mechanism.start(spec)
+            container = await mechanism.start(walled(spec, paths, agent=True))
         except OSError as error:
             long = "permission rules in a file have no limit: --settings FILE"
             hint = long if error.errno == errno.E2BIG else ""

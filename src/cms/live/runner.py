@@ -49,6 +49,7 @@ from cms.live.ending import Ending
 from cms.live.final_record import FinalRecord
 from cms.live.handshake import shake_hands
 from cms.live.log_rows import entries_of_walls
+from cms.live.login import Login, copy_login
 from cms.live.pending import PendingMessages
 from cms.live.process import AgentProcess, Ladder
 from cms.live.reader import Reader
@@ -126,6 +127,7 @@ class Runner:
         )
         self._path_guard = PathGuard(rules, settings.environ, settings.home)
         self._process: AgentProcess | None = None
+        self._login: Login | None = None
         self._ready = trio.Event()
         self._opened = False
         self._ladder: Ladder | None = None
@@ -435,13 +437,16 @@ class Runner:
     ) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
-        paths = await self._path_guard.prepare()
+        claude = find_claude(self._settings)
+        paths = await self._path_guard.prepare(claude)
+        if paths.places is not None and self._mechanism.guarantees.copy_on_write.strong:
+            self._login = await copy_login(self._mechanism, self._settings, claude, folder / "login")
         if self._end.has_begun():
             return None
         spent = self._context.state.ledger.spent
         child_socket = "" if child_socket_folder is None else str(child_socket_folder)
         command = build_command(
-            find_claude(self._settings),
+            claude,
             options,
             folder=folder,
             session_id=self.record.id,
@@ -469,6 +474,7 @@ class Runner:
             child_socket=child_socket_folder,
             scratch=scratch,
             configuration=folder,
+            login=self._login,
             paths=paths,
             log=raw,
             label=self.record.name,
@@ -505,6 +511,7 @@ class Runner:
                 self._driver.lookup.run,
                 lambda: self._path_guard.watch(self._wall_lost),
                 reader.watch_caps,
+                *(() if self._login is None else (self._login.keep,)),
                 lambda: self._open_and_deliver(process),
             ):
                 nursery.start_soon(self._end.guard, task)

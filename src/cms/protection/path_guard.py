@@ -8,7 +8,7 @@ editor that saves a file by renaming drops one), and compares the files at the e
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -53,8 +53,11 @@ class PathGuard:
     def __repr__(self) -> str:
         return f"<PathGuard {len(self.paths.protected)} protected, {len(self._lost)} lost>"
 
-    async def prepare(self) -> ProtectedPaths:
+    async def prepare(self, programs: Sequence[str] = ()) -> ProtectedPaths:
         """Look for what is protected, and note what it is.
+
+        Args:
+            programs: what the session is started with.
 
         Raises:
             DiskTimeout: a folder of the session does not answer.
@@ -63,7 +66,7 @@ class PathGuard:
             return self.paths
 
         def look() -> tuple[ProtectedPaths, dict[Path, Mark]]:
-            paths = find_all_paths(self._rules, self._environ)
+            paths = find_all_paths(self._rules, self._environ, programs)
             return paths, snapshot(paths.watched, self._ours)
 
         self.paths, self._before = await self._ask_disk(look, "the protected paths")
@@ -169,7 +172,18 @@ class PathGuard:
             changed=changed,
             outside=outside,
             repositories=repositories,
+            anywhere=self._why_anywhere(),
         )
+
+    def _why_anywhere(self) -> str:
+        """Why the session can write outside of its places; "": it cannot."""
+        if not self._rules.safety:
+            return ""  # that is told, and says more
+        if self.paths.places is None:
+            return "--writes anywhere" if self._rules.writes == "anywhere" else "its work dir is /"
+        if self._container is not None and not self._container.sandboxed:
+            return "this machine has no walls for it (`cms doctor`)"
+        return ""
 
 
 def _below(path: Path, paths: Iterable[Path]) -> bool:

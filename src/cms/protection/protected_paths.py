@@ -29,7 +29,9 @@ from typing import Final
 import msgspec
 
 from cms import config_file
+from cms.containment import Spec
 from cms.protection.escape_sockets import find_escape_sockets
+from cms.protection.places import Places, find_places, find_trusted
 from cms.protection.rules import locate
 from cms.session.gate import Rules
 from cms.session.paths import DEFAULT_PROTECTED, PathRules, fold_name
@@ -72,6 +74,7 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
         watched: for the tripwire: what is protected, exists or not, but for the system's folders.
         unheld: what no container can hold.
         reopened: the work dir, where it lies in what is protected: there it is writable all the same.
+        places: where it may write; None: wherever its user can.
     """
 
     protected: tuple[Path, ...] = ()
@@ -79,21 +82,57 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
     watched: tuple[Path, ...] = ()
     unheld: tuple[Unheld, ...] = ()
     reopened: tuple[Path, ...] = ()
+    places: Places | None = None
 
 
 #: Nothing is to be held.
 NO_PATHS: Final = ProtectedPaths()
 
 
-def find_all_paths(rules: Rules, environ: Mapping[str, str]) -> ProtectedPaths:
+def find_all_paths(rules: Rules, environ: Mapping[str, str], programs: Sequence[str] = ()) -> ProtectedPaths:
     """All that the operating system is to hold or to hide for a session, the ways out of it included.
 
     Nothing where its safety is off.
+
+    Args:
+        programs: what we start, besides ourselves: where a session can write it, it is protected.
     """
     if not rules.safety:
         return NO_PATHS
     found = find_protected_paths(rules.paths, rules.read_paths, rules.folders, environ)
-    return msgspec.structs.replace(found, hidden=(*found.hidden, *find_escape_sockets(rules.paths, environ)))
+    anywhere = rules.writes == "anywhere"
+    return msgspec.structs.replace(
+        found,
+        protected=(*found.protected, *find_trusted(rules.folders, programs, anywhere=anywhere)),
+        hidden=(*found.hidden, *find_escape_sockets(rules.paths, environ)),
+        places=None if anywhere else find_places(rules.folders, rules.opened, environ),
+    )
+
+
+def walled(spec: Spec, paths: ProtectedPaths, *, agent: bool = False) -> Spec:
+    """A container with these walls.
+
+    Args:
+        agent: it is claude's, which writes its transcripts.
+    """
+    spec = msgspec.structs.replace(
+        spec,
+        writable=(*spec.writable, *paths.reopened),
+        protected=(*spec.protected, *paths.protected),
+        hidden=(*spec.hidden, *paths.hidden),
+    )
+    places = paths.places
+    if places is None:
+        return spec
+    return msgspec.structs.replace(
+        spec,
+        sandbox=True,
+        writable=(*spec.writable, *places.writable, *(places.lasting if agent else ())),
+        covered=places.covered,
+        caches=places.caches,
+        readable=places.readable,
+        shown=(*spec.shown, *places.shown),
+    )
 
 
 def find_protected_paths(

@@ -13,7 +13,7 @@ from pathlib import Path
 from cms.disk import ask_disk
 from cms.session.gate import Rules
 from cms.session.model import SessionOptions
-from cms.session.paths import NamedPath, PathRules
+from cms.session.paths import NamedPath, PathRules, places_of
 
 
 def follow_links(path: str) -> str:
@@ -75,4 +75,6 @@ def build_rules(options: SessionOptions, environ_home: str) -> Rules:
         permission_mode=options.permission_mode,
         stop_on_violation=options.on_violation == "stop",
         ask_timeout=options.ask_timeout,
+        writes=options.writes,
+        opened=places_of(options.allow_write, environ_home, options.work_dir),
     )

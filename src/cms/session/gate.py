@@ -34,7 +34,7 @@ from cms.protocol.tools import (
     READ_TOOLS,
     WRITE_TOOLS,
 )
-from cms.session.model import Limits, Outcome, Preset, Question
+from cms.session.model import Limits, Outcome, Preset, Question, Writes
 from cms.session.paths import PathRules
 from cms.session.questions import AskedQuestion, Choice, PersonAnswer
 from cms.session.state import Breach, PendingCall, State
@@ -55,6 +55,8 @@ class Rules(msgspec.Struct, frozen=True):
     permission_mode: str = ""
     stop_on_violation: bool = True
     ask_timeout: float = 0.0  # seconds that a person gets to answer; 0: nobody is there
+    writes: Writes = "workdir"
+    opened: tuple[str, ...] = ()  # places that may be written besides
 
     @property
     def plans(self) -> bool:

@@ -97,12 +97,13 @@ def is_child(record: SessionRecord, caller: Caller) -> bool:
 
 # --- power ------------------------------------------------------------------------------------------
 
-#: What a child may have. "own": what it says; "preset", "safety", "mode", "stop": no more than its parent;
-#: "within": a folder inside of its parent's; "known": nothing that its parent has not; "joined": what either
-#: has; "stricter"; "left": no more than its parent has left; "least": no more than its parent.
+#: What a child may have. "own": what it says; "preset", "safety", "mode", "stop", "writes": no more than its
+#: parent; "within": a folder inside of its parent's; "known": nothing that its parent has not; "joined": what
+#: either has; "stricter"; "left": no more than its parent has left; "least": no more than its parent.
 Child = Literal[
-    "own", "preset", "safety", "mode", "stop", "within", "known", "joined", "stricter", "left", "least"
-]
+    "own", "preset", "safety", "mode", "stop", "writes", "within", "known", "joined", "stricter", "left",
+    "least",
+]  # fmt: skip
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -142,6 +143,8 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
                 raise _more(f"preset {options.preset}", f"its own is {have.preset}", "use " + have.preset)
             case "safety" if have.safety and not options.safety:
                 raise _more("the safety net off", "its own is on", "leave it on")
+            case "writes" if have.writes == "workdir" and options.writes != "workdir":
+                raise _more(f"writes {options.writes}", "its own stay in its folders", "leave it out")
             case "mode" if options.permission_mode not in ("", have.permission_mode):
                 raise _more(
                     f"permission mode {options.permission_mode}", "its own is another", "leave it out"

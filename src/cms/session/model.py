@@ -126,6 +126,7 @@ class Limits(Record, frozen=True):
 Preset = Literal["read-only", "review", "edit", "full", "plan"]
 PRESETS: tuple[Preset, ...] = ("read-only", "review", "edit", "full", "plan")
 OnViolation = Literal["stop", "deny"]
+Writes = Literal["workdir", "anywhere"]
 ContainmentLevel = Literal["A", "B", "C", "D", "E"]
 
 
@@ -152,7 +153,10 @@ class SessionOptions(Record, frozen=True):
     settings: str = ""
     protect: tuple[str, ...] = ()  # globs added to the protected paths
     protect_read: tuple[str, ...] = ()  # globs that may not even be read
-    allow_write: tuple[str, ...] = ()  # globs taken out of the protected paths
+    allow_write: tuple[
+        str, ...
+    ] = ()  # globs taken out of the protected paths; those that name a place open it
+    writes: Writes = "workdir"  # all else is read-only or a copy; "anywhere": whatever its user can write
     env_deny: tuple[str, ...] = ()  # globs of the environment variables that it does not get
     on_violation: OnViolation = "stop"
     verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
@@ -255,6 +259,7 @@ class Walls(Record, frozen=True):
         repositories: made while the session ran, with hooks and settings that nobody else has seen. Honest
             work makes some, so they are no violation.
         unchecked: why nobody has looked at the end whether anything was changed.
+        anywhere: it could write whatever its user can, but for what is protected; and why.
     """
 
     safety: bool = True
@@ -265,12 +270,14 @@ class Walls(Record, frozen=True):
     outside: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
     unchecked: str = ""
+    anywhere: str = ""
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """What a verdict must tell of this."""
         return (
             *(() if self.safety else ("safety was off: no protected paths, no gate",)),
+            *((f"it could write outside of its work dir: {self.anywhere}",) if self.anywhere else ()),
             *(f"protected, and changed while the session ran: {one}" for one in self.changed),
             *(f"protected, and changed from outside while the session ran: {one}" for one in self.outside),
             *(

@@ -159,6 +159,12 @@ class _Protected(msgspec.Struct, frozen=True):
         )
 
 
+def places_of(patterns: Iterable[str], home: str, work_dir: str) -> tuple[str, ...]:
+    """The absolute paths among patterns: those that name one place, or all below it (`~/data/**`)."""
+    anchored = (_anchored(pattern, home, work_dir).removesuffix("/**") for pattern in patterns)
+    return tuple(path for path in anchored if path.startswith("/") and not set(path) & set("*?"))
+
+
 class PathRules:
     """Which paths are protected, for one session.
 
