@@ -4,13 +4,22 @@ A folder on a network that is gone, or a file system that an agent serves itself
 likes, and a call that waits for it cannot be broken off. On trio's thread it would stop every session and the
 clock of their limits with them. So whatever looks into such a folder goes through `ask_disk`.
 
+What lies there is the agent's: a name may be a link to a person's `.bashrc`, a pipe, an endless device. So
+what is read there is read with `read_small`, and what is written with `open_own` and `replace_own`.
+
 The thread of a call that was given up stays until the system lets it go. Each session asks under a limiter of
 its own, so those that hang take nothing from the others.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
+import stat
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
@@ -43,3 +52,114 @@ async def ask_disk(
     with trio.move_on_after(seconds):
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
     raise DiskTimeout(what, seconds)
+
+
+# --- in a folder of an agent's: to be called by `ask_disk` ----------------------------------------
+
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class NotOurs(OSError):
+    """There is something under the name that we would write, and it is not what we wrote."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(errno.EEXIST, why)
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """The content of a regular file, wherever a link leads; never waits for a pipe.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or longer than `most` bytes.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: to open a device may mean something
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
+
+
+def open_own(path: Path, agents: Path) -> int:
+    """A descriptor to read and append to a file of ours, made if it is not there (0600).
+
+    Args:
+        agents: a folder that agents work in: in there no link is followed, elsewhere none at the end.
+
+    Raises:
+        OSError: it cannot be opened.
+        NotOurs: it is a link, no regular file, somebody else's, or has another name.
+    """
+    folder = _open_folder(path.parent, agents)
+    try:
+        fd = os.open(path.name, os.O_RDWR | os.O_CREAT | os.O_APPEND | _FILE, 0o600, dir_fd=folder)
+    except OSError as error:
+        raise NotOurs("a link, which is not followed") if error.errno == errno.ELOOP else error from None
+    finally:
+        os.close(folder)
+    try:
+        _check_plain(os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def replace_own(path: Path, text: str, agents: Path, is_ours: Callable[[bytes], bool]) -> None:
+    """Write a file so that a reader never sees half of it.
+
+    Args:
+        agents: as above.
+        is_ours: whether we have written what begins like that, and may replace it.
+
+    Raises:
+        OSError: it cannot be written.
+        NotOurs: something else has the name.
+    """
+    folder = _open_folder(path.parent, agents)
+    try:
+        with suppress(FileNotFoundError):
+            _check_plain(os.stat(path.name, dir_fd=folder, follow_symlinks=False))
+            with os.fdopen(os.open(path.name, os.O_RDONLY | _FILE, dir_fd=folder), "rb") as old:
+                _check_plain(os.fstat(old.fileno()))
+                if not is_ours(old.read(1024)):
+                    raise NotOurs("there is another file of that name already")
+        draft = f".{path.name[:200]}.{secrets.token_hex(8)}"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=folder)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(draft, dir_fd=folder)
+            raise
+    finally:
+        os.close(folder)
+
+
+def _open_folder(folder: Path, agents: Path) -> int:
+    start = agents if folder.is_relative_to(agents) else folder
+    at = os.open(start, _FOLDER)
+    try:
+        for name in folder.relative_to(start).parts:
+            below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+    except OSError as error:
+        os.close(at)
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            raise NotOurs(f"{folder} leads through a link, which is not followed") from None
+        raise
+    return at
+
+
+def _check_plain(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise NotOurs("a link, which is not followed" if stat.S_ISLNK(found.st_mode) else "no regular file")
+    if found.st_uid != os.geteuid() or found.st_nlink != 1:
+        raise NotOurs("a file with another owner or another name")

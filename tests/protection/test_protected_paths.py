@@ -166,6 +166,19 @@ def test_the_hooks_of_a_worktree_are_elsewhere(ground: Ground, tmp_path: Path) -
     assert {main / ".git/hooks", main / ".git/config", ground.work / ".git"} <= set(found.protected)
 
 
+@pytest.mark.parametrize("how", ["fifo", "endless", "big"])
+def test_a_git_file_that_never_ends_holds_nobody_up(ground: Ground, how: str) -> None:
+    git = ground.work / ".git"
+    if how == "fifo":
+        os.mkfifo(git)
+    elif how == "endless":
+        git.symlink_to("/dev/zero")
+    else:
+        git.write_bytes(b"x" * 1_000_000)
+    os.mkfifo(ground.work / ".env")
+    assert ".env" in ground.named(ground.find().protected)
+
+
 def test_a_huge_work_dir_is_searched_in_part_and_told(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -251,6 +251,12 @@ def _lane(task: TaskView, first: float, last: float) -> str:
     )
 
 
+def is_report(beginning: bytes) -> bool:
+    """Whether a file that begins like that is a report of a batch, or empty."""
+    page = beginning.startswith(b"<!doctype html>") and b"<title>Batch " in beginning
+    return page or beginning.startswith(b"# Batch ") or not beginning
+
+
 def page(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) -> str:
     """The report as one self-contained HTML page: no scripts, nothing loaded from anywhere."""
     facts = "".join(f"<dt>{_e(label)}</dt><dd>{_e(value)}</dd>" for label, value in _facts(batch, zone))

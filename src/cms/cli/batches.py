@@ -105,7 +105,7 @@ def show(
             path = new_file(report, "--report")
             html = path.lower().endswith((".html", ".htm"))
             reply = port.ask(BATCH_REPORT, BatchReportParams(id=record.id, html=html))
-            Path(path).write_text(reply.text, encoding="utf-8")
+            _write_report(path, reply.text, record.options.work_dir)
         tasks = all_tasks(port, record.id)
     if failed:
         tasks = [task for task in tasks if task.status in render.NOT_COMPLETED]
@@ -118,6 +118,16 @@ def show(
     if report:
         io.warn(f"cms: the report is in {report}")
     return ExitCode.COMPLETED
+
+
+def _write_report(path: str, text: str, work_dir: str) -> None:
+    from cms.batch.report import is_report
+    from cms.disk import replace_own  # it loads trio
+
+    try:
+        replace_own(Path(path), text, Path(work_dir), is_report)
+    except OSError as error:
+        raise UsageError(f"--report: {path}: {error.strerror}", hint="name another file") from None
 
 
 def pause(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:

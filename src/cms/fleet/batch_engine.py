@@ -118,7 +118,7 @@ class Engine:
         self._scopes: dict[int, trio.CancelScope] = {}
         self._begun: dict[int, float] = {}
         self._notifier = Notifier(record.options, self.warn, umask=umask)
-        self._results = Results(store, record.id, record.options.out, self.warn)
+        self._results = Results(store, record, self.warn)
         self._nursery: trio.Nursery | None = None
         self._over = 0
         self._worked = 0.0

@@ -23,6 +23,7 @@ import trio
 
 from cms.batch.model import BatchOptions, BatchRecord, TaskView
 from cms.config import caller_environ
+from cms.json_output import json_object
 from cms.session.model import Record
 
 HOOK_TIMEOUT: Final = 60.0
@@ -34,13 +35,25 @@ EventName = Literal["done", "fail", "park"]
 Warn = Callable[[str], None]
 
 
+#: What is told of a batch. Not its options: they hold settings, MCP servers' tokens, and this webhook.
+_FACTS: Final = (
+    "id source=options.source work_dir=options.work_dir status total counts spent exact created started ended"
+    " until eta reason stopped_by parallel reserved warnings"
+)
+
+
 class News(Record, frozen=True):
-    """What a hook reads on stdin, and a webhook is posted."""
+    """What a hook reads on stdin, and a webhook is posted (`told`)."""
 
     event: EventName
     batch: BatchRecord
     tasks: tuple[TaskView, ...] = ()
     more: int = 0  # failures that are not in `tasks`
+
+    def told(self) -> bytes:
+        """As JSON."""
+        batch = json_object(self.batch, _FACTS)
+        return msgspec.json.encode(json_object(self, "event tasks more", batch=batch))
 
 
 class Notifier:
@@ -113,7 +126,7 @@ class Notifier:
     async def _tell(self, news: News) -> None:
         options = self._options
         command = {"done": options.on_done, "fail": options.on_fail, "park": options.on_park}[news.event]
-        data = msgspec.json.encode(news)
+        data = news.told()
         if command:
             await self._hook(news.event, command, data)
         if options.webhook:

@@ -3,6 +3,9 @@
 `--out` gets a line of JSON for each task that is over, written as it ends, each exactly once whatever crashes
 in between: when a batch goes on, the file is read, a torn last line is cut off, what is missing is added.
 
+Both may lie in a folder in which agents work: no link is followed there (`cms.disk`), nothing protected is
+written, and a file that is there already and holds anything else is left alone.
+
 Whatever goes wrong here is told (`warn`) and forgotten.
 """
 
@@ -10,20 +13,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import trio
 
 from cms.batch import report
 from cms.batch.model import BatchRecord, TaskView, view
+from cms.config import caller_environ
+from cms.disk import NotOurs, ask_disk, open_own, replace_own
+from cms.errors import DiskTimeout
 from cms.json_output import encode
+from cms.protection.rules import follow_links, locate
+from cms.session.paths import PathRules
 from cms.store import batch_tasks, batches
 from cms.store.store import Store
 
 _PAGE: Final = 500
+#: Bytes of a line; a longer one is not ours.
+_LONGEST: Final = 64 * 1024 * 1024
 
 Warn = Callable[[str], None]
 
@@ -31,10 +40,11 @@ Warn = Callable[[str], None]
 class Results:
     """The results of one batch on their way to its file; without a path they stay in the store."""
 
-    def __init__(self, store: Store, batch_id: str, path: str, warn: Warn) -> None:
+    def __init__(self, store: Store, batch: BatchRecord, warn: Warn) -> None:
         self._store = store
-        self._batch_id = batch_id
-        self._path = path
+        self._batch_id = batch.id
+        self._path = batch.options.out
+        self._work_dir = batch.options.work_dir
         self._warn = warn
         self._file: ResultFile | None = None
         self._written = 0  # place of the last task whose line is in the file
@@ -45,9 +55,8 @@ class Results:
         if not self._path:
             return
         try:
-            self._file = ResultFile(Path(self._path))
-            self._file.reconcile()
-        except OSError as error:
+            self._file = await ask_disk(lambda: open_results(Path(self._path), self._work_dir), self._path)
+        except (OSError, DiskTimeout) as error:
             self._tell(error)
             return
         await self.write()
@@ -57,12 +66,13 @@ class Results:
         """Add the lines of all that has ended since the last time, in the order in which it did."""
         if self._file is None or self._writing:
             return  # whoever is at it takes along what came meanwhile
-        self._writing = True
+        self._writing, file = True, self._file
         try:
             while tasks := await self._store.read(batch_tasks.ended, self._batch_id, self._written, _PAGE):
-                self._file.write([view(task) for task in tasks])
+                lines = [view(task) for task in tasks]
+                await ask_disk(partial(file.write, lines), self._path)
                 self._written = tasks[-1].order
-        except OSError as error:
+        except (OSError, DiskTimeout) as error:
             self._tell(error)
         finally:
             self._writing = False
@@ -71,33 +81,51 @@ class Results:
         if self._file is not None:
             self._file.close()
 
-    def _tell(self, error: OSError) -> None:
-        self._warn(f"--out: {self._path}: {error.strerror or error}")
+    def _tell(self, error: OSError | DiskTimeout) -> None:
+        self._warn(f"--out: {self._path}: {_why(error)}")
+
+
+def open_results(path: Path, work_dir: str) -> ResultFile:
+    """The file of `--out`, and what it holds already. Touches the disk.
+
+    Raises:
+        OSError: it cannot be opened, or is not ours.
+    """
+    _check_unprotected(path, work_dir)
+    file = ResultFile(open_own(path, Path(work_dir)))
+    try:
+        file.reconcile()
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 class ResultFile:
     """The file of `--out`."""
 
-    def __init__(self, path: Path) -> None:
-        """Opens it, and sees what it holds already.
-
-        Raises:
-            OSError: it cannot be opened.
-        """
+    def __init__(self, fd: int) -> None:
         self.names: set[str] = set()
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115, PTH123 - kept open; a descriptor, not a path
+        self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115 - kept open; a descriptor, not a path
 
     def reconcile(self) -> None:
-        """Learn which tasks have their line, and cut a torn one off."""
+        """Learn which tasks have their line, and cut a torn one off.
+
+        Raises:
+            NotOurs: it holds something else.
+        """
         whole = 0
         with open(os.dup(self._file.fileno()), "rb") as lines:  # noqa: PTH123 - a descriptor
             lines.seek(0)
-            for line in lines:
+            while line := lines.readline(_LONGEST):
                 if not line.endswith(b"\n"):
+                    if not line.startswith(_BEGINNING[: len(line)]):
+                        raise NotOurs(_OTHER)
                     break
-                with suppress(msgspec.DecodeError):
-                    self.names.add(msgspec.json.decode(line, type=_Named).name)
+                try:
+                    self.names.add(msgspec.json.decode(line, type=_Result).name)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    raise NotOurs(_OTHER) from None
                 whole += len(line)
         self._file.truncate(whole)
 
@@ -120,8 +148,15 @@ class ResultFile:
         self._file.close()
 
 
-class _Named(msgspec.Struct):
-    name: str = ""
+#: How each line begins, and what of it no other program's lines have.
+_BEGINNING: Final = b'{"name":'
+_OTHER: Final = "there is a file of that name already, and it holds no results"
+
+
+class _Result(msgspec.Struct):
+    name: str
+    status: str
+    tries: int
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -134,9 +169,19 @@ async def write_report(store: Store, batch: BatchRecord, warn: Warn) -> None:
         return
     try:
         text = await render_report(store, batch, html=path.lower().endswith((".html", ".htm")))
-        await trio.to_thread.run_sync(_replace, Path(path), text)
-    except OSError as error:
-        warn(f"--report: {path}: {error.strerror or error}")
+        await ask_disk(lambda: write_own_report(Path(path), text, batch.options.work_dir), path)
+    except (OSError, DiskTimeout) as error:
+        warn(f"--report: {path}: {_why(error)}")
+
+
+def write_own_report(path: Path, text: str, work_dir: str) -> None:
+    """Touches the disk.
+
+    Raises:
+        OSError: it cannot be written, or something else has its name.
+    """
+    _check_unprotected(path, work_dir)
+    replace_own(path, text, Path(work_dir), report.is_report)
 
 
 async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
@@ -150,12 +195,12 @@ async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
     return report.page(batch, found) if html else report.markdown(batch, found)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that a reader never sees half of it."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
+def _check_unprotected(path: Path, work_dir: str) -> None:
+    home = (caller_environ.get() or os.environ).get("HOME") or str(Path.home())
+    rules = PathRules(work_dir=work_dir, home=home, resolve=follow_links)
+    if pattern := rules.match(locate(rules, str(path))):
+        raise NotOurs(f"{pattern} is protected")
+
+
+def _why(error: OSError | DiskTimeout) -> str:
+    return str(error) if isinstance(error, DiskTimeout) else error.strerror or str(error)

@@ -30,6 +30,7 @@ import msgspec
 
 from cms import config_file
 from cms.containment import Spec
+from cms.disk import read_small
 from cms.protection.escape_sockets import find_escape_sockets
 from cms.protection.places import Places, find_places, find_trusted
 from cms.protection.rules import locate
@@ -40,6 +41,8 @@ from cms.session.paths import DEFAULT_PROTECTED, PathRules, fold_name
 MOST_ENTRIES: Final = 100_000
 LONGEST_WALK: Final = 2.0
 
+#: Bytes of a file that names a folder.
+_LONGEST_NAME: Final = 8192
 #: Held where that can be, and too big for the tripwire.
 _SYSTEM: Final = frozenset(Path(pattern) for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
 #: Never bound read-only: see above.
@@ -260,12 +263,11 @@ def _repositories(root: Path) -> Iterator[Path]:
 def _git_elsewhere(root: Path) -> Iterator[Path]:
     """The hooks and settings of a worktree or a submodule: its `.git` is a file naming the real folder."""
     try:
-        text = (root / ".git").read_text()
+        text = read_small(root / ".git", _LONGEST_NAME).decode()
         folder = root / text.removeprefix("gitdir:").strip()
-        common = folder / "commondir"
-        if common.is_file():
-            folder = folder / common.read_text().strip()
-    except (OSError, UnicodeDecodeError):
+        with contextlib.suppress(OSError):
+            folder = folder / read_small(folder / "commondir", _LONGEST_NAME).decode().strip()
+    except (OSError, ValueError):
         return
     yield root / ".git"
     for name in ("hooks", "config"):

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import msgspec
 import psutil
+import pytest
 import trio
 
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
+from cms.disk import NotOurs
 from cms.fleet.notify import News, Notifier, post, run_hook
-from cms.fleet.results_file import ResultFile
+from cms.fleet.results_file import open_results, write_own_report
+from cms.options import Layer
 
 
 def task(name: str) -> TaskView:
@@ -95,10 +98,11 @@ async def test_failures_that_come_together_are_told_together(tmp_path: Path) -> 
                 notifier.failed(batch(options), task(f"t{number}"))
             await notifier.drained()
             nursery.cancel_scope.cancel()
-    lines = [msgspec.json.decode(line, type=News) for line in (tmp_path / "told").read_bytes().splitlines()]
-    assert [line.event for line in lines] == ["fail", "fail"]
-    assert [task.name for task in lines[0].tasks] == ["first"]
-    assert (len(lines[1].tasks), lines[1].more) == (100, 400)
+    lines = [msgspec.json.decode(line) for line in (tmp_path / "told").read_bytes().splitlines()]
+    assert [line["event"] for line in lines] == ["fail", "fail"]
+    assert [task["name"] for task in lines[0]["tasks"]] == ["first"]
+    assert lines[0]["tasks"][0]["started"] == "1970-01-01T00:00:01.500Z"
+    assert (len(lines[1]["tasks"]), lines[1]["more"]) == (100, 400)
     assert warnings == []
 
 
@@ -145,16 +149,87 @@ def test_a_webhook_is_posted() -> None:
 def test_lines_come_once_whatever_was_torn(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     tasks = [task(f"t{number}") for number in range(5)]
-    results = ResultFile(path)
+    results = open_results(path, str(tmp_path))
     results.write(tasks[:3])
     results.close()
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_bytes(path.read_bytes()[:-7] + b"")  # the third line is torn
-    results = ResultFile(path)
-    results.reconcile()
+    results = open_results(path, str(tmp_path))
     results.write(tasks)
     results.caught_up()
     results.close()
     lines = [msgspec.json.decode(line, type=dict[str, object]) for line in path.read_bytes().splitlines()]
     assert [line["name"] for line in lines] == ["t0", "t1", "t2", "t3", "t4"]
     assert lines[0]["started"] == "1970-01-01T00:00:01.500Z"
+
+
+def test_who_is_told_learns_facts_and_no_options(tmp_path: Path) -> None:
+    secret = Layer(mcp_config=("SECRET",), settings="SECRET", append_system_prompt="SECRET")
+    options = BatchOptions(
+        work_dir=str(tmp_path),
+        source="night.jsonl",
+        defaults=secret,
+        webhook="http://h/SECRET",
+        on_done="SECRET",
+    )
+    record = msgspec.structs.replace(batch(options), spent=0.1 + 0.2, started=1.5)
+    told = News("done", record, (task("a"),)).told()
+    assert b"SECRET" not in told
+    facts = msgspec.json.decode(told)["batch"]
+    assert (facts["id"], facts["source"], facts["spent"]) == ("b-1", "night.jsonl", 0.3)
+    assert facts["started"] == "1970-01-01T00:00:01.500Z"
+
+
+PERSONS = b"export PATH\nalias x=y"
+
+
+@pytest.mark.parametrize("how", ["link", "hard link", "folder", "dangling", "fifo", "person's", "unfinished"])
+def test_what_an_agent_planted_is_not_written_through(tmp_path: Path, how: str) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    for folder in (home, work):
+        folder.mkdir()
+    theirs = home / "rc.jsonl"
+    theirs.write_bytes(PERSONS)
+    out = work / "sub" / "rc.jsonl"
+    if how == "folder":
+        out.parent.symlink_to(home)
+    else:
+        out.parent.mkdir()
+        match how:
+            case "link":
+                out.symlink_to(theirs)
+            case "hard link":
+                out.hardlink_to(theirs)
+            case "dangling":
+                out.symlink_to(home / "new")
+            case "fifo":
+                os.mkfifo(out)
+            case "person's":
+                out.write_bytes(PERSONS + b"\n")
+            case _:
+                out.write_bytes(PERSONS)
+    with pytest.raises(NotOurs):
+        open_results(out, str(work))
+    with pytest.raises(NotOurs):
+        write_own_report(out, "# Batch x", str(work))
+    assert theirs.read_bytes() == PERSONS
+    assert {path.name for path in home.iterdir()} == {"rc.jsonl"}
+    if how in ("person's", "unfinished"):
+        assert out.read_bytes().startswith(PERSONS)
+
+
+def test_nothing_protected_is_written(tmp_path: Path) -> None:
+    (tmp_path / ".git" / "hooks").mkdir(parents=True)
+    for name in (".git/hooks/pre-commit", ".env"):
+        with pytest.raises(NotOurs, match="protected"):
+            open_results(tmp_path / name, str(tmp_path))
+        with pytest.raises(NotOurs, match="protected"):
+            write_own_report(tmp_path / name, "# Batch x", str(tmp_path))
+
+
+def test_a_report_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
+    path = tmp_path / "night.md"
+    for text in ("# Batch one", "# Batch two"):
+        write_own_report(path, text, str(tmp_path))
+        assert path.read_text() == text
+    assert [one.name for one in tmp_path.iterdir()] == ["night.md"]
