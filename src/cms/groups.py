@@ -6,12 +6,14 @@ nursery of a function that promises its caller a `CmsError`, and where a command
 Told is, in this order: what is no `Exception` (Ctrl-C), a bug, an error of ours; of several of a kind the
 first. The others are logged and noted on it, so that none is lost. A cancellation is told only if there is
 nothing else: its group goes on as it is, for it belongs to some scope above.
+
+`at_own_door` stands around a task whose end must be nobody else's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -41,6 +43,25 @@ def single_error() -> Iterator[None]:
             raise told from cause
         finally:
             told.__context__ = context
+
+
+async def at_own_door(what: str, task: Callable[[], Awaitable[object]]) -> None:
+    """Run one task of many in a nursery: what goes wrong in it is logged, and ends no other.
+
+    Cancellations, and what else is no `Exception`, go on.
+    """
+    try:
+        await task()
+    except CmsError as error:
+        log.warning("%s ended: %s", what, error)
+    except Exception:
+        log.exception("%s ended by a bug of ours", what)
+    except BaseExceptionGroup as group:
+        bugs, rest = group.split(Exception)
+        if bugs is not None:
+            log.error("%s ended by a bug of ours", what, exc_info=bugs)
+        if rest is not None:
+            raise rest from None
 
 
 def is_cancellation(error: BaseException) -> bool:

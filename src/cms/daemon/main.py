@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -38,7 +39,7 @@ from cms.daemon.server import Server, open_child_socket, open_listener
 from cms.daemon.service_unit import Service
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.fleet import machine
-from cms.groups import single_error
+from cms.groups import at_own_door, single_error
 from cms.home import prepare_home
 from cms.rpc.daemon import Readiness
 from cms.rpc.wire import error_data
@@ -221,18 +222,21 @@ class _Daemon:
                     before_stop=None if batches is None else batches.close,
                 )
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(
-                        self._leave_when_idle,
-                        server,
-                        lambda: supervisor.live_count() > 0 or (batches is not None and batches.busy),
-                    )
-                    nursery.start_soon(self._leave_when_home_is_lost, server)
-                    nursery.start_soon(_stay_small)
+
+                    def busy() -> bool:
+                        return supervisor.live_count() > 0 or (batches is not None and batches.busy)
+
+                    for what, task in (
+                        ("the look for idleness", partial(self._leave_when_idle, server, busy)),
+                        ("the look at the home", partial(self._leave_when_home_is_lost, server)),
+                        ("the return of memory", _stay_small),
+                        ("the sign of life to systemd", self._service.keep_alive),
+                    ):
+                        nursery.start_soon(at_own_door, what, task)
                     # It listens already: who connects from here on is queued by the kernel.
                     log.info("serving at %s", self._settings.socket)
                     self._announce(Readiness(os.getpid()))
                     self._service.tell("READY=1", f"STATUS=serving {self._settings.home}")
-                    nursery.start_soon(self._service.keep_alive)
                     await server.serve(listener)
                     nursery.cancel_scope.cancel(reason="the server has closed")
             finally:
@@ -252,7 +256,7 @@ class _Daemon:
                 nursery.cancel_scope.cancel(reason=name)
                 return
             asked = True
-            nursery.start_soon(self._leave, self._server, name)
+            nursery.start_soon(at_own_door, "the stop", partial(self._leave, self._server, name))
 
     async def _leave(self, server: Server, why: str) -> None:
         log.info("stopping: %s", why)

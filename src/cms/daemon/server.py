@@ -44,6 +44,7 @@ from cms.errors import (
     HomeUnusable,
     UsageError,
 )
+from cms.groups import at_own_door
 from cms.rpc.daemon import HELLO
 from cms.rpc.endpoint import peer_uid, reachable
 from cms.rpc.verbs import AnyVerb
@@ -110,7 +111,7 @@ async def open_child_socket(
         return
     server = Server(supervisor, at_child_socket, child_socket=child_socket)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve, listener)
+        nursery.start_soon(at_own_door, f"the socket of {child_socket!r}", partial(server.serve, listener))
         try:
             yield path
         finally:
@@ -215,7 +216,7 @@ class Server:
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run something that outlives the request which began it."""
         if self._background is not None:
-            self._background.start_soon(_at_own_door, task)
+            self._background.start_soon(at_own_door, "work in the background", task)
 
     def refuse(self, verb: AnyVerb | None, protocol: int | None) -> CmsError | None:
         """Why this verb (None: an unknown one) cannot be asked for now, on a connection whose client said
@@ -234,6 +235,9 @@ class Server:
         return None
 
     async def _serve_connection(self, stream: trio.SocketStream) -> None:
+        await at_own_door("a connection", partial(self._serve_client, stream))
+
+    async def _serve_client(self, stream: trio.SocketStream) -> None:
         try:
             uid = peer_uid(stream.socket.getsockopt)
         except OSError as error:
@@ -249,18 +253,7 @@ class Server:
         self.quiet_since = None
         try:
             await connection.run()
-        except Exception:
-            log.exception("a connection ended by a bug of ours")
         finally:
             self._connections.discard(connection)
             if not self._connections:
                 self.quiet_since = trio.current_time()
-
-
-async def _at_own_door(task: Callable[[], Awaitable[None]]) -> None:
-    try:
-        await task()
-    except CmsError as error:
-        log.warning("work in the background failed: %s", error)
-    except Exception:
-        log.exception("work in the background failed by a bug of ours")

@@ -42,30 +42,7 @@ from cms.batch.model import (
     view,
 )
 from cms.batch.retry import Fate
-from cms.batch.schedule import (
-    Answered,
-    ApiRetried,
-    Asked,
-    BatchEvent,
-    Broken,
-    EndAll,
-    Ended,
-    EndTold,
-    Fetch,
-    Finish,
-    Finished,
-    Paged,
-    ParkTold,
-    Phase,
-    Start,
-    Started,
-    State,
-    TellPark,
-    Woke,
-    decide,
-    fold,
-    wake_at,
-)
+from cms.batch.schedule import Asked, BatchEvent, Ended, Phase, Start, State, decide, fold, wake_at
 from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
 from cms.fleet import machine
 from cms.fleet.batch_sessions import BatchSessions, Nothing, Unchecked
@@ -153,6 +130,11 @@ class Engine:
         self._shutting_down = True
         self.stop("cms is shutting down")
 
+    @property
+    def ending(self) -> bool:
+        """Whether it is on its way to its end, or to rest: nothing can be asked of it any more."""
+        return self._state.phase in (Phase.STOPPING, Phase.ENDED)
+
     async def wait(self) -> BatchRecord:
         """Until it has come to its end, or to rest."""
         await self._done.wait()
@@ -171,7 +153,7 @@ class Engine:
     # --- life -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until the end, or until somebody wants it to rest. Raises only cancellations, and bugs."""
+        """Work until the end, or until somebody wants it to rest. Raises only cancellations."""
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -182,9 +164,7 @@ class Engine:
                 except CmsError as error:
                     # The store cannot be written: nothing more can be promised. What runs is ended below.
                     log.error("batch %s stops: %s", self.record.id, error)
-                    self._update(status=BatchStatus.STOPPED, reason=str(error), stopped_by="trouble")
-                    with suppress(CmsError):
-                        await self._store.write(batches.save, self.record)
+                    await self._lay_down_broken(str(error))
                 before = self.record.warnings
                 with trio.move_on_after(2 * HOOK_TIMEOUT):
                     await self._notifier.drained()
@@ -192,10 +172,19 @@ class Engine:
                     with suppress(CmsError):
                         await self._store.write(batches.save, self.record)
                 nursery.cancel_scope.cancel(reason="the batch has come to its end")
+        except Exception:
+            log.exception("batch %s ended by a bug of ours", self.record.id)
+            await self._lay_down_broken("a bug of ours ended it: see `cms daemon logs`")
         finally:
             self._results.close()
             self._done.set()
             self._changed()
+
+    async def _lay_down_broken(self, reason: str) -> None:
+        """It is at rest, and can be gone on with like after a crash."""
+        self._update(status=BatchStatus.STOPPED, reason=reason, stopped_by="trouble")
+        with suppress(CmsError):
+            await self._store.write(batches.save, self.record)
 
     async def _begin(self) -> None:
         options, batch_id = self._options, self.record.id
@@ -275,7 +264,7 @@ class Engine:
         with trio.move_on_after(float("inf") if wake is None else max(wake - now, 0.0)):
             await self._news.wait()
             return
-        self._state = fold(self._state, Woke(self._now()))
+        self._state = fold(self._state, schedule.Woke(self._now()))
 
     def _tell(self, event: BatchEvent) -> None:
         self._inbox.append(event)
@@ -284,29 +273,29 @@ class Engine:
     async def _carry_out(self, action: schedule.Action) -> None:
         now = self._now()
         match action:
-            case Fetch(most=most, fitting=fitting):
+            case schedule.Fetch(most=most, fitting=fitting):
                 page = await self._store.read(batch_tasks.candidates, self.record.id, now, most, fitting)
-                self._fold(Paged(now, *page, fitting is not None))
-            case TellPark(until=until, why=why):
-                self._fold(ParkTold(now, until))
+                self._fold(schedule.Paged(now, *page, fitting is not None))
+            case schedule.TellPark(until=until, why=why):
+                self._fold(schedule.ParkTold(now, until))
                 self._update(status=BatchStatus.PARKED, until=until, reason=why)
                 await self._store.write(batches.save, self.record)
                 log.info("batch %s is parked until %.0f: %s", self.record.id, until, why)
                 self._notifier.parked(self._summary())
-            case EndAll(reason=reason):
+            case schedule.EndAll(reason=reason):
                 for scope in self._scopes.values():
                     scope.cancel(reason=reason)
-                self._fold(EndTold(now))
-            case Finish():
+                self._fold(schedule.EndTold(now))
+            case schedule.Finish():
                 await self._finish(action)
-                self._fold(Finished(self._now()))
+                self._fold(schedule.Finished(self._now()))
             case _:
                 raise InternalError(f"no way to carry out {action!r}")
 
     def _fold(self, event: BatchEvent) -> None:
         self._state = fold(self._state, event)
 
-    async def _finish(self, finish: Finish) -> None:
+    async def _finish(self, finish: schedule.Finish) -> None:
         status, now = finish.status, self._now()
         if status is BatchStatus.CANCELLED:
             await self._store.write(batch_tasks.cancel_rest, self.record.id, now)
@@ -338,7 +327,7 @@ class Engine:
             self._update(status=BatchStatus.RUNNING, until=None, reason="")
             await self._store.write(batches.save, self.record)
         for task in begun:
-            self._fold(Started(now, task.seq, limits[task.seq]))
+            self._fold(schedule.Started(now, task.seq, limits[task.seq]))
             self._begun[task.seq] = now
             self._scopes[task.seq] = trio.CancelScope()
             self._nursery.start_soon(self._work, task)
@@ -363,7 +352,7 @@ class Engine:
                 else:
                     await self._settle(task, came, took, heard=heard.is_set())
         except CmsError as caught:
-            self._tell(Broken(self._now(), str(caught)))
+            self._tell(schedule.Broken(self._now(), str(caught)))
             self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
         finally:
             del self._scopes[task.seq]
@@ -393,10 +382,10 @@ class Engine:
         async with aclosing(self._sessions.news(task.name)) as news:
             async for word in news:
                 if word == "retry":
-                    self._tell(ApiRetried(self._now(), task.seq))
+                    self._tell(schedule.ApiRetried(self._now(), task.seq))
                 elif not heard.is_set():
                     heard.set()
-                    self._tell(Answered(self._now(), task.seq))
+                    self._tell(schedule.Answered(self._now(), task.seq))
 
     async def _texts(self, options: TaskOptions) -> tuple[str, str]:
         """The prompt and the context with the results of needed tasks put in."""
@@ -433,7 +422,7 @@ class Engine:
         if isinstance(error, ClaudeNotFound | ContainmentError):
             # It would be the same for every task: put this one back, and stop.
             fate = Fate(TaskStatus.WAITING, go_on=task.go_on, reason=str(error))
-            self._tell(Broken(self._now(), str(error)))
+            self._tell(schedule.Broken(self._now(), str(error)))
         else:
             fate = Fate(TaskStatus.FAILED)
         result = TaskResult(error=str(error), duration=took)
@@ -553,7 +542,7 @@ class Engine:
         self._state = msgspec.structs.replace(self._state, ending=True, give_up=give_up)
         await self._salvage()
         status = BatchStatus.CANCELLED if give_up else BatchStatus.STOPPED
-        await self._finish(Finish(status, "asked", reason))
+        await self._finish(schedule.Finish(status, "asked", reason))
         money = await self._store.read(batches.spending, self.record.id)
         self._update(total=sum(self.record.counts.values()), spent=money.spent, exact=money.exact)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -22,16 +22,15 @@ from cms.batch.model import (
     TaskSpec,
     resolve_task,
 )
-from cms.errors import CmsError, UsageError
+from cms.errors import UsageError
 from cms.fleet import machine
 from cms.fleet.batch_engine import Engine
 from cms.fleet.batch_sessions import BatchSessions, SupervisorSessions
 from cms.fleet.supervisor import Supervisor
+from cms.groups import at_own_door
 from cms.store import batch_intake, batch_tasks, batches
 from cms.store.batch_intake import NewTask
 from cms.store.store import Store
-
-log = logging.getLogger(__name__)
 
 _PAGE: Final = 500
 
@@ -55,6 +54,7 @@ class Batches:
         self._make_sessions = make_sessions
         self._nursery = nursery
         self._engines: dict[str, Engine] = {}
+        self._locks: dict[str, trio.Lock] = {}
         self._closed = False
 
     def __repr__(self) -> str:
@@ -146,9 +146,10 @@ class Batches:
 
     async def discard(self, batch_id: str) -> None:
         """Forget a batch that was never started."""
-        await self._loading(batch_id)
-        while not await self.store.write(batches.delete, batch_id):
-            pass
+        async with self._turn(batch_id):
+            await self._loading(batch_id)
+            while not await self.store.write(batches.delete, batch_id):
+                pass
 
     # --- running one ------------------------------------------------------------------------------
 
@@ -161,24 +162,33 @@ class Batches:
         Raises:
             UsageError: it is over, or at work elsewhere.
         """
-        record = await self.store.read(batches.find, batch_id)
-        if (engine := self._engines.get(record.id)) is not None:
-            engine.resume()
-            return engine
-        if self._closed:
-            raise UsageError("cms is shutting down")
-        if record.status not in RESUMABLE | {BatchStatus.LOADING}:
-            raise UsageError(
-                f"batch {record.id!r} is {record.status.value}: there is nothing to go on with",
-                hint=f"see what became of it: cms batch show {record.id}",
-            )
-        await self.store.write(batches.claim, record.id)
-        record = msgspec.structs.replace(record, deadline=None)
-        if record.status is BatchStatus.PAUSED:
-            record = msgspec.structs.replace(record, status=BatchStatus.RUNNING)
-        if changes is not None:
-            record = msgspec.structs.replace(record, options=changes)
-        return self._launch(record)
+        found = await self.store.read(batches.find, batch_id)
+        async with self._turn(found.id):
+            while (engine := self._engines.get(found.id)) is not None:
+                if not engine.ending:
+                    engine.resume()
+                    return engine
+                await engine.wait()
+            if self._closed:
+                raise UsageError("cms is shutting down")
+            record = await self.store.write(batches.claim, found.id, RESUMABLE | {BatchStatus.LOADING})
+            record = msgspec.structs.replace(record, deadline=None)
+            if record.status is BatchStatus.PAUSED:
+                record = msgspec.structs.replace(record, status=BatchStatus.RUNNING)
+            if changes is not None:
+                record = msgspec.structs.replace(record, options=changes)
+            return self._launch(record)
+
+    @asynccontextmanager
+    async def _turn(self, batch_id: str) -> AsyncIterator[None]:
+        """One at a time takes a batch up, or lays it down: between the look and the deed others run."""
+        lock = self._locks.setdefault(batch_id, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked() and self._locks.get(batch_id) is lock:
+                del self._locks[batch_id]
 
     def _engine(self, record: BatchRecord) -> Engine:
         return Engine(record, self.store, self._make_sessions(record.id), umask=self._umask)
@@ -186,28 +196,15 @@ class Batches:
     def _launch(self, record: BatchRecord) -> Engine:
         engine = self._engine(record)
         self._engines[record.id] = engine
-        self._nursery.start_soon(self._run, engine)
+        self._nursery.start_soon(at_own_door, f"batch {record.id}", partial(self._run, engine))
         return engine
 
     async def _run(self, engine: Engine) -> None:
         try:
             await engine.run()
-        except Exception:
-            log.exception("batch %s ended by a bug of ours", engine.record.id)
-            await self._lay_down_broken(engine.record)
         finally:
-            del self._engines[engine.record.id]
-
-    async def _lay_down_broken(self, record: BatchRecord) -> None:
-        """A bug ended it: it is at rest, and can be gone on with like after a crash."""
-        reason = "a bug of ours ended it: see `cms daemon logs`"
-        stopped = msgspec.structs.replace(
-            record, status=BatchStatus.STOPPED, stopped_by="trouble", reason=reason
-        )
-        try:
-            await self.store.write(batches.save, stopped)
-        except CmsError as error:
-            log.error("batch %s: %s", record.id, error)
+            if self._engines.get(engine.record.id) is engine:
+                del self._engines[engine.record.id]
 
     async def recover(self) -> list[BatchRecord]:
         """Look after what dead processes were at work on: detached batches go on, the others come to rest.
@@ -215,15 +212,16 @@ class Batches:
         Returns them as they now stand.
         """
         found = []
-        for record in await self.store.write(batches.orphans):
-            await self.store.write(batches.claim, record.id)
-            if record.options.detached:
-                self._launch(record)
-                found.append(record)
-                continue
-            engine = self._engine(record)
-            await engine.lay_down("cms ended without warning; `cms batch resume` goes on")
-            found.append(engine.record)
+        for orphan in await self.store.write(batches.orphans):
+            async with self._turn(orphan.id):
+                record = await self.store.write(batches.claim, orphan.id)
+                if record.options.detached:
+                    self._launch(record)
+                    found.append(record)
+                    continue
+                engine = self._engine(record)
+                await engine.lay_down("cms ended without warning; `cms batch resume` goes on")
+                found.append(engine.record)
         return found
 
     async def pause(self, batch_id: str) -> BatchRecord:
@@ -233,13 +231,14 @@ class Batches:
         return await self._ask(batch_id, "stop")
 
     async def cancel(self, batch_id: str) -> BatchRecord:
-        record = await self.store.read(batches.find, batch_id)
-        if record.id not in self._engines and record.status in RESUMABLE:
-            # Nobody is at work on it: only the store are to be closed.
-            await self.store.write(batches.claim, record.id)
-            engine = self._engine(record)
-            await engine.lay_down("cancelled", give_up=True)
-            return engine.record
+        found = await self.store.read(batches.find, batch_id)
+        if found.id not in self._engines and found.status in RESUMABLE:
+            async with self._turn(found.id):
+                if found.id not in self._engines:
+                    # Nobody is at work on it: only its tasks in the store are to be closed.
+                    engine = self._engine(await self.store.write(batches.claim, found.id))
+                    await engine.lay_down("cancelled", give_up=True)
+                    return engine.record
         return await self._ask(batch_id, "cancel")
 
     async def _ask(self, batch_id: str, want: str) -> BatchRecord:

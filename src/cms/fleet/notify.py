@@ -9,6 +9,7 @@ Whatever goes wrong here is told (`warn`) and forgotten.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from cms.batch.model import BatchOptions, BatchRecord, TaskView
 from cms.config import caller_environ
 from cms.json_output import json_object
 from cms.session.model import Record
+
+log = logging.getLogger(__name__)
 
 HOOK_TIMEOUT: Final = 60.0
 WEBHOOK_TIMEOUT: Final = 15.0
@@ -109,8 +112,12 @@ class Notifier:
                 self._idle.set()
                 self._news = trio.Event()
                 await self._news.wait()
-            else:
+                continue
+            try:
                 await self._tell(news)
+            except Exception as error:
+                log.exception("a hook was not told, by a bug of ours")
+                self._warn(f"--on-{news.event}: not told, by a bug of ours: {error!r}")
 
     def _wake(self) -> None:
         self._idle = trio.Event() if self._idle.is_set() else self._idle

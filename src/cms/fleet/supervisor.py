@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import trio
@@ -30,7 +31,7 @@ from cms.errors import CmsError, ContainmentError, WrongStatus
 from cms.fleet.delegation import Accepted, Delegations
 from cms.fleet.sessions import Sessions, elsewhere
 from cms.fleet.unkilled import Unkilled
-from cms.groups import single_error
+from cms.groups import at_own_door, single_error
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket, Runner
 from cms.protection.rules import load_rules
@@ -262,7 +263,7 @@ class Supervisor(Sessions):
             child_sockets=self._child_sockets if record.options.allow_cms else None,
         )
         self._runners[name] = runner
-        self._nursery.start_soon(self._run, runner)
+        self._nursery.start_soon(at_own_door, f"session {name}", partial(self._run, runner))
         return runner
 
     async def _save_lost(self, name: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import posixpath
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,7 @@ import trio
 from cms.containment import end_strays, still_alive
 from cms.disk import ask_disk
 from cms.errors import ContainmentError, DiskTimeout
+from cms.groups import at_own_door
 from cms.live.process import KILL_DEADLINE
 from cms.live.runner import Runner
 from cms.protection.rules import real_folders
@@ -58,7 +60,8 @@ class Unkilled:
         with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 for runner in list(self._runners.values()):
-                    nursery.start_soon(self._strike_again, runner)
+                    strike = partial(self._strike_again, runner)
+                    nursery.start_soon(at_own_door, f"the end of session {runner.record.name}", strike)
 
     async def check(self, options: SessionOptions) -> None:
         """Whether a session may start in its folders.

@@ -6,6 +6,8 @@ flushes on its way out is money and answers.
 
 from __future__ import annotations
 
+from contextlib import aclosing
+
 import trio
 
 from cms.errors import AgentDied, AgentError, ProtocolError
@@ -42,10 +44,11 @@ class Reader:
         """Hand over what the process says, until it says no more."""
         process, asked = self._process, False
         try:
-            async for event in process.events():
-                if isinstance(event, UnknownControlRequest):
-                    process.refuse(event.request_id, f"cms does not know `{event.subtype}`")
-                self._driver.apply(event)
+            async with aclosing(process.events()) as events:
+                async for event in events:
+                    if isinstance(event, UnknownControlRequest):
+                        process.refuse(event.request_id, f"cms does not know `{event.subtype}`")
+                    self._driver.apply(event)
             asked = self._end.has_begun()
             if not asked:
                 await self._report_death()

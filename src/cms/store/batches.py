@@ -6,13 +6,13 @@ A million tasks are never in memory together: they come in by chunks (`batch_int
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import msgspec
 
 from cms.batch.forecast import Sample
-from cms.batch.model import ACTIVE, BatchRecord, BatchStatus, TaskStatus
+from cms.batch.model import ACTIVE, RESUMABLE, BatchRecord, BatchStatus, TaskStatus
 from cms.errors import StoreError, UsageError
 from cms.store.database import Database
 from cms.store.rows import to_json
@@ -87,24 +87,40 @@ def delete(db: Database, batch_id: str, most: int = _PIECE) -> bool:
     return True
 
 
-def claim(db: Database, batch_id: str) -> None:
-    """Sign a batch, so that nobody else works on it.
+def claim(db: Database, batch_id: str, statuses: Collection[BatchStatus] = RESUMABLE) -> BatchRecord:
+    """Sign a batch, so that nobody else works on it, and return it as it stood.
+
+    From here on it counts as at work. Within one process it is the caller who sees to it that only one of its
+    tasks does this at a time.
+
+    Args:
+        statuses: from which it can be gone on with.
 
     Raises:
-        UsageError: somebody else does.
+        UsageError: another living process works on it, or it has none of these statuses.
     """
     row: tuple[str, str] | None = db.execute(
         "SELECT owner, status FROM batches WHERE id = ?", (batch_id,)
     ).fetchone()
-    if row is None:
+    batch = None if row is None else _get(db, batch_id)
+    if row is None or batch is None:
         raise BatchNotFound(batch_id)
-    owner, status = row
-    if BatchStatus(status) in ACTIVE and db.living_pid(owner) is not None:
+    owner = row[0]
+    if batch.status in ACTIVE and owner != db.owner_id and db.living_pid(owner) is not None:
         raise UsageError(
             f"batch {batch_id!r} is at work in another process of cms",
             hint="stop that one first (Ctrl-C where it runs)",
         )
-    db.execute("UPDATE batches SET owner = ? WHERE id = ?", (db.owner_id, batch_id))
+    if batch.status not in statuses:
+        raise UsageError(
+            f"batch {batch_id!r} is {batch.status.value}: there is nothing to go on with",
+            hint=f"see what became of it: cms batch show {batch_id}",
+        )
+    claimed = batch.status if batch.status in ACTIVE else BatchStatus.RUNNING
+    db.execute(
+        "UPDATE batches SET owner = ?, status = ? WHERE id = ?", (db.owner_id, claimed.value, batch_id)
+    )
+    return batch
 
 
 def orphans(db: Database) -> list[BatchRecord]:

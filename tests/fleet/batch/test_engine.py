@@ -243,7 +243,9 @@ async def test_a_crash_does_not_extend_the_time(tmp_path: Path, autojump_clock: 
     with trio.CancelScope() as life:
         async with open_house(tmp_path, sessions) as house:
             batch_id = (await house.start(specs, detached=True, max_parallel=1, max_time=300.0)).record.id
-            deadline = (await wait_status(house, batch_id, BatchStatus.RUNNING)).deadline
+            await until_begun(sessions, 0)
+            deadline = (await house.store.read(batches.find, batch_id)).deadline
+            assert deadline is not None
             life.cancel()
             await trio.sleep_forever()
     sessions.at_work.clear()
@@ -373,3 +375,83 @@ async def test_ten_thousand_tasks(tmp_path: Path, autojump_clock: Clock) -> None
     assert len(sessions.completed) == 10_000
     assert set(sessions.completed.values()) == {1}
     assert sessions.most == 200
+
+
+async def test_started_twice_at_once_it_has_one_engine(house: House, autojump_clock: Clock) -> None:
+    """Whoever comes second finds the first's engine; no task is begun twice, no cost counted twice."""
+    record = await house.load([spec(f"t{n}") for n in range(5)])
+    engines: list[Engine] = []
+
+    async def start() -> None:
+        engines.append(await house.batches.start(record.id))
+
+    for _ in range(2):
+        engines.clear()
+        async with trio.open_nursery() as callers:
+            for _ in range(4):
+                callers.start_soon(start)
+        assert len(set(map(id, engines))) == 1
+        await until_begun(house.sessions, 1)
+        await house.batches.stop(record.id)
+    await (await house.batches.start(record.id)).wait()
+    assert set(house.sessions.completed.values()) == {1}
+    ended = await house.store.read(batches.find, record.id)
+    assert ended.spent == pytest.approx(5 * COST)
+
+
+async def test_who_cancels_and_who_resumes_at_once_take_turns(house: House, autojump_clock: Clock) -> None:
+    record = await house.load([spec("a"), spec("b")])
+    await (await house.batches.start(record.id)).wait()
+    record = await house.load([spec("c"), spec("d", "hang ok")])
+    engine = await house.batches.start(record.id)
+    await until_begun(house.sessions, 3)
+    await house.batches.stop(engine.record.id)
+    refused: list[UsageError] = []
+
+    async def resume() -> None:
+        try:
+            await (await house.batches.start(record.id)).wait()
+        except UsageError as error:
+            refused.append(error)
+
+    async with trio.open_nursery() as callers:
+        callers.start_soon(house.batches.cancel, record.id)
+        callers.start_soon(resume)
+    stands = await house.store.read(batches.find, record.id)
+    assert stands.status is BatchStatus.CANCELLED
+    assert not house.sessions.at_work
+    assert not house.batches.busy
+
+
+async def test_what_another_process_has_just_taken_up_is_refused(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    """The claim itself counts as being at work: there is no gap before the engine's first word."""
+    autojump_clock.autojump_threshold = 0.02
+    async with open_house(tmp_path) as one, open_house(tmp_path) as other:
+        record = await one.load([spec("a")])
+        await one.store.write(batches.claim, record.id, {BatchStatus.LOADING})
+        with pytest.raises(UsageError, match="another process"):
+            await other.batches.start(record.id)
+
+
+async def test_who_resumes_what_is_just_ending_gets_a_new_life_of_it(
+    house: House, autojump_clock: Clock, tmp_path: Path
+) -> None:
+    """Not the end of the old one: with a hook still to be told, that takes a while."""
+    engine = await house.start([spec("a", "hang ok")], on_done="sleep 1")
+    await until_begun(house.sessions, 0)
+    stopped = False
+
+    async def stop() -> None:
+        nonlocal stopped
+        await house.batches.stop(engine.record.id)
+        stopped = True
+
+    async with trio.open_nursery() as callers:
+        callers.start_soon(stop)
+        await wait_status(house, engine.record.id, BatchStatus.STOPPED)
+        again = await house.batches.start(engine.record.id)
+        assert stopped
+    assert again is not engine
+    await house.batches.cancel(engine.record.id)
