@@ -313,7 +313,7 @@ def test_a_session_that_may_starts_children_that_are_less_than_itself(world: Wor
             "go",
             tool("delegate", name="child", task=child, maxCost=100),
             tool("delegate", name="wide", task="x", preset="full"),
-            tool("delegate", name="away", task="x", workDir="/"),
+            tool("delegate", name="away", task="x", workDir="/usr"),
             tool("spawn", name="live", prompt="hello"),
             tool("list"),
             tool("kill", name="stranger"),
@@ -329,7 +329,7 @@ def test_a_session_that_may_starts_children_that_are_less_than_itself(world: Wor
     assert limits["maxCost"] <= 0.5
     raw = raw_lines(world, "head")
     assert "a session may not start one with preset full: its own is edit" in raw
-    assert "a session may not start one with folder /" in raw
+    assert "a session may not start one with folder /usr" in raw
     assert "no session named 'stranger'" in raw
     for name in ("wide", "away"):
         assert world.cms("status", name).code == 10
