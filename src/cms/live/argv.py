@@ -55,6 +55,10 @@ _ATTENDED = (
     "permissions, but may take minutes, or not be there. Ask only what you cannot find out; what is refused "
     "stays refused."
 )
+_WRITES = (
+    "Only what you write in the work dir lasts. Elsewhere in the home and in /tmp you write a copy that is "
+    "gone when you end, and the rest of the file system is read-only."
+)
 _REVIEW = "Review only: read, judge, and report findings with file and line. Change nothing."
 
 
@@ -151,6 +155,8 @@ def _texts(options: SessionOptions, server: Sequence[str]) -> Iterator[tuple[str
         appended.append(_REVIEW)
     if options.delegated:
         appended.append(_ATTENDED if options.ask_timeout else _UNATTENDED)
+        if options.safety and options.writes == "workdir":
+            appended.append(_WRITES)
     if appended:
         yield "--append-system-prompt-file", "append-system-prompt.txt", "\n\n".join(appended)
     if options.settings:

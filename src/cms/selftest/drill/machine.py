@@ -15,7 +15,7 @@ import trio
 from cms.selftest.drill.group import Group, silent, start_command
 from cms.selftest.drill.trials import Finding, Untested
 from cms.session.model import Limits, SessionOptions
-from cms.testing import hostile
+from cms.testing import hostile, tampering
 from cms.testing.script import call, prompt, say
 
 QUICK = ("orphan", "comets", "headless", "stealth")
@@ -40,6 +40,10 @@ class Machine(Group):
         for name, path in protected.items():
             what = "written to, renamed over, linked to, moved away with its folder, mounted over"
             await trials.attempt(name, what, partial(self._walls, path), guarantees.protected_paths)
+        what = "the home, /tmp and what lies beside the work dir: copies, or read-only"
+        await trials.attempt("outside", what, self._outside, guarantees.protected_paths)
+        what = "claude's stdout, memory and descriptors, by a shell of its own"
+        await trials.attempt("forgery", what, self._forge, guarantees.no_tampering)
         what = "the store, the logs and the socket of cms"
         await trials.attempt("CMS_HOME", what, self._hidden, guarantees.hidden_paths)
         what = "servers of this user that start things for others: tmux, the session bus, Docker"
@@ -85,7 +89,7 @@ class Machine(Group):
         target.write_text("original")
         before = target.stat()
         # In a script: the gate reads command lines, and it is the walls that are to be tried here.
-        said = self.folder / f"{options.name}.said"
+        said = work_dir / "said"
         (work_dir / "attack").write_text(
             start_command("walls", beat, str(target), said=said, pattern="^ready")
         )
@@ -99,6 +103,31 @@ class Machine(Group):
         if not same or target.read_text() != "original" or through:
             return Finding(f"changed, by {', '.join(through) or 'an unknown way'}")
         return dead
+
+    async def _outside(self) -> Finding:
+        options = self.options()
+        name = f".cms-drill-{options.name}"
+        home = Path(self.supervisor.settings.environ.get("HOME") or Path.home())
+        places = [folder / name for folder in (home, self.folder, Path("/tmp"))]  # noqa: S108 (not used)
+        lines = (f"echo x > {shlex.quote(str(place))}" for place in places)
+        (Path(options.work_dir) / "attack").write_text("\n".join((*lines, "true")))
+        await self.spawn(options, call("Bash", command="sh ./attack 2> said"))
+        dead = await self.kill(options)
+        written = [str(place) for place in places if place.exists()]
+        for place in places:
+            place.unlink(missing_ok=True)
+        return Finding(f"written: {', '.join(written)}") if written else dead
+
+    async def _forge(self) -> Finding:
+        options = self.options()
+        said = Path(options.work_dir) / "said"
+        program = shlex.join([sys.executable, "-I", "-S", tampering.__file__])
+        await self.spawn(options, call("Bash", command=f"{program} $PPID > said; true"))
+        through = [
+            line.partition(":")[0] for line in said.read_text().splitlines() if line.endswith("through")
+        ]
+        dead = await self.kill(options)
+        return Finding(f"by {', '.join(through)}") if through else dead
 
     async def _hidden(self) -> Finding:
         options = self.options()
