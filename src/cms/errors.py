@@ -157,6 +157,26 @@ class ClaudeNotFound(MachineError):
         )
 
 
+class ClaudeUnfit(MachineError):
+    """This `claude` cannot be held to what we promise: it is too old, or lacks what safety rests on.
+
+    Attributes:
+        version: as it told it, or "".
+        lacks: what is wrong with it.
+    """
+
+    code = "claude_unfit"
+
+    def __init__(self, version: str, lacks: str, minimum: str) -> None:
+        super().__init__(
+            f"claude {version or 'of an unknown version'} cannot be used: {lacks}; "
+            f"install {minimum} or newer (npm install -g @anthropic-ai/claude-code@latest)"
+        )
+        self.version = version
+        self.lacks = lacks
+        self.minimum = minimum
+
+
 class HomeUnusable(MachineError):
     """CMS_HOME cannot be created, read or written."""
 
@@ -280,8 +300,8 @@ class ControlTimeout(AgentError):
     def __init__(self, subtype: str, seconds: float, said: str = "") -> None:
         words = f": {said}" if said else ""
         super().__init__(
-            f"claude did not answer `{subtype}` within {seconds:g} s{words}",
-            hint="set CMS_START_TIMEOUT (seconds) if it needs longer to come up",
+            f"claude did not answer `{subtype}` within {seconds:g} s{words} "
+            "(CMS_START_TIMEOUT sets how long is waited)"
         )
         self.subtype = subtype
         self.seconds = seconds

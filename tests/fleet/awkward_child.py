@@ -41,6 +41,11 @@ def for_ever() -> NoReturn:
 
 
 def main(stage: str) -> None:
+    if stage == "knows_no_flag":
+        if "--version" in sys.argv:
+            print("2.1.199 (Claude Code)")  # noqa: T201
+            sys.exit(0)
+        sys.exit("error: option '--permission-mode <mode>' argument 'manual' is invalid.")
     if stage == "dies_at_once":
         sys.exit("no terminal, no home, no hope")
     if stage == "asks_for_login":
@@ -72,7 +77,13 @@ def main(stage: str) -> None:
         error = {"subtype": "error", **initialize, "error": "hooks are out of order"}
         say({"type": "control_response", "response": error})
         for_ever()
-    answer(initialize, {})
+    if stage == "takes_no_gate":
+        answer(initialize, {"commands": []})
+        for_ever()
+    if stage == "is_too_old":
+        answer(initialize, {"hooks_applied": True, "claude_code_version": "2.1.208"})
+        for_ever()
+    answer(initialize, {"hooks_applied": True})
     usage = hear("get_usage")
     if stage == "dies_before_usage":
         sys.exit(7)

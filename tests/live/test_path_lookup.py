@@ -122,6 +122,7 @@ async def test_the_clock_of_the_limits_goes_on_while_the_disk_does_not_answer(
     monkeypatch.setattr(path_lookup, "PATIENCE", 1e6)
     async with supervising(settings) as supervisor:
         await start(supervisor, limits=Limits(max_time=0.5))
+        await supervisor.resume("one")
         assert (await ask(supervisor, "one", write("hung/a"))).outcome is Outcome.TIME_EXCEEDED
 
 

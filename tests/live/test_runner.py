@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import trio
 
+from cms.config import Settings
 from cms.errors import CmsError, StoreError, WrongStatus
 from cms.live.process import Ladder
 from cms.live.watchers import LAG, Watchers
@@ -160,13 +161,63 @@ async def test_time_and_silence(
 ) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
-        result = await delegate(supervisor, prompt("Work", reply, say("done")), limits=limits)
+        await start(supervisor, limits=limits)
+        await supervisor.resume("one")
+        result = await supervisor.continue_("one", prompt("Work", reply, say("done")))
         assert result.status is outcome
         bound = (limits.max_time or 0) + (limits.max_silence or 0)
         # Of the interaction alone: to start and to end a process may take any time on a busy machine.
         assert bound <= result.duration / 1000 < bound + 1.5
         assert result.can_continue
     await consistent(settings)
+
+
+def start_hook(settings: Settings, command: str) -> None:
+    """A hook of the user's own that runs when claude starts."""
+    folder = Path(settings.environ["HOME"]) / ".claude"
+    folder.mkdir()
+    hooks = {"SessionStart": [{"hooks": [{"type": "command", "command": command}]}]}
+    (folder / "settings.json").write_bytes(msgspec.json.encode({"hooks": hooks}))
+
+
+@pytest.mark.parametrize(
+    ("limits", "outcome", "error"),
+    [
+        (Limits(max_time=1.0), Outcome.TIME_EXCEEDED, "1 s are over"),
+        (Limits(max_silence=1.0), Outcome.STALLED, "no sign of life for 1 s"),
+    ],
+)
+async def test_limits_of_time_hold_from_the_first_second(
+    tmp_path: Path, limits: Limits, outcome: Outcome, error: str
+) -> None:
+    """While claude runs its user's hooks, which may take for ever, and has been sent nothing yet."""
+    settings = make_settings(tmp_path)
+    start_hook(settings, "sleep 600")
+    async with supervising(settings) as supervisor:
+        begun = trio.current_time()
+        result = await delegate(supervisor, prompt("Work", say("done")), limits=limits)
+        assert trio.current_time() - begun < 8
+        assert result.status is outcome
+        told = "and claude is starting: its own hook runs (SessionStart:startup)"
+        assert result.error == f"never sent: {error}, {told}"
+    await consistent(settings)
+
+
+async def test_the_users_own_hooks_are_waited_for_and_told(tmp_path: Path) -> None:
+    """They may take longer than claude itself is given to come up."""
+    settings = make_settings(tmp_path, start_timeout=2.0)
+    start_hook(settings, "touch runs; while ! test -e go; do sleep 0.05; done")
+    work = tmp_path / "work"
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        message = await supervisor.submit("one", prompt("Hello", say("hi")), type="send")
+        await until(lambda: "its own hook runs" in supervisor.activity("one"))
+        await until((work / "runs").exists)
+        await trio.sleep(2.5)
+        (work / "go").touch()
+        reply = await supervisor.wait(message)
+        assert reply.text == "hi"
+        assert reply.duration < 2000
 
 
 async def test_a_protected_path_ends_it_before_anything_is_written(tmp_path: Path) -> None:
@@ -316,6 +367,15 @@ async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
         ("closes_stdout", "closed its output before it was ready, and did not end"),
         ("endless_line", "passed 1000000 bytes"),
         ("dies_before_initialized", "was killed by signal 9 before it was ready"),
+        (
+            "knows_no_flag",
+            "claude 2.1.199 cannot be used: it is too old; install 2.1.242 or newer (npm install",
+        ),
+        ("is_too_old", "claude 2.1.208 cannot be used: it is too old; install"),
+        (
+            "takes_no_gate",
+            "claude of an unknown version cannot be used: it does not say that it has taken the tool",
+        ),
         ("refuses_hooks", "refused to register the tool gate: hooks are out of order"),
         ("dies_before_usage", "exited with 7 before it was ready"),
         ("hides_usage", "did not answer `get_usage` within 0.5 s"),
@@ -514,7 +574,9 @@ async def test_one_that_hangs_past_a_limit_is_stopped(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, grace=0.3)
     async with supervising(settings) as supervisor:
         work = prompt("Work", say("x").quirky(Quirk("hang")))
-        result = await delegate(supervisor, work, limits=Limits(max_time=0.3))
+        await start(supervisor, limits=Limits(max_time=0.3))
+        await supervisor.resume("one")
+        result = await supervisor.continue_("one", work)
         assert result.status is Outcome.TIME_EXCEEDED
         assert result.receipt is not None
         assert [step.name for step in result.receipt.steps] == ["eof", "terminate", "kill"]
@@ -1034,7 +1096,7 @@ async def test_what_a_process_uses_stays_until_it_has_ended(
         assert receipt is not None
         assert receipt.empty
         assert "ZeroDivisionError" in (await supervisor.get("one")).error
-    assert order == ["scratch, 0 alive", "door, 0 alive"]
+    assert order == ["scratch, 0 alive", "scratch, 0 alive", "door, 0 alive"]
 
 
 async def test_ctrl_c_lands_anywhere_and_comes_out_as_it_is(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_each_way_to_end_has_its_exit_code(world: World) -> None:
             "time_exceeded",
             6,
             prompt("go", call("Bash", command=LONG)),
-            ("--max-time", "1", "--preset", "full"),
+            ("--max-time", "4", "--preset", "full"),
         ),
         ("protected_path", 7, prompt("go", call("Write", file_path=hook, content="x")), ()),
         ("verification_failed", 8, prompt("go", say("done")), ("--verify", "test -e made.txt")),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cms.config import find_claude, load_settings
@@ -68,3 +70,30 @@ async def test_long_texts_and_secrets_reach_claude_and_not_its_argv(tmp_path: Pa
     assert b"--settings=" in argv
     assert secret.encode() not in argv
     assert b"milk" not in argv
+
+
+def start_hook(world: World, command: str) -> None:
+    """A hook of the user's own that runs when claude starts."""
+    (world.home / ".claude").mkdir()
+    hooks = {"SessionStart": [{"hooks": [{"type": "command", "command": command}]}]}
+    (world.home / ".claude" / "settings.json").write_bytes(msgspec.json.encode({"hooks": hooks}))
+
+
+def test_hooks_of_the_user_may_take_longer_than_claude_gets(world: World) -> None:
+    start_hook(world, "sleep 7")
+    child = world.start("delegate", "one", prompt("Hello", say("hi there")), env={"CMS_START_TIMEOUT": "6"})
+    told = ""
+    while child.poll() is None and "its own hook runs" not in told:
+        told = world.cms("status", "one", "--json").out
+    assert "claude is starting: its own hook runs (SessionStart:startup)" in told
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0, (out, err)
+
+
+def test_limits_hold_while_the_users_hooks_run(world: World) -> None:
+    start_hook(world, "sleep 600")
+    begun = time.monotonic()
+    ran = world.cms("delegate", "one", prompt("Hello", say("hi there")), "--max-time", "4s")
+    assert time.monotonic() - begun < 20
+    assert ran.code == 6, ran
+    assert "never sent: 4 s are over, and claude is starting: its own hook runs" in ran.out

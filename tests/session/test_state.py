@@ -17,6 +17,8 @@ from cms.protocol.messages import (
     ConversationReset,
     Event,
     GetUsage,
+    HookEnded,
+    HookStarted,
     Informational,
     Init,
     MessageBody,
@@ -42,6 +44,7 @@ from cms.session.model import Denial, InteractionState, Outcome, Question, Token
 from cms.session.paths import NamedPath
 from cms.session.questions import PersonAnswer
 from cms.session.state import (
+    Accepted,
     Began,
     Breach,
     Breached,
@@ -51,6 +54,7 @@ from cms.session.state import (
     Granted,
     InterruptSent,
     Judged,
+    Launched,
     LookingUp,
     MeterAsked,
     Opened,
@@ -550,6 +554,10 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(ApiRetry, st.just(1), error_status=st.sampled_from([None, 401, 529])),
     st.builds(RateLimitEvent, st.builds(RateLimitInfo, st.sampled_from(["allowed", "rejected"]))),
     st.builds(Init, session_id=st.sampled_from(["", "s"])),
+    st.builds(Launched),
+    st.builds(Accepted),
+    st.builds(HookStarted, _KEYS, _WORDS),
+    st.builds(HookEnded, _KEYS),
     st.builds(ConversationReset, st.sampled_from(["", "s2"])),
     st.builds(ControlCancelRequest, _KEYS),
     st.builds(Unanswered, st.just("q"), st.just(GetUsage())),

@@ -35,10 +35,12 @@ from cms.session.decide import (
     AskBudget,
     AskMeter,
     FindPaths,
+    GiveUp,
     Note,
     SendInterrupt,
     Settle,
     StopProcess,
+    Unfit,
     decide,
 )
 from cms.session.fold import fold
@@ -47,6 +49,7 @@ from cms.session.model import Limits, OnViolation, Preset
 from cms.session.paths import NamedPath, PathRules
 from cms.session.state import (
     Began,
+    Breach,
     Breached,
     BudgetAsked,
     InterruptSent,
@@ -251,6 +254,8 @@ class World:
         self.asked = 0
         self.interrupts = 0
         self.stops: list[str] = []
+        self.given_up: list[Breach | None] = []
+        self.unfit = ""
         self.settled: list[Conclusion] = []
         self._waiting: set[str] = set()
         self._ripe: dict[str, bool] = {}  # call -> its reply is complete
@@ -313,6 +318,10 @@ class World:
                     self.state = fold(self.state, self.breaches[-1], self.now)
                 case StopProcess(reason=reason):
                     self.stops.append(reason)
+                case GiveUp(breach=breach):
+                    self.given_up.append(breach)
+                case Unfit(lacks=lacks):
+                    self.unfit = lacks
                 case Settle():
                     self.settled.append(conclude(self.state))
                     self.state = fold(self.state, Settled(), self.now)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from cms.errors import CmsError, InternalError
+from cms.errors import ClaudeUnfit, CmsError, ControlTimeout, InternalError
 from cms.live import resource_caps
 from cms.live.context import SessionContext
 from cms.live.ending import Ending
@@ -24,8 +24,9 @@ from cms.live.process import AgentProcess
 from cms.live.resource_caps import ResourceCap
 from cms.live.watchers import Watchers, activity_of, note_of
 from cms.live.write_queue import WriteQueue
-from cms.protocol.messages import CanUseTool, Event, GetUsage, Interrupt, Result
+from cms.protocol.messages import CanUseTool, Event, GetUsage, HookStarted, Interrupt, Result
 from cms.protocol.tools import QUESTION_TOOL
+from cms.protocol.versions import MINIMUM
 from cms.session.audit import AuditEntry
 from cms.session.budget import Grant
 from cms.session.decide import (
@@ -33,16 +34,19 @@ from cms.session.decide import (
     AskBudget,
     AskMeter,
     FindPaths,
+    GiveUp,
     Note,
     SendInterrupt,
     Settle,
     StopProcess,
+    Unfit,
     decide,
     wake_at,
 )
 from cms.session.gate import Rules, asked_questions, held
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
 from cms.session.questions import OpenQuestion, PersonAnswer
+from cms.session.startup import waits_for
 from cms.session.state import (
     Began,
     Breach,
@@ -64,6 +68,9 @@ from cms.session.state import (
 from cms.session.verdict import api_part, conclude, response_of
 from cms.store import sessions, turns
 from cms.store.store import Store
+
+#: Seconds for the end of a process that has not come up within a limit.
+_GIVE_UP = 1.0
 
 
 class Driver:
@@ -125,6 +132,8 @@ class Driver:
             self.activity = doing
         if self._watchers and (note := note_of(event)) is not None:
             self._watchers.notify(context.progress(*note))
+        if isinstance(event, HookStarted) and before.phase is Phase.STARTING:
+            self._watchers.notify(context.progress("note", waits_for(context.state)))
         if isinstance(event, Result) and before.phase is Phase.STARTING:
             self.refusal = event.result or " ".join(event.errors)
         if context.state.charges:
@@ -196,8 +205,22 @@ class Driver:
                     self._end.begin(reason, SessionStatus.STOPPED)
                 case Settle():
                     self._settle()
+                case GiveUp() | Unfit():
+                    self._give_up(process, action)
                 case _:
                     raise InternalError(f"no way to carry out {action!r}")
+
+    def _give_up(self, process: AgentProcess, action: GiveUp | Unfit) -> None:
+        """It did not come up in time, or is none that can be worked with."""
+        if isinstance(action, Unfit):
+            self._end.fail(ClaudeUnfit(self._context.state.version, action.lacks, MINIMUM))
+        elif action.breach is None:
+            asked, waited = process.connection.waits_for, self._rules.start_timeout
+            self._end.fail(ControlTimeout(asked, waited, process.last_words))
+        else:
+            # Nothing was sent: there is nothing to be polite about.
+            why, outcome = action.breach.reason, action.breach.outcome
+            self._end.begin(why, SessionStatus.STOPPED, grace=_GIVE_UP, outcome=outcome)
 
     def _answer(self, process: AgentProcess, action: AnswerCall, now: float) -> None:
         call, decision, context = action.call, action.decision, self._context

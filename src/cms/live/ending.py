@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from cms.errors import AgentError, CmsError, InternalError
+from cms.errors import AgentDied, AgentError, ClaudeUnfit, CmsError, InternalError
 from cms.live.context import SessionContext
 from cms.live.process import Ladder
-from cms.session.model import SessionStatus
+from cms.session.model import Outcome, SessionStatus
 
 
 class Ending:
@@ -24,6 +24,7 @@ class Ending:
         failure: what went wrong, or None; the first such thing.
         reason: in words, once it has begun.
         grace: seconds that the whole of it may take.
+        outcome: what the messages end with that were never sent, if it is not for its reason to say.
         forced: no politeness.
     """
 
@@ -31,6 +32,7 @@ class Ending:
         self.failure: CmsError | None = None
         self.reason = ""
         self.grace = math.inf
+        self.outcome: Outcome | None = None
         self.forced = False
         self._context = context
         self._begun = trio.Event()
@@ -47,7 +49,9 @@ class Ending:
         """Until there is a reason."""
         await self._begun.wait()
 
-    def begin(self, reason: str, status: SessionStatus, *, grace: float = math.inf) -> None:
+    def begin(
+        self, reason: str, status: SessionStatus, *, grace: float = math.inf, outcome: Outcome | None = None
+    ) -> None:
         """A reason to end, within `grace` seconds."""
         if self.has_begun():
             # Under way already; it may have to be quicker.
@@ -57,6 +61,7 @@ class Ending:
             return
         self.reason = reason
         self.grace = grace
+        self.outcome = outcome
         self._context.set_end_status(status)
         self._begun.set()
         self._context.signal_change()
@@ -69,7 +74,12 @@ class Ending:
         self.hurry()
 
     def fail(self, error: CmsError) -> None:
-        """Something went wrong: the first such thing is told, and the end begins."""
+        """Something went wrong: the first such thing is told, and the end begins.
+
+        That claude is none to work with explains how it died.
+        """
+        if isinstance(error, ClaudeUnfit) and isinstance(self.failure, AgentDied):
+            self.failure, self.reason = error, str(error)
         if self.has_begun() and isinstance(error, AgentError):
             return  # how a process behaves that is being ended is no news
         self.note(error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cms.errors import CmsError, StoreError
+from cms.errors import ClaudeUnfit, CmsError, StoreError
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
@@ -17,7 +17,7 @@ from cms.live.pending import PendingMessages
 from cms.live.process import AgentProcess, Ladder
 from cms.live.sender import Sender
 from cms.protection.path_guard import PathGuard
-from cms.session.model import Receipt, SessionStatus, Walls
+from cms.session.model import Outcome, Receipt, SessionStatus, Walls
 from cms.store import sessions
 from cms.store.store import Store
 
@@ -169,8 +169,12 @@ class FinalRecord:
         while True:
             self._sender.clear()
             failure = self._end.failure
+            outcome = self._end.outcome or (Outcome.INTERRUPTED if failure is None else Outcome.FAILED)
             owed = self._pending.end_all(
-                str(failure or self._end.reason), failed=failure is not None, at=self._context.now()
+                str(failure or self._end.reason),
+                outcome,
+                again=self._end.outcome is None and not isinstance(failure, ClaudeUnfit),
+                at=self._context.now(),
             )
             receipt = None if self._receipt_saved else self.receipt
             error: CmsError | None = None

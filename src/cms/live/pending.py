@@ -79,13 +79,16 @@ class PendingMessages:
             )
         pending.known.set()
 
-    def end_all(self, reason: str, *, failed: bool, at: float) -> list[PendingMessage]:
-        """The end of everything gives an end to what has none; gives all whose end is not on disk."""
-        outcome = Outcome.FAILED if failed else Outcome.INTERRUPTED
+    def end_all(self, reason: str, outcome: Outcome, *, again: bool, at: float) -> list[PendingMessage]:
+        """The end of everything gives an end to what has none; gives all whose end is not on disk.
+
+        `again`: what was never sent can be sent again.
+        """
+        hint = "; send it again" if again else ""
         for pending in self._owed.values():
             one = pending.interaction
             if one.state is InteractionState.QUEUED:
-                pending.interaction = ended(one, outcome, f"never sent: {reason}; send it again", at=at)
+                pending.interaction = ended(one, outcome, f"never sent: {reason}{hint}", at=at)
             elif one.state not in ENDED and one.state is not InteractionState.CHECKING:
                 # Only after a bug: whatever is in flight when a process ends is settled with its charges.
                 pending.interaction = msgspec.structs.replace(

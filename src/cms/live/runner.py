@@ -37,17 +37,13 @@ import trio
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
 from cms.disk import ask_disk
-from cms.errors import (
-    CmsError,
-    ContainmentError,
-    WrongStatus,
-)
+from cms.errors import AgentDied, CmsError, ContainmentError, WrongStatus
 from cms.live.argv import build_command, build_environment
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
 from cms.live.final_record import FinalRecord
-from cms.live.handshake import shake_hands
+from cms.live.handshake import check_version, shake_hands
 from cms.live.log_rows import entries_of_walls
 from cms.live.login import Login, copy_login
 from cms.live.pending import PendingMessages
@@ -71,7 +67,8 @@ from cms.session.model import (
     Walls,
 )
 from cms.session.questions import OpenQuestion, PersonAnswer
-from cms.session.state import Phase
+from cms.session.startup import waits_for
+from cms.session.state import Accepted, Launched, Phase
 from cms.store import audit, sessions
 from cms.store.rawlog import RawLog, raw_log_path
 from cms.store.store import Store
@@ -114,6 +111,7 @@ class Runner:
         self._resume = resume
         self._fork = fork
         self._context = context = SessionContext(record)
+        rules = msgspec.structs.replace(rules, start_timeout=settings.start_timeout)
         self._end = end = Ending(context)
         self._writes = writes = WriteQueue(end.fail)
         self._watchers = watchers = Watchers(context.progress)
@@ -164,6 +162,8 @@ class Runner:
         """What it is doing now, in a line."""
         if self.frozen:
             return f"frozen: {self._driver.activity}" if self._driver.activity else "frozen"
+        if self._context.state.phase is Phase.STARTING:
+            return waits_for(self._context.state)
         return self._driver.activity if self._context.state.phase is Phase.BUSY else ""
 
     @property
@@ -231,6 +231,7 @@ class Runner:
             raise
         self._pending.add(interaction)
         self._sender.put(interaction)
+        self._driver.apply(Accepted())
         if self._final.closed:
             # Its end came while the message was being stored, and nobody will look into the queue again.
             with trio.CancelScope(shield=True):
@@ -424,6 +425,9 @@ class Runner:
                 await self._end.guard(lambda: self._start_and_serve(raw, child_socket, scratch, folder))
             finally:
                 await self._leave_nothing()
+            if not self._opened and isinstance(self.failure, AgentDied):
+                # It may be too old to know its flags: then that is what to tell.
+                await check_version(find_claude(self._settings), build_environment(self._settings.environ))
 
     async def _start_and_serve(
         self, raw: RawLog, child_socket: Path | None, scratch: Path, folder: Path
@@ -482,6 +486,7 @@ class Runner:
             max_memory=limits.max_memory,
             max_procs=limits.max_procs,
         )
+        self._context.fold(Launched())
         process_id = f"{self.record.id}/{process.pid}@{self._context.now():.3f}"
         self._driver.take(process, process_id)
         self._final.take(process, process_id, self._path_guard)
@@ -542,7 +547,7 @@ class Runner:
     # --- its tasks --------------------------------------------------------------------------------
 
     async def _open_and_deliver(self, process: AgentProcess) -> None:
-        self._driver.apply(await shake_hands(process, timeout=self._settings.start_timeout))
+        self._driver.apply(await shake_hands(process))
         self._context.update(status=self._context.status(), pid=process.pid)
         await self._store.write(sessions.save, self.record)
         self._opened = True

@@ -191,6 +191,11 @@ class Connection:
         self._asked[request_id] = ask
         return request_id, encode_request(request_id, ask)
 
+    @property
+    def waits_for(self) -> str:
+        """The request of ours that waits longest for its answer, or ""."""
+        return next((str(ask.__struct_config__.tag) for ask in self._asked.values()), "")
+
     def forget(self, request_id: str) -> None:
         """Give up on an answer (a time-out of the caller's). Should it come, it counts as unknown."""
         self._asked.pop(request_id, None)

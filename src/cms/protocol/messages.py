@@ -312,6 +312,19 @@ class CommandLifecycle(Event, frozen=True):
     state: str = ""  # queued, started, completed, cancelled
 
 
+class HookStarted(Event, frozen=True):
+    """claude runs a hook of its user's own, by default told for those of the start alone."""
+
+    hook_id: str = ""
+    hook_name: str = ""
+
+
+class HookEnded(Event, frozen=True):
+    """`system/hook_response`: that hook has ended."""
+
+    hook_id: str = ""
+
+
 class Notice(Event, frozen=True):
     """A known line that says how things go and changes nothing for us."""
 
@@ -414,6 +427,8 @@ _DECODERS: _Decoders = {
     ("system", "task_notification"): _decoder(TaskNotification),
     ("system", "background_tasks_changed"): _decoder(TasksChanged),
     ("system", "session_state_changed"): _decoder(SessionState),
+    ("system", "hook_started"): _decoder(HookStarted),
+    ("system", "hook_response"): _decoder(HookEnded),
     ("assistant", ""): _decoder(Assistant),
     ("user", ""): _decoder(User),
     ("stream_event", ""): _decoder(StreamEvent),
@@ -432,8 +447,6 @@ _NOTICES = frozenset(
         ("system", "status"),
         ("system", "thinking_tokens"),
         ("system", "task_progress"),
-        ("system", "hook_started"),
-        ("system", "hook_response"),
         ("tool_progress", ""),
         ("tool_use_summary", ""),
         ("keep_alive", ""),
@@ -691,6 +704,13 @@ def encode_refusal(request_id: str, error: str) -> bytes:
 
 
 # --- answers that we read -----------------------------------------------------------------------
+
+
+class InitializeReply(msgspec.Struct, frozen=True):
+    """As much of the answer to `initialize` as we look at."""
+
+    hooks_applied: bool = False
+    claude_code_version: str = ""  # newer versions tell it here already
 
 
 class UsageTotals(msgspec.Struct, frozen=True):

@@ -30,6 +30,7 @@ from cms.session.limits import (
     wants_meter,
 )
 from cms.session.model import Denial, Outcome
+from cms.session.startup import limit_passed, must_be_up_by, start_due
 from cms.session.state import Breach, PendingCall, Phase, State, is_over, out_of_budget
 
 PATIENCE = 5.0  # a loaded machine took claude past 3 s to hear an interrupt, and cost the session its process
@@ -72,6 +73,18 @@ class StopProcess(Action, frozen=True):
     reason: str
 
 
+class GiveUp(Action, frozen=True):
+    """The process has not come up in time: a limit of the message that waits for it (or None) is passed."""
+
+    breach: Breach | None
+
+
+class Unfit(Action, frozen=True):
+    """This claude lacks what safety rests on: end the session."""
+
+    lacks: str
+
+
 class Note(Action, frozen=True):
     """An interaction is being ended early, from now on."""
 
@@ -87,6 +100,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     turn = state.turn
     if state.phase is Phase.ENDED:
         return ()
+    if state.phase is Phase.STARTING:
+        return _wait_for_start(state, rules, now)
     if turn is None or is_over(state):
         # A call out of turn (a turn that nobody asked for, a subagent that outlived its interaction):
         # nothing runs unwatched.
@@ -94,7 +109,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         decision = GateDecision("deny", f"refused: {stop.reason}")
         refusals = tuple(_answer(call, decision, stop) for call in state.gate)
         return refusals if turn is None else (*refusals, Settle())
-    actions: list[Action] = []
+    actions: list[Action] = [Unfit(state.lacks)] if state.lacks else []
     breach = turn.breach
     if breach is None:
         breach = find_breach(state, rules, now)
@@ -124,6 +139,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         ask_at = asks_budget_at(state)
         if ask_at is not None and now >= ask_at:
             actions.append(AskBudget())
+    elif turn.unheeded:
+        actions.append(StopProcess(f"{breach.reason}, and claude went on after it was told to stop"))
     elif turn.interrupted_at is not None:
         if now >= turn.interrupted_at + PATIENCE:
             actions.append(StopProcess(breach.reason))
@@ -135,6 +152,8 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 def wake_at(state: State, rules: Rules) -> float | None:
     """When `decide` must be called again though no event came, or None."""
     turn = state.turn
+    if state.phase is Phase.STARTING:
+        return start_due(state, rules)
     if turn is None or state.phase is not Phase.BUSY:
         return None
     if turn.breach is not None:
@@ -153,6 +172,11 @@ def wake_at(state: State, rules: Rules) -> float | None:
         if awaits_person(call, rules) and is_metered(state, rules, call) and not out_of_budget(state)
     ]
     return min(times, default=None)
+
+
+def _wait_for_start(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
+    breach, until = limit_passed(state, rules, now), must_be_up_by(state, rules)
+    return (GiveUp(breach),) if breach is not None or (until is not None and now >= until) else ()
 
 
 def _answer(call: PendingCall, decision: GateDecision, breach: Breach | None) -> AnswerCall:

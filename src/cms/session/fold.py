@@ -20,6 +20,8 @@ from cms.protocol.messages import (
     Event,
     GetUsage,
     HookCallback,
+    HookEnded,
+    HookStarted,
     Informational,
     Init,
     ModelUsage,
@@ -44,7 +46,9 @@ from cms.protocol.tools import PLAN_TOOL
 from cms.session.acts import is_loss, may_change
 from cms.session.model import Denial, InteractionState, TokenUsage
 from cms.session.repetition import follow
+from cms.session.startup import lacks
 from cms.session.state import (
+    Accepted,
     Allowance,
     Began,
     Breached,
@@ -54,6 +58,7 @@ from cms.session.state import (
     Granted,
     InterruptSent,
     Judged,
+    Launched,
     Local,
     LookingUp,
     MeterAsked,
@@ -129,8 +134,18 @@ def fold(state: State, event: Event, now: float) -> State:
             return _retrying(state, event, now)
         case RateLimitEvent(rate_limit_info=info):
             return _replace(state, rate_limit=info)
-        case Opened(total=total, models=models) if state.phase is Phase.STARTING:
-            return _replace(state, phase=Phase.READY, ledger=state.ledger.open(total, models))
+        case Launched():
+            return _replace(state, owes_since=now)
+        case Accepted() if state.phase is Phase.STARTING and state.waits_since is None:
+            return _replace(state, waits_since=now)
+        case HookStarted(hook_id=key, hook_name=name) if state.phase is Phase.STARTING:
+            return _replace(state, hooks={**state.hooks, key: name})
+        case HookEnded():
+            hooks = {key: name for key, name in state.hooks.items() if key != event.hook_id}
+            return _replace(state, hooks=hooks, owes_since=now)
+        case Opened(total=total, models=models, version=version) if state.phase is Phase.STARTING:
+            ledger = state.ledger.open(total, models)
+            return _replace(state, phase=Phase.READY, ledger=ledger, version=version or state.version)
         case Began() if state.phase is Phase.READY:
             return _began(state, event, now)
         case Breached(breach=breach) if state.turn is not None and state.turn.breach is None:
@@ -165,13 +180,16 @@ def _began(state: State, event: Began, now: float) -> State:
     turn = Turn(
         event.interaction_id,
         started=now,
+        since=now if state.waits_since is None else state.waits_since,
         spent_before=state.ledger.spent,
         allowance=Allowance(event.grant.amount),
         command=event.command,
     )
     # Told `idle` by the turn before: not so any more. Never told: stay so.
     idle = None if state.idle is None else False
-    return _replace(state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="", last_heard=now)
+    return _replace(
+        state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="", last_heard=now, waits_since=None
+    )
 
 
 def _ended(state: State, event: Ended) -> State:
@@ -187,13 +205,14 @@ def _ended(state: State, event: Ended) -> State:
 
 
 def _initialized(state: State, event: Init) -> State:
-    return _replace(
+    state = _replace(
         state,
         conversation_id=event.session_id,
         model=event.model,
         version=event.claude_code_version,
         api_key_source=event.apiKeySource,
     )
+    return _replace(state, lacks=lacks(state)) if state.turn is not None else state
 
 
 def _is_asked(state: State) -> bool:
@@ -353,7 +372,8 @@ def _count_reply(state: State, message_id: str, model: str) -> State:
         return state
     state = _replace(state, last_message=message_id, turns=state.turns + 1, last_stop="")
     if state.turn is not None:
-        state = _in_turn(state, turns=state.turn.turns + 1, retry=None, asked=True)
+        unheeded = state.turn.refused_at is not None and not state.turn.heeded
+        state = _in_turn(state, turns=state.turn.turns + 1, retry=None, asked=True, unheeded=unheeded)
     return state
 
 
@@ -470,7 +490,9 @@ def _judged(state: State, event: Judged, now: float) -> State:
         questions=(*turn.questions, *event.questions),
         plan=event.plan or turn.plan,
         # What a subagent is told ends the subagent, not the turn.
-        refused_at=now if turn.breach is not None and call.agent_id is None else turn.refused_at,
+        refused_at=now
+        if turn.breach is not None and turn.refused_at is None and call.agent_id is None
+        else turn.refused_at,
     )
 
 
@@ -538,4 +560,5 @@ def _result(state: State, event: Result) -> State:
         retry=None,
         answered=turn.answered or event.answers or (turn.command and bool(text)),
         calls={},
+        heeded=turn.refused_at is not None,
     )

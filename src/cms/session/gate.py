@@ -21,6 +21,7 @@ When a call's turn has come, and what else may be against it, is for `session.de
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
@@ -55,6 +56,7 @@ class Rules(msgspec.Struct, frozen=True):
     permission_mode: str = ""
     stop_on_violation: bool = True
     ask_timeout: float = 0.0  # seconds that a person gets to answer; 0: nobody is there
+    start_timeout: float = math.inf  # seconds that claude gets to come up
     writes: Writes = "workdir"
     opened: tuple[str, ...] = ()  # places that may be written besides
 

@@ -86,7 +86,7 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
         return Breach(Outcome.TURNS_EXCEEDED, f"{state.turns} of {limits.max_turns} turns used", now)
     if limits.max_tool_calls is not None and state.tool_calls + len(hooks) > limits.max_tool_calls:
         return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} permitted tool calls used", now)
-    if limits.max_time is not None and now >= turn.started + limits.max_time:
+    if limits.max_time is not None and now >= turn.since + limits.max_time:
         return Breach(Outcome.TIME_EXCEEDED, f"{limits.max_time:g} s are over", now)
     until = _silent_at(state, rules)
     if until is not None and now >= until:
@@ -137,7 +137,7 @@ def limits_due(state: State, rules: Rules) -> list[float]:
     if (until := _retry_until(state, rules)) is not None:
         times.append(until)
     if limits.max_time is not None:
-        times.append(turn.started + limits.max_time)
+        times.append(turn.since + limits.max_time)
     if (until := _silent_at(state, rules)) is not None:
         times.append(until)
     return times

@@ -10,8 +10,8 @@ Rules, in prose first:
 
 - One message is in flight at a time; what comes later waits in the store (where it can be taken back).
 - A result is the end of a turn, not of the work. The work is over (`is_over`) when there was a result,
-  claude said `idle` after it, and no background subagent lives. A binary that never says `idle` is taken
-  at its first result without live subagents. A later result, unasked, belongs to the same interaction.
+  claude said `idle` after it, and no background subagent lives. (A claude that never says `idle` is none to
+  work with: `session.startup`.) A later result, unasked, belongs to the same interaction.
 - A live background shell does not keep the work going; it is reported. Its end can start a turn that nobody
   asked for. Where claude confirms messages (`command_lifecycle`), a result that comes before it has begun
   ours is that turn's, and no answer to ours.
@@ -185,7 +185,10 @@ class Turn(msgspec.Struct, frozen=True):
     questions: tuple[Question, ...] = ()
     result: Result | None = None  # the newest
     breach: Breach | None = None
-    refused_at: float | None = None  # a call of the main conversation was answered with the breach
+    since: float = 0.0  # from when its time counts: its acceptance, if the process was not up yet
+    refused_at: float | None = None  # a call of the main conversation was first answered with the breach
+    heeded: bool = False  # and the turn ended
+    unheeded: bool = False  # and claude went on all the same
     interrupted_at: float | None = None
     retry: ApiRetry | None = None  # the one under way
     retry_since: float = 0.0  # when the API first failed, of the failures without an answer between them
@@ -204,6 +207,10 @@ class State(msgspec.Struct, frozen=True):
     model: str = ""
     version: str = ""
     api_key_source: str = ""
+    lacks: str = ""  # what safety rests on and this claude does not have
+    hooks: dict[str, str] = {}  # of the user's own, that run before claude is up: id -> name
+    owes_since: float | None = None  # since when it is claude's turn to come up, and not its hooks'
+    waits_since: float | None = None  # since when a message waits for that
     turn: Turn | None = None
     idle: bool | None = None  # None: this binary never said
     confirms: bool = False  # this binary says when it begins a message
@@ -232,11 +239,20 @@ class Local(Event, frozen=True):
     """The base of what claude did not write."""
 
 
+class Launched(Local, frozen=True):
+    """There is a process."""
+
+
+class Accepted(Local, frozen=True):
+    """A message is in the queue."""
+
+
 class Opened(Local, frozen=True):
     """The process answered its first questions; its baseline is known."""
 
     total: float
     models: dict[str, TokenUsage]
+    version: str = ""
 
 
 class Began(Local, frozen=True):

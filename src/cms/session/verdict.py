@@ -83,6 +83,8 @@ def conclude(state: State) -> Conclusion:
         reasons.append(f"still running in the background: {', '.join(left)}")
     if (alive := agents(state)) and not is_over(state):
         reasons.append(f"subagents still at work: {', '.join(alive)}")
+    if turn.unheeded:
+        reasons.append(f"claude {state.version} went on after it was told to end its turn: do not rely on it")
     breach, result = turn.breach, turn.result
     if breach is not None and breach.outcome is not Outcome.COMPLETED:
         return Conclusion(breach.outcome, breach.reason, (breach.reason, *reasons))

@@ -12,6 +12,7 @@ from . import options as command_line
 from .gate import Hook
 from .options import VERSION, Options
 from .session import Session
+from .start_hooks import run_start_hooks
 from .transcript import Transcript, place
 from .wire import Line, NotJSON, Wire, new_uuid
 
@@ -135,8 +136,10 @@ def _control(request_id: str, request: Line, session: Session, wire: Wire) -> No
     answer: Line | None
     match request.get("subtype"):
         case "initialize":
+            run_start_hooks(session.voice)
             session.gate.hooks = list(_hooks(request.get("hooks")))
             answer = {"commands": [], "agents": [], "models": [], "account": {}, "pid": os.getpid()}
+            answer |= {"hooks_applied": True, "claude_code_version": f"{VERSION}-simulated"}
         case "interrupt":
             # The answer comes first, then what the interrupt brings about.
             _succeed(wire, request_id, {"still_queued": session.waiting()})
