@@ -247,6 +247,15 @@ class ProtocolError(AgentError):
     code = "protocol"
 
 
+class Tampering(ProtocolError):
+    """A line came from claude's stdout that claude did not write: some process speaks in its name."""
+
+    code = "tampered"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"claude's output was tampered with: {what}", hint="see `cms audit` and `cms logs`")
+
+
 class LineTooLong(ProtocolError):
     """One line from the child passed the limit.
 

@@ -84,6 +84,12 @@ def main(stage: str) -> None:
         answer(initialize, {"hooks_applied": True, "claude_code_version": "2.1.208"})
         for_ever()
     answer(initialize, {"hooks_applied": True})
+    if stage == "answers_twice":
+        answer(initialize, {})
+        for_ever()
+    if stage == "answers_unasked":
+        answer({"request_id": "cms-2"}, TOTAL)
+        for_ever()
     usage = hear("get_usage")
     if stage == "dies_before_usage":
         sys.exit(7)

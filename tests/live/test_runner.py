@@ -380,6 +380,8 @@ async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
         ("dies_before_usage", "exited with 7 before it was ready"),
         ("hides_usage", "did not answer `get_usage` within 0.5 s"),
         ("odd_usage", "cost report cannot be read"),
+        ("answers_twice", "output was tampered with"),
+        ("answers_unasked", "output was tampered with"),
     ],
 )
 async def test_one_that_does_not_come_up(tmp_path: Path, stage: str, error: str) -> None:
@@ -404,6 +406,9 @@ async def test_one_that_does_not_come_up(tmp_path: Path, stage: str, error: str)
             assert [step.name for step in record.receipt.steps] == ["eof", "terminate", "kill"]
         if stage == "garbage":
             assert record.noise_lines > 0
+        if stage.startswith("answers"):
+            audit = await supervisor.audit("one")
+            assert [row.entry.verdict for row in audit.rows if row.entry.kind == "safety"] == ["tampered"]
         if stage not in ("dies_at_once", "never_reads"):
             return
         with pytest.raises(CmsError, match=re.escape(error)):

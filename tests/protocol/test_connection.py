@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.errors import InternalError, LineTooLong, ProtocolError
-from cms.protocol.connection import Answered, Closed, Connection, Unanswered
+from cms.protocol.connection import Answered, Closed, Connection, Tampered, Unanswered
 from cms.protocol.messages import (
     Ask,
     CanUseTool,
@@ -197,13 +197,20 @@ def test_a_refused_question_tells_why() -> None:
     assert answer.error
 
 
-def test_an_answer_to_nothing_is_unknown_and_so_is_a_second_one() -> None:
+def test_an_answer_to_nothing_is_tampering_and_so_is_a_second_one() -> None:
     connection = Connection()
     request_id, _ = connection.ask(Interrupt())
     connection.receive_data(answer_line("never-asked") + answer_line(request_id) + answer_line(request_id))
     kinds = [type(event) for event in drain(connection)]
-    assert kinds == [Unknown, Answered, Unknown]
+    assert kinds == [Tampered, Answered, Tampered]
     assert connection.unknown == 2
+
+
+def test_nobody_can_guess_an_id() -> None:
+    connections = [Connection(secret=secret) for secret in (b"one", b"two")]
+    ids = {connection.ask(GetUsage())[0] for connection in connections for _ in range(100)}
+    assert len(ids) == 200
+    assert all(len(request_id) >= 32 for request_id in ids)
 
 
 def test_a_late_answer_to_a_question_taken_back_is_unknown() -> None:
@@ -213,6 +220,10 @@ def test_a_late_answer_to_a_question_taken_back_is_unknown() -> None:
     connection.forget("never asked")
     connection.receive_data(answer_line(request_id))
     assert [type(event) for event in drain(connection)] == [Unknown]
+    connection.receive_data(answer_line(request_id))
+    assert [type(event) for event in drain(connection)] == [Tampered]
+    connection.receive_data(answer_line("never asked"))
+    assert [type(event) for event in drain(connection)] == [Tampered]
     connection.receive_data(b"")
     assert drain(connection) == [Closed()]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import math
+import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -148,7 +149,7 @@ class AgentProcess:
             long = "permission rules in a file have no limit: --settings FILE"
             hint = long if error.errno == errno.E2BIG else ""
             raise ContainmentError(f"cannot start {argv[0]}: {error}", hint=hint) from error
-        return cls(container, Connection(settings.max_line), log, now)
+        return cls(container, Connection(settings.max_line, secrets.token_bytes(32)), log, now)
 
     @property
     def pid(self) -> int:

@@ -10,11 +10,12 @@ from contextlib import aclosing
 
 import trio
 
-from cms.errors import AgentDied, AgentError, ProtocolError
+from cms.errors import AgentDied, AgentError, ProtocolError, Tampering
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
 from cms.live.process import AgentProcess
+from cms.protocol.connection import Tampered
 from cms.protocol.messages import UnknownControlRequest
 from cms.session.state import Phase
 
@@ -48,6 +49,8 @@ class Reader:
                 async for event in events:
                     if isinstance(event, UnknownControlRequest):
                         process.refuse(event.request_id, f"cms does not know `{event.subtype}`")
+                    elif isinstance(event, Tampered):
+                        self._end_tampered(event)
                     self._driver.apply(event)
             asked = self._end.has_begun()
             if not asked:
@@ -58,6 +61,13 @@ class Reader:
             if not asked:
                 # It has died, or nobody reads any more: there is no point in being polite.
                 self._end.hurry()
+
+    def _end_tampered(self, event: Tampered) -> None:
+        """Somebody speaks in claude's name: nothing that it says is believed any more, its end included."""
+        what = f"an answer that nobody asked for (control request {event.request_id[:60]!r})"
+        self._driver.log(self._context.entry("safety", "tampered", what))
+        self._end.fail(Tampering(what))
+        self._end.hurry()
 
     async def write(self) -> None:
         """Write what is to be told the process, for as long as it listens."""

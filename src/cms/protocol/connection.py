@@ -7,8 +7,8 @@
 
 Rules it keeps:
 
-- Each control request of ours has an id; its answer comes out as `Answered` with the request that it
-  answers. An answer to nothing we asked comes out as `Unknown`.
+- Each control request of ours has an id that nobody can guess; its answer comes out as `Answered` with the
+  request that it answers. An answer to nothing we asked, or a second one, is none of claude's: `Tampered`.
 - Each request of claude's is answered at most once (`answer`, `refuse`); an answer to a request that it took
   back, or that was answered before, is a bug of ours and raises `InternalError`.
 - What claude asked about a tool call is never answered with an error, which some permission modes take for
@@ -16,11 +16,13 @@ Rules it keeps:
 - After end of file, and after all that came before it, every question of ours that is still open comes out
   as `Unanswered`, then `Closed`.
 
-Time-outs are the caller's: the connection knows no clock, `forget` takes a question back.
+Time-outs are the caller's: the connection knows no clock, `forget` takes a question back. Its answer may
+still come, once, as `Unknown`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 
 import msgspec
@@ -65,6 +67,12 @@ class Answered(Event, frozen=True):
     error: str = ""
 
 
+class Tampered(Event, frozen=True):
+    """A line that claude did not write: the answer to what we did not ask, or do not ask any more."""
+
+    request_id: str
+
+
 class Unanswered(Event, frozen=True):
     """The stream ended before this control request of ours was answered."""
 
@@ -89,12 +97,15 @@ class Connection:
         noise: how many lines were no JSON object.
     """
 
-    def __init__(self, max_line: int = MAX_LINE) -> None:
+    def __init__(self, max_line: int = MAX_LINE, secret: bytes = b"") -> None:
+        """`secret`: makes the ids unguessable; up to 64 bytes."""
         self._buffer = LineBuffer(max_line)
         self._lines: deque[bytes] = deque()
         self._asked: dict[str, Ask] = {}
         self._owed: dict[str, str] = {}  # request id -> subtype
+        self._taken_back: set[str] = set()
         self._count = 0
+        self._secret = secret
         self._eof = False
         self._ended: deque[Event] | None = None
         self._noise = b""
@@ -155,6 +166,9 @@ class Connection:
                 ask = self._asked.pop(reply.request_id, None)
                 if ask is None:
                     self.unknown += 1
+                    if reply.request_id not in self._taken_back:
+                        return Tampered(reply.request_id)
+                    self._taken_back.remove(reply.request_id)
                     return Unknown("control_response", reply.subtype, bytes(reply.response))
                 error = reply.error or "unknown error" if reply.subtype != "success" else ""
                 return Answered(reply.request_id, ask, reply.response, error)
@@ -187,7 +201,10 @@ class Connection:
     def ask(self, ask: Ask) -> tuple[str, bytes]:
         """A control request: its id, by which the answer will be known, and the bytes to write."""
         self._count += 1
-        request_id = f"cms-{self._count}"
+        # Who has seen all ids so far does not know the next one.
+        request_id = (
+            "cms-" + hashlib.blake2b(b"%d" % self._count, key=self._secret, digest_size=16).hexdigest()
+        )
         self._asked[request_id] = ask
         return request_id, encode_request(request_id, ask)
 
@@ -198,7 +215,8 @@ class Connection:
 
     def forget(self, request_id: str) -> None:
         """Give up on an answer (a time-out of the caller's). Should it come, it counts as unknown."""
-        self._asked.pop(request_id, None)
+        if self._asked.pop(request_id, None) is not None:
+            self._taken_back.add(request_id)
 
     def owes(self, request_id: str) -> bool:
         """Whether claude still waits for our answer to this request of its."""
