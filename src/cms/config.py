@@ -99,6 +99,11 @@ class Settings(msgspec.Struct, frozen=True):
         return self.home / "sockets"
 
     @property
+    def live(self) -> Path:
+        """The folder of the files that tell where the processes of live sessions are, one a session."""
+        return self.home / "live"
+
+    @property
     def trash(self) -> Path:
         """Where the raw logs of deleted sessions are kept for a while."""
         return self.home / "trash"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cms.containment import Mechanism, Proof, Spec
+from cms.containment import Mechanism, Proof, Spec, end_tree
 from cms.containment._cgroup import Delegation
 from cms.containment._scan import ScanMechanism
 from cms.testing import hostile
@@ -66,6 +66,24 @@ async def test_kill_ends_it(mechanism: Mechanism, tmp_path: Path, case: str) -> 
         finally:
             await container.aclose(deadline=15)
         assert await silent(beat)
+
+
+@on_linux
+@pytest.mark.parametrize("case", ["setsid", "orphan", "comets", "stealth"])
+async def test_who_has_only_a_note_of_it_ends_it(mechanism: Mechanism, tmp_path: Path, case: str) -> None:
+    beat = tmp_path / "beat"
+    with trio.fail_after(25):
+        async with await mechanism.start(spec_for(case, beat, ARGUMENTS.get(case, ""))) as container:
+            await read_until(container, b"ready\n")
+            where = container.whereabouts()
+            proof = await trio.to_thread.run_sync(lambda: end_tree(where, deadline=10))
+            if mechanism.guarantees.kill_all.strong:
+                assert_proof(proof)
+            if proof.empty:
+                assert await silent(beat)
+                # Once more, when somebody else may have the numbers: nothing is there, nothing is done.
+                again = await trio.to_thread.run_sync(lambda: end_tree(where, deadline=10))
+                assert (again.empty, again.rounds, again.alive) == (True, 0, ())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import trio
 
+from cms.fleet.supervisor import open_supervisor
 from cms.protection.scratch import (
     clear_scratch,
     hidden_scratch,
@@ -37,13 +39,13 @@ def test_a_session_finds_its_folder_again() -> None:
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_the_last_one_takes_the_parent_along(place: Path) -> None:
+def test_the_last_one_leaves_the_folder_that_others_have_mounted_over(place: Path) -> None:
     one, other = make_scratch(FIRST), make_scratch(SECOND)
     (one / "deep").mkdir()
     remove_scratch(one)
     assert other.is_dir()
     remove_scratch(other)
-    assert list(place.iterdir()) == []
+    assert list(place.iterdir()) == list(hidden_scratch())
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o777])
@@ -67,10 +69,11 @@ def test_a_link_in_its_place_is_not_followed(place: Path, tmp_path_factory: pyte
 
 
 def test_only_a_folder_of_ours_is_hidden_from_sessions(place: Path) -> None:
-    assert hidden_scratch() == ()
-    folder = make_scratch(FIRST)
-    assert hidden_scratch() == (folder.parent,)
-    remove_scratch(folder)
+    parent = place / f"cms-{os.getuid()}"
+    assert hidden_scratch() == (parent,)
+    assert make_scratch(FIRST).parent == parent
+    remove_scratch(make_scratch(FIRST))
+    parent.rmdir()
     (place / f"cms-{os.getuid()}").symlink_to(place)
     assert hidden_scratch() == ()
 
@@ -129,4 +132,32 @@ def test_what_a_crash_left_is_cleared(place: Path) -> None:
     clear_scratch([FIRST, "33333333-cccc"])
     assert list(kept.parent.iterdir()) == [kept]
     clear_scratch([SECOND])
-    assert list(place.iterdir()) == []
+    assert list(kept.parent.iterdir()) == []
+
+
+async def test_two_homes_at_work_at_once(tmp_path: Path) -> None:
+    """The last session of one ends while a check of the other is at work, and before its next."""
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    here, there = make_settings(tmp_path / "here"), make_settings(tmp_path / "there")
+    gate = tmp_path / "there" / "work" / "gate"
+    async with open_supervisor(here) as one, open_supervisor(there) as other:
+        await start(one, "one")
+        await one.resume("one")
+        results: list[Outcome] = []
+
+        async def check() -> None:
+            wait = f"touch {gate}.waits; until test -e {gate}; do sleep 0.05; done"
+            done = await delegate(other, prompt("go", say("done")), name="two", verify=(wait, "true"))
+            results.append(done.status)
+
+        with trio.fail_after(40):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(check)
+                while not gate.with_name("gate.waits").exists():  # noqa: ASYNC110 - made by another process
+                    await trio.sleep(0.02)
+                await one.kill("one")
+                gate.touch()
+        assert results == [Outcome.COMPLETED]
+        again = await delegate(other, prompt("go", say("done")), name="three", verify=("true",))
+        assert again.status is Outcome.COMPLETED

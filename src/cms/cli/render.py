@@ -510,6 +510,12 @@ def killed_lines(session: SessionRecord, receipt: Receipt | None, style: Style) 
     if receipt is None:
         last = session.receipt
         return [*lines, "  nothing was alive", *([f"  last end   {receipt_line(last)}"] if last else [])]
+    return [*lines, *kill_lines(receipt, style)]
+
+
+def kill_lines(receipt: Receipt, style: Style) -> list[str]:
+    """What a kill met and did, without the session."""
+    lines: list[str] = []
     done, proof = (receipt.how[:-1], receipt.how[-1:]) if receipt.empty else (receipt.how, ())
     took = next((step.seconds for step in reversed(receipt.steps) if step.name == "kill"), receipt.seconds)
     lines += _processes("was alive", receipt.alive, style)

@@ -10,7 +10,7 @@ from cyclopts import Parameter, Token
 from cms.cli import flags, io, render
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.terminal import Style
-from cms.errors import CmsError, ExitCode, UsageError
+from cms.errors import CmsError, DaemonUnavailable, ExitCode, HomeUnusable, StoreError, UsageError
 from cms.json_output import json_object
 from cms.rpc.sessions import (
     SESSION_DELETE,
@@ -277,7 +277,17 @@ def stop(
     return _show_stopped(reply, json=json)
 
 
-def kill(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
+def kill(
+    name: NameWord = None,
+    /,
+    *,
+    name_flag: NameFlag = None,
+    force_local: Annotated[
+        bool,
+        flags.switch("--force-local", "Without the daemon and its store: for when they do not answer."),
+    ] = False,
+    json: JsonFlag = False,
+) -> int:
     """End a session and everything that it started, by force.
 
     The answer is the receipt: what was alive, what was done, how long it took, what is left. Exits with 0
@@ -289,8 +299,16 @@ def kill(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag
         cms kill fix-auth
     """
     who = flags.pick_name("kill", name, name_flag)
-    with io.daemon() as client:
-        reply = client.call(SESSION_KILL, NameParams(name=who))
+    if force_local:
+        from cms.cli.force_local import kill_locally
+
+        return kill_locally(who, json=json)
+    try:
+        with io.daemon() as client:
+            reply = client.call(SESSION_KILL, NameParams(name=who))
+    except (DaemonUnavailable, StoreError, HomeUnusable) as error:
+        error.hint = f"cms kill {who} --force-local ends it without the daemon"
+        raise
     return _show_stopped(reply, json=json, by_force=True)
 
 

@@ -13,6 +13,7 @@ hidden paths), `_cgroup.py`, then one file for each mechanism and `_probe.py`, w
 from __future__ import annotations
 
 from cms.containment._container import Container
+from cms.containment._from_outside import Whereabouts, end_tree
 from cms.containment._mechanism import Mechanism
 from cms.containment._model import (
     Attempt,
@@ -46,7 +47,9 @@ __all__ = [
     "Report",
     "Spec",
     "Statistics",
+    "Whereabouts",
     "end_strays",
+    "end_tree",
     "find_mechanism",
     "identity",
     "probe",

@@ -27,7 +27,9 @@ import trio
 
 from cms.containment import _mounts, _proc
 from cms.containment._cgroup import Leaf
+from cms.containment._from_outside import Whereabouts
 from cms.containment._model import LimitsHit, LostMount, Member, Proof, Spec, Statistics
+from cms.containment._strays import identity
 
 _FIRST_WAIT = 0.015
 _LONGEST_WAIT = 0.1
@@ -133,6 +135,8 @@ class Container(abc.ABC):
         stdin, stdout, stderr: the command's pipes. Closing them is the owner's business; `aclose` does it.
     """
 
+    _is_namespace = False
+
     def __init__(
         self,
         *,
@@ -198,6 +202,17 @@ class Container(abc.ABC):
             self._terminate()
 
     # --- the tree -----------------------------------------------------------------------------------
+
+    def whereabouts(self) -> Whereabouts:
+        """Where its processes are, for whoever must end them without us (`end_tree`)."""
+        root = _proc.member_of(_proc.read_stat(self._shim))
+        return Whereabouts(
+            mechanism=self.mechanism,
+            root="0@0@" if root is None else identity(root),
+            namespace=self._is_namespace,
+            leaf="" if self._leaf is None else str(self._leaf.path),
+            marker="" if self._is_namespace else self._marker().decode(),
+        )
 
     async def members(self) -> tuple[Member, ...]:
         """Everything alive in the container just now, ours (bwrap, the shim) not counted."""
@@ -456,6 +471,9 @@ class Container(abc.ABC):
     def _evidence(self) -> str:
         """What the proof rests on, in words."""
 
+    def _marker(self) -> bytes:
+        return f"{MARKER}={self._plan.token}".encode()
+
     def _members(self) -> tuple[Member, ...]:
         if self._closed:
             return ()
@@ -478,6 +496,8 @@ class Container(abc.ABC):
 
 class NamespaceContainer(Container):
     """In a pid namespace of its own: killing its init makes the kernel kill all, and wait for all."""
+
+    _is_namespace = True
 
     def _strike(self, rounds: int, how: list[str]) -> None:
         if self._leaf is not None:
@@ -546,9 +566,6 @@ class GuardContainer(Container):
                         if member is not None:
                             found[each.pid] = member
         return tuple(found.values())
-
-    def _marker(self) -> bytes:
-        return f"{MARKER}={self._plan.token}".encode()
 
 
 async def until(condition: Callable[[], bool]) -> None:

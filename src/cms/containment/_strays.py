@@ -28,7 +28,7 @@ def identity(member: Member) -> str:
 
 def still_alive(identities: Iterable[str]) -> tuple[str, ...]:
     """Those that are still there. Where it cannot be told (no /proc), whoever has the pid counts."""
-    return tuple(each for each in identities if _find(each) is not None)
+    return tuple(each for each in identities if find(each) is not None)
 
 
 async def end_strays(identities: Iterable[str], *, deadline: float) -> tuple[str, ...]:
@@ -40,7 +40,7 @@ async def end_strays(identities: Iterable[str], *, deadline: float) -> tuple[str
     left = still_alive(identities)
     if sys.platform == "linux":
         for each in left:
-            member = _find(each)
+            member = find(each)
             if member is not None:
                 try:
                     signal_member(member, signal.SIGKILL)
@@ -52,7 +52,13 @@ async def end_strays(identities: Iterable[str], *, deadline: float) -> tuple[str
     return left
 
 
-def _find(each: str) -> Member | None:
+def same_boot(each: str) -> bool:
+    """Whether it was named since this machine was started."""
+    return each.split("@")[2] == _boot()
+
+
+def find(each: str) -> Member | None:
+    """That very process, if it is still there."""
     pid, started, boot = each.split("@")
     if boot != _boot():
         return None

@@ -27,8 +27,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -37,7 +37,7 @@ import trio
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
 from cms.disk import ask_disk
-from cms.errors import AgentDied, CmsError, ContainmentError, WrongStatus
+from cms.errors import AgentDied, CmsError, ContainmentError, StoreError, WrongStatus
 from cms.live.argv import build_command, build_environment
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
@@ -69,13 +69,12 @@ from cms.session.model import (
 from cms.session.questions import OpenQuestion, PersonAnswer
 from cms.session.startup import waits_for
 from cms.session.state import Accepted, Launched, Phase
-from cms.store import audit, sessions
+from cms.store import audit, live_files, sessions
 from cms.store.rawlog import RawLog, raw_log_path
 from cms.store.store import Store
 
 #: Seconds for a whole process tree to stand still.
 _FREEZE_PATIENCE = 5.0
-
 
 #: Opens the way from a session with that environment to cms, and gives the socket at its end. Only the daemon
 #: has one.
@@ -141,6 +140,8 @@ class Runner:
     def rename(self, name: str) -> None:
         """It is called so from now on. (A save on its way takes nothing back: `store.sessions.save`.)"""
         self._context.update(name=name, options=msgspec.structs.replace(self.record.options, name=name))
+        with suppress(StoreError):  # the old name stands there, and finds it too
+            self._note_whereabouts()
 
     @property
     def record(self) -> SessionRecord:
@@ -368,11 +369,9 @@ class Runner:
         """A cap has changed: learn at once what the interaction in flight may still spend."""
         self._driver.check_budget()
 
-    @contextmanager
-    def watch(self) -> Iterator[trio.MemoryReceiveChannel[Progress]]:
+    def watch(self) -> AbstractContextManager[trio.MemoryReceiveChannel[Progress]]:
         """Notes on what the session does, until its process is gone. Who lags behind loses some."""
-        with self._watchers.watch() as notes:
-            yield notes
+        return self._watchers.watch()
 
     # --- life -------------------------------------------------------------------------------------
 
@@ -498,6 +497,7 @@ class Runner:
             self._context.entry("start", "started", how),
             *entries_of_walls(walls, self._context.entry),
         )
+        self._note_whereabouts()
         # Not here and now: from here on whatever fails must find the process in `_serve`, which ends it.
         self._writes.after(lambda: self._store.write(audit.add, entries))
         return process
@@ -543,6 +543,13 @@ class Runner:
                 self._final.note_receipt(await ladder.kill(reason, at=self._context.now()))
         finally:
             await process.container.aclose(deadline=self._settings.grace)
+            if (await process.container.kill(deadline=0.0)).empty:
+                live_files.remove(self._settings.live, self.record.id)
+
+    def _note_whereabouts(self) -> None:
+        """For whoever must end it without us."""
+        if self._process is not None and not self._gone.is_set():
+            live_files.write(self._settings.live, self.record, self._process.container.whereabouts())
 
     # --- its tasks --------------------------------------------------------------------------------
 
@@ -562,11 +569,7 @@ class Runner:
         self._end_without_wall()
 
     def _end_without_wall(self) -> None:
-        """Nothing works on without its walls, unless that was asked for: the next process gets new ones.
-
-        A wall cannot be put up again around a process that runs. And whoever waits for the end of the work
-        would find it `protected_path` by the tripwire anyway, only later and dearer.
-        """
+        """Nothing works on without its walls, which only a new process can have; unless that was asked."""
         if not self._lost_wall or self.frozen or self.record.options.on_violation == "deny":
             return  # what is frozen does nothing
         self._driver.break_off(Outcome.PROTECTED_PATH, self._lost_wall)

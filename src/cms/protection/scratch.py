@@ -8,7 +8,9 @@ home, because the home is hidden from the agent.
 A session sees its own and nobody else's, where the machine can hide them: in there are sockets, of claude's
 and of tmux, at which one could speak for another.
 
-The parent folder has a name that anybody can guess. It is used only if it is a real folder of ours that
+All sessions of a user have theirs in one folder, whatever home they are of, so that one mount hides them all
+from each. Nobody removes that folder: it is mounted over in the containers of every other cms of this user.
+It has a name that anybody can guess. It is used only if it is a real folder of ours that
 nobody else can enter; else a session gets a folder with a name that nobody can guess.
 """
 
@@ -89,9 +91,10 @@ def _config_folder(session_id: str) -> Path:
 
 
 def hidden_scratch() -> tuple[Path, ...]:
-    """The folder with the scratch folders of all sessions, if there is one: for a container to hide."""
+    """The folder with the scratch folders of all sessions, made if need be: for a container to hide."""
     parent = _parent()
     try:
+        parent.mkdir(mode=0o700, exist_ok=True)
         return (parent,) if _is_ours(parent) else ()
     except OSError:
         return ()
@@ -126,10 +129,5 @@ async def clear_folder(folder: Path) -> None:
 
 
 def remove_scratch(folder: Path) -> None:
-    """Remove it, and its parent with the last one. What cannot be removed stays; no session fails for it."""
+    """Remove it. What cannot be removed stays; no session fails for it."""
     shutil.rmtree(folder, ignore_errors=True)
-    try:
-        if folder.parent.name.startswith("cms-"):
-            folder.parent.rmdir()
-    except OSError:
-        pass  # other sessions have theirs in it

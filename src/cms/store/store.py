@@ -26,7 +26,7 @@ from cms.config import Settings
 from cms.errors import StoreError
 from cms.home import prepare_home
 from cms.session.audit import AuditEntry
-from cms.store import audit
+from cms.store import audit, live_files
 from cms.store.database import Database
 from cms.store.owners import Owner
 from cms.store.rows import Value
@@ -67,6 +67,7 @@ async def open_store(settings: Settings) -> AsyncIterator[Store]:
 def _open(settings: Settings) -> Store:
     prepare_home(settings.home)
     owners = settings.home / "owners"
+    live_files.sweep(settings.live)
     owner = Owner(owners)
     with ExitStack() as undo:
         undo.callback(owner.release)
