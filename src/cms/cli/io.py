@@ -94,6 +94,8 @@ def warn(text: str) -> None:
     ascii_only = terminal.c_locale(os.environ)
     encoding = "ascii" if ascii_only else sys.stderr.encoding or "ascii"
     try:
+        if sys.stderr.isatty():
+            text = terminal.neutral(text)
         print(text.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody reads it, and the exit code still tells

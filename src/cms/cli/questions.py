@@ -30,6 +30,8 @@ from cms.session.model import Question
 from cms.session.questions import AskedQuestion, OpenQuestion, choose
 
 #: What `--json` tells of a message that ended because a person was needed.
+#: Characters of what is to be permitted, on a terminal.
+_SHOWN = 10_000
 _UNANSWERED = (
     "name=session.name status=session.status questions=interaction.questions denials=interaction.denials"
     " error=interaction.error timestamp=interaction.timestamp"
@@ -184,6 +186,7 @@ def _open_lines(one: OpenQuestion, now: float, style: Style, *, by_id: bool) -> 
         what = render.one_line(f"{one.tool} {one.detail}", style)
         return [
             render.paint(f"{one.name} wants to use {what}", "1", style),
+            *_whole_lines(one, style),
             f"  waits {left} more; cms answer {one.name} allow{number}, or deny",
         ]
     found = [render.paint(f"{one.name} asks, and waits {left} more", "1", style)]
@@ -191,6 +194,25 @@ def _open_lines(one: OpenQuestion, now: float, style: Style, *, by_id: bool) -> 
         found += _question_lines(question, style)
     blanks = " ".join("ANSWER" for _ in one.questions)
     return [*found, f"  cms answer {one.name} {blanks}{number}"]
+
+
+def _whole_lines(one: OpenQuestion, style: Style) -> list[str]:
+    """All of what is to be permitted, escaped, where the line above does not have all of it."""
+    if not one.whole or (one.whole == one.detail and one.detail.isprintable()):
+        return []
+    whole, more = one.whole[:_SHOWN], len(one.whole) - _SHOWN
+    mark = "|" if style.icons != "unicode" else "\u2502"
+    lines = [f"  {mark} {_escape(line)}" for line in whole.split("\n")]
+    if more > 0:
+        lines.append(f"  {mark} [{more} more characters: cms ask {one.name} --json has all of it]")
+    return lines
+
+
+def _escape(text: str) -> str:
+    """With each character that a terminal would not show as itself written as in a string of Python's."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def _question_lines(question: AskedQuestion, style: Style) -> list[str]:

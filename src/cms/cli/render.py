@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
-from cms.cli.terminal import Style
+from cms.cli.terminal import Style, neutral
 from cms.rpc.daemon import DaemonStatus
 from cms.rpc.sessions import AcceptedResult
 from cms.session.model import (
@@ -104,16 +104,8 @@ def size(number: int) -> str:
 
 
 def safe(text: str, style: Style) -> str:
-    """An agent's text as it may go to this stream: on a terminal no control character but newline and tab."""
-    if not style.tty or text.isprintable():
-        return text
-    return "".join(
-        letter
-        if letter in "\n\t"
-        or not (letter < " " or "\x7f" <= letter <= "\x9f" or "\u202a" <= letter <= "\u202e")
-        else "?"
-        for letter in text.replace("\r\n", "\n")
-    )
+    """An agent's text as it may go to this stream (`terminal.neutral`)."""
+    return neutral(text) if style.tty else text
 
 
 def one_line(text: str, style: Style) -> str:

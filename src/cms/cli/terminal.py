@@ -8,9 +8,10 @@ In a pipe nothing is cut to a width, because a program may be reading.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import tzinfo
-from typing import Literal, TextIO
+from typing import Final, Literal, TextIO
 
 import msgspec
 
@@ -21,6 +22,16 @@ Icons = Literal["unicode", "ascii", "none"]
 
 #: Every character outside of ASCII that this package writes by itself.
 PROBE = "○◐●⟳⏸□⊘✗✓…█▏▎▍▌▋▊▉"
+
+
+#: What moves the cursor, ends the line, or turns the direction of what follows: a terminal would show
+#: something else than what is there.
+_UNSAFE: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+
+
+def neutral(text: str) -> str:
+    """An agent's text as it may reach a terminal: no control character but newline and tab."""
+    return text if text.isprintable() else _UNSAFE.sub("?", text.replace("\r\n", "\n"))
 
 
 class Style(msgspec.Struct, frozen=True):

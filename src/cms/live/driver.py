@@ -7,6 +7,7 @@ here but the clock and the waiting is done at once, and the reader never waits f
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Awaitable, Callable
 
@@ -43,7 +44,7 @@ from cms.session.decide import (
     decide,
     wake_at,
 )
-from cms.session.gate import Rules, asked_questions, held
+from cms.session.gate import GateDecision, Rules, asked_questions, held
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
 from cms.session.questions import OpenQuestion, PersonAnswer
 from cms.session.startup import waits_for
@@ -60,6 +61,7 @@ from cms.session.state import (
     LookingUp,
     MeterAsked,
     PathsFound,
+    PendingCall,
     PersonAnswered,
     Phase,
     Settled,
@@ -241,7 +243,7 @@ class Driver:
             tool=call.tool,
             detail=decision.detail,
             verdict="allowed" if allowed else "refused",
-            reason=decision.reason,
+            reason=decision.reason or _permitted(call, decision),
             cost=context.state.ledger.spent,
             tool_use_id=call.tool_use_id,
         )
@@ -277,6 +279,7 @@ class Driver:
                 questions=asked_questions(call),
                 asked=context.wall(call.at),
                 expires=context.wall(call.at + self._rules.ask_timeout),
+                whole="" if call.tool == QUESTION_TOOL else call.whole,
             )
             for call in held(context.state, self._rules, context.work_now())
         ]
@@ -477,3 +480,11 @@ class Driver:
         exact = not may_owe(context.state)
         context.fold(Ended(process.container.returncode, exact=exact))
         self._settle(self._end.failure, exact=exact)
+
+
+def _permitted(call: PendingCall, decision: GateDecision) -> str:
+    """What exactly a person has permitted: the line of the audit log has but the beginning of it."""
+    if decision.by != "person" or call.tool == QUESTION_TOOL:
+        return ""
+    whole = call.whole.encode(errors="backslashreplace")
+    return f"a person allowed it: sha256 {hashlib.sha256(whole).hexdigest()}"

@@ -41,7 +41,8 @@ class Open(Result, frozen=True):
         described("question: it asks something. permission: it wants to do what its preset does not allow."),
     ]
     tool: str
-    detail: Annotated[str, described("What it is about: a path, a command.")]
+    detail: Annotated[str, described("What it is about: a path, a command, in a line.")]
+    whole: Annotated[str, described("All of it: that is what you would permit.")]
     questions: tuple[Asked, ...]
     expires: Annotated[str, described("Then it is refused.")]
 

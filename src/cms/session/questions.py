@@ -35,6 +35,7 @@ class OpenQuestion(Record, frozen=True):
         id: names it within its session.
         kind: `question`: the model asks something; `permission`: it wants to do what nobody has permitted.
         detail: the path, the command: what it is about, in a line.
+        whole: all of that: a command with all its lines, the input of a tool that we do not know.
         asked, expires: seconds since the epoch; at `expires` it is refused.
     """
 
@@ -46,6 +47,7 @@ class OpenQuestion(Record, frozen=True):
     questions: tuple[AskedQuestion, ...]
     asked: float
     expires: float
+    whole: str = ""
 
 
 # --- what a person answers ---------------------------------------------------------------------

@@ -133,6 +133,12 @@ class PendingCall(msgspec.Struct, frozen=True):
         )
 
     @property
+    def whole(self) -> str:
+        """All that a person who permits it should see; of a tool that we do not know its input."""
+        known = self.given.command or self.given.target
+        return known or bytes(self.input).decode("utf-8", "backslashreplace")
+
+    @property
     def target(self) -> NamedPath | None:
         """The file that it is about, if it names one and it is known where that leads."""
         name = self.given.target

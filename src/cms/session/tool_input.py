@@ -53,6 +53,12 @@ class ToolInput(msgspec.Struct, frozen=True):
     @property
     def detail(self) -> str:
         """What the call is about, in a line."""
+        lines = self.subject.splitlines()
+        return lines[0][:200] if lines else ""
+
+    @property
+    def subject(self) -> str:
+        """The path, the command: what the call is about."""
         for text in (
             self.file_path,
             self.notebook_path,
@@ -64,7 +70,7 @@ class ToolInput(msgspec.Struct, frozen=True):
             self.description,
         ):
             if text:
-                return text.splitlines()[0][:200]
+                return text
         return ""
 
 
