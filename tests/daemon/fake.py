@@ -106,12 +106,18 @@ class FakeSupervisor(Supervisor):
     def live_count(self) -> int:
         return sum(record.status in LIVE for record in self.records.values())
 
-    async def create(self, options: SessionOptions, *, parent_id: str = "") -> SessionRecord:
+    async def create(self, options: SessionOptions, *, parent: SessionRecord | None = None) -> SessionRecord:
         if options.name in self.records:
             raise NameTaken(options.name)
         now = time.time()
         record = SessionRecord(
-            str(uuid.uuid4()), options.name, SessionStatus.CREATED, options, now, now, parent_id=parent_id
+            str(uuid.uuid4()),
+            options.name,
+            SessionStatus.CREATED,
+            options,
+            now,
+            now,
+            parent_id=parent.id if parent else "",
         )
         self.records[options.name] = record
         self.said[options.name] = []
@@ -124,6 +130,7 @@ class FakeSupervisor(Supervisor):
         *,
         type: str,  # noqa: A002 - as in Supervisor
         scopes: tuple[str, ...] = (),
+        of: object = None,
     ) -> Interaction:
         record = await self.get(name)
         interaction = Interaction(
@@ -175,7 +182,7 @@ class FakeSupervisor(Supervisor):
             return await self._carry_out(name, message, accepted)
         if not self.said[name]:
             raise Interrupted("cancelled before anything was accepted")
-        return delegate_result(self.said[name][-1], self.records[name], None)
+        return delegate_result(self.said[name][-1], self.records[name], None, has_conversation=True)
 
     async def _carry_out(
         self, name: str, message: str, accepted: Callable[[Interaction], None] | None

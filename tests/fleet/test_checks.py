@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from cms.containment import find_mechanism
-from cms.fleet.checks import run_checks
+from cms.fleet.checks import Checked, run_checks
 from cms.session.model import Limits, Outcome, SessionStatus
 from cms.testing.script import call, prompt, say
 from fleet.kit import (
@@ -29,9 +29,10 @@ async def check(place: Path, commands: Sequence[str], **changes: object) -> list
     settings = make_settings(place)
     options = make_options(settings, verify=tuple(commands), **changes)
     with trio.fail_after(20):
-        failed = await run_checks(await find_mechanism(), settings, options)
+        checked = await run_checks(await find_mechanism(), settings, options)
     assert_nothing_left(settings)
-    return failed
+    assert not checked.not_run
+    return list(checked.failed)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ async def test_one_that_takes_too_long(tmp_path: Path) -> None:
 
 async def test_a_work_dir_that_is_gone_is_a_failure_of_the_check(tmp_path: Path) -> None:
     (line,) = await check(tmp_path, ["true"], work_dir=str(tmp_path / "gone"))
-    assert "could not be started" in line
+    assert "the work dir is gone" in line
 
 
 async def test_our_own_folder_is_out_of_reach_unless_the_work_is_there(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ async def test_a_check_stands_behind_the_sessions_walls(tmp_path: Path) -> None:
     )
     mechanism = await find_mechanism()
     with trio.fail_after(20):
-        assert await run_checks(mechanism, settings, options) == []
+        assert await run_checks(mechanism, settings, options) == Checked()
     assert (work / "leaked").read_text() == "0\n"
     assert (work / "made").exists()
     if mechanism.guarantees.protected_paths.strong:

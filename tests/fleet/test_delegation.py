@@ -13,7 +13,9 @@ import pytest
 import trio
 
 from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
-from cms.errors import Interrupted, SessionNotFound, StoreError
+from cms.config import caller_environ
+from cms.containment import Container, Spec
+from cms.errors import ContainmentError, Interrupted, SessionNotFound, StoreError, WrongStatus
 from cms.fleet.batch_sessions import SupervisorSessions
 from cms.fleet.batches import open_batches
 from cms.fleet.supervisor import Supervisor
@@ -27,6 +29,7 @@ from cms.session.model import (
 from cms.testing.script import call, prompt, say
 from fleet.kit import (
     FullDisk,
+    ask,
     assert_nothing_left,
     at_work,
     consistent,
@@ -171,6 +174,132 @@ async def test_a_batch_that_is_stopped_while_a_check_runs_leaves_it_for_later(
         assert (await engine.wait()).counts == {TaskStatus.COMPLETED: 1}
         assert (work / "runs").read_text() == "run\nrun\n"
         assert (await last(supervisor)).outcome is Outcome.COMPLETED
+
+
+async def test_a_check_that_cannot_start_says_nothing_of_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that is gone, no room for a process: neither completed nor failed by its check."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        real = supervisor.mechanism
+
+        async def start(spec: Spec) -> Container:
+            if "verify" in spec.label and "lost" in spec.argv[-1]:
+                raise ContainmentError("the mount is gone")
+            return await type(real).start(real, spec)
+
+        monkeypatch.setattr(real, "start", start)
+        result = await delegate(supervisor, prompt("Work", say("done")), verify=("true", "true # lost"))
+        assert result.status is Outcome.INTERRUPTED
+        assert "the mount is gone" in (result.error or "")
+        assert (await last(supervisor)).state is InteractionState.UNCHECKED
+        # A check that has run and failed is one, whatever became of the others.
+        result = await delegate(
+            supervisor, prompt("W", say("x")), name="two", verify=("true # lost", "false")
+        )
+        assert result.status is Outcome.VERIFICATION_FAILED
+        monkeypatch.undo()
+        assert (await supervisor.judge_again("one")).status is Outcome.COMPLETED
+    await consistent(settings)
+
+
+# --- a second message ------------------------------------------------------------------------------
+
+
+async def test_a_message_beside_a_delegation_is_refused_or_served(tmp_path: Path) -> None:
+    """At each moment: while it comes up, at work, in its check; then, while its process ends, and after."""
+    settings = make_settings(tmp_path)
+    work = tmp_path / "work"
+    check = "touch checking; until test -e gate; do sleep 0.01; done"
+    toil = "touch at-work-one; until test -e go; do sleep 0.01; done"
+    task = prompt("Work", call("Bash", command=toil), say("done"))
+    async with supervising(settings) as supervisor:
+        got: list[DelegateResult] = []
+
+        async def go() -> None:
+            got.append(await supervisor.delegate(make_options(settings, verify=(check,)), task))
+
+        async def refused() -> None:
+            with pytest.raises(WrongStatus, match="delegation"):
+                await supervisor.submit("one", prompt("And", say("more")), type="send")
+            with pytest.raises(WrongStatus, match="delegation"):
+                await supervisor.continue_("one", prompt("And", say("more")))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go)
+            await until(lambda: supervisor.under_way.has("one"))
+            await refused()
+            await until((work / "at-work-one").exists)
+            await refused()
+            (work / "go").touch()
+            await until((work / "checking").exists)
+            await refused()
+            (work / "gate").touch()
+            await until(lambda: any(runner.ending for runner in supervisor._runners.values()))
+            # From here on it is served: by another process.
+            answer = await ask(supervisor, "one", prompt("And", say("more")))
+            assert (answer.text, answer.outcome) == ("more", Outcome.COMPLETED)
+        assert got[0].status is Outcome.COMPLETED
+        first, second = await supervisor.interactions("one")
+        assert (first.outcome, second.outcome) == (Outcome.COMPLETED, Outcome.COMPLETED)
+        await supervisor.stop("one")
+        (work / "gate").touch()
+        again = await supervisor.continue_("one", prompt("Go on", say("at the end")))
+        assert again.response == "at the end"
+    await consistent(settings)
+
+
+async def test_of_two_at_once_one_is_served_and_the_other_refused(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await delegate(supervisor, prompt("Work", say("done")))
+        served: list[str] = []
+        refused: list[str] = []
+
+        async def more(word: str) -> None:
+            try:
+                served.append((await supervisor.continue_("one", prompt(word, say(word)))).response)
+            except WrongStatus:
+                refused.append(word)
+
+        async with trio.open_nursery() as nursery:
+            for word in ("a", "b", "c"):
+                nursery.start_soon(more, word)
+        assert len(served) == 1
+        assert len(refused) == 2
+        assert [one.outcome for one in await supervisor.interactions("one")] == [Outcome.COMPLETED] * 2
+    await consistent(settings)
+
+
+# --- what can be gone on with ------------------------------------------------------------------------
+
+
+async def test_no_promise_without_the_transcript(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        result = await delegate(supervisor, prompt("Work", say("done")))
+        assert result.can_continue
+        for transcript in (tmp_path / "home").rglob("*.jsonl"):
+            transcript.unlink()
+        again = await supervisor.judge_again("one")
+        assert (again.status, again.can_continue) == (Outcome.COMPLETED, False)
+
+
+async def test_it_goes_on_where_it_was_begun_whoever_asks(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    elsewhere = {**settings.environ, "CLAUDE_CONFIG_DIR": str(tmp_path / "other")}
+    plain = {key: value for key, value in settings.environ.items() if key != "CLAUDE_CONFIG_DIR"}
+    async with supervising(settings) as supervisor:
+        token = caller_environ.set(elsewhere)
+        assert (await delegate(supervisor, prompt("Work", say("done")))).can_continue
+        assert list((tmp_path / "other").rglob("*.jsonl"))
+        caller_environ.set(plain)
+        result = await supervisor.continue_("one", prompt("Go on", say("here")))
+        assert (result.status, result.response, result.can_continue) == (Outcome.COMPLETED, "here", True)
+        fork = await supervisor.fork("one", "two")
+        assert (await ask(supervisor, fork.name, prompt("And you", say("too")))).text == "too"
+        caller_environ.reset(token)
 
 
 # --- cancelled by its own scope -------------------------------------------------------------------

@@ -98,6 +98,40 @@ def test_a_reading_shell_does_not_hide_that_the_change_was_refused(world: World)
     assert denials(ran) == [("Bash", "nobody")]
 
 
+# --- what is missing --------------------------------------------------------------------------------
+
+
+def test_a_server_of_the_users_that_does_not_start_is_told(world: World) -> None:
+    gone = {"mcpServers": {"gone": {"command": "/nonexistent"}}}
+    (world.home / ".claude.json").write_text(json.dumps(gone))
+    ran = delegate(world, DONE)
+    assert ran.json()["status"] == "completed"
+    assert "an MCP server was not there: gone (failed)" in str(ran.json()["reasons"])
+
+
+def test_a_conversation_is_gone_on_with_where_it_was_begun(world: World) -> None:
+    elsewhere = {"CLAUDE_CONFIG_DIR": str(world.root / "config")}
+    first = world.cms("delegate", "one", prompt("Work", DONE), "--json", env=elsewhere)
+    assert first.json()["canContinue"] is True, first.out
+    again = world.cms("continue", "one", prompt("Go on", say("Here I am.")), "--json")
+    assert (again.code, again.json()["response"]) == (0, "Here I am."), (again.out, again.err)
+
+
+def test_what_has_no_transcript_is_not_promised(world: World) -> None:
+    assert delegate(world, DONE).json()["canContinue"] is True
+    projects = world.home / ".claude" / "projects"
+    for transcript in projects.rglob("*.jsonl"):
+        transcript.unlink()
+    ran = world.cms("continue", "one", prompt("Go on", DONE), "--json")
+    assert ran.code != 0
+    assert "send it again" not in ran.out + ran.err
+    projects.chmod(0o500)
+    ran = world.cms("delegate", "two", prompt("Work", DONE), "--json")
+    if not list(projects.rglob("*.jsonl")):  # (root writes all the same)
+        assert ran.json()["canContinue"] is False
+    projects.chmod(0o700)
+
+
 # --- plan mode --------------------------------------------------------------------------------------
 
 

@@ -339,6 +339,15 @@ def test_what_still_runs_is_told() -> None:
     assert "subagents still at work: task 0" in alive.reasons
 
 
+def test_a_server_that_was_not_there_is_told() -> None:
+    servers = raw(
+        [{"name": "a", "status": "failed"}, {"name": "b", "status": "connected"}, {"status": "new"}]
+    )
+    found = verdict(Init(mcp_servers=servers), REPLY, result(0.1), IDLE)
+    assert found == Conclusion(Outcome.COMPLETED, "", ("an MCP server was not there: a (failed)",))
+    assert verdict(Init(mcp_servers=raw({"new": 1})), REPLY, result(0.1), IDLE).reasons == ()
+
+
 def test_every_outcome_has_an_exit_code_of_its_own() -> None:
     codes = [exit_code_of(outcome) for outcome in Outcome]
     assert len(set(codes)) == len(codes)

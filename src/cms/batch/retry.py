@@ -181,6 +181,7 @@ class Remains(msgspec.Struct, frozen=True):
             on disk before a tool runs).
         at_work: of those, the ones that claude has told no end of (from the raw log).
         exact: what it cost is known to the cent.
+        can_continue: its conversation is there.
     """
 
     sent: bool
@@ -188,6 +189,7 @@ class Remains(msgspec.Struct, frozen=True):
     allowed: Sequence[str] = ()
     at_work: Sequence[str] = ()
     exact: bool = False
+    can_continue: bool = True
 
 
 def salvage(remains: Remains) -> Fate:
@@ -203,4 +205,6 @@ def salvage(remains: Remains) -> Fate:
     if not remains.turns:
         # Something acted, and no reply is on the store: they do not fit, so nothing is presumed.
         return Fate(TaskStatus.INTERRUPTED, reason="cut off, and what it had done is not known")
+    if not remains.can_continue:
+        return Fate(TaskStatus.INTERRUPTED, reason="cut off, and its conversation is gone")
     return Fate(TaskStatus.WAITING, go_on=True, reason="cut off; goes on in its own conversation")

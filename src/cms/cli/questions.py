@@ -7,6 +7,7 @@ goes to that call, and the work goes on where it stood. One that nobody waited f
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Annotated
 
@@ -28,6 +29,7 @@ from cms.rpc.questions import (
 from cms.rpc.sessions import SESSION_CONTINUE, SESSION_SEND, ContinueParams, SendParams
 from cms.session.model import Question
 from cms.session.questions import AskedQuestion, OpenQuestion, choose
+from cms.transcripts import has_transcript
 
 #: What `--json` tells of a message that ended because a person was needed.
 #: Characters of what is to be permitted, on a terminal.
@@ -56,7 +58,7 @@ def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag 
         reply = client.call(SESSIONS_QUESTIONS, QuestionsParams(name=name or name_flag or ""))
     if json:
         unanswered = [
-            json_object(one, _UNANSWERED, can_continue=bool(one.session.claude_session_id))
+            json_object(one, _UNANSWERED, can_continue=has_transcript(one.session, os.environ))
             for one in reply.unanswered
         ]
         io.show_json(json_object(reply, unanswered=unanswered))

@@ -450,7 +450,7 @@ class Engine:
             return
         fate = retry.salvage(traces)
         error = fate.reason if fate.status in OVER else ""
-        result = TaskResult(error=error, duration=took, can_continue=True)
+        result = TaskResult(error=error, duration=took, can_continue=traces.can_continue)
         await self._put(task, fate, result, cost=cost, exact=traces.exact or not traces.sent, heard=False)
 
     async def _write_end(

@@ -143,8 +143,9 @@ class SupervisorSessions:
         last = next(iter(await self._supervisor.interactions(name, 1)), None)
         if last is None:
             return Nothing()
+        there = await self._supervisor.can_continue(session)
         if last.state is InteractionState.UNCHECKED and not check:
-            return Unchecked(delegate_result(last, session, session.receipt))
+            return Unchecked(delegate_result(last, session, session.receipt, has_conversation=there))
         if last.outcome not in (None, Outcome.INTERRUPTED) or last.state is InteractionState.UNCHECKED:
             return await self._supervisor.judge_again(name)
         path = raw_log_path(self._supervisor.settings.raw, session.id)
@@ -157,6 +158,7 @@ class SupervisorSessions:
             allowed=tuple(allowed.values()),
             at_work=tuple(tool for use, tool in allowed.items() if use not in ended),
             exact=last.cost_exact and session.cost_exact,
+            can_continue=there,
         )
 
     async def news(self, name: str) -> AsyncGenerator[News, None]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import trio
 
 from cms.config import Settings
@@ -35,11 +36,24 @@ _PIPES = 0.5
 _Drain = Callable[[trio.abc.ReceiveStream, str], Awaitable[None]]
 
 
-async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionOptions) -> list[str]:
-    """Run the session's checks; return a line for each one that failed."""
-    failed: list[str] = []
+class Checked(msgspec.Struct, frozen=True):
+    """What the checks came to.
+
+    Attributes:
+        failed: a line for each one that has run and failed.
+        not_run: why one of them has not run at all: nothing is known of the work by that.
+    """
+
+    failed: tuple[str, ...] = ()
+    not_run: str = ""
+
+
+async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionOptions) -> Checked:
+    """Run the session's checks."""
     if not options.verify:
-        return failed
+        return Checked()
+    failed: list[str] = []
+    not_run = ""
     env = build_environment(settings.environ, deny=options.env_deny)
     home = env.get("HOME") or str(Path.home())
 
@@ -49,7 +63,7 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
     try:
         paths = await ask_disk(find, "the protected paths", seconds=PATIENCE)
     except DiskTimeout as error:
-        return [f"the checks could not be run: {error}"]
+        return Checked(not_run=str(error))
     for command in options.verify:
         spec = Spec(
             argv=("/bin/sh", "-c", command),
@@ -62,17 +76,27 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             umask=settings.umask,
             open_files=settings.open_files,
         )
-        trouble = await _check(mechanism, walled(spec, paths), options)
-        if trouble:
+        try:
+            container = await mechanism.start(walled(spec, paths))
+        except (OSError, CmsError) as error:
+            if await _is_gone(options.work_dir):
+                failed.append(f"check failed: {command}: the work dir is gone")  # the work's own doing
+            else:
+                not_run = not_run or f"{command}: could not be started ({error})"
+            continue
+        if trouble := await _check(container, options):
             failed.append(f"check failed: {command}: {trouble}")
-    return failed
+    return Checked(tuple(failed), not_run)
 
 
-async def _check(mechanism: Mechanism, spec: Spec, options: SessionOptions) -> str:
+async def _is_gone(work_dir: str) -> bool:
     try:
-        container = await mechanism.start(spec)
-    except (OSError, CmsError) as error:
-        return f"could not be started ({error})"
+        return not await ask_disk(Path(work_dir).is_dir, "the work dir")
+    except DiskTimeout:
+        return False
+
+
+async def _check(container: Container, options: SessionOptions) -> str:
     tails = {"out": b"", "err": b""}
 
     async def drain(stream: trio.abc.ReceiveStream, key: str) -> None:

@@ -25,7 +25,7 @@ import msgspec
 import trio
 
 from cms.errors import CmsError, Interrupted, StoreError, WrongStatus
-from cms.fleet.checks import run_checks
+from cms.fleet.checks import Checked, run_checks
 from cms.groups import is_cancellation
 from cms.session.model import (
     DelegateResult,
@@ -54,12 +54,14 @@ class Delegation:
     Attributes:
         name: of its session.
         interaction: its message, once that is accepted.
+        ending: its process is being ended: what comes now begins another one.
         over: its verdict is stored, or never will be.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.interaction: Interaction | None = None
+        self.ending = False
         self.over = trio.Event()
 
     def __repr__(self) -> str:
@@ -75,7 +77,12 @@ class UnderWay:
 
     @contextmanager
     def enter(self, name: str) -> Iterator[Delegation]:
-        """One more, for the length of the block."""
+        """One more, for the length of the block.
+
+        Raises:
+            WrongStatus: another one of that session is at work.
+        """
+        self.check_free(name)
         one = Delegation(name)
         self._all.append(one)
         try:
@@ -83,6 +90,19 @@ class UnderWay:
         finally:
             self._all.remove(one)
             one.over.set()
+
+    def check_free(self, name: str, mine: Delegation | None = None) -> None:
+        """Whether a message to that session would be served, and not end with the process of a delegation.
+
+        Args:
+            mine: the delegation whose message it is.
+
+        Raises:
+            WrongStatus: it would not: a delegation of that session is at work.
+        """
+        if any(one.name == name and one is not mine and not one.ending for one in self._all):
+            hint = f"wait for it (cms wait {name}), or end it (cms stop {name})"
+            raise WrongStatus(name, "at work on a delegation", "take another message", hint=hint)
 
     def has(self, name: str) -> bool:
         """Whether a delegation of that session is not over yet."""
@@ -178,29 +198,34 @@ class Delegations:
     ) -> DelegateResult:
         supervisor, before = self._supervisor, self._supervisor.runner(one.name)
         try:
-            one.interaction = await supervisor.submit(one.name, prompt, type=kind, scopes=scopes)
+            one.interaction = await supervisor.submit(one.name, prompt, type=kind, scopes=scopes, of=one)
             if accepted is not None:
                 accepted(one.interaction)
             work = await supervisor.work_ended(one.interaction)
-            failed = await self._check(one.name, work)
+            checked = await self._check(one.name, work)
         except BaseException as error:
             await self._cut_off(one, before is not None, error)
             raise
+        # No await between this and the beginning of the end: a message is refused before it, served after it.
+        one.ending = True
         with trio.CancelScope(shield=True):
             record, receipt = await supervisor.stop(one.name, reason="the delegation is over")
         # (Without a receipt of ours it had ended by itself.)
-        return await self._judge(one.name, work, receipt or record.receipt, failed)
+        return await self._judge(
+            one.name, work, receipt or record.receipt, checked.failed, cut_off=checked.not_run
+        )
 
-    async def _check(self, name: str, work: Interaction) -> list[str]:
+    async def _check(self, name: str, work: Interaction) -> Checked:
         if work.state not in (InteractionState.CHECKING, InteractionState.UNCHECKED):
-            return []
+            return Checked()
         supervisor = self._supervisor
-        options = (await supervisor.get(name)).options
-        return await run_checks(supervisor.mechanism, supervisor.settings_now(), options)
+        record = await supervisor.get(name)
+        return await run_checks(supervisor.mechanism, supervisor.settings_of(record), record.options)
 
     async def _cut_off(self, one: Delegation, was_alive: bool, why: BaseException) -> None:
         """Cancelled, or never accepted: nothing of it may go on."""
         supervisor, runner = self._supervisor, self._supervisor.runner(one.name)
+        one.ending = True
         # A session that was alive before, and took nothing of ours, is somebody else's.
         if runner is not None and (one.interaction is not None or not was_alive):
             runner.stop("the delegation was cancelled")
@@ -228,8 +253,8 @@ class Delegations:
         if last.outcome is Outcome.COMPLETED and session.status is not SessionStatus.COMPLETED:
             # An older cms stored it so before its checks were through.
             work = msgspec.structs.replace(last, state=InteractionState.UNCHECKED)
-        failed = await self._check(session.name, work)
-        return await self._judge(session.name, work, session.receipt, failed)
+        checked = await self._check(session.name, work)
+        return await self._judge(session.name, work, session.receipt, checked.failed, cut_off=checked.not_run)
 
     async def _judge(
         self,
@@ -259,7 +284,9 @@ class Delegations:
                 elif judged != work:
                     # Somebody has gone on with the session already, or it was killed, or is not proved dead.
                     await supervisor.store.write(sessions.save_interaction, judged)
-        return delegate_result(judged, record, receipt)
+        return delegate_result(
+            judged, record, receipt, has_conversation=await supervisor.can_continue(record)
+        )
 
     async def _result(self, name: str, interaction_id: str) -> DelegateResult:
         """Of a delegation that was judged."""
@@ -267,4 +294,5 @@ class Delegations:
         judged = await self._supervisor.store.read(sessions.interaction, interaction_id)
         if judged is None or judged.outcome is None:
             raise _unstored()
-        return delegate_result(judged, session, session.receipt)
+        there = await self._supervisor.can_continue(session)
+        return delegate_result(judged, session, session.receipt, has_conversation=there)

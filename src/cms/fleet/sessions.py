@@ -14,7 +14,8 @@ import msgspec
 import trio
 
 from cms.config import Settings, caller, caller_environ
-from cms.errors import InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
+from cms.disk import ask_disk
+from cms.errors import DiskTimeout, InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
 from cms.fleet.children import Children
 from cms.fleet.delegation import UnderWay
 from cms.live.runner import Runner
@@ -34,6 +35,7 @@ from cms.session.questions import OpenQuestion, read_answer
 from cms.store import audit, money, sessions
 from cms.store.records import Grouping, Total
 from cms.store.store import Store
+from cms.transcripts import environ_of, has_transcript
 from cms.units import nearest
 
 
@@ -121,6 +123,19 @@ class Sessions:
         """Our settings, with the environment of whoever asks."""
         environ = caller_environ.get()
         return self.settings if environ is None else msgspec.structs.replace(self.settings, environ=environ)
+
+    def settings_of(self, record: SessionRecord) -> Settings:
+        """Those for a process of that session: whoever asks, its conversation is where it was begun."""
+        settings = self.settings_now()
+        return msgspec.structs.replace(settings, environ=environ_of(record, settings.environ))
+
+    async def can_continue(self, record: SessionRecord) -> bool:
+        """Whether there is a conversation to go on with. Who cannot be asked in time has none."""
+        environ = self.settings_now().environ
+        try:
+            return await ask_disk(lambda: has_transcript(record, environ), "the transcript")
+        except DiskTimeout:
+            return False
 
     # --- what lives -------------------------------------------------------------------------------
 

@@ -26,9 +26,10 @@ import msgspec
 import trio
 
 from cms.config import Settings, caller, find_claude, load_settings_and_file
-from cms.containment import Level, Mechanism, find_mechanism
-from cms.errors import CmsError, ContainmentError, WrongStatus
-from cms.fleet.delegation import Accepted, Delegations
+from cms.containment import Mechanism, find_mechanism
+from cms.errors import CmsError, WrongStatus
+from cms.fleet.admission import check_containment
+from cms.fleet.delegation import Accepted, Delegation, Delegations
 from cms.fleet.sessions import Sessions, elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
@@ -54,6 +55,7 @@ from cms.store.records import Recovery
 from cms.store.recovery import recover
 from cms.store.store import Store, open_store
 from cms.store.trash import Retired, retire
+from cms.transcripts import kept_environ
 from cms.units import check_commands, check_name
 
 log = logging.getLogger(__name__)
@@ -145,8 +147,11 @@ class Supervisor(Sessions):
 
     # --- making and finding -----------------------------------------------------------------------
 
-    async def create(self, options: SessionOptions, *, parent_id: str = "") -> SessionRecord:
+    async def create(self, options: SessionOptions, *, parent: SessionRecord | None = None) -> SessionRecord:
         """Enter a session in the store; nothing is started yet.
+
+        Args:
+            parent: the one whose conversation it branches off.
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
@@ -158,7 +163,7 @@ class Supervisor(Sessions):
         who, settings = caller.get(), self.settings_now()
         options = await self.children.admit(options, settings.environ)
         await check_work_dir(options.work_dir)
-        self._check_containment(options)
+        check_containment(self.mechanism, self.settings, options)
         await self._unkilled.check(options)
         find_claude(settings)
         now = time.time()
@@ -169,28 +174,14 @@ class Supervisor(Sessions):
             options=options,
             created=now,
             last_saved=now,
-            parent_id=parent_id,
+            parent_id="" if parent is None else parent.id,
+            begun_in=kept_environ(settings.environ) if parent is None else parent.begun_in,
             depth=who.depth,
             started_by=who.session_id,
         )
         await self.store.write(sessions.add, record)
         await self._cap_children(record)
         return record
-
-    def _check_containment(self, options: SessionOptions) -> None:
-        """Whether this machine holds a session as well as was asked for, by it or by the settings.
-
-        Raises:
-            ContainmentError: it does not.
-        """
-        wanted = options.require_containment or self.settings.require_containment
-        have = self.mechanism.level
-        if wanted is not None and have < Level(wanted):
-            raise ContainmentError(
-                f"{options.name!r} needs containment of level {wanted}, and here is level {have.value} "
-                f"({self.mechanism.name})",
-                hint="`cms doctor` shows what is missing and how to get it",
-            )
 
     async def _cap_children(self, record: SessionRecord) -> None:
         """What a session and everything that it starts may spend together is what it may spend."""
@@ -245,9 +236,9 @@ class Supervisor(Sessions):
         if self._closed:
             raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
         await check_work_dir(record.options.work_dir)
-        self._check_containment(record.options)
+        check_containment(self.mechanism, self.settings, record.options)
         await self._unkilled.check(record.options)
-        settings = self.settings_now()
+        settings = self.settings_of(record)
         find_claude(settings)
         await self.children.check_folders(record.options, settings.environ, child=bool(record.started_by))
         rules = await load_rules(record.options, settings.environ)
@@ -295,16 +286,20 @@ class Supervisor(Sessions):
         *,
         type: str,  # noqa: A002 - the seed's name
         scopes: tuple[str, ...] = (),
+        of: Delegation | None = None,
     ) -> Interaction:
         """Accept a message: it is on disk when this returns, and will be sent when its turn comes.
 
         Args:
             scopes: shared budgets that it is charged to, beside the day's and the total one (`set_cap`).
+            of: the delegation that it begins.
 
         Raises:
-            SessionNotFound, WrongStatus (paused), WorkDirError, ClaudeNotFound, StoreError: not accepted.
+            SessionNotFound, WorkDirError, ClaudeNotFound, StoreError: not accepted.
+            WrongStatus: nor then: the session is paused, or at work on a delegation.
         """
         async with self.turn(name):
+            self.under_way.check_free(name, of)
             runner = await self._ensure_runner(name)
             interaction = Interaction(
                 id=str(uuid.uuid4()),
@@ -475,7 +470,7 @@ class Supervisor(Sessions):
             delegated=False,
             fork_of=parent.claude_session_id,
         )
-        return await self.create(options, parent_id=parent.id)
+        return await self.create(options, parent=parent)
 
     async def rename(self, name: str, new_name: str) -> SessionRecord:
         """Give a session another name, alive or not. All that is its own goes by its id, and stays.

@@ -116,6 +116,25 @@ class Init(Event, frozen=True):
     claude_code_version: str = ""
     apiKeySource: str = ""  # noqa: N815 - claude's name
     cwd: str = ""
+    mcp_servers: msgspec.Raw = msgspec.Raw(b"[]")
+
+    @property
+    def servers_down(self) -> tuple[str, ...]:
+        """The MCP servers that should be there and are not, with how claude says so."""
+        try:
+            servers = _servers_decoder.decode(self.mcp_servers)
+        except UNREADABLE:
+            return ()
+        return tuple(f"{one.name} ({one.status})" for one in servers if one.status in _DOWN)
+
+
+class _Server(msgspec.Struct, frozen=True):
+    name: str = ""
+    status: str = ""
+
+
+_servers_decoder = msgspec.json.Decoder(list[_Server])
+_DOWN = frozenset({"failed", "needs-auth"})
 
 
 class Assistant(Event, frozen=True):

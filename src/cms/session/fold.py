@@ -211,6 +211,7 @@ def _initialized(state: State, event: Init) -> State:
         model=event.model,
         version=event.claude_code_version,
         api_key_source=event.apiKeySource,
+        servers_down=event.servers_down,
     )
     return _replace(state, lacks=lacks(state)) if state.turn is not None else state
 

@@ -335,6 +335,7 @@ class SessionRecord(Record, frozen=True):
     caps_hit: tuple[str, ...] = ()  # which caps on memory and processes held the newest process back
     depth: int = 0  # 0: a person started it, 1: an MCP client, one more for each session in between
     started_by: str = ""  # the session whose agent started this one; it ends when that one does
+    begun_in: dict[str, str] = {}  # of the environment: what says where its conversation is kept
 
     @property
     def conversation(self) -> str:

@@ -217,6 +217,7 @@ class State(msgspec.Struct, frozen=True):
     hooks: dict[str, str] = {}  # of the user's own, that run before claude is up: id -> name
     owes_since: float | None = None  # since when it is claude's turn to come up, and not its hooks'
     waits_since: float | None = None  # since when a message waits for that
+    servers_down: tuple[str, ...] = ()  # MCP servers that should be there
     turn: Turn | None = None
     idle: bool | None = None  # None: this binary never said
     confirms: bool = False  # this binary says when it begins a message

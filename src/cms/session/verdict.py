@@ -85,6 +85,7 @@ def conclude(state: State) -> Conclusion:
         reasons.append(f"subagents still at work: {', '.join(alive)}")
     if turn.unheeded:
         reasons.append(f"claude {state.version} went on after it was told to end its turn: do not rely on it")
+    reasons += [f"an MCP server was not there: {one}" for one in state.servers_down]
     breach, result = turn.breach, turn.result
     if breach is not None and breach.outcome is not Outcome.COMPLETED:
         return Conclusion(breach.outcome, breach.reason, (breach.reason, *reasons))
@@ -168,13 +169,13 @@ def judge_delegation(
         work: the message as it stands when its work has ended.
         receipt: how its process ended; None: nobody saw it.
         failed_checks: a line for each.
-        cut_off: why the delegation did not come to its own end; "": it did.
+        cut_off: why the delegation did not come to its own end, or its checks did not; "": they did.
     """
     outcome, error, reasons = work.outcome or Outcome.INTERRUPTED, work.error, list(work.reasons)
     unjudged = work.state in (InteractionState.CHECKING, InteractionState.UNCHECKED)
     if unjudged:
         outcome, error = Outcome.COMPLETED, ""
-    if unjudged and cut_off:
+    if unjudged and cut_off and not failed_checks:
         outcome, error = Outcome.INTERRUPTED, f"its checks were never finished: {cut_off}"
     elif outcome is Outcome.COMPLETED and failed_checks:
         outcome, error = Outcome.VERIFICATION_FAILED, failed_checks[0]
@@ -191,7 +192,7 @@ def judge_delegation(
         reasons += walls.reasons
     elif unjudged:
         reasons.append("not known whether a protected path changed: cms ended without warning")
-    if cut_off and not reasons:
+    if cut_off and not reasons and outcome is Outcome.INTERRUPTED:
         reasons.append("cancelled")
     state = work.state
     if unjudged:
@@ -213,8 +214,14 @@ def status_of(outcome: Outcome) -> SessionStatus:
     return SessionStatus.FAILED if outcome is Outcome.FAILED else SessionStatus.STOPPED
 
 
-def delegate_result(judged: Interaction, session: SessionRecord, receipt: Receipt | None) -> DelegateResult:
-    """What a delegation gives to whoever waits for it. Nothing is decided here."""
+def delegate_result(
+    judged: Interaction, session: SessionRecord, receipt: Receipt | None, *, has_conversation: bool
+) -> DelegateResult:
+    """What a delegation gives to whoever waits for it. Nothing is decided here.
+
+    Args:
+        has_conversation: there is one to go on with.
+    """
     outcome = judged.outcome or Outcome.INTERRUPTED
     violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in judged.denials if d.violation)
     if receipt is not None and receipt.walls is not None:
@@ -228,8 +235,7 @@ def delegate_result(judged: Interaction, session: SessionRecord, receipt: Receip
         turns=judged.turns,
         duration=round(judged.duration * 1000),
         tools_used=judged.tools_used,
-        can_continue=bool(session.claude_session_id)
-        and outcome not in (Outcome.COST_EXCEEDED, Outcome.TURNS_EXCEEDED),
+        can_continue=has_conversation and outcome not in (Outcome.COST_EXCEEDED, Outcome.TURNS_EXCEEDED),
         safety=Safety(session.options.safety, len(violations), violations, judged.denials),
         reasons=judged.reasons,
         questions=judged.questions,
