@@ -376,7 +376,8 @@ class World:
         self._ripe.pop(key, None)
         self._covered.pop(key, None)
         verdict = action.decision
-        judged = Judged(key, action.denial, verdict.questions, verdict.plan)
+        noted = verdict.effect == "deny" and action.denial is None
+        judged = Judged(key, action.denial, verdict.questions, verdict.plan, noted=noted)
         self.state = fold(self.state, judged, self.now)
 
     @property

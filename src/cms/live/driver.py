@@ -388,15 +388,10 @@ class Driver:
         turn = state.turn
         if turn is None or current is None:
             return
-        conclusion = conclude(state)
-        outcome, text = conclusion.outcome, conclusion.error
-        if turn.breach is None and error is not None:
-            outcome, text = Outcome.FAILED, str(error)
-        elif turn.breach is None and state.phase is Phase.ENDED:
-            outcome, text = Outcome.INTERRUPTED, self._end.reason
+        conclusion = conclude(state, end=self._end.reason, failure="" if error is None else str(error))
         api_status, resets_at = api_part(state)
         finished = msgspec.structs.replace(
-            ended(current, outcome, text, at=context.now()),
+            ended(current, conclusion.outcome, conclusion.error, at=context.now()),
             response=response_of(state),
             cost=state.ledger.spent - turn.spent_before,
             cost_exact=exact,

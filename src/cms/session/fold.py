@@ -559,7 +559,7 @@ def _result(state: State, event: Result) -> State:
         texts=(*turn.texts, text) if text else turn.texts,
         last_text="",
         retry=None,
-        answered=turn.answered or event.answers or (turn.command and bool(text)),
+        answered=turn.answered or event.answers,
         calls={},
         heeded=turn.refused_at is not None,
     )

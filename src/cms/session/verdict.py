@@ -30,7 +30,7 @@ from cms.session.model import (
     SessionStatus,
     Violation,
 )
-from cms.session.state import State, Turn, agents, is_over, shells
+from cms.session.state import Phase, State, Turn, agents, is_over, shells
 
 #: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
 _FINISHED = frozenset({"completed", "stop_hook_prevented"})
@@ -70,8 +70,13 @@ def api_part(state: State) -> tuple[int | None, float | None]:
     return status, limit.resetsAt if limit is not None and rejected else None
 
 
-def conclude(state: State) -> Conclusion:
-    """The verdict on the interaction in flight, from what was seen and not from what was said."""
+def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
+    """The verdict on the interaction in flight, from what was seen and not from what was said.
+
+    Args:
+        end: why its process has ended, if it has.
+        failure: what went wrong in cms itself, if something did.
+    """
     turn = state.turn
     if turn is None:
         return Conclusion(Outcome.FAILED, "nothing was in flight")
@@ -89,8 +94,10 @@ def conclude(state: State) -> Conclusion:
     breach, result = turn.breach, turn.result
     if breach is not None and breach.outcome is not Outcome.COMPLETED:
         return Conclusion(breach.outcome, breach.reason, (breach.reason, *reasons))
-    if result is None:
-        return Conclusion(Outcome.INTERRUPTED, "it did not come to an end", tuple(reasons))
+    if breach is None and failure:
+        return Conclusion(Outcome.FAILED, failure, tuple(reasons))
+    if result is None or (breach is None and state.phase is Phase.ENDED):
+        return Conclusion(Outcome.INTERRUPTED, end or "it did not come to an end", tuple(reasons))
     if breach is not None:
         # What was wanted was there before the turn was ended; how it ended does not matter.
         return Conclusion(Outcome.COMPLETED, "", tuple(reasons))

@@ -65,8 +65,17 @@ def recover(db: Database, now: float) -> Recovery:
 
 
 def _crashed_interaction(db: Database, interaction: Interaction, now: float) -> Interaction:
-    state, error = _CRASHED[interaction.state]
     spent = money.total(db, interaction.session_id, interaction_id=interaction.id).usage.cost_usd
+    return crashed(interaction, spent, now)
+
+
+def crashed(interaction: Interaction, spent: float, now: float) -> Interaction:
+    """What a crash makes of an interaction that was open.
+
+    Args:
+        spent: on it, by the ledger.
+    """
+    state, error = _CRASHED[interaction.state]
     return msgspec.structs.replace(
         interaction,
         state=state,

@@ -1,0 +1,10 @@
+"""The verdict against its rules in random lives: a few here, any number with `python -m tests.verdict_oracle`."""
+
+from __future__ import annotations
+
+from verdict_oracle import expected, run
+
+
+def test_random_lives_end_as_the_rules_say() -> None:
+    outcomes = {expected(run(seed)) for seed in range(2000)}
+    assert len(outcomes) >= 10, "they are not all alike"
