@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -21,8 +20,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cms.config import Settings, load_settings
-from cms.containment._cgroup import find_delegation
+from cli.forge import Forge, private_world
+from cms.config import Settings
 from cms.errors import CmsError, DaemonUnavailable
 from cms.protection import scratch
 from cms.rpc.client import Client, connect
@@ -42,7 +41,6 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.wire import Accepted
 from cms.session.model import ENDED, DelegateResult, Interaction, InteractionState, SessionOptions
-from cms.testing.agent import write_launcher
 from cms.testing.script import Message, call, prompt, say
 from cms.testing.script import ScriptedReply as Scripted
 
@@ -52,30 +50,6 @@ CLIENTS = 4
 #: Between two kills there are at most so many answers, and then some time (in seconds).
 MOST_ANSWERS = 5
 LONGEST = 0.1
-
-
-class Forge:
-    """daemon_forge.py, which starts and kills."""
-
-    def __init__(self, log: Path) -> None:
-        with log.open("wb") as stderr:
-            self._child = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("daemon_forge.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-            )
-
-    def __call__(self, word: str) -> str:
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(f"{word}\n")
-        self._child.stdin.flush()
-        return self._child.stdout.readline().strip()
-
-    def close(self) -> None:
-        self._child.communicate(timeout=20)
 
 
 class Ledger:
@@ -166,19 +140,7 @@ class Worker:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """A private world, for the clients in this process too: they send their environment along."""
-    (tmp_path / "home").mkdir()
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("CMS_HOME", str(tmp_path / "cms"))
-    monkeypatch.setenv("CMS_CLAUDE", str(write_launcher(tmp_path / "claude")))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(entry for entry in sys.path if entry))
-    monkeypatch.setenv("CMS_GRACE", "1")
-    yield load_settings()
-    delegation, _ = find_delegation()
-    if delegation is not None:
-        delegation.sweep()  # the leaves of daemons that could not
+    yield from private_world(tmp_path, monkeypatch)
 
 
 def test_a_daemon_that_is_killed_again_and_again(settings: Settings, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The verdict against its rules in random lives: a few here, any number with `python -m tests.verdict_oracle`."""
+"""The verdict against its rules in random lives: any number of them with `python -m tests.verdict_oracle`."""
 
 from __future__ import annotations
 

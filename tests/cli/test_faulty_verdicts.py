@@ -1,0 +1,192 @@
+"""SIGKILL of the daemon at random instants of delegations with checks: no verdict that the folder belies.
+
+Ten kills here; for 200 with another seed: `CMS_VERDICT_KILLS=200 CMS_FAULT_SEED=7 pytest
+tests/cli/test_faulty_verdicts.py -s`. Each check writes down what it found, so what is true is in the folder.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.forge import Forge, private_world
+from cms.config import Settings
+from cms.errors import CmsError, DaemonUnavailable
+from cms.rpc.client import Client, connect
+from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
+from cms.rpc.sessions import (
+    SESSION_CONTINUE,
+    SESSION_DELEGATE,
+    SESSION_INTERACTIONS,
+    SESSION_LIST,
+    ContinueParams,
+    DelegateParams,
+    InteractionsParams,
+    ListParams,
+)
+from cms.session.model import (
+    ENDED,
+    DelegateResult,
+    Interaction,
+    InteractionState,
+    Outcome,
+    SessionOptions,
+    SessionStatus,
+)
+from cms.testing.script import call, prompt, say
+
+KILLS = int(os.environ.get("CMS_VERDICT_KILLS", "10"))
+SEED = int(os.environ.get("CMS_FAULT_SEED", "1"))
+CLIENTS = 4
+#: Between two kills there are at most so many results, and then some time (in seconds).
+MOST_RESULTS = 3
+LONGEST = 0.4
+
+#: Two checks, so that there is an instant between them. Each says what it found when it has found it.
+FIRST = (
+    "sleep 0.05; if test -e good-NAME; then echo pass >> first-NAME; else echo fail >> first-NAME; false; fi"
+)
+SECOND = "sleep 0.03; echo pass >> second-NAME"
+
+
+class Worker:
+    """One client that delegates for as long as the gate is open, and keeps what it was told."""
+
+    def __init__(self, number: int, settings: Settings, gate: threading.Event) -> None:
+        self.over = False
+        self.told: dict[str, DelegateResult] = {}  # by name; of the newest message
+        self.results = 0
+        self._number = number
+        self._settings = settings
+        self._gate = gate
+        self._dice = random.Random(SEED * 1000 + number)  # noqa: S311 (repeatable, not secret)
+        self._count = 0
+
+    def run(self) -> None:
+        while not self.over:
+            if not self._gate.wait(0.1):
+                continue
+            try:
+                with connect(self._settings, start=False) as client:
+                    while self._gate.is_set() and not self.over:
+                        self._act(client)
+            except DaemonUnavailable:
+                time.sleep(0.002)  # it has just been killed
+
+    def _act(self, client: Client) -> None:
+        self._count += 1
+        good = self._dice.random() < 0.6
+        name = f"{'good' if good else 'bad'}-{self._number}-{self._count}"
+        work = [call("Bash", command=f"touch good-{name}")] if good else [call("Bash", command="sleep 0.02")]
+        options = SessionOptions(
+            name=name,
+            work_dir=os.getcwd(),  # noqa: PTH109 - a text
+            preset="full",
+            verify=tuple(one.replace("NAME", name) for one in (FIRST, SECOND)),
+        )
+        try:
+            delegate = DelegateParams(options, prompt("Work", *work, say("done")))
+            self._note(name, client.call(SESSION_DELEGATE, delegate))
+            if self._dice.random() < 0.3:
+                del self.told[name]
+                more = ContinueParams(name, prompt("Go on", say("done again")))
+                self._note(name, client.call(SESSION_CONTINUE, more))
+        except DaemonUnavailable:
+            raise
+        except CmsError:
+            return
+
+    def _note(self, name: str, result: object) -> None:
+        assert isinstance(result, DelegateResult)
+        self.told[name] = result
+        self.results += 1
+
+
+def wait(workers: list[Worker], more: int) -> None:
+    """Until they were given so many more results."""
+    wanted, end = sum(worker.results for worker in workers) + more, time.monotonic() + 30
+    while sum(worker.results for worker in workers) < wanted:
+        assert time.monotonic() < end, "no results"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    yield from private_world(tmp_path, monkeypatch)
+
+
+def test_no_verdict_that_the_folder_contradicts(settings: Settings, tmp_path: Path) -> None:
+    dice, gate = random.Random(SEED), threading.Event()  # noqa: S311 (repeatable, not secret)
+    workers = [Worker(number, settings, gate) for number in range(CLIENTS)]
+    threads = [threading.Thread(target=worker.run) for worker in workers]
+    forge = Forge(tmp_path / "daemon.log")
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(KILLS):
+            assert forge("start").startswith("started "), (tmp_path / "daemon.log").read_text()[-2000:]
+            gate.set()
+            wait(workers, dice.randrange(MOST_RESULTS))
+            time.sleep(dice.uniform(0.0, LONGEST))  # any instant
+            gate.clear()
+            assert forge("kill").startswith("gone ")
+    finally:
+        for worker in workers:
+            worker.over = True
+        gate.set()
+        for thread in threads:
+            thread.join()
+    assert forge("start").startswith("started ")
+    seen: Counter[str] = Counter()
+    told = {name: result for worker in workers for name, result in worker.told.items()}
+    with connect(settings, start=False) as client:
+        for session in client.call(SESSION_LIST, ListParams()).sessions:
+            found = client.call(SESSION_INTERACTIONS, InteractionsParams(session.name)).interactions
+            result, work = told.get(session.name), tmp_path / "work"
+            seen.update(check(session.name, session.status, list(found), result, work))
+        client.call(DAEMON_STOP, DaemonStopParams(grace=5))
+    forge.close()
+    sys.stdout.write(f"{KILLS} kills: {dict(seen)}, {len(told)} told\n")
+    assert {"completed", "verification_failed"} <= set(seen), "there was hardly any load"
+    assert KILLS < 50 or {"unchecked", "interrupted"} <= set(seen)
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []
+
+
+def check(
+    name: str, status: SessionStatus, found: list[Interaction], told: DelegateResult | None, work: Path
+) -> list[str]:
+    """Hold what is stored and what was told against what the checks have left in the folder."""
+    first, second = lines(work / f"first-{name}"), lines(work / f"second-{name}")
+    good = name.startswith("good")
+    judged = [one for one in found if one.outcome in (Outcome.COMPLETED, Outcome.VERIFICATION_FAILED)]
+    for one in found:
+        assert one.state in ENDED, one
+        assert one.outcome is not None, one
+        assert (one.state is InteractionState.UNCHECKED) <= (one.outcome is Outcome.INTERRUPTED), one
+        if one.outcome is Outcome.COMPLETED:
+            assert good, f"{name}: completed, and its check fails"
+        if one.outcome is Outcome.VERIFICATION_FAILED:
+            assert not good, f"{name}: {one.error}, and its check passes"
+        if one.outcome is not Outcome.COMPLETED:
+            assert one.is_error, one
+    # Each verdict rests on checks of its own, which have run to their end.
+    assert len(first) >= len(judged), (name, first, found)
+    assert len(second) >= len(judged), (name, second, found)
+    assert set(first) <= {"pass" if good else "fail"}
+    if status is SessionStatus.COMPLETED:
+        assert found[-1].outcome is Outcome.COMPLETED, (name, found[-1])
+    if told is not None:
+        assert told.status is found[-1].outcome, (told, found[-1])
+    states = (InteractionState.UNCHECKED,)
+    return [one.state.value if one.state in states else one.outcome.value for one in found if one.outcome]
