@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cms.errors import ClaudeUnfit, CmsError, StoreError
+from cms.errors import CmsError, ControlTimeout, StoreError
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
@@ -24,6 +24,8 @@ from cms.store.store import Store
 #: claude's words when it cannot resume, and when it should have.
 _NO_CONVERSATION = "No conversation found"
 _IN_USE = "is already in use"
+#: Failures that may be gone the next time.
+_PASSING = StoreError | ControlTimeout
 
 
 class FinalRecord:
@@ -173,7 +175,8 @@ class FinalRecord:
             owed = self._pending.end_all(
                 str(failure or self._end.reason),
                 outcome,
-                again=self._end.outcome is None and not isinstance(failure, ClaudeUnfit),
+                # What would only fail once more is not helped by being sent once more.
+                again=self._end.outcome is None and isinstance(failure, _PASSING | None),
                 at=self._context.now(),
             )
             receipt = None if self._receipt_saved else self.receipt
