@@ -89,6 +89,13 @@ class Woke(BatchEvent, frozen=True):
     """Time has passed, up to `wake_at`."""
 
 
+class ClockMoved(BatchEvent, frozen=True):
+    """The clock on the wall was set, or stood still while the machine slept: it is `by` seconds ahead of
+    where it would be."""
+
+    by: float
+
+
 class Paged(BatchEvent, frozen=True):
     """The store was asked for candidates: these are all that are due, unless `more`.
 
@@ -191,6 +198,9 @@ def fold(state: State, event: BatchEvent) -> State:
     """The state after an event."""
     if state.phase is Phase.ENDED:
         return state
+    if isinstance(event, ClockMoved):
+        moved = throttle.shifted(state.throttle, event.by)
+        return _set(state, throttle=moved, deadline=state.deadline + event.by)
     current = throttle.tick(state.throttle, event.at)
     state = _set(state, throttle=current)
     if event.at >= state.deadline:

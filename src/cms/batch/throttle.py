@@ -71,6 +71,18 @@ def initial(cap: int, gap: float = 0.0) -> Throttle:
     return Throttle(cap=cap, gap=gap, window=float(cap), target=float(cap))
 
 
+def shifted(throttle: Throttle, by: float) -> Throttle:
+    """As it is when the clock on the wall has jumped: its spans go on, the end of a usage limit stays."""
+    rests = throttle.closed_until and not throttle.parked
+    return _set(
+        throttle,
+        closed_until=throttle.closed_until + by if rests else throttle.closed_until,
+        last_cut=throttle.last_cut + by,
+        last_calm=throttle.last_calm + by,
+        last_start=throttle.last_start + by,
+    )
+
+
 def backoff(tries: int, jitter: float, *, base: float = BASE, longest: float = LONGEST) -> float:
     """Seconds to wait before try number `tries` (from 1 on): doubling, the upper half of it by chance."""
     whole = min(longest, base * 2.0 ** min(max(tries, 1) - 1, 60))

@@ -328,10 +328,11 @@ async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
                 interaction.session_id,
                 interaction.state,
             )
-        async with open_batches(supervisor) as batches:
-            for batch in await batches.recover():
-                log.warning("recovered batch %s, now %s", batch.id, batch.status)
+        async with open_batches(supervisor) as batches, trio.open_nursery() as nursery:
+            # Beside serving: it may run the checks of an agent's work, and that takes what it takes.
+            nursery.start_soon(at_own_door, "the recovery of batches", batches.recover)
             yield Fleet(supervisor, batches, f"{mechanism.name}, level {mechanism.level.value}")
+            nursery.cancel_scope.cancel(reason="the daemon leaves")
 
 
 # --- the log --------------------------------------------------------------------------------------

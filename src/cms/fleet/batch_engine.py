@@ -41,7 +41,6 @@ from cms.batch.model import (
     result_of,
     view,
 )
-from cms.batch.retry import Fate
 from cms.batch.schedule import Asked, BatchEvent, Ended, Phase, Start, State, decide, fold, wake_at
 from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
 from cms.fleet import machine
@@ -61,6 +60,9 @@ _WARNINGS: Final = 5
 _PAGE: Final = 500
 #: Seconds between two starts on one core: starting is what a claude works hardest at.
 _GAP: Final = 0.2
+#: Seconds by which the clock on the wall must be off before it has jumped; between two looks at it.
+_JUMP: Final = 2.0
+_LOOK: Final = 20.0
 
 
 class Engine:
@@ -68,9 +70,6 @@ class Engine:
 
     Attributes:
         record: as it stands; counts and money as of the last event.
-
-    Args:
-        umask: for the files that hooks make; -1: ours.
     """
 
     def __init__(
@@ -81,12 +80,14 @@ class Engine:
         *,
         umask: int = -1,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.record = record
         self._store = store
         self._sessions = sessions
         self._jitter = jitter
-        self._epoch = time.time() - trio.current_time()
+        self._clock = clock
+        self._offset = clock() - trio.current_time()
         self._options = record.options
         self._state = State(throttle=throttle.initial(1), allowance=Allowance())
         self._inbox: deque[BatchEvent] = deque()
@@ -106,7 +107,16 @@ class Engine:
         return f"<Engine {self.record.id} {self.record.status} running={len(self._state.running)}>"
 
     def _now(self) -> float:
-        return self._epoch + trio.current_time()
+        return self._clock()
+
+    def _notice_jump(self) -> None:
+        """The clock on the wall may be set, and goes on while the machine sleeps, which no span may feel."""
+        offset = self._clock() - trio.current_time()
+        if abs(by := offset - self._offset) > _JUMP:
+            self._offset = offset
+            self._fold(schedule.ClockMoved(self._now(), by))
+            if self.record.deadline is not None:
+                self._update(deadline=self.record.deadline + by)
 
     # --- what others may ask ----------------------------------------------------------------------
 
@@ -163,12 +173,10 @@ class Engine:
                     await self._loop()
                 except CmsError as error:
                     # The store cannot be written: nothing more can be promised. What runs is ended below.
-                    log.error("batch %s stops: %s", self.record.id, error)
                     await self._lay_down_broken(str(error))
-                before = self.record.warnings
                 with trio.move_on_after(2 * HOOK_TIMEOUT):
                     await self._notifier.drained()
-                if self.record.warnings != before:
+                if self.record.warnings:
                     with suppress(CmsError):
                         await self._store.write(batches.save, self.record)
                 nursery.cancel_scope.cancel(reason="the batch has come to its end")
@@ -182,6 +190,7 @@ class Engine:
 
     async def _lay_down_broken(self, reason: str) -> None:
         """It is at rest, and can be gone on with like after a crash."""
+        log.error("batch %s stops: %s", self.record.id, reason)
         self._update(status=BatchStatus.STOPPED, reason=reason, stopped_by="trouble")
         with suppress(CmsError):
             await self._store.write(batches.save, self.record)
@@ -233,6 +242,7 @@ class Engine:
 
     async def _loop(self) -> None:
         while self._state.phase is not Phase.ENDED:
+            self._notice_jump()
             while self._inbox:
                 self._state = fold(self._state, self._inbox.popleft())
             await self._note_phase()
@@ -261,7 +271,7 @@ class Engine:
 
     async def _rest(self, wake: float | None, now: float) -> None:
         self._news = trio.Event()
-        with trio.move_on_after(float("inf") if wake is None else max(wake - now, 0.0)):
+        with trio.move_on_after(float("inf") if wake is None else min(max(wake - now, 0.0), _LOOK)):
             await self._news.wait()
             return
         self._state = fold(self._state, schedule.Woke(self._now()))
@@ -328,7 +338,7 @@ class Engine:
             await self._store.write(batches.save, self.record)
         for task in begun:
             self._fold(schedule.Started(now, task.seq, limits[task.seq]))
-            self._begun[task.seq] = now
+            self._begun[task.seq] = trio.current_time()
             self._scopes[task.seq] = trio.CancelScope()
             self._nursery.start_soon(self._work, task)
 
@@ -337,7 +347,7 @@ class Engine:
         scope = self._scopes[task.seq]
         came: DelegateResult | CmsError | None = None
         heard, begun = trio.Event(), trio.Event()
-        began = self._now()
+        began = trio.current_time()
         try:
             with scope:
                 try:
@@ -345,7 +355,7 @@ class Engine:
                 except CmsError as error:
                     came = error
             # What follows must be written down whoever wants this task to end now.
-            took = self._now() - began
+            took = trio.current_time() - began
             with trio.CancelScope(shield=True):
                 if isinstance(came, CmsError):
                     await self._settle_error(task, came, took, begun=begun.is_set())
@@ -406,7 +416,7 @@ class Engine:
         fate = await self._judge(task, result, self._now())
         await self._write_end(task, result, fate, took, heard=heard or bool(result.turns))
 
-    async def _judge(self, task: Task, result: DelegateResult, now: float) -> Fate:
+    async def _judge(self, task: Task, result: DelegateResult, now: float) -> retry.Fate:
         acted = True
         if task.options.retries and result.status is not Outcome.COMPLETED:
             acted = retry.may_have_acted(await self._sessions.allowed_tools(task.name))
@@ -421,10 +431,10 @@ class Engine:
         cost = max(0.0, await self._sessions.spent(task.name) - task.paid) if begun else 0.0
         if isinstance(error, ClaudeNotFound | ContainmentError):
             # It would be the same for every task: put this one back, and stop.
-            fate = Fate(TaskStatus.WAITING, go_on=task.go_on, reason=str(error))
+            fate = retry.Fate(TaskStatus.WAITING, go_on=task.go_on, reason=str(error))
             self._tell(schedule.Broken(self._now(), str(error)))
         else:
-            fate = Fate(TaskStatus.FAILED)
+            fate = retry.Fate(TaskStatus.FAILED)
         result = TaskResult(error=str(error), duration=took)
         await self._put(task, fate, result, cost=cost, exact=not begun, heard=False)
 
@@ -444,7 +454,7 @@ class Engine:
         cost = max(0.0, await self._sessions.spent(task.name) - task.paid)
         if isinstance(traces, Nothing):
             # As it was before it was begun.
-            fate = Fate(TaskStatus.WAITING, go_on=task.go_on, reason="cut off before it had begun")
+            fate = retry.Fate(TaskStatus.WAITING, go_on=task.go_on, reason="cut off before it had begun")
             task = msgspec.structs.replace(task, tries=task.tries - 1)
             await self._put(task, fate, task.result, cost=0.0, exact=True, heard=False)
             return
@@ -454,7 +464,7 @@ class Engine:
         await self._put(task, fate, result, cost=cost, exact=traces.exact or not traces.sent, heard=False)
 
     async def _write_end(
-        self, task: Task, result: DelegateResult, fate: Fate, took: float, *, heard: bool
+        self, task: Task, result: DelegateResult, fate: retry.Fate, took: float, *, heard: bool
     ) -> None:
         earlier = task.result.duration if task.result is not None else 0.0
         reasons = (fate.reason,) if fate.reason and fate.status in OVER else ()
@@ -465,7 +475,7 @@ class Engine:
     async def _put(
         self,
         task: Task,
-        fate: Fate,
+        fate: retry.Fate,
         result: TaskResult | None,
         *,
         cost: float,
@@ -551,7 +561,8 @@ class Engine:
         for task in await self._store.read(batch_tasks.running, self.record.id):
             log.warning("batch %s: task %s was cut off", self.record.id, task.name)
             await self._settle_cut(task, 0.0)
-        self._inbox.clear()  # told to nobody: the schedule begins with what the store holds now
+        # The schedule begins with what the store holds now. What people want, it is told all the same.
+        self._inbox = deque(event for event in self._inbox if isinstance(event, Asked))
 
     # --- telling ----------------------------------------------------------------------------------
 
@@ -569,7 +580,7 @@ class Engine:
             self._over,
             self._worked,
             state.waiting,
-            [now - begun for begun in self._begun.values()],
+            [trio.current_time() - begun for begun in self._begun.values()],
             int(state.throttle.window),
         )
         record, throttled = self.record, state.throttle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -32,6 +33,8 @@ from cms.store import batch_intake, batch_tasks, batches
 from cms.store.batch_intake import NewTask
 from cms.store.store import Store
 
+log = logging.getLogger(__name__)
+
 _PAGE: Final = 500
 
 MakeSessions = Callable[[str], BatchSessions]
@@ -46,15 +49,23 @@ class Batches:
     """The batches of one supervisor: made, started, found, ended."""
 
     def __init__(
-        self, store: Store, make_sessions: MakeSessions, nursery: trio.Nursery, *, umask: int = -1
+        self,
+        store: Store,
+        make_sessions: MakeSessions,
+        nursery: trio.Nursery,
+        *,
+        umask: int = -1,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`umask`: for the files that hooks make; -1: ours."""
         self.store = store
         self._umask = umask
+        self._clock = clock
         self._make_sessions = make_sessions
         self._nursery = nursery
         self._engines: dict[str, Engine] = {}
         self._locks: dict[str, trio.Lock] = {}
+        self._recovering: set[str] = set()  # a dead process was at work on them
         self._closed = False
 
     def __repr__(self) -> str:
@@ -63,7 +74,7 @@ class Batches:
     @property
     def busy(self) -> bool:
         """Whether any batch is at work, even if no session of it lives just now."""
-        return bool(self._engines)
+        return bool(self._engines or self._recovering)
 
     def engine(self, batch_id: str) -> Engine | None:
         return self._engines.get(batch_id)
@@ -163,6 +174,7 @@ class Batches:
             UsageError: it is over, or at work elsewhere.
         """
         found = await self.store.read(batches.find, batch_id)
+        await self.recover_one(found.id)
         async with self._turn(found.id):
             while (engine := self._engines.get(found.id)) is not None:
                 if not engine.ending:
@@ -191,7 +203,8 @@ class Batches:
                 del self._locks[batch_id]
 
     def _engine(self, record: BatchRecord) -> Engine:
-        return Engine(record, self.store, self._make_sessions(record.id), umask=self._umask)
+        sessions = self._make_sessions(record.id)
+        return Engine(record, self.store, sessions, umask=self._umask, clock=self._clock)
 
     def _launch(self, record: BatchRecord) -> Engine:
         engine = self._engine(record)
@@ -209,20 +222,42 @@ class Batches:
     async def recover(self) -> list[BatchRecord]:
         """Look after what dead processes were at work on: detached batches go on, the others come to rest.
 
-        Returns them as they now stand.
+        To come to rest may take as long as the checks of its tasks. Returns them as they now stand.
         """
         found = []
-        for orphan in await self.store.write(batches.orphans):
-            async with self._turn(orphan.id):
-                record = await self.store.write(batches.claim, orphan.id)
+        orphans = await self.store.write(batches.orphans)
+        self._recovering = {orphan.id for orphan in orphans}
+        for orphan in orphans:
+            await at_own_door(f"the recovery of batch {orphan.id}", partial(self.recover_one, orphan.id))
+            found.append(await self.summary(orphan.id))
+            log.warning("recovered batch %s, now %s", orphan.id, found[-1].status)
+        return found
+
+    async def recover_one(self, batch_id: str) -> None:
+        """See that this batch, if a dead process was at work on it, goes on or has come to rest."""
+        if batch_id not in self._recovering:
+            return
+        async with self._turn(batch_id):
+            if batch_id not in self._recovering or self._closed:
+                return  # somebody was quicker
+            try:
+                if batch_id in self._engines:
+                    return
+                record = await self.store.write(batches.claim, batch_id)
                 if record.options.detached:
                     self._launch(record)
-                    found.append(record)
-                    continue
-                engine = self._engine(record)
-                await engine.lay_down("cms ended without warning; `cms batch resume` goes on")
-                found.append(engine.record)
-        return found
+                    return
+                await self._engine(record).lay_down("cms ended without warning; `cms batch resume` goes on")
+            finally:
+                self._recovering.discard(batch_id)
+
+    def _as_told(self, record: BatchRecord) -> BatchRecord:
+        """With the word that a batch is still to be looked after."""
+        if record.id not in self._recovering:
+            return record
+        return msgspec.structs.replace(
+            record, reason="cms ended without warning; what became of its tasks is being looked into"
+        )
 
     async def pause(self, batch_id: str) -> BatchRecord:
         return await self._ask(batch_id, "pause")
@@ -232,6 +267,7 @@ class Batches:
 
     async def cancel(self, batch_id: str) -> BatchRecord:
         found = await self.store.read(batches.find, batch_id)
+        await self.recover_one(found.id)
         if found.id not in self._engines and found.status in RESUMABLE:
             async with self._turn(found.id):
                 if found.id not in self._engines:
@@ -243,6 +279,7 @@ class Batches:
 
     async def _ask(self, batch_id: str, want: str) -> BatchRecord:
         record = await self.store.read(batches.find, batch_id)
+        await self.recover_one(record.id)
         engine = self._engines.get(record.id)
         if engine is None:
             raise UsageError(f"batch {record.id!r} is {record.status.value}: it is not at work")
@@ -260,14 +297,14 @@ class Batches:
         """A batch as it stands now."""
         record = await self.store.read(batches.find, batch_id)
         engine = self._engines.get(record.id)
-        return record if engine is None else await engine.summary()
+        return self._as_told(record) if engine is None else await engine.summary()
 
     async def summaries(self) -> list[BatchRecord]:
         """All batches, newest first."""
         found = []
         for record in await self.store.read(batches.newest_first):
             engine = self._engines.get(record.id)
-            found.append(record if engine is None else await engine.summary())
+            found.append(self._as_told(record) if engine is None else await engine.summary())
         return found
 
     async def close(self) -> None:

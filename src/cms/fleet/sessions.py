@@ -19,6 +19,7 @@ from cms.errors import DiskTimeout, InternalError, NothingAsked, SessionNotFound
 from cms.fleet.children import Children
 from cms.fleet.delegation import UnderWay
 from cms.live.runner import Runner
+from cms.protection.scratch import clear_left_scratch
 from cms.session.audit import AuditLog
 from cms.session.budget import ALL, DAY, Budget
 from cms.session.model import (
@@ -118,6 +119,13 @@ class Sessions:
         finally:
             if not lock.locked() and self._locks.get(name) is lock:
                 del self._locks[name]
+
+    async def clear_scratch_of(self, records: Sequence[SessionRecord]) -> None:
+        """Remove what sessions that a crash ended have left; one that is brought up again waits for it."""
+        for record in records:
+            async with self.turn(record.name):
+                if record.name not in self._runners:
+                    await clear_left_scratch([record.id])
 
     def settings_now(self) -> Settings:
         """Our settings, with the environment of whoever asks."""

@@ -36,7 +36,6 @@ from cms.groups import at_own_door, single_error
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket, Runner
 from cms.protection.rules import load_rules
-from cms.protection.scratch import clear_left_scratch
 from cms.session import lineage
 from cms.session.audit import AuditEntry
 from cms.session.model import (
@@ -83,13 +82,14 @@ async def open_supervisor(
     raised: BaseException | None = None
     async with open_store(settings) as store:
         recovery = await store.write(recover, time.time())
-        await clear_left_scratch([session.id for session in recovery.sessions])
         unkilled = Unkilled(store)
         try:
             async with trio.open_nursery() as nursery:
                 supervisor = Supervisor(
                     settings, store, mechanism, nursery, recovery, unkilled, child_sockets=child_sockets
                 )
+                clear = partial(supervisor.clear_scratch_of, recovery.sessions)
+                nursery.start_soon(at_own_door, "the clearing", clear)
                 try:
                     yield supervisor
                 except GeneratorExit:

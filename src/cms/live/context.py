@@ -53,16 +53,21 @@ class SessionContext:
     # --- time -------------------------------------------------------------------------------------
 
     def now(self) -> float:
-        """The time on the wall, in seconds since 1970; it never goes back."""
+        """The time on the wall, in seconds since 1970: for rows, days and what people read. It may jump."""
+        return time.time()
+
+    def _steady(self) -> float:
+        """For spans: seconds that neither a clock that is set nor the machine's sleep add to or take from."""
         return self._epoch + trio.current_time()
 
     def work_now(self) -> float:
         """The time that the state knows: it stands still while the session is frozen."""
-        return self._work.read(self.now())
+        return self._work.read(self._steady())
 
     def wall(self, reading: float) -> float:
         """When on the wall the state's time will be, or was, that."""
-        return self._work.wall(reading, self.now())
+        steady = self._steady()
+        return self.now() + self._work.wall(reading, steady) - steady
 
     @property
     def frozen(self) -> bool:
@@ -71,12 +76,12 @@ class SessionContext:
 
     def stop_clock(self) -> None:
         """The session is frozen from now on."""
-        self._work.halt(self.now())
+        self._work.halt(self._steady())
         self.signal_change()
 
     def start_clock(self) -> None:
         """It is not any more."""
-        self._work.go_on(self.now())
+        self._work.go_on(self._steady())
         self.signal_change()
 
     # --- change -----------------------------------------------------------------------------------

@@ -32,10 +32,11 @@ def spec(name: str, prompt: str = "ok", *needs: str, **more: object) -> TaskSpec
 class House:
     """Batches on a store of their own, all with one crew."""
 
-    def __init__(self, batches: Batches, sessions: FakeCrew, work_dir: Path) -> None:
+    def __init__(self, batches: Batches, sessions: FakeCrew, work_dir: Path, jumps: list[float]) -> None:
         self.batches = batches
         self.sessions = sessions
         self.store = batches.store
+        self.jumps = jumps  # of the clock on the wall, in seconds
         self.options = BatchOptions(work_dir=str(work_dir), max_parallel=4, stagger=0.0)
 
     async def load(self, specs: Sequence[TaskSpec], **changes: object) -> BatchRecord:
@@ -72,9 +73,11 @@ class House:
 async def open_house(home: Path, sessions: FakeCrew | None = None) -> AsyncIterator[House]:
     sessions = sessions or FakeCrew()
     epoch = time.time() - trio.current_time()
-    sessions.now = lambda: epoch + trio.current_time()  # type: ignore[method-assign] # the fake has no clock
+    jumps = [0.0]
+    sessions.now = lambda: epoch + sum(jumps) + trio.current_time()  # type: ignore[method-assign] # no clock
     async with open_store(Settings(home=home)) as store, trio.open_nursery() as nursery:
-        yield House(Batches(store, lambda _: sessions, nursery), sessions, home)
+        batches = Batches(store, lambda _: sessions, nursery, clock=lambda: sessions.now())
+        yield House(batches, sessions, home, jumps)
         nursery.cancel_scope.cancel()
 
 
@@ -455,3 +458,67 @@ async def test_who_resumes_what_is_just_ending_gets_a_new_life_of_it(
         assert stopped
     assert again is not engine
     await house.batches.cancel(engine.record.id)
+
+
+async def test_a_park_ends_by_the_clock_on_the_wall(house: House, autojump_clock: Clock) -> None:
+    """After a night's sleep of the machine the limit has been reset, though no time has passed for us."""
+    engine = await house.start([spec("a", "limit:36000 ok"), spec("b")], max_parallel=1)
+    await wait_status(house, engine.record.id, BatchStatus.PARKED)
+    began = trio.current_time()
+    house.jumps.append(40_000.0)
+    assert (await engine.wait()).status is BatchStatus.COMPLETED
+    assert trio.current_time() - began < 5_000
+
+
+@pytest.mark.parametrize("by", [-36_000.0, 36_000.0])
+async def test_a_jump_of_the_clock_is_not_felt_by_spans(
+    house: House, autojump_clock: Clock, by: float
+) -> None:
+    engine = await house.start(
+        [spec(f"t{n}") for n in range(20)], max_parallel=2, stagger=5.0, max_time=3_000.0
+    )
+    await until_begun(house.sessions, 2)
+    began = trio.current_time()
+    house.jumps.append(by)
+    assert (await engine.wait()).status is BatchStatus.COMPLETED
+    assert trio.current_time() - began < 3_000
+
+
+async def test_a_recovery_that_takes_long_holds_up_no_question(tmp_path: Path, autojump_clock: Clock) -> None:
+    """Questions are answered, and say so; whoever wants to go on waits for it, and then does."""
+    autojump_clock.autojump_threshold = 0.02
+    sessions = FakeCrew()
+    with trio.CancelScope() as life:
+        async with open_house(tmp_path, sessions) as house:
+            batch_id = (await house.start([spec("a", "hang ok")])).record.id
+            await until_begun(sessions, 0)
+            life.cancel()
+            await trio.sleep_forever()
+    sessions.at_work.clear()
+    checked = trio.Event()
+    real = sessions.traces
+
+    async def traces(*given: str | int, check: bool) -> object:
+        await checked.wait()
+        return await real(*given, check=check)  # type: ignore[arg-type] # handed on
+
+    sessions.traces = traces  # type: ignore[assignment, method-assign] # a slow check
+    async with open_house(tmp_path, sessions) as house, trio.open_nursery() as nursery:
+        nursery.start_soon(house.batches.recover)
+        while "looked into" not in (await house.batches.summary(batch_id)).reason:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert "looked into" in (await house.batches.summaries())[0].reason
+        assert house.batches.busy
+        went_on: list[Engine] = []
+
+        async def go_on() -> None:
+            went_on.append(await house.batches.start(batch_id))
+
+        nursery.start_soon(go_on)
+        await trio.sleep(10)
+        assert not went_on
+        checked.set()
+        while not went_on:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        assert (await went_on[0].wait()).status in (BatchStatus.COMPLETED, BatchStatus.FAILED)
+        assert "looked into" not in (await house.batches.summary(batch_id)).reason

@@ -107,6 +107,7 @@ class BatchHandlers:
 
     async def follow(self, call: Call, params: BatchParams) -> BatchResult:
         record = await self._batches.summary(params.id)
+        await self._batches.recover_one(record.id)
         engine = self._batches.engine(record.id)
         if engine is not None:
             with call.scope:
