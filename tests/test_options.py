@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.batch.model import TaskOptions, TaskSpec
+from cms.option_kinds import SWITCH
 from cms.options import (
     DELEGATION,
     OPTIONS,
-    SWITCH,
     TASK,
     Layer,
     Option,

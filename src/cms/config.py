@@ -53,6 +53,7 @@ class Settings(msgspec.Struct, frozen=True):
         child_socket: inside a session that may use cms: the socket that leads to it (`CMS_CHILD_SOCKET`).
         inside: the id of the session that we run inside of, or "" (`CMS_PARENT`).
         umask: for the files that sessions make; -1: the process's own.
+        trust: folders whose own configuration is trusted whatever it holds, as globs. In the file alone.
         open_files: how many files each process of a session may have open; 0: as many as this one.
     """
 
@@ -70,6 +71,7 @@ class Settings(msgspec.Struct, frozen=True):
     child_socket: Path | None = None
     inside: str = ""
     umask: int = -1
+    trust: tuple[str, ...] = ()
     open_files: int = 0
 
     @property
@@ -206,10 +208,13 @@ def load_settings_and_file(environ: Mapping[str, str] | None = None) -> Settings
     from cms.config_file import read_config
 
     env = dict(os.environ if environ is None else environ)
-    said = read_config(_home(env)).settings.as_text()
+    file = read_config(_home(env)).settings
+    said = file.as_text()
     below = {VARIABLES[key]: value for key, value in said.items() if key != "claude"}
     settings = load_settings({**below, **{key: value for key, value in env.items() if value}})
-    return msgspec.structs.replace(settings, environ=env, claude_named=said.get("claude", ""))
+    return msgspec.structs.replace(
+        settings, environ=env, claude_named=said.get("claude", ""), trust=file.trust
+    )
 
 
 def said_by_person(settings: Settings, profile: str = "") -> Layer:

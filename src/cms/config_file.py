@@ -58,10 +58,12 @@ class FileSettings(Section, frozen=True):
     require_containment: ContainmentLevel | None = None
     max_depth: int | None = None
     max_children: int | None = None
+    trust: tuple[str, ...] = ()  # has no variable: an environment is too easily another's
 
     def as_text(self) -> dict[str, str]:
         """What it says, as a variable would: plain seconds and bytes. Raises ValueError."""
         said = {key: value for key, value in msgspec.structs.asdict(self).items() if value is not None}
+        del said["trust"]
         for key in ("idle_exit", "start_timeout", "grace"):
             if key in said and said[key] != "never":
                 said[key] = f"{parse_seconds(str(said[key])):g}"

@@ -15,17 +15,41 @@ To add an option: a field here, and one of the same name in `session.model` (`Li
 """
 
 # No `from __future__ import annotations`: the table is made of the annotations themselves.
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, ClassVar, Final, Literal, get_args, get_type_hints
+from typing import Annotated, ClassVar, Final, Literal, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
 from cms import units
+from cms.option_kinds import (
+    COMMANDS,
+    COUNT,
+    FILE,
+    FILES,
+    FOLDER,
+    FOLDERS,
+    LEVEL,
+    MODE,
+    MODEL,
+    MONEY,
+    OUTCOMES,
+    PRESET,
+    RULES,
+    SECONDS,
+    SIZE,
+    SWITCH,
+    TEXT,
+    TEXTS,
+    TRIES,
+    VIOLATION,
+    WRITES,
+    Kind,
+    Texts,
+)
 from cms.session import lineage
 from cms.session.model import (
-    PRESETS,
     ContainmentLevel,
     Limits,
     OnViolation,
@@ -38,55 +62,6 @@ from cms.session.model import (
 )
 
 _set = msgspec.structs.replace
-
-
-class Kind(msgspec.Struct, frozen=True):
-    """How a value is written.
-
-    Attributes:
-        parse: from a text of the command line, or a value of JSON or TOML. Raises ValueError or BadValue.
-        type: what it becomes.
-        metavar: what stands for it in the help.
-        many: a flag may be given again and again; `parse` gets the texts of all.
-        place: it names folders or files: whoever knows the file system makes them absolute.
-    """
-
-    parse: Callable[[object], object]
-    type: Any
-    metavar: str = "TEXT"
-    many: bool = False
-    place: Literal["", "folder", "file"] = ""
-
-
-def _outcomes(value: object) -> tuple[Outcome, ...]:
-    return tuple(Outcome(_RETRYABLE(word)) for word in units.check_rules(value))
-
-
-_RETRYABLE: Final = units.choice(*sorted(one.value for one in Outcome if one is not Outcome.COMPLETED))
-Texts = tuple[str, ...]
-SECONDS: Final = Kind(units.check_seconds, float, "TIME")
-MONEY: Final = Kind(units.check_money, float, "USD")
-SIZE: Final = Kind(units.check_size, int, "SIZE")
-COUNT: Final = Kind(units.check_count, int, "N")
-TRIES: Final = Kind(units.check_tries, int, "N")
-SWITCH: Final = Kind(units.check_switch, bool)
-TEXT: Final = Kind(units.check_word, str)
-TEXTS: Final = Kind(units.check_words, Texts, "GLOB", many=True)
-RULES: Final = Kind(units.check_rules, Texts, "A,B", many=True)
-COMMANDS: Final = Kind(units.check_commands, Texts, "CMD", many=True)
-NAME: Final = Kind(units.check_name, str, "NAME")
-PROMPT: Final = Kind(units.check_prompt, str)
-MODEL: Final = Kind(units.check_model, str, "MODEL")
-MODE: Final = Kind(units.check_permission_mode, str, "MODE")
-OUTCOMES: Final = Kind(_outcomes, tuple[Outcome, ...], "A,B", many=True)
-FOLDER: Final = Kind(units.check_word, str, "DIR", place="folder")
-FOLDERS: Final = Kind(units.check_words, Texts, "DIR", many=True, place="folder")
-FILE: Final = Kind(units.check_word, str, "FILE", place="file")
-FILES: Final = Kind(units.check_words, Texts, "FILE", many=True, place="file")
-PRESET: Final = Kind(units.choice(*PRESETS), Preset, "PRESET")
-LEVEL: Final = Kind(units.choice(*get_args(ContainmentLevel)), ContainmentLevel, "LEVEL")
-WRITES: Final = Kind(units.choice(*get_args(Writes)), Writes, "WHERE")
-VIOLATION: Final = Kind(units.choice(*get_args(OnViolation)), OnViolation, "WHAT")
 
 Group = Literal["", "batch", "task", "limits", "safety", "claude", "news"]
 Combine = Literal["later", "adds_up", "own", "stricter"]
@@ -126,8 +101,7 @@ class Option(msgspec.Struct, frozen=True):
     """One option.
 
     Attributes:
-        kind: how it is written.
-        help: what `--help` says of it.
+        kind, help: how it is written, and what `--help` says of it.
         flag: by default `--` and the field's name. Without the hyphens it is the key in TOML.
         metavar: by default the kind's.
         group: where `--help` shows it.
@@ -276,11 +250,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             task=_TURNS,
             tool=Tool(
                 f"Model calls for the whole session; by default {_TURNS}.",
-                {
-                    **_NEW,
-                    "continue": "A new limit of model calls for the whole session.",
-                    "task": "",
-                },
+                {**_NEW, "continue": "A new limit of model calls for the whole session.", "task": ""},
                 Meta(ge=1, le=10_000),
             ),
         ),
@@ -398,6 +368,12 @@ class Layer(Record, frozen=True, omit_defaults=True):
             ways=_SESSION,
             child="safety",
             aliases=("!noSafety",),
+        ),
+    ] = None
+    trust_project: Annotated[
+        bool | None,
+        _safety(
+            SWITCH, "Trust what its folder configures this once: `cms trust`.", ways=_SESSION, child="granted"
         ),
     ] = None
     allowed_tools: Annotated[

@@ -18,7 +18,7 @@ from cms.config import load_settings
 from cms.errors import UsageError
 from cms.mcp.call import DaemonCall
 from cms.mcp.tools import TOOLS
-from cms.options import (
+from cms.option_kinds import (
     COMMANDS,
     COUNT,
     FILE,
@@ -29,7 +29,6 @@ from cms.options import (
     MODE,
     MODEL,
     MONEY,
-    OPTIONS,
     OUTCOMES,
     PRESET,
     RULES,
@@ -41,10 +40,8 @@ from cms.options import (
     TRIES,
     VIOLATION,
     Kind,
-    Option,
-    ToolName,
-    Way,
 )
+from cms.options import OPTIONS, Option, ToolName, Way
 from cms.rpc.batches import BatchAddParams, BatchCreateParams, BatchProblems, BatchResult, BatchTasksResult
 from cms.rpc.sessions import ContinueParams, DelegateParams, SpawnParams
 from cms.rpc.verbs import Nothing

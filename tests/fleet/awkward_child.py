@@ -99,6 +99,8 @@ def main(stage: str) -> None:
         answer(usage, {"session": "none of your business"})
         for_ever()
     answer(usage, TOTAL)
+    for asked in ("get_settings", "mcp_status"):
+        answer(hear(asked), {})
     if stage == "dies_idle":
         sys.exit(5)
     if stage == "closes_stdout_idle":

@@ -382,7 +382,7 @@ async def test_a_follow_up_that_is_not_accepted_leaves_the_session_alone(tmp_pat
     async with supervising(settings) as supervisor:
         await start(supervisor)
         first = await ask(supervisor, "one", prompt("Hello", say("first")))
-        supervisor._runners["one"].pause()
+        supervisor._runners["one"].set_paused(True)
         with pytest.raises(WrongStatus, match="paused"):
             await supervisor.continue_("one", "Go on")
         assert supervisor.live_count() == 1

@@ -68,6 +68,7 @@ options = st.builds(
     require_containment=st.sampled_from((None, "A", "B", "D")),
     allow_cms=st.booleans(),
     on_violation=st.sampled_from(("stop", "deny")),
+    trust_project=st.booleans(),
 )
 
 
@@ -100,6 +101,7 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     mine, theirs = ARRANGEMENTS[child.preset].tools, ARRANGEMENTS[have.preset].tools
     assert theirs is None or (mine is not None and set(mine) - {"ExitPlanMode"} <= set(theirs))
     assert child.safety or not have.safety
+    assert have.trust_project or not child.trust_project
     assert child.permission_mode in ("", have.permission_mode)
     assert child.on_violation == "stop" or have.on_violation == "deny"
     roots = (have.work_dir, *have.add_dirs)

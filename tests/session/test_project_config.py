@@ -157,7 +157,7 @@ def test_the_nearer_file_has_the_last_word_and_lists_are_joined() -> None:
 
 def test_a_server_needs_trust_and_starts_where_the_project_is() -> None:
     source = servers({"s": {"command": "./s", "args": ["-x"]}, "web": {"type": "http", "url": "http://w"}})
-    assert kinds(source) == [("server", "./s -x"), ("server", "http://w")]
+    assert kinds(source) == [("server", "./s -x"), ("server", '{"type":"http","url":"http://w"}')]
     assert shown(source) == {}
     said = msgspec.json.decode(shown(source, trusted=True)[".mcp.json"])["mcpServers"]
     assert said["web"] == {"type": "http", "url": "http://w"}

@@ -25,7 +25,8 @@ import msgspec
 from cms import units
 from cms.batch import template
 from cms.batch.model import TaskSpec
-from cms.options import COUNT, MONEY, SECONDS, SWITCH, TEXT, Layer, Option, options_of
+from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT
+from cms.options import Layer, Option, options_of
 from cms.session.model import Record
 from cms.units import BadValue, nearest
 

@@ -59,6 +59,7 @@ COMMANDS: Final = (
     Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
     Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
     Command(("config",), "cms.cli.config:config", "[flags]", SERVICE),
+    Command(("trust",), "cms.cli.trust:trust", "[DIR] [flags]", SERVICE),
     Command(("doctor",), "cms.cli.selftest:doctor", "[flags]", SERVICE),
     Command(("drill",), "cms.cli.selftest:drill", "[flags]", SERVICE),
     Command(("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),

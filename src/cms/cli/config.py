@@ -21,6 +21,7 @@ EXAMPLE = """\
 # claude = "/opt/claude/bin/claude"   # the claude to run
 # idle-exit = "10m"                   # when an idle daemon leaves; "never"
 # grace = "5s"                        # what each step of the stop ladder gets
+# trust = ["~/src/mine/**"]           # folders whose own configuration may run (`cms trust`)
 
 [defaults]                            # for every spawn and delegate
 # model = "sonnet"

@@ -377,12 +377,15 @@ def status_lines(
 
 def walls_fields(walls: Walls | None, style: Style) -> list[tuple[str, str]]:
     """What holds the protected paths; each that nothing holds, by name."""
-    if walls is None or not walls.safety:
+    if walls is None:
         return []
+    notes = [("note", one_line(one, style)) for one in (*walls.left_out, *walls.mistakes)]
+    if not walls.safety:
+        return notes
     held = f"{count(walls.held, 'path')} held by the system"
     more = [("not held", one) for one in (*walls.unheld, *walls.lost)]
     more += [("changed", one) for one in (*walls.changed, *walls.outside)]
-    return [("protected", held), *((name, one_line(one, style)) for name, one in more)]
+    return [("protected", held), *((name, one_line(one, style)) for name, one in more), *notes]
 
 
 def _of(used: int, limit: int | None) -> str:

@@ -471,6 +471,7 @@ class Engine:
         kept = result_of(result, duration=earlier + took, reasons=reasons)
         cost, exact, resets_at = result.cost, result.cost_exact, result.resets_at
         await self._put(task, fate, kept, cost=cost, exact=exact, heard=heard, resets_at=resets_at)
+        self._notifier.note_walls(result)
 
     async def _put(
         self,

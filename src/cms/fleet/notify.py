@@ -25,7 +25,7 @@ import trio
 from cms.batch.model import BatchOptions, BatchRecord, TaskView
 from cms.config import caller_environ
 from cms.json_output import json_object
-from cms.session.model import Record
+from cms.session.model import DelegateResult, Record
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +69,7 @@ class Notifier:
         self._warn = warn
         self._failures: list[TaskView] = []
         self._more = 0
+        self._noted: set[str] = set()
         self._others: list[News] = []
         self._latest: BatchRecord | None = None
         self._news = trio.Event()
@@ -78,6 +79,14 @@ class Notifier:
     @property
     def wants_failures(self) -> bool:
         return bool(self._options.on_fail or self._options.webhook)
+
+    def note_walls(self, result: DelegateResult) -> None:
+        """Warn, once for all tasks, of what is the same for each in a folder: what was left out of that."""
+        walls = None if result.receipt is None else result.receipt.walls
+        for line in () if walls is None else (*walls.left_out, *walls.mistakes):
+            if line not in self._noted:
+                self._noted.add(line)
+                self._warn(line)
 
     def failed(self, batch: BatchRecord, task: TaskView) -> None:
         """A task ended, and did not complete."""

@@ -422,7 +422,7 @@ class Supervisor(Sessions):
             await runner.wait_ready()
             if not runner.paused:
                 return runner.record
-            runner.unpause()
+            runner.set_paused(False)
             record = runner.record
             await self.store.write(sessions.save, record)
             return record
@@ -443,7 +443,7 @@ class Supervisor(Sessions):
             if runner is None or runner.ending:
                 raise WrongStatus(name, str(record.status), "be paused", hint="only what is alive can be")
             await runner.wait_ready()
-            runner.pause()
+            runner.set_paused(True)
             if freeze:
                 await runner.freeze()
             record = runner.record

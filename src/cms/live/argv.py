@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase, translate
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -62,6 +63,10 @@ _WRITES = (
 _REVIEW = "Review only: read, judge, and report findings with file and line. Change nothing."
 
 
+#: The file of `--settings`.
+SETTINGS_FILE: Final = "settings.json"
+
+
 class Command(msgspec.Struct, frozen=True):
     """How a session's process is started.
 
@@ -85,6 +90,7 @@ def build_command(
     budget: float | None = None,
     turns: int | None = None,
     server: Sequence[str] = (),
+    config_root: str = "",
 ) -> Command:
     """The whole argv of a session's process, and the files that it names.
 
@@ -97,6 +103,7 @@ def build_command(
         budget: USD that this process may spend: claude's own second lock behind our gate.
         turns: API calls a message may take, likewise.
         server: starts our MCP server, for a session that may use cms.
+        config_root: what it takes for the project's own configuration; "": the work dir.
     """
     arrangement = ARRANGEMENTS[options.preset]
     argv = [
@@ -129,6 +136,8 @@ def build_command(
     ):
         if value:
             argv.append(f"{flag}={value}")
+    if config_root:
+        argv.append(f"--project-config-root={config_root}")
     argv += [f"--add-dir={added}" for added in options.add_dirs]
     files: dict[Path, bytes] = {}
     for flag, name, text in _texts(options, server):
@@ -160,7 +169,7 @@ def _texts(options: SessionOptions, server: Sequence[str]) -> Iterator[tuple[str
     if appended:
         yield "--append-system-prompt-file", "append-system-prompt.txt", "\n\n".join(appended)
     if options.settings:
-        yield "--settings", "settings.json", options.settings
+        yield "--settings", SETTINGS_FILE, options.settings
     for number, text in enumerate(options.mcp_config):
         yield "--mcp-config", f"mcp-{number}.json", text
     if server:

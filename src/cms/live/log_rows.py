@@ -29,6 +29,8 @@ def entries_of_walls(walls: Walls, entry: MakeEntry) -> Iterator[AuditEntry]:
         yield entry("safety", "off", "no protected paths, no gate", "asked for with --no-safety")
     for one in walls.unheld:
         yield entry("safety", "not held", one)
+    for one in walls.left_out:
+        yield entry("safety", "left out", one)
 
 
 def entries_of_end(receipt: Receipt, entry: MakeEntry) -> Iterator[AuditEntry]:

@@ -2,14 +2,10 @@
 
 A `Runner` is born with a process and dies with it; a session has one at a time. Its tasks:
 
-- the reader (reader.py) takes events from the process; the driver (driver.py) folds them into the state and
-  carries out what `decide` says;
-- the clock (`Driver.clock`) calls `decide` again when `wake_at` says that something is due without an event;
-- the write queue (write_queue.py) carries out, in order, what must be on disk before it is done: a tool call
-  is answered after its decision and the money so far are stored, an interaction is over after its outcome is
-  stored;
-- the sender (sender.py) takes one queued message at a time, stores that it is being sent, sends it, and
-  waits for its end;
+- the reader (reader.py) takes events; the driver (driver.py) folds them and carries out what `decide` says;
+- the clock (`Driver.clock`) calls `decide` again when something is due without an event (`wake_at`);
+- the write queue (write_queue.py) carries out, in order, what must be on disk before it is done;
+- the sender (sender.py) stores that a queued message is being sent, sends it, and waits for its end;
 - the path lookup (path_lookup.py) finds out where the paths of tool calls lead, in threads;
 - `run` itself waits for the reason to end (ending.py), whatever it is, walks down the stop ladder while the
   reader still reads, and has written down what came of it (final_record.py). Cancellation from outside is one
@@ -19,8 +15,8 @@ A `Runner` is born with a process and dies with it; a session has one at a time.
 What they share is the context (context.py). A task that fails, by a bug too, is one more reason to end
 (`Ending.guard`): it never takes the others with it, for they are needed until the end is reached.
 
-A runner raises nothing: what went wrong is in `failure`, in the session's record and in each interaction.
-Each message that was accepted ends, its end is stored, and whoever waits is told.
+A runner raises nothing: what went wrong is in `failure`, in the record and in each interaction. Each message
+that was accepted ends, its end is stored, and whoever waits is told.
 """
 
 from __future__ import annotations
@@ -39,6 +35,7 @@ from cms.containment import Mechanism
 from cms.disk import ask_disk
 from cms.errors import AgentDied, CmsError, ContainmentError, StoreError, WrongStatus
 from cms.live.argv import build_command, build_environment
+from cms.live.configuration import Configuration, prepare_configuration
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
@@ -53,9 +50,10 @@ from cms.live.sender import Sender
 from cms.live.watchers import Watchers
 from cms.live.write_queue import WriteQueue
 from cms.protection.path_guard import PathGuard
-from cms.protection.scratch import clear_folder, make_config_folder, make_scratch, write_files
+from cms.protection.scratch import session_folders, write_files
 from cms.session.decide import PATIENCE
 from cms.session.gate import Rules
+from cms.session.in_force import Expected
 from cms.session.model import (
     Interaction,
     LiveSession,
@@ -268,15 +266,8 @@ class Runner:
         """Begin the end by force, or make a graceful one forceful."""
         self._end.force(reason)
 
-    def pause(self) -> None:
-        """Accept no more messages; what is in flight goes on."""
-        self._set_paused(True)
-
-    def unpause(self) -> None:
-        """Accept messages again."""
-        self._set_paused(False)
-
-    def _set_paused(self, paused: bool) -> None:
+    def set_paused(self, paused: bool) -> None:
+        """Accept no more messages (what is in flight goes on), or accept them again."""
         self._context.set_paused(paused)
         if not self._end.has_begun():
             self._context.update(status=self._context.status())
@@ -415,10 +406,7 @@ class Runner:
             self._context.update(status=SessionStatus.STARTING, error="", receipt=None, caps_hit=())
             # First: what is made from here on is cleared after a crash, for then the session counts as alive.
             await self._store.write(sessions.save, self.record)
-            scratch = await ask_disk(lambda: make_scratch(self.record.id), "a scratch folder")
-            stack.push_async_callback(clear_folder, scratch)
-            folder = await ask_disk(lambda: make_config_folder(self.record.id), "a scratch folder")
-            stack.push_async_callback(clear_folder, folder)
+            scratch, folder = await stack.enter_async_context(session_folders(self.record.id))
             # Guarded here already, so that what ends the process knows why it has to.
             try:
                 await self._end.guard(lambda: self._start_and_serve(raw, child_socket, scratch, folder))
@@ -431,27 +419,35 @@ class Runner:
     async def _start_and_serve(
         self, raw: RawLog, child_socket: Path | None, scratch: Path, folder: Path
     ) -> None:
-        process = await self._start(raw, child_socket, scratch, folder)
+        options, now = self.record.options, self._context.now()
+        configuration = await ask_disk(
+            lambda: prepare_configuration(options, self._settings, folder, now=now),
+            f"what {options.work_dir} configures",
+        )
+        process = await self._start(raw, child_socket, scratch, configuration)
         if process is not None:
-            await self._serve(process)
+            await self._serve(process, configuration.expected)
 
     async def _start(
-        self, raw: RawLog, child_socket_folder: Path | None, scratch: Path, folder: Path
+        self, raw: RawLog, child_socket_folder: Path | None, scratch: Path, configuration: Configuration
     ) -> AgentProcess | None:
         """The process, or None if the end has begun before it."""
         options, limits = self.record.options, self.record.options.limits
         claude = find_claude(self._settings)
         paths = await self._path_guard.prepare(claude)
+        self._path_guard.left_out = configuration.left_out
         if paths.places is not None and self._mechanism.guarantees.copy_on_write.strong:
-            self._login = await copy_login(self._mechanism, self._settings, claude, folder / "login")
+            self._login = await copy_login(
+                self._mechanism, self._settings, claude, configuration.folder / "login"
+            )
         if self._end.has_begun():
             return None
         spent = self._context.state.ledger.spent
         child_socket = "" if child_socket_folder is None else str(child_socket_folder)
         command = build_command(
             claude,
-            options,
-            folder=folder,
+            msgspec.structs.replace(options, settings=configuration.settings),
+            folder=configuration.folder,
             session_id=self.record.id,
             resume=self._resume,
             fork=self._fork,
@@ -459,6 +455,7 @@ class Runner:
             budget=None if limits.max_cost is None else max(limits.max_cost - spent, 0.0001),
             turns=None if limits.max_turns is None else max(limits.max_turns - self._context.state.turns, 1),
             server=(sys.executable, "-P", "-m", "cms", "mcp") if child_socket else (),
+            config_root=str(configuration.root),
         )
         await ask_disk(lambda: write_files(command.files), "what a session is started with")
         self._process = process = await AgentProcess.start(
@@ -472,11 +469,12 @@ class Runner:
                 child_socket=child_socket,
                 scratch=str(scratch),
                 deny=options.env_deny,
-            ),
+            )
+            | configuration.environ,
             work_dir=options.work_dir,
             child_socket=child_socket_folder,
             scratch=scratch,
-            configuration=folder,
+            configuration=configuration.folder,
             login=self._login,
             paths=paths,
             log=raw,
@@ -502,7 +500,7 @@ class Runner:
         self._writes.after(lambda: self._store.write(audit.add, entries))
         return process
 
-    async def _serve(self, process: AgentProcess) -> None:
+    async def _serve(self, process: AgentProcess, expected: Expected) -> None:
         self._ladder = ladder = Ladder(process, grace=self._settings.grace)
         self._end.use(ladder)
         reader = Reader(process, self._context, self._end, self._driver, grace=self._settings.grace)
@@ -517,7 +515,7 @@ class Runner:
                 lambda: self._path_guard.watch(self._wall_lost),
                 reader.watch_caps,
                 *(() if self._login is None else (self._login.keep,)),
-                lambda: self._open_and_deliver(process),
+                lambda: self._open_and_deliver(process, expected),
             ):
                 nursery.start_soon(self._end.guard, task)
             await self._end.wait()
@@ -553,8 +551,11 @@ class Runner:
 
     # --- its tasks --------------------------------------------------------------------------------
 
-    async def _open_and_deliver(self, process: AgentProcess) -> None:
-        self._driver.apply(await shake_hands(process))
+    async def _open_and_deliver(self, process: AgentProcess, expected: Expected) -> None:
+        greeting = await shake_hands(process, expected)
+        self._driver.apply(greeting.opened)
+        if greeting.mistakes:
+            self._context.update(walls=self._path_guard.note_mistakes(greeting.mistakes))
         self._context.update(status=self._context.status(), pid=process.pid)
         await self._store.write(sessions.save, self.record)
         self._opened = True

@@ -13,21 +13,8 @@ from cms.folders import Folders
 from cms.mcp.call import DaemonCall
 from cms.mcp.results import described
 from cms.mcp.tool import Params
-from cms.options import (
-    COMMANDS,
-    DELEGATION,
-    FOLDER,
-    OPTIONS,
-    SWITCH,
-    TEXT,
-    Kind,
-    Layer,
-    Option,
-    Tool,
-    ToolName,
-    resolve,
-    session_options,
-)
+from cms.option_kinds import COMMANDS, FOLDER, SWITCH, TEXT, Kind
+from cms.options import DELEGATION, OPTIONS, Layer, Option, Tool, ToolName, resolve, session_options
 from cms.session.model import SessionOptions
 from cms.units import NAME_PATTERN
 

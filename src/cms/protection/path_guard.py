@@ -36,11 +36,14 @@ class PathGuard:
 
     Attributes:
         paths: what is to be held; empty before `prepare`.
+        left_out, mistakes: to be told with the walls (`Walls`).
     """
 
     def __init__(self, rules: Rules, environ: Mapping[str, str], ours: Path | None = None) -> None:
         """`ours`: cms's own folder."""
         self._ours = ours
+        self.left_out: tuple[str, ...] = ()
+        self.mistakes: tuple[str, ...] = ()
         self.paths = ProtectedPaths()
         self._rules = rules
         self._environ = environ
@@ -81,6 +84,11 @@ class PathGuard:
     def started(self, container: Container) -> Walls:
         """The container is up: what it holds, and what it cannot."""
         self._container = container
+        return self._walls()
+
+    def note_mistakes(self, mistakes: tuple[str, ...]) -> Walls:
+        """claude has told what it does not take of the user's settings."""
+        self.mistakes = mistakes
         return self._walls()
 
     async def watch(self, tell: Callable[[Walls, str], None]) -> None:
@@ -173,6 +181,8 @@ class PathGuard:
             outside=outside,
             repositories=repositories,
             anywhere=self._why_anywhere(),
+            left_out=self.left_out,
+            mistakes=self.mistakes,
         )
 
     def _why_anywhere(self) -> str:

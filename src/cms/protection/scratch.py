@@ -20,8 +20,9 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from cms.disk import ask_disk
@@ -122,7 +123,22 @@ def _is_ours(folder: Path) -> bool:
     return stat.S_ISDIR(info.st_mode) and info.st_uid == os.getuid() and not info.st_mode & 0o077
 
 
-async def clear_folder(folder: Path) -> None:
+@asynccontextmanager
+async def session_folders(session_id: str) -> AsyncIterator[tuple[Path, Path]]:
+    """A session's scratch folder and its configuration folder, for as long as its process lives.
+
+    Raises:
+        OSError, DiskTimeout: there is no room for them anywhere.
+    """
+    async with AsyncExitStack() as stack:
+        made = []
+        for make in (make_scratch, make_config_folder):
+            made.append(await ask_disk(partial(make, session_id), "a scratch folder"))
+            stack.push_async_callback(_clear_folder, made[-1])
+        yield made[0], made[1]
+
+
+async def _clear_folder(folder: Path) -> None:
     """`remove_scratch` for trio: what does not answer stays, too."""
     with suppress(DiskTimeout):
         await ask_disk(lambda: remove_scratch(folder), "a scratch folder")

@@ -30,6 +30,7 @@ import msgspec
 
 from cms.errors import UNREADABLE, HomeUnusable
 from cms.protection.project import MAX_FILE, Project, Unread, read_project, read_regular
+from cms.protection.scratch import write_files
 from cms.session.project_config import decode_object, raising_rules, render
 from cms.session.trust import Grant, Standing, TrustedBy, stand
 
@@ -88,14 +89,14 @@ def _changing(home: Path) -> Iterator[dict[str, Grant]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         book = grants(home)
         yield book
-        write_new(path, msgspec.json.format(msgspec.json.encode(_Book(folders=dict(sorted(book.items()))))))
+        _replace(path, msgspec.json.format(msgspec.json.encode(_Book(folders=dict(sorted(book.items()))))))
     except OSError as exc:
         raise HomeUnusable(f"cannot write {path}: {exc.strerror}") from exc
     finally:
         os.close(lock)
 
 
-def write_new(path: Path, data: bytes) -> None:
+def _replace(path: Path, data: bytes) -> None:
     """Put a file there as a whole, for its user alone. Raises OSError."""
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -234,10 +235,9 @@ def write_root(root: Path, project: Project, standing: Standing, *, every_tool: 
         every_tool=every_tool,
         foreign=foreign_servers(Path(os.path.realpath(root))),
     )
-    for name, data in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_new(path, data)
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+    write_files({root / name: data for name, data in files.items()})
 
 
 def read_all(folder: str, added: Iterable[str]) -> tuple[Project, ...]:

@@ -636,6 +636,14 @@ class GetUsage(msgspec.Struct, tag_field="subtype", tag="get_usage"):
     skip_behaviors: bool = True
 
 
+class GetSettings(msgspec.Struct, tag_field="subtype", tag="get_settings"):
+    pass
+
+
+class GetServers(msgspec.Struct, tag_field="subtype", tag="mcp_status"):
+    pass
+
+
 class SetModel(msgspec.Struct, tag_field="subtype", tag="set_model"):
     model: str
 
@@ -648,7 +656,7 @@ class StopTask(msgspec.Struct, tag_field="subtype", tag="stop_task"):
     task_id: str
 
 
-Ask = Initialize | Interrupt | GetUsage | SetModel | SetPermissionMode | StopTask
+Ask = Initialize | Interrupt | GetUsage | GetSettings | GetServers | SetModel | SetPermissionMode | StopTask
 
 
 class ControlRequest(msgspec.Struct, tag_field="type", tag="control_request"):
@@ -725,13 +733,6 @@ def encode_refusal(request_id: str, error: str) -> bytes:
 # --- answers that we read -----------------------------------------------------------------------
 
 
-class InitializeReply(msgspec.Struct, frozen=True):
-    """As much of the answer to `initialize` as we look at."""
-
-    hooks_applied: bool = False
-    claude_code_version: str = ""  # newer versions tell it here already
-
-
 class UsageTotals(msgspec.Struct, frozen=True):
     total_cost_usd: float
     model_usage: dict[str, ModelUsage] = {}
@@ -741,3 +742,57 @@ class UsageReply(msgspec.Struct, frozen=True):
     """The answer to `get_usage`: exact, also in the middle of a turn."""
 
     session: UsageTotals
+
+
+class Agent(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class InitializeReply(msgspec.Struct, frozen=True):
+    """As much of the answer to `initialize` as we look at."""
+
+    hooks_applied: bool = False
+    claude_code_version: str = ""  # newer versions tell it here already
+    agents: tuple[Agent, ...] = ()
+
+
+class SettingsError(msgspec.Struct, frozen=True):
+    """Why a file of settings is not in force, or a part of it (`path`)."""
+
+    file: str = ""
+    path: str = ""
+    message: str = ""
+
+
+class SettingsSource(msgspec.Struct, frozen=True):
+    """What of one source (`userSettings`, `projectSettings`, `flagSettings` ...) is in force."""
+
+    source: str
+    settings: dict[str, object] = {}
+
+
+class AppliedSettings(msgspec.Struct, frozen=True):
+    effort: str | None = None
+
+
+class SettingsReply(msgspec.Struct, frozen=True):
+    """The answer to `get_settings`."""
+
+    sources: tuple[SettingsSource, ...] | None = None
+    errors: tuple[SettingsError, ...] | None = None
+    applied: AppliedSettings = AppliedSettings()
+
+
+class ServerStatus(msgspec.Struct, frozen=True):
+    """An MCP server: `connected`, `pending`, `failed`, `needs-auth`, `disabled`; `scope` says whose it is."""
+
+    name: str
+    status: str
+    error: str | None = None
+    scope: str = ""
+
+
+class ServersReply(msgspec.Struct, frozen=True):
+    """The answer to `mcp_status`."""
+
+    servers: tuple[ServerStatus, ...] = msgspec.field(name="mcpServers", default=())

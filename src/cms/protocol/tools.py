@@ -8,6 +8,7 @@ WRITE_TOOLS = ("Edit", "Write", "MultiEdit", "NotebookEdit")
 OWN_TOOLS = ("TodoWrite", "TaskOutput", "TaskStop", "ToolSearch", "Skill", "ReportFindings")
 #: Subagents; their tools come from the same list and their calls pass the same gate.
 AGENT_TOOLS = ("Task", "Agent", "SendMessage", "ListAgents")
+SKILL_TOOL = "Skill"
 QUESTION_TOOL = "AskUserQuestion"
 PLAN_TOOL = "ExitPlanMode"
 ENTER_PLAN_TOOL = "EnterPlanMode"

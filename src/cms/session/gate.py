@@ -33,6 +33,7 @@ from cms.protocol.tools import (
     PLAN_TOOL,
     QUESTION_TOOL,
     READ_TOOLS,
+    SKILL_TOOL,
     WRITE_TOOLS,
 )
 from cms.session.model import Limits, Outcome, Preset, Question, Writes
@@ -82,7 +83,8 @@ class GateDecision(msgspec.Struct, frozen=True):
 
 _READS = frozenset(READ_TOOLS)
 _WRITES = frozenset(WRITE_TOOLS)
-_HARMLESS = frozenset(OWN_TOOLS)
+#: A skill is what it brings: claude looks, and asks us unless it is text alone.
+_HARMLESS = frozenset(OWN_TOOLS) - {SKILL_TOOL}
 _AGENTS = frozenset(AGENT_TOOLS)
 
 

@@ -165,6 +165,7 @@ class SessionOptions(Record, frozen=True):
     allow_cms: bool = False  # it may start sessions itself, within what it is (`session.lineage`)
     tags: tuple[str, ...] = ()  # a person's own words for it
     require_containment: ContainmentLevel | None = None  # it is not started below this; None: the setting's
+    trust_project: bool = False  # what its folders' own configuration starts, starts (`session.trust`)
 
 
 class TokenUsage(Record, frozen=True):
@@ -260,6 +261,8 @@ class Walls(Record, frozen=True):
             work makes some, so they are no violation.
         unchecked: why nobody has looked at the end whether anything was changed.
         anywhere: it could write whatever its user can, but for what is protected; and why.
+        left_out: of the folders' own configuration: what was not in force, and how to let it in.
+        mistakes: settings of the user's that claude does not take.
     """
 
     safety: bool = True
@@ -271,6 +274,8 @@ class Walls(Record, frozen=True):
     repositories: tuple[str, ...] = ()
     unchecked: str = ""
     anywhere: str = ""
+    left_out: tuple[str, ...] = ()
+    mistakes: tuple[str, ...] = ()
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -289,6 +294,8 @@ class Walls(Record, frozen=True):
                 if self.unchecked
                 else ()
             ),
+            *self.left_out,
+            *self.mistakes,
         )
 
 

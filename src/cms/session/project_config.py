@@ -137,11 +137,9 @@ def _text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, dict) and isinstance(value.get("command"), str):
-        args = value.get("args")
-        rest = [str(arg) for arg in args] if isinstance(args, list) else []
-        return " ".join([value["command"], *rest])
-    if isinstance(value, dict) and isinstance(value.get("url"), str):
-        return str(value["url"])
+        words = [value["command"], *(str(arg) for arg in _list(value.get("args")))]
+        more = {key: one for key, one in value.items() if key not in ("type", "command", "args")}
+        return " ".join([*words, *([msgspec.json.encode(more).decode()] if more else [])])
     return msgspec.json.encode(value).decode()
 
 
@@ -236,6 +234,14 @@ def _rules(rules: object, folder: str) -> object:
         else rule
         for rule in rules
     ]
+
+
+def anchored(settings: Json, folder: str) -> dict[str, object]:
+    """Settings whose rules about files go on to mean that folder when they are put elsewhere."""
+    permissions = settings.get("permissions")
+    if not isinstance(permissions, dict):
+        return dict(settings)
+    return {**settings, "permissions": {key: _rules(rules, folder) for key, rules in permissions.items()}}
 
 
 # --- commands, at home ----------------------------------------------------------------------------
@@ -439,6 +445,8 @@ def commands_of(sources: Iterable[Source]) -> tuple[str, ...]:
 
 # --- what claude gets to see ----------------------------------------------------------------------
 
+#: Where the settings are.
+SETTINGS: Final = ".claude/settings.json"
 _PLACES: Final[Mapping[SourceKind, str]] = {
     "skill": ".claude/skills/{}/SKILL.md",
     "command": ".claude/commands/{}",
@@ -497,7 +505,7 @@ def render(
         }
         files[".mcp.json"] = msgspec.json.encode({"mcpServers": entries})
     if settings:
-        files[".claude/settings.json"] = msgspec.json.encode(settings)
+        files[SETTINGS] = msgspec.json.encode(settings)
     return files
 
 

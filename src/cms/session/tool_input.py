@@ -36,6 +36,7 @@ class ToolInput(msgspec.Struct, frozen=True):
     pattern: str | None = None
     url: str | None = None
     query: str | None = None
+    skill: str | None = None
     description: str | None = None
     plan: str = ""
     questions: tuple[QuestionInput, ...] = ()
@@ -67,6 +68,7 @@ class ToolInput(msgspec.Struct, frozen=True):
             self.pattern,
             self.path,
             self.query,
+            self.skill,
             self.description,
         ):
             if text:
@@ -75,7 +77,7 @@ class ToolInput(msgspec.Struct, frozen=True):
 
 
 #: The fields of an input that can be read one by one when the whole cannot.
-_TEXTS = ("file_path", "notebook_path", "path", "command", "pattern", "url", "query", "description")
+_TEXTS = ("file_path", "notebook_path", "path", "command", "pattern", "url", "query", "skill", "description")
 
 
 def _piecemeal(raw: msgspec.Raw) -> ToolInput:

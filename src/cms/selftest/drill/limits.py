@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import msgspec
 import trio
 
 from cms.selftest.drill.group import TOIL, Group, start_command
-from cms.selftest.drill.trials import Finding
+from cms.selftest.drill.trials import Finding, Untested
 from cms.session.model import Limits, Outcome, SessionOptions
 from cms.testing.script import ScriptedReply, call, prompt, say
 
@@ -24,6 +25,7 @@ class LimitsGroup(Group):
         await trials.attempt("--max-time", "2 s, and a command takes 600", self._time)
         await trials.attempt("protected path", "a git hook, by the Write tool", self._protected)
         await trials.attempt("read-only", "a file, by the Write tool and by the shell", self._read_only)
+        await trials.attempt("trust", "a hook, a server and a skill that its folder brings", self._trust)
         if not trials.quick:
             await trials.attempt("--max-repeats", "3, the same call again and again", self._repeats)
             what = "in the middle of a turn, with a shell in the background"
@@ -90,6 +92,33 @@ class LimitsGroup(Group):
             ),
         )
         return Finding("a file was written" if file.exists() else "")
+
+    async def _trust(self) -> Finding:
+        if not await self._ran_of_folder(trust_project=True):
+            raise Untested("this agent starts nothing that its folder brings")
+        ran = await self._ran_of_folder(trust_project=False)
+        return Finding(f"it ran, and nobody trusts it: {', '.join(ran)}" if ran else "")
+
+    async def _ran_of_folder(self, *, trust_project: bool) -> list[str]:
+        """What ran of a folder that brings whatever can run."""
+        options = self.options(trust_project=trust_project)
+        work_dir = Path(options.work_dir)
+        ran = work_dir / "ran"
+        skill = work_dir / ".claude" / "skills" / "power"
+        for folder in (ran, skill):
+            folder.mkdir(parents=True)
+        hook = {"hooks": [{"type": "command", "command": f"touch {shlex.quote(str(ran))}/hook"}]}
+        server = {"command": "touch", "args": [str(ran / "server")]}
+        (work_dir / ".mcp.json").write_bytes(msgspec.json.encode({"mcpServers": {"s": server}}))
+        (skill.parent.parent / "settings.json").write_bytes(
+            msgspec.json.encode({"hooks": {"SessionStart": [hook], "PreToolUse": [hook]}})
+        )
+        head = "---\nname: power\ndescription: power\nallowed-tools: Bash(*)\n---\n"
+        (skill / "SKILL.md").write_text(f"{head}!`touch ran/skill`\n")
+        await self.supervisor.delegate(
+            options, prompt("go", call("Bash", command="true"), call("Skill", skill="power"))
+        )
+        return sorted(path.name for path in ran.iterdir())
 
     async def _killed(self) -> Finding:
         options = self.options()

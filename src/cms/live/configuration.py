@@ -1,0 +1,166 @@
+"""What a session's `claude` reads as its configuration, made before it starts and out of the session's reach.
+
+In a folder of its own, read-only for the session, there is for the work dir and for each added folder what
+stands in for the project's own configuration (`protection.trust`).
+
+What was asked for by flag and cannot be meant is an error here, before anything starts; what only `claude`
+can say of it (`session.in_force`) is asked of it before the first message.
+
+Everything here touches the disk, the project's too: call it in a thread (`cms.disk`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from cms.config import Settings
+from cms.errors import UsageError
+from cms.live.argv import SETTINGS_FILE
+from cms.protection.project import Project, Unread, read_regular
+from cms.protection.trust import read_all, standing_of, write_root
+from cms.session.in_force import Expected
+from cms.session.model import SessionOptions
+from cms.session.project_config import SETTINGS, anchored, decode_object
+from cms.session.trust import Standing, notices
+
+#: Bytes of a file that a flag names.
+_MAX_GIVEN: Final = 16 * 1024 * 1024
+#: Where claude looks for what an added folder brings (from 2.1.332 on; before that, claude's own rules hold).
+_ROOTS: Final = "additionalDirectoryConfigRoots"
+
+
+class Configuration(msgspec.Struct, frozen=True):
+    """What a process is started with.
+
+    Attributes:
+        folder: what holds it, and whatever else `claude` is given in files.
+        root: in it, what `claude` takes for the project's own configuration.
+        settings: in the place of `--settings`: JSON, or "".
+        trusted: whether the work dir is.
+        left_out: what is not in force, and how to let it in.
+        expected: what `claude` is to be asked before the first message.
+    """
+
+    folder: Path
+    root: Path
+    settings: str
+    trusted: bool
+    left_out: tuple[str, ...]
+    expected: Expected
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What to add to the environment of `claude`."""
+        return {} if self.trusted else {"CLAUDE_CODE_IGNORE_PERSISTED_TRUST": "1"}
+
+
+def prepare_configuration(
+    options: SessionOptions, settings: Settings, folder: Path, *, now: float
+) -> Configuration:
+    """Make it, in a folder that is empty.
+
+    Raises:
+        UsageError: `--settings` or `--mcp-config` is no JSON object, or is not there.
+        HomeUnusable: what is trusted cannot be read or kept.
+        OSError: the folder cannot be written.
+    """
+    said = _given_settings(options.settings)
+    servers = tuple(name for text in options.mcp_config for name in _names(_given(text, "--mcp-config")))
+    added = [str(Path(options.work_dir) / one) for one in options.add_dirs]
+    projects = read_all(options.work_dir, added)
+    standings = [_standing(project, options, settings, now) for project in projects]
+    every_tool = (
+        options.preset == "full" or not options.safety or options.permission_mode == "bypassPermissions"
+    )
+    roots = [folder / f"root-{number}" for number in range(len(projects))]
+    for root, project, standing in zip(roots, projects, standings, strict=True):
+        write_root(root, project, standing, every_tool=every_tool)
+    instead = {
+        name: str(root)
+        for given, project, root in zip(dict.fromkeys(added), projects[1:], roots[1:], strict=True)
+        for name in (os.path.normpath(given), project.folder)  # as it is given, and as it is
+    }
+    given_all = {**said, _ROOTS: instead} if instead else said
+    return Configuration(
+        folder=folder,
+        root=roots[0],
+        settings=msgspec.json.encode(given_all).decode() if given_all else "",
+        trusted=standings[0].trusted,
+        left_out=tuple(line for standing in standings for line in notices(standing)),
+        expected=Expected(
+            agent=options.agent,
+            effort=options.effort,
+            settings=said,
+            settings_file=str(folder / SETTINGS_FILE),
+            user=_users(settings.environ),
+            servers=servers,
+            project=decode_object(_own(roots[0])) or {},
+            trusted=standings[0].trusted,
+        ),
+    )
+
+
+def _users(environ: Mapping[str, str]) -> dict[str, object]:
+    """The user's own settings, as far as they can be read."""
+    home = environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME") or Path.home()) / ".claude"
+    try:
+        return decode_object(read_regular(Path(home).resolve(), "settings.json", _MAX_GIVEN)) or {}
+    except (Unread, OSError):
+        return {}
+
+
+def _standing(project: Project, options: SessionOptions, settings: Settings, now: float) -> Standing:
+    return standing_of(
+        project,
+        home=settings.home,
+        environ=settings.environ,
+        globs=settings.trust,
+        this_session=options.trust_project,
+        now=now,
+    )
+
+
+def _own(root: Path) -> bytes:
+    try:
+        return (root / SETTINGS).read_bytes()
+    except FileNotFoundError:
+        return b"{}"
+
+
+# --- what flags give ------------------------------------------------------------------------------
+
+
+def _is_json(text: str) -> bool:
+    return text.lstrip().startswith("{")
+
+
+def _given(text: str, flag: str) -> dict[str, object]:
+    """The JSON object that a flag gives, or that is in the file that it names."""
+    what = "what it gives" if _is_json(text) else text
+    try:
+        path = Path(text)
+        data = text.encode() if _is_json(text) else read_regular(path.parent.resolve(), path.name, _MAX_GIVEN)
+    except (Unread, OSError, ValueError) as exc:
+        raise UsageError(f"{flag}: {what} cannot be read: {exc}") from None
+    said = decode_object(data)
+    if said is None:
+        raise UsageError(f"{flag}: {what} is no JSON object")
+    return said
+
+
+def _given_settings(text: str) -> dict[str, object]:
+    if not text:
+        return {}
+    said = _given(text, "--settings")
+    # Rules about files are about the folder of the file that they stand in, and we put it elsewhere.
+    return said if _is_json(text) else anchored(said, str(Path(text).parent.absolute()))
+
+
+def _names(servers: dict[str, object]) -> Iterator[str]:
+    found = servers.get("mcpServers")
+    yield from found if isinstance(found, dict) else ()

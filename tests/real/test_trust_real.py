@@ -1,0 +1,150 @@
+"""A repository runs nothing that was not trusted, and what was asked for is in force or an error.
+
+What of a repository reaches the real binary is tried in tests/protection; here it is what a person sees.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cli.shell import Ran
+from cms.testing.script import call, prompt, say
+from real.conftest import World
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def ran(world: World) -> Path:
+    """Where what runs of the repository leaves its name."""
+    folder = world.root / "ran"
+    folder.mkdir()
+    project = world.work_dir
+    subprocess.run(["git", "init", "-q", str(project)], check=True)
+    (project / ".claude/skills/power").mkdir(parents=True)
+    (project / "hook.sh").write_text(f"touch {folder}/hook\n")
+    settings = {
+        "hooks": {
+            event: [{"hooks": [{"type": "command", "command": "sh ./hook.sh"}]}]
+            for event in ("SessionStart", "PreToolUse")
+        },
+        "enableAllProjectMcpServers": True,
+        "permissions": {"allow": ["Bash(touch:*)"]},
+    }
+    (project / ".claude/settings.json").write_text(json.dumps(settings))
+    servers = {"inside": {"command": "sh", "args": ["-c", f"touch {folder}/server; cat"]}}
+    (project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
+    (project / ".claude/skills/power/SKILL.md").write_text(
+        f"---\nname: power\ndescription: p\nallowed-tools: Bash(*)\n---\n!`touch {folder}/skill`\n"
+    )
+    return folder
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def delegate(world: World, name: str, *flags: str) -> Ran:
+    turn = prompt("Look around.", call("Bash", command="ls"), say("Done."))
+    return world.cms("delegate", name, turn, "--json", *flags)
+
+
+def reasons(result: Ran) -> str:
+    return " | ".join(str(one) for one in result.json()["reasons"])  # type: ignore[attr-defined]
+
+
+def test_a_repository_runs_what_its_user_trusts_as_long_as_it_is_that(world: World, ran: Path) -> None:
+    project = world.work_dir.resolve()
+    first = delegate(world, "first")
+    assert names(ran) == set()
+    assert f"left out of {project} (not trusted): 2 hooks, MCP server inside, skill" in reasons(first)
+    assert f"`cms trust {project}`" in reasons(first)
+    assert "permission rules" in reasons(first)
+    assert "left out of" in world.cms("status", "first").out
+    assert "left out" in world.cms("audit", "first").out
+    assert first.json()["receipt"]["walls"]["leftOut"]  # type: ignore[index]
+
+    shown = world.cms("trust")
+    assert shown.code == 1
+    assert "sh ./hook.sh" in shown.out
+    assert world.cms("trust", "--yes", "--json").json()["trusted"] is True
+    second = delegate(world, "second")
+    assert names(ran) == {"hook", "server"}
+    assert "not trusted" not in reasons(second)
+
+    for path in ran.iterdir():
+        path.unlink()
+    (project / "hook.sh").write_text(f"touch {ran}/other\n")
+    third = delegate(world, "third")
+    assert names(ran) == set()
+    assert "(changed since it was trusted)" in reasons(third)
+    assert "[changed]" in world.cms("trust").out
+    assert "CHANGED" in world.cms("trust", "--list").out
+
+    delegate(world, "fourth", "--trust-project")
+    assert names(ran) == {"other", "server"}
+    assert world.cms("trust", "--remove").code == 0
+    for path in ran.iterdir():
+        path.unlink()
+    # One session's trust is that session's alone.
+    delegate(world, "fifth")
+    assert names(ran) == set()
+
+
+def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
+    tasks = [{"name": f"t{number}", "prompt": prompt("Hello.", say("Hi."))} for number in range(3)]
+    (world.root / "tasks.json").write_text(json.dumps(tasks))
+    batch = world.cms("batch", "--file", str(world.root / "tasks.json"), timeout=120)
+    assert names(ran) == set()
+    assert (batch.out + batch.err).count("left out of") == 1, batch
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--agent", "revewer"), "--agent: there is no 'revewer'"),
+        (("--settings", '{"permissions": {"deny": ["Bash("]}}'), "claude rejects the deny rule 'Bash('"),
+        (("--settings", '{"hooks": 5}'), "claude rejects the value of 'hooks'"),
+        (("--settings", "{no json"), "no JSON"),
+        (
+            ("--mcp-config", '{"mcpServers": {"gone": {"command": "/no/such/server"}}}'),
+            "the server 'gone' is failed",
+        ),
+        (("--effort", "turbo"), "--effort turbo is not in force"),
+    ],
+)
+def test_what_was_asked_for_and_is_not_in_force_is_an_error(
+    world: World, flags: tuple[str, ...], told: str
+) -> None:
+    result = delegate(world, "one", *flags)
+    assert result.code != 0
+    assert told in result.out + result.err
+    assert "turns" not in result.out or result.json().get("turns", 0) == 0
+
+
+def test_a_mistake_in_the_users_own_settings_is_told(world: World) -> None:
+    (world.home / ".claude").mkdir()
+    settings = world.home / ".claude/settings.json"
+    settings.write_text(json.dumps({"permissions": {"deny": ["Bash("]}}))
+    result = delegate(world, "one")
+    assert result.code == 0
+    assert "claude rejects the deny rule 'Bash('" in reasons(result)
+    settings.write_text("{bad")
+    result = delegate(world, "two")
+    assert result.code == 0
+    assert "settings that are not in force" in reasons(result)
+
+
+def test_a_secret_that_a_flag_gives_stands_in_no_argv(world: World) -> None:
+    secret = "s3cr3t-in-settings"
+    line = f"tr '\\0' ' ' < /proc/$PPID/cmdline | grep -c {secret}; true"
+    turn = prompt("Look.", call("Bash", command=line), say("Done."))
+    config = json.dumps({"env": {"TOKEN": secret}})
+    result = world.cms("delegate", "one", turn, "--json", "--preset", "full", "--settings", config)
+    assert result.code == 0
+    log = next((world.cms_home / "raw").iterdir()).read_bytes()
+    assert b'"content":"0"' in log.replace(b" ", b"")
