@@ -122,10 +122,12 @@ class Sessions:
 
     async def clear_scratch_of(self, records: Sequence[SessionRecord]) -> None:
         """Remove what sessions that a crash ended have left; one that is brought up again waits for it."""
-        for record in records:
-            async with self.turn(record.name):
-                if record.name not in self._runners:
-                    await clear_left_scratch([record.id])
+        # To the end: who comes next does not know of them any more.
+        with trio.CancelScope(shield=True):
+            for record in records:
+                async with self.turn(record.name):
+                    if record.name not in self._runners:
+                        await clear_left_scratch([record.id])
 
     def settings_now(self) -> Settings:
         """Our settings, with the environment of whoever asks."""
