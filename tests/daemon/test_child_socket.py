@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +15,14 @@ import trio
 
 from cms.config import Settings
 from cms.daemon.child_socket import ChildSocket
-from cms.daemon.server import open_child_socket
+from cms.daemon.connection import MAX_GREETING
+from cms.daemon.server import MAX_CHILD_CLIENTS, open_child_socket
 from cms.errors import CmsError, DaemonUnavailable, SessionNotFound, UsageError
 from cms.fleet.supervisor import Supervisor
 from cms.live.runner import OpenChildSocket
 from cms.rpc.client import connect
 from cms.rpc.daemon import DAEMON_STOP, HELLO, DaemonStopParams, Hello
+from cms.rpc.endpoint import reachable
 from cms.rpc.money import BUDGET_GET, BUDGET_SET, SetBudgetParams
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
@@ -363,3 +365,25 @@ async def test_a_child_socket_that_cannot_be_opened_ends_nothing(tmp_path: Path)
 async def _spawned(supervisor: Supervisor) -> Reply:
     await supervisor.create(make_options(supervisor.settings, "parent", allow_cms=True))
     return await supervisor.wait(await supervisor.submit("parent", "hello", type="spawn"))
+
+
+async def test_a_child_socket_bears_only_so_much(tmp_path: Path) -> None:
+    async with house(tmp_path) as supervisor:
+        path = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True)).settings.socket
+        with reachable(path) as address:
+            streams = [await trio.open_unix_socket(address) for _ in range(MAX_CHILD_CLIENTS + 1)]
+            assert await streams[-1].receive_some(1) == b""  # hung up
+            await streams[0].aclose()
+            while True:  # its place is free once the daemon has seen that
+                one = await trio.open_unix_socket(address)
+                with trio.move_on_after(0.2):
+                    if await one.receive_some(1) == b"":
+                        await one.aclose()
+                        continue
+                break
+            with suppress(trio.BrokenResourceError):
+                for _ in range(MAX_GREETING // 65536 + 2):
+                    await one.send_all(b" " * 65536)
+            assert b"without `hello`" in await one.receive_some(65536)
+        for stream in (one, *streams):
+            await stream.aclose()

@@ -59,7 +59,7 @@ class BwrapMechanism(Mechanism):
 
     async def start_without_fallback(self, spec: Spec) -> Container:
         """See `Mechanism.start`."""
-        plan = _mounts.plan(spec)
+        plan = await _mounts.make_plan(spec)
         orders = _launch.orders_for("init", spec)
         if needs_user_namespace(plan):
             orders.nproc = process_rlimit(spec)

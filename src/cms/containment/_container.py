@@ -277,7 +277,7 @@ class Container(abc.ABC):
         await trio.lowlevel.checkpoint()
         if self._proof is not None and self._proof.empty:
             return ()
-        return _mounts.verify(self._plan, self._shim)
+        return (*_mounts.verify(self._plan, self._shim), *await _mounts.find_created(self._plan))
 
     @contextmanager
     def watch_mounts(self) -> Iterator[Callable[[], Awaitable[None]]]:

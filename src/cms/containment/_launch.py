@@ -208,8 +208,7 @@ async def launch(
             if attempt.leaf is not None:
                 # The kernel lets whoever moves a process wait for every core: 9 ms, in which others go on.
                 await trio.to_thread.run_sync(attempt.leaf.add, container.pid)
-            lost = [entry for entry in verify(plan, control.pids["init"]) if entry.path not in plan.absent]
-            if lost:
+            if lost := verify(plan, control.pids["init"]):
                 raise ContainmentError(f"{attempt.name}: {lost[0].path}: {lost[0].why}")
             control.send("go")
             await attempt.hear(lambda control: control.running, control)

@@ -59,6 +59,7 @@ class Mechanism(abc.ABC):
 
         Raises:
             ContainmentError: the container could not be made, or the command not be run.
+            DiskTimeout: a folder that it is to hold does not answer.
             WorkDirError: the command cannot start in its `cwd`.
         """
         return await self.start_without_fallback(await self._without_uncoverable(spec))

@@ -42,7 +42,8 @@ from typing import Literal
 import msgspec
 
 from cms.containment._model import Layer, LostMount, Spec
-from cms.errors import ContainmentError
+from cms.disk import ask_disk
+from cms.errors import ContainmentError, DiskTimeout
 
 Word = Literal["write", "read", "pin", "cover", "layer", "empty", "null", "private", "dev", "proc"]
 
@@ -93,6 +94,16 @@ def without_mounts(spec: Spec, why: str) -> Plan:
     """The plan of a mechanism that has no mounts: all that was asked for is unenforced."""
     asked = (*spec.protected, *spec.hidden)
     return Plan(sandbox=False, unenforced=tuple(LostMount(path, why) for path in asked))
+
+
+async def make_plan(spec: Spec) -> Plan:
+    """`plan` for trio: it looks into folders of the tree's.
+
+    Raises:
+        ContainmentError: as there.
+        DiskTimeout: they do not answer.
+    """
+    return await ask_disk(lambda: plan(spec), f"the folders of {spec.label or spec.cwd}")
 
 
 def plan(spec: Spec) -> Plan:
@@ -300,8 +311,20 @@ def verify(plan: Plan, pid: int) -> tuple[LostMount, ...]:
                 lost.append(LostMount(step.path, "the mount is not copy-on-write"))
         elif step.word != "pin" and "ro" not in mount.options:
             lost.append(LostMount(step.path, "the mount is not read-only"))
-    lost += [LostMount(path, "was created since") for path in plan.absent if os.path.lexists(path)]
     return tuple(lost)
+
+
+async def find_created(plan: Plan) -> tuple[LostMount, ...]:
+    """What had to stay missing and is there now; where nobody can tell, the first that it could be."""
+    if not plan.absent:
+        return ()
+    try:
+        made = await ask_disk(
+            lambda: [path for path in plan.absent if os.path.lexists(path)], "missing paths"
+        )
+    except DiskTimeout as error:
+        return (LostMount(plan.absent[0], str(error)),)
+    return tuple(LostMount(path, "was created since") for path in made)
 
 
 class Mount(msgspec.Struct, frozen=True):

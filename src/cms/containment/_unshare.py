@@ -26,7 +26,7 @@ class UnshareMechanism(Mechanism):
 
     async def start_without_fallback(self, spec: Spec) -> Container:
         """See `Mechanism.start`."""
-        plan = _mounts.plan(spec)
+        plan = await _mounts.make_plan(spec)
         orders = _launch.orders_for("unshare", spec)
         orders.mounts = tuple(map(_order, plan.steps))
         orders.sandbox = plan.sandbox

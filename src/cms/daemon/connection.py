@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_CALLS = 128  # requests under way on one connection
+MAX_CHILD_CALLS = 16  # at a child socket, where there can be many connections
+MAX_GREETING = 4 * 1024 * 1024  # bytes before `hello` is answered, which holds an environment
 MAX_ANSWERS = 256  # answers that wait for one client before nothing more is read from it
 
 _requests = msgspec.json.Decoder(Request)
@@ -86,6 +88,8 @@ class Connection:
         self._environ = None if child_socket is None else child_socket.environ
         self._caller = Caller() if child_socket is None else child_socket.caller
         self._reading = trio.CancelScope()
+        self._greeting = 0  # bytes that have come
+        self._most = MAX_CALLS if child_socket is None else MAX_CHILD_CALLS
 
     async def run(self) -> None:
         async with trio.open_nursery() as writing:
@@ -113,6 +117,9 @@ class Connection:
         """Take requests until the client goes away or makes no sense any more."""
         try:
             while data := await self._stream.receive_some(65536):
+                self._greeting += len(data)
+                if self._protocol is None and self._greeting > MAX_GREETING:
+                    raise OverlongLine(f"{MAX_GREETING} bytes without `hello`")
                 self._lines.feed(data)
                 while (line := self._lines.next_line()) is not None:
                     self._take(line, calls)
@@ -145,8 +152,8 @@ class Connection:
         if request.id in self._calls:
             self._fail(request.id, INVALID_REQUEST, f"request {request.id} is still under way")
             return
-        if len(self._calls) >= MAX_CALLS:
-            self._refuse(request.id, UsageError(f"more than {MAX_CALLS} requests at once on one connection"))
+        if len(self._calls) >= self._most:
+            self._refuse(request.id, UsageError(f"more than {self._most} requests at once on one connection"))
             return
         if handler is None:
             self._fail(request.id, METHOD_NOT_FOUND, f"no method {request.method[:100]!r}")

@@ -59,6 +59,7 @@ log = logging.getLogger(__name__)
 
 FAREWELL = 2.0  # seconds for the last answers to leave, once every session has been stopped
 BACKLOG = 1024
+MAX_CHILD_CLIENTS = 32  # connections at one child socket: what a session starts cannot be trusted to be few
 
 
 def open_listener(settings: Settings) -> trio.SocketListener:
@@ -247,6 +248,9 @@ class Server:
             log.warning("refused a client of uid %d", uid)
             return
         if self._stopped.is_set():
+            return
+        if self.child_socket is not None and self.clients >= MAX_CHILD_CLIENTS:
+            log.warning("refused a client: %d of session %s are connected", self.clients, self.child_socket)
             return
         connection = Connection(stream, self._supervisor, self.handlers, self.refuse, self.child_socket)
         self._connections.add(connection)
