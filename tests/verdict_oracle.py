@@ -479,6 +479,10 @@ class Wrong(AssertionError):
     """The code and the rules do not agree."""
 
 
+#: How the message of a delegation is stored whose work has ended well.
+_UNJUDGED = (InteractionState.CHECKING, None)
+
+
 def run(seed: int) -> Facts:
     """One life.
 
@@ -518,6 +522,8 @@ def run(seed: int) -> Facts:
     work = msgspec.structs.replace(
         ended(message, conclusion.outcome, conclusion.error, at=START), reasons=conclusion.reasons
     )
+    if facts.delegated and expected_work(facts) is Outcome.COMPLETED:
+        _same(seed, facts, "stored before its checks", (work.state, work.outcome), _UNJUDGED)
     final = _judge(chance, facts, work) if facts.delegated else work
     _same(seed, facts, "verdict", final.outcome, expected(facts))
     _same(seed, facts, "is_error", final.is_error, final.outcome is not Outcome.COMPLETED)

@@ -62,6 +62,11 @@ async def test_one_check(tmp_path: Path, command: str, trouble: str) -> None:
         assert line.startswith(f"check failed: {command}: {trouble}")
 
 
+async def test_an_empty_check_that_an_earlier_version_took_is_not_passed(tmp_path: Path) -> None:
+    (line,) = await check(tmp_path, ["true", ""])
+    assert "check nothing" in line
+
+
 async def test_all_are_run_and_each_failure_is_told(tmp_path: Path) -> None:
     failed = await check(tmp_path, ["exit 1", "touch here", "test -f here", "exit 2"])
     assert [line.rpartition(": ")[2] for line in failed] == ["exit status 1", "exit status 2"]

@@ -26,6 +26,7 @@ from cms.protection.protected_paths import ProtectedPaths, find_all_paths, walle
 from cms.protection.rules import build_rules
 from cms.protection.scratch import hidden_scratch
 from cms.session.model import SessionOptions
+from cms.units import BadValue, check_commands
 
 #: Seconds for one check where the session has no time limit of its own.
 _TIMEOUT = 900.0
@@ -65,6 +66,11 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
     except DiskTimeout as error:
         return Checked(not_run=str(error))
     for command in options.verify:
+        try:
+            check_commands(command)
+        except BadValue as error:  # of an earlier version, which took it
+            failed.append(f"check failed: {error}")
+            continue
         spec = Spec(
             argv=("/bin/sh", "-c", command),
             env=env,
