@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
+from cms.batch.retry import Remains, salvage
 from cms.config import caller_environ
 from cms.containment import Container, Spec
 from cms.errors import ContainmentError, Interrupted, SessionNotFound, StoreError, WrongStatus
@@ -39,6 +40,8 @@ from fleet.kit import (
     make_settings,
     marked,
     supervising,
+    talking,
+    toil,
     until,
 )
 from fleet.test_crash import begin
@@ -202,6 +205,34 @@ async def test_a_check_that_cannot_start_says_nothing_of_the_work(
         monkeypatch.undo()
         assert (await supervisor.judge_again("one")).status is Outcome.COMPLETED
     await consistent(settings)
+
+
+async def test_a_refused_call_does_not_end_the_one_that_was_at_work(tmp_path: Path) -> None:
+    """Cut off in the middle of a tool, a batch does not go on by itself, whatever was refused before."""
+    settings = make_settings(tmp_path)
+    bashrc = call("Write", file_path=str(tmp_path / "home" / ".bashrc"), content="x")
+    made = call("Write", file_path=str(tmp_path / "work" / "made"), content="x")
+    async with supervising(settings) as supervisor:
+        for name, acts in (("one", (bashrc,)), ("two", (made, bashrc, bashrc))):
+            options = make_options(settings, name, on_violation="deny")
+            await supervisor.start_delegate(options, prompt("Work", *acts, toil(name), say("done")))
+            await at_work(supervisor, name)
+            await supervisor.kill(name)
+            await supervisor.wait_quiet(name)
+            traces = await SupervisorSessions(supervisor, "batch:x").traces(name, "", 0, check=True)
+            assert isinstance(traces, Remains)
+            assert traces.at_work == ("Bash",)
+            assert salvage(traces).status is TaskStatus.INTERRUPTED
+        # Cut off when nothing is at work, it goes on.
+        thinking = prompt("Work", made, bashrc, say("a long thought").stalling())
+        await supervisor.start_delegate(make_options(settings, "three", on_violation="deny"), thinking)
+        await talking(supervisor, "three")
+        await supervisor.kill("three")
+        await supervisor.wait_quiet("three")
+        traces = await SupervisorSessions(supervisor, "batch:x").traces("three", "", 0, check=True)
+        assert isinstance(traces, Remains)
+        assert traces.allowed == ("Write",)
+        assert salvage(traces).go_on
 
 
 # --- a second message ------------------------------------------------------------------------------

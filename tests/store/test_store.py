@@ -259,6 +259,21 @@ def crash(store: Store) -> None:
     store._owner.release()
 
 
+async def test_what_was_completed_is_not_so_any_more_with_a_message_that_was_cut_off(
+    settings: Settings,
+) -> None:
+    """Killed between the message that is on disk and the process for it."""
+    async with open_store(settings) as store:
+        done, queued = making.interaction(1, state=InteractionState.DONE), making.interaction(2)
+        await store.write(sessions.add, making.session(1, status=SessionStatus.COMPLETED), done)
+        await store.write(sessions.save_interaction, queued)
+        crash(store)
+    async with open_store(settings) as store:
+        (record,) = (await store.write(recover, 9000.0)).sessions
+        assert record.status is SessionStatus.STOPPED
+        assert "never sent" in record.error
+
+
 async def test_recovery_says_what_became_of_each(settings: Settings) -> None:
     states = [
         InteractionState.DONE,

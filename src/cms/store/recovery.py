@@ -47,9 +47,10 @@ _EXACT: Final = frozenset({InteractionState.QUEUED, InteractionState.CHECKING})
 def recover(db: Database, now: float) -> Recovery:
     """Writes down what became of what a crash left open, and returns it as it now stands.
 
-    Sessions with a live status become `stopped`. A message that was `queued` was certainly never sent and
-    becomes `interrupted`, one that was `sent` becomes `doubtful`, one that was `running` `interrupted`;
-    the costs of the last two are lower bounds from now on. One that was `checking` becomes `unchecked`.
+    Sessions with a live status become `stopped`, and so do those that were completed and were given one more
+    message. One that was `queued` was certainly never sent and becomes `interrupted`, one that was `sent`
+    becomes `doubtful`, one that was `running` `interrupted`; the costs of the last two are lower bounds from
+    now on. One that was `checking` becomes `unchecked`.
     `error` tells a person what that means. What belongs to another process that lives is left alone, and so
     is what this store wrote.
     """
@@ -109,9 +110,11 @@ def _crashed_session(
         )
     else:
         error = "cms ended without warning while this session had nothing to do; nothing of it was lost"
+    # That the message before this one was judged done says nothing of this one.
+    stale = bool(ended) and record.status is SessionStatus.COMPLETED
     return msgspec.structs.replace(
         record,
-        status=SessionStatus.STOPPED if record.status in LIVE else record.status,
+        status=SessionStatus.STOPPED if record.status in LIVE or stale else record.status,
         error=error,
         pid=None,
         last_saved=now,
