@@ -96,6 +96,12 @@ def world(tmp_path: Path, claude: str) -> Iterator[World]:  # the binary must be
         yield here
         here.cms("daemon", "stop")
         left = here.survivors()
-        folders = [path.name for path in here.tmp.iterdir() if path.name.startswith(("cms-", "claude-"))]
+        # The folder that all homes of a user share stays, and nothing in it.
+        shared = here.tmp / f"cms-{os.getuid()}"
+        found = [*here.tmp.iterdir(), *(shared.iterdir() if shared.exists() else ())]
+        folders = [
+            path.name for path in found if path != shared and path.name.startswith(("cms-", "claude-"))
+        ]
+        folders += [path.name for path in found if path.parent == shared]
     assert not left, f"processes were left behind: {left}"
     assert not folders, f"temporary folders were left behind: {folders}"

@@ -50,7 +50,11 @@ def names(folder: Path) -> set[str]:
 
 def delegate(world: World, name: str, *flags: str) -> Ran:
     turn = prompt("Look around.", call("Bash", command="ls"), say("Done."))
-    return world.cms("delegate", name, turn, "--json", *flags)
+    return world.cms("delegate", name, turn, "--json", *EVIDENCE, str(world.root / "ran"), *flags)
+
+
+#: What runs could write there: else it would leave no trace whether it ran or not.
+EVIDENCE = ("--allow-write",)
 
 
 def reasons(result: Ran) -> str:
@@ -98,7 +102,7 @@ def test_a_repository_runs_what_its_user_trusts_as_long_as_it_is_that(world: Wor
 def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
     tasks = [{"name": f"t{number}", "prompt": prompt("Hello.", say("Hi."))} for number in range(3)]
     (world.root / "tasks.json").write_text(json.dumps(tasks))
-    batch = world.cms("batch", "--file", str(world.root / "tasks.json"), timeout=120)
+    batch = world.cms("batch", "--file", str(world.root / "tasks.json"), *EVIDENCE, str(ran), timeout=120)
     assert names(ran) == set()
     assert (batch.out + batch.err).count("left out of") == 1, batch
 
