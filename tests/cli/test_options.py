@@ -39,6 +39,7 @@ from cms.option_kinds import (
     TEXTS,
     TRIES,
     VIOLATION,
+    WRITES,
     Kind,
 )
 from cms.options import OPTIONS, Option, ToolName, Way
@@ -68,6 +69,7 @@ SAMPLES: dict[Kind, tuple[object, object]] = {
     PRESET: ("plan", "plan"),
     LEVEL: ("B", "B"),
     VIOLATION: ("deny", "deny"),
+    WRITES: ("anywhere", "anywhere"),
 }
 
 ALL = pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
