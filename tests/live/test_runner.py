@@ -369,7 +369,7 @@ async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
         ("dies_before_initialized", "was killed by signal 9 before it was ready"),
         (
             "knows_no_flag",
-            "claude 2.1.199 cannot be used: it is too old; install 2.1.242 or newer (npm install",
+            "claude 2.1.199 cannot be used: it is too old; install 2.1.306 or newer (npm install",
         ),
         ("is_too_old", "claude 2.1.208 cannot be used: it is too old; install"),
         (

@@ -24,6 +24,10 @@ def hooks(command: str) -> dict[str, object]:
     return {"hooks": {"SessionStart": [{"hooks": [{"type": "command", "command": command}]}]}}
 
 
+def look(folder: Path, **more: Path) -> Project:
+    return read_project(folder, own=folder / "nowhere", **more)
+
+
 def items(project: Project) -> set[tuple[str, str]]:
     return {(item.kind, item.path) for item in project.items}
 
@@ -45,7 +49,7 @@ def test_it_looks_where_claude_looks(repo: Path) -> None:
         write(place / f".claude/commands/sub/{name}.md", "!`x`")
         write(place / f".claude/agents/{name}.md", "---\nhooks: {}\n---\n")
         write(place / f".claude/workflows/{name}.js", "")
-    project = read_project(deep)
+    project = look(deep)
     assert (project.folder, project.base, project.main) == (str(deep), str(repo), str(repo))
     assert items(project) == {
         ("hook", "a/b/.claude/settings.json"),
@@ -68,7 +72,7 @@ def test_it_looks_where_claude_looks(repo: Path) -> None:
             )
         ),
     }
-    added = read_project(deep, added_to=repo)
+    added = look(deep, added_to=repo)
     assert items(added) == {
         ("skill", "a/b/.claude/skills/here/SKILL.md"),
         ("command", "a/b/.claude/commands/sub/here.md"),
@@ -80,7 +84,7 @@ def test_it_looks_where_claude_looks(repo: Path) -> None:
 def test_outside_of_a_repository_only_the_folder_itself_counts(tmp_path: Path) -> None:
     write(tmp_path / ".claude/commands/x.md", "!`x`")
     (tmp_path / "sub").mkdir()
-    assert read_project(tmp_path / "sub").items == ()
+    assert look(tmp_path / "sub").items == ()
 
 
 def test_a_program_that_a_command_names_is_a_part_of_it(repo: Path) -> None:
@@ -89,10 +93,10 @@ def test_a_program_that_a_command_names_is_a_part_of_it(repo: Path) -> None:
     write(
         repo / ".claude/settings.json", hooks('python "$CLAUDE_PROJECT_DIR/.claude/hooks/pre.py"; ./run.sh')
     )
-    before = read_project(repo).items
+    before = look(repo).items
     assert {item.path for item in before if item.kind == "program"} == {"run.sh", ".claude/hooks/pre.py"}
     write(repo / ".claude/hooks/pre.py", "two")
-    assert read_project(repo).items != before
+    assert look(repo).items != before
 
 
 # --- a hostile folder -----------------------------------------------------------------------------
@@ -147,7 +151,7 @@ def test_nothing_that_stands_for_a_file_holds_or_fools_the_reading(
     path.parent.mkdir(parents=True, exist_ok=True)
     make(path)
     began = time.monotonic()
-    project = read_project(repo)
+    project = look(repo)
     assert time.monotonic() - began < 5
     found = {item.kind for item in project.items}
     # A skill of deep brackets is a text; a folder for an agent is a folder of agents.
@@ -158,19 +162,19 @@ def test_links_that_stay_in_the_repository_are_followed(repo: Path) -> None:
     write(repo / "shared/x/SKILL.md", "!`x`")
     (repo / ".claude").mkdir()
     (repo / ".claude/skills").symlink_to("../shared")
-    assert items(read_project(repo)) == {("skill", ".claude/skills/x/SKILL.md")}
+    assert items(look(repo)) == {("skill", ".claude/skills/x/SKILL.md")}
 
 
 def test_a_folder_of_the_configuration_that_leads_out_is_told(repo: Path) -> None:
     write(repo.parent / "elsewhere/skills/x/SKILL.md", "!`x`")
     (repo / ".claude").symlink_to("../elsewhere")
-    assert items(read_project(repo)) == {("unreadable", ".claude/skills")}
+    assert items(look(repo)) == {("unreadable", ".claude/skills")}
 
 
 def test_names_that_no_terminal_should_see_are_told_in_ascii(repo: Path) -> None:
     for name in ("a\x1b[2Jb.md", "\u202eb.md", os.fsdecode(b"\xff.md")):
         write(repo / ".claude/commands" / name, "x")
-    project = read_project(repo)
+    project = look(repo)
     assert {item.kind for item in project.items} == {"unreadable"}
     assert all(item.path.isascii() and item.path.isprintable() for item in project.items)
 
@@ -181,10 +185,10 @@ def test_more_than_anybody_has_is_not_read(repo: Path, monkeypatch: pytest.Monke
     for number in range(9):
         write(repo / f".claude/commands/{number}.md", "x")
         write(repo / f".claude/agents/{number}.md", "x")
-    assert len([item for item in read_project(repo).items if item.kind == "unreadable"]) == 13
+    assert len([item for item in look(repo).items if item.kind == "unreadable"]) == 13
     for number in range(9):
         write(repo / f".claude/commands/more{number}.md", "x")
-    assert ("unreadable", ".claude/commands") in items(read_project(repo))
+    assert ("unreadable", ".claude/commands") in items(look(repo))
 
 
 def test_an_at_sign_that_brings_what_lies_elsewhere_is_seen(repo: Path) -> None:
@@ -194,7 +198,7 @@ def test_an_at_sign_that_brings_what_lies_elsewhere_is_seen(repo: Path) -> None:
     (repo / "link").symlink_to("../secret")
     for name, body in ("a", "@plain.md"), ("b", "a@b.org @pytest.fixture @nothing"):
         write(repo / f".claude/commands/{name}.md", body)
-    assert read_project(repo).items == ()
+    assert look(repo).items == ()
     for spelt in (
         "@../secret",
         f"@{repo.parent}/secret.",
@@ -204,7 +208,7 @@ def test_an_at_sign_that_brings_what_lies_elsewhere_is_seen(repo: Path) -> None:
         "@../secret#L1",
     ):
         write(repo / ".claude/commands/c.md", spelt)
-        assert items(read_project(repo)) == {("command", ".claude/commands/c.md")}, spelt
+        assert items(look(repo)) == {("command", ".claude/commands/c.md")}, spelt
 
 
 def test_a_read_of_a_regular_file_is_bounded(tmp_path: Path) -> None:
@@ -232,11 +236,23 @@ def test_a_work_tree_belongs_to_its_repository_only_if_that_knows_it(tmp_path: P
     git(main, "init", "-q")
     git(main, "commit", "-q", "--allow-empty", "-m", "x")
     git(main, "worktree", "add", "-q", "../tree")
-    assert read_project(tmp_path / "tree").main == str(main)
+    assert look(tmp_path / "tree").main == str(main)
     forged = tmp_path / "forged"
     forged.mkdir()
     (forged / ".git").write_bytes((tmp_path / "tree/.git").read_bytes())
-    assert read_project(forged).main == str(forged)
+    assert look(forged).main == str(forged)
     for text in ("gitdir: /nowhere", "gitdir: \0", "\xff", ""):
         write(forged / ".git", text)
-        assert read_project(forged).main == str(forged)
+        assert look(forged).main == str(forged)
+
+
+def test_a_users_own_configuration_is_no_project(tmp_path: Path) -> None:
+    """A home that is a repository, or a work dir: what claude reads as the user's is not held against it."""
+    home = tmp_path / "home"
+    (home / ".git").mkdir(parents=True)
+    (home / "src").mkdir()
+    write(home / ".claude/settings.json", hooks("own"))
+    write(home / ".claude/skills/own/SKILL.md", "!`x`")
+    for folder in (home, home / "src"):
+        assert read_project(folder, own=home / ".claude").items == ()
+        assert read_project(folder, own=tmp_path / "other").items

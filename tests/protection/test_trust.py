@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from cms.errors import HomeUnusable
-from cms.protection.project import read_project
 from cms.protection.trust import NAME, accept, foreign_servers, forget, grants, standing_of, write_root
 from cms.session.trust import Standing
 
 from .test_project import git, hooks, write
+from .test_project import look as read
 
 
 @pytest.fixture
@@ -33,19 +33,19 @@ def repo(tmp_path: Path) -> Path:
 
 def look(folder: Path, home: Path, **more: object) -> Standing:
     environ = {"HOME": str(home.parent / "person")}
-    return standing_of(read_project(folder), home=home, environ=environ, **more)  # type: ignore[arg-type]
+    return standing_of(read(folder), home=home, environ=environ, **more)  # type: ignore[arg-type]
 
 
 def test_trust_lasts_until_the_content_changes_and_ends_when_it_is_taken_back(repo: Path, home: Path) -> None:
     assert not look(repo, home).trusted
-    accept(home, read_project(repo), at=1.0)
+    accept(home, read(repo), at=1.0)
     assert look(repo, home).by == "person"
     write(repo / ".claude/settings.json", hooks("two"))
     standing = look(repo, home)
     assert not standing.trusted
     assert [item.what for item in standing.difference.new] == ["two"]
     assert [item.what for item in standing.difference.gone] == ["one"]
-    accept(home, read_project(repo), at=2.0)
+    accept(home, read(repo), at=2.0)
     assert look(repo, home).trusted
     assert forget(home, str(repo))
     assert not forget(home, str(repo))
@@ -53,7 +53,7 @@ def test_trust_lasts_until_the_content_changes_and_ends_when_it_is_taken_back(re
 
 
 def test_it_is_for_its_user_alone_and_is_replaced_as_a_whole(repo: Path, home: Path) -> None:
-    accept(home, read_project(repo), at=1.0)
+    accept(home, read(repo), at=1.0)
     assert stat.S_IMODE((home / NAME).stat().st_mode) == 0o600
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert sorted(path.name for path in home.iterdir()) == [NAME, f"{NAME}.lock"]
@@ -63,7 +63,7 @@ def test_two_that_change_it_at_once_lose_nothing(tmp_path: Path, home: Path) -> 
     program = (
         "import sys; from pathlib import Path; from cms.protection.trust import accept;"
         "from cms.protection.project import read_project;"
-        "accept(Path(sys.argv[1]), read_project(sys.argv[2]), at=1.0)"
+        "accept(Path(sys.argv[1]), read_project(sys.argv[2], own='/nowhere'), at=1.0)"
     )
     folders = [tmp_path / f"p{number}" for number in range(8)]
     for folder in folders:
@@ -98,7 +98,7 @@ def test_trust_of_a_repository_holds_in_its_folders_and_its_own_work_trees(
     git(main, "commit", "-q", "-m", "x")
     git(main, "worktree", "add", "-q", "../tree")
     (main / "sub").mkdir()
-    accept(home, read_project(main), at=1.0)
+    accept(home, read(main), at=1.0)
     assert look(main / "sub", home).trusted
     assert look(tmp_path / "tree", home).trusted
     write(tmp_path / "tree/.mcp.json", {"mcpServers": {"s": {"command": "other"}}})
@@ -113,7 +113,7 @@ def test_globs_of_the_settings_are_exact(repo: Path, home: Path) -> None:
     for glob in (f"{parent}", "repo", f"{parent}/REPO", f"{repo}/**", "*", "~/**", str(repo)[:-1]):
         assert not look(repo, home, globs=(glob,)).trusted, glob
     environ = {"HOME": str(parent)}
-    assert standing_of(read_project(repo), home=home, environ=environ, globs=("~/repo",)).by == "settings"
+    assert standing_of(read(repo), home=home, environ=environ, globs=("~/repo",)).by == "settings"
 
 
 def test_one_session_is_trusted_by_its_flag_and_nothing_is_kept(repo: Path, home: Path) -> None:
@@ -151,7 +151,7 @@ def test_what_claude_says_of_another_folder_does_not_count(repo: Path, home: Pat
 def test_the_folder_that_claude_reads_holds_what_is_in_force(repo: Path, home: Path, tmp_path: Path) -> None:
     write(repo / ".claude/skills/plain/SKILL.md", "---\nname: plain\n---\ntext")
     write(tmp_path / ".mcp.json", {"mcpServers": {"planted": {"command": "x"}}})
-    project = read_project(repo)
+    project = read(repo)
     for number, trusted in enumerate((False, True)):
         standing = look(repo, home, this_session=trusted)
         root = tmp_path / f"root{number}"

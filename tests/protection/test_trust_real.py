@@ -11,14 +11,13 @@ import pytest
 import trio
 
 from cms.live.argv import ARRANGEMENTS
-from cms.protection.project import read_project
 from cms.protection.trust import standing_of, write_root
 from cms.session.model import Preset
 from cms.testing.api import ScriptedAPI, serve_api
 from cms.testing.script import call, prompt, say
 from testing.record import Line, Take, claude, verdict
 
-from .test_project import git, write
+from .test_project import git, look, write
 
 pytestmark = pytest.mark.real
 
@@ -107,7 +106,7 @@ class Stage:
         """A session with these turns; gives what ran of the repository."""
         every_tool = preset == "full"
         self.mode = {"every_tool": every_tool}
-        project = read_project(self.project)
+        project = look(self.project)
         standing = standing_of(project, home=self.folder / "cms", environ={}, this_session=trusted)
         root = self.folder / "root"
         write_root(root, project, standing, every_tool=every_tool)

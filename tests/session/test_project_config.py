@@ -76,7 +76,7 @@ def test_a_key_that_could_start_or_widen_something_needs_trust(key: str) -> None
 
 
 def test_what_only_narrows_or_is_text_is_in_force_without_trust() -> None:
-    plain = {"permissions": {"deny": ["Bash(rm *)"], "ask": ["Edit"]}, "claudeMdExcludes": ["x"]}
+    plain = {"permissions": {"deny": ["Bash(rm *)"], "ask": ["Edit"]}, "outputStyle": "x"}
     source = settings({**plain, **RUNS})
     assert shown_settings(source) == plain
     assert not items_of([settings(plain)])

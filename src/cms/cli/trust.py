@@ -16,7 +16,7 @@ from cms.cli.flags import JsonFlag
 from cms.config import Settings, load_settings_and_file
 from cms.errors import ExitCode, UsageError
 from cms.protection.project import Project, read_project
-from cms.protection.trust import accept, forget, grants, standing_of
+from cms.protection.trust import accept, forget, grants, own_folder, standing_of
 from cms.session.model import Record
 from cms.session.project_config import Item
 from cms.session.trust import Standing, TrustedBy, stand
@@ -97,7 +97,7 @@ def trust(
         return ExitCode.COMPLETED
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is no folder")
-    project = read_project(folder)
+    project = read_project(folder, own=own_folder(settings.environ))
     standing = _stand(project, settings)
     if standing.trusted or not any(item.kind != "unreadable" for item in standing.items):
         _tell(_view(standing), json=json)
@@ -132,7 +132,7 @@ def _asks() -> bool:
 def _list(settings: Settings, *, json: bool) -> int:
     views = []
     for folder, grant in grants(settings.home).items():
-        project = read_project(folder)
+        project = read_project(folder, own=own_folder(settings.environ))
         standing = stand(folder, project.items, [grant])
         changed = standing.difference
         views.append(_view(standing, at=grant.at) if standing.trusted or changed else _view(standing))

@@ -22,7 +22,7 @@ from cms.config import Settings
 from cms.errors import UsageError
 from cms.live.argv import SETTINGS_FILE
 from cms.protection.project import Project, Unread, read_regular
-from cms.protection.trust import read_all, standing_of, write_root
+from cms.protection.trust import own_folder, read_all, standing_of, write_root
 from cms.session.in_force import Expected
 from cms.session.model import SessionOptions
 from cms.session.project_config import SETTINGS, anchored, decode_object
@@ -72,7 +72,7 @@ def prepare_configuration(
     said = _given_settings(options.settings)
     servers = tuple(name for text in options.mcp_config for name in _names(_given(text, "--mcp-config")))
     added = [str(Path(options.work_dir) / one) for one in options.add_dirs]
-    projects = read_all(options.work_dir, added)
+    projects = read_all(options.work_dir, added, settings.environ)
     standings = [_standing(project, options, settings, now) for project in projects]
     every_tool = (
         options.preset == "full" or not options.safety or options.permission_mode == "bypassPermissions"
@@ -91,7 +91,7 @@ def prepare_configuration(
         root=roots[0],
         settings=msgspec.json.encode(given_all).decode() if given_all else "",
         trusted=standings[0].trusted,
-        left_out=tuple(line for standing in standings for line in notices(standing)),
+        left_out=tuple(line for standing in standings for line in notices(standing, every_tool=every_tool)),
         expected=Expected(
             agent=options.agent,
             effort=options.effort,
@@ -107,9 +107,8 @@ def prepare_configuration(
 
 def _users(environ: Mapping[str, str]) -> dict[str, object]:
     """The user's own settings, as far as they can be read."""
-    home = environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME") or Path.home()) / ".claude"
     try:
-        return decode_object(read_regular(Path(home).resolve(), "settings.json", _MAX_GIVEN)) or {}
+        return decode_object(read_regular(own_folder(environ).resolve(), "settings.json", _MAX_GIVEN)) or {}
     except (Unread, OSError):
         return {}
 

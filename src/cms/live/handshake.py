@@ -63,8 +63,8 @@ async def shake_hands(process: AgentProcess, expected: Expected) -> Greeting:
     """The baseline. Somebody must be reading the process's events meanwhile.
 
     Raises:
-        ClaudeUnfit: it is too old, or does not say that it has taken the tool gate.
-        ProtocolError: it answered with an error, or with something else; or claude reads what nobody trusts.
+        ClaudeUnfit: it is too old, does not say that it has taken the tool gate, or reads what nobody trusts.
+        ProtocolError: it answered with an error, or with something else.
         UsageError: what was asked for by flag is not in force.
         AgentDied: it ended instead.
     """
@@ -87,7 +87,7 @@ async def shake_hands(process: AgentProcess, expected: Expected) -> Greeting:
         raise ProtocolError(f"claude's cost report cannot be read: {error}") from error
     found = await _look(process, expected, initialized)
     if found.breaches:
-        raise ProtocolError("; ".join(found.breaches), hint="tell the authors of cms, and which claude it is")
+        raise ClaudeUnfit(version, "; ".join(found.breaches), MINIMUM)
     if found.faults:
         raise UsageError("; ".join(found.faults))
     return Greeting(Opened(totals.total_cost_usd, usage_of(totals.model_usage), version), found.mistakes)

@@ -66,11 +66,16 @@ class Project(msgspec.Struct, frozen=True):
         return (*items_of(self.sources), *self.programs)
 
 
-def read_project(folder: str | Path, *, added_to: str | Path = "") -> Project:
-    """Everything that claude would take from a folder. `added_to`: the work dir, of an added folder."""
+def read_project(folder: str | Path, *, own: str | Path, added_to: str | Path = "") -> Project:
+    """Everything that claude would take from a folder.
+
+    Args:
+        own: the user's own configuration of claude (`~/.claude`), which is no project's where that is a home.
+        added_to: the work dir, of an added folder.
+    """
     place = _real(folder)
     base = _top(place)
-    reader = _Reader(base, _real(added_to) if added_to else place)
+    reader = _Reader(base, _real(added_to) if added_to else place, _real(own))
     sources = tuple(reader.sources(place, added=bool(added_to)))
     programs = tuple(reader.programs(place, sources))
     return Project(str(place), str(base), str(_main(base)), sources, programs)
@@ -201,7 +206,8 @@ _TREES: Final[tuple[tuple[SourceKind, str, str], ...]] = (
 class _Reader:
     """One reading of one project, with its bounds."""
 
-    def __init__(self, base: Path, work_dir: Path) -> None:
+    def __init__(self, base: Path, work_dir: Path, own: Path) -> None:
+        self._own = own
         self._base = base
         self._work_dir = work_dir
         self._left = MAX_FILES
@@ -214,13 +220,19 @@ class _Reader:
         if not added:
             for place in dict.fromkeys((folder, self._base)):
                 yield from self._file("settings", place / ".claude/settings.local.json", place)
-            yield from self._file("settings", folder / ".claude/settings.json", folder)
+            if not self._is_own(folder):
+                yield from self._file("settings", folder / ".claude/settings.json", folder)
             for place in (folder, *folder.parents):
                 yield from self._file("servers", place / ".mcp.json", place)
         for place in chain:
+            if self._is_own(place):
+                continue
             yield from self._skills(place / ".claude/skills")
             for kind, name, suffix in _TREES:
                 yield from self._tree(kind, place / ".claude" / name, suffix)
+
+    def _is_own(self, place: Path) -> bool:
+        return _real(place / ".claude") == self._own
 
     def _shown(self, path: Path) -> str:
         return str(path.relative_to(self._base) if path.is_relative_to(self._base) else path)

@@ -141,6 +141,12 @@ def _candidates(project: Project) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def own_folder(environ: Mapping[str, str]) -> Path:
+    """Where a user's own configuration of claude is."""
+    named = environ.get("CLAUDE_CONFIG_DIR")
+    return Path(named) if named else Path(environ.get("HOME") or Path.home()) / ".claude"
+
+
 def _claude_accepted(project: Project, environ: Mapping[str, str]) -> bool:
     """Whether a person trusted the folder, or the repository that it is in, in claude's own dialog."""
     config = environ.get("CLAUDE_CONFIG_DIR") or environ.get("HOME") or str(Path.home())
@@ -240,6 +246,8 @@ def write_root(root: Path, project: Project, standing: Standing, *, every_tool: 
     write_files({root / name: data for name, data in files.items()})
 
 
-def read_all(folder: str, added: Iterable[str]) -> tuple[Project, ...]:
-    """The work dir's configuration, and that of each added folder."""
-    return (read_project(folder), *(read_project(place, added_to=folder) for place in dict.fromkeys(added)))
+def read_all(folder: str, added: Iterable[str], environ: Mapping[str, str]) -> tuple[Project, ...]:
+    """The work dir's configuration, and that of each added folder. `environ`: whose claude it is."""
+    own = own_folder(environ)
+    more = (read_project(place, own=own, added_to=folder) for place in dict.fromkeys(added))
+    return (read_project(folder, own=own), *more)

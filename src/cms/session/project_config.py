@@ -92,7 +92,7 @@ Json = Mapping[str, object]
 #: Keys that start nothing and widen nothing.
 _PLAIN: Final = frozenset(
     {
-        "$schema", "attribution", "claudeMdExcludes", "includeCoAuthoredBy", "includeGitInstructions",
+        "$schema", "attribution", "includeCoAuthoredBy", "includeGitInstructions",
         "language", "outputStyle", "respectGitignore", "spinnerTipsEnabled",
     }
 )  # fmt: skip

@@ -140,8 +140,11 @@ def summary(items: Iterable[Item]) -> str:
     return ", ".join(parts[:_NAMED]) + (" ..." if len(parts) > _NAMED else "")
 
 
-def notices(standing: Standing) -> tuple[str, ...]:
-    """What the verdict says about it: what was left out, and how to let it in."""
+def notices(standing: Standing, *, every_tool: bool = False) -> tuple[str, ...]:
+    """What the verdict says about it: what was left out, and how to let it in.
+
+    `every_tool`: the preset permits every tool, and no rule would permit more.
+    """
     said = []
     if standing.left_out:
         why = "changed since it was trusted" if standing.difference else "not trusted"
@@ -152,7 +155,7 @@ def notices(standing: Standing) -> tuple[str, ...]:
                 f"left out of {standing.folder} ({why}): {summary(standing.left_out)}; "
                 f"`cms trust {standing.folder}` shows it and lets it in"
             )
-    if standing.rules:
+    if standing.rules and not every_tool:
         shown = ", ".join(standing.rules[:_NAMED]) + (" ..." if len(standing.rules) > _NAMED else "")
         said.append(
             f"permission rules of {standing.folder} are not in force ({shown}): name them with --allow"
