@@ -290,10 +290,7 @@ class AgentDied(AgentError):
             else (f"was killed by signal {-returncode}" if returncode < 0 else f"exited with {returncode}")
         )
         tail = f": {stderr_tail.strip().splitlines()[-1][:300]}" if stderr_tail.strip() else ""
-        old = "unknown option" in stderr_tail
-        super().__init__(
-            f"claude {how} {stage}{tail}", hint="update claude: cms needs 2.1.306 or newer" if old else ""
-        )
+        super().__init__(f"claude {how} {stage}{tail}")
         self.returncode = returncode
         self.stderr_tail = stderr_tail
 

@@ -30,7 +30,8 @@ def test_what_is_found_is_told(shell: Shell) -> None:
     assert ran.code == (0 if checkup.ok else 1)
     assert checkup.ok == (checkup.containment.level <= "C"), checkup.problems
     assert checkup.claude is not None
-    assert (checkup.claude.version, checkup.claude.simulated) == ("2.1.330", True)
+    claude = checkup.claude
+    assert (claude.version, claude.simulated, claude.standing) == ("2.1.330", True, "tested")
     assert checkup.home.usable
     assert checkup.containment.guarantees is not None
     assert checkup.containment.attempts[-1].ok
@@ -57,6 +58,18 @@ def test_the_daemon_is_looked_at_and_not_started(shell: Shell, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("version", "login", "said", "ok"),
     [
+        (
+            "echo '2.1.208 (Claude Code)'",
+            """echo '{"loggedIn":true,"authMethod":"api_key"}'""",
+            "2.1.208 (too old), logged in (api_key)",
+            0,
+        ),
+        (
+            "echo '2.99.0 (Claude Code)'",
+            """echo '{"loggedIn":true,"authMethod":"api_key"}'""",
+            "2.99.0 (newer than tested), logged in (api_key)",
+            1,
+        ),
         ("echo 2.9", """echo '{"loggedIn":true,"authMethod":"api_key"}'""", "2.9, logged in (api_key)", 1),
         ("echo 2.9", """echo '{"loggedIn":false}'; exit 1""", "2.9, NOT LOGGED IN", 0),
         ("echo 2.9", "echo unknown command >&2; exit 1", "2.9, login unknown", 1),

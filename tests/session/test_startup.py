@@ -12,7 +12,7 @@ from cms.session.gate import Rules
 from cms.session.model import Limits, Outcome
 from cms.session.startup import waits_for
 from cms.session.state import Accepted, Began, Breach, Breached, Launched, Opened
-from session.world import IDLE, RUNNING, World, begins, closes, hook, result, rules, started
+from session.world import IDLE, RUNNING, World, begins, closes, hook, result, rules, started, tasks
 
 
 def starting(limits: Limits | None = None, *, start_timeout: float = 60.0) -> World:
@@ -102,6 +102,14 @@ def test_versions_in_their_order() -> None:
 def test_what_only_a_turn_shows_is_looked_at_when_it_begins(events: tuple[Event, ...], lacks: str) -> None:
     world = World(rules("full"), begun=False).see(Opened(0.0, {}), Began("i"), *events)
     assert world.unfit == lacks
+
+
+def test_idle_while_a_subagent_lives_is_not_the_end() -> None:
+    """A claude that says so (2.1.261 does) brings its result in a turn of its own."""
+    world = World(rules("full")).see(tasks("local_agent"), result(0.1, "first"), IDLE, tasks())
+    assert not world.settled
+    world.see(RUNNING, result(0.2, "late"), IDLE)
+    assert len(world.settled) == 1
 
 
 def test_a_claude_that_goes_on_after_it_was_told_to_stop_is_ended_at_once() -> None:

@@ -136,7 +136,8 @@ def _claude(found: Claude | None) -> str:
         return "NOT FOUND"
     login = {"yes": "logged in", "no": "NOT LOGGED IN", "unknown": "login unknown"}[found.login]
     method = f" ({found.method})" if found.method else ""
-    return f"{found.version or 'DOES NOT RUN'}, {login}{method}, {found.path}"
+    known = "" if found.standing == "unknown" else f" ({found.standing})"
+    return f"{found.version or 'DOES NOT RUN'}{known}, {login}{method}, {found.path}"
 
 
 def _home(found: Home) -> str:

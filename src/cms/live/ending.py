@@ -78,7 +78,7 @@ class Ending:
 
         That claude is none to work with explains how it died.
         """
-        if isinstance(error, ClaudeUnfit) and isinstance(self.failure, AgentDied):
+        if isinstance(error, ClaudeUnfit) and isinstance(self.failure, AgentDied | ClaudeUnfit):
             self.failure, self.reason = error, str(error)
         if self.has_begun() and isinstance(error, AgentError):
             return  # how a process behaves that is being ended is no news

@@ -33,7 +33,7 @@ import trio
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
 from cms.disk import ask_disk
-from cms.errors import AgentDied, CmsError, ContainmentError, StoreError, WrongStatus
+from cms.errors import AgentDied, ClaudeUnfit, CmsError, ContainmentError, StoreError, WrongStatus
 from cms.live.argv import build_command, build_environment
 from cms.live.configuration import Configuration, prepare_configuration
 from cms.live.context import SessionContext
@@ -412,8 +412,8 @@ class Runner:
                 await self._end.guard(lambda: self._start_and_serve(raw, child_socket, scratch, folder))
             finally:
                 await self._leave_nothing()
-            if not self._opened and isinstance(self.failure, AgentDied):
-                # It may be too old to know its flags: then that is what to tell.
+            if not self._opened and isinstance(self.failure, AgentDied | ClaudeUnfit):
+                # It may be too old, and know our flags as little as its version: then that is what to tell.
                 await check_version(find_claude(self._settings), build_environment(self._settings.environ))
 
     async def _start_and_serve(

@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 from typing import Final, Literal
 
-#: The oldest version that can be told not to read a folder's own configuration (`--project-config-root`).
-#: From 2.1.242 on all else held; what is older cannot end a turn by refusing a call, or does not say that it
-#: has taken the tool gate.
+#: The oldest version in which everything held. What is older has no way to keep a project's own configuration
+#: from it, does not say that it has taken the tool gate, or cannot end a turn by refusing a call.
 MINIMUM: Final = "2.1.306"
 #: The newest version that was tried.
 TESTED: Final = "2.1.332"

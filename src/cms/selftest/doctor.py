@@ -21,9 +21,10 @@ import trio
 from cms._version import __version__
 from cms.config import Settings, find_claude, load_settings, load_settings_and_file
 from cms.containment import Attempt, Guarantee, Level, probe
-from cms.errors import ClaudeNotFound, CmsError
+from cms.errors import ClaudeNotFound, ClaudeUnfit, CmsError
 from cms.home import prepare_home
 from cms.live.argv import build_environment
+from cms.protocol.versions import MINIMUM, Standing, standing
 from cms.rpc.client import NoDaemon, connect
 from cms.rpc.daemon import DAEMON_STATUS
 from cms.rpc.verbs import Nothing
@@ -75,6 +76,7 @@ class Claude(Record, frozen=True):
     login: Login
     method: str  # "api_key", "oauth_token" ..., as claude calls it
     simulated: bool
+    standing: Standing  # what is known of that version
 
 
 class Home(Record, frozen=True):
@@ -184,7 +186,7 @@ async def _claude(settings: Settings, problems: list[Problem]) -> Claude | None:
     code, said = answers["--version"]
     if code != 0:
         wrong(f"{argv[0]} does not run: {_last(said)}", "run it by hand; CMS_CLAUDE names another one")
-        return Claude(argv[0], "", "unknown", "", simulated=False)
+        return Claude(argv[0], "", "unknown", "", simulated=False, standing="unknown")
     login, method = _read_login(answers["auth"][1])
     simulated = "simulated" in said
     if login == "no":
@@ -192,7 +194,11 @@ async def _claude(settings: Settings, problems: list[Problem]) -> Claude | None:
         wrong("it is not logged in", hint)
     if simulated:
         wrong("this is the simulated agent: it does no work", "unset CMS_CLAUDE", fatal=False)
-    return Claude(argv[0], said.split()[0] if said else "", login, method, simulated)
+    version = said.split()[0] if said else ""
+    known = standing(version)
+    if known == "too old":
+        wrong(ClaudeUnfit(version, "it is too old", MINIMUM).message, "CMS_CLAUDE names another one")
+    return Claude(argv[0], version, login, method, simulated, known)
 
 
 class _AuthStatus(msgspec.Struct, rename="camel"):

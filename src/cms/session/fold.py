@@ -70,6 +70,7 @@ from cms.session.state import (
     Settled,
     State,
     Turn,
+    agents,
 )
 from cms.session.tool_input import ToolInput, read_input
 
@@ -117,7 +118,8 @@ def fold(state: State, event: Event, now: float) -> State:
             since = now if state.unread_since is None else state.unread_since
             return _replace(state, asked_seq=state.seq, asked_at=now, unread_since=since)
         case SessionState(state=word):
-            return _replace(state, idle=word == "idle")
+            # Older ones say it also while a subagent lives, whose end will bring one more turn.
+            return _replace(state, idle=word == "idle" and not agents(state))
         case CommandLifecycle():
             return _lifecycle(_replace(state, confirms=True), event)
         case Init():
