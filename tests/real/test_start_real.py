@@ -44,7 +44,7 @@ def test_what_a_wrapper_says_is_told_when_nothing_starts(world: World, claude: s
 
 
 async def test_long_texts_and_secrets_reach_claude_and_not_its_argv(tmp_path: Path) -> None:
-    secret, server = "token-of-mine", "http://127.0.0.1:9/"
+    secret = "token-of-mine"
     long = "Remember the milk. " * 10_000
     async with serve_api() as api:
         settings = make_settings(tmp_path, claude=find_claude(load_settings()), environ=api.env(), grace=5.0)
@@ -54,15 +54,15 @@ async def test_long_texts_and_secrets_reach_claude_and_not_its_argv(tmp_path: Pa
                 system_prompt=f"You are {long}",
                 append_system_prompt=f"And {long}",
                 settings=f'{{"env": {{"MINE": "{secret}"}}, "x": "{long}"}}',
-                mcp_config=(f'{{"mcpServers": {{"door": {{"type": "http", "url": "{server}{secret}"}}}}}}',),
+                mcp_config=(f'{{"mcpServers": {{}}, "note": "{secret}"}}',),
             )
             reply = await ask(
                 supervisor,
                 "one",
                 prompt("Go", call("Bash", command="echo $MINE > told"), say("ok")),
             )
+            assert reply.text == "ok", reply.error
             argv = (Path("/proc") / str(reply.pid) / "cmdline").read_bytes()
-            assert reply.text == "ok"
         asked = [request for request in api.requests if not request.side]
         assert f"You are {long}".strip() in asked[0].system
         assert f"And {long}".strip() in asked[0].system
