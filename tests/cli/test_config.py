@@ -24,6 +24,7 @@ FILE = """
 grace = "3s"
 idle-exit = "never"
 max-depth = 4
+trust = ["~/mine/**"]
 
 [defaults]
 model = "opus"
@@ -61,6 +62,7 @@ def test_each_value_with_its_source(shell: Shell, file: Path) -> None:
     assert found["idle-exit"] == ("never", "file")
     assert found["max-depth"] == (4, "file")
     assert found["start-timeout"] == (60.0, "default")
+    assert found["trust"] == ("~/mine/**", "file")
     assert found["claude"] == (shell.env["CMS_CLAUDE"], "environment")
     text = shell.ok("config").out
     assert re.search(r"^grace +file +3$", text, re.MULTILINE)

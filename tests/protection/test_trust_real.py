@@ -102,7 +102,9 @@ class Stage:
         assert isinstance(given, dict)
         return {} if given["tool_name"] == "Bash" and not self.mode["every_tool"] else verdict("allow")
 
-    async def run(self, *turns: str, preset: Preset = "edit", trusted: bool = False) -> set[str]:
+    async def run(
+        self, *turns: str, preset: Preset = "edit", trusted: bool = False, first_wall: bool = True
+    ) -> set[str]:
         """A session with these turns; gives what ran of the repository."""
         every_tool = preset == "full"
         self.mode = {"every_tool": every_tool}
@@ -111,7 +113,9 @@ class Stage:
         root = self.folder / "root"
         write_root(root, project, standing, every_tool=every_tool)
         arrangement = ARRANGEMENTS[preset]
-        flags = [f"--project-config-root={root}", f"--permission-mode={arrangement.mode}"]
+        flags = [f"--permission-mode={arrangement.mode}"]
+        if first_wall:
+            flags.append(f"--project-config-root={root}")
         flags += ["--permission-prompt-tool=stdio"]
         if arrangement.tools is not None:
             flags.append(f"--tools={','.join(arrangement.tools)}")
@@ -185,6 +189,12 @@ async def test_everything_of_a_trusted_repository_runs_and_raises_nothing(
         assert ran - {"environment"} >= always
         assert ran - always - {"environment"} == powers - {"environment"}
         assert [text for text in TEXTS if text not in here.said()] == []
+
+
+async def test_the_second_wall_holds_what_claude_starts_by_itself(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here:
+        here.hostile()
+        assert await here.run(*everything(here.project), first_wall=False) <= {"skill", "command", "nested"}
 
 
 async def test_a_shell_that_a_project_would_permit_is_still_refused(tmp_path: Path) -> None:

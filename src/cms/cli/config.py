@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -119,18 +120,21 @@ def look(path: Path, file: ConfigFile) -> ConfigView:
         home=str(path.parent),
         path=str(path),
         exists=path.exists(),
-        settings=tuple(
-            ValueView(
-                name=name.replace("_", "-"),
-                value=_value(settings, name),
-                source="environment" if os.environ.get(variable) else "file" if name in said else "default",
-                variable=variable,
-            )
-            for name, variable in VARIABLES.items()
-        ),
+        settings=(*(_setting(settings, name, said) for name in VARIABLES), _trust(settings)),
         defaults=file.written.get("defaults", {}),
         profiles={name: file.written[f"profiles.{name}"] for name in file.profiles},
     )
+
+
+def _setting(settings: Settings, name: str, said: Mapping[str, str]) -> ValueView:
+    variable = VARIABLES[name]
+    source = "environment" if os.environ.get(variable) else "file" if name in said else "default"
+    return ValueView(name.replace("_", "-"), _value(settings, name), source, variable)
+
+
+def _trust(settings: Settings) -> ValueView:
+    value = ", ".join(settings.trust)
+    return ValueView("trust", value or "no folder", "file" if value else "default", "")
 
 
 def _value(settings: Settings, name: str) -> str | float | None:
