@@ -169,7 +169,7 @@ SPECS = st.builds(
     model=st.none() | st.sampled_from(["sonnet", "claude-opus-5-5"]),
     max_cost=st.none() | st.floats(0.01, 100),
     retries=st.none() | st.integers(0, 9),
-    verify=st.none() | st.lists(TEXTS, max_size=3).map(tuple),
+    verify=st.none() | st.lists(TEXTS.map("make ".__add__), max_size=3).map(tuple),
     safety=st.none() | st.booleans(),
     preset=st.none() | st.sampled_from(["edit", "plan"]),
 )
