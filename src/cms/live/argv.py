@@ -26,6 +26,7 @@ import msgspec
 
 from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.session.model import Preset, SessionOptions
+from cms.session.project_config import argv_at
 
 _EDIT = (*READ_TOOLS, *WRITE_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, "Bash", QUESTION_TOOL)
 
@@ -173,7 +174,9 @@ def _texts(options: SessionOptions, server: Sequence[str]) -> Iterator[tuple[str
     for number, text in enumerate(options.mcp_config):
         yield "--mcp-config", f"mcp-{number}.json", text
     if server:
-        entry = {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}
+        entry = argv_at(
+            {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}, options.work_dir
+        )
         yield "--mcp-config", "mcp-cms.json", msgspec.json.encode({"mcpServers": {"cms": entry}}).decode()
 
 

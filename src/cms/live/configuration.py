@@ -25,7 +25,7 @@ from cms.protection.project import Project, Unread, read_regular
 from cms.protection.trust import own_folder, read_all, standing_of, write_root
 from cms.session.in_force import Expected
 from cms.session.model import SessionOptions
-from cms.session.project_config import SETTINGS, anchored, decode_object
+from cms.session.project_config import SETTINGS, anchored, decode_object, servers_at
 from cms.session.trust import Standing, notices
 
 #: Bytes of a file that a flag names.
@@ -41,6 +41,7 @@ class Configuration(msgspec.Struct, frozen=True):
         folder: what holds it, and whatever else `claude` is given in files.
         root: in it, what `claude` takes for the project's own configuration.
         settings: in the place of `--settings`: JSON, or "".
+        mcp_config: in the place of `--mcp-config`, JSON: claude would start servers in `root`.
         trusted: whether the work dir is.
         left_out: what is not in force, and how to let it in.
         expected: what `claude` is to be asked before the first message.
@@ -49,9 +50,14 @@ class Configuration(msgspec.Struct, frozen=True):
     folder: Path
     root: Path
     settings: str
+    mcp_config: tuple[str, ...]
     trusted: bool
     left_out: tuple[str, ...]
     expected: Expected
+
+    def take_place(self, options: SessionOptions) -> SessionOptions:
+        """The options with what claude is given instead of the user's files."""
+        return msgspec.structs.replace(options, settings=self.settings, mcp_config=self.mcp_config)
 
     @property
     def environ(self) -> dict[str, str]:
@@ -70,7 +76,8 @@ def prepare_configuration(
         OSError: the folder cannot be written.
     """
     said = _given_settings(options.settings)
-    servers = tuple(name for text in options.mcp_config for name in _names(_given(text, "--mcp-config")))
+    given_servers = [_given(text, "--mcp-config") for text in options.mcp_config]
+    servers = tuple(name for given in given_servers for name in _names(given))
     added = [str(Path(options.work_dir) / one) for one in options.add_dirs]
     projects = read_all(options.work_dir, added, settings.environ)
     standings = [_standing(project, options, settings, now) for project in projects]
@@ -90,6 +97,9 @@ def prepare_configuration(
         folder=folder,
         root=roots[0],
         settings=msgspec.json.encode(given_all).decode() if given_all else "",
+        mcp_config=tuple(
+            msgspec.json.encode(servers_at(given, options.work_dir)).decode() for given in given_servers
+        ),
         trusted=standings[0].trusted,
         left_out=tuple(line for standing in standings for line in notices(standing, every_tool=every_tool)),
         expected=Expected(

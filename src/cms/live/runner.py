@@ -446,7 +446,7 @@ class Runner:
         child_socket = "" if child_socket_folder is None else str(child_socket_folder)
         command = build_command(
             claude,
-            msgspec.structs.replace(options, settings=configuration.settings),
+            configuration.take_place(options),
             folder=configuration.folder,
             session_id=self.record.id,
             resume=self._resume,

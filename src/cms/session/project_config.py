@@ -260,7 +260,7 @@ def _shell_at(command: str, folder: str) -> str:
     return f"export CLAUDE_PROJECT_DIR={home}; cd {home} || exit 1; {command.replace(_PROJECT_DIR, folder)}"
 
 
-def _argv_at(entry: Json, folder: str) -> dict[str, object]:
+def argv_at(entry: Json, folder: str) -> dict[str, object]:
     """An entry with `command` and `args`, started in the project's folder."""
     argv = [entry["command"], *_list(entry.get("args"))]
     said = [arg.replace(_PROJECT_DIR, folder) if isinstance(arg, str) else arg for arg in argv]
@@ -285,11 +285,25 @@ def _hook_at(hook: object, folder: str) -> object:
     if not isinstance(hook, dict) or not isinstance(hook.get("command"), str):
         return hook
     if isinstance(hook.get("args"), list):
-        return _argv_at(hook, folder)
+        return argv_at(hook, folder)
     return {**hook, "command": _shell_at(hook["command"], folder)}
 
 
 # --- MCP servers ----------------------------------------------------------------------------------
+
+
+def servers_at(said: Json, folder: str) -> dict[str, object]:
+    """What `--mcp-config` gives, with the servers that are programs started in the session's folder."""
+    servers = said.get("mcpServers")
+    if not isinstance(servers, dict):
+        return dict(said)
+    at_home = {
+        name: argv_at(entry, folder)
+        if isinstance(entry, dict) and isinstance(entry.get("command"), str)
+        else entry
+        for name, entry in servers.items()
+    }
+    return {**said, "mcpServers": at_home}
 
 
 def _servers(data: bytes) -> dict[str, object] | None:
@@ -500,7 +514,7 @@ def render(
         settings["disabledMcpjsonServers"] = sorted(off)
     if servers:
         entries = {
-            name: _argv_at(entry, folder) if isinstance(entry, dict) and "command" in entry else entry
+            name: argv_at(entry, folder) if isinstance(entry, dict) and "command" in entry else entry
             for name, entry in servers.items()
         }
         files[".mcp.json"] = msgspec.json.encode({"mcpServers": entries})
