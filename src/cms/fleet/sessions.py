@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 
 import msgspec
 import trio
@@ -19,11 +20,12 @@ from cms.errors import DiskTimeout, InternalError, NothingAsked, SessionNotFound
 from cms.fleet.children import Children
 from cms.fleet.delegation import UnderWay
 from cms.live.runner import Runner
-from cms.protection.scratch import clear_left_scratch
+from cms.protection.scratch import clear_scratch, left_scratch
 from cms.session.audit import AuditLog
 from cms.session.budget import ALL, DAY, Budget
 from cms.session.model import (
     ENDED,
+    LIVE,
     Interaction,
     InteractionState,
     LiveSession,
@@ -120,14 +122,18 @@ class Sessions:
             if not lock.locked() and self._locks.get(name) is lock:
                 del self._locks[name]
 
-    async def clear_scratch_of(self, records: Sequence[SessionRecord]) -> None:
-        """Remove what sessions that a crash ended have left; one that is brought up again waits for it."""
-        # To the end: who comes next does not know of them any more.
-        with trio.CancelScope(shield=True):
-            for record in records:
-                async with self.turn(record.name):
-                    if record.name not in self._runners:
-                        await clear_left_scratch([record.id])
+    async def clear_left_scratch(self) -> None:
+        """Remove what sessions have left that no process works on; one that is brought up waits for it.
+
+        By what is there, not by what the last crash ended: who cleared after that may have been killed at it.
+        """
+        with suppress(DiskTimeout):
+            starts = await ask_disk(left_scratch, "scratch folders that were left")
+            for left in await self.store.read(sessions.by_id_start, starts):
+                async with self.turn(left.name):
+                    # Another program that has this store open may be at work on it, too.
+                    if (await self.by_id(left.id)).status not in LIVE:
+                        await ask_disk(partial(clear_scratch, left.id), "a scratch folder that was left")
 
     def settings_now(self) -> Settings:
         """Our settings, with the environment of whoever asks."""

@@ -88,8 +88,7 @@ async def open_supervisor(
                 supervisor = Supervisor(
                     settings, store, mechanism, nursery, recovery, unkilled, child_sockets=child_sockets
                 )
-                clear = partial(supervisor.clear_scratch_of, recovery.sessions)
-                nursery.start_soon(at_own_door, "the clearing", clear)
+                nursery.start_soon(at_own_door, "the clearing", supervisor.clear_left_scratch)
                 try:
                     yield supervisor
                 except GeneratorExit:

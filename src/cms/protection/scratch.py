@@ -10,8 +10,8 @@ and of tmux, at which one could speak for another.
 
 All sessions of a user have theirs in one folder, whatever home they are of, so that one mount hides them all
 from each. Nobody removes that folder: it is mounted over in the containers of every other cms of this user.
-It has a name that anybody can guess. It is used only if it is a real folder of ours that
-nobody else can enter; else a session gets a folder with a name that nobody can guess.
+It has a name that anybody can guess. It is used only if it is a real folder of ours, and closed to
+everybody else; where it is not ours a session gets a folder with a name that nobody can guess.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -65,11 +65,8 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def _make(folder: Path) -> Path:
-    parent = folder.parent
     try:
-        parent.mkdir(mode=0o700, exist_ok=True)
-        if not _is_ours(parent):
-            raise PermissionError
+        _make_parent()
         folder.mkdir(mode=0o700, exist_ok=True)
         if not _is_ours(folder):
             raise PermissionError
@@ -80,6 +77,25 @@ def _make(folder: Path) -> Path:
 
 def _parent() -> Path:
     return Path(tempfile.gettempdir()) / f"cms-{os.getuid()}"
+
+
+def _make_parent() -> Path:
+    """Make the folder of all sessions, or close it to others if it is ours and open.
+
+    Raises:
+        OSError: it is somebody else's, or no folder, or there is no room.
+    """
+    parent = _parent()
+    parent.mkdir(mode=0o700, exist_ok=True)
+    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(fd).st_uid != os.getuid():
+            raise PermissionError(f"{parent} belongs to somebody else")
+        # Not gone past: from a folder with a name that nobody can guess, a crash leaves what nobody finds.
+        os.fchmod(fd, 0o700)
+    finally:
+        os.close(fd)
+    return parent
 
 
 def _folder(session_id: str) -> Path:
@@ -93,29 +109,26 @@ def _config_folder(session_id: str) -> Path:
 
 def hidden_scratch() -> tuple[Path, ...]:
     """The folder with the scratch folders of all sessions, made if need be: for a container to hide."""
-    parent = _parent()
     try:
-        parent.mkdir(mode=0o700, exist_ok=True)
-        return (parent,) if _is_ours(parent) else ()
+        return (_make_parent(),)
     except OSError:
         return ()
 
 
-def clear_scratch(session_ids: Iterable[str]) -> None:
-    """Remove the scratch folders of sessions that ended when nobody was there to do it."""
-    for folder in (make(one) for one in session_ids for make in (_folder, _config_folder)):
-        try:
-            ours = _is_ours(folder.parent) and _is_ours(folder)
-        except OSError:
-            continue
-        if ours:
-            remove_scratch(folder)
+def left_scratch() -> frozenset[str]:
+    """How the ids of those sessions begin that have a folder there, of whatever home they are."""
+    try:
+        return frozenset(entry.removesuffix(".config") for entry in os.listdir(_make_parent()))  # noqa: PTH208
+    except OSError:
+        return frozenset()
 
 
-async def clear_left_scratch(session_ids: Iterable[str]) -> None:
-    """`clear_scratch` for trio: what does not answer stays."""
-    with suppress(DiskTimeout):
-        await ask_disk(lambda: clear_scratch(session_ids), "scratch folders that were left")
+def clear_scratch(session_id: str) -> None:
+    """Remove the scratch folders of a session that ended when nobody was there to do it."""
+    for folder in (_folder(session_id), _config_folder(session_id)):
+        with suppress(OSError):
+            if _is_ours(folder.parent) and _is_ours(folder):
+                remove_scratch(folder)
 
 
 def _is_ours(folder: Path) -> bool:

@@ -6,7 +6,7 @@ last: its rows are signed (owners.py), and nobody else may change them while tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -193,6 +193,14 @@ def by_name(db: Database, name: str) -> SessionRecord | None:
 def by_id(db: Database, session_id: str) -> SessionRecord | None:
     """The session of that id."""
     return next(iter(_sessions(db, "id = ?", session_id)), None)
+
+
+def by_id_start(db: Database, starts: Iterable[str]) -> list[SessionRecord]:
+    """The sessions whose ids begin with one of those."""
+    found: list[SessionRecord] = []
+    for start in starts:
+        found += _sessions(db, "id >= ? AND id < ?", start, start + "\U0010ffff")
+    return found
 
 
 def newest_first(db: Database, status: str = "") -> list[SessionRecord]:
