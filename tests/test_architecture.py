@@ -39,6 +39,7 @@ ONLY: dict[str, frozenset[str]] = {
     "testing": frozenset({"testing", "protocol", "errors", "session"}),
     "batch": frozenset({"batch", "errors", "units", "session", "protocol", "option_kinds", "options"}),
     "containment": frozenset({"containment", "disk", "errors"}),
+    "changes": frozenset({"changes", "errors", "units"}),
 }
 
 #: Time is an argument and I/O is somebody else's in these packages.

@@ -135,6 +135,19 @@ class NothingAsked(UsageError):
         self.name = name
 
 
+class ChangeNotFound(UsageError):
+    """There is no change of a task there."""
+
+    code = "change_not_found"
+    exit_code = ExitCode.NOT_FOUND
+
+
+class WrongChange(UsageError):
+    """There is a change, but this cannot be done with it: it is applied already, it is of no repository."""
+
+    code = "wrong_change"
+
+
 # --- the machine's fault ------------------------------------------------------------------------
 
 
@@ -211,6 +224,18 @@ class DiskTimeout(MachineError):
             hint="is a folder of the session on a network that does not answer?",
         )
         self.seconds = seconds
+
+
+class ChangeUnreadable(MachineError):
+    """What a task left cannot be read."""
+
+    code = "change_unreadable"
+
+
+class ChangeTooBig(MachineError):
+    """A task left more than may be looked at or kept."""
+
+    code = "change_too_big"
 
 
 class ContainmentError(MachineError):

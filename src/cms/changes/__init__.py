@@ -1,0 +1,84 @@
+"""What a task changed in a folder: read, kept, shown, applied, taken back.
+
+    start = note_start(folder)                       # before the task can see the folder
+    ...
+    reading = read_layer(folder, upper)              # or read_trees(copy_of_before, after)
+    change = freeze(reading, keep, start)            # durable, with the contents, in a folder of its own
+    for piece in patch(keep): ...                    # or stat, rows, name_status, excerpt
+    outcome = apply(keep, folder, forbids=is_protected)
+    outcome = revert(keep)
+
+`keep` is a change's own folder. The folder above it holds the changes of one user and belongs to us: it is
+made 0700, and must be hidden from agents. In it are also the locks, one a target.
+
+Nothing here knows trio. Every function touches the disk, and a folder of an agent's at that: call them in a
+thread, with a deadline. After a crash `recover` comes before anything else.
+
+Where to read on: `model.py` (the words), `layer.py` (what overlayfs leaves), `freeze.py` (what the base is),
+`planning.py` (what an apply would do, and what stands in its way), `apply.py` (why it is all or nothing).
+"""
+
+from __future__ import annotations
+
+from cms.changes.apply import apply, discard, find_applied, recover, revert
+from cms.changes.branch import bring_branch
+from cms.changes.diff import excerpt, name_status, patch, rows, stat, stat_text
+from cms.changes.freeze import freeze, load, note_start
+from cms.changes.layer import read_layer
+from cms.changes.model import (
+    Applied,
+    Base,
+    Bound,
+    Change,
+    Commits,
+    Diffstat,
+    Entry,
+    FileRow,
+    Forbids,
+    LeftOut,
+    Node,
+    Outcome,
+    Recovered,
+    Refusal,
+    Start,
+)
+from cms.changes.names import as_text
+from cms.changes.reading import Reading
+from cms.changes.trees import read_trees
+
+__all__ = [
+    "Applied",
+    "Base",
+    "Bound",
+    "Change",
+    "Commits",
+    "Diffstat",
+    "Entry",
+    "FileRow",
+    "Forbids",
+    "LeftOut",
+    "Node",
+    "Outcome",
+    "Reading",
+    "Recovered",
+    "Refusal",
+    "Start",
+    "apply",
+    "as_text",
+    "bring_branch",
+    "discard",
+    "excerpt",
+    "find_applied",
+    "freeze",
+    "load",
+    "name_status",
+    "note_start",
+    "patch",
+    "read_layer",
+    "read_trees",
+    "recover",
+    "revert",
+    "rows",
+    "stat",
+    "stat_text",
+]
