@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.batch.model import TaskOptions, TaskSpec
-from cms.option_kinds import SWITCH
+from cms.option_kinds import SWITCH, Option
 from cms.options import (
     DELEGATION,
     OPTIONS,
     TASK,
     Layer,
-    Option,
     limits_of,
     options_of,
     resolve,

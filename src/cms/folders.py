@@ -13,7 +13,8 @@ from typing import TypeVar
 import msgspec
 
 from cms.errors import UsageError, WorkDirError
-from cms.options import OPTIONS, Layer, Option
+from cms.option_kinds import Option
+from cms.options import OPTIONS, Layer
 from cms.units import nearest
 
 L = TypeVar("L", bound=Layer)

@@ -17,12 +17,11 @@ To add an option: a field here, and one of the same name in `session.model` (`Li
 # No `from __future__ import annotations`: the table is made of the annotations themselves.
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, ClassVar, Final, Literal, get_type_hints
+from typing import Annotated, ClassVar, Final, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
-from cms import units
 from cms.option_kinds import (
     COMMANDS,
     COUNT,
@@ -45,8 +44,11 @@ from cms.option_kinds import (
     TRIES,
     VIOLATION,
     WRITES,
-    Kind,
+    Option,
     Texts,
+    Tool,
+    ToolName,
+    Way,
 )
 from cms.session import lineage
 from cms.session.model import (
@@ -63,96 +65,12 @@ from cms.session.model import (
 
 _set = msgspec.structs.replace
 
-Group = Literal["", "batch", "task", "limits", "safety", "claude", "news"]
-Combine = Literal["later", "adds_up", "own", "stricter"]
-#: Who may say it: a command by its flag; [defaults] and profiles ("profile"); a file of tasks, for all of
-#: them ("file") or for one ("task"). What MCP tools take says `Option.tool`.
-Way = Literal["delegate", "spawn", "continue", "batch", "profile", "file", "task"]
-ToolName = Literal["delegate", "spawn", "continue", "batch_start", "task"]
-
 _SESSION: Final[frozenset[Way]] = frozenset({"delegate", "spawn", "batch", "file", "task"})
 _ALL: Final[frozenset[Way]] = _SESSION | {"profile"}
 _LIMIT: Final[frozenset[Way]] = _ALL | {"continue"}
 _CHECK: Final[frozenset[Way]] = _ALL - {"spawn"}
 _TASK: Final[frozenset[Way]] = frozenset({"file", "task"})
 _CONTEXT: Final[frozenset[Way]] = _TASK | {"delegate"}
-
-
-class Tool(msgspec.Struct, frozen=True):
-    """How MCP tools take an option.
-
-    Attributes:
-        description: what a model is told of it.
-        on: the tools that take it, each with its own description or "". "task": a task of `batch_start`.
-        bounds: of the value, as JSON Schema has them; `each`: of one of several texts.
-        key: its name there, where it is not that of files.
-        unit: 60: it is given in minutes.
-    """
-
-    description: str
-    on: Mapping[ToolName, str]
-    bounds: Meta = Meta()
-    each: Meta = Meta()
-    key: str = ""
-    unit: float = 1.0
-
-
-class Option(msgspec.Struct, frozen=True):
-    """One option.
-
-    Attributes:
-        kind, help: how it is written, and what `--help` says of it.
-        flag: by default `--` and the field's name. Without the hyphens it is the key in TOML.
-        metavar: by default the kind's.
-        group: where `--help` shows it.
-        ways: who may say it.
-        combine: what several layers say together.
-        child: what a session that this one starts may have of it (`lineage`); `noun` is for the error.
-        aliases: other keys that mean the same; with `!` in front, the contrary.
-        other: another flag for it, and another key in TOML.
-        delegation, task: what it is where nobody says anything, if that is not what `session.model` says.
-        tool: how MCP tools take it; None: they do not.
-        field: of `Layer`, filled in there.
-    """
-
-    kind: Kind
-    help: str = ""
-    flag: str = ""
-    metavar: str = ""
-    group: Group = ""
-    ways: frozenset[Way] = _ALL
-    combine: Combine = "later"
-    child: lineage.Child = "own"
-    noun: str = ""
-    aliases: tuple[str, ...] = ()
-    other: str = ""
-    delegation: float | int | None = None
-    task: float | int | None = None
-    tool: Tool | None = None
-    field: str = ""
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Its flags, whether any command takes them or not."""
-        first = self.flag or "--" + self.field.replace("_", "-")
-        return (first, self.other) if self.other else (first,)
-
-    @property
-    def key(self) -> str:
-        """The key in JSON."""
-        head, *rest = self.field.split("_")
-        return head + "".join(part.capitalize() for part in rest)
-
-    def read(self, value: object) -> object:
-        """A value from a text of the command line, from JSON or TOML.
-
-        Raises:
-            BadValue: it cannot be meant.
-        """
-        try:
-            return self.kind.parse(value)
-        except ValueError as error:
-            raise units.BadValue(str(error)) from None
 
 
 _limit = partial(Option, group="limits", ways=_LIMIT)

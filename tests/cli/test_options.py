@@ -41,8 +41,11 @@ from cms.option_kinds import (
     VIOLATION,
     WRITES,
     Kind,
+    Option,
+    ToolName,
+    Way,
 )
-from cms.options import OPTIONS, Option, ToolName, Way
+from cms.options import OPTIONS
 from cms.rpc.batches import BatchAddParams, BatchCreateParams, BatchProblems, BatchResult, BatchTasksResult
 from cms.rpc.sessions import ContinueParams, DelegateParams, SpawnParams
 from cms.rpc.verbs import Nothing

@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Final
 import msgspec
 
 from cms.errors import ExitCode
-from cms.option_kinds import NAME, PROMPT, TEXTS
-from cms.options import TASK, Layer, Option, Way, resolve, session_options
+from cms.option_kinds import NAME, PROMPT, TEXTS, Option, Way
+from cms.options import TASK, Layer, resolve, session_options
 from cms.session.model import DelegateResult, Outcome, Record, SessionOptions, exit_code_of
 
 #: Ends that are tried again when `retries` is given without `retryOn`.

@@ -25,8 +25,8 @@ import msgspec
 from cms import units
 from cms.batch import template
 from cms.batch.model import TaskSpec
-from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT
-from cms.options import Layer, Option, options_of
+from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, Option
+from cms.options import Layer, options_of
 from cms.session.model import Record
 from cms.units import BadValue, nearest
 

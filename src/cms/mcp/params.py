@@ -13,8 +13,8 @@ from cms.folders import Folders
 from cms.mcp.call import DaemonCall
 from cms.mcp.results import described
 from cms.mcp.tool import Params
-from cms.option_kinds import COMMANDS, FOLDER, SWITCH, TEXT, Kind
-from cms.options import DELEGATION, OPTIONS, Layer, Option, Tool, ToolName, resolve, session_options
+from cms.option_kinds import COMMANDS, FOLDER, SWITCH, TEXT, Kind, Option, Tool, ToolName
+from cms.options import DELEGATION, OPTIONS, Layer, resolve, session_options
 from cms.session.model import SessionOptions
 from cms.units import NAME_PATTERN
 
