@@ -13,29 +13,27 @@ What is done to one session is done in turn (a lock per name), so that two shell
 
 from __future__ import annotations
 
-import logging
-import math
 import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 import msgspec
 import trio
 
 from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Mechanism, find_mechanism
-from cms.errors import CmsError, WrongStatus
+from cms.errors import WrongStatus
 from cms.fleet.admission import check_containment
 from cms.fleet.delegation import Accepted, Delegation, Delegations
-from cms.fleet.sessions import Sessions, elsewhere
+from cms.fleet.processes import Processes
+from cms.fleet.sessions import elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
 from cms.live.process import check_work_dir
-from cms.live.runner import OpenChildSocket, Runner
-from cms.protection.rules import load_rules
+from cms.live.runner import OpenChildSocket
+from cms.options import Layer, limits_of, resolve
 from cms.session import lineage
 from cms.session.audit import AuditEntry
 from cms.session.model import (
@@ -56,8 +54,6 @@ from cms.store.store import Store, open_store
 from cms.store.trash import Retired, retire
 from cms.transcripts import kept_environ
 from cms.units import check_commands, check_name
-
-log = logging.getLogger(__name__)
 
 #: Gives the way from the sessions of a supervisor to cms.
 MakeChildSockets = Callable[["Supervisor"], OpenChildSocket]
@@ -110,7 +106,7 @@ async def open_supervisor(
         raise raised
 
 
-class Supervisor(Sessions):
+class Supervisor(Processes):
     """Made by `open_supervisor`. What it can be asked is in `sessions.Sessions`.
 
     Attributes:
@@ -128,21 +124,14 @@ class Supervisor(Sessions):
         *,
         child_sockets: MakeChildSockets | None = None,
     ) -> None:
-        super().__init__(settings, store)
-        self.mechanism = mechanism
+        super().__init__(settings, store, mechanism, nursery, unkilled)
         self.recovery = recovery
-        self._nursery = nursery
         self._delegations = Delegations(self, nursery)
-        self._closed = False
-        self._child_sockets = None if child_sockets is None else child_sockets(self)
-        self._unkilled = unkilled
+        if child_sockets is not None:
+            self._child_sockets = child_sockets(self)
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.settings.home} live={self.live_count()}>"
-
-    def close(self) -> None:
-        """Take nothing more on."""
-        self._closed = True
 
     # --- making and finding -----------------------------------------------------------------------
 
@@ -198,83 +187,6 @@ class Supervisor(Sessions):
         await self.store.write(money.set_cap, scope, usd)
         for runner in self._runners.values():
             runner.check_budget()
-
-    # --- processes --------------------------------------------------------------------------------
-
-    async def _ensure_runner(self, name: str) -> Runner:
-        """The session's runner, brought up if there is none. The caller holds the session's lock.
-
-        Raises:
-            CmsError: it cannot be brought up.
-        """
-        runner = self._runners.get(name)
-        if runner is not None and runner.ending:
-            await runner.wait_gone()
-            runner = None
-        if runner is not None:
-            return runner
-        runner = await self._bring_up(name)
-        if runner.record.interaction_count == 0 or runner.record.total_turns > 0:
-            return runner
-        # Cut off in its first turn: only claude knows whether it has a conversation by now, and it says so by
-        # refusing to resume it, or to begin it. Asked with nothing at stake yet, that costs nobody a message.
-        try:
-            await runner.wait_ready()
-        except CmsError:
-            if not runner.misled:
-                raise
-            await runner.wait_gone()
-            runner = await self._bring_up(name)
-        return runner
-
-    async def _bring_up(self, name: str) -> Runner:
-        await self._save_lost(name)
-        record = await self.get(name)
-        if record.status in LIVE:
-            raise elsewhere(record, "start")
-        if self._closed:
-            raise WrongStatus(name, "stopping", "start", hint="cms is shutting down")
-        await check_work_dir(record.options.work_dir)
-        check_containment(self.mechanism, self.settings, record.options)
-        await self._unkilled.check(record.options)
-        settings = self.settings_of(record)
-        find_claude(settings)
-        await self.children.check_folders(record.options, settings.environ, child=bool(record.started_by))
-        rules = await load_rules(record.options, settings.environ)
-        self.children.check_room()
-        runner = Runner(
-            record,
-            rules=rules,
-            settings=settings,
-            store=self.store,
-            mechanism=self.mechanism,
-            resume=record.claude_session_id or record.options.fork_of,
-            fork=bool(record.options.fork_of) and not record.claude_session_id,
-            child_sockets=self._child_sockets if record.options.allow_cms else None,
-        )
-        self._runners[name] = runner
-        self._nursery.start_soon(at_own_door, f"session {name}", partial(self._run, runner))
-        return runner
-
-    async def _save_lost(self, name: str) -> None:
-        """Before anything new is written about a session: what the store missed. The caller has its lock."""
-        if (lost := self._unsaved.get(name)) is not None:
-            await lost.save()
-            del self._unsaved[name]
-
-    async def _run(self, runner: Runner) -> None:
-        try:
-            await runner.run()
-        finally:
-            name = runner.record.name
-            if self._runners.get(name) is runner:
-                del self._runners[name]
-            if runner.unsaved:
-                self._unsaved[name] = runner
-            if runner.record.status is SessionStatus.ERROR:
-                log.error("session %s is UNKILLED: %s", name, runner.record.error)
-                self._unkilled.keep(runner)
-            self.children.end_with(runner.record)
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -386,9 +298,8 @@ class Supervisor(Sessions):
             if name in self._runners:
                 raise WrongStatus(name, str(record.status), "change its limits", hint=f"cms stop {name}")
             await self._save_lost(name)
-            given = {key: value for key, value in msgspec.structs.asdict(limits).items() if value is not None}
-            merged = msgspec.structs.replace(record.options.limits, **given)
-            wanted = msgspec.structs.replace(record.options, limits=merged)
+            layers = (Layer(**msgspec.structs.asdict(one)) for one in (limits, record.options.limits))
+            wanted = msgspec.structs.replace(record.options, limits=limits_of(resolve(*layers)))
             options = await self.children.narrow_again(record, wanted)
             record = msgspec.structs.replace(record, options=options)
             await self.store.write(sessions.save, record)
@@ -406,48 +317,7 @@ class Supervisor(Sessions):
             lambda accepted: self.continue_(name, message, limits=limits, accepted=accepted)
         )
 
-    # --- ends ---------------------------------------------------------------------------------------
-
-    async def resume(self, name: str) -> SessionRecord:
-        """Bring a session's process up again, or open a paused one for messages.
-
-        Raises:
-            CmsError: it could not be started.
-        """
-        async with self.turn(name):
-            runner = await self._ensure_runner(name)
-            if runner.frozen:
-                await runner.thaw()
-            await runner.wait_ready()
-            if not runner.paused:
-                return runner.record
-            runner.set_paused(False)
-            record = runner.record
-            await self.store.write(sessions.save, record)
-            return record
-
-    async def pause(self, name: str, *, freeze: bool = False) -> SessionRecord:
-        """Let a live session take no more messages; with `freeze` stop its whole process tree, too.
-
-        Without `freeze`, what it is doing goes on. `resume` undoes both, and so does the end of the process.
-
-        Raises:
-            WrongStatus: it has no process.
-            ContainmentError: it could not be frozen; it is paused.
-            StoreError: it is paused, and that is not on disk.
-        """
-        async with self.turn(name):
-            record = await self.get(name)
-            runner = self._runners.get(name)
-            if runner is None or runner.ending:
-                raise WrongStatus(name, str(record.status), "be paused", hint="only what is alive can be")
-            await runner.wait_ready()
-            runner.set_paused(True)
-            if freeze:
-                await runner.freeze()
-            record = runner.record
-            await self.store.write(sessions.save, record)
-            return record
+    # --- the record -----------------------------------------------------------------------------------
 
     async def fork(self, name: str, new_name: str, *, model: str = "") -> SessionRecord:
         """Enter a session in the store that begins as a branch of another one's conversation.
@@ -540,55 +410,3 @@ class Supervisor(Sessions):
             log = raw_log_path(self.settings.raw, record.id)
             gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())
         return record, receipt, gone
-
-    async def interrupt(self, name: str) -> SessionRecord:
-        """End what a session is doing; its process lives on.
-
-        Raises:
-            WrongStatus: it is doing nothing.
-        """
-        record = await self.get(name)
-        runner = self._runners.get(name)
-        if runner is None or not runner.interrupt():
-            hint = f"it stands still: cms resume {name}" if runner is not None and runner.frozen else ""
-            raise WrongStatus(name, str(record.status), "be interrupted", hint=hint)
-        return runner.record
-
-    async def stop(
-        self, name: str, *, reason: str = "stopped", grace: float | None = None
-    ) -> tuple[SessionRecord, Receipt | None]:
-        """End a session's process gracefully; None instead of a receipt if it had none."""
-        return await self._end(
-            name, lambda runner: runner.stop(reason, grace=math.inf if grace is None else grace)
-        )
-
-    async def kill(self, name: str, *, reason: str = "killed") -> tuple[SessionRecord, Receipt | None]:
-        """End a session's process tree by force, and prove it; those of the sessions that it started, too."""
-        return await self._end(name, lambda runner: runner.kill(reason))
-
-    async def _end(self, name: str, end: Callable[[Runner], None]) -> tuple[SessionRecord, Receipt | None]:
-        # No lock: an end must get past whatever else waits for this session.
-        while (runner := self._runners.get(name)) is None:
-            record = await self.get(name)
-            if name in self._runners:
-                continue  # it was just coming up
-            if record.status in LIVE:
-                raise elsewhere(record, "be ended")
-            if record.status is SessionStatus.ERROR:
-                async with self.turn(name):
-                    return await self._unkilled.strike(record)
-            return record, None
-        for below in self.children.below(runner.record.id):
-            end(below)  # at once: a parent that lingers must not go on through them
-        end(runner)
-        await runner.wait_gone()
-        await self.children.wait_gone(runner.record.id)
-        return runner.record, runner.receipt
-
-    async def stop_all(self, *, grace: float) -> None:
-        """Stop every session within `grace` seconds; what is not polite enough by then is killed."""
-        self._closed = True
-        for runner in list(self._runners.values()):
-            runner.stop("cms is shutting down", grace=grace)
-        for runner in list(self._runners.values()):
-            await runner.wait_gone()
