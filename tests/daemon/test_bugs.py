@@ -28,7 +28,7 @@ from cms.fleet.children import Children
 from cms.fleet.notify import Notifier
 from cms.fleet.results_file import Results
 from cms.home import prepare_home
-from cms.live import driver, final_record, path_lookup, reader, runner, sender, watchers, write_queue
+from cms.live import driver, final_record, launch, path_lookup, reader, runner, sender, watchers, write_queue
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CREATE,
@@ -159,7 +159,8 @@ CASES: tuple[tuple[object, str, Provoke], ...] = (
     (Results, "write", run_batch),
     (runner.Runner, "run", delegate),
     (runner.Runner, "_live", delegate),
-    (runner.Runner, "_start", delegate),
+    (launch.Launcher, "start", delegate),
+    (runner.Runner, "_take", delegate),
     (runner.Runner, "_descend", delegate),
     (reader.Reader, "read", delegate),
     (driver.Driver, "clock", delegate),

@@ -22,7 +22,6 @@ that was accepted ends, its end is stored, and whoever waits is told.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, suppress
 from pathlib import Path
@@ -32,17 +31,15 @@ import trio
 
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
-from cms.disk import ask_disk
 from cms.errors import AgentDied, ClaudeUnfit, CmsError, ContainmentError, StoreError, WrongStatus
-from cms.live.argv import build_command, build_environment
-from cms.live.configuration import Configuration, prepare_configuration
+from cms.live.argv import build_environment
 from cms.live.context import SessionContext
 from cms.live.driver import Driver
 from cms.live.ending import Ending
 from cms.live.final_record import FinalRecord
 from cms.live.handshake import check_version, shake_hands
+from cms.live.launch import Launcher
 from cms.live.log_rows import entries_of_walls
-from cms.live.login import Login, copy_login
 from cms.live.pending import PendingMessages
 from cms.live.process import AgentProcess, Ladder
 from cms.live.reader import Reader
@@ -50,7 +47,7 @@ from cms.live.sender import Sender
 from cms.live.watchers import Watchers
 from cms.live.write_queue import WriteQueue
 from cms.protection.path_guard import PathGuard
-from cms.protection.scratch import session_folders, write_files
+from cms.protection.scratch import session_folders
 from cms.session.decide import PATIENCE
 from cms.session.gate import Rules
 from cms.session.in_force import Expected
@@ -104,9 +101,6 @@ class Runner:
         self._child_sockets = child_sockets
         self._settings = settings
         self._store = store
-        self._mechanism = mechanism
-        self._resume = resume
-        self._fork = fork
         self._context = context = SessionContext(record)
         rules = msgspec.structs.replace(rules, start_timeout=settings.start_timeout)
         self._end = end = Ending(context)
@@ -121,8 +115,10 @@ class Runner:
             context, end, driver, self._sender, store=store, pending=pending, grace=settings.grace
         )
         self._path_guard = PathGuard(rules, settings.environ, settings.home)
+        self._launcher = Launcher(
+            context, self._path_guard, settings=settings, mechanism=mechanism, resume=resume, fork=fork
+        )
         self._process: AgentProcess | None = None
-        self._login: Login | None = None
         self._ready = trio.Event()
         self._opened = False
         self._ladder: Ladder | None = None
@@ -419,76 +415,23 @@ class Runner:
     async def _start_and_serve(
         self, raw: RawLog, child_socket: Path | None, scratch: Path, folder: Path
     ) -> None:
-        options, now = self.record.options, self._context.now()
-        configuration = await ask_disk(
-            lambda: prepare_configuration(options, self._settings, folder, now=now),
-            f"what {options.work_dir} configures",
+        configuration = await self._launcher.configure(folder)
+        # Ours from the same step on, so that whatever fails after it finds it to end.
+        self._process = process = await self._launcher.start(
+            configuration, scratch, raw=raw, child_socket=child_socket, ended=self._end.has_begun
         )
-        process = await self._start(raw, child_socket, scratch, configuration)
         if process is not None:
+            self._take(process)
             await self._serve(process, configuration.expected)
 
-    async def _start(
-        self, raw: RawLog, child_socket_folder: Path | None, scratch: Path, configuration: Configuration
-    ) -> AgentProcess | None:
-        """The process, or None if the end has begun before it."""
-        options, limits = self.record.options, self.record.options.limits
-        claude = find_claude(self._settings)
-        paths = await self._path_guard.prepare(claude)
-        self._path_guard.left_out = configuration.left_out
-        if paths.places is not None and self._mechanism.guarantees.copy_on_write.strong:
-            self._login = await copy_login(
-                self._mechanism, self._settings, claude, configuration.folder / "login"
-            )
-        if self._end.has_begun():
-            return None
-        spent = self._context.state.ledger.spent
-        child_socket = "" if child_socket_folder is None else str(child_socket_folder)
-        command = build_command(
-            claude,
-            configuration.take_place(options),
-            folder=configuration.folder,
-            session_id=self.record.id,
-            resume=self._resume,
-            fork=self._fork,
-            # The second lock counts from the start of the process.
-            budget=None if limits.max_cost is None else max(limits.max_cost - spent, 0.0001),
-            turns=None if limits.max_turns is None else max(limits.max_turns - self._context.state.turns, 1),
-            server=(sys.executable, "-P", "-m", "cms", "mcp") if child_socket else (),
-            config_root=str(configuration.root),
-        )
-        await ask_disk(lambda: write_files(command.files), "what a session is started with")
-        self._process = process = await AgentProcess.start(
-            self._mechanism,
-            self._settings,
-            argv=command.argv,
-            env=build_environment(
-                self._settings.environ,
-                inside=self.record.id,
-                depth=self.record.depth,
-                child_socket=child_socket,
-                scratch=str(scratch),
-                deny=options.env_deny,
-            )
-            | configuration.environ,
-            work_dir=options.work_dir,
-            child_socket=child_socket_folder,
-            scratch=scratch,
-            configuration=configuration.folder,
-            login=self._login,
-            paths=paths,
-            log=raw,
-            label=self.record.name,
-            now=self._context.now,
-            max_memory=limits.max_memory,
-            max_procs=limits.max_procs,
-        )
+    def _take(self, process: AgentProcess) -> None:
         self._context.fold(Launched())
         process_id = f"{self.record.id}/{process.pid}@{self._context.now():.3f}"
         self._driver.take(process, process_id)
         self._final.take(process, process_id, self._path_guard)
         walls = self._path_guard.started(process.container)
         self._context.update(walls=walls)
+        options = self.record.options
         mode = f", permission mode {options.permission_mode}" if options.permission_mode else ""
         how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}{mode}"
         entries = (
@@ -498,7 +441,6 @@ class Runner:
         self._note_whereabouts()
         # Not here and now: from here on whatever fails must find the process in `_serve`, which ends it.
         self._writes.after(lambda: self._store.write(audit.add, entries))
-        return process
 
     async def _serve(self, process: AgentProcess, expected: Expected) -> None:
         self._ladder = ladder = Ladder(process, grace=self._settings.grace)
@@ -514,7 +456,7 @@ class Runner:
                 self._driver.lookup.run,
                 lambda: self._path_guard.watch(self._wall_lost),
                 reader.watch_caps,
-                *(() if self._login is None else (self._login.keep,)),
+                *(() if self._launcher.login is None else (self._launcher.login.keep,)),
                 lambda: self._open_and_deliver(process, expected),
             ):
                 nursery.start_soon(self._end.guard, task)
