@@ -25,6 +25,7 @@ from cms.errors import CmsError
 from cms.fleet import batch_engine, delegation, machine, supervisor
 from cms.fleet.batch_sessions import SupervisorSessions
 from cms.fleet.children import Children
+from cms.fleet.crew import LocalCrew
 from cms.fleet.notify import Notifier
 from cms.fleet.results_file import Results
 from cms.home import prepare_home
@@ -152,7 +153,7 @@ Provoke = Callable[[Settings], Awaitable[None]]
 #: What goes wrong, and what makes it be called.
 CASES: tuple[tuple[object, str, Provoke], ...] = (
     (batch_engine, "decide", run_batch),
-    (batch_engine.Engine, "_try", run_batch),
+    (LocalCrew, "do", run_batch),
     (batch_engine.Engine, "_salvage", run_batch),
     (SupervisorSessions, "news", run_batch),
     (Notifier, "_tell", run_batch),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from cms.batch.ends import Report
 from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
 from cms.batch.retry import Remains, salvage
 from cms.config import caller_environ
@@ -88,8 +89,9 @@ async def judged_again(tmp_path: Path, verdict: str) -> DelegateResult:
     async with supervising(settings) as supervisor:
         check = f"if test -e again; then {verdict}; else touch again at-work-one; sleep 600; fi"
         await cut_off_in_check(supervisor, check)
-        result = await SupervisorSessions(supervisor, "batch:x").traces("one", "", 0, check=True)
-        assert isinstance(result, DelegateResult)
+        traces = await SupervisorSessions(supervisor, "batch:x").traces("one", "", 0, check=True)
+        assert isinstance(traces, Report)
+        result = traces.result
         one = await last(supervisor)
         assert (one.outcome, one.state) == (result.status, InteractionState.DONE)
         assert one.reasons == result.reasons

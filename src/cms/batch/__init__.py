@@ -9,6 +9,7 @@
 | `throttle` | how many may run at once, given what the API bears; when is it time to rest |
 | `allowance` | may this task start under the batch's cap |
 | `retry` | a try has ended: is the task over, or tried again, when and how |
+| `ends` | what is written down of a try that has ended |
 | `schedule` | fold of all that: what is to be started, stopped, waited for |
 | `forecast` | what will it cost, how long will it take, will it fit |
 | `report` | what became of it, as Markdown and HTML |

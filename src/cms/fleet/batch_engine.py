@@ -10,7 +10,7 @@ What makes it safe to kill at any instant is the order of things, not the catchi
 3. the end of a task is one transaction with all that follows from it.
 
 So after a crash those that are `running` in the store may have been begun, and the session of each tells how
-far it came (`BatchSessions.traces`). That is looked into first (`cms.batch.retry.salvage`).
+far it came (`Crew.look`). That is looked into first (`cms.batch.retry.salvage`).
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 import trio
 
-from cms.batch import forecast, retry, schedule, template, throttle
+from cms.batch import ends, forecast, retry, schedule, template, throttle
 from cms.batch.allowance import Allowance
+from cms.batch.ends import End, Report
 from cms.batch.forecast import default_parallel
 from cms.batch.model import (
     ACTIVE,
@@ -35,21 +36,18 @@ from cms.batch.model import (
     BatchRecord,
     BatchStatus,
     Task,
-    TaskOptions,
     TaskResult,
     TaskStatus,
-    result_of,
     view,
 )
 from cms.batch.schedule import Asked, BatchEvent, Ended, Phase, Start, State, decide, fold, wake_at
 from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
 from cms.fleet import machine
-from cms.fleet.batch_sessions import BatchSessions, Nothing, Unchecked
-from cms.fleet.delegation import Accepted
+from cms.fleet.batch_sessions import News
+from cms.fleet.crew import Crew, Job, NotDone
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier
 from cms.fleet.results_file import Results, write_report
-from cms.groups import single_error
-from cms.session.model import DelegateResult, Outcome
+from cms.session.model import Outcome
 from cms.store import batch_tasks, batches
 from cms.store.store import Store
 
@@ -76,7 +74,7 @@ class Engine:
         self,
         record: BatchRecord,
         store: Store,
-        sessions: BatchSessions,
+        crew: Crew,
         *,
         umask: int = -1,
         jitter: Callable[[], float] = random.random,
@@ -84,7 +82,7 @@ class Engine:
     ) -> None:
         self.record = record
         self._store = store
-        self._sessions = sessions
+        self._crew = crew
         self._jitter = jitter
         self._clock = clock
         self._offset = clock() - trio.current_time()
@@ -345,22 +343,34 @@ class Engine:
     async def _work(self, task: Task) -> None:
         """One try of a task, from its start to its end in the store."""
         scope = self._scopes[task.seq]
-        came: DelegateResult | CmsError | None = None
-        heard, begun = trio.Event(), trio.Event()
+        report: Report | None = None
+        error: NotDone | None = None
+        heard = False
         began = trio.current_time()
+
+        def tell(word: News) -> None:
+            nonlocal heard
+            if word == "retry":
+                self._tell(schedule.ApiRetried(self._now(), task.seq))
+            elif not heard:
+                heard = True
+                self._tell(schedule.Answered(self._now(), task.seq))
+
         try:
             with scope:
                 try:
-                    came = await self._try(task, begun, heard)
-                except CmsError as error:
-                    came = error
+                    report = await self._crew.do(Job(task, *await self._texts(task)), tell)
+                except NotDone as caught:
+                    error = caught
             # What follows must be written down whoever wants this task to end now.
             took = trio.current_time() - began
             with trio.CancelScope(shield=True):
-                if isinstance(came, CmsError):
-                    await self._settle_error(task, came, took, begun=begun.is_set())
+                if error is not None:
+                    await self._settle_error(task, error, took)
+                elif report is None or (self._state.ending and report.result.status is Outcome.INTERRUPTED):
+                    await self._settle_cut(task, took)
                 else:
-                    await self._settle(task, came, took, heard=heard.is_set())
+                    await self._settle(task, report, took, heard=heard or bool(report.result.turns))
         except CmsError as caught:
             self._tell(schedule.Broken(self._now(), str(caught)))
             self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
@@ -368,37 +378,11 @@ class Engine:
             del self._scopes[task.seq]
             self._begun.pop(task.seq, None)
 
-    async def _try(self, task: Task, begun: trio.Event, heard: trio.Event) -> DelegateResult:
-        with single_error():
-            async with trio.open_nursery() as listening:
-
-                def accepted(_: object) -> None:
-                    begun.set()
-                    listening.start_soon(self._listen, task, heard)
-
-                result = await self._do(task, accepted)
-                listening.cancel_scope.cancel(reason="the try has ended")
-            return result
-
-    async def _do(self, task: Task, accepted: Accepted) -> DelegateResult:
+    async def _texts(self, task: Task) -> tuple[str, str]:
+        """The prompt and the context with the results of needed tasks put in; neither where it goes on."""
+        options = task.options
         if task.go_on:
-            return await self._sessions.go_on(task.name, retry.GO_ON, accepted)
-        if task.before or task.tries > 1:
-            await self._sessions.make_room(task.name)
-        prompt, context = await self._texts(task.options)
-        return await self._sessions.begin(task.options.session, prompt, context, accepted)
-
-    async def _listen(self, task: Task, heard: trio.Event) -> None:
-        async with aclosing(self._sessions.news(task.name)) as news:
-            async for word in news:
-                if word == "retry":
-                    self._tell(schedule.ApiRetried(self._now(), task.seq))
-                elif not heard.is_set():
-                    heard.set()
-                    self._tell(schedule.Answered(self._now(), task.seq))
-
-    async def _texts(self, options: TaskOptions) -> tuple[str, str]:
-        """The prompt and the context with the results of needed tasks put in."""
+            return "", ""
         names = dict.fromkeys(one.name for one in template.wanted(f"{options.prompt}\n{options.context}"))
         found = await self._store.read(batch_tasks.named, self.record.id, list(names)) if names else []
         results = {task.name: task for task in found}
@@ -408,27 +392,19 @@ class Engine:
 
         return template.fill(options.prompt, field), template.fill(options.context, field)
 
-    async def _settle(self, task: Task, result: DelegateResult | None, took: float, *, heard: bool) -> None:
+    async def _settle(self, task: Task, report: Report, took: float, *, heard: bool = False) -> None:
         """Judge what a try came to, write it down, tell the schedule."""
-        if result is None or (self._state.ending and result.status is Outcome.INTERRUPTED):
-            await self._settle_cut(task, took)
-            return
-        fate = await self._judge(task, result, self._now())
-        await self._write_end(task, result, fate, took, heard=heard or bool(result.turns))
-
-    async def _judge(self, task: Task, result: DelegateResult, now: float) -> retry.Fate:
-        acted = True
-        if task.options.retries and result.status is not Outcome.COMPLETED:
-            acted = retry.may_have_acted(await self._sessions.allowed_tools(task.name))
-        tried = retry.try_of(task, result, acted=acted)
+        tried = retry.try_of(task, report.result, acted=report.acted)
         terms = retry.terms_of(task, self._options.max_api_failures)
-        return retry.judge(tried, terms, now, self._jitter())
+        fate = retry.judge(tried, terms, self._now(), self._jitter())
+        await self._put(task, ends.reported(task, report, fate, took, heard=heard))
+        self._notifier.note_walls(report.result)
 
-    async def _settle_error(self, task: Task, error: CmsError, took: float, *, begun: bool) -> None:
+    async def _settle_error(self, task: Task, failed: NotDone, took: float) -> None:
         """Nothing was started, or the house itself failed."""
+        error = failed.error
         if isinstance(error, StoreError):
             raise error
-        cost = max(0.0, await self._sessions.spent(task.name) - task.paid) if begun else 0.0
         if isinstance(error, ClaudeNotFound | ContainmentError):
             # It would be the same for every task: put this one back, and stop.
             fate = retry.Fate(TaskStatus.WAITING, go_on=task.go_on, reason=str(error))
@@ -436,104 +412,57 @@ class Engine:
         else:
             fate = retry.Fate(TaskStatus.FAILED)
         result = TaskResult(error=str(error), duration=took)
-        await self._put(task, fate, result, cost=cost, exact=not begun, heard=False)
+        await self._put(task, End(fate, result, failed.cost, not failed.begun))
 
     async def _settle_cut(self, task: Task, took: float) -> None:
         """A try was cut off: by us now, or by a crash that was found later."""
-        check = not self._state.ending
-        traces = await self._sessions.traces(task.name, task.before, task.messages, check=check)
-        if isinstance(traces, Unchecked) and not self._state.give_up:
-            # It stays `running`: whoever goes on with the batch looks at it, and checks it, first.
-            self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
+        found = await self._crew.look(task, check=not self._state.ending)
+        if isinstance(found, Report):
+            if not found.checked and not self._state.give_up:
+                # It stays `running`: whoever goes on with the batch looks at it, and checks it, first.
+                self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
+                return
+            await self._settle(task, found, found.result.duration / 1000)
             return
-        if isinstance(traces, DelegateResult | Unchecked):
-            traces = traces.result if isinstance(traces, Unchecked) else traces
-            fate = await self._judge(task, traces, self._now())
-            await self._write_end(task, traces, fate, traces.duration / 1000, heard=False)
-            return
-        cost = max(0.0, await self._sessions.spent(task.name) - task.paid)
-        if isinstance(traces, Nothing):
-            # As it was before it was begun.
-            fate = retry.Fate(TaskStatus.WAITING, go_on=task.go_on, reason="cut off before it had begun")
-            task = msgspec.structs.replace(task, tries=task.tries - 1)
-            await self._put(task, fate, task.result, cost=0.0, exact=True, heard=False)
-            return
-        fate = retry.salvage(traces)
-        error = fate.reason if fate.status in OVER else ""
-        result = TaskResult(error=error, duration=took, can_continue=traces.can_continue)
-        await self._put(task, fate, result, cost=cost, exact=traces.exact or not traces.sent, heard=False)
+        spent = await self._crew.spent(task)
+        await self._put(task, ends.cut_off(task, found, spent, took))
 
-    async def _write_end(
-        self, task: Task, result: DelegateResult, fate: retry.Fate, took: float, *, heard: bool
-    ) -> None:
-        earlier = task.result.duration if task.result is not None else 0.0
-        reasons = (fate.reason,) if fate.reason and fate.status in OVER else ()
-        kept = result_of(result, duration=earlier + took, reasons=reasons)
-        cost, exact, resets_at = result.cost, result.cost_exact, result.resets_at
-        await self._put(task, fate, kept, cost=cost, exact=exact, heard=heard, resets_at=resets_at)
-        self._notifier.note_walls(result)
-
-    async def _put(
-        self,
-        task: Task,
-        fate: retry.Fate,
-        result: TaskResult | None,
-        *,
-        cost: float,
-        exact: bool,
-        heard: bool,
-        resets_at: float | None = None,
-    ) -> None:
+    async def _put(self, task: Task, end: End) -> None:
         now = self._now()
-        ends = fate.status in OVER
-        task = msgspec.structs.replace(
-            task,
-            status=fate.status,
-            due=0.0 if ends or not fate.due else now + fate.due,
-            go_on=fate.go_on,
-            failures=task.failures + (fate.counts == "failure"),
-            api_failures=task.api_failures + (fate.counts == "api_failure"),
-            cost=task.cost + cost,
-            exact=task.exact and exact,
-            ended=now if ends else None,
-            result=result,
-            reason=fate.reason,
-        )
-        limit = task.options.session.limits.max_cost
-        left = limit
-        if limit is not None and fate.go_on:
-            left = max(0.0, limit - await self._sessions.spent(task.name))
-        took = result.duration if result is not None else 0.0
+        task = end.applied(task, now)
+        left = task.options.session.limits.max_cost
+        if left is not None and task.go_on:
+            left = max(0.0, left - await self._crew.spent(task))
         settled = await self._store.write_shared(
             batch_tasks.settle,
             self.record.id,
             task,
-            cost,
-            exact=exact,
+            end.cost,
+            exact=end.exact,
             left=left,
-            worked=took if ends else 0.0,
+            worked=end.worked if end.is_last else 0.0,
         )
-        if ends:
+        if end.is_last:
             self._over += 1 + settled.skipped
-            self._worked += took
-        self._update(spent=self.record.spent + cost, exact=self.record.exact and exact)
+            self._worked += end.worked
+        self._update(spent=self.record.spent + end.cost, exact=self.record.exact and end.exact)
         self._tell(
             Ended(
                 now,
                 task.seq,
                 task.status,
-                cost,
-                exact,
+                end.cost,
+                end.exact,
                 settled.released,
                 settled.skipped,
-                heard,
-                fate.trouble,
-                resets_at,
-                fate.reason or (result.error if result is not None else ""),
+                end.heard,
+                end.fate.trouble,
+                end.resets_at,
+                task.reason or (end.result.error if end.result is not None else ""),
                 self._jitter(),
             )
         )
-        if ends:
+        if end.is_last:
             await self._after_end(task)
 
     async def _after_end(self, task: Task) -> None:
@@ -542,7 +471,7 @@ class Engine:
         if task.status is TaskStatus.COMPLETED:
             if self._options.keep_alive:
                 try:
-                    await self._sessions.keep(task.name)
+                    await self._crew.keep(task)
                 except CmsError as error:
                     self.warn(f"--keep-alive: {task.name} could not be kept: {error}")
         elif self._notifier.wants_failures:

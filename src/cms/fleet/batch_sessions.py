@@ -1,7 +1,7 @@
-"""Who does a batch's work: the few things that the engine (`batch`) wants of sessions, on a supervisor.
+"""The few things that a local crew (`fleet.crew`) wants of sessions, on a supervisor.
 
-The engine knows tasks; here are names, sessions and the traces that a try has left. Behind this interface a
-test puts a fake that does ten thousand tasks in seconds.
+A crew knows tasks; here are names, sessions and the traces that a try has left. Behind this interface a test
+puts a fake that does ten thousand tasks in seconds.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Literal, Protocol
 
-import msgspec
 import trio
 
+from cms.batch.ends import Found, Report
 from cms.batch.retry import Remains
 from cms.errors import CmsError, SessionNotFound
 from cms.fleet.delegation import Accepted
@@ -42,22 +42,8 @@ from cms.store.rawlog import raw_log_path, read_entries
 News = Literal["answered", "retry"]
 
 
-class Nothing(msgspec.Struct, frozen=True):
-    """A try that never came to anything: it can simply be begun."""
-
-
-class Unchecked(msgspec.Struct, frozen=True):
-    """A try whose work has ended, and whose checks have not; with what it came to without them."""
-
-    result: DelegateResult
-
-
-#: What became of a try that nobody saw end: nothing, its result, or what it left.
-Traces = Nothing | DelegateResult | Unchecked | Remains
-
-
 class BatchSessions(Protocol):
-    """What the engine asks for."""
+    """What the crew asks for."""
 
     async def begin(
         self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
@@ -76,7 +62,7 @@ class BatchSessions(Protocol):
     async def allowed_tools(self, name: str) -> tuple[str, ...]:
         """The tools that the gate let through in the session of that name, a name for each call."""
 
-    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Traces:
+    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Found:
         """What became of the newest try.
 
         Args:
@@ -136,18 +122,19 @@ class SupervisorSessions:
     async def _let_through(self, session_id: str) -> dict[str, str]:
         return let_through(await self._supervisor.store.read(audit.entries, session_id))
 
-    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Traces:
+    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Found:
         session = await self._find(name)
         if session is None or (session.id == before and session.interaction_count <= messages):
-            return Nothing()
+            return None
         last = next(iter(await self._supervisor.interactions(name, 1)), None)
         if last is None:
-            return Nothing()
+            return None
         there = await self._supervisor.can_continue(session)
         if last.state is InteractionState.UNCHECKED and not check:
-            return Unchecked(delegate_result(last, session, session.receipt, has_conversation=there))
+            result = delegate_result(last, session, session.receipt, has_conversation=there)
+            return Report(result, checked=False)
         if last.outcome not in (None, Outcome.INTERRUPTED) or last.state is InteractionState.UNCHECKED:
-            return await self._supervisor.judge_again(name)
+            return Report(await self._supervisor.judge_again(name))
         path = raw_log_path(self._supervisor.settings.raw, session.id)
         allowed = await self._let_through(session.id)
         ended = await trio.to_thread.run_sync(ended_calls, path)

@@ -26,7 +26,8 @@ from cms.batch.model import (
 from cms.errors import UsageError
 from cms.fleet import machine
 from cms.fleet.batch_engine import Engine
-from cms.fleet.batch_sessions import BatchSessions, SupervisorSessions
+from cms.fleet.batch_sessions import SupervisorSessions
+from cms.fleet.crew import Crew, LocalCrew
 from cms.fleet.supervisor import Supervisor
 from cms.groups import at_own_door
 from cms.store import batch_intake, batch_tasks, batches
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 
 _PAGE: Final = 500
 
-MakeSessions = Callable[[str], BatchSessions]
+#: Who does the tasks of the batch with that id.
+MakeCrew = Callable[[str], Crew]
 
 
 def scope_of(batch_id: str) -> str:
@@ -51,7 +53,7 @@ class Batches:
     def __init__(
         self,
         store: Store,
-        make_sessions: MakeSessions,
+        make_crew: MakeCrew,
         nursery: trio.Nursery,
         *,
         umask: int = -1,
@@ -61,7 +63,7 @@ class Batches:
         self.store = store
         self._umask = umask
         self._clock = clock
-        self._make_sessions = make_sessions
+        self._make_crew = make_crew
         self._nursery = nursery
         self._engines: dict[str, Engine] = {}
         self._locks: dict[str, trio.Lock] = {}
@@ -203,8 +205,8 @@ class Batches:
                 del self._locks[batch_id]
 
     def _engine(self, record: BatchRecord) -> Engine:
-        sessions = self._make_sessions(record.id)
-        return Engine(record, self.store, sessions, umask=self._umask, clock=self._clock)
+        crew = self._make_crew(record.id)
+        return Engine(record, self.store, crew, umask=self._umask, clock=self._clock)
 
     def _launch(self, record: BatchRecord) -> Engine:
         engine = self._engine(record)
@@ -322,11 +324,11 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
     """The batches of a supervisor. At the end each is brought to rest, as far as there is time for it."""
     store = supervisor.store
 
-    def make_sessions(batch_id: str) -> BatchSessions:
-        return SupervisorSessions(supervisor, scope_of(batch_id))
+    def make_crew(batch_id: str) -> Crew:
+        return LocalCrew(SupervisorSessions(supervisor, scope_of(batch_id)))
 
     async with trio.open_nursery() as nursery:
-        batches = Batches(store, make_sessions, nursery, umask=supervisor.settings.umask)
+        batches = Batches(store, make_crew, nursery, umask=supervisor.settings.umask)
         try:
             yield batches
         finally:

@@ -1,4 +1,4 @@
-"""A crew without sessions: what a task does stands in its prompt, and what was done is written down.
+"""Sessions that are none: what a task does stands in its prompt, and what was done is written down.
 
 A prompt is a list of words, one for each try; the last one holds for all further tries.
 
@@ -22,9 +22,10 @@ from collections.abc import AsyncGenerator
 import msgspec
 import trio
 
+from cms.batch.ends import Found, Report
 from cms.batch.retry import Remains
 from cms.errors import NameTaken
-from cms.fleet.batch_sessions import News, Nothing, Traces
+from cms.fleet.batch_sessions import News
 from cms.fleet.delegation import Accepted
 from cms.session.model import DelegateResult, Interaction, Outcome, Safety, SessionOptions
 
@@ -44,7 +45,7 @@ class Session(msgspec.Struct):
     result: DelegateResult | None = None
 
 
-class FakeCrew:
+class FakeSessions:
     """Attributes:
     begun: how often each task was begun, from the start or again.
     completed: how often each was brought to its good end.
@@ -149,12 +150,12 @@ class FakeCrew:
         session = self.sessions.get(name)
         return () if session is None else session.tools
 
-    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Traces:
+    async def traces(self, name: str, before: str, messages: int, *, check: bool) -> Found:
         session = self.sessions.get(name)
         if session is None or session.messages <= messages:
-            return Nothing()
+            return None
         if session.result is not None:
-            return session.result
+            return Report(session.result)
         return Remains(True, session.turns, session.tools, session.tools[session.finished :])
 
     async def news(self, name: str) -> AsyncGenerator[News, None]:

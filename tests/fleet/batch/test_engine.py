@@ -1,4 +1,4 @@
-"""The engine on a real store with a fake crew: everything is done once, in order, within its limits."""
+"""The engine on a real store with made-up sessions: everything is done once, in order, within its limits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from cms.config import Settings
 from cms.errors import UsageError
 from cms.fleet.batch_engine import Engine
 from cms.fleet.batches import Batches
+from cms.fleet.crew import LocalCrew
 from cms.store import batch_tasks, batches
 from cms.store.store import open_store
-from fleet.batch.fake import COST, FakeCrew
+from fleet.batch.fake import COST, FakeSessions
 
 #: A test must name the clock itself for pytest-trio to use it.
 Clock = trio.testing.MockClock
@@ -32,7 +33,7 @@ def spec(name: str, prompt: str = "ok", *needs: str, **more: object) -> TaskSpec
 class House:
     """Batches on a store of their own, all with one crew."""
 
-    def __init__(self, batches: Batches, sessions: FakeCrew, work_dir: Path, jumps: list[float]) -> None:
+    def __init__(self, batches: Batches, sessions: FakeSessions, work_dir: Path, jumps: list[float]) -> None:
         self.batches = batches
         self.sessions = sessions
         self.store = batches.store
@@ -70,13 +71,13 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(home: Path, sessions: FakeCrew | None = None) -> AsyncIterator[House]:
-    sessions = sessions or FakeCrew()
+async def open_house(home: Path, sessions: FakeSessions | None = None) -> AsyncIterator[House]:
+    sessions = sessions or FakeSessions()
     epoch = time.time() - trio.current_time()
     jumps = [0.0]
     sessions.now = lambda: epoch + sum(jumps) + trio.current_time()  # type: ignore[method-assign] # no clock
     async with open_store(Settings(home=home)) as store, trio.open_nursery() as nursery:
-        batches = Batches(store, lambda _: sessions, nursery, clock=lambda: sessions.now())
+        batches = Batches(store, lambda _: LocalCrew(sessions), nursery, clock=lambda: sessions.now())
         yield House(batches, sessions, home, jumps)
         nursery.cancel_scope.cancel()
 
@@ -241,7 +242,7 @@ async def wait_status(house: House, batch_id: str, status: BatchStatus) -> Batch
 
 async def test_a_crash_does_not_extend_the_time(tmp_path: Path, autojump_clock: Clock) -> None:
     autojump_clock.autojump_threshold = 0.02
-    sessions = FakeCrew(longest=30.0)
+    sessions = FakeSessions(longest=30.0)
     specs = [spec(f"t{n}") for n in range(100)]
     with trio.CancelScope() as life:
         async with open_house(tmp_path, sessions) as house:
@@ -258,7 +259,7 @@ async def test_a_crash_does_not_extend_the_time(tmp_path: Path, autojump_clock: 
         assert (record.stopped_by, record.deadline) == ("time", deadline)
 
 
-async def until_begun(sessions: FakeCrew, more_than: int) -> int:
+async def until_begun(sessions: FakeSessions, more_than: int) -> int:
     """Until more tasks were begun than so many; returns how many."""
     while (begun := sum(sessions.begun.values())) <= more_than:  # noqa: ASYNC110 - the fake has no event for it
         await trio.sleep(1)
@@ -343,7 +344,7 @@ async def test_killed_at_any_instant_nothing_is_lost_or_done_twice(
 ) -> None:
     """The engine is cut off without a word again and again, and the crew's sessions with it."""
     autojump_clock.autojump_threshold = 0.02
-    sessions = FakeCrew(seed=seed, longest=5.0)
+    sessions = FakeSessions(seed=seed, longest=5.0)
     specs = [spec(f"t{n}", "ok", *([f"t{n - 7}"] if n % 3 == 0 and n > 7 else [])) for n in range(60)]
     batch_id = ""
     for life in range(200):  # noqa: B007 - used below
@@ -371,7 +372,7 @@ async def test_killed_at_any_instant_nothing_is_lost_or_done_twice(
 
 async def test_ten_thousand_tasks(tmp_path: Path, autojump_clock: Clock) -> None:
     autojump_clock.autojump_threshold = 0.0
-    sessions = FakeCrew(longest=20.0)
+    sessions = FakeSessions(longest=20.0)
     async with open_house(tmp_path, sessions) as house:
         record = await house.run([spec(f"t{n}") for n in range(10_000)], max_parallel=200)
         assert record.counts == {TaskStatus.COMPLETED: 10_000}
@@ -487,7 +488,7 @@ async def test_a_jump_of_the_clock_is_not_felt_by_spans(
 async def test_a_recovery_that_takes_long_holds_up_no_question(tmp_path: Path, autojump_clock: Clock) -> None:
     """Questions are answered, and say so; whoever wants to go on waits for it, and then does."""
     autojump_clock.autojump_threshold = 0.02
-    sessions = FakeCrew()
+    sessions = FakeSessions()
     with trio.CancelScope() as life:
         async with open_house(tmp_path, sessions) as house:
             batch_id = (await house.start([spec("a", "hang ok")])).record.id

@@ -1,0 +1,133 @@
+"""Who does the tasks of a batch: all that the engine (`batch_engine`) asks for, and who does it here.
+
+The engine decides what is done when, and writes down what came of it. A crew does one try of a task, wherever
+that may be, and gives facts: no policy is here. What goes to and fro (`Job`, `batch.ends.Report`,
+`batch.retry.Remains`) are plain records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import msgspec
+import trio
+
+from cms.batch import retry
+from cms.batch.ends import Found, Report
+from cms.batch.model import Task
+from cms.errors import CmsError
+from cms.fleet.batch_sessions import BatchSessions, News
+from cms.groups import single_error
+from cms.session.model import DelegateResult, Outcome, Record
+
+
+class Job(Record, frozen=True):
+    """A try that is to be made. `prompt`, `context`: with everything put in that they want."""
+
+    task: Task
+    prompt: str = ""
+    context: str = ""
+
+
+class NotDone(CmsError):
+    """A try could not be made, or not be watched to its end. `cost`: US dollars that it took, at least.
+
+    Attributes:
+        begun: something of it was.
+    """
+
+    def __init__(self, error: CmsError, *, begun: bool, cost: float) -> None:
+        super().__init__(error.message, hint=error.hint)
+        self.error = error
+        self.begun = begun
+        self.cost = cost
+
+
+class Crew(Protocol):
+    """What the engine asks for."""
+
+    async def do(self, job: Job, tell: Callable[[News], None]) -> Report:
+        """Make a try, in the conversation of the last where the task says so (`go_on`).
+
+        It is called once for each time that the task was marked as running. Cancelling it ends the try in
+        a way that it can go on from; `look` then says what came of it.
+
+        Args:
+            tell: what the API does for it meanwhile.
+
+        Raises:
+            NotDone: nothing was started, or the house itself failed.
+        """
+
+    async def look(self, task: Task, *, check: bool) -> Found:
+        """What became of a try whose end nobody saw: it was cancelled, or whoever watched it died.
+
+        Args:
+            check: run its checks, which may take a while, if they were cut off.
+        """
+
+    async def spent(self, task: Task) -> float:
+        """US dollars that the session of the task's name has cost so far; 0.0 if there is none."""
+
+    async def keep(self, task: Task) -> None:
+        """Have a process alive for the task's session."""
+
+
+class LocalCrew:
+    """The tasks of one batch as delegations on this machine."""
+
+    def __init__(self, sessions: BatchSessions) -> None:
+        self._sessions = sessions
+
+    async def do(self, job: Job, tell: Callable[[News], None]) -> Report:
+        begun = False
+        try:
+            with single_error():
+                async with trio.open_nursery() as listening:
+
+                    def accepted(_: object) -> None:
+                        nonlocal begun
+                        begun = True
+                        listening.start_soon(self._listen, job.task, tell)
+
+                    result = await self._work(job, accepted)
+                    listening.cancel_scope.cancel(reason="the try has ended")
+            return await self._seen(job.task, Report(result))
+        except CmsError as error:
+            cost = 0.0
+            if begun:
+                with trio.CancelScope(shield=True):
+                    cost = max(0.0, await self.spent(job.task) - job.task.paid)
+            raise NotDone(error, begun=begun, cost=cost) from error
+
+    async def _work(self, job: Job, accepted: Callable[[object], None]) -> DelegateResult:
+        task = job.task
+        if task.go_on:
+            return await self._sessions.go_on(task.name, retry.GO_ON, accepted)
+        if task.before or task.tries > 1:
+            await self._sessions.make_room(task.name)
+        return await self._sessions.begin(task.options.session, job.prompt, job.context, accepted)
+
+    async def _listen(self, task: Task, tell: Callable[[News], None]) -> None:
+        async with aclosing(self._sessions.news(task.name)) as news:
+            async for word in news:
+                tell(word)
+
+    async def _seen(self, task: Task, report: Report) -> Report:
+        """With what it did, where that matters."""
+        if not task.options.retries or report.result.status is Outcome.COMPLETED:
+            return report
+        acted = retry.may_have_acted(await self._sessions.allowed_tools(task.name))
+        return msgspec.structs.replace(report, acted=acted)
+
+    async def look(self, task: Task, *, check: bool) -> Found:
+        found = await self._sessions.traces(task.name, task.before, task.messages, check=check)
+        return await self._seen(task, found) if isinstance(found, Report) else found
+
+    async def spent(self, task: Task) -> float:
+        return await self._sessions.spent(task.name)
+
+    async def keep(self, task: Task) -> None:
+        await self._sessions.keep(task.name)
