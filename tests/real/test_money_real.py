@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import msgspec
 import pytest
@@ -109,3 +110,36 @@ def test_a_daemon_that_is_killed_gives_nothing_back_that_may_be_spent(world: Wor
     assert (after.at_work, after.reserved) == (0, 0)
     assert after.spent == pytest.approx(before.spent)
     assert after.unknown == pytest.approx(before.reserved)
+
+
+def test_turns_that_begin_by_themselves_end_at_a_shared_cap(world: World) -> None:
+    """A shell's end begins a turn. The one that passes the cap is the last that reaches the API."""
+    assert world.cms("budget", "set", "--daily", "0.03").code == 0
+    lasts = [f"while [ ! -e end{n} ]; do sleep 0.05; done" for n in range(3)]
+    shells = [call("Bash", command=line, run_in_background=True) for line in lasts]
+    launch = msgspec.structs.replace(shells[0], calls=tuple(one.calls[0] for one in shells))
+    task = prompt("Work", launch, say("started"), *LONG)
+    assert world.cms("spawn", "one", task, "--preset", "full", "--json").code == 0
+    for number in range(3):
+        (world.work_dir / f"end{number}").touch()
+        wait_for_unasked(world, number + 1)
+    assert CALL <= budget(world).spent_today + 1e-9 <= CALL + 0.01
+    log = world.cms("audit", "one").out
+    assert log.count("a turn that nobody asked for is ended: today's budget is used up") == 2, log
+    again = world.cms("send", "one", prompt("More", say("never")))
+    assert again.code == 4, again
+
+
+def unasked_turns(world: World) -> int:
+    """How many turns have begun and ended after the message was answered."""
+    (raw,) = (world.cms_home / "raw").glob("*.log")
+    return (
+        sum(b'"session_state_changed","state":"idle"' in line for line in raw.read_bytes().splitlines()) - 1
+    )
+
+
+def wait_for_unasked(world: World, turns: int) -> None:
+    deadline = time.monotonic() + 20
+    while unasked_turns(world) < turns:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

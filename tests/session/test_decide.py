@@ -22,6 +22,7 @@ from cms.session.state import (
     PathsFound,
     Phase,
     Settled,
+    StandingAsked,
 )
 from session.test_state import EVENTS
 from session.world import (
@@ -156,7 +157,17 @@ _STEPS = st.lists(
     st.one_of(EVENTS, st.sampled_from([0.1, 2.0, 5.0, 31.0]), st.sampled_from(["meter", "disk"])), max_size=30
 )
 #: Events of ours that only the world itself may tell, when it has done what they say.
-_OURS = (Judged, Charged, InterruptSent, MeterAsked, Settled, BudgetAsked, LookingUp, PathsFound)
+_OURS = (
+    Judged,
+    Charged,
+    InterruptSent,
+    MeterAsked,
+    Settled,
+    BudgetAsked,
+    StandingAsked,
+    LookingUp,
+    PathsFound,
+)
 
 
 def play(world: World, steps: list[Event | float | str]) -> None:

@@ -34,6 +34,8 @@ from cms.session.decide import (
     AnswerCall,
     AskBudget,
     AskMeter,
+    AskStanding,
+    EndUnasked,
     FindPaths,
     GiveUp,
     Note,
@@ -60,6 +62,7 @@ from cms.session.state import (
     PathsFound,
     PendingCall,
     Settled,
+    StandingAsked,
     State,
 )
 from cms.session.verdict import Conclusion, conclude
@@ -254,6 +257,7 @@ class World:
         self.asked = 0
         self.interrupts = 0
         self.stops: list[str] = []
+        self.unasked_ended: list[str] = []
         self.given_up: list[Breach | None] = []
         self.unfit = ""
         self.settled: list[Conclusion] = []
@@ -308,6 +312,11 @@ class World:
                     self.state = fold(self.state, MeterAsked(), self.now)
                 case AskBudget():
                     self.state = fold(self.state, BudgetAsked(), self.now)
+                case AskStanding():
+                    self.state = fold(self.state, StandingAsked(), self.now)
+                case EndUnasked(reason=reason):
+                    self.unasked_ended.append(reason)
+                    self.state = fold(self.state, InterruptSent(unasked=True), self.now)
                 case SendInterrupt():
                     assert self.state.turn is not None
                     assert self.state.turn.interrupted_at is None, "interrupted twice"

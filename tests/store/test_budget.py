@@ -55,6 +55,24 @@ async def test_an_interaction_reserves_spends_and_gives_back(settings: Settings)
         assert (batch.spent, batch.held) == (0.75, 0.0)
 
 
+async def test_what_is_left_for_a_turn_that_an_interaction_has_caused(settings: Settings) -> None:
+    async with open_store(settings) as store:
+        record = making.session()
+        await store.write(sessions.add, record)
+        await store.write(money.set_cap, "batch:1", 0.5)
+        await store.write(turns.begin, record, sent(scopes=("batch:1",)), NOW)
+        await store.write(sessions.save_interaction, replace(sent(), state=InteractionState.DONE, ended=NOW))
+        left = await store.read(money.left_for, "interaction-1-1", NOW)
+        assert left.amount == pytest.approx(0.5 / 32)
+        assert left.short == ""
+        await store.write(turns.spend, record, [making.charge(0.5)], "", NOW)
+        left = await store.read(money.left_for, "interaction-1-1", NOW)
+        assert (left.final, "the budget of batch 1 is used up" in left.short) == (True, True)
+        assert (await store.read(money.left_for, "", NOW)).short == ""
+        (batch,) = await store.read(money.standings, NOW)
+        assert (batch.held, batch.holders) == (0.0, 0)
+
+
 async def test_what_gets_nothing_is_not_written(settings: Settings) -> None:
     async with open_store(settings) as store:
         record = making.session()

@@ -27,7 +27,7 @@ from cms.protocol.messages import (
     decode,
 )
 from cms.session.audit import let_through
-from cms.session.fold import TASK_ENDS
+from cms.session.background import TASK_ENDS
 from cms.session.model import (
     DelegateResult,
     InteractionState,

@@ -34,6 +34,8 @@ from cms.session.decide import (
     AnswerCall,
     AskBudget,
     AskMeter,
+    AskStanding,
+    EndUnasked,
     FindPaths,
     GiveUp,
     Note,
@@ -65,10 +67,12 @@ from cms.session.state import (
     PersonAnswered,
     Phase,
     Settled,
+    StandingAsked,
+    StandingKnown,
     may_owe,
 )
 from cms.session.verdict import api_part, conclude, response_of
-from cms.store import sessions, turns
+from cms.store import money, sessions, turns
 from cms.store.store import Store
 
 #: Seconds for the end of a process that has not come up within a limit.
@@ -196,6 +200,13 @@ class Driver:
                     process.ask(GetUsage())
                 case AskBudget():
                     self.check_budget()
+                case AskStanding():
+                    self._ask_standing()
+                case EndUnasked(reason=reason):
+                    context.fold(InterruptSent(unasked=True), now)
+                    self.log(context.entry("limit", "interrupted", reason=reason))
+                    self._watchers.notify(context.progress("note", reason))
+                    process.ask(Interrupt())
                 case SendInterrupt():
                     context.fold(InterruptSent(), now)
                     process.ask(Interrupt())
@@ -309,7 +320,6 @@ class Driver:
         rows = rows_of_charges(
             charges,
             session_id=context.record.id,
-            interaction_id=key,
             process=self._process_id,
             model=context.state.model,
             at=now,
@@ -341,6 +351,23 @@ class Driver:
         def then(_error: CmsError | None) -> None:
             if turn is not None and grants:
                 self.apply(Granted(turn.id, grants[0]))
+
+        self._writes.after(store, then)
+
+    def _ask_standing(self) -> None:
+        """Learn what the shared budgets have for the turn that nobody asked for."""
+        context, unasked = self._context, self._context.state.unasked
+        if unasked is None:
+            return
+        context.fold(StandingAsked())
+        grants: list[Grant] = []
+
+        async def store() -> None:
+            grants.append(await self._store.read(money.left_for, unasked.payer, context.now()))
+
+        def then(_error: CmsError | None) -> None:
+            if grants:
+                self.apply(StandingKnown(grants[0]))
 
         self._writes.after(store, then)
 

@@ -50,7 +50,6 @@ def rows_of_charges(
     charges: Iterable[ledger.Charge],
     *,
     session_id: str,
-    interaction_id: str,
     process: str,
     model: str,
     at: float,
@@ -63,7 +62,7 @@ def rows_of_charges(
     return [
         Charge(
             session_id=session_id,
-            interaction_id=interaction_id,
+            interaction_id=charge.interaction_id,
             process=process,
             model=name,
             usage=usage,

@@ -77,7 +77,8 @@ class Sender:
             queued = self._queue.popleft()
             interaction = msgspec.structs.replace(queued, state=InteractionState.SENT)
             if (spent := used_up(context.state, context.record.options.limits)) is not None:
-                await self._driver.refuse(interaction, *spent)
+                outcome, why = spent
+                await self._driver.refuse(interaction, outcome, f"{why}; not sent")
                 continue
             try:
                 # After this a crash leaves the message doubtful; before it, certainly unsent.

@@ -12,7 +12,8 @@ things, and how an interaction is ended before its time.
 - Calls are judged in the order in which they came. One whose paths are still looked up holds those behind it:
   it may be what ends the interaction, and then they must not have run.
 - A turn that nobody asked for (claude begins one when a background task ends) is ended the same way at its
-  first tool call, so it costs one API call and does nothing.
+  first tool call, and interrupted if it goes on all the same: it costs one API call and does nothing. It is
+  interrupted as it begins once a limit of the session, or a shared budget, is used up.
 """
 
 from __future__ import annotations
@@ -27,11 +28,20 @@ from cms.session.limits import (
     find_breach,
     is_metered,
     limits_due,
+    used_up,
     wants_meter,
 )
 from cms.session.model import Denial, Outcome
 from cms.session.startup import limit_passed, must_be_up_by, start_due
-from cms.session.state import Breach, PendingCall, Phase, State, is_over, out_of_budget
+from cms.session.state import (
+    Breach,
+    PendingCall,
+    Phase,
+    State,
+    is_out_of_turn,
+    is_over,
+    out_of_budget,
+)
 
 PATIENCE = 5.0  # a loaded machine took claude past 3 s to hear an interrupt, and cost the session its process
 
@@ -65,6 +75,16 @@ class AskBudget(Action, frozen=True):
 
 class SendInterrupt(Action, frozen=True):
     """Ask claude to end its turn now."""
+
+
+class AskStanding(Action, frozen=True):
+    """Ask whether the shared budgets have anything for a turn that nobody asked for."""
+
+
+class EndUnasked(Action, frozen=True):
+    """Interrupt that turn."""
+
+    reason: str
 
 
 class StopProcess(Action, frozen=True):
@@ -103,13 +123,12 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     if state.phase is Phase.STARTING:
         return _wait_for_start(state, rules, now)
     if turn is None or is_over(state):
-        # A call out of turn (a turn that nobody asked for, a subagent that outlived its interaction):
-        # nothing runs unwatched.
-        stop = Breach(Outcome.INTERRUPTED, "no message is in flight", now)
-        decision = GateDecision("deny", f"refused: {stop.reason}")
-        refusals = tuple(_answer(call, decision, stop) for call in state.gate)
+        refusals = (*_refuse_out_of_turn(state, now), *_end_unasked(state, rules, now))
         return refusals if turn is None else (*refusals, Settle())
     actions: list[Action] = [Unfit(state.lacks)] if state.lacks else []
+    if is_out_of_turn(state):
+        actions += (*_refuse_out_of_turn(state, now), *_end_unasked(state, rules, now))
+        state = msgspec.structs.replace(state, gate=())
     breach = turn.breach
     if breach is None:
         breach = find_breach(state, rules, now)
@@ -151,9 +170,11 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
 
 def wake_at(state: State, rules: Rules) -> float | None:
     """When `decide` must be called again though no event came, or None."""
-    turn = state.turn
+    turn, unasked = state.turn, state.unasked
     if state.phase is Phase.STARTING:
         return start_due(state, rules)
+    if unasked is not None and unasked.interrupted_at is not None:
+        return unasked.interrupted_at + PATIENCE
     if turn is None or state.phase is not Phase.BUSY:
         return None
     if turn.breach is not None:
@@ -172,6 +193,33 @@ def wake_at(state: State, rules: Rules) -> float | None:
         if awaits_person(call, rules) and is_metered(state, rules, call) and not out_of_budget(state)
     ]
     return min(times, default=None)
+
+
+def _refuse_out_of_turn(state: State, now: float) -> tuple[Action, ...]:
+    """Calls of a turn that nobody asked for, or of a subagent that outlived its interaction.
+
+    Nothing runs unwatched.
+    """
+    stop = Breach(Outcome.INTERRUPTED, "no message is in flight", now)
+    decision = GateDecision("deny", f"refused: {stop.reason}")
+    return tuple(_answer(call, decision, stop) for call in state.gate)
+
+
+def _end_unasked(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
+    """What a turn that nobody asked for may come to: one API call, if there is money for it."""
+    unasked = state.unasked
+    if unasked is None:
+        return ()
+    if unasked.interrupted_at is not None:
+        late = now >= unasked.interrupted_at + PATIENCE
+        return (StopProcess("claude works by itself, and went on after it was told to stop"),) if late else ()
+    gone = used_up(state, rules.limits)
+    why = gone[1] if gone is not None else unasked.short
+    if not why and unasked.replies > 1:
+        why = "it went on after its first call was refused"
+    if why:
+        return (EndUnasked(f"a turn that nobody asked for is ended: {why}"),)
+    return () if unasked.asked else (AskStanding(),)
 
 
 def _wait_for_start(state: State, rules: Rules, now: float) -> tuple[Action, ...]:

@@ -44,6 +44,7 @@ from cms.protocol.messages import (
 )
 from cms.protocol.tools import PLAN_TOOL
 from cms.session.acts import is_loss, may_change
+from cms.session.background import begin_unasked, follow_tasks
 from cms.session.model import Denial, InteractionState, TokenUsage
 from cms.session.repetition import follow
 from cms.session.startup import lacks
@@ -68,14 +69,14 @@ from cms.session.state import (
     PersonAnswered,
     Phase,
     Settled,
+    StandingAsked,
+    StandingKnown,
     State,
     Turn,
     agents,
+    is_out_of_turn,
 )
 from cms.session.tool_input import ToolInput, read_input
-
-#: The words with which claude says that a background task has ended.
-TASK_ENDS = frozenset({"completed", "failed", "killed", "stopped"})
 
 #: The model name of lines that claude makes up itself (an API error as an assistant line).
 SYNTHETIC = "<synthetic>"
@@ -119,7 +120,10 @@ def fold(state: State, event: Event, now: float) -> State:
             return _replace(state, asked_seq=state.seq, asked_at=now, unread_since=since)
         case SessionState(state=word):
             # Older ones say it also while a subagent lives, whose end will bring one more turn.
-            return _replace(state, idle=word == "idle" and not agents(state))
+            state = _replace(state, idle=word == "idle" and not agents(state))
+            if word == "idle":
+                return _replace(state, unasked=None)
+            return begin_unasked(state) if state.turn is None else state  # (else it may be our message)
         case CommandLifecycle():
             return _lifecycle(_replace(state, confirms=True), event)
         case Init():
@@ -127,7 +131,7 @@ def fold(state: State, event: Event, now: float) -> State:
         case ConversationReset(new_conversation_id=new):
             return _replace(state, conversation_id=new or state.conversation_id, ledger=state.ledger.reset())
         case TasksChanged() | TaskStarted() | TaskUpdated() | TaskNotification():
-            return _replace(state, tasks=_tasks(state.tasks, event))
+            return follow_tasks(state, event)
         case PermissionDenied():
             return _denied(state, event.tool_use_id, event.tool_name, event.message)
         case Informational(content=text, prevent_continuation=True) if not _is_asked(state):
@@ -152,8 +156,14 @@ def fold(state: State, event: Event, now: float) -> State:
             return _began(state, event, now)
         case Breached(breach=breach) if state.turn is not None and state.turn.breach is None:
             return _in_turn(state, breach=breach)
+        case InterruptSent(unasked=True) if state.unasked is not None:
+            return _replace(state, unasked=_replace(state.unasked, interrupted_at=now))
         case InterruptSent():
             return _in_turn(state, interrupted_at=now)
+        case StandingAsked() if state.unasked is not None:
+            return _replace(state, unasked=_replace(state.unasked, asked=True))
+        case StandingKnown(grant=grant) if state.unasked is not None:
+            return _replace(state, unasked=_replace(state.unasked, short=grant.short))
         case BudgetAsked() if state.turn is not None:
             asked = state.turn.allowance.asked + 1
             return _in_turn(state, allowance=_replace(state.turn.allowance, asked=asked, asked_at=now))
@@ -162,7 +172,8 @@ def fold(state: State, event: Event, now: float) -> State:
         case Charged(count=count):
             return _replace(state, charges=state.charges[count:])
         case Settled() if state.phase is Phase.BUSY:
-            return _replace(state, phase=Phase.READY, turn=None, open_message="")
+            last = state.turn.id if state.turn is not None else state.last_turn
+            return _replace(state, phase=Phase.READY, turn=None, open_message="", last_turn=last)
         case Ended():
             return _ended(state, event)
         case _:
@@ -190,7 +201,13 @@ def _began(state: State, event: Began, now: float) -> State:
     # Told `idle` by the turn before: not so any more. Never told: stay so.
     idle = None if state.idle is None else False
     return _replace(
-        state, phase=Phase.BUSY, turn=turn, idle=idle, last_stop="", last_heard=now, waits_since=None
+        state,
+        phase=Phase.BUSY,
+        turn=turn,
+        idle=idle,
+        last_stop="",
+        last_heard=now,
+        waits_since=None,
     )
 
 
@@ -202,6 +219,8 @@ def _ended(state: State, event: Ended) -> State:
         ledger=state.ledger.close(exact=event.exact),
         gate=(),
         tasks={},
+        started_by={},
+        unasked=None,
         open_message="",
     )
 
@@ -215,6 +234,7 @@ def _initialized(state: State, event: Init) -> State:
         api_key_source=event.apiKeySource,
         servers_down=event.servers_down,
     )
+    state = begin_unasked(state)
     return _replace(state, lacks=lacks(state)) if state.turn is not None else state
 
 
@@ -323,18 +343,6 @@ def _person_answered(state: State, event: PersonAnswered, now: float) -> State:
     return _in_call(state, call.request_id, person=event.answer, paths=paths)
 
 
-def _tasks(
-    tasks: dict[str, tuple[str, str]], event: TasksChanged | TaskStarted | TaskUpdated | TaskNotification
-) -> dict[str, tuple[str, str]]:
-    """The background tasks that live after claude has said something of them."""
-    if isinstance(event, TasksChanged):
-        return {task.task_id: (task.task_type, task.description) for task in event.tasks}
-    if isinstance(event, TaskStarted):
-        return {**tasks, event.task_id: (event.task_type, event.description)}
-    status = event.patch.status if isinstance(event, TaskUpdated) else event.status
-    return {key: task for key, task in tasks.items() if key != event.task_id or status not in TASK_ENDS}
-
-
 def _lifecycle(state: State, event: CommandLifecycle) -> State:
     turn = state.turn
     if turn is None or turn.id != event.command_uuid or turn.state is not InteractionState.SENT:
@@ -342,6 +350,7 @@ def _lifecycle(state: State, event: CommandLifecycle) -> State:
     match event.state:
         case "started":
             # What was said before belongs to a turn that nobody asked for.
+            state = _replace(state, unasked=None, woken_for="")
             return _in_turn(state, state=InteractionState.RUNNING, last_text="", asked=False)
         case "cancelled":
             return _in_turn(state, state=InteractionState.INTERRUPTED)
@@ -374,6 +383,8 @@ def _count_reply(state: State, message_id: str, model: str) -> State:
     if not message_id or message_id == state.last_message or model == SYNTHETIC:
         return state
     state = _replace(state, last_message=message_id, turns=state.turns + 1, last_stop="")
+    if state.unasked is not None and is_out_of_turn(state):
+        return _replace(state, unasked=_replace(state.unasked, replies=state.unasked.replies + 1))
     if state.turn is not None:
         unheeded = state.turn.refused_at is not None and not state.turn.heeded
         state = _in_turn(state, turns=state.turn.turns + 1, retry=None, asked=True, unheeded=unheeded)
@@ -518,12 +529,20 @@ def _observed(state: State, total: float, models: dict[str, ModelUsage]) -> Stat
     state = _replace(state, ledger=ledger)
     if charge is None:
         return state
-    if state.turn is not None:
-        merged = dict(state.turn.models)
+    turn = state.turn
+    if state.unasked is not None and is_out_of_turn(state):
+        payer = state.unasked.payer
+        if turn is not None:
+            state = _in_turn(state, spent_before=turn.spent_before + charge.usd)
+    elif turn is not None:
+        payer = turn.id
+        merged = dict(turn.models)
         for name, more in charge.usage.items():
             merged[name] = merged.get(name, TokenUsage()) + more
         state = _in_turn(state, models=merged)
-    return _replace(state, charges=(*state.charges, charge))
+    else:
+        payer = state.last_turn
+    return _replace(state, charges=(*state.charges, _replace(charge, interaction_id=payer)))
 
 
 def _metered(state: State, event: Answered) -> State:
@@ -546,7 +565,7 @@ def _result(state: State, event: Result) -> State:
     state = _replace(_close_reply(state), last_stop="")
     turn = state.turn
     if turn is None or (state.confirms and turn.state is InteractionState.SENT):
-        return state
+        return _replace(state, unasked=None)
     # An error's `result` is prose about the error, not an answer; what the model said before it is kept.
     text = (event.result or "") if not event.is_error else ""
     text = text or turn.last_text

@@ -34,11 +34,13 @@ class Charge(msgspec.Struct, frozen=True):
         usd: the growth in US dollars.
         total: the process's own total after it.
         usage: the growth per model.
+        interaction_id: whose it is; "": nobody's that is known.
     """
 
     usd: float
     total: float
     usage: dict[str, TokenUsage] = {}
+    interaction_id: str = ""
 
 
 class Ledger(msgspec.Struct, frozen=True):

@@ -115,14 +115,12 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
 
 
 def used_up(state: State, limits: Limits) -> tuple[Outcome, str] | None:
-    """Why no further message may be sent; None if one may."""
+    """Why no further turn may begin; None if one may."""
     spent = state.ledger.spent
     if limits.max_cost is not None and spent >= limits.max_cost:
-        reason = f"${spent:.4f} of ${limits.max_cost:.4f} were spent before; not sent"
-        return Outcome.COST_EXCEEDED, reason
+        return Outcome.COST_EXCEEDED, f"${spent:.4f} of ${limits.max_cost:.4f} were spent before"
     if limits.max_turns is not None and state.turns >= limits.max_turns:
-        reason = f"{state.turns} of {limits.max_turns} turns were used before; not sent"
-        return Outcome.TURNS_EXCEEDED, reason
+        return Outcome.TURNS_EXCEEDED, f"{state.turns} of {limits.max_turns} turns were used before"
     return None
 
 

@@ -13,8 +13,9 @@ Rules, in prose first:
   claude said `idle` after it, and no background subagent lives. (A claude that never says `idle` is none to
   work with: `session.startup`.) A later result, unasked, belongs to the same interaction.
 - A live background shell does not keep the work going; it is reported. Its end can start a turn that nobody
-  asked for. Where claude confirms messages (`command_lifecycle`), a result that comes before it has begun
-  ours is that turn's, and no answer to ours.
+  asked for (`unasked`): between messages, or before claude begins ours. What that costs is charged to the
+  interaction that started the shell. Where claude confirms messages (`command_lifecycle`), a result that
+  comes before it has begun ours is that turn's, and no answer to ours.
 - A tool call waits at the gate from its hook until `Judged`. Claude starts a tool while the reply that
   contains it is still being streamed, and that reply's price is known only when it is complete. So a call
   is `complete` only from the end of its reply on, and a meter reading is fresh for it only if asked after
@@ -203,6 +204,24 @@ class Turn(msgspec.Struct, frozen=True):
     allowance: Allowance = Allowance()
 
 
+class Unasked(msgspec.Struct, frozen=True):
+    """A turn under way that nobody asked for: claude begins one when a background task ends.
+
+    Attributes:
+        payer: the interaction that it is charged to: the one that started what woke claude.
+        replies: API calls of the main conversation so far.
+        asked: whether the shared budgets have anything for it is being asked, or known.
+        short: they have not, and why.
+        interrupted_at: it is being ended since then.
+    """
+
+    payer: str
+    replies: int = 0
+    asked: bool = False
+    short: str = ""
+    interrupted_at: float | None = None
+
+
 class State(msgspec.Struct, frozen=True):
     """A live session. Times are seconds since the epoch, as the caller gave them."""
 
@@ -222,6 +241,10 @@ class State(msgspec.Struct, frozen=True):
     idle: bool | None = None  # None: this binary never said
     confirms: bool = False  # this binary says when it begins a message
     tasks: dict[str, tuple[str, str]] = {}  # task id -> (type, description)
+    started_by: dict[str, str] = {}  # task id -> the interaction that started it
+    woken_for: str = ""  # the interaction that started the task whose end claude has not begun a turn about
+    last_turn: str = ""  # the interaction that ended last
+    unasked: Unasked | None = None
     open_message: str = ""  # the reply that is being streamed
     last_message: str = ""
     last_stop: str = ""  # stop_reason of the last complete reply
@@ -272,6 +295,16 @@ class Began(Local, frozen=True):
 
 class BudgetAsked(Local, frozen=True):
     """More of the shared budgets is about to be asked for."""
+
+
+class StandingAsked(Local, frozen=True):
+    """What the shared budgets have for the turn that nobody asked for is about to be asked."""
+
+
+class StandingKnown(Local, frozen=True):
+    """What the shared budgets have for it."""
+
+    grant: Grant
 
 
 class Granted(Local, frozen=True):
@@ -328,6 +361,8 @@ class Breached(Local, frozen=True):
 class InterruptSent(Local, frozen=True):
     """`interrupt` is about to be written."""
 
+    unasked: bool = False  # for the turn that nobody asked for
+
 
 class Charged(Local, frozen=True):
     """The first `count` charges are in the store."""
@@ -383,14 +418,20 @@ def out_of_budget(state: State) -> bool:
     return state.ledger.spent - turn.spent_before >= turn.allowance.amount - EPSILON
 
 
-def may_owe(state: State) -> bool:
-    """Whether money may have been spent that the store do not hold: asked when a process has ended.
+def is_out_of_turn(state: State) -> bool:
+    """Whether what claude does now is a turn that nobody asked for; our message may wait behind it."""
+    turn = state.turn
+    return state.unasked is not None and (turn is None or turn.state is InteractionState.SENT)
 
-    Nothing is owed between interactions, nor while a tool works on its own (no call of the API is under way
-    then) if the meter was read after the last reply.
+
+def may_owe(state: State) -> bool:
+    """Whether money may have been spent that the store does not hold: asked when a process has ended.
+
+    Nothing is owed between turns, nor while a tool works on its own (no call of the API is under way then) if
+    the meter was read after the last reply.
     """
     turn = state.turn
     if turn is None:
-        return False
+        return state.unasked is not None
     settled = bool(turn.at_work) and not state.open_message and state.metered_seq >= state.reply_seq
     return not settled or bool(agents(state))

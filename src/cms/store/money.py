@@ -201,6 +201,20 @@ def reserve(db: Database, interaction_id: str, session_id: str, scopes: Sequence
     return granted
 
 
+def left_for(db: Database, interaction_id: str, at: float) -> Grant:
+    """What the scopes of an interaction that is over have left for a turn that it has caused.
+
+    Nothing is reserved, and nothing is held any more: what it held and did not spend came back.
+    """
+    over = _hold(db, interaction_id)
+    wanted = scopes_of(over.scopes if over is not None else ())
+    holds = _open_holds(db)
+    return grant(
+        Hold(interaction_id),
+        [stand(cap, account(db, cap.scope, at), holds) for cap in _caps(db) if cap.scope in wanted],
+    )
+
+
 def settle(db: Database, interaction_id: str, at: float, *, exact: bool) -> None:
     """An interaction has ended: what it holds and did not spend comes back, if that is known."""
     for hold in _holds(db, "interaction_id = ? AND closed IS NULL", interaction_id):
