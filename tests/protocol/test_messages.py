@@ -291,6 +291,31 @@ def test_bytes_that_are_no_utf8_cost_themselves_alone() -> None:
     assert result_of(b'{"type":"result","is_error":false,"result":"a\xffb"}').result == "a�b"
 
 
+def test_bytes_that_are_no_utf8_cost_themselves_alone_wherever_they_stand() -> None:
+    told = check(
+        b'{"type":"user","message":{"content":[{"type":"tool_result","tool_use_id":"t","content":"a\xffb"}]}}'
+    )
+    assert isinstance(told, User)
+    (block,) = told.blocks
+    assert isinstance(block, ToolResultBlock)
+    assert blocks_of(block.content) == (TextBlock("a�b"),)
+    hook = check(
+        b'{"type":"control_request","request_id":"r","request":{"subtype":"hook_callback","callback_id":"pre",'
+        b'"input":{"tool_name":"Write","tool_input":{"content":"a\xffb"}}}}'
+    )
+    assert isinstance(hook, HookCallback)
+    assert msgspec.json.decode(hook.request.input.tool_input) == {"content": "a�b"}
+
+
+def test_whole_lines_are_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is slow (a second look, mending) is for what is damaged or new, not for what claude writes."""
+    slow: list[bytes] = []
+    monkeypatch.setattr("cms.protocol.messages._decode_damaged", slow.append)
+    for _, _, line in takes.all_lines():
+        decode(line)
+    assert slow == []
+
+
 def test_a_result_with_a_field_of_a_new_shape_still_ends_its_turn() -> None:
     line = b'{"type":"result","is_error":false,"result":"ok","api_error_status":"none","total_cost_usd":2}'
     assert result_of(line) == Result(is_error=False, result="ok", total_cost_usd=2.0)
