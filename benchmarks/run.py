@@ -75,7 +75,7 @@ def _whole(work: Work) -> None:
     from cms.protocol.connection import Answered, Connection
     from cms.protocol.messages import CommandLifecycle, Event, GetUsage
     from cms.session.decide import AnswerCall, AskMeter, FindPaths, Settle, decide, wake_at
-    from cms.session.fold import fold
+    from cms.session.fold import fold, is_piece
     from cms.session.gate import Rules
     from cms.session.model import Limits
     from cms.session.paths import PathRules
@@ -105,6 +105,8 @@ def _whole(work: Work) -> None:
         state = fold(state, event, now)
         if state.charges:
             state = fold(state, Charged(len(state.charges)), now)
+        if is_piece(event):
+            return  # as in `live.driver`
         for action in decide(state, rules, now):
             if isinstance(action, AnswerCall):
                 state = fold(state, Judged(action.call.request_id, action.denial), now)

@@ -31,6 +31,7 @@ from cms.session.model import (
     LiveSession,
     Outcome,
     Progress,
+    ProgressKind,
     Receipt,
     Reply,
     Safety,
@@ -79,11 +80,11 @@ class FakeSupervisor(Supervisor):
     def watchers(self, name: str) -> int:
         return len(self._watchers.get(name, []))
 
-    def tell(self, name: str, text: str) -> int:
+    def tell(self, name: str, text: str, kind: ProgressKind = "note") -> int:
         """A progress note to every watcher; how many there were."""
         watchers = self._watchers.get(name, [])
         for watcher in watchers:
-            watcher.send_nowait(Progress(name, "text", text))
+            watcher.send_nowait(Progress(name, kind, text))
         return len(watchers)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:

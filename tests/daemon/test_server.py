@@ -135,6 +135,28 @@ async def test_progress_comes_between_acceptance_and_answer_in_order(tmp_path: P
         assert (await peer.answer(1)).kind == "Reply"
 
 
+async def test_pieces_of_text_come_together_and_all_of_them(tmp_path: Path) -> None:
+    """A person sees no more than `1 / PACE` notes a second; what is said is lost to nobody."""
+    async with open_house(tmp_path) as house, house.peer() as peer:
+        await peer.send(1, "session.spawn", SpawnParams(options("a"), "hang"))
+        await until(peer, "accepted")
+        await house.supervisor.wait_watched("a")
+        for piece in ("Once ", "upon ", "a time"):
+            house.supervisor.tell("a", piece, "text")
+        house.supervisor.tell("a", "Read a.py", "tool")
+        for piece in ("the ", "end"):
+            house.supervisor.tell("a", piece, "text")
+        house.supervisor.release("a")
+        notes = []
+        while (line := await peer.line()).method:
+            notes.append(decode(line.params, type=ProgressNote).progress)
+        assert [(note.kind, note.text) for note in notes] == [
+            ("text", "Once upon a time"),
+            ("tool", "Read a.py"),
+            ("text", "the end"),
+        ]
+
+
 # --- cancelling -----------------------------------------------------------------------------------
 
 
@@ -335,7 +357,10 @@ async def test_fifty_requests_wait_side_by_side_on_one_connection(tmp_path: Path
             assert decode(line.result, type=Reply).text == f"re: hang {number}"
 
 
-async def test_a_client_that_does_not_read_slows_nobody_and_learns_what_it_lost(tmp_path: Path) -> None:
+async def test_a_client_that_does_not_read_slows_nobody_and_learns_what_it_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cms.daemon.connection.PACE", 0.0)
     total = 5000
     async with open_house(tmp_path) as house, house.peer() as slow, house.peer() as quick:
         await slow.send(1, "session.spawn", SpawnParams(options("a"), "hang"))

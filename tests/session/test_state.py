@@ -39,8 +39,8 @@ from cms.protocol.messages import (
 )
 from cms.session.budget import Grant
 from cms.session.decide import decide, wake_at
-from cms.session.fold import fold
-from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
+from cms.session.fold import fold, is_piece
+from cms.session.model import Denial, InteractionState, Limits, Outcome, Question, TokenUsage
 from cms.session.paths import NamedPath
 from cms.session.questions import PersonAnswer
 from cms.session.state import (
@@ -163,6 +163,20 @@ def test_an_interaction_is_over_once_and_only_when_nothing_is_owed(name: str) ->
         assert any(isinstance(event, Result) for event in lines[: one.line])
     ends = [number for number, event in enumerate(lines, 1) if event == IDLE]
     assert [one.line for one in Replay(name).run().over] == ends[: len(SCENES[name])]
+
+
+@pytest.mark.parametrize("name", takes.NAMES)
+def test_from_a_piece_of_a_reply_nothing_follows(name: str) -> None:
+    """The driver does not decide anew after one: it is heard, and that is all."""
+    before = State()
+    for event, state in Replay(name).run().history:
+        if is_piece(event):
+            assert state == msgspec.structs.replace(before, seq=state.seq, last_heard=state.last_heard)
+            for limits in (Limits(), Limits(max_cost=0.001, max_silence=60.0, max_turns=1, max_time=60.0)):
+                now = state.last_heard
+                heard = msgspec.structs.replace(before, last_heard=now)
+                assert decide(state, rules(limits=limits), now) == decide(heard, rules(limits=limits), now)
+        before = state
 
 
 @pytest.mark.parametrize("name", takes.NAMES)

@@ -15,6 +15,7 @@ from cms.daemon.call import Handler
 from cms.daemon.child_socket import ChildSocket
 from cms.daemon.outbox import Outbox
 from cms.errors import UNREADABLE, CmsError, InternalError, Interrupted, UsageError
+from cms.live.watchers import join_texts
 from cms.rpc.daemon import HELLO, Hello
 from cms.rpc.verbs import AnyVerb
 from cms.rpc.wire import (
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 MAX_CALLS = 128  # requests under way on one connection
 MAX_CHILD_CALLS = 16  # at a child socket, where there can be many connections
 MAX_GREETING = 4 * 1024 * 1024  # bytes before `hello` is answered, which holds an environment
+PACE = 0.05  # seconds between looks at what a watched session does: a person sees no more
 MAX_ANSWERS = 256  # answers that wait for one client before nothing more is read from it
 
 _requests = msgspec.json.Decoder(Request)
@@ -252,12 +254,11 @@ class _Call:
         with self._connection.supervisor.watch(name) as notes:
             try:
                 async for progress in notes:
-                    self._tell(progress)
+                    self._tell(progress, *_waiting(notes))
+                    await trio.sleep(PACE)
             finally:
                 # What is there already is still told: the end of the work is not the end of the news.
-                with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                    while True:
-                        self._tell(notes.receive_nowait())
+                self._tell(*_waiting(notes))
 
     async def finish(self) -> None:
         """Stop relaying; what was said before comes before the answer."""
@@ -276,8 +277,18 @@ class _Call:
         finally:
             relayed.set()
 
-    def _tell(self, progress: Progress) -> None:
-        self._connection.outbox.put_note(ProgressNote(self.id, progress))
+    def _tell(self, *notes: Progress) -> None:
+        for progress in join_texts(notes):
+            self._connection.outbox.put_note(ProgressNote(self.id, progress))
+
+
+def _waiting(notes: trio.MemoryReceiveChannel[Progress]) -> list[Progress]:
+    """All that can be had of a channel at once."""
+    found = []
+    with contextlib.suppress(trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+        while True:
+            found.append(notes.receive_nowait())
+    return found
 
 
 async def _checked(

@@ -46,6 +46,7 @@ from cms.session.decide import (
     decide,
     wake_at,
 )
+from cms.session.fold import is_piece
 from cms.session.gate import GateDecision, Rules, asked_questions, held
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
 from cms.session.questions import OpenQuestion, PersonAnswer
@@ -138,6 +139,8 @@ class Driver:
             self.activity = doing
         if self._watchers and (note := note_of(event)) is not None:
             self._watchers.notify(context.progress(*note))
+        if is_piece(event):
+            return  # what becomes due with time is the clock's
         if isinstance(event, HookStarted) and before.phase is Phase.STARTING:
             self._watchers.notify(context.progress("note", waits_for(context.state)))
         if isinstance(event, Result) and before.phase is Phase.STARTING:

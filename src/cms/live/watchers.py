@@ -6,9 +6,10 @@ room, at the latest by the last note before the channel ends: one place in each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+import msgspec
 import trio
 
 from cms.protocol.messages import (
@@ -85,6 +86,16 @@ class Watchers:
                 pass
             channel.close()
         self._lost.clear()
+
+
+def join_texts(notes: Iterable[Progress]) -> list[Progress]:
+    """The same notes, pieces of text that follow one another in one."""
+    joined: list[Progress] = []
+    for note in notes:
+        if joined and note.kind == joined[-1].kind == "text":
+            note = msgspec.structs.replace(note, text=joined.pop().text + note.text)
+        joined.append(note)
+    return joined
 
 
 def activity_of(event: Event) -> str | None:

@@ -41,6 +41,7 @@ from cms.protocol.messages import (
     Noise,
     PreToolUseOutput,
     RefuseAnswer,
+    StreamEvent,
     Unknown,
     UnknownControlRequest,
     decode,
@@ -162,6 +163,8 @@ class Connection:
 
     def _interpret(self, line: Event) -> Event:
         match line:
+            case StreamEvent():
+                pass  # most of all lines
             case ControlResponse(response=reply):
                 ask = self._asked.pop(reply.request_id, None)
                 if ask is None:

@@ -88,6 +88,8 @@ _replace = msgspec.structs.replace
 def fold(state: State, event: Event, now: float) -> State:
     """The state after `event`. Total: an event that makes no sense in a state changes nothing but `seq`."""
     ended = state.phase is Phase.ENDED
+    if is_piece(event) and not ended:
+        return _replace(state, seq=state.seq + 1, last_heard=now)
     heard = now if not ended and _tells_of_work(event) else state.last_heard
     state = _replace(state, seq=state.seq + 1, last_heard=heard)
     if ended:
@@ -181,6 +183,15 @@ def fold(state: State, event: Event, now: float) -> State:
 
 
 _NO_WORK = (Local, Answered)
+_PIECES = frozenset({"content_block_start", "content_block_delta", "content_block_stop", "ping"})
+
+
+def is_piece(event: Event) -> bool:
+    """Whether it is a piece of a reply under way, as most events are.
+
+    It shows that claude is at work, and changes nothing else: what `decide` says, it has said before.
+    """
+    return isinstance(event, StreamEvent) and event.event.type in _PIECES
 
 
 def _tells_of_work(event: Event) -> bool:
