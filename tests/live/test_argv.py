@@ -72,7 +72,7 @@ def test_it_begins_with_the_binary_and_speaks_the_protocol() -> None:
         ({"effort": "high"}, "--effort", ["high"]),
         ({"settings": '{"a":1}'}, "--settings", ['{"a":1}']),
         ({"add_dirs": ("/a", "/b")}, "--add-dir", ["/a", "/b"]),
-        ({"mcp_config": ("m.json",)}, "--mcp-config", ["m.json"]),
+        ({"mcp_config": ('{"mcpServers":{}}',)}, "--mcp-config", ['{"mcpServers":{}}']),
         ({"budget": 1.5}, "--max-budget-usd", ["1.500000"]),
         ({"turns": 7}, "--max-turns", ["7"]),
     ],
@@ -96,17 +96,16 @@ def test_no_text_no_settings_and_no_token_stand_in_argv() -> None:
         system_prompt=secret,
         append_system_prompt=secret,
         settings=f' {{"env": {{"TOKEN": "{secret}"}}}}',
-        mcp_config=("servers.json", f'{{"mcpServers": {{"a": {{"url": "{secret}"}}}}}}'),
+        mcp_config=(f'{{"mcpServers": {{"a": {{"url": "{secret}"}}}}}}',),
         delegated=True,
     )
     command = build_command(CLAUDE, options, folder=FOLDER, session_id=ID, server=("python", "-m", "cms"))
     assert "hunter2" not in " ".join(command.argv)
     assert sum(data.decode().count(secret) for data in command.files.values()) == 4
     assert {path.parent for path in command.files} == {FOLDER}
-    assert values(list(command.argv), "--mcp-config") == [
-        "servers.json",
-        *(str(path) for path in command.files if path.name.startswith("mcp-")),
-    ]
+    servers = [str(path) for path in command.files if path.name.startswith("mcp-")]
+    assert len(servers) == 2
+    assert values(list(command.argv), "--mcp-config") == servers
 
 
 def test_new_resumed_and_forked_conversations() -> None:

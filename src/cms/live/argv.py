@@ -97,6 +97,7 @@ def build_command(
 
     Args:
         claude: the argv prefix that starts the binary.
+        options: their settings and MCP servers are JSON, as `Configuration.take_place` makes them.
         folder: where the files are to be: empty, seen by the session, not written by it.
         session_id: the conversation id for a new conversation (or for the branch, with `fork`).
         resume: the conversation to go on with; "" starts a new one.
@@ -142,10 +143,8 @@ def build_command(
     argv += [f"--add-dir={added}" for added in options.add_dirs]
     files: dict[Path, bytes] = {}
     for flag, name, text in _texts(options, server):
-        is_path = name.endswith(".json") and not text.lstrip().startswith("{")
-        if not is_path:
-            files[folder / name] = text.encode("utf-8", "surrogateescape")
-        argv.append(f"{flag}={text if is_path else folder / name}")
+        files[folder / name] = text.encode("utf-8", "surrogateescape")
+        argv.append(f"{flag}={folder / name}")
     if server:
         # The daemon judges each request by who asks; nobody would be there to permit it here.
         argv.append("--allowedTools=mcp__cms")
@@ -157,7 +156,7 @@ def build_command(
 
 
 def _texts(options: SessionOptions, server: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """What claude is given in files: flag, name of the file, text. (For JSON the text may be a path.)"""
+    """What claude is given in files: flag, name of the file, text."""
     if options.system_prompt:
         yield "--system-prompt-file", "system-prompt.txt", options.system_prompt
     appended = [options.append_system_prompt] if options.append_system_prompt else []

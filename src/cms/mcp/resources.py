@@ -19,7 +19,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.model import ENDED, Interaction, SessionRecord
-from cms.units import NAME_PATTERN
+from cms.units import BadValue, check_name
 
 MARKDOWN = "text/markdown"
 TRANSCRIPT = "cms://session/{name}/transcript"
@@ -85,11 +85,12 @@ def read(call: DaemonCall, uri: str) -> str:
     if batch is not None:
         return call.call(BATCH_REPORT, BatchReportParams(batch.group(1))).text
     found = _TRANSCRIPT.fullmatch(uri)
-    name = unquote(found.group(1)) if found else ""
-    if not re.fullmatch(NAME_PATTERN, name):
+    try:
+        name = check_name(unquote(found.group(1)) if found else "")
+    except BadValue:
         raise UsageError(
             f"there is no resource {uri!r}", hint=f"addresses look like {TRANSCRIPT} or {REPORT}"
-        )
+        ) from None
     reply = call.call(SESSION_INTERACTIONS, InteractionsParams(name=name))
     return transcript(reply.session, reply.interactions)
 
