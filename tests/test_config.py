@@ -61,6 +61,7 @@ def test_the_home_may_be_a_link(tmp_path: Path) -> None:
     ("variable", "field", "text", "value"),
     [
         ("CMS_MAX_LINE", "max_line", "1000", 1000),
+        ("CMS_MAX_RAW_LOG", "max_raw_log", "1000", 1000),
         ("CMS_IDLE_EXIT", "idle_exit", "1.5", 1.5),
         ("CMS_IDLE_EXIT", "idle_exit", "0", None),
         ("CMS_IDLE_EXIT", "idle_exit", "never", None),
@@ -78,7 +79,7 @@ def test_each_variable_sets_its_field_alone(
     assert all(getattr(settings, one) == getattr(default, one) for one in others)
 
 
-_NUMBERS = ["CMS_MAX_LINE", "CMS_IDLE_EXIT", "CMS_START_TIMEOUT", "CMS_GRACE"]
+_NUMBERS = ["CMS_MAX_LINE", "CMS_MAX_RAW_LOG", "CMS_IDLE_EXIT", "CMS_START_TIMEOUT", "CMS_GRACE"]
 
 
 @pytest.mark.parametrize("variable", _NUMBERS)

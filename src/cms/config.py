@@ -42,6 +42,7 @@ class Settings(msgspec.Struct, frozen=True):
         environ: the environment that sessions' environments are cut from.
         claude_named: the `claude` that the file names, for where `CMS_CLAUDE` names none.
         max_line: bytes of one line of the agent's output (`CMS_MAX_LINE`).
+        max_raw_log: bytes of a session's raw log, past which nothing more is kept in it (`CMS_MAX_RAW_LOG`).
         idle_exit: seconds without a live session or a client after which a daemon leaves
             (`CMS_IDLE_EXIT`); None means never.
         start_timeout: seconds for a new process to answer its first request.
@@ -62,6 +63,7 @@ class Settings(msgspec.Struct, frozen=True):
     environ: Mapping[str, str] = {}
     claude_named: str = ""
     max_line: int = 64 * 1024 * 1024
+    max_raw_log: int = 256 * 1024 * 1024
     idle_exit: float | None = 600.0
     start_timeout: float = 60.0
     grace: float = 5.0
@@ -168,6 +170,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         default,
         environ=env,
         max_line=_whole(env, "CMS_MAX_LINE", default.max_line),
+        max_raw_log=_whole(env, "CMS_MAX_RAW_LOG", default.max_raw_log),
         idle_exit=None if idle_text in ("0", "never") else _number(env, "CMS_IDLE_EXIT", 600.0),
         start_timeout=_number(env, "CMS_START_TIMEOUT", default.start_timeout),
         grace=_number(env, "CMS_GRACE", default.grace),
@@ -191,6 +194,7 @@ VARIABLES = {
     "max_children": "CMS_MAX_CHILDREN",
     "max_depth": "CMS_MAX_DEPTH",
     "max_line": "CMS_MAX_LINE",
+    "max_raw_log": "CMS_MAX_RAW_LOG",
     "require_containment": "CMS_REQUIRE_CONTAINMENT",
     "start_timeout": "CMS_START_TIMEOUT",
 }

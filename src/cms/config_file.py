@@ -51,6 +51,7 @@ class FileSettings(Section, frozen=True):
 
     claude: str | None = None
     max_line: str | int | None = None
+    max_raw_log: str | int | None = None
     idle_exit: str | float | None = None  # seconds, or "never"
     start_timeout: str | float | None = None
     grace: str | float | None = None
@@ -67,8 +68,9 @@ class FileSettings(Section, frozen=True):
         for key in ("idle_exit", "start_timeout", "grace"):
             if key in said and said[key] != "never":
                 said[key] = f"{parse_seconds(str(said[key])):g}"
-        if "max_line" in said:
-            said["max_line"] = parse_size(str(said["max_line"]))
+        for key in ("max_line", "max_raw_log"):
+            if key in said:
+                said[key] = parse_size(str(said[key]))
         return {key: str(value) for key, value in said.items()}
 
 

@@ -1126,3 +1126,18 @@ async def test_ctrl_c_lands_anywhere_and_comes_out_as_it_is(tmp_path: Path) -> N
         if not came:
             break
     assert writes > 8
+
+
+async def test_a_session_goes_on_when_its_raw_log_is_full(tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(make_settings(tmp_path), max_raw_log=20_000)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        long = prompt("Work", say("x" * 30_000), say("done"))
+        assert (await ask(supervisor, "one", long)).outcome is Outcome.COMPLETED
+        assert (await ask(supervisor, "one", prompt("Again", say("here")))).text == "here"
+        record, _ = await supervisor.stop("one")
+        path = raw_log_path(settings.raw, record.id)
+        notes = list(read_lines(path, "note"))
+        assert [note.split()[0] for note in notes] == [b"full:", b"full:"]
+        assert b"were left out" in notes[1]
+        assert path.stat().st_size < 21_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -111,6 +112,37 @@ def test_a_write_that_fails_halfway_leaves_nothing(
         assert log.size == size == path.stat().st_size
         log.append("out", b"third", 1.0)
     assert list(read_lines(path, "out")) == [b"first", b"third"]
+
+
+def test_at_its_cap_it_says_so_and_takes_nothing_more(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    with RawLog(path, 1000) as log:
+        log.extend("out", [b"first", b"second"], 1.0)
+        log.extend("out", [b"small", b"x" * 2000], 2.0)
+        assert log.full
+        log.append("out", b"small enough", 3.0)
+        log.append("err", b"a\nb", 4.0)
+    entries = list(read_entries(path))
+    assert [entry.line for entry in entries if entry.direction != "note"] == [b"first", b"second"]
+    (full, left_out) = [entry.line for entry in entries if entry.direction == "note"]
+    assert full == b"full: this log has reached its cap of 1000 bytes"
+    assert re.fullmatch(rb"full: 5 lines \(2\d\d\d bytes\) were left out", left_out)
+    assert path.stat().st_size < 1000
+    with RawLog(path, 1000) as log:
+        assert log.full, "the next process's lines would leave a gap that nobody sees"
+        log.append("out", b"third", 5.0)
+    assert list(read_lines(path, "out")) == [b"first", b"second"]
+
+
+def test_what_claude_writes_does_not_make_it_full(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    said = b"1.000000 note 8 full: x"
+    with RawLog(path) as log:
+        log.append("out", b"x" * (512 - len(said) - 1) + said, 1.0)
+        log.append("out", b"x" * 5000 + said, 1.0)
+        log.append("out", said, 1.0)
+    with RawLog(path) as log:
+        assert not log.full
 
 
 def test_a_full_disk(small_disk: Path) -> None:

@@ -392,7 +392,7 @@ class Runner:
     async def _work(self) -> None:
         """Prepare what the process may use, and take it away once nothing of the process is left."""
         async with AsyncExitStack() as stack:
-            raw = RawLog(raw_log_path(self._settings.raw, self.record.id))
+            raw = RawLog(raw_log_path(self._settings.raw, self.record.id), self._settings.max_raw_log)
             stack.callback(raw.close)
             child_socket = None
             if self._child_sockets is not None:

@@ -146,7 +146,7 @@ class Transcript:
         if direction == "err":
             text = line.decode("utf-8", "replace").strip()
             return (Moment(at, "stderr", text),) if text else ()
-        return ()
+        return (Moment(at, "note", line.decode("utf-8", "replace")),)
 
     # --- what we wrote ---
 

@@ -8,6 +8,11 @@ so that `cut -d' ' -f4-` gives the stream-json back, and a reader knows a torn r
 by its length. JSON around the lines was rejected: claude's lines reach megabytes and its noise need not be
 UTF-8; here each byte is written once, unread.
 
+A log has a cap, for an agent decides how much claude writes. At the cap the session goes on and the log does
+not: a note says so, and another at the end how much was left out. What came before stays whole, and nothing
+that comes later gets in, of a later process either. Whoever draws conclusions from a log must not take what
+it lacks for what did not happen.
+
 Appends are plain writes from the event loop's thread: they go to the page cache (microseconds), survive our
 own SIGKILL, and only the store promises more. Nothing is synced.
 """
@@ -15,7 +20,9 @@ own SIGKILL, and only the store promises more. Nothing is synced.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self, get_args
@@ -27,6 +34,8 @@ from cms.store.errors import from_os
 Direction = Literal["in", "out", "err", "note"]
 
 _DIRECTIONS: Final[dict[bytes, Direction]] = {name.encode(): name for name in get_args(Direction)}
+_FULL: Final = b"full: "  # how the note begins after which nothing comes but another such note
+_TAIL: Final = 512  # bytes that hold the last note
 _PIECES: Final = 1000  # buffers of one writev; IOV_MAX is 1024
 
 
@@ -47,20 +56,29 @@ def raw_log_path(folder: Path, session_id: str) -> Path:
 class RawLog:
     """The writing end. There is one writer a session, and it appends to what an earlier one left."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cap: int = sys.maxsize) -> None:
         """Opens the log at `path` (0600), making it and its folder (0700) if they are missing.
+
+        Args:
+            path: of the log.
+            cap: bytes that it may have, but for the notes that it is full.
 
         Raises:
             StoreError: it cannot be opened.
         """
         self.path = path
+        self._cap = cap
+        self._left_out, self._left_out_lines = 0, 0
+        self._now = 0.0
         try:
             path.parent.mkdir(mode=0o700, exist_ok=True)
             # Read as well: to see whether the last writer was cut short.
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 self._size = os.fstat(self._fd).st_size
-                self._torn = self._size > 0 and os.pread(self._fd, 1, self._size - 1) != b"\n"
+                tail = os.pread(self._fd, _TAIL, max(self._size - _TAIL, 0))
+                self._torn = self._size > 0 and not tail.endswith(b"\n")
+                self._full = _is_full(tail)
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -83,12 +101,19 @@ class RawLog:
         """Bytes in the log."""
         return self._size
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing gets into it any more."""
+        return self._full
+
     def append(self, direction: Direction, line: bytes, now: float) -> None:
         """Writes one line, with or without its line feed. See `extend`."""
         self.extend(direction, (line,), now)
 
     def extend(self, direction: Direction, lines: Iterable[bytes], now: float) -> None:
         """Writes lines that came or went together. A line feed within one makes two of it.
+
+        Past the cap they are left out.
 
         Raises:
             StoreError: not all could be written; then none of them is in the log, and a later call may
@@ -104,6 +129,21 @@ class RawLog:
             return
         if self._fd < 0:
             raise StoreError(f"{self.path} is closed")
+        self._now = now
+        if self._full or self._size + sum(map(len, pieces)) > self._cap:
+            if not self._full:
+                self._write_note(f"this log has reached its cap of {self._cap} bytes")
+                self._full = True
+            self._left_out += sum(map(len, pieces))
+            self._left_out_lines += len(pieces) // 3
+            return
+        self._write_out(pieces)
+
+    def _write_note(self, words: str) -> None:
+        text = _FULL + words.encode()
+        self._write_out([b"\n" * self._torn, b"%.6f note %d %b\n" % (self._now, len(text), text)])
+
+    def _write_out(self, pieces: Sequence[bytes]) -> None:
         written = 0
         try:
             for start in range(0, len(pieces), _PIECES):
@@ -130,10 +170,20 @@ class RawLog:
             self._torn = True  # the piece stays; the next record starts a line of its own, readers skip it
 
     def close(self) -> None:
-        """Closes the file. May be called twice."""
+        """Closes the file, and says in it what was left out. May be called twice."""
+        if self._fd >= 0 and self._left_out:
+            with suppress(StoreError):
+                self._write_note(f"{self._left_out_lines} lines ({self._left_out} bytes) were left out")
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _is_full(tail: bytes) -> bool:
+    """Whether the end of a log says that it is full."""
+    before, _, line = tail.removesuffix(b"\n").rpartition(b"\n")
+    last = _parse(line + b"\n", 0) if before else None  # (a log begins with another record)
+    return last is not None and last.direction == "note" and last.line.startswith(_FULL)
 
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from cms.batch.model import TaskSpec
+from cms.batch.model import TaskSpec, TaskStatus
+from cms.batch.retry import Remains, salvage
 from cms.fleet.batch_sessions import ended_calls
 from cms.fleet.machine import available_memory, cores
 from cms.session.audit import AuditEntry, let_through
@@ -68,6 +69,22 @@ def test_what_works_on_in_the_background_has_not_ended(tmp_path: Path) -> None:
         log.extend("out", [begun], 3.0)
         log.extend("in", [b'{"type":"control_request","request":{"subtype":"initialize"}}'], 3.0)
     assert ended_calls(path) == {"1"}, "another process: what was there is gone"
+
+
+def test_where_a_log_is_full_nothing_counts_as_ended_that_it_does_not_tell(tmp_path: Path) -> None:
+    """Then a killed task was at work, and is not done again by itself."""
+    path = tmp_path / "a.log"
+    with RawLog(path, 400) as log:
+        log.extend("out", [result("1")], 1.0)
+        log.extend("out", [b"x" * 400], 2.0)
+        log.extend("out", [result("2")], 3.0)
+    with RawLog(path, 400) as log:
+        log.extend("out", [result("3")], 4.0)
+    allowed = {"1": "Bash", "2": "Write", "3": "Bash"}
+    at_work = [tool for use, tool in allowed.items() if use not in ended_calls(path)]
+    assert at_work == ["Write", "Bash"]
+    fate = salvage(Remains(sent=True, turns=3, allowed=tuple(allowed.values()), at_work=at_work))
+    assert fate.status is TaskStatus.INTERRUPTED
 
 
 def test_memory_of_the_machine_or_of_the_container(tmp_path: Path) -> None:
