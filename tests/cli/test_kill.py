@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from cli.shell import Shell, shell
@@ -183,43 +182,3 @@ def test_a_foreground_delegation_ends_with_its_terminal(shell: Shell) -> None:
     command.communicate(timeout=20)
     assert command.returncode == 130
     wait_until_silent(beat)
-
-
-class Killed(msgspec.Struct):
-    """Of a receipt's JSON."""
-
-    empty: bool
-    alive: list[str]
-
-
-def test_a_kill_that_needs_nobody(shell: Shell) -> None:
-    """The daemon stands still (its loop, its writer, its socket with it), and its store cannot be opened."""
-    task = prompt("go", SLEEPER, call("Bash", command="sleep 600"), say("done"))
-    shell.ok("spawn", "alone", task, "--preset", "full", "--detach")
-    shell.wait_until("alone", lambda found: "sleep 600" in str(found.get("activity")))
-    shell.ok("rename", "alone", "alone-now")
-    pid = daemon_pid(shell)
-    database, aside = shell.home / "cms.db", shell.root / "aside.db"
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        database.rename(aside)
-        try:
-            database.mkdir()
-            told = shell.cms("kill", "alone-now")
-            assert told.code == 11
-            assert "cms kill alone-now --force-local" in told.err
-            ran = shell.cms("kill", "alone-now", "--force-local", "--json")
-            assert ran.code == 0, ran
-            receipt = msgspec.convert(ran.json()["receipt"], Killed)
-            assert receipt.empty
-            assert any("sleep 600" in each for each in receipt.alive)
-            assert not [each for each in shell.survivors() if "sleep" in each]
-            assert shell.cms("kill", "nobody", "--force-local").code == 10
-        finally:
-            database.rmdir()
-            aside.rename(database)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    found = shell.wait_until("alone-now", lambda found: found["status"] in ("failed", "stopped", "killed"))
-    assert found["pid"] is None
-    assert list((shell.home / "live").iterdir()) == []

@@ -45,6 +45,9 @@ from cms.rpc.verbs import P, Verb
 from cms.session.model import Outcome, Reply, SessionStatus, exit_code_of
 from cms.units import check_model, check_name
 
+#: Seconds after which a kill tells of the second way.
+KILL_PATIENCE = 20.0
+
 #: What a branch is told when nobody says more.
 GO_ON = "Go on from here."
 
@@ -305,7 +308,7 @@ def kill(
         return kill_locally(who, json=json)
     try:
         with io.daemon() as client:
-            reply = client.call(SESSION_KILL, NameParams(name=who))
+            reply = client.call(SESSION_KILL, NameParams(name=who), patience=KILL_PATIENCE)
     except (DaemonUnavailable, StoreError, HomeUnusable) as error:
         error.hint = f"cms kill {who} --force-local ends it without the daemon"
         raise

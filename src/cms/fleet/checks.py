@@ -19,13 +19,14 @@ import trio
 from cms.config import Settings
 from cms.containment import Container, Mechanism, Spec
 from cms.disk import ask_disk
-from cms.errors import CmsError, DiskTimeout
+from cms.errors import CmsError, DiskTimeout, StoreError
 from cms.live.argv import build_environment
 from cms.protection.path_guard import PATIENCE
 from cms.protection.protected_paths import ProtectedPaths, find_all_paths, walled
 from cms.protection.rules import build_rules
 from cms.protection.scratch import hidden_scratch
 from cms.session.model import SessionOptions
+from cms.store import live_files
 from cms.units import BadValue, check_commands
 
 #: Seconds for one check where the session has no time limit of its own.
@@ -90,7 +91,12 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             else:
                 not_run = not_run or f"{command}: could not be started ({error})"
             continue
-        if trouble := await _check(container, options):
+        try:
+            trouble = await _check(container, options, settings.live)
+        except StoreError as error:  # the disk is full: whoever must end it without us would not find it
+            not_run = not_run or f"{command}: could not be noted ({error})"
+            continue
+        if trouble:
             failed.append(f"check failed: {command}: {trouble}")
     return Checked(tuple(failed), not_run)
 
@@ -102,7 +108,7 @@ async def _is_gone(work_dir: str) -> bool:
         return False
 
 
-async def _check(container: Container, options: SessionOptions) -> str:
+async def _check(container: Container, options: SessionOptions, live: Path) -> str:
     tails = {"out": b"", "err": b""}
 
     async def drain(stream: trio.abc.ReceiveStream, key: str) -> None:
@@ -112,9 +118,11 @@ async def _check(container: Container, options: SessionOptions) -> str:
     timeout = options.limits.max_time or _TIMEOUT
     status: int | str = f"not done after {timeout:g} s"
     async with container:
-        await container.stdin.aclose()
-        with trio.move_on_after(timeout):
-            status = await _finish(container, drain)
+        with live_files.noted_check(live, options.name, options.work_dir, container.whereabouts()):
+            async with container:  # ended before it is forgotten
+                await container.stdin.aclose()
+                with trio.move_on_after(timeout):
+                    status = await _finish(container, drain)
     if isinstance(status, str):
         return status
     if status == 0:

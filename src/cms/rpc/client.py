@@ -178,8 +178,9 @@ class Client:
         *,
         on_accepted: Callable[[Accepted], None] | None = None,
         on_progress: Callable[[ProgressNote], None] | None = None,
+        patience: float | None = None,
     ) -> R:
-        """Send one request and wait for its answer.
+        """Send one request and wait for its answer; with `patience`, for no more seconds than that.
 
         The callbacks hear what the daemon tells meanwhile. Ctrl-C while a cancellable verb waits asks the
         daemon to cancel, and the wait goes on for its answer, which says what became of the work; a second
@@ -188,7 +189,7 @@ class Client:
         Raises:
             CmsError: the very exception that was raised in the daemon.
             Interrupted: `cancel` came before the request had gone out: nothing was begun.
-            DaemonUnavailable: the connection was lost.
+            DaemonUnavailable: the connection was lost, or nothing came within `patience`.
             KeyboardInterrupt: as above.
         """
         request_id = self._last_id = self._last_id + 1
@@ -198,6 +199,8 @@ class Client:
         self._sent = self._interrupted = False
         self._accepted = None
         soft = verb.cancellable and _soften_interrupts(self._on_interrupt)
+        if patience is not None:
+            self._socket.settimeout(patience)
         try:
             self._send(line)
             self._sent = True
@@ -212,6 +215,8 @@ class Client:
             raise
         finally:
             self._sent = False
+            if patience is not None and self._socket.fileno() >= 0:
+                self._socket.settimeout(None)
             if soft:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
         if answer.error is not None:
@@ -261,9 +266,8 @@ class Client:
         self.close()
 
     def _shake_hands(self, depth: int) -> None:
-        self._socket.settimeout(HANDSHAKE_TIMEOUT)
-        self.daemon = self.call(HELLO, Hello(__version__, PROTOCOL, _environ(), depth))
-        self._socket.settimeout(None)
+        hello = Hello(__version__, PROTOCOL, _environ(), depth)
+        self.daemon = self.call(HELLO, hello, patience=HANDSHAKE_TIMEOUT)
 
     def _wait(
         self,
@@ -314,6 +318,8 @@ class Client:
             return DaemonUnavailable(
                 f"what came from the daemon makes no sense: {error}", hint="see `cms daemon logs`"
             )
+        if isinstance(error, TimeoutError):
+            return DaemonUnavailable(f"the daemon has not answered `{verb.name}` in time: it may hang")
         if self._accepted is None:
             again = "run the command again, a new daemon starts; `cms daemon logs` says why that one left"
             if verb.idempotent:
