@@ -26,8 +26,8 @@ from cms.session.transcript import Moment
 
 #: Numbers that are neither a time nor money: seconds, all of them.
 DURATIONS = {
-    "ask_timeout", "deadline", "duration", "eta", "idle_exit", "max_retry_time", "max_silence", "max_time",
-    "seconds", "seconds_high", "stagger", "task_timeout", "uptime",
+    "ask_timeout", "before", "deadline", "duration", "eta", "idle_exit", "max_retry_time", "max_silence",
+    "max_time", "seconds", "seconds_high", "stagger", "task_timeout", "uptime",
 }  # fmt: skip
 
 BY_COMMAND: tuple[tuple[type[Record], str], ...] = (

@@ -43,6 +43,7 @@ from cms.protocol.messages import (
     User,
 )
 from cms.session.model import Interaction, InteractionState, OnViolation, Outcome, Preset, Receipt, Walls
+from cms.session.rounds import Failure, NextMessage, next_round, to_repair, together
 from cms.session.state import Began, Breach, Breached, Ended, Opened
 from cms.session.verdict import conclude, judge_delegation
 from cms.store.recovery import crashed
@@ -85,6 +86,8 @@ class Facts:
         again: what the checks came to when it was judged once more after a crash; None: it was not.
         left: processes that are left. changed: a protected path. unseen: nobody could look.
         stops: a violation stops the work.
+        repairs: rounds of repair that there may be. round: which one this is; 0: the work itself.
+        gone_over: it was judged anew after a crash, and nobody was there to go on with it.
     """
 
     command: bool = False
@@ -107,6 +110,9 @@ class Facts:
     changed: bool = False
     unseen: bool = False
     stops: bool = True
+    repairs: int = 0
+    round: int = 0
+    gone_over: bool = False
 
 
 # --- the oracle: the rules of SECURITY.md, in their order ------------------------------------------
@@ -138,6 +144,13 @@ def expected_work(facts: Facts) -> Outcome:
     if facts.refused and not facts.acted:
         return Outcome.NEEDS_INPUT
     return Outcome.COMPLETED if facts.answered else Outcome.FAILED
+
+
+def repaired(facts: Facts) -> bool:
+    """Whether a further round follows, by rule 7: the verdict is that one's."""
+    failed = "fail" in facts.checks and "not run" not in facts.checks
+    over = facts.cut_off or facts.gone_over or bool(facts.crashed)
+    return facts.delegated and failed and not over and facts.round < facts.repairs
 
 
 def expected(facts: Facts) -> Outcome:
@@ -484,16 +497,48 @@ _UNJUDGED = (InteractionState.CHECKING, None)
 
 
 def run(seed: int) -> Facts:
-    """One life.
+    """One delegation or message, from its first round to its last.
 
     Raises:
         Wrong: its verdict is not what the rules say.
     """
     chance = random.Random(seed)  # noqa: S311 - no secret
+    delegated, repairs = chance.random() < 0.8, chance.choice((0, 0, 1, 2))
+    message = Interaction(
+        "i", "s", 1, "delegate" if delegated else "send", "go", START, state=InteractionState.RUNNING
+    )
+    rounds: list[Interaction] = []
+    while True:
+        facts, final, following = _round(seed, chance, message, repairs)
+        rounds.append(final)
+        if repaired(facts) != (following is not None):
+            raise Wrong(f"seed {seed}: a further round {following}: {facts}")
+        if following is None:
+            break
+        if (final.outcome, final.state) != (Outcome.VERIFICATION_FAILED, InteractionState.DONE):
+            raise Wrong(f"seed {seed}: repaired, and {final}")
+        number = len(rounds) + 1
+        message = Interaction(
+            "i", "s", number, following.type, following.prompt, START, state=InteractionState.RUNNING
+        )
+        message = msgspec.structs.replace(message, round=following.round, before=following.before)
+    if len(rounds) > repairs + 1:
+        raise Wrong(f"seed {seed}: {len(rounds)} rounds, and {repairs} repairs")
+    _same(seed, facts, "rounds", final.round, len(rounds) - 1)
+    if together(rounds).outcome is not final.outcome:
+        raise Wrong(f"seed {seed}: the rounds together are not what the last came to")
+    return facts
+
+
+def _round(
+    seed: int, chance: random.Random, message: Interaction, repairs: int
+) -> tuple[Facts, Interaction, NextMessage | None]:
+    """One round, its end, and the message that goes on."""
     life = Life(chance)
     life.live()
     facts, world = life.facts, life.world
-    facts.delegated = chance.random() < 0.8
+    facts.delegated = message.type != "send"
+    facts.repairs, facts.round = repairs, message.round
     if world.settled:
         conclusion = world.settled[0]
         facts.died = facts.failure = False  # it was over by then
@@ -511,30 +556,30 @@ def run(seed: int) -> Facts:
         world.see(late)
     if len(world.settled) > 1:
         raise Wrong(f"seed {seed}: judged twice")
-    kind = "delegate" if facts.delegated else "send"
-    message = Interaction("i", "s", 1, kind, "go", START, state=InteractionState.RUNNING)
     if chance.random() < 0.05:
         facts.crashed = "at work"
         state = chance.choice((InteractionState.QUEUED, InteractionState.SENT, InteractionState.RUNNING))
         message = crashed(msgspec.structs.replace(message, state=state), 0.0, START)
         _same(seed, facts, "crashed", message.outcome, expected(facts))
-        return facts
+        return facts, message, None
     work = msgspec.structs.replace(
         ended(message, conclusion.outcome, conclusion.error, at=START), reasons=conclusion.reasons
     )
     if facts.delegated and expected_work(facts) is Outcome.COMPLETED:
         _same(seed, facts, "stored before its checks", (work.state, work.outcome), _UNJUDGED)
-    final = _judge(chance, facts, work) if facts.delegated else work
+    final, following = _judge(chance, facts, work) if facts.delegated else (work, None)
+    if following is not None:
+        return facts, final, following
     _same(seed, facts, "verdict", final.outcome, expected(facts))
     _same(seed, facts, "is_error", final.is_error, final.outcome is not Outcome.COMPLETED)
     _same(seed, facts, "error told", bool(final.error), final.outcome is not Outcome.COMPLETED)
     unchecked = final.state is InteractionState.UNCHECKED
     if unchecked and final.outcome is not Outcome.INTERRUPTED:
         raise Wrong(f"seed {seed}: unchecked, and {final.outcome}")
-    return facts
+    return facts, final, None
 
 
-def _judge(chance: random.Random, facts: Facts, work: Interaction) -> Interaction:
+def _judge(chance: random.Random, facts: Facts, work: Interaction) -> tuple[Interaction, NextMessage | None]:
     def checks() -> tuple[tuple[str, ...], str]:
         facts.checks = []
         if work.state is InteractionState.CHECKING:
@@ -559,12 +604,16 @@ def _judge(chance: random.Random, facts: Facts, work: Interaction) -> Interactio
         facts.cut_off, receipt = True, None
         facts.left = facts.changed = facts.unseen = False  # nobody saw
         if chance.random() < 0.5:
-            return work
-        facts.cut_off = False
+            return work, None
+        facts.cut_off, facts.gone_over = False, True
     failed, not_run = checks() if before is work else _checks_again(chance, facts)
     cut = ""
     if before.state is InteractionState.CHECKING and chance.random() < 0.1:
         facts.cut_off, cut, failed, facts.checks = True, "cancelled", (), []
+    following = next_round(work, [Failure(line) for line in failed], facts.repairs)
+    if following is not None and not not_run and not facts.gone_over:
+        facts.left = facts.changed = facts.unseen = False  # its process lives on
+        return to_repair(work, failed), following
     judged = judge_delegation(
         work, receipt, on_violation=on_violation, failed_checks=failed, cut_off=cut or not_run
     )
@@ -572,7 +621,7 @@ def _judge(chance: random.Random, facts: Facts, work: Interaction) -> Interactio
         again = judge_delegation(judged, receipt, on_violation=on_violation, failed_checks=failed)
         if again != judged:
             raise Wrong(f"judged again it is another: {judged} {again}")
-    return judged
+    return judged, None
 
 
 def _checks_again(chance: random.Random, facts: Facts) -> tuple[tuple[str, ...], str]:

@@ -66,9 +66,9 @@ FORMS: Final[Mapping[type, str]] = {
     ),
     Interaction: (
         "number type timestamp prompt response cost duration:ms id state ended cost_exact turns is_error"
-        " error outcome tools_used tool_calls denials questions usage"
+        " error outcome tools_used tool_calls denials questions usage round"
     ),
-    DelegateResult: "-api_status -resets_at",
+    DelegateResult: "-api_status -resets_at -repairable",
     Receipt: "-left_ids",
 }
 

@@ -259,6 +259,20 @@ class Layer(Record, frozen=True, omit_defaults=True):
             ),
         ),
     ] = None
+    repair: Annotated[
+        int | None,
+        Option(
+            TRIES,
+            "When a check fails, give what it printed back to the session, at most N times.",
+            group="task",
+            ways=_CHECK | {"continue"},
+            tool=Tool(
+                "How often what it did not pass is given back to it, to put it right within its limits.",
+                {"delegate": "", "continue": "", "task": "As for delegate."},
+                Meta(ge=0, le=10),
+            ),
+        ),
+    ] = None
     retries: Annotated[
         int | None,
         Option(

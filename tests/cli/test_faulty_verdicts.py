@@ -51,8 +51,10 @@ MOST_RESULTS = 3
 LONGEST = 0.4
 
 #: Two checks, so that there is an instant between them. Each says what it found when it has found it.
+#: The first prints what the model does when it is told that it failed.
 FIRST = (
-    "sleep 0.05; if test -e good-NAME; then echo pass >> first-NAME; else echo fail >> first-NAME; false; fi"
+    "sleep 0.05; if test -e good-NAME; then echo pass >> first-NAME; else echo fail >> first-NAME;"
+    " cat mend-NAME 2>/dev/null; echo; echo bad; false; fi"
 )
 SECOND = "sleep 0.03; echo pass >> second-NAME"
 
@@ -83,14 +85,18 @@ class Worker:
 
     def _act(self, client: Client) -> None:
         self._count += 1
-        good = self._dice.random() < 0.6
-        name = f"{'good' if good else 'bad'}-{self._number}-{self._count}"
-        work = [call("Bash", command=f"touch good-{name}")] if good else [call("Bash", command="sleep 0.02")]
+        kind = self._dice.choice(("good", "good", "bad", "mend"))
+        name = f"{kind}-{self._number}-{self._count}"
+        touch = call("Bash", command=f"touch good-{name}")
+        work = [touch] if kind == "good" else [call("Bash", command="sleep 0.02")]
+        if kind == "mend":
+            Path(f"mend-{name}").write_text(prompt("Mend it", touch, say("mended")))
         options = SessionOptions(
             name=name,
             work_dir=os.getcwd(),  # noqa: PTH109 - a text
             preset="full",
             verify=tuple(one.replace("NAME", name) for one in (FIRST, SECOND)),
+            repair=2 if kind == "mend" else self._dice.choice((0, 0, 1)),
         )
         try:
             delegate = DelegateParams(options, prompt("Work", *work, say("done")))
@@ -168,7 +174,8 @@ def check(
 ) -> list[str]:
     """Hold what is stored and what was told against what the checks have left in the folder."""
     first, second = lines(work / f"first-{name}"), lines(work / f"second-{name}")
-    good = name.startswith("good")
+    kind = name.partition("-")[0]
+    good, bad = kind in ("good", "mend"), kind in ("bad", "mend")
     judged = [one for one in found if one.outcome in (Outcome.COMPLETED, Outcome.VERIFICATION_FAILED)]
     for one in found:
         assert one.state in ENDED, one
@@ -177,13 +184,23 @@ def check(
         if one.outcome is Outcome.COMPLETED:
             assert good, f"{name}: completed, and its check fails"
         if one.outcome is Outcome.VERIFICATION_FAILED:
-            assert not good, f"{name}: {one.error}, and its check passes"
+            assert bad, f"{name}: {one.error}, and its check passes"
         if one.outcome is not Outcome.COMPLETED:
             assert one.is_error, one
     # Each verdict rests on checks of its own, which have run to their end.
     assert len(first) >= len(judged), (name, first, found)
     assert len(second) >= len(judged), (name, second, found)
-    assert set(first) <= {"pass" if good else "fail"}
+    assert set(first) <= ({"pass"} if good else set()) | ({"fail"} if bad else set())
+    assert first.count("fail") >= sum(one.outcome is Outcome.VERIFICATION_FAILED for one in judged)
+    # A round of repair begins once, and in one step with the verdict on the one before it.
+    for before, one in zip([None, *found], found, strict=False):
+        if one.type == "repair":
+            assert before is not None, found
+            assert before.outcome is Outcome.VERIFICATION_FAILED, found
+            assert one.round == before.round + 1, found
+            assert one.round <= (2 if kind == "mend" else 1), found
+        elif one.round:
+            raise AssertionError(found)
     if status is SessionStatus.COMPLETED:
         assert found[-1].outcome is Outcome.COMPLETED, (name, found[-1])
     if told is not None:

@@ -132,6 +132,9 @@ class FakeSupervisor(Supervisor):
         type: str,  # noqa: A002 - as in Supervisor
         scopes: tuple[str, ...] = (),
         of: object = None,
+        round: int = 0,  # noqa: A002 - as in Supervisor
+        before: float = 0.0,
+        after: Interaction | None = None,
     ) -> Interaction:
         record = await self.get(name)
         interaction = Interaction(
@@ -175,6 +178,7 @@ class FakeSupervisor(Supervisor):
         message: str,
         *,
         limits: Limits | None = None,
+        repair: int | None = None,
         accepted: Callable[[Interaction], None] | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
@@ -183,7 +187,7 @@ class FakeSupervisor(Supervisor):
             return await self._carry_out(name, message, accepted)
         if not self.said[name]:
             raise Interrupted("cancelled before anything was accepted")
-        return delegate_result(self.said[name][-1], self.records[name], None, has_conversation=True)
+        return delegate_result(self.said[name][-1:], self.records[name], None, has_conversation=True)
 
     async def _carry_out(
         self, name: str, message: str, accepted: Callable[[Interaction], None] | None
@@ -214,7 +218,9 @@ class FakeSupervisor(Supervisor):
         await self.create(options)
         return await self.submit(options.name, context + task, type="delegate")
 
-    async def start_continue(self, name: str, message: str, *, limits: Limits | None = None) -> Interaction:
+    async def start_continue(
+        self, name: str, message: str, *, limits: Limits | None = None, repair: int | None = None
+    ) -> Interaction:
         return await self.submit(name, message, type="continue")
 
     async def resume(self, name: str) -> SessionRecord:

@@ -28,6 +28,7 @@ from fleet.kit import (
 async def check(place: Path, commands: Sequence[str], **changes: object) -> list[str]:
     settings = make_settings(place)
     options = make_options(settings, verify=tuple(commands), **changes)
+    settings.live.mkdir(parents=True, exist_ok=True)
     with trio.fail_after(20):
         checked = await run_checks(await find_mechanism(), settings, options)
     assert_nothing_left(settings)
@@ -164,6 +165,7 @@ async def test_a_check_stands_behind_the_sessions_walls(tmp_path: Path) -> None:
     options = make_options(
         settings, verify=(planted,), env_deny=("SECRET_*",), protect_read=("~/.ssh",), preset="edit"
     )
+    settings.live.mkdir(parents=True)
     mechanism = await find_mechanism()
     with trio.fail_after(20):
         assert await run_checks(mechanism, settings, options) == Checked()

@@ -13,7 +13,7 @@ import msgspec
 from cms.errors import ExitCode
 from cms.option_kinds import NAME, PROMPT, TEXTS, Option, Way
 from cms.options import TASK, Layer, resolve, session_options
-from cms.session.model import DelegateResult, Outcome, Record, SessionOptions, exit_code_of
+from cms.session.model import DelegateResult, Outcome, Record, Round, SessionOptions, exit_code_of
 
 #: Ends that are tried again when `retries` is given without `retryOn`.
 RETRY_ON: Final = (Outcome.FAILED, Outcome.STALLED, Outcome.TIME_EXCEEDED)
@@ -208,6 +208,7 @@ class TaskResult(Record, frozen=True):
     tool_calls: int = 0
     session_id: str = ""
     can_continue: bool = False
+    rounds: tuple[Round, ...] = ()
     cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
 
 
@@ -259,6 +260,7 @@ class TaskView(Record, frozen=True, kw_only=True):
     needs: tuple[str, ...]
     started: float | None
     ended: float | None
+    rounds: tuple[Round, ...] = ()
 
 
 def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ...] = ()) -> TaskResult:
@@ -273,6 +275,7 @@ def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ..
         tool_calls=result.tool_calls,
         session_id=result.session_id,
         can_continue=result.can_continue,
+        rounds=result.rounds,
     )
 
 
@@ -298,4 +301,5 @@ def view(task: Task) -> TaskView:
         needs=task.options.needs,
         started=task.started,
         ended=task.ended,
+        rounds=result.rounds,
     )

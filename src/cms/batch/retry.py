@@ -9,6 +9,8 @@ The rules, in prose:
 - Refused credentials (401, 403, not logged in) put the task back as it was; the batch stops.
 - `retries` are for a task's own failures, those of `retryOn`. A task that may have changed something is not
   repeated silently: it counts as failed, says so, and can be continued by hand. `retryActed` permits it.
+- A try whose checks failed when nobody was there to repair it (they were run after a crash) goes on with its
+  repair; that costs no retry either.
 - A try that was cut off by us (a crash, a stop, a shutdown) goes on in its own conversation where that is
   safe: where no tool that may change something was still at work. Where the model had not answered yet
   and nothing ran, it begins anew. Else it is reported as interrupted.
@@ -44,6 +46,7 @@ class Try(msgspec.Struct, frozen=True):
     Attributes:
         api_status: the HTTP status with which the API ended it, 401 also where nobody is logged in.
         resets_at: when the usage limit that ended it ends.
+        repairable: it failed its checks, and its session can still be told.
         turns: model replies in the whole conversation.
         acted: it may have changed something.
     """
@@ -53,6 +56,7 @@ class Try(msgspec.Struct, frozen=True):
     acted: bool = False
     api_status: int | None = None
     resets_at: float | None = None
+    repairable: bool = False
     error: str = ""
 
 
@@ -75,6 +79,7 @@ def try_of(task: Task, result: DelegateResult, *, acted: bool) -> Try:
         acted=acted,
         api_status=result.api_status,
         resets_at=result.resets_at,
+        repairable=result.repairable,
         error=result.error or "",
     )
 
@@ -154,6 +159,8 @@ def judge(tried: Try, terms: Terms, now: float, jitter: float) -> Fate:
             trouble="overload",
             reason=f"the API had trouble ({tried.api_status or 429}), tried again",
         )
+    if tried.repairable:
+        return Fate(TaskStatus.WAITING, go_on=True, reason="its checks failed: goes on to repair them")
     if status is TaskStatus.COMPLETED or tried.outcome not in terms.retry_on or not terms.retries:
         return Fate(status)
     if terms.failures >= terms.retries:

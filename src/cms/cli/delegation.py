@@ -61,6 +61,8 @@ def delegate(
     if detach and foreground:
         raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
     options = said.options(who, DELEGATION, delegated=True)
+    if said.layer.repair and not options.verify:
+        raise UsageError("--repair puts right what a check finds", hint="give it one: --verify CMD")
     said.warn()
     context = said.layer.context or ""
     params = DelegateParams(options=options, task=text or "", context=context, detach=detach)
@@ -95,7 +97,9 @@ def continue_(
     who, word = flags.pick_name_and_word("continue", name, message, name_flag, "message")
     text = flags.pick_text("continue", "message", word=word, flag=message_flag, file=message_file)
     limits = limits_of(said.layer) if typed(said) else None
-    params = ContinueParams(name=who, message=text or "", limits=limits, detach=detach)
+    params = ContinueParams(
+        name=who, message=text or "", limits=limits, repair=said.layer.repair, detach=detach
+    )
     return wait_and_show(SESSION_CONTINUE, params, who, detach=detach, json=json)
 
 

@@ -464,6 +464,9 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     if result.error:
         lines.append(f"error: {one_line(result.error, style)}")
     lines += [f"because: {one_line(why, style)}" for why in result.reasons if why != result.error]
+    if result.rounds:
+        told = (f"{one.status.value} {cost(one.cost)}" for one in result.rounds)
+        lines.append(f"rounds: {', '.join(told)}")
     if result.tools_used:
         lines.append(f"tools: {one_line(', '.join(result.tools_used), style)}")
     if not result.safety.enabled:

@@ -97,7 +97,7 @@ class SupervisorSessions:
         )
 
     async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:
-        return await self._supervisor.continue_(name, message, accepted=accepted, scopes=self._scopes)
+        return await self._supervisor.go_on(name, message, accepted=accepted, scopes=self._scopes)
 
     async def spent(self, name: str) -> float:
         session = await self._find(name)
@@ -131,7 +131,8 @@ class SupervisorSessions:
             return None
         there = await self._supervisor.can_continue(session)
         if last.state is InteractionState.UNCHECKED and not check:
-            result = delegate_result(last, session, session.receipt, has_conversation=there)
+            rounds = (*await self._supervisor.store.read(sessions.rounds_before, last), last)
+            result = delegate_result(rounds, session, session.receipt, has_conversation=there)
             return Report(result, checked=False)
         if last.outcome not in (None, Outcome.INTERRUPTED) or last.state is InteractionState.UNCHECKED:
             return Report(await self._supervisor.judge_again(name))

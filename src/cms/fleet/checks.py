@@ -26,12 +26,14 @@ from cms.protection.protected_paths import ProtectedPaths, find_all_paths, walle
 from cms.protection.rules import build_rules
 from cms.protection.scratch import hidden_scratch
 from cms.session.model import SessionOptions
+from cms.session.rounds import MOST_EACH, Failure
 from cms.store import live_files
 from cms.units import BadValue, check_commands
 
 #: Seconds for one check where the session has no time limit of its own.
 _TIMEOUT = 900.0
-_TAIL = 2048
+#: Bytes of each of its streams that are kept: what a repair can be told of.
+_TAIL = 2 * MOST_EACH
 #: Seconds for what was written last to be read.
 _PIPES = 0.5
 
@@ -42,19 +44,28 @@ class Checked(msgspec.Struct, frozen=True):
     """What the checks came to.
 
     Attributes:
-        failed: a line for each one that has run and failed.
+        failures: each one that has run and failed.
         not_run: why one of them has not run at all: nothing is known of the work by that.
     """
 
-    failed: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
     not_run: str = ""
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """A line for each failure."""
+        return tuple(failure.line for failure in self.failures)
+
+    def with_failure(self, line: str) -> Checked:
+        """The same with one more line."""
+        return Checked((*self.failures, Failure(line)), self.not_run)
 
 
 async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionOptions) -> Checked:
     """Run the session's checks."""
     if not options.verify:
         return Checked()
-    failed: list[str] = []
+    failures: list[Failure] = []
     not_run = ""
     env = build_environment(settings.environ, deny=options.env_deny)
     home = env.get("HOME") or str(Path.home())
@@ -70,7 +81,7 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
         try:
             check_commands(command)
         except BadValue as error:  # of an earlier version, which took it
-            failed.append(f"check failed: {error}")
+            failures.append(Failure(f"check failed: {error}"))
             continue
         spec = Spec(
             argv=("/bin/sh", "-c", command),
@@ -87,7 +98,8 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
             container = await mechanism.start(walled(spec, paths))
         except (OSError, CmsError) as error:
             if await _is_gone(options.work_dir):
-                failed.append(f"check failed: {command}: the work dir is gone")  # the work's own doing
+                # The work's own doing.
+                failures.append(Failure(f"check failed: {command}: the work dir is gone"))
             else:
                 not_run = not_run or f"{command}: could not be started ({error})"
             continue
@@ -96,9 +108,10 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
         except StoreError as error:  # the disk is full: whoever must end it without us would not find it
             not_run = not_run or f"{command}: could not be noted ({error})"
             continue
-        if trouble:
-            failed.append(f"check failed: {command}: {trouble}")
-    return Checked(tuple(failed), not_run)
+        if trouble is not None:
+            why, output = trouble
+            failures.append(Failure(f"check failed: {command}: {why}", output))
+    return Checked(tuple(failures), not_run)
 
 
 async def _is_gone(work_dir: str) -> bool:
@@ -108,7 +121,8 @@ async def _is_gone(work_dir: str) -> bool:
         return False
 
 
-async def _check(container: Container, options: SessionOptions, live: Path) -> str:
+async def _check(container: Container, options: SessionOptions, live: Path) -> tuple[str, str] | None:
+    """Why it failed, and the end of what it has printed; None: it passed."""
     tails = {"out": b"", "err": b""}
 
     async def drain(stream: trio.abc.ReceiveStream, key: str) -> None:
@@ -123,13 +137,15 @@ async def _check(container: Container, options: SessionOptions, live: Path) -> s
                 await container.stdin.aclose()
                 with trio.move_on_after(timeout):
                     status = await _finish(container, drain)
-    if isinstance(status, str):
-        return status
     if status == 0:
-        return ""
+        return None
+    out, err = (tails[key].strip().decode("utf-8", "replace") for key in ("out", "err"))
+    output = "\n".join(part for part in (out, err) if part)
+    if isinstance(status, str):
+        return status, output
     how = f"exit status {status}" if status > 0 else f"signal {-status}"
-    lines = (tails["err"].strip() or tails["out"].strip()).decode("utf-8", "replace").splitlines()
-    return f"{how}: {lines[-1][:200]}" if lines else how
+    lines = (err or out).splitlines()
+    return (f"{how}: {lines[-1][:200]}" if lines else how), output
 
 
 async def _finish(container: Container, drain: _Drain) -> int | str:

@@ -5,13 +5,16 @@ rules of the verdict are `session.verdict.judge_delegation`; here is what they r
 
 1. the message is accepted, and its work ends. If that ended well it is stored as `checking`, without an
    outcome (`live.pending.ended`): after a crash nothing says that it is completed;
-2. the checks run (`fleet.checks`), while the session still lives;
+2. the checks run (`fleet.checks`), while the session still lives. What it did not pass is given back to it as
+   its next message while repair rounds are left: that this round has failed and the next one begins is stored
+   in one step (`session.rounds`), and it goes on at 1;
 3. the process is ended, which shows what is left of it and what became of the protected paths;
 4. the outcome is decided and stored, with the session's status in the same transaction (`_judge`).
 
 Whatever cuts a delegation off before 3 (its caller's end, a bug), its session is ended and the verdict says
-so; from 3 on it goes through to its verdict, which the stop ladder bounds. What a crash cut off after 1 is
-judged again from 2 on by whoever wants it (`judge_again`: a batch that goes on).
+so; from 3 on it goes through to its verdict, which the stop ladder bounds. The verdict of a delegation is
+that of its last round. What a crash cut off after 1 is judged again from 2 on by whoever wants it
+(`judge_again`: a batch that goes on). No repair is begun then; its message is stored, for `go_on` to send.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
+from cms.session.rounds import NextMessage, gone_on, next_round, no_room, to_repair
 from cms.session.verdict import delegate_result, judge_delegation, status_of
 from cms.store import sessions
 from cms.store.store import Store
@@ -53,19 +57,28 @@ class Delegation:
 
     Attributes:
         name: of its session.
-        interaction: its message, once that is accepted.
+        scopes: what its messages are charged to.
+        rounds: its messages that were accepted, by their ids: the first, and one for each repair.
+        interaction: the newest of them.
         ending: its process is being ended: what comes now begins another one.
         over: its verdict is stored, or never will be.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, scopes: tuple[str, ...] = ()) -> None:
         self.name = name
+        self.scopes = scopes
+        self.rounds: list[str] = []
         self.interaction: Interaction | None = None
         self.ending = False
         self.over = trio.Event()
 
     def __repr__(self) -> str:
         return f"<Delegation {self.name!r} {'over' if self.over.is_set() else 'under way'}>"
+
+    def begin(self, interaction: Interaction) -> None:
+        """This message of it was accepted."""
+        self.interaction = interaction
+        self.rounds.append(interaction.id)
 
 
 class UnderWay:
@@ -76,14 +89,14 @@ class UnderWay:
         self._all: list[Delegation] = []
 
     @contextmanager
-    def enter(self, name: str) -> Iterator[Delegation]:
+    def enter(self, name: str, scopes: tuple[str, ...]) -> Iterator[Delegation]:
         """One more, for the length of the block.
 
         Raises:
             WrongStatus: another one of that session is at work.
         """
         self.check_free(name)
-        one = Delegation(name)
+        one = Delegation(name, scopes)
         self._all.append(one)
         try:
             yield one
@@ -117,15 +130,15 @@ class UnderWay:
         return False
 
     async def wait_verdict(self, work: Interaction) -> Interaction | None:
-        """The message with its verdict, which is stored; None if no delegation here is to judge it.
+        """The last round with its verdict, which is stored; None if no delegation here judges the message.
 
         Raises:
             StoreError: the verdict could not be stored.
         """
         for one in self._all:
-            if one.interaction is not None and one.interaction.id == work.id:
+            if work.id in one.rounds:
                 await one.over.wait()
-                judged = await self._store.read(sessions.interaction, work.id)
+                judged = await self._store.read(sessions.interaction, one.rounds[-1])
                 if judged is not None and judged.state is InteractionState.CHECKING:
                     raise _unstored()
                 return judged
@@ -185,24 +198,45 @@ class Delegations:
         Raises:
             CmsError: nothing was accepted, or the verdict could not be stored.
         """
-        with self._supervisor.under_way.enter(name) as one:
+        return await self._enter(
+            name, NextMessage(prompt, kind), accepted=accepted, scopes=scopes, within=within
+        )
+
+    async def go_on(
+        self, name: str, prompt: str, *, accepted: Accepted | None, scopes: tuple[str, ...]
+    ) -> DelegateResult:
+        """Like `carry_out`, for work that was cut off: a repair that it owes comes first, none is paid twice.
+
+        Args:
+            prompt: what it is told where nothing else is owed.
+        """
+        newest = await self._supervisor.interactions(name, 1)
+        message = gone_on(newest[0], prompt) if newest else NextMessage(prompt, "continue")
+        return await self._enter(name, message, accepted=accepted, scopes=scopes, within=None)
+
+    async def _enter(
+        self,
+        name: str,
+        message: NextMessage,
+        *,
+        accepted: Accepted | None,
+        scopes: tuple[str, ...],
+        within: trio.CancelScope | None,
+    ) -> DelegateResult:
+        with self._supervisor.under_way.enter(name, scopes) as one:
             with within or trio.CancelScope():
-                return await self._carry_out(one, prompt, kind, accepted, scopes)
+                return await self._carry_out(one, message, accepted)
             # Cancelled by `within`, and judged as such by now.
             if one.interaction is None:
                 raise Interrupted("cancelled before anything was accepted")
             return await self._result(name, one.interaction.id)
 
     async def _carry_out(
-        self, one: Delegation, prompt: str, kind: str, accepted: Accepted | None, scopes: tuple[str, ...]
+        self, one: Delegation, message: NextMessage, accepted: Accepted | None
     ) -> DelegateResult:
         supervisor, before = self._supervisor, self._supervisor.runner(one.name)
         try:
-            one.interaction = await supervisor.submit(one.name, prompt, type=kind, scopes=scopes, of=one)
-            if accepted is not None:
-                accepted(one.interaction)
-            work = await supervisor.work_ended(one.interaction)
-            checked = await self._check(one.name, work)
+            work, checked = await self._work(one, message, accepted)
         except BaseException as error:
             await self._cut_off(one, before is not None, error)
             raise
@@ -214,6 +248,47 @@ class Delegations:
         return await self._judge(
             one.name, work, receipt or record.receipt, checked.failed, cut_off=checked.not_run
         )
+
+    async def _work(
+        self, one: Delegation, message: NextMessage, accepted: Accepted | None
+    ) -> tuple[Interaction, Checked]:
+        """Round after round, until it passes its checks or there is nothing to repair it with."""
+        supervisor = self._supervisor
+        begun = await self._submit(one, message)
+        if accepted is not None:
+            accepted(begun)
+        while True:
+            work = await supervisor.work_ended(begun)
+            checked = await self._check(one.name, work)
+            record = await supervisor.get(one.name)
+            following = next_round(work, checked.failures, record.options.repair)
+            if following is None or checked.not_run:
+                return work, checked
+            why = no_room(record, work)
+            try:
+                if not why:
+                    begun = await self._submit(one, following, after=to_repair(work, checked.failed))
+            except CmsError as error:
+                why = str(error)
+            if why:
+                return work, checked.with_failure(f"not repaired: {why}")
+
+    async def _submit(
+        self, one: Delegation, message: NextMessage, *, after: Interaction | None = None
+    ) -> Interaction:
+        """Have a message accepted. `after`: the round before, as it is to be stored with it."""
+        interaction = await self._supervisor.submit(
+            one.name,
+            message.prompt,
+            type=message.type,
+            scopes=one.scopes,
+            of=one,
+            round=message.round,
+            before=message.before,
+            after=after,
+        )
+        one.begin(interaction)
+        return interaction
 
     async def _check(self, name: str, work: Interaction) -> Checked:
         if work.state not in (InteractionState.CHECKING, InteractionState.UNCHECKED):
@@ -254,7 +329,15 @@ class Delegations:
             # An older cms stored it so before its checks were through.
             work = msgspec.structs.replace(last, state=InteractionState.UNCHECKED)
         checked = await self._check(session.name, work)
-        return await self._judge(session.name, work, session.receipt, checked.failed, cut_off=checked.not_run)
+        owed = next_round(work, checked.failures, session.options.repair)
+        return await self._judge(
+            session.name,
+            work,
+            session.receipt,
+            checked.failed,
+            cut_off=checked.not_run,
+            repair="" if owed is None else owed.prompt,
+        )
 
     async def _judge(
         self,
@@ -264,8 +347,13 @@ class Delegations:
         failed: Sequence[str] = (),
         *,
         cut_off: str = "",
+        repair: str = "",
     ) -> DelegateResult:
-        """Decide how a delegation ended, and store it, whoever is cancelled. Nobody else does."""
+        """Decide how a delegation ended, and store it, whoever is cancelled. Nobody else does.
+
+        Args:
+            repair: what it would be told if somebody went on with it.
+        """
         supervisor = self._supervisor
         with trio.CancelScope(shield=True):
             async with supervisor.turn(name):
@@ -277,6 +365,8 @@ class Delegations:
                     failed_checks=failed,
                     cut_off=cut_off,
                 )
+                if judged.outcome is Outcome.VERIFICATION_FAILED and repair:
+                    judged = msgspec.structs.replace(judged, repair=repair)
                 if supervisor.known(name) is None and record.status is SessionStatus.STOPPED:
                     outcome = judged.outcome or Outcome.INTERRUPTED
                     record = msgspec.structs.replace(record, status=status_of(outcome), error=judged.error)
@@ -284,9 +374,7 @@ class Delegations:
                 elif judged != work:
                     # Somebody has gone on with the session already, or it was killed, or is not proved dead.
                     await supervisor.store.write(sessions.save_interaction, judged)
-        return delegate_result(
-            judged, record, receipt, has_conversation=await supervisor.can_continue(record)
-        )
+        return await self._tell(judged, record, receipt)
 
     async def _result(self, name: str, interaction_id: str) -> DelegateResult:
         """Of a delegation that was judged."""
@@ -294,5 +382,11 @@ class Delegations:
         judged = await self._supervisor.store.read(sessions.interaction, interaction_id)
         if judged is None or judged.outcome is None:
             raise _unstored()
+        return await self._tell(judged, session, session.receipt)
+
+    async def _tell(
+        self, judged: Interaction, session: SessionRecord, receipt: Receipt | None
+    ) -> DelegateResult:
         there = await self._supervisor.can_continue(session)
-        return delegate_result(judged, session, session.receipt, has_conversation=there)
+        earlier = await self._supervisor.store.read(sessions.rounds_before, judged)
+        return delegate_result((*earlier, judged), session, receipt, has_conversation=there)

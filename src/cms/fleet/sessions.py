@@ -35,6 +35,7 @@ from cms.session.model import (
     SessionRecord,
 )
 from cms.session.questions import OpenQuestion, read_answer
+from cms.session.rounds import together
 from cms.store import audit, money, sessions
 from cms.store.records import Grouping, Total
 from cms.store.store import Store
@@ -245,14 +246,21 @@ class Sessions:
             StoreError: what became of it could not be stored.
         """
         work = await self.work_ended(interaction)
-        judged = await self.under_way.wait_verdict(work) or work
+        judged = await self.under_way.wait_verdict(work) or await self._last_round(work)
         if judged.outcome is None:
             raise elsewhere(await self.by_id(work.session_id), "be waited for")
         return judged
 
+    async def _last_round(self, work: Interaction) -> Interaction:
+        """Of a delegation that is over: what the message came to in the end, its repairs included."""
+        while (following := await self.store.read(sessions.round_after, work)) is not None:
+            work = following
+        return work
+
     async def wait(self, interaction: Interaction) -> Reply:
         """The answer to a message. What went wrong for the agent is in the reply, not raised."""
         done = await self.finished(interaction)
+        done = together((*await self.store.read(sessions.rounds_before, done), done))
         record = await self.by_id(done.session_id)
         return Reply(
             name=record.name,

@@ -198,19 +198,27 @@ class Supervisor(Processes):
         type: str,  # noqa: A002 - the seed's name
         scopes: tuple[str, ...] = (),
         of: Delegation | None = None,
+        round: int = 0,  # noqa: A002 - the record's name
+        before: float = 0.0,
+        after: Interaction | None = None,
     ) -> Interaction:
         """Accept a message: it is on disk when this returns, and will be sent when its turn comes.
 
         Args:
             scopes: shared budgets that it is charged to, beside the day's and the total one (`set_cap`).
-            of: the delegation that it begins.
+            of: the delegation that it begins, or that it goes on with.
+            round, before: as `Interaction` has them.
+            after: the round that it repairs, as that is to be stored in the same step; only a session that
+                is still up gets it.
 
         Raises:
             SessionNotFound, WorkDirError, ClaudeNotFound, StoreError: not accepted.
-            WrongStatus: nor then: the session is paused, or at work on a delegation.
+            WrongStatus: nor then: the session is paused, at work on a delegation, or not up any more.
         """
         async with self.turn(name):
             self.under_way.check_free(name, of)
+            if after is not None and ((warm := self._runners.get(name)) is None or warm.ending):
+                raise WrongStatus(name, "not alive any more", "go on")
             runner = await self._ensure_runner(name)
             interaction = Interaction(
                 id=str(uuid.uuid4()),
@@ -220,8 +228,10 @@ class Supervisor(Processes):
                 prompt=message,
                 timestamp=time.time(),
                 scopes=(*scopes, *await self.children.scopes(runner.record)),
+                round=round,
+                before=before,
             )
-            await runner.accept(interaction)
+            await runner.accept(interaction, *(() if after is None else (after,)))
         return interaction
 
     # --- delegations ------------------------------------------------------------------------------
@@ -263,21 +273,35 @@ class Supervisor(Processes):
         message: str,
         *,
         limits: Limits | None = None,
+        repair: int | None = None,
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
     ) -> DelegateResult:
         """A follow-up to a session, under its limits, or under those given from now on. Else like `delegate`.
 
+        Args:
+            repair: how many rounds of repair it may have from now on; None: as before.
+
         Raises:
             SessionNotFound, WrongStatus, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
             Interrupted: as there.
         """
-        if limits is not None:
-            await self._set_limits(name, limits)
+        if limits is not None or repair is not None:
+            await self._set_terms(name, limits or Limits(), repair)
         return await self._delegations.carry_out(
             name, message, "continue", accepted=accepted, scopes=scopes, within=within
         )
+
+    async def go_on(
+        self, name: str, message: str, *, accepted: Accepted | None = None, scopes: tuple[str, ...] = ()
+    ) -> DelegateResult:
+        """Go on with a delegation that was cut off, a repair that it owes first. Else like `continue_`.
+
+        Args:
+            message: what the session is told where no repair is owed.
+        """
+        return await self._delegations.go_on(name, message, accepted=accepted, scopes=scopes)
 
     async def judge_again(self, name: str) -> DelegateResult:
         """The result of a session's newest delegation, which nobody lived to hear, or to judge.
@@ -292,14 +316,18 @@ class Supervisor(Processes):
             raise WrongStatus(name, str(session.status), "be judged")
         return await self._delegations.judge_again(session, last)
 
-    async def _set_limits(self, name: str, limits: Limits) -> None:
+    async def _set_terms(self, name: str, limits: Limits, repair: int | None) -> None:
         async with self.turn(name):
             record = await self.get(name)
             if name in self._runners:
                 raise WrongStatus(name, str(record.status), "change its limits", hint=f"cms stop {name}")
             await self._save_lost(name)
             layers = (Layer(**msgspec.structs.asdict(one)) for one in (limits, record.options.limits))
-            wanted = msgspec.structs.replace(record.options, limits=limits_of(resolve(*layers)))
+            wanted = msgspec.structs.replace(
+                record.options,
+                limits=limits_of(resolve(*layers)),
+                repair=record.options.repair if repair is None else repair,
+            )
             options = await self.children.narrow_again(record, wanted)
             record = msgspec.structs.replace(record, options=options)
             await self.store.write(sessions.save, record)
@@ -311,10 +339,12 @@ class Supervisor(Processes):
             lambda accepted: self.delegate(options, task, context=context, accepted=accepted)
         )
 
-    async def start_continue(self, name: str, message: str, *, limits: Limits | None = None) -> Interaction:
+    async def start_continue(
+        self, name: str, message: str, *, limits: Limits | None = None, repair: int | None = None
+    ) -> Interaction:
         """Like `continue_`, but returns once accepted."""
         return await self._delegations.start(
-            lambda accepted: self.continue_(name, message, limits=limits, accepted=accepted)
+            lambda accepted: self.continue_(name, message, limits=limits, repair=repair, accepted=accepted)
         )
 
     # --- the record -----------------------------------------------------------------------------------

@@ -381,7 +381,7 @@ class Driver:
         self._settled = trio.Event()
         self._set_current(interaction)
         command = interaction.prompt.lstrip().startswith("/")
-        self.apply(Began(interaction.id, granted, command=command))
+        self.apply(Began(interaction.id, granted, command=command, before=interaction.before))
 
     async def refuse(self, interaction: Interaction, outcome: Outcome, why: str) -> None:
         """This one is not sent: give it an end, and wait until that is stored."""

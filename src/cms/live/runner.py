@@ -209,8 +209,11 @@ class Runner:
         """Until nothing of the process is left and that is stored."""
         await self._gone.wait()
 
-    async def accept(self, interaction: Interaction) -> None:
+    async def accept(self, interaction: Interaction, *others: Interaction) -> None:
         """Put a message on disk, then in the queue: from here on it is not lost.
+
+        Args:
+            others: messages that stand differently from then on, stored in the same step.
 
         Raises:
             WrongStatus: the session is paused, or its end has begun.
@@ -220,7 +223,7 @@ class Runner:
         before = self.record.interaction_count
         self._context.update(interaction_count=interaction.number)
         try:
-            await self._store.write(sessions.save, self.record, interaction)
+            await self._store.write(sessions.save, self.record, *others, interaction)
         except BaseException:
             self._context.update(interaction_count=before)
             raise

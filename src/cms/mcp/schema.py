@@ -14,14 +14,19 @@ Schema = dict[str, object]
 _REF = "#/$defs/"
 
 
-def schema_of(struct: type[msgspec.Struct]) -> Schema:
+def schema_of(struct: type[msgspec.Struct], *, given: bool = False) -> Schema:
     """The schema of a struct, an object at its root, without references.
+
+    Args:
+        given: it is of what a caller gives: what may be left out may be null, which goes without saying.
 
     Raises:
         ValueError: the struct contains itself.
     """
     (root,), components = msgspec.json.schema_components([struct], ref_template=_REF + "{name}")
     whole = _inlined(root, components, ())
+    if given:
+        whole = _without_null(whole)
     if not isinstance(whole, dict) or whole.get("type") != "object":
         raise ValueError(f"{struct.__name__} is no object")
     required, properties = whole.get("required", ()), whole["properties"]
@@ -58,3 +63,16 @@ def _inlined(part: object, components: dict[str, dict[str, object]], path: tuple
         else:
             found[key] = _inlined(value, components, path)
     return found
+
+
+def _without_null(part: object) -> object:
+    """The schema without the null that stands for what is not given."""
+    if isinstance(part, list):
+        return [_without_null(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: _without_null(value) for key, value in part.items()}
+    match part:
+        case {"anyOf": [dict(one), {"type": "null"}], "default": None, **rest}:
+            return {**one, **rest}
+    return part

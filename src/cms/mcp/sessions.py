@@ -110,6 +110,7 @@ def continue_(call: DaemonCall, given: ContinueArguments) -> DelegationVerdict:
         name=given.name,
         message=given.message,
         limits=None if limits == Limits() else limits,
+        repair=given.layer.repair,
         detach=given.detach,
     )
     reply = call.call(SESSION_CONTINUE, params)

@@ -51,15 +51,10 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[DaemonCall, Mapping[str, object]], Record]
 
 
-class _Property(msgspec.Struct, frozen=True, rename="camel"):
+class _Property(msgspec.Struct, frozen=True):
     """As much of an argument's schema as a hint needs."""
 
     description: str = ""
-    any_of: tuple[_Property, ...] = ()
-
-    @property
-    def said(self) -> str:
-        return next((one.description for one in (self, *self.any_of) if one.description), "").rstrip(".")
 
 
 def tool(
@@ -78,12 +73,12 @@ def tool(
 ) -> Tool:
     """Declare a tool; the types of its parts must fit each other."""
 
-    input_schema = schema_of(params)
+    input_schema = schema_of(params, given=True)
 
     def _what_fits(error: msgspec.ValidationError) -> str:
         properties = msgspec.convert(input_schema["properties"], dict[str, _Property])
         found = re.search(r" - at `\$\.(\w+)`$", str(error))
-        said = properties[found.group(1)].said if found else ""
+        said = properties[found.group(1)].description.rstrip(".") if found else ""
         return f"{found.group(1)}: {said}" if found and said else f"{name} takes {', '.join(properties)}"
 
     def run(call: DaemonCall, arguments: Mapping[str, object]) -> Record:

@@ -65,6 +65,7 @@ class ContinueParams(Record, frozen=True):
     name: str
     message: str
     limits: Limits | None = None
+    repair: int | None = None  # rounds of repair from now on; None: as before
     detach: bool = False
 
 

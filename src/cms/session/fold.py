@@ -204,7 +204,7 @@ def _began(state: State, event: Began, now: float) -> State:
     turn = Turn(
         event.interaction_id,
         started=now,
-        since=now if state.waits_since is None else state.waits_since,
+        since=(now if state.waits_since is None else state.waits_since) - event.before,
         spent_before=state.ledger.spent,
         allowance=Allowance(event.grant.amount),
         command=event.command,

@@ -116,11 +116,15 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
 
 def used_up(state: State, limits: Limits) -> tuple[Outcome, str] | None:
     """Why no further turn may begin; None if one may."""
-    spent = state.ledger.spent
+    return spent_up(state.ledger.spent, state.turns, limits)
+
+
+def spent_up(spent: float, turns: int, limits: Limits) -> tuple[Outcome, str] | None:
+    """The same of a session that has spent so much and had so many turns."""
     if limits.max_cost is not None and spent >= limits.max_cost:
         return Outcome.COST_EXCEEDED, f"${spent:.4f} of ${limits.max_cost:.4f} were spent before"
-    if limits.max_turns is not None and state.turns >= limits.max_turns:
-        return Outcome.TURNS_EXCEEDED, f"{state.turns} of {limits.max_turns} turns were used before"
+    if limits.max_turns is not None and turns >= limits.max_turns:
+        return Outcome.TURNS_EXCEEDED, f"{turns} of {limits.max_turns} turns were used before"
     return None
 
 

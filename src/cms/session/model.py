@@ -56,7 +56,9 @@ class InteractionState(enum.StrEnum):
 
 
 #: Types of messages that a delegation judges: their work that ended well is not `completed` before that.
-DELEGATED = frozenset({"delegate", "continue"})
+DELEGATED = frozenset({"delegate", "continue", "repair"})
+#: The type of a message that tells a session of its failed checks; it belongs to the delegation before it.
+REPAIR = "repair"
 #: States in which nobody works on an interaction any more.
 ENDED = frozenset(
     {
@@ -160,6 +162,7 @@ class SessionOptions(Record, frozen=True):
     env_deny: tuple[str, ...] = ()  # globs of the environment variables that it does not get
     on_violation: OnViolation = "stop"
     verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
+    repair: int = 0  # how often the session is told of its failed checks, and goes on
     ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
     fork_of: str = ""  # the conversation that this one branches off when it begins
     allow_cms: bool = False  # it may start sessions itself, within what it is (`session.lineage`)
@@ -212,7 +215,7 @@ class Interaction(Record, frozen=True):
     id: str  # the message's UUID, ours
     session_id: str
     number: int  # 1 is the session's first
-    type: str  # "spawn", "send", "resume", "fork", "delegate", "continue"
+    type: str  # "spawn", "send", "resume", "fork", "delegate", "continue", "repair"
     prompt: str
     timestamp: float  # when it was accepted
     state: InteractionState = InteractionState.QUEUED
@@ -234,6 +237,9 @@ class Interaction(Record, frozen=True):
     scopes: tuple[str, ...] = ()  # shared budgets that it is charged to, beside the day's and the total one
     api_status: int | None = None  # the HTTP status with which the API ended it; 401: also where no login is
     resets_at: float | None = None  # when the usage limit that ended it ends
+    round: int = 0  # of repair, that it begins or goes on with; 0: its delegation has begun none
+    before: float = 0.0  # seconds of work of the rounds before it, which count against `max_time`
+    repair: str = ""  # the message that its failed checks call for, where nobody was there to send it
 
 
 Rung = Literal["interrupt", "eof", "terminate", "kill"]
@@ -404,8 +410,28 @@ class Safety(Record, frozen=True):
     denials: tuple[Denial, ...] = ()
 
 
+class Round(Record, frozen=True):
+    """One round of a delegation whose failed checks were given back to its session.
+
+    Attributes:
+        message: its number in the session.
+    """
+
+    message: int
+    status: Outcome
+    error: str | None
+    cost: float
+    turns: int
+    duration: int  # milliseconds
+
+
 class DelegateResult(Record, frozen=True):
-    """What `delegate` and `continue` give: the verdict, and everything it rests on."""
+    """What `delegate` and `continue` give: the verdict, and everything it rests on.
+
+    Attributes:
+        rounds: each one, the last included, where there was a repair; cost, turns and the like are of all.
+        repairable: what checks it failed is stored, and was not given back to its session yet.
+    """
 
     status: Outcome
     name: str
@@ -425,6 +451,8 @@ class DelegateResult(Record, frozen=True):
     receipt: Receipt | None = None
     api_status: int | None = None
     resets_at: float | None = None
+    rounds: tuple[Round, ...] = ()
+    repairable: bool = False
 
 
 ProgressKind = Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]

@@ -291,6 +291,7 @@ class Began(Local, frozen=True):
     interaction_id: str
     grant: Grant = Grant()
     command: bool = False  # it may be a command of claude's own (`/clear`)
+    before: float = 0.0  # seconds of work that its time counts besides
 
 
 class BudgetAsked(Local, frozen=True):

@@ -30,6 +30,7 @@ from cms.session.model import (
     SessionStatus,
     Violation,
 )
+from cms.session.rounds import together, told
 from cms.session.state import Phase, State, Turn, agents, is_over, shells
 
 #: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
@@ -222,13 +223,15 @@ def status_of(outcome: Outcome) -> SessionStatus:
 
 
 def delegate_result(
-    judged: Interaction, session: SessionRecord, receipt: Receipt | None, *, has_conversation: bool
+    rounds: Sequence[Interaction], session: SessionRecord, receipt: Receipt | None, *, has_conversation: bool
 ) -> DelegateResult:
     """What a delegation gives to whoever waits for it. Nothing is decided here.
 
     Args:
+        rounds: all of them, the last as it was judged.
         has_conversation: there is one to go on with.
     """
+    judged = together(rounds)
     outcome = judged.outcome or Outcome.INTERRUPTED
     violations = tuple(Violation(f"{d.tool}: {d.reason}") for d in judged.denials if d.violation)
     if receipt is not None and receipt.walls is not None:
@@ -252,4 +255,6 @@ def delegate_result(
         receipt=receipt,
         api_status=judged.api_status,
         resets_at=judged.resets_at,
+        rounds=told(rounds),
+        repairable=bool(judged.repair) and has_conversation,
     )

@@ -13,7 +13,16 @@ import msgspec
 
 from cms.errors import NameTaken, WrongStatus
 from cms.session.audit import AuditEntry
-from cms.session.model import ENDED, LIVE, Interaction, InteractionState, Outcome, Receipt, SessionRecord
+from cms.session.model import (
+    ENDED,
+    LIVE,
+    REPAIR,
+    Interaction,
+    InteractionState,
+    Outcome,
+    Receipt,
+    SessionRecord,
+)
 from cms.store import audit, money
 from cms.store.database import Database
 from cms.store.rows import INTERACTIONS, SESSIONS, Value, to_json
@@ -238,6 +247,26 @@ def interactions(db: Database, session_id: str, last: int | None = None) -> list
     count = -1 if last is None else max(0, last)
     found = _interactions(db, "session_id = ? ORDER BY number DESC LIMIT ?", session_id, count)
     return found[::-1]
+
+
+def rounds_before(db: Database, last: Interaction) -> list[Interaction]:
+    """The rounds of a delegation before one of its messages, oldest first; none before its first."""
+    found: list[Interaction] = []
+    while last.type == REPAIR:
+        before = _interactions(db, "session_id = ? AND number = ?", last.session_id, last.number - 1)
+        if not before:
+            break
+        last = before[0]
+        found.insert(0, last)
+    return found
+
+
+def round_after(db: Database, one: Interaction) -> Interaction | None:
+    """The round that repairs that one."""
+    found = _interactions(
+        db, "session_id = ? AND number = ? AND type = ?", one.session_id, one.number + 1, REPAIR
+    )
+    return next(iter(found), None)
 
 
 def unanswered(db: Database) -> list[Interaction]:

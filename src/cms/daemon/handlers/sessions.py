@@ -150,13 +150,14 @@ class SessionHandlers:
     async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
         if params.detach:
             interaction = await self._supervisor.start_continue(
-                params.name, params.message, limits=params.limits
+                params.name, params.message, limits=params.limits, repair=params.repair
             )
             return _accepted(params.name, interaction)
         return await self._supervisor.continue_(
             params.name,
             params.message,
             limits=params.limits,
+            repair=params.repair,
             accepted=partial(call.accepted, params.name),
             within=call.scope,
         )
