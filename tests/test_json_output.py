@@ -30,6 +30,9 @@ DURATIONS = {
     "max_time", "seconds", "seconds_high", "stagger", "task_timeout", "uptime",
 }  # fmt: skip
 
+#: Shares, from 0 to 1.
+RATES = {"rate", "low", "high"}
+
 BY_COMMAND: tuple[tuple[type[Record], str], ...] = (
     (Deleted, sessions._DELETED),
     (Waited, sessions._WAITED),
@@ -73,7 +76,7 @@ def numbers(kind: inspect.Type, name: str = "") -> Iterator[str]:
 def test_every_number_is_known_for_a_time_for_money_or_for_a_duration() -> None:
     """So that a new field is not printed as what it is not."""
     found = {name for kind in (*ANSWERS.values(), Moment) for name in numbers(inspect.type_info(kind))}
-    assert found <= TIMES | MONEY | DURATIONS, found - TIMES - MONEY - DURATIONS
+    assert found <= TIMES | MONEY | DURATIONS | RATES, found - TIMES - MONEY - DURATIONS - RATES
     assert not TIMES & MONEY
 
 

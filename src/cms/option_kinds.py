@@ -65,7 +65,7 @@ LEVEL: Final = Kind(units.choice(*get_args(ContainmentLevel)), ContainmentLevel,
 WRITES: Final = Kind(units.choice(*get_args(Writes)), Writes, "WHERE")
 VIOLATION: Final = Kind(units.choice(*get_args(OnViolation)), OnViolation, "WHAT")
 
-Group = Literal["", "batch", "task", "limits", "safety", "claude", "news"]
+Group = Literal["", "batch", "table", "task", "limits", "safety", "claude", "news"]
 Combine = Literal["later", "adds_up", "own", "stricter"]
 #: Who may say it: a command by its flag; [defaults] and profiles ("profile"); a file of tasks, for all of
 #: them ("file") or for one ("task"). What MCP tools take says `Option.tool`.

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cms.batch.entries import Entry, Fault
 from cms.batch.model import TaskSpec, resolve_task
-from cms.batch.spec import Entry, Fault, Format, Reader, sniff
+from cms.batch.spec import Format, Reader, sniff
 from cms.options import TASK, Layer, resolve
 from cms.session.model import Outcome
 from cms.units import split_rules

@@ -140,6 +140,75 @@ def task(name: str, *replies: ScriptedReply, needs: Sequence[str] = (), **more: 
 READ = call("Read", file_path="/etc/hostname")
 
 
+def test_a_table_in_cells_and_attempts(shell: Shell) -> None:
+    """Rows by filter and name, a check that a row's value goes into, what passed, the chosen, the report."""
+    rows = shell.work / "rows.csv"
+    rows.write_text("id,title,good\na,first {{row.id}},yes\nb,second,no\nc,${{ third }},yes\n")
+    (shell.work / "yes").touch()
+    told = prompt("Do {{row.title}}.", say("done", cost_usd=0.01))
+    common = (
+        "batch",
+        "--data",
+        "rows.csv",
+        "--prompt",
+        told,
+        "--row-name",
+        "id",
+        "--verify",
+        "test -e {{row.good}}",
+    )
+    ran = shell(*common, "--matrix", "model=opus,haiku", "--attempts", "2", "--best-of", "verify",
+                "--filter", "id!=c", "--report", "r.md", "--json")  # fmt: skip
+    assert ran.code == ExitCode.VERIFICATION_FAILED, ran.err
+    batch = ran.json()
+    assert batch["counts"] == {"completed": 4, "verification_failed": 4}
+    tasks = {one["name"]: one for one in batch["tasks"]}
+    assert list(tasks)[:3] == ["a.opus.1", "a.opus.2", "a.haiku.1"]
+    one = tasks["a.haiku.2"]
+    assert (one["base"], one["row"], one["cell"], one["attempt"]) == ("a", "1", "model=haiku", 2)
+    assert [name for name, one in tasks.items() if one["chosen"]] == ["a.opus.1", "a.haiku.1"]
+    opus, haiku = batch["scores"]
+    assert (opus["cell"], opus["tasks"], opus["counted"], opus["passed"]) == ("model=opus", 2, 4, 2)
+    assert [(rate["k"], rate["rate"], rate["tasks"]) for rate in haiku["rates"]] == [(1, 0.5, 2), (2, 0.5, 2)]
+    assert opus["rates"][0]["low"] < 0.5 < opus["rates"][0]["high"]
+    report = (shell.work / "r.md").read_text()
+    assert "## What passed" in report
+    assert "| model=haiku | 2 | 2 of 4 | 0.500 (0.095-0.905) | 0.500 (0.095-0.905) |" in report
+    shown = shell("batch", "show", batch["id"])
+    assert "pass@2 (95 %)" in shown.out
+    assert "a.opus.1 (chosen)" in shown.out
+    assert "attempts at one task edit the same folder" in shown.out
+    # With one that passed of each, the batch has done its work.
+    ran = shell(*common, "--attempts", "2", "--best-of", "vote", "--filter", "good=yes", "--fresh")
+    assert ran.code == ExitCode.COMPLETED, ran.err
+
+
+def test_what_is_wrong_with_a_table_is_one_line_and_nothing_begins(shell: Shell) -> None:
+    (shell.work / "rows.csv").write_text("title,n\na,1\nb\n")
+    (shell.work / "tasks.yaml").write_text("tasks:\n- name: a\n")
+    file = shell.file([{"name": "a", "prompt": "${{ matrix.os }} ${{ needs.build.outputs.x }}"}])
+    for words, message in (
+        (("--prompt", "{{row.titel}}", "--data", "rows.csv"),
+         "line 2: {{row.titel}} wants the field 'titel', which the table does not have (did you mean"),
+        (("--prompt", "{{row.title}}", "--data", "rows.csv"), "rows.csv: line 3: 1 values for 2 fields"),
+        (("--prompt", "x", "--data", "rows.xlsx"), "no table that can be read"),
+        (("--prompt", "x", "--data", "none.csv"), "--data: there is no file"),
+        (("--prompt", "x", "--limit", "3"), "--limit is about rows"),
+        (("--prompt", "x", "--best-of", "vote"), "--best-of chooses among several attempts"),
+        (("--prompt", "x", "--attempts", "2", "--best-of", "verify"), "task 'task.1' has none"),
+        (("--prompt", "x", "--matrix", "modle=a,b"), "did you mean 'model'?"),
+        (("--file", "tasks.yaml"), "tasks are read from JSON, JSON Lines and TOML"),
+        (("--file", "rows.csv"), "give a table as --data"),
+        (("--file", file, "--prompt", "x"), "one of them"),
+        (("--resume", "x", "--attempts", "2"), "--attempts is for --file"),
+    ):  # fmt: skip
+        ran = shell("batch", *words)
+        assert ran.code == ExitCode.USAGE, (words, ran.out)
+        assert message in ran.err.replace("\n     ", " "), words
+    assert shell("batches", "--json").json()["batches"] == []
+    assert shell("batch", "--file", file, "--plan").code == ExitCode.COMPLETED
+
+
 def test_two_dozen_agents_with_a_graph(shell: Shell) -> None:
     tasks = [task(f"t{n}") for n in range(16)]
     tasks += [task(f"u{n}", needs=[f"t{n}", f"t{n + 8}"]) for n in range(8)]

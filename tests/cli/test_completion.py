@@ -70,7 +70,7 @@ def offered(shell: Shell, *words: str) -> list[str]:
         (("send", "--name", "fix-auth", "fi"), []),
         (("send", "--stop", "fi"), ["fix-docs", "fix-auth"]),
         (("batch", "sho"), ["show"]),
-        (("batch", "--fi"), ["--file"]),
+        (("batch", "--fi"), ["--file", "--filter"]),
         (("batch", "--file", ""), ["@files"]),
         (("batch", "--file", "x.json", "--pl"), ["--plan"]),
         (("batch", "show", "ta"), ["tasks-1"]),

@@ -153,6 +153,7 @@ def _walk_batches(walk: Walk, options: BatchOptions) -> None:
     assert len(walk(batches.BATCH_LIST, Nothing()).batches) == 1
     assert len(walk(batches.BATCH_TASKS, batches.BatchPageParams(one.id)).tasks) == 1
     assert len(walk(batches.BATCH_ENDED, batches.BatchPageParams(one.id)).tasks) == 1
+    assert walk(batches.BATCH_SCORES, one).scores == ()
     walk(batches.BATCH_REPORT, batches.BatchReportParams(one.id))
     for verb in (batches.BATCH_PAUSE, batches.BATCH_STOP, batches.BATCH_CANCEL):
         walk.refused(verb, one, UsageError)

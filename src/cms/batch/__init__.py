@@ -3,8 +3,11 @@
 | module | question it answers |
 | --- | --- |
 | `model` | what is a task, a batch, a result |
+| `entries`, `header` | what does a key of a task mean, and one of the whole batch |
 | `spec` | what does a file of tasks say, and what is wrong with it, by line |
-| `template` | which results of others does a prompt want, and what does it read with them |
+| `rows` | what does a table say, and which of its rows are taken |
+| `table` | which tasks do rows, cells of a matrix and attempts make |
+| `template` | which results of others, and values of a row, does a prompt want; what it reads with them |
 | `graph` | is there a cycle; how long is the longest chain |
 | `throttle` | how many may run at once, given what the API bears; when is it time to rest |
 | `allowance` | may this task start under the batch's cap |
@@ -12,6 +15,7 @@
 | `ends` | what is written down of a try that has ended |
 | `schedule` | fold of all that: what is to be started, stopped, waited for |
 | `forecast` | what will it cost, how long will it take, will it fit |
+| `scores` | how many attempts passed, how sure is that, which one is best |
 | `report` | what became of it, as Markdown and HTML |
 
 Who carries it out is `cms.fleet.batch_engine`; who remembers is `cms.store.batches`.

@@ -6,10 +6,11 @@ Units as everywhere (`session.model`): US dollars, seconds, seconds since the ep
 from __future__ import annotations
 
 import enum
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
 
 import msgspec
 
+from cms.batch import template
 from cms.errors import ExitCode
 from cms.option_kinds import NAME, PROMPT, TEXTS, Option, Way
 from cms.options import TASK, Layer, resolve, session_options
@@ -103,10 +104,45 @@ def exit_code(status: BatchStatus, counts: dict[TaskStatus, int], why: str = "")
             "time": ExitCode.TIME_EXCEEDED,
             "asked": ExitCode.INTERRUPTED,
         }.get(why, ExitCode.FAILED)
+    if status is BatchStatus.COMPLETED:
+        return ExitCode.COMPLETED  # with `best_of`, whatever became of the other attempts
     bad = worst(counts)
     if bad in (TaskStatus.SKIPPED, TaskStatus.CANCELLED):
         return ExitCode.FAILED
     return exit_code_of(Outcome(bad.value))
+
+
+BestOf = Literal["verify", "vote"]
+
+
+class Axis(Record, frozen=True):
+    """An option that varies: its key, and the values, each as JSON."""
+
+    key: str
+    values: tuple[str, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The values, texts without quotes."""
+        return tuple(
+            value if isinstance(value := msgspec.json.decode(text), str) else text for text in self.values
+        )
+
+
+class Origin(Record, frozen=True):
+    """What a task was made of, where a table, a matrix or several attempts made many of one.
+
+    Attributes:
+        task: what all its cells and attempts have in common: the task of the file, and the row.
+        row: its number in the table, "" without one.
+        cell: its values of the matrix, "" without one.
+        attempt: from 1 on.
+    """
+
+    task: str
+    row: str = ""
+    cell: str = ""
+    attempt: int = 1
 
 
 class TaskSpec(Layer, frozen=True, omit_defaults=True):
@@ -117,6 +153,8 @@ class TaskSpec(Layer, frozen=True, omit_defaults=True):
     name: Annotated[str, Option(NAME, ways=_ITS_OWN)] = ""
     prompt: Annotated[str, Option(PROMPT, ways=_ITS_OWN, aliases=("task",))] = ""
     needs: Annotated[tuple[str, ...], Option(TEXTS, ways=_ITS_OWN)] = ()  # tasks that must complete first
+    row: dict[str, str] | None = None  # the values that its places want
+    origin: Origin | None = None
 
 
 class TaskOptions(Record, frozen=True):
@@ -129,6 +167,8 @@ class TaskOptions(Record, frozen=True):
     retries: int = 0  # further tries after the first
     retry_on: tuple[Outcome, ...] = RETRY_ON  # which ends are tried again
     retry_acted: bool = False  # also where it may have changed something
+    row: dict[str, str] | None = None
+    origin: Origin | None = None
 
 
 def resolve_task(spec: TaskSpec, defaults: Layer, work_dir: str) -> TaskOptions:
@@ -136,16 +176,28 @@ def resolve_task(spec: TaskSpec, defaults: Layer, work_dir: str) -> TaskOptions:
 
     Args:
         work_dir: of the batch, for a task that names none. The task's own must be absolute.
+
+    Raises:
+        BadValue: a value of its row has no place in a check.
     """
     said = resolve(spec, defaults, TASK)
+    session = session_options(said, spec.name, work_dir, delegated=True)
+    if spec.row is not None:
+        session = msgspec.structs.replace(
+            session,
+            verify=tuple(template.fill_row(one, spec.row, command=True) for one in session.verify),
+            append_system_prompt=template.fill_row(session.append_system_prompt, spec.row),
+        )
     return TaskOptions(
-        session=session_options(said, spec.name, work_dir, delegated=True),
+        session=session,
         prompt=spec.prompt,
         context=said.context or "",
         needs=spec.needs,
         retries=said.retries or 0,
         retry_on=RETRY_ON if said.retry_on is None else said.retry_on,
         retry_acted=bool(said.retry_acted),
+        row=spec.row,
+        origin=spec.origin,
     )
 
 
@@ -163,6 +215,15 @@ class BatchOptions(Record, frozen=True):
         default=12, name="stormTries"
     )  # tries of one task that the API's own troubles may cost
     keep_alive: bool = False
+    data: str = ""  # the table; absolute, "-" is stdin
+    row_name: str = ""  # the field that names its rows
+    filter: tuple[str, ...] = ()  # which rows (`batch.rows`)
+    shuffle: int | None = None
+    slice: str = ""
+    limit: int | None = None
+    attempts: int = 1
+    best_of: BestOf | None = None
+    matrix: tuple[Axis, ...] = ()
     fresh: bool = False  # sessions that have a task's name already make room, as `NAME~1`
     detached: bool = False  # goes on by itself when the daemon comes back
     out: str = ""  # absolute paths
@@ -237,6 +298,7 @@ class Task(Record, frozen=True):
     before: str = ""  # the session of its name, and how many messages that had, when the newest try began:
     messages: int = 0  # after a crash this tells whether the try has come to anything
     paid: float = 0.0  # what that session had cost by then
+    chosen: bool = False  # among the attempts at the same thing (`BatchOptions.best_of`)
 
 
 class TaskView(Record, frozen=True, kw_only=True):
@@ -261,6 +323,11 @@ class TaskView(Record, frozen=True, kw_only=True):
     started: float | None
     ended: float | None
     rounds: tuple[Round, ...] = ()
+    base: str = ""  # the task and its row: what all cells and attempts have in common
+    row: str = ""
+    cell: str = ""
+    attempt: int = 1
+    chosen: bool = False
 
 
 def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ...] = ()) -> TaskResult:
@@ -281,7 +348,7 @@ def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ..
 
 def view(task: Task) -> TaskView:
     """The task for the outside."""
-    result = task.result or TaskResult()
+    result, origin = task.result or TaskResult(), task.options.origin
     return TaskView(
         name=task.name,
         status=task.status,
@@ -302,4 +369,29 @@ def view(task: Task) -> TaskView:
         started=task.started,
         ended=task.ended,
         rounds=result.rounds,
+        base=task.name if origin is None else origin.task,
+        row="" if origin is None else origin.row,
+        cell="" if origin is None else origin.cell,
+        attempt=1 if origin is None else origin.attempt,
+        chosen=task.chosen,
     )
+
+
+def field_of(task: Task, field: str) -> str:
+    """What stands for a field (`FIELDS`) of a task's result."""
+    result = task.result or TaskResult()
+    match field:
+        case "response":
+            return result.response
+        case "status":
+            return task.status.value
+        case "cost":
+            return f"{task.cost:.4f}"
+        case "turns":
+            return str(result.turns)
+        case "workDir":
+            return task.options.session.work_dir
+        case "sessionId":
+            return result.session_id
+        case _:
+            return ""

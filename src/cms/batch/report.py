@@ -14,7 +14,8 @@ from typing import Final
 
 import msgspec
 
-from cms.batch.model import BatchRecord, TaskStatus, TaskView
+from cms.batch.model import BatchOptions, BatchRecord, TaskStatus, TaskView
+from cms.batch.scores import CellScore, Rate
 
 ROWS: Final = 1000
 _BAD: Final = frozenset(TaskStatus) - {TaskStatus.COMPLETED, TaskStatus.WAITING, TaskStatus.RUNNING}
@@ -47,6 +48,7 @@ class Gathered(msgspec.Struct, frozen=True):
     by_cost: tuple[TaskView, ...] = ()  # the dearest
     first: float | None = None
     last: float | None = None
+    scores: tuple[CellScore, ...] = ()
 
 
 class Gathering:
@@ -76,7 +78,9 @@ class Gathering:
                 self._first = task.started if self._first is None else min(self._first, task.started)
                 self._last = end if self._last is None else max(self._last, end)
 
-    def found(self, cost_by_model: Iterable[tuple[str, float]]) -> Gathered:
+    def found(
+        self, cost_by_model: Iterable[tuple[str, float]], scores: tuple[CellScore, ...] = ()
+    ) -> Gathered:
         """What all of them came to."""
         kept = sorted([*self._bad, *self._good[: ROWS - len(self._bad)]], key=lambda pair: pair[0])
         return Gathered(
@@ -86,6 +90,7 @@ class Gathering:
             tuple(_dearest(self._dear)),
             self._first,
             self._last,
+            scores,
         )
 
 
@@ -113,8 +118,50 @@ def span(seconds: float) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
+def score_rows(scores: Sequence[CellScore]) -> tuple[list[str], list[list[str]]]:
+    """What passed, cell by cell: the heads of a table and its rows. The first column is the cell's."""
+    ks = sorted({rate.k for score in scores for rate in score.rates})
+    heads = ["cell", "tasks", "passed", *(f"pass@{k} (95 %)" for k in ks), "cost"]
+    rows = []
+    for score in scores:
+        by_k = {rate.k: rate for rate in score.rates}
+        rows.append(
+            [
+                score.cell or "all",
+                str(score.tasks),
+                f"{score.passed} of {score.counted}",
+                *(rate_words(by_k[k]) if k in by_k else "" for k in ks),
+                _money(score.cost),
+            ]
+        )
+    return heads, rows
+
+
+def rate_words(rate: Rate) -> str:
+    """`0.712 (0.658-0.760)`."""
+    return f"{rate.rate:.3f} ({rate.low:.3f}-{rate.high:.3f})"
+
+
 def _clock(at: float | None, zone: tzinfo | None) -> str:
     return "" if at is None else datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def table_words(options: BatchOptions) -> str:
+    """`rows.csv, shuffled by 7, at most 100; 2 attempts; model=opus,haiku`; "" for tasks as they are."""
+    rows = [
+        options.data,
+        *(f"where {one}" for one in options.filter),
+        f"shuffled by {options.shuffle}" if options.shuffle is not None else "",
+        f"from {options.slice}" if options.slice else "",
+        f"at most {options.limit}" if options.limit is not None else "",
+    ]
+    chosen = f", the best by {options.best_of}" if options.best_of else ""
+    parts = [
+        ", ".join(part for part in rows if part),
+        f"{options.attempts} attempts{chosen}" if options.attempts > 1 else "",
+        *(f"{axis.key}={','.join(axis.labels)}" for axis in options.matrix),
+    ]
+    return "; ".join(part for part in parts if part)
 
 
 def _facts(batch: BatchRecord, zone: tzinfo | None) -> list[tuple[str, str]]:
@@ -130,6 +177,7 @@ def _facts(batch: BatchRecord, zone: tzinfo | None) -> list[tuple[str, str]]:
         ("ended", _clock(batch.ended, zone)),
         ("took", took),
         ("file", options.source),
+        ("table", table_words(options)),
         ("work dir", options.work_dir),
     ]
     return [(label, value) for label, value in facts if value]
@@ -159,6 +207,11 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
     """The report as Markdown."""
     lines = [f"# Batch {_md(batch.id)}", ""]
     lines += [f"- **{label}**: {_md(value)}" for label, value in _facts(batch, zone)]
+    if found.scores:
+        heads, rows = score_rows(found.scores)
+        rule = "| --- " + "| ---: " * (len(heads) - 1) + "|"
+        lines += ["", "## What passed", "", f"| {' | '.join(heads)} |", rule]
+        lines += [f"| {' | '.join(_md(word) for word in row)} |" for row in rows]
     failures = [task for task in found.shown if task.status in _BAD]
     if failures:
         lines += ["", "## What did not complete", "", "| task | status | reason |", "| --- | --- | --- |"]
@@ -227,6 +280,10 @@ def _rows(rows: Iterable[str]) -> str:
     return "\n".join(f"<tr>{row}</tr>" for row in rows)
 
 
+def _number(place: int) -> str:
+    return ' class="n"' if place else ""
+
+
 def _share(batch: BatchRecord) -> str:
     parts, key = [], []
     for status in TaskStatus:
@@ -261,6 +318,13 @@ def page(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) -> str
     """The report as one self-contained HTML page: no scripts, nothing loaded from anywhere."""
     facts = "".join(f"<dt>{_e(label)}</dt><dd>{_e(value)}</dd>" for label, value in _facts(batch, zone))
     parts = [f"<h1>Batch {_e(batch.id)}</h1>", _share(batch), f'<dl class="facts">{facts}</dl>']
+    if found.scores:
+        heads, cells = score_rows(found.scores)
+        table = _rows(
+            "".join(f"<{tag}{_number(place)}>{_e(word)}</{tag}>" for place, word in enumerate(row))
+            for tag, row in (("th", heads), *(("td", row) for row in cells))
+        )
+        parts.append(f"<h2>What passed</h2><table>{table}</table>")
     failures = [task for task in found.shown if task.status in _BAD]
     if failures:
         rows = _rows(

@@ -17,17 +17,17 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Final, Literal
+from collections.abc import Iterable, Iterator
+from typing import Final, Literal
 
 import msgspec
 
 from cms import units
 from cms.batch import template
+from cms.batch.entries import TASK_KEYS, TASK_OPTIONS, Entry, Fault, keys_of, read_keys
+from cms.batch.header import HEADER, Header
 from cms.batch.model import TaskSpec
-from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, Option
-from cms.options import Layer, options_of
-from cms.session.model import Record
+from cms.options import Layer
 from cms.units import BadValue, nearest
 
 Format = Literal["json", "jsonl", "toml"]
@@ -35,123 +35,12 @@ Format = Literal["json", "jsonl", "toml"]
 _set = msgspec.structs.replace
 
 
-class Header(Record, frozen=True, omit_defaults=True):
-    """What a file says of the whole batch, or who types: an option each. What is None is not said."""
-
-    defaults: Layer = Layer()
-    max_parallel: Annotated[
-        int | None,
-        Option(COUNT, "Tasks at once. [default: what memory and cores allow]", group="batch"),
-    ] = None
-    max_cost: Annotated[float | None, Option(MONEY, "What all tasks together may cost.", group="batch")] = (
-        None
-    )
-    max_time: Annotated[
-        float | None, Option(SECONDS, "Stop the batch after: 90, 15m, 8h, 2d.", group="batch")
-    ] = None
-    stagger: Annotated[
-        float | None, Option(SECONDS, "Time between two starts. [default: by cores]", group="batch")
-    ] = None
-    keep_alive: Annotated[
-        bool | None, Option(SWITCH, "Leave the sessions of completed tasks alive.", group="batch")
-    ] = None
-    fresh: Annotated[
-        bool | None,
-        Option(SWITCH, "Older sessions with the tasks' names make room: they become NAME~1.", group="batch"),
-    ] = None
-    out: Annotated[
-        str | None,
-        Option(TEXT, "Write each result here as it comes, a line of JSON.", metavar="FILE", group="news"),
-    ] = None
-    report: Annotated[
-        str | None,
-        Option(TEXT, "Write a report at the end: .md or .html.", metavar="FILE", group="news"),
-    ] = None
-    on_done: Annotated[
-        str | None,
-        Option(TEXT, "Run this when the batch ends (JSON on stdin).", metavar="CMD", group="news"),
-    ] = None
-    on_fail: Annotated[
-        str | None, Option(TEXT, "Run this when tasks did not complete.", metavar="CMD", group="news")
-    ] = None
-    on_park: Annotated[
-        str | None, Option(TEXT, "Run this when a usage limit parks it.", metavar="CMD", group="news")
-    ] = None
-    webhook: Annotated[str | None, Option(TEXT, "POST the same JSON there.", metavar="URL", group="news")] = (
-        None
-    )
-
-
-#: The options of a whole batch, by their fields.
-HEADER: Final = options_of(Header)
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One task and where it stands."""
-
-    spec: TaskSpec
-    line: int
-
-
-class Fault(msgspec.Struct, frozen=True):
-    """One mistake and where it stands."""
-
-    where: str  # "line 7", "entry 3 (line 12)"
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.message}"
-
-
-# --- keys -----------------------------------------------------------------------------------------
-
-
-def _keys(options: Iterable[Option]) -> dict[str, tuple[Option, bool]]:
-    """What each key means, and whether it says the contrary."""
-    return {
-        key.removeprefix("!"): (option, key.startswith("!"))
-        for option in options
-        for key in (option.key, *option.aliases)
-    }
-
-
-_TASK_OPTIONS: Final = options_of(TaskSpec).values()
-_TASK_KEYS: Final = _keys(option for option in _TASK_OPTIONS if "task" in option.ways)
-_DEFAULT_KEYS: Final = _keys(option for option in _TASK_OPTIONS if "file" in option.ways)
-_HEADER_KEYS: Final = _keys(HEADER.values())
-
-
-def _camel(key: str) -> str:
-    head, *rest = re.split(r"[-_]", key)
-    return head + "".join(part[:1].upper() + part[1:] for part in rest)
-
-
-def _read_keys(raw: object, keys: Mapping[str, tuple[Option, bool]], what: str) -> dict[str, object]:
-    if not isinstance(raw, dict):
-        raise BadValue(f"{what} is an object with keys, not {units.shown(raw)}")
-    fields: dict[str, object] = {}
-    for key, value in raw.items():
-        known = keys.get(key) or keys.get(_camel(str(key)))
-        if known is None:
-            near = nearest(_camel(str(key)), keys)
-            hint = f"did you mean {near!r}?" if near else f"the keys are {', '.join(keys)}"
-            raise BadValue(f"unknown key {key!r}", hint=hint)
-        if value is None:
-            continue  # JSON's way not to say anything
-        option, contrary = known
-        if option.field in fields:
-            raise BadValue(f"{key!r} is given twice, under two names")
-        try:
-            read = option.read(value)
-        except BadValue as bad:
-            raise BadValue(f"{key}: {bad.message}", hint=bad.hint) from None
-        fields[option.field] = not read if contrary else read
-    return fields
+_DEFAULT_KEYS: Final = keys_of(option for option in TASK_OPTIONS if "file" in option.ways)
+_HEADER_KEYS: Final = keys_of(HEADER.values())
 
 
 def _task(raw: object) -> TaskSpec:
-    spec = _set(TaskSpec(), **_read_keys(raw, _TASK_KEYS, "a task"))
+    spec = _set(TaskSpec(), **read_keys(raw, TASK_KEYS, "a task"))
     if not spec.name:
         raise BadValue("it has no name", hint='add "name"')
     if not spec.prompt:
@@ -183,10 +72,10 @@ def _check_places(spec: TaskSpec) -> None:
 def _header(raw: dict[str, object]) -> Header:
     raw = dict(raw)
     try:
-        defaults = _set(Layer(), **_read_keys(raw.pop("defaults", {}), _DEFAULT_KEYS, "defaults"))
+        defaults = _set(Layer(), **read_keys(raw.pop("defaults", {}), _DEFAULT_KEYS, "defaults"))
     except BadValue as bad:
         raise BadValue(f"defaults: {bad.message}", hint=bad.hint) from None
-    return _set(Header(defaults=defaults), **_read_keys(raw, _HEADER_KEYS, "the top"))
+    return _set(Header(defaults=defaults), **read_keys(raw, _HEADER_KEYS, "the top"))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -212,6 +101,19 @@ def sniff(name: str, start: bytes) -> Format:
             return "json"  # an object over several lines
         return "jsonl"
     return "toml"
+
+
+def not_tasks(name: str, start: bytes) -> str:
+    """Why a file holds no tasks, if its name or its first line says that it is of a kind that is not read."""
+    suffix = name.lower().rpartition(".")[2]
+    read = "tasks are read from JSON, JSON Lines and TOML"
+    if suffix in ("yaml", "yml") or start.startswith((b"---", b"%YAML")):
+        return f"it is YAML: {read}"
+    if suffix in ("csv", "tsv", "parquet"):
+        return (
+            f"it is a table: {read}; give a table as --data, and what is to be done for each row as --prompt"
+        )
+    return ""
 
 
 class Reader:

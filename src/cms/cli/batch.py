@@ -7,18 +7,20 @@ is ended in a way that it can go on from, and `cms batch resume` goes on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
 
+from cms.batch.header import HEADER, MAKES_TASKS, Header
 from cms.batch.model import (
     RESUMABLE,
     BatchOptions,
     BatchRecord,
 )
-from cms.batch.spec import HEADER, Header
 from cms.cli import batch_render as render
 from cms.cli import flags, io
 from cms.cli.batch_client import Port
@@ -37,9 +39,9 @@ from cms.rpc.batches import (
     BatchParams,
     BatchRunParams,
 )
+from cms.units import check_prompt
 
-_ERASE = "\r\x1b[2K"
-_POLL = 0.4  # seconds between two looks at a batch that runs
+_HERE = Path()
 
 OptionsOf = Callable[[Header, str], BatchOptions]
 IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
@@ -59,6 +61,12 @@ def run(
     file: Annotated[
         str | None,
         flags.text_flag("--file", "The tasks: JSON, JSON Lines or TOML; - is stdin.", "FILE", BATCH),
+    ] = None,
+    prompt: Annotated[
+        str | None,
+        flags.text_flag(
+            "--prompt", "The one task, instead of a file: with --data, of each row.", "TEXT", BATCH
+        ),
     ] = None,
     resume: Annotated[
         str | None, flags.text_flag("--resume", "Go on with a batch that was stopped.", "ID", BATCH)
@@ -83,6 +91,8 @@ def run(
     `retries`, `retryOn`, `retryActed`. In a prompt {{needs.NAME.response}} is what another task answered.
     What a task leaves open is the flag's word, then that of the file's `defaults`.
 
+    With a table each task is done for each of its rows; {{row.FIELD}} in a prompt is a value of the row.
+
     Every state is on disk: after Ctrl-C, a crash or a reboot `--resume ID` goes on, nothing is done twice.
     The exit code is that of the worst task (`cms help`).
 
@@ -91,21 +101,10 @@ def run(
         cms batch --file tasks.json --max-parallel 8 --max-cost 20
         cms batch --file night.jsonl --detach --out results.jsonl --report night.html
         cms batch --file tasks.toml --plan
+        cms batch --data bugs.csv --prompt 'Fix {{row.title}}' --verify 'pytest -q' --limit 20
         cms batch --resume tasks-3f9a1c
     """
-    if (file is None) == (resume is None):
-        raise UsageError(
-            "batch needs --file or --resume, one of them",
-            hint="usage: cms batch --file tasks.json (cms batch --help)",
-        )
-    if detach and foreground:
-        raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
-    if whole.header.keep_alive and foreground:
-        raise UsageError(
-            "--keep-alive needs the daemon: with --foreground every session ends with the command"
-        )
-    if plan and resume is not None:
-        raise UsageError("--plan is for a file: what a batch has left, `cms batch show` tells")
+    _check(file, prompt, resume, whole.header, plan=plan, detach=detach, foreground=foreground)
     if resume is not None and said != TaskFlags():
         raise UsageError(
             "--resume goes on with tasks as they were added: flags that tell how they work are for --file",
@@ -119,12 +118,13 @@ def run(
         file = Folders(key_of, work_dir).settle(header.defaults)
         defaults = resolve(msgspec.structs.replace(tasks, work_dir=None), file, said.person)
         options = BatchOptions(work_dir=work_dir, source=source, defaults=defaults, detached=detach)
-        return _with_settings(_with_settings(options, header), whole.header)
+        beside = Path(source).parent if source not in ("stdin", "--prompt") else Path()
+        return _with_settings(_with_settings(options, header, beside), whole.header)
 
     def work(port: Port) -> int:
         if resume is not None:
             return _resume(port, resume, whole.header, detach=detach, json=json)
-        return _start(port, file or "", options_of, plan=plan, detach=detach, json=json)
+        return _start(port, file or "", options_of, prompt or "", plan=plan, detach=detach, json=json)
 
     if foreground:
         from cms.cli.foreground import with_supervisor
@@ -135,8 +135,49 @@ def run(
     return with_daemon(work)
 
 
-def _with_settings(options: BatchOptions, header: Header) -> BatchOptions:
-    """The options with what a file's top, or the flags, say of the whole batch."""
+def _check(
+    file: str | None,
+    prompt: str | None,
+    resume: str | None,
+    header: Header,
+    *,
+    plan: bool,
+    detach: bool,
+    foreground: bool,
+) -> None:
+    """What was typed fits together.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if sum(one is not None for one in (file, prompt, resume)) != 1:
+        raise UsageError(
+            "batch needs --file, --prompt or --resume, one of them",
+            hint="usage: cms batch --file tasks.json (cms batch --help)",
+        )
+    if prompt is not None:
+        check_prompt(prompt)
+    if file == header.data == "-":
+        raise UsageError("--file and --data cannot both be stdin")
+    if detach and foreground:
+        raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
+    if header.keep_alive and foreground:
+        raise UsageError(
+            "--keep-alive needs the daemon: with --foreground every session ends with the command"
+        )
+    if plan and resume is not None:
+        raise UsageError("--plan is for a file: what a batch has left, `cms batch show` tells")
+    made = [HEADER[field].flags[0] for field in MAKES_TASKS if getattr(header, field) is not None]
+    if resume is not None and made:
+        raise UsageError(f"--resume goes on with tasks as they were added: {made[0]} is for --file")
+
+
+def _with_settings(options: BatchOptions, header: Header, beside: Path = _HERE) -> BatchOptions:
+    """The options with what a file's top, or the flags, say of the whole batch.
+
+    Args:
+        beside: the folder that a table's name is relative to.
+    """
     changes = {
         field: value
         for field, value in msgspec.structs.asdict(header).items()
@@ -145,15 +186,19 @@ def _with_settings(options: BatchOptions, header: Header) -> BatchOptions:
     for field in ("out", "report"):
         if changes.get(field):
             changes[field] = new_file(str(changes[field]), f"--{field}")
+    if header.data not in (None, "", "-"):
+        changes["data"] = os.path.abspath(beside / Path(header.data).expanduser())  # noqa: PTH100 - links stay
     return msgspec.structs.replace(options, **changes)
 
 
 # --- running --------------------------------------------------------------------------------------
 
 
-def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: bool, json: bool) -> int:
+def _start(
+    port: Port, file: str, options_of: OptionsOf, prompt: str, *, plan: bool, detach: bool, json: bool
+) -> int:
     try:
-        batch, problems = load(port, file, options_of)
+        batch, problems = load(port, file, options_of, prompt)
     except BadTasks as bad:
         _warn_all(bad.source, bad.problems)
         raise
@@ -171,8 +216,9 @@ def _start(port: Port, file: str, options_of: OptionsOf, *, plan: bool, detach: 
         return ExitCode.COMPLETED if forecast.fits else ExitCode.USAGE
     if problems:
         port.ask(BATCH_DISCARD, params)
-        _warn_all(batch.options.source, problems)
-        raise BadTasks(batch.options.source, problems, len(problems))
+        source = batch.options.data or batch.options.source
+        _warn_all(source, problems)
+        raise BadTasks(source, problems, len(problems))
     return _run(port, BatchRunParams(id=batch.id, wait=not detach), batch, detach=detach, json=json)
 
 

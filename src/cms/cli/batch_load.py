@@ -6,18 +6,22 @@ its line; but only as long as none was found is anything handed over.
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from cms.batch.model import BatchOptions, BatchRecord
-from cms.batch.spec import Entry, Fault, Header, Reader, sniff
+import msgspec
+
+from cms.batch.entries import Entry, Fault
+from cms.batch.header import Header, check_table
+from cms.batch.model import BatchOptions, BatchRecord, TaskSpec
+from cms.batch.spec import Reader, not_tasks, sniff
+from cms.batch.table import Table
 from cms.cli.batch_client import Port
+from cms.cli.batch_files import LINE, lines_of, open_file
+from cms.cli.batch_table import open_rows
 from cms.errors import CmsError, UsageError
-from cms.folders import Folders, key_of, nearest_path
+from cms.folders import Folders, key_of
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CHECK,
@@ -33,8 +37,6 @@ from cms.rpc.batches import (
 
 #: Mistakes that are shown.
 SHOWN = 20
-#: Bytes of one line of a file: a longer one is no task.
-_LINE = 64 * 1024 * 1024
 
 
 class BadTasks(UsageError):
@@ -53,65 +55,65 @@ class BadTasks(UsageError):
         self.problems = problems
 
 
-@contextmanager
-def open_file(name: str) -> Iterator[tuple[BinaryIO, str]]:
-    """The file and what to call it; `-` is stdin.
-
-    Raises:
-        UsageError: it cannot be read; with the nearest name.
-    """
-    if name == "-":
-        yield sys.stdin.buffer, "stdin"
-        return
-    path = Path(name).expanduser()
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        absolute = Path(os.path.abspath(path))  # noqa: PTH100 - links are kept as typed
-        raise UsageError(f"--file: there is no file {path}", hint=nearest_path(absolute)) from None
-    except OSError as error:
-        raise UsageError(f"--file: {path}: {error.strerror}") from None
-    with file:
-        yield file, str(path)
-
-
-def lines_of(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, each of bounded length."""
-    try:
-        while line := file.readline(_LINE):
-            yield line
-    except OSError as error:
-        raise UsageError(f"--file: {error.strerror}") from None
-
-
 def load(
-    port: Port, name: str, options_of: Callable[[Header, str], BatchOptions]
+    port: Port, name: str, options_of: Callable[[Header, str], BatchOptions], prompt: str = ""
 ) -> tuple[BatchRecord, list[str]]:
-    """Bring a file into the store as a batch that is not started; returns it with its problems as a whole.
+    """Bring tasks into the store as a batch that is not started; returns it with its problems as a whole.
 
     Args:
+        name: their file; "": there is none, but one task.
         options_of: the batch's options, from what the file says at its top and where it is.
+        prompt: of the one task.
 
     Raises:
         BadTasks: there are mistakes in it; nothing is left in the store.
     """
+    if not name:
+        return _load(port, "--prompt", options_of, _One(prompt))
     with open_file(name) as (file, source):
         first = _peek(file)
-        reader = Reader(sniff(name, first), _behind(first, file))
-        loading = _Loading(port, source, options_of, reader)
-        try:
-            for found in reader:
+        if other := not_tasks(name, first):
+            raise BadTasks(source, [other], 1)
+        return _load(port, source, options_of, Reader(sniff(name, first), _behind(first, file)))
+
+
+class _One:
+    """The one task that a command line gives."""
+
+    header = Header()
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
+
+    def __iter__(self) -> Iterator[Entry | Fault]:
+        yield Entry(TaskSpec(prompt=self._prompt), 1)
+
+
+def _load(
+    port: Port, source: str, options_of: Callable[[Header, str], BatchOptions], tasks: Reader | _One
+) -> tuple[BatchRecord, list[str]]:
+    loading = _Loading(port, source, options_of, tasks)
+    try:
+        templates: list[Entry] = []
+        for found in tasks:
+            if isinstance(found, Entry) and not found.spec.name and not loading.options.data:
+                found = Entry(msgspec.structs.replace(found.spec, name="task"), found.line)
+            if isinstance(found, Entry) and loading.table is not None:
+                templates.append(found)
+            else:
                 loading.take(found)
-            return loading.finish()
-        except BaseException:
-            loading.drop()
-            raise
+        if templates and loading.table is not None:
+            loading.multiply(loading.table, templates)
+        return loading.finish()
+    except BaseException:
+        loading.drop()
+        raise
 
 
 def _peek(file: BinaryIO) -> bytes:
     """The first line that says anything."""
     start = b""
-    while (line := file.readline(_LINE)) and not start.strip():
+    while (line := file.readline(LINE)) and not start.strip():
         start += line
         if line.strip():
             return start
@@ -131,18 +133,42 @@ class _Loading:
         port: Port,
         source: str,
         options_of: Callable[[Header, str], BatchOptions],
-        reader: Reader,
+        tasks: Reader | _One,
     ) -> None:
         self._port = port
         self._source = source
         self._options_of = options_of
-        self._reader = reader
+        self._tasks = tasks
+        self._options: BatchOptions | None = None
         self._batch: BatchRecord | None = None
         self._chunk: list[LineOf] = []
         self._size = 0
         self._sent = 0
         self._problems: list[str] = []
         self._count = 0
+
+    @property
+    def options(self) -> BatchOptions:
+        """Of the batch. What the file says at its top is known once its first task has come."""
+        if self._options is None:
+            self._options = self._options_of(self._tasks.header, self._source)
+            check_table(self._options)
+        return self._options
+
+    @property
+    def table(self) -> Table | None:
+        """How the tasks are multiplied, if they are."""
+        return Table.of(self.options)
+
+    def multiply(self, table: Table, templates: list[Entry]) -> None:
+        """Each task of the file for each row, in each cell."""
+        if self._problems:
+            return
+        if self.options.data:
+            self._source = "stdin" if self.options.data == "-" else self.options.data
+        with open_rows(self.options) as rows:
+            for found in table.tasks(templates, rows):
+                self.take(found)
 
     def take(self, found: Entry | Fault) -> None:
         """The next task, or mistake."""
@@ -181,9 +207,9 @@ class _Loading:
                 pass  # whatever is wrong is being told already; the next daemon sweeps it away
 
     def _create(self) -> None:
-        options = self._options_of(self._reader.header, self._source)
+        options = self.options
         self._folders = Folders(key_of, options.work_dir)
-        stem = Path(self._source).stem if self._source != "stdin" else "batch"
+        stem = Path(self._source).stem if self._source not in ("stdin", "--prompt") else "batch"
         params = BatchCreateParams(options, stem)
         self._batch = self._port.ask(BATCH_CREATE, params).batch
 

@@ -12,7 +12,8 @@ from cms.batch.model import (
     TaskStatus,
     TaskView,
 )
-from cms.batch.report import span
+from cms.batch.report import score_rows, span, table_words
+from cms.batch.scores import CellScore
 from cms.cli.render import age, clock, cost, count, cut, display_width, one_line, paint, size, table
 from cms.cli.terminal import Style
 
@@ -52,7 +53,7 @@ def over_count(batch: BatchRecord) -> int:
 def task_line(task: TaskView, style: Style) -> str:
     """`✓ name  $0.0123  12.3s`, or `✗ name  failed: why`."""
     figures = f"{cost(task.cost, exact=task.cost_exact)}  {span(task.duration / 1000)}"
-    head = f"{_icon(task.status, style)} {task.name}"
+    head = f"{_icon(task.status, style)} {task.name}{' (chosen)' if task.chosen else ''}"
     if task.status is TaskStatus.COMPLETED:
         return f"{head}  {figures}"
     why = one_line(task.error or "; ".join(task.reasons), style)
@@ -81,7 +82,9 @@ def status_words(batch: BatchRecord, style: Style) -> str:
     return f"{word}: {one_line(batch.reason, style)}" if batch.reason else word
 
 
-def summary_lines(batch: BatchRecord, now: float, style: Style) -> list[str]:
+def summary_lines(
+    batch: BatchRecord, now: float, style: Style, scores: Sequence[CellScore] = ()
+) -> list[str]:
     """Everything about a batch but its tasks."""
     ended = batch.ended if batch.ended is not None else now
     took = "" if batch.started is None else span(max(0.0, ended - batch.started))
@@ -92,11 +95,16 @@ def summary_lines(batch: BatchRecord, now: float, style: Style) -> list[str]:
         ("time", ", ".join(part for part in (took, left) if part)),
         ("at once", str(batch.parallel) if batch.ended is None and batch.parallel else ""),
         ("file", one_line(batch.options.source, style)),
+        ("table", one_line(table_words(batch.options), style)),
         ("results", one_line(batch.options.out, style)),
         ("report", one_line(batch.options.report, style)),
     ]
     lines = [f"{batch.id}  {status_words(batch, style)}"]
     lines += [f"  {label:<8} {value}" for label, value in rows if value]
+    if scores:
+        heads, cells = score_rows(scores)
+        shown = [tuple(one_line(word, style) for word in row) for row in (heads, *cells)]
+        lines += [f"  {line}" for line in table(shown, style, right=tuple(range(1, len(heads))))]
     lines += [f"  warning: {one_line(text, style)}" for text in batch.warnings]
     if batch.status is BatchStatus.STOPPED:
         lines.append(f"go on with: cms batch resume {batch.id}")

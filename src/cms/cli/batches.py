@@ -26,6 +26,7 @@ from cms.rpc.batches import (
     BATCH_PAUSE,
     BATCH_REPORT,
     BATCH_RUN,
+    BATCH_SCORES,
     BATCH_STOP,
     BATCH_TASKS,
     BatchPageParams,
@@ -107,14 +108,16 @@ def show(
             reply = port.ask(BATCH_REPORT, BatchReportParams(id=record.id, html=html))
             _write_report(path, reply.text, record.options.work_dir)
         tasks = all_tasks(port, record.id)
+        scores = port.ask(BATCH_SCORES, BatchParams(id=record.id)).scores
     if failed:
         tasks = [task for task in tasks if task.status in render.NOT_COMPLETED]
     if json:
-        io.show_json(batch_json(record, tasks=tasks))
+        io.show_json(batch_json(record, scores=scores, tasks=tasks))
         return ExitCode.COMPLETED
     style = io.out_style()
     lines = [render.task_line(task, style) for task in tasks]
-    io.show_lines([*lines, *([""] if lines else []), *render.summary_lines(record, time.time(), style)])
+    summary = render.summary_lines(record, time.time(), style, scores)
+    io.show_lines([*lines, *([""] if lines else []), *summary])
     if report:
         io.warn(f"cms: the report is in {report}")
     return ExitCode.COMPLETED
@@ -211,10 +214,11 @@ def watch(port: Port, verb: Verb[P, BatchResult], params: P, batch: BatchRecord,
 
 
 def show_end(port: Port, batch: BatchRecord, *, json: bool) -> int:
+    scores = port.ask(BATCH_SCORES, BatchParams(id=batch.id)).scores
     if json:
-        io.show_json(batch_json(batch, tasks=all_tasks(port, batch.id)))
+        io.show_json(batch_json(batch, scores=scores, tasks=all_tasks(port, batch.id)))
     else:
-        io.show_lines(["", *render.summary_lines(batch, time.time(), io.out_style())])
+        io.show_lines(["", *render.summary_lines(batch, time.time(), io.out_style(), scores)])
     return _code(batch) or ExitCode.COMPLETED
 
 

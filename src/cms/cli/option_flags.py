@@ -27,6 +27,7 @@ LIMITS = Group("Limits", sort_key=10)
 BATCH = Group("The batch", sort_key=1)
 _GROUPS: Final = {
     "batch": BATCH,
+    "table": Group("Rows, cells, attempts", sort_key=1.5),
     "news": Group("News", sort_key=3),
     "limits": LIMITS,
     "safety": Group("Safety", sort_key=11),

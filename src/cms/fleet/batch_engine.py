@@ -35,9 +35,11 @@ from cms.batch.model import (
     OVER,
     BatchRecord,
     BatchStatus,
+    BestOf,
     Task,
     TaskResult,
     TaskStatus,
+    field_of,
     view,
 )
 from cms.batch.schedule import Asked, BatchEvent, Ended, Phase, Start, State, decide, fold, wake_at
@@ -48,7 +50,7 @@ from cms.fleet.crew import Crew, Job, NotDone
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier
 from cms.fleet.results_file import Results, write_report
 from cms.session.model import Outcome
-from cms.store import batch_tasks, batches
+from cms.store import batch_scores, batch_tasks, batches
 from cms.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -310,6 +312,11 @@ class Engine:
         resting = self._shutting_down and finish.why == "asked" and status is BatchStatus.STOPPED
         if resting and self._options.detached:
             status = BatchStatus.RUNNING  # whoever comes up next goes on with it by itself
+        elif self._options.best_of is not None and status in (BatchStatus.COMPLETED, BatchStatus.FAILED):
+            # Of each task one attempt counts.
+            status = (
+                BatchStatus.FAILED if await self._choose(self._options.best_of) else BatchStatus.COMPLETED
+            )
         counts = await self._store.read(batches.counts, self.record.id)
         ended = None if status in ACTIVE else now
         self._update(
@@ -321,6 +328,15 @@ class Engine:
         log.info("batch %s: %s %s", self.record.id, status.value, finish.reason)
         if ended is not None:
             self._notifier.done(self._summary())
+
+    async def _choose(self, how: BestOf) -> int:
+        """Choose an attempt of each task; returns of how many none completed."""
+        without = 0
+        after: int | None = -1
+        while after is not None:
+            after, more = await self._store.write(batch_scores.choose, self.record.id, how, after)
+            without += more
+        return without
 
     # --- tasks ------------------------------------------------------------------------------------
 
@@ -388,9 +404,11 @@ class Engine:
         results = {task.name: task for task in found}
 
         def field(name: str, what: str) -> str:
-            return template.field_of(results[name], what)
+            return field_of(results[name], what)
 
-        return template.fill(options.prompt, field), template.fill(options.context, field)
+        return template.fill(options.prompt, field, options.row), template.fill(
+            options.context, field, options.row
+        )
 
     async def _settle(self, task: Task, report: Report, took: float, *, heard: bool = False) -> None:
         """Judge what a try came to, write it down, tell the schedule."""

@@ -108,6 +108,13 @@ class Batches:
         record = await self._loading(batch_id)
         problems = await self.store.write(batch_intake.check, batch_id, fresh=record.options.fresh)
         count, _, largest = await self.store.read(batch_intake.caps, batch_id)
+        if record.options.best_of == "verify":
+            problems += await self.store.read(batch_intake.unchecked, batch_id)
+        if await self.store.read(batch_intake.shares_folders, batch_id):
+            warning = "attempts at one task edit the same folder: what one leaves, the next one finds"
+            await self.store.write(
+                batches.save, msgspec.structs.replace(record, warnings=(*record.warnings, warning))
+            )
         if not count:
             problems.append("there is no task in it")
         elif trouble := forecast.never_fits(largest, record.options.max_cost):

@@ -19,15 +19,16 @@ from typing import Final
 
 import msgspec
 
-from cms.batch import report
+from cms.batch import report, scores
 from cms.batch.model import BatchRecord, TaskView, view
+from cms.batch.scores import CellScore
 from cms.config import caller_environ
 from cms.disk import NotOurs, ask_disk, open_own, replace_own
 from cms.errors import DiskTimeout
 from cms.json_output import encode
 from cms.protection.rules import follow_links, locate
 from cms.session.paths import PathRules
-from cms.store import batch_tasks, batches
+from cms.store import batch_scores, batch_tasks, batches
 from cms.store.store import Store
 
 _PAGE: Final = 500
@@ -191,8 +192,17 @@ async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
     while tasks := await store.read(batch_tasks.page, batch.id, after, _PAGE):
         gathered.add([view(task) for task in tasks])
         after = tasks[-1].seq
-    found = gathered.found(await store.read(batches.cost_by_model, batch.id))
+    passed = await scores_of(store, batch)
+    found = gathered.found(await store.read(batches.cost_by_model, batch.id), passed)
     return report.page(batch, found) if html else report.markdown(batch, found)
+
+
+async def scores_of(store: Store, batch: BatchRecord) -> tuple[CellScore, ...]:
+    """What passed, cell by cell, of a batch of several attempts or cells."""
+    options = batch.options
+    if options.attempts < 2 and not options.matrix:
+        return ()
+    return scores.scores(await store.read(batch_scores.tallies, batch.id), options.attempts)
 
 
 def _check_unprotected(path: Path, work_dir: str) -> None:

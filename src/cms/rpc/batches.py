@@ -13,6 +13,7 @@ import msgspec
 
 from cms.batch.forecast import Forecast
 from cms.batch.model import BatchOptions, BatchRecord, TaskSpec, TaskView
+from cms.batch.scores import CellScore
 from cms.rpc.verbs import Nothing, Verb
 from cms.session.model import Record
 
@@ -92,6 +93,12 @@ class BatchTasksResult(Record, frozen=True):
     next: int | None = None
 
 
+class BatchScoresResult(Record, frozen=True):
+    """What passed, cell by cell; empty where every task is done once and there is no matrix."""
+
+    scores: tuple[CellScore, ...]
+
+
 class BatchReportResult(Record, frozen=True):
     text: str
 
@@ -108,6 +115,7 @@ BATCH_GET = Verb("batch.get", BatchParams, BatchResult, idempotent=True)
 BATCH_TASKS = Verb("batch.tasks", BatchPageParams, BatchTasksResult, idempotent=True)
 BATCH_ENDED = Verb("batch.ended", BatchPageParams, BatchTasksResult, idempotent=True)
 BATCH_REPORT = Verb("batch.report", BatchReportParams, BatchReportResult, idempotent=True)
+BATCH_SCORES = Verb("batch.scores", BatchParams, BatchScoresResult, idempotent=True)
 BATCH_PAUSE = Verb("batch.pause", BatchParams, BatchResult, idempotent=True)
 BATCH_STOP = Verb("batch.stop", BatchParams, BatchResult, idempotent=True)
 BATCH_CANCEL = Verb("batch.cancel", BatchParams, BatchResult)

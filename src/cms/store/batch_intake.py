@@ -33,11 +33,12 @@ def add(db: Database, batch_id: str, tasks: Sequence[NewTask]) -> list[str]:
     """Write tasks down; returns what is wrong with them, and then they are not all there."""
     faults: list[str] = []
     for task in tasks:
-        name = task.options.session.name
+        name, origin = task.options.session.name, task.options.origin
         try:
             db.execute(
-                "INSERT INTO batch_tasks (batch_id, seq, name, line, status, unmet, cap, spec, rest)"
-                " VALUES (?, ?, ?, ?, 'waiting', ?, ?, ?, '{}')",
+                "INSERT INTO batch_tasks"
+                " (batch_id, seq, name, line, status, unmet, cap, spec, rest, base, cell)"
+                " VALUES (?, ?, ?, ?, 'waiting', ?, ?, ?, '{}', ?, ?)",
                 (
                     batch_id,
                     task.seq,
@@ -46,6 +47,8 @@ def add(db: Database, batch_id: str, tasks: Sequence[NewTask]) -> list[str]:
                     len(task.options.needs),
                     task.options.session.limits.max_cost,
                     _options_json(task.options),
+                    name if origin is None else origin.task,
+                    "" if origin is None else origin.cell,
                 ),
             )
         except sqlite3.IntegrityError:
@@ -67,6 +70,9 @@ def _options_json(options: TaskOptions) -> str:
     whole = msgspec.to_builtins(options)
     session = whole["session"]
     session["limits"] = {key: value for key, value in session["limits"].items() if value is not None}
+    for field in ("row", "origin"):
+        if whole[field] is None:
+            del whole[field]
     whole["session"] = {key: value for key, value in session.items() if value not in ("", (), [], None)}
     return to_json(whole)
 
@@ -155,3 +161,28 @@ def caps(db: Database, batch_id: str) -> tuple[int, float | None, float | None]:
         (batch_id,),
     ).fetchone()
     return count, None if without else float(total or 0.0), None if without else largest
+
+
+def unchecked(db: Database, batch_id: str) -> list[str]:
+    """What is wrong where attempts are chosen by their checks, and a task has none."""
+    row: tuple[str, int, int] | None = db.execute(
+        "SELECT name, line, count(*) FROM batch_tasks"
+        " WHERE batch_id = ? AND json_extract(spec, '$.session.verify') IS NULL HAVING count(*)",
+        (batch_id,),
+    ).fetchone()
+    if row is None:
+        return []
+    more = f", nor have {row[2] - 1} more" if row[2] > 1 else ""
+    return [f"line {row[1]}: --best-of verify chooses by the checks, and task {row[0]!r} has none{more}"]
+
+
+def shares_folders(db: Database, batch_id: str) -> bool:
+    """Whether several attempts at one thing, or cells of it, may edit one folder."""
+    row: tuple[int] | None = db.execute(
+        "SELECT 1 FROM batch_tasks WHERE batch_id = ?"
+        " AND json_extract(spec, '$.session.preset') NOT IN ('read-only', 'review', 'plan')"
+        " AND json_extract(spec, '$.origin') IS NOT NULL"
+        " GROUP BY base, json_extract(spec, '$.session.workDir') HAVING count(*) > 1 LIMIT 1",
+        (batch_id,),
+    ).fetchone()
+    return row is not None

@@ -46,13 +46,13 @@ class Settled(msgspec.Struct, frozen=True):
     skipped: int = 0
 
 
-_COLUMNS: Final = "seq, name, line, status, due, place, spec, rest, result"
+_COLUMNS: Final = "seq, name, line, status, due, place, spec, rest, result, chosen"
 _FREE: Final = "batch_id = ? AND status = 'waiting' AND unmet = 0"
 _REST_FIELDS: Final = _Rest.__struct_fields__
 _rest = msgspec.json.Decoder(_Rest)
 _options = msgspec.json.Decoder(TaskOptions)
 _result = msgspec.json.Decoder(TaskResult)
-_TaskRow = tuple[int, str, int, str, float, int | None, str, str, str | None]
+_TaskRow = tuple[int, str, int, str, float, int | None, str, str, str | None, int]
 
 
 def candidates(
@@ -269,7 +269,7 @@ def _tasks(db: Database, where: str, *values: str | float) -> list[Task]:
 
 
 def _task(row: _TaskRow) -> Task:
-    seq, name, line, status, due, place, spec, rest, result = row
+    seq, name, line, status, due, place, spec, rest, result, chosen = row
     try:
         return Task(
             seq=seq,
@@ -280,6 +280,7 @@ def _task(row: _TaskRow) -> Task:
             due=due,
             order=place or 0,
             result=None if result is None else _result.decode(result),
+            chosen=bool(chosen),
             **msgspec.structs.asdict(_rest.decode(rest)),
         )
     except (msgspec.MsgspecError, ValueError) as error:

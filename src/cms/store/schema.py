@@ -376,7 +376,14 @@ def _v7(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE decisions ADD COLUMN tool_use_id TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7)
+def _v8(db: sqlite3.Connection) -> None:
+    """A task of a batch knows what it is an attempt at (`base`, in `cell`), and whether it was chosen."""
+    db.execute("ALTER TABLE batch_tasks ADD COLUMN base TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE batch_tasks ADD COLUMN cell TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE batch_tasks ADD COLUMN chosen INTEGER NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8)
 
 
 def connect(path: Path) -> sqlite3.Connection:

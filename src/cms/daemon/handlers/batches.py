@@ -11,7 +11,7 @@ from cms.batch.model import Task, TaskView, view
 from cms.config import caller
 from cms.daemon.call import Call, Handler, bind, quick
 from cms.fleet.batches import Batches
-from cms.fleet.results_file import render_report
+from cms.fleet.results_file import render_report, scores_of
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CANCEL,
@@ -26,6 +26,7 @@ from cms.rpc.batches import (
     BATCH_PLAN,
     BATCH_REPORT,
     BATCH_RUN,
+    BATCH_SCORES,
     BATCH_STOP,
     BATCH_TASKS,
     BatchAddParams,
@@ -38,6 +39,7 @@ from cms.rpc.batches import (
     BatchReportResult,
     BatchResult,
     BatchRunParams,
+    BatchScoresResult,
     BatchTasksResult,
 )
 from cms.rpc.verbs import Nothing
@@ -67,6 +69,7 @@ class BatchHandlers:
             bind(BATCH_TASKS, quick(self.tasks)),
             bind(BATCH_ENDED, quick(self.ended)),
             bind(BATCH_REPORT, quick(self.report)),
+            bind(BATCH_SCORES, quick(self.scores)),
             bind(BATCH_PAUSE, quick(self.pause)),
             bind(BATCH_STOP, quick(self.stop)),
             bind(BATCH_CANCEL, quick(self.cancel)),
@@ -161,6 +164,10 @@ class BatchHandlers:
     async def report(self, params: BatchReportParams) -> BatchReportResult:
         record = await self._batches.summary(params.id)
         return BatchReportResult(await render_report(self._store, record, html=params.html))
+
+    async def scores(self, params: BatchParams) -> BatchScoresResult:
+        record = await self._store.read(batches.find, params.id)
+        return BatchScoresResult(await scores_of(self._store, record))
 
 
 #: Characters of responses in one page: a line of the protocol is bounded.

@@ -1,0 +1,165 @@
+"""The options of a whole batch: what a file says at its top, and what the flags of `cms batch` say."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from cms import units
+from cms.batch.model import Axis, BatchOptions, BestOf
+from cms.batch.rows import parse_filter, parse_slice, table_format
+from cms.batch.table import MATRIX
+from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, TRIES, Kind, Option, Texts
+from cms.options import Layer, options_of
+from cms.session.model import Record
+from cms.units import BadValue
+
+
+def _filters(value: object) -> Texts:
+    found = units.check_words(value)
+    for text in found:
+        parse_filter(text)
+    return found
+
+
+def _slice(value: object) -> str:
+    text = units.check_word(value)
+    parse_slice(text)
+    return text
+
+
+FILTERS: Final = Kind(_filters, Texts, "FILTER", many=True)
+SLICE: Final = Kind(_slice, str, "A:B")
+BEST_OF: Final = Kind(units.choice("verify", "vote"), BestOf, "HOW")
+
+
+class Header(Record, frozen=True, omit_defaults=True):
+    """What a file says of the whole batch, or who types: an option each. What is None is not said."""
+
+    defaults: Layer = Layer()
+    max_parallel: Annotated[
+        int | None,
+        Option(COUNT, "Tasks at once. [default: what memory and cores allow]", group="batch"),
+    ] = None
+    max_cost: Annotated[float | None, Option(MONEY, "What all tasks together may cost.", group="batch")] = (
+        None
+    )
+    max_time: Annotated[
+        float | None, Option(SECONDS, "Stop the batch after: 90, 15m, 8h, 2d.", group="batch")
+    ] = None
+    stagger: Annotated[
+        float | None, Option(SECONDS, "Time between two starts. [default: by cores]", group="batch")
+    ] = None
+    keep_alive: Annotated[
+        bool | None, Option(SWITCH, "Leave the sessions of completed tasks alive.", group="batch")
+    ] = None
+    fresh: Annotated[
+        bool | None,
+        Option(SWITCH, "Older sessions with the tasks' names make room: they become NAME~1.", group="batch"),
+    ] = None
+    data: Annotated[
+        str | None,
+        Option(
+            TEXT,
+            "A table (CSV, TSV, JSON Lines, Parquet; - is CSV on stdin): each task for each row.",
+            metavar="FILE",
+            group="table",
+        ),
+    ] = None
+    row_name: Annotated[
+        str | None,
+        Option(
+            TEXT, "The field that rows are named by. [default: their number]", metavar="FIELD", group="table"
+        ),
+    ] = None
+    filter: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            FILTERS,
+            "Only rows where it holds: FIELD=VALUE, !=, ~REGEX, !~REGEX, <N, >N. Repeatable.",
+            group="table",
+        ),
+    ] = None
+    shuffle: Annotated[
+        int | None,
+        Option(
+            TRIES,
+            "Take the rows in the order of chance that this number gives.",
+            metavar="SEED",
+            group="table",
+        ),
+    ] = None
+    slice: Annotated[
+        str | None, Option(SLICE, "Of those, only from number A (the first is 0) up to B.", group="table")
+    ] = None
+    limit: Annotated[int | None, Option(COUNT, "Of those, at most so many.", group="table")] = None
+    attempts: Annotated[
+        int | None,
+        Option(COUNT, "Do each task so many times; pass@1 and pass@N are in the report.", group="table"),
+    ] = None
+    best_of: Annotated[
+        BestOf | None,
+        Option(
+            BEST_OF,
+            "Choose one attempt of each: one that passed its checks (verify), or gave what most did (vote).",
+            group="table",
+        ),
+    ] = None
+    matrix: Annotated[
+        tuple[Axis, ...] | None,
+        Option(MATRIX, "Do each task with each of these: model=opus,haiku. Repeatable.", group="table"),
+    ] = None
+    out: Annotated[
+        str | None,
+        Option(TEXT, "Write each result here as it comes, a line of JSON.", metavar="FILE", group="news"),
+    ] = None
+    report: Annotated[
+        str | None,
+        Option(TEXT, "Write a report at the end: .md or .html.", metavar="FILE", group="news"),
+    ] = None
+    on_done: Annotated[
+        str | None,
+        Option(TEXT, "Run this when the batch ends (JSON on stdin).", metavar="CMD", group="news"),
+    ] = None
+    on_fail: Annotated[
+        str | None, Option(TEXT, "Run this when tasks did not complete.", metavar="CMD", group="news")
+    ] = None
+    on_park: Annotated[
+        str | None, Option(TEXT, "Run this when a usage limit parks it.", metavar="CMD", group="news")
+    ] = None
+    webhook: Annotated[str | None, Option(TEXT, "POST the same JSON there.", metavar="URL", group="news")] = (
+        None
+    )
+
+
+#: The options of a whole batch, by their fields.
+HEADER: Final = options_of(Header)
+
+
+#: What makes the tasks: it is settled when they are.
+MAKES_TASKS: Final = (
+    "data",
+    "row_name",
+    "filter",
+    "shuffle",
+    "slice",
+    "limit",
+    "attempts",
+    "best_of",
+    "matrix",
+)
+
+
+def check_table(options: BatchOptions) -> None:
+    """What is said of rows and attempts fits together.
+
+    Raises:
+        BadValue: it does not.
+    """
+    if options.data:
+        table_format(options.data)
+    else:
+        for field in ("row_name", "filter", "shuffle", "slice", "limit"):
+            if getattr(options, field) not in (None, "", ()):
+                raise BadValue(f"{HEADER[field].flags[0]} is about rows", hint="give it with --data FILE")
+    if options.best_of is not None and options.attempts < 2:
+        raise BadValue("--best-of chooses among several attempts", hint="give it with --attempts N")
