@@ -465,3 +465,25 @@ def test_settings_reach_the_daemon_through_its_environment(tmp_path: Path) -> No
     with daemon_of(settings) as client:
         status = client.call(DAEMON_STATUS, Nothing())
         assert (status.home, status.idle_exit) == (str(tmp_path), 77.0)
+
+
+def test_a_start_collects_no_garbage_and_what_serves_does(tmp_path: Path) -> None:
+    """Nor does it load what only a webhook needs."""
+    code = (
+        "import sys; sys.argv = ['daemon']\n"
+        "import gc, fake_daemon, cms.daemon.__main__\n"
+        "before = gc.isenabled()\n"
+        "cms.daemon.main._load_fleet()\n"
+        "loaded = 'http.client' in sys.modules\n"
+        "print(before, cms.daemon.main.main([], opener=fake_daemon.opener), gc.isenabled(), loaded)"
+    )
+    env = settings_for(tmp_path / "home", CMS_IDLE_EXIT="0.01").environ
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.split() == ["False", "0", "True", "False"], ran

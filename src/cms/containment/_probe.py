@@ -80,11 +80,9 @@ async def _search(name: str) -> tuple[Mechanism, Report]:
                 f"this machine has no {name}", hint=why or "`cms doctor` shows what it has"
             )
     for mechanism in found:
-        attempt = await exercise(mechanism)
-        attempts.append(attempt)
-        if attempt.ok:
-            if mechanism.guarantees.copy_on_write.strong:
-                attempts.append(await exercise_cover(mechanism))
+        tried = await _try(mechanism)
+        attempts += tried
+        if tried[0].ok:
             report = Report(
                 mechanism=mechanism.name,
                 level=mechanism.level,
@@ -114,6 +112,22 @@ def candidates(delegation: Delegation | None, attempts: list[Attempt]) -> list[M
     scoped = has_signal_scope()
     found += [ScanMechanism(each, scoped=scoped) for each in delegations]
     return found
+
+
+async def _try(mechanism: Mechanism) -> list[Attempt]:
+    """Whether it works, and what copies it makes: looked at together, for both are mostly waiting."""
+    copies: list[Attempt] = []
+
+    async def try_copies() -> None:
+        copies.append(await exercise_cover(mechanism))
+
+    async with trio.open_nursery() as nursery:
+        if mechanism.guarantees.copy_on_write.strong:
+            nursery.start_soon(try_copies)
+        attempt = await exercise(mechanism)
+        if not attempt.ok:
+            nursery.cancel_scope.cancel(reason="it does not work")
+    return [attempt, *copies] if attempt.ok else [attempt]
 
 
 async def exercise(mechanism: Mechanism) -> Attempt:

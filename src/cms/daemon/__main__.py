@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
-from cms.daemon.main import main
+# Collections while modules are loaded find nothing and take an eighth of a start; `main` turns them on again.
+gc.disable()
+
+from cms.daemon.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

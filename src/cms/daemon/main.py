@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import errno
 import fcntl
+import gc
 import logging
 import os
 import shutil
@@ -25,7 +26,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,6 +35,7 @@ import trio
 
 from cms._version import __version__
 from cms.config import Settings, load_settings_and_file
+from cms.containment import find_mechanism
 from cms.daemon.child_socket import ChildSocket
 from cms.daemon.server import Server, open_child_socket, open_listener
 from cms.daemon.service_unit import Service
@@ -233,6 +235,8 @@ class _Daemon:
                         ("the sign of life to systemd", self._service.keep_alive),
                     ):
                         nursery.start_soon(at_own_door, what, task)
+                    gc.freeze()  # what is loaded stays: nobody has to look at it again
+                    gc.enable()
                     # It listens already: who connects from here on is queued by the kernel.
                     log.info("serving at %s", self._settings.socket)
                     self._announce(Readiness(os.getpid()))
@@ -303,9 +307,25 @@ async def wait_idle(server: Server, busy: Callable[[], bool], idle_exit: float) 
         await trio.sleep(min(left, _LOOK))
 
 
+def _load_fleet() -> None:
+    # Not above: `python -m cms.daemon` that finds the home taken should be gone at once.
+    import cms.daemon.handlers.batches
+    import cms.fleet.batches
+    import cms.fleet.supervisor  # noqa: F401
+
+
+async def _look_for_mechanism(name: str) -> None:
+    """The supervisor finds what was found here; why there is none it says itself."""
+    with suppress(CmsError):
+        await find_mechanism(name)
+
+
 @asynccontextmanager
 async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
-    # Here and not above: `python -m cms.daemon` that finds the home taken should be gone at once.
+    # While a container is tried, which is mostly waiting, what is needed next is loaded.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_look_for_mechanism, settings.containment)
+        await trio.to_thread.run_sync(_load_fleet)
     from cms.fleet.batches import open_batches
     from cms.fleet.supervisor import open_supervisor
 

@@ -13,8 +13,6 @@ import logging
 import os
 import signal
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Literal
@@ -213,6 +211,9 @@ def _wait_unreaped(pid: int) -> None:
 
 def post(url: str, data: bytes, timeout: float = WEBHOOK_TIMEOUT) -> str:
     """POST JSON; returns what went wrong, or "". Blocks."""
+    import urllib.error  # here: it takes a twentieth of a daemon's start
+    import urllib.request
+
     if not url.startswith(("http://", "https://")):
         return f"{url!r} is no web address"
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
