@@ -15,7 +15,7 @@ import pytest
 from cms.config import Settings
 from cms.errors import DiskTimeout
 from cms.live import path_lookup
-from cms.protection import path_guard, rules
+from cms.protection import links, path_guard, rules
 from cms.session.model import Limits, Outcome
 from cms.testing.script import call, prompt, say
 from fleet.kit import ask, last, make_options, make_settings, proved, start, supervising, until
@@ -28,7 +28,7 @@ class Disk:
         self.asked: list[str] = []
         self.hangs = 0
         self.server_back = threading.Event()
-        self._real = rules.follow_links
+        self._real = links.follow_links
 
     def follow_links(self, path: str) -> str:
         self.asked.append(Path(path).name)
@@ -41,7 +41,8 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk()
-    monkeypatch.setattr(rules, "follow_links", disk.follow_links)
+    for module in (links, rules):
+        monkeypatch.setattr(module, "follow_links", disk.follow_links)
     yield disk
     disk.server_back.set()
 

@@ -84,7 +84,7 @@ async def test_they_are_hidden_but_for_those_that_are_allowed(tmp_path: Path, se
 
 
 def test_where_they_are_looked_for(tmp_path: Path, servers: Servers) -> None:
-    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), str(tmp_path)).paths
+    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), {"HOME": str(tmp_path)}).paths
     environ = {
         "XDG_RUNTIME_DIR": "/nowhere",
         "TMUX_TMPDIR": "/nowhere",
@@ -104,20 +104,20 @@ def test_where_they_are_looked_for(tmp_path: Path, servers: Servers) -> None:
     ["bus", "systemd", "podman", "libvirt", "emacs", "zellij", "i3", "nvim.1.0", "sway-ipc.0.sock"],
 )
 def test_what_starts_things_in_the_runtime_folder(tmp_path: Path, name: str) -> None:
-    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), str(tmp_path)).paths
+    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), {"HOME": str(tmp_path)}).paths
     place = tmp_path / "run" / name
     place.mkdir(parents=True)
     environ = {"XDG_RUNTIME_DIR": str(tmp_path / "run")}
     assert place in find_escape_sockets(rules, environ)
     allowed = build_rules(
-        SessionOptions(name="x", work_dir=str(tmp_path), allow_write=(str(place),)), str(tmp_path)
+        SessionOptions(name="x", work_dir=str(tmp_path), allow_write=(str(place),)), {"HOME": str(tmp_path)}
     )
     assert place not in find_escape_sockets(allowed.paths, environ)
 
 
 @pytest.mark.parametrize("name", ["NVIM", "SWAYSOCK", "I3SOCK"])
 def test_what_says_in_the_environment_where_it_is(tmp_path: Path, servers: Servers, name: str) -> None:
-    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), str(tmp_path)).paths
+    rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), {"HOME": str(tmp_path)}).paths
     assert servers.other in find_escape_sockets(
         rules, {"XDG_RUNTIME_DIR": "/nowhere", name: str(servers.other)}
     )

@@ -248,3 +248,56 @@ async def test_sessions_side_by_side_have_walls_of_their_own(settings: Settings)
         assert env_file(settings).read_text() == SECRET + "free\n"
         await until(lambda: len(results) == 2)
         assert {result.status for result in results} == {Outcome.COMPLETED}
+
+
+# --- moved by the environment, named by git -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("containment", ["auto", "guard"])
+async def test_what_the_environment_moves_is_held_or_trips(settings: Settings, containment: str) -> None:
+    work = env_file(settings).parent
+    moved = {"KUBECONFIG": f"{work}/a/kube:{work}/b/kube", "XDG_CONFIG_HOME": str(work / "conf")}
+    for place in ("a/kube", "b/kube", "conf/git/config"):
+        (work / place).parent.mkdir(parents=True)
+        (work / place).write_text("mine\n")
+    environ = {**settings.environ, **moved}
+    world = msgspec.structs.replace(settings, environ=environ, containment=containment)
+    async with supervising(world) as supervisor:
+        if containment == "auto" and not supervisor.mechanism.guarantees.protected_paths.strong:
+            pytest.skip("this machine has no walls")
+        script = "for f in a/kube b/kube conf/git/config; do echo x > $f; done; true"
+        result = await delegate(supervisor, prompt("Try", shell(script), say("done")))
+    texts = {(work / place).read_text() for place in ("a/kube", "b/kube", "conf/git/config")}
+    if containment == "auto":
+        assert (texts, result.status) == ({"mine\n"}, Outcome.COMPLETED)
+    else:
+        assert (texts, result.status) == ({"x\n"}, Outcome.PROTECTED_PATH)
+        assert len(walls_of(result).changed) == 3
+
+
+async def test_a_moved_place_is_refused_by_its_name(settings: Settings) -> None:
+    """Before it is there, so nothing can hold it."""
+    moved = env_file(settings).parent / "kube"
+    world = msgspec.structs.replace(settings, environ={**settings.environ, "KUBECONFIG": str(moved)})
+    write = call("Write", file_path=str(moved), content="x")
+    async with supervising(world) as supervisor:
+        result = await delegate(supervisor, prompt("Try", write, say("done")))
+        assert result.status is Outcome.PROTECTED_PATH
+        assert not moved.exists()
+
+
+async def test_what_git_would_run_is_refused_and_what_appears_is_told(settings: Settings) -> None:
+    work = env_file(settings).parent
+    async with supervising(settings) as supervisor:
+        make = shell("git init -q . && git config core.hooksPath hooks && mkdir hooks")
+        assert (await delegate(supervisor, prompt("Make", make, say("done")))).status is Outcome.COMPLETED
+        hook = call("Write", file_path=str(work / "hooks" / "pre-commit"), content="#!/bin/sh\n")
+        result = await delegate(supervisor, prompt("Try", hook, say("done")), name="two")
+        assert result.status is Outcome.PROTECTED_PATH
+        assert not (work / "hooks" / "pre-commit").exists()
+        plant = shell("echo ../other > .git/commondir; echo x > hooks/post-commit; true")
+        result = await delegate(supervisor, prompt("Try", plant, say("done")), name="three")
+        assert result.status is Outcome.PROTECTED_PATH
+        assert f"{work}/.git/commondir was created" in walls_of(result).changed
+        if supervisor.mechanism.guarantees.protected_paths.strong:
+            assert not (work / "hooks" / "post-commit").exists()

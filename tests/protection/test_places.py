@@ -67,7 +67,7 @@ def test_what_a_person_opens(world: World) -> None:
     )
     (world.home / "data").mkdir()
     (world.work / "sub").mkdir()
-    opened = build_rules(options, str(world.home)).opened
+    opened = build_rules(options, world.environ).opened
     assert opened == (f"{world.home}/data", "/srv/none", f"{world.work}/sub")
     assert world.find(*opened).writable == (world.work, world.home / "data", world.work / "sub")
 

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cms.protection import protected_paths as places_module
+from cms.protection import survey as survey_module
 from cms.protection import tripwire
 from cms.protection.protected_paths import ProtectedPaths, find_new, find_protected_paths
+from cms.protection.rules import build_rules
 from cms.protection.tripwire import HASHED, MISSING, Mark, compare, is_whole, mark, snapshot, snapshot_again
-from cms.session.paths import PathRules
+from cms.session.gate import Rules
+from cms.session.model import SessionOptions
 
 
 class Ground:
@@ -23,21 +25,29 @@ class Ground:
     def __init__(self, root: Path) -> None:
         self.home = root / "home"
         self.work = root / "work"
+        self.environ = {"HOME": str(self.home), "PATH": os.defpath}
         self.home.mkdir()
         self.work.mkdir()
 
     def rules(
-        self, *, protect: tuple[str, ...] = (), allow: tuple[str, ...] = (), read: tuple[str, ...] = ()
-    ) -> tuple[PathRules, PathRules]:
-        def make(**more: tuple[str, ...]) -> PathRules:
-            return PathRules(work_dir=str(self.work), home=str(self.home), resolve=os.path.realpath, **more)
-
-        return make(protect=protect, allow=allow), make(protect=read, defaults=())
+        self,
+        *extra: Path,
+        protect: tuple[str, ...] = (),
+        allow: tuple[str, ...] = (),
+        read: tuple[str, ...] = (),
+    ) -> Rules:
+        options = SessionOptions(
+            name="x",
+            work_dir=str(self.work),
+            add_dirs=tuple(map(str, extra)),
+            protect=protect,
+            allow_write=allow,
+            protect_read=read,
+        )
+        return build_rules(options, self.environ)
 
     def find(self, *extra: Path, **rules: tuple[str, ...]) -> ProtectedPaths:
-        write, read = self.rules(**rules)
-        folders = [str(folder) for folder in (self.work, *extra)]
-        return find_protected_paths(write, read, folders, {"HOME": str(self.home)})
+        return find_protected_paths(self.rules(*extra, **rules), self.environ)
 
     def put(self, *names: str) -> None:
         for name in names:
@@ -144,8 +154,9 @@ def test_the_repository_above_the_work_dir_counts(ground: Ground) -> None:
     ground.put(".git/hooks/x", ".git/config")
     inside = ground.work / "packages" / "one"
     inside.mkdir(parents=True)
-    write = PathRules(work_dir=str(inside), home=str(ground.home), resolve=os.path.realpath)
-    found = find_protected_paths(write, ground.rules()[1], [str(inside)], {"HOME": str(ground.home)})
+    ground.work = inside
+    found = ground.find()
+    ground.work = inside.parents[1]
     assert ground.named(found.protected) == {".git/hooks", ".git/config"}
 
 
@@ -182,7 +193,7 @@ def test_a_git_file_that_never_ends_holds_nobody_up(ground: Ground, how: str) ->
 def test_a_huge_work_dir_is_searched_in_part_and_told(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places_module, "MOST_ENTRIES", 10)
+    monkeypatch.setattr(survey_module, "MOST_ENTRIES", 10)
     ground.put(*(f"many/{number}" for number in range(20)), ".env")
     found = ground.find()
     assert ".env" in ground.named(found.protected)
@@ -198,9 +209,12 @@ def test_a_loop_of_links_is_not_followed(ground: Ground) -> None:
 
 
 def test_what_was_created_deep_down_is_found(ground: Ground) -> None:
-    rules = ground.rules()[0]
-    ground.put("a/b/.env", "a/c/main.py")
-    assert ground.named(find_new(rules, [str(ground.work)])) == {"a/b/.env"}
+    ground.put("old/.git/HEAD")
+    rules = ground.rules()
+    ground.put("a/b/.env", "a/c/main.py", "new/.git/HEAD", "bare/HEAD", "bare/objects/x", "bare/refs/x")
+    found, repositories = find_new(rules)
+    assert ground.named(found) == {"a/b/.env"}
+    assert ground.named(repositories) == {"new/.git", "bare"}
 
 
 # --- the tripwire ---------------------------------------------------------------------------------

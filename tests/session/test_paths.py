@@ -11,7 +11,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cms.session import paths as module
-from cms.session.paths import DEFAULT_PROTECTED, PathRules, compile_pattern, fold_name
+from cms.session.paths import PathRules, compile_pattern, fold_name
+from cms.session.protected_defaults import DEFAULT_PROTECTED
 from session.world import HOME, WORK, Located, paths, resolver
 
 PLAIN = paths()

@@ -68,10 +68,9 @@ async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionO
     failures: list[Failure] = []
     not_run = ""
     env = build_environment(settings.environ, deny=options.env_deny)
-    home = env.get("HOME") or str(Path.home())
 
     def find() -> ProtectedPaths:
-        return find_all_paths(build_rules(options, home), env)
+        return find_all_paths(build_rules(options, settings.environ), settings.environ)
 
     try:
         paths = await ask_disk(find, "the protected paths", seconds=PATIENCE)

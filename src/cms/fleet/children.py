@@ -17,7 +17,8 @@ from cms.disk import ask_disk
 from cms.errors import InternalError, UsageError, WrongStatus
 from cms.live.runner import Runner
 from cms.options import narrow
-from cms.protection.rules import load_rules, locate, real_folders
+from cms.protection.links import locate
+from cms.protection.rules import load_rules, real_folders
 from cms.session.gate import Rules
 from cms.session.lineage import ChildLimits, check_depth, check_outside, check_room, scope
 from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus

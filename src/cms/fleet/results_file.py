@@ -26,8 +26,8 @@ from cms.config import caller_environ
 from cms.disk import NotOurs, ask_disk, open_own, replace_own
 from cms.errors import DiskTimeout
 from cms.json_output import encode
-from cms.protection.rules import follow_links, locate
-from cms.session.paths import PathRules
+from cms.protection.links import locate
+from cms.protection.rules import build_path_rules
 from cms.store import batch_scores, batch_tasks, batches
 from cms.store.store import Store
 
@@ -206,8 +206,7 @@ async def scores_of(store: Store, batch: BatchRecord) -> tuple[CellScore, ...]:
 
 
 def _check_unprotected(path: Path, work_dir: str) -> None:
-    home = (caller_environ.get() or os.environ).get("HOME") or str(Path.home())
-    rules = PathRules(work_dir=work_dir, home=home, resolve=follow_links)
+    rules = build_path_rules(work_dir, caller_environ.get() or os.environ)
     if pattern := rules.match(locate(rules, str(path))):
         raise NotOurs(f"{pattern} is protected")
 

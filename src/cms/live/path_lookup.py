@@ -13,7 +13,7 @@ import trio
 
 from cms.disk import ask_disk
 from cms.errors import DiskTimeout
-from cms.protection.rules import locate
+from cms.protection.links import locate
 from cms.session.paths import NamedPath, PathRules
 from cms.session.state import PathsFound, PendingCall
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cms.protection.rules import locate
+from cms.protection.links import locate
 from cms.session.paths import PathRules
 
 

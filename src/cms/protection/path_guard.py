@@ -114,15 +114,16 @@ class PathGuard:
         if not self._rules.safety or self._container is None:
             return self._walls()
 
-        def look() -> dict[Path, Mark]:
-            new = find_new(self._rules.paths, self._rules.folders)
-            return snapshot_again(self._before, dict.fromkeys((*self.paths.watched, *new)), self._ours)
+        def look() -> tuple[dict[Path, Mark], tuple[Path, ...]]:
+            new, made = find_new(self._rules)
+            watched = dict.fromkeys((*self.paths.watched, *new))
+            return snapshot_again(self._before, watched, self._ours), made
 
-        after = await self._ask_disk(look, "the protected paths, after the session")
+        after, new = await self._ask_disk(look, "the protected paths, after the session")
         held = [path for path in self._held() if not self._gave_way(path, after)]
         changed: list[str] = []
         outside: list[str] = []
-        repositories: dict[str, None] = {}
+        repositories = {str(path.parent if path.name == ".git" else path): None for path in new}
         for change in compare(self._before, after):
             if (made := self._new_repository(change.path)) is not None:
                 repositories[str(made.parent)] = None

@@ -20,8 +20,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -30,19 +28,14 @@ import msgspec
 
 from cms import config_file
 from cms.containment import Spec
-from cms.disk import read_small
 from cms.protection.escape_sockets import find_escape_sockets
+from cms.protection.links import locate
 from cms.protection.places import Places, find_places, find_trusted
-from cms.protection.rules import locate
+from cms.protection.survey import MOST_ENTRIES, is_wild, survey
 from cms.session.gate import Rules
-from cms.session.paths import DEFAULT_PROTECTED, PathRules, fold_name
+from cms.session.paths import PathRules
+from cms.session.protected_defaults import DEFAULT_PROTECTED
 
-#: Entries of the work dir that are looked at, and seconds that it may take; a bigger one is not seen whole.
-MOST_ENTRIES: Final = 100_000
-LONGEST_WALK: Final = 2.0
-
-#: Bytes of a file that names a folder.
-_LONGEST_NAME: Final = 8192
 #: Held where that can be, and too big for the tripwire.
 _SYSTEM: Final = frozenset(Path(pattern) for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
 #: Never bound read-only: see above.
@@ -53,9 +46,6 @@ _OURS: Final = ".claude-multi-session"
 _CLAUDES: Final = (
     "settings.json", "settings.local.json", "hooks", "commands", "agents", "skills", "CLAUDE.md", "rules",
 )  # fmt: skip
-#: Too many files, and none that a pattern could mean.
-_SKIPPED: Final = frozenset({"node_modules", "__pycache__", "site-packages"})
-_SKIPPED_IN_GIT: Final = frozenset({"objects", "refs", "logs", "lfs"})
 
 
 class Unheld(msgspec.Struct, frozen=True):
@@ -102,7 +92,7 @@ def find_all_paths(rules: Rules, environ: Mapping[str, str], programs: Sequence[
     """
     if not rules.safety:
         return NO_PATHS
-    found = find_protected_paths(rules.paths, rules.read_paths, rules.folders, environ)
+    found = find_protected_paths(rules, environ)
     anywhere = rules.writes == "anywhere"
     return msgspec.structs.replace(
         found,
@@ -138,40 +128,47 @@ def walled(spec: Spec, paths: ProtectedPaths, *, agent: bool = False) -> Spec:
     )
 
 
-def find_protected_paths(
-    rules: PathRules, read_rules: PathRules, folders: Sequence[str], environ: Mapping[str, str]
-) -> ProtectedPaths:
+def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> ProtectedPaths:
     """Look on the disk for what is protected.
 
     Args:
-        folders: where the session works: the work dir first.
-        environ: of the session: `HOME` and `CLAUDE_CONFIG_DIR` count.
+        session: its rules, just made: they have what lies in its folders.
+        environ: the session's.
     """
+    rules, read_rules, found = session.paths, session.read_paths, session.found
     home = Path(environ.get("HOME") or "~").expanduser()
     config = Path(environ.get("CLAUDE_CONFIG_DIR") or home / ".claude")
-    roots = [Path(folder) for folder in folders]
+    roots = [Path(folder) for folder in session.folders]
     real_roots = [_real(root) for root in roots]
     needed = [_real(path) for path in (home, config)]
     opened = {root for root in real_roots if not rules.match(locate(rules, str(root)))}
     reopened: dict[Path, None] = {}
-    claudes = {_real(config), _real(home / ".claude"), _real(home / ".claude.json")}
-    unheld: list[Unheld] = []
+    claudes = {config, home / ".claude", home / ".claude.json", config / ".claude.json"}
+    claudes |= {_real(path) for path in claudes}
+    unheld = [
+        Unheld(folder, "too big: not all of it was searched for protected files")
+        for folder in found.unsearched
+    ]
     protected: dict[Path, None] = {}
     watched: dict[Path, None] = {}
-    for path in (*_named(rules, roots, home), *_walk(rules, roots, unheld)):
+    places = (*_named(rules, roots, home), *map(Path, (*found.protected, *found.git)))
+    for path in dict.fromkeys(places):
+        ours = path / config_file.NAME if path == home / _OURS else path
+        if not os.path.lexists(path):
+            # Most are not there, and what a pattern names is protected: no need to follow links for that.
+            skipped = path in claudes or path in _SYSTEM
+            if not skipped and (not rules.any_allowed or rules.match(locate(rules, str(path)))):
+                watched[ours] = None
+            continue
         real = _real(path)
         if real in claudes or _below(real, _SYSTEMS_OWN):
             continue
         system = path in _SYSTEM
-        # A file named .git says where the hooks are: who changes it brings hooks of his own.
-        if not rules.match(locate(rules, str(path / "hooks" if path.name == ".git" else path))):
+        if not rules.match(locate(rules, str(path))):
             continue  # taken out again
         within = [root for root in opened if _below(root, (real,))]
         if not system:
-            ours = path / config_file.NAME if path == home / _OURS else path
             watched.update(dict.fromkeys(_around(ours, within)))
-        if not os.path.lexists(path):
-            continue
         inside = next((need for need in needed if _below(need, (real,))), None)
         if inside is not None:
             unheld.append(Unheld(str(path), f"{inside} lies in it, which the session needs to write"))
@@ -188,7 +185,7 @@ def find_protected_paths(
             if os.path.lexists(path):
                 protected[path] = None
     hidden: dict[Path, None] = {}
-    for path in (*_named(read_rules, roots, home), *_walk(read_rules, roots, unheld)):
+    for path in (*_named(read_rules, roots, home), *map(Path, found.unreadable)):
         if read_rules.match(locate(read_rules, str(path))) and os.path.lexists(path):
             inside = next((need for need in (*real_roots, *needed) if _below(need, (_real(path),))), None)
             if inside is None:
@@ -204,10 +201,15 @@ def find_protected_paths(
     )
 
 
-def find_new(rules: PathRules, folders: Sequence[str]) -> tuple[Path, ...]:
-    """What matches now in the folders that a session works in: for the tripwire, to see what was created."""
-    roots = [Path(folder) for folder in folders]
-    return tuple(path for path in _walk(rules, roots, []) if rules.match(locate(rules, str(path))))
+def find_new(rules: Rules) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """What lies now in the folders that a session works in: for the tripwire, to see what was created.
+
+    Returns:
+        What is protected there, and the repositories that were not there before.
+    """
+    seen = survey([Path(folder) for folder in rules.folders], (rules.paths,))
+    known = set(rules.found.repositories)
+    return seen.matched[0], tuple(path for path in seen.repositories if str(path) not in known)
 
 
 def _around(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
@@ -226,24 +228,22 @@ def _named(rules: PathRules, roots: Sequence[Path], home: Path) -> Iterator[Path
     repositories = [folder for root in roots for folder in _repositories(root)]
     for pattern in rules.patterns:
         if pattern.startswith("/"):
-            if not _is_wild(pattern):
+            if not is_wild(pattern):
                 yield Path(pattern)
             else:
                 yield from _expand(pattern)
-        elif not _is_wild(pattern):
+        elif not is_wild(pattern):
             for place in (*roots, *repositories, home):
                 if pattern.split("/")[0] != ".git" or (place / ".git").is_dir():
                     yield place / pattern
-    for root in (*roots, *repositories):
-        yield from _git_elsewhere(root)
 
 
 def _expand(pattern: str) -> Iterator[Path]:
     """What an anchored pattern with wildcards matches, up to a bound."""
     names = pattern.strip("/").split("/")
-    fixed = next(n for n, name in enumerate(names) if _is_wild(name))
+    fixed = next(n for n, name in enumerate(names) if is_wild(name))
     base = Path("/", *names[:fixed])
-    if _is_wild("/".join(names[fixed:]).removesuffix("**").rstrip("/")):
+    if is_wild("/".join(names[fixed:]).removesuffix("**").rstrip("/")):
         for count, path in enumerate(base.glob("/".join(names[fixed:]))):
             if count >= 1000:
                 return
@@ -258,73 +258,6 @@ def _repositories(root: Path) -> Iterator[Path]:
         if os.path.lexists(parent / ".git"):
             yield parent
             return
-
-
-def _git_elsewhere(root: Path) -> Iterator[Path]:
-    """The hooks and settings of a worktree or a submodule: its `.git` is a file naming the real folder."""
-    try:
-        text = read_small(root / ".git", _LONGEST_NAME).decode()
-        folder = root / text.removeprefix("gitdir:").strip()
-        with contextlib.suppress(OSError):
-            folder = folder / read_small(folder / "commondir", _LONGEST_NAME).decode().strip()
-    except (OSError, ValueError):
-        return
-    yield root / ".git"
-    for name in ("hooks", "config"):
-        yield Path(os.path.normpath(folder / name))
-
-
-def _walk(rules: PathRules, roots: Sequence[Path], unheld: list[Unheld]) -> Iterator[Path]:
-    """What patterns without a place match in the folders, the topmost of each; nothing below it."""
-    wanted = _last_names(rules)
-    if wanted is None:
-        return
-    until = time.monotonic() + LONGEST_WALK
-    left = MOST_ENTRIES
-    for root in _topmost(dict.fromkeys(roots)):
-        todo = [str(root)]
-        while todo:
-            folder = todo.pop()
-            try:
-                entries = list(os.scandir(folder))
-            except OSError:
-                continue
-            left -= len(entries)
-            if left < 0 or time.monotonic() > until:
-                unheld.append(Unheld(str(root), "too big: not all of it was searched for protected files"))
-                return
-            in_git = folder.endswith("/.git")
-            for entry in entries:
-                if wanted.fullmatch(fold_name(entry.name)) and rules.match(locate(rules, entry.path)):
-                    yield Path(entry.path)
-                elif (
-                    entry.is_dir(follow_symlinks=False)
-                    and entry.name not in _SKIPPED
-                    and not (in_git and entry.name in _SKIPPED_IN_GIT)
-                ):
-                    todo.append(entry.path)
-
-
-def _last_names(rules: PathRules) -> re.Pattern[str] | None:
-    """One expression for the names that can end a pattern which must be searched for; None if there is none.
-
-    A cheap first look: most names match no pattern, and `PathRules.match` follows links.
-    """
-    names = set()
-    for pattern in rules.patterns:
-        if not pattern.startswith("/") or _is_wild(pattern):
-            ends = [name for name in fold_name(pattern).split("/") if name not in ("", ".", "**")]
-            names.add(ends[-1] if ends else "*")
-    if not names:
-        return None
-    return re.compile(
-        "|".join(re.escape(name).replace(r"\*", ".*").replace(r"\?", ".") for name in sorted(names)),
-        re.DOTALL,
-    )
-
-
-def _is_wild(pattern: str) -> bool:
-    return "*" in pattern or "?" in pattern
 
 
 def _real(path: Path) -> Path:

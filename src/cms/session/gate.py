@@ -45,6 +45,24 @@ from cms.session.state import Breach, PendingCall, State
 NOBODY = "refused: nobody is there to permit this (name it with --allow to permit it)"
 
 
+class InFolders(msgspec.Struct, frozen=True):
+    """What lay in a session's folders when its rules were made (`protection.survey`). Paths, absolute.
+
+    Attributes:
+        protected: what patterns without a place mean there.
+        unreadable: the same, of what must not be read.
+        repositories: each repository, by its `.git`.
+        git: what git reads its settings from and executes there, wherever that is.
+        unsearched: a folder too big to be looked through to the end.
+    """
+
+    protected: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    repositories: tuple[str, ...] = ()
+    git: tuple[str, ...] = ()
+    unsearched: tuple[str, ...] = ()
+
+
 class Rules(msgspec.Struct, frozen=True):
     """Everything about a session that its limits and its gate need and that does not change while it runs."""
 
@@ -60,6 +78,7 @@ class Rules(msgspec.Struct, frozen=True):
     start_timeout: float = math.inf  # seconds that claude gets to come up
     writes: Writes = "workdir"
     opened: tuple[str, ...] = ()  # places that may be written besides
+    found: InFolders = InFolders()
 
     @property
     def plans(self) -> bool:

@@ -24,39 +24,11 @@ import functools
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-#: What nobody's task needs to write. Each line is a kind; `--allow-write` takes patterns out.
-DEFAULT_PROTECTED: tuple[str, ...] = (
-    # credentials
-    "~/.ssh", "~/.gnupg", "~/.aws", "~/.azure", "~/.kube", "~/.docker", "~/.config/gcloud", "~/.config/gh",
-    "~/.netrc", "~/.npmrc", "~/.pypirc", "~/.git-credentials", "~/.password-store",
-    ".env", ".env.*", "id_rsa", "id_ed25519", "id_ecdsa",
-    # shell start-up and what else runs by itself at login
-    "~/.bashrc", "~/.bash_profile", "~/.bash_login", "~/.bash_logout", "~/.bash_aliases", "~/.profile",
-    "~/.zshrc", "~/.zshenv", "~/.zprofile", "~/.zlogin", "~/.config/fish", "~/.config/autostart",
-    "~/.config/systemd", "~/Library/LaunchAgents",
-    # git internals that execute
-    "~/.gitconfig", "~/.config/git", ".git/hooks", ".git/config", ".git/config.worktree",
-    ".git/info/attributes", ".git/modules/**/config", ".git/modules/**/hooks",
-    # Claude's own settings: they can run commands and grant permissions
-    "~/.claude", "~/.claude.json", ".claude/settings.json", ".claude/settings.local.json", ".claude/hooks",
-    ".mcp.json",
-    # our own state
-    "~/.claude-multi-session",
-    # the system
-    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys",
-    "/usr", "/var/lib", "/var/spool", "/System", "/Library",
-)  # fmt: skip
-
-#: By the pattern above: the templates that people commit, and the devices that take anything. Each stands for
-#: one file: nothing below it, and nothing in a place that is protected as a whole.
-DEFAULT_EXCEPTIONS: dict[str, tuple[str, ...]] = {
-    ".env.*": (".env.example", ".env.sample", ".env.template", ".env.dist", ".env.defaults"),
-    "/dev": ("/dev/null", "/dev/stdout", "/dev/stderr"),
-}
+from cms.session.protected_defaults import COMMANDS, DEFAULT_EXCEPTIONS, DEFAULT_PROTECTED, LISTS, MOVES
 
 Resolve = Callable[[str], str]
 
@@ -121,6 +93,12 @@ def _expression(pattern: str, below: str = "(?:/.*)?") -> re.Pattern[str]:
     return re.compile(expression + below, re.DOTALL)
 
 
+@functools.lru_cache(64)
+def _union(expressions: tuple[str, ...]) -> re.Pattern[str]:
+    """One expression for the defaults, which most paths do not match: a fifth of the time of one by one."""
+    return re.compile("|".join(expressions) or "(?!)", re.DOTALL)
+
+
 _DEPTHS = "(?:/[^/]+)*"
 
 #: What JavaScript's `trim` takes off.
@@ -165,6 +143,56 @@ def places_of(patterns: Iterable[str], home: str, work_dir: str) -> tuple[str, .
     return tuple(path for path in anchored if path.startswith("/") and not set(path) & set("*?"))
 
 
+def moved_places(
+    patterns: Iterable[str], environ: Mapping[str, str], home: str, work_dir: str
+) -> tuple[str, ...]:
+    """Where the environment says that what the patterns protect is, besides the place that they name.
+
+    Relative values are taken from the work dir, as the tools take them that run there. What would cover the
+    whole home, or lies in the system's folders, is left out.
+    """
+    if _MOVING.isdisjoint(environ):
+        return ()
+    anchored = [_anchored(pattern, home, work_dir) for pattern in patterns]
+    known = set(anchored)
+    system = tuple(f"{one}/" for one in DEFAULT_PROTECTED if one.startswith("/") and one in known)
+    found: dict[str, None] = {}
+    for name, place in MOVES:
+        variable, _, below = name.partition("/")
+        if variable not in environ:
+            continue
+        stood = _anchored(place, home, work_dir)
+        folded = fold_name(stood)
+        for value in _named_by(variable, environ):
+            base = posixpath.normpath(posixpath.join(work_dir, _anchored(value, home, work_dir), below))
+            for pattern in anchored:
+                if pattern.startswith(f"{stood}/"):
+                    moved = base.rstrip("/") + pattern[len(stood) :]
+                elif _expression(pattern).fullmatch(folded):
+                    moved = base
+                else:
+                    continue
+                if moved not in known and not f"{home}/".startswith(moved.rstrip("/") + "/"):
+                    found[moved] = None
+    return tuple(one for one in found if not one.startswith(system))
+
+
+_MOVING = frozenset(name.partition("/")[0] for name, _ in MOVES)
+
+
+def _named_by(variable: str, environ: Mapping[str, str]) -> Iterator[str]:
+    """The paths in a variable's value; `$NAME` in it is replaced, as shells do in BASH_ENV."""
+    value = re.sub(
+        r"\$(?:\{(\w+)\}|(\w+))",
+        lambda found: environ.get(found[1] or found[2], ""),
+        environ[variable],
+    )
+    if variable in COMMANDS:
+        yield from (word for word in value.split() if "/" in word)
+    elif value:
+        yield from filter(None, value.split(":") if variable in LISTS else (value,))
+
+
 class PathRules:
     """Which paths are protected, for one session.
 
@@ -174,6 +202,8 @@ class PathRules:
         protect: patterns added to the defaults.
         allow: patterns taken out again; they win.
         resolve: follows links, for what the patterns name; used only here.
+        environ: the session's, for the variables that move what is protected.
+        found: paths that are protected like the defaults.
     """
 
     def __init__(
@@ -185,27 +215,43 @@ class PathRules:
         protect: Iterable[str] = (),
         allow: Iterable[str] = (),
         defaults: Iterable[str] = DEFAULT_PROTECTED,
+        environ: Mapping[str, str] = {},
+        found: Iterable[str] = (),
     ) -> None:
         self._work_dir = work_dir
         self._home = home
         real_home, real_work_dir = _resolved(home, resolve), _resolved(work_dir, resolve)
         here = (fold_name(work_dir), fold_name(real_work_dir))
-        self._protected: list[_Protected] = []
-        for pattern in defaults:
-            expressions = self._compile(pattern, resolve)
+        usual, asked = tuple(defaults), tuple(protect)
+        moved = moved_places(usual, environ, home, work_dir)
+        compiled = [(pattern, self._compile(pattern, resolve)) for pattern in (*usual, *moved, *found)]
+        self._usual = _union(tuple(e.pattern for _, each in compiled[: len(usual)] for e in each))
+        within = bool(moved or found) or any(self._usual.fullmatch(place) for place in here)
+        protected: list[_Protected] = []
+        for pattern, expressions in compiled:
             exceptions = [_expression(one, "") for one in DEFAULT_EXCEPTIONS.get(pattern, ())]
             # Somebody whose project lies in /opt or /etc wants work done there: a default that covers the
             # whole work dir does not mean that, but all else that it covers. What a person asked for by name
             # always holds.
-            if any(one.fullmatch(place) for one in expressions for place in here):
+            if within and any(one.fullmatch(place) for one in expressions for place in here):
                 exceptions += [_expression(place) for place in here]
-            self._protected.append(_Protected(pattern, expressions, tuple(exceptions)))
-        self._protected += [_Protected(pattern, self._compile(pattern, resolve)) for pattern in protect]
+            protected.append(_Protected(pattern, expressions, tuple(exceptions)))
+        protected += [
+            _Protected(pattern, self._compile(pattern, resolve))
+            for pattern in (*asked, *moved_places(asked, environ, home, work_dir))
+        ]
+        self._protected = tuple(protected)
+        self._unusual = self._protected[len(usual) :]
         self._allowed = [
             compile_pattern(pattern, *places)
             for pattern in allow
             for places in ((home, work_dir), (real_home, real_work_dir))
         ]
+
+    @property
+    def any_allowed(self) -> bool:
+        """Whether something was taken out."""
+        return bool(self._allowed)
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -217,7 +263,7 @@ class PathRules:
     def _compile(self, pattern: str, resolve: Resolve) -> tuple[re.Pattern[str], ...]:
         """The pattern as written, and as its fixed part resolves."""
         plain = _anchored(pattern, self._home, self._work_dir)
-        expression = compile_pattern(plain, self._home, self._work_dir)
+        expression = _expression(plain)
         if not plain.startswith("/"):
             return (expression,)
         names = plain.split("/")
@@ -226,7 +272,7 @@ class PathRules:
         real = _resolved(place, resolve)
         if real == place:
             return (expression,)
-        return (expression, compile_pattern("/".join([real, *names[fixed:]]), self._home))
+        return (expression, _expression("/".join([real, *names[fixed:]])))
 
     def absolute(self, path: str) -> str:
         """The path as written, made absolute and plain."""
@@ -259,7 +305,7 @@ class PathRules:
             folded = fold_name(form)
             if any(allowed.fullmatch(folded) for allowed in self._allowed):
                 continue
-            for one in self._protected:
+            for one in self._protected if self._usual.fullmatch(folded) else self._unusual:
                 if one.covers(folded):
                     return one.pattern
         return path.fault
