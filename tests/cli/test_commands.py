@@ -51,7 +51,7 @@ SCRIPT = {
     "session.stop": always(StopResult(session(status=SessionStatus.STOPPED, pid=None), RECEIPT)),
     "session.kill": always(StopResult(session(status=SessionStatus.KILLED, pid=None), RECEIPT)),
     "session.get": always(SessionResult(session(limits=Limits(max_cost=2.0, max_turns=50)), "Edit a.py")),
-    "session.list": always(SessionsResult((session(), session("docs")), 0.2468)),
+    "session.list": always(SessionsResult((session(), session("docs")), 0.2468, 2)),
     "session.interactions": always(InteractionsResult(session(), (interaction(),))),
     "daemon.status": always(DaemonStatus(7, "0.1", "/h", 3.0, 1, 2, 1, "bwrap (B)", "/bin/claude", 600.0)),
     "daemon.stop": always(Nothing()),
@@ -546,6 +546,7 @@ def test_the_json_of_commands_that_ask(cms: Cms, home: Path) -> None:
         "sessions": [SESSION_JSON, {**SESSION_JSON, "name": "docs"}],
         "total": 2,
         "totalCostUsd": 0.2468,
+        "more": False,
     }
     assert status.json() == {**SESSION_JSON, "activity": "Edit a.py", "lastInteraction": INTERACTION_JSON}
     assert output.json() == {**INTERACTION_JSON, "name": "fix-auth", "status": "ready"}

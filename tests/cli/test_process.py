@@ -19,7 +19,7 @@ from cms.errors import ExitCode, Interrupted
 from cms.rpc.sessions import InteractionsResult, SessionsResult
 from cms.session.model import Outcome, Progress, SessionStatus
 
-SESSIONS = SessionsResult((session(), session("docs", status=SessionStatus.BUSY)), 0.2468)
+SESSIONS = SessionsResult((session(), session("docs", status=SessionStatus.BUSY)), 0.2468, 2)
 LIST = {"session.list": always(SESSIONS)}
 
 
@@ -56,7 +56,7 @@ def test_ascii_where_the_locale_or_the_stream_is(home: Path, env: dict[str, str]
 
 def test_a_pipe_gets_neither_icons_nor_cuts(cms_process: Cms, home: Path) -> None:
     long = session("n" * 64, model="claude-sonnet-4-5-20250929")
-    with serve(home, {"session.list": always(SessionsResult((long,), 0.0))}):
+    with serve(home, {"session.list": always(SessionsResult((long,), 0.0, 1))}):
         ran = cms_process("list", env={"COLUMNS": "40"})
     assert f"{'n' * 64}  ready   claude-sonnet-4-5-20250929" in ran.out
     assert ran.out.isascii()
@@ -145,7 +145,7 @@ def test_ctrl_c_while_nothing_is_under_way(home: Path) -> None:
 
 def test_a_reader_that_leaves_early_is_no_drama(home: Path) -> None:
     many = tuple(session(f"s{number}") for number in range(3000))
-    with serve(home, {"session.list": always(SessionsResult(many, 0.0))}):
+    with serve(home, {"session.list": always(SessionsResult(many, 0.0, len(many)))}):
         process = subprocess.Popen(
             [sys.executable, "-m", "cms", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )

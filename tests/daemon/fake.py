@@ -6,6 +6,7 @@ what the handlers ask a supervisor for; nothing else of one is there.
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -38,6 +39,7 @@ from cms.session.model import (
     SessionOptions,
     SessionRecord,
     SessionStatus,
+    TokenUsage,
 )
 from cms.session.questions import OpenQuestion, read_answer
 from cms.session.verdict import delegate_result
@@ -277,8 +279,20 @@ class FakeSupervisor(Supervisor):
     def activity(self, name: str) -> str:
         return "thinking" if self.records[name].status is SessionStatus.BUSY else ""
 
-    async def sessions(self, status: str = "") -> list[SessionRecord]:
-        return [record for record in reversed(self.records.values()) if status in ("", record.status)]
+    async def sessions(
+        self, status: str = "", *, limit: int | None = None, after: str = "", saved_before: float = math.inf
+    ) -> list[SessionRecord]:
+        newest = [
+            record
+            for record in reversed(self.records.values())
+            if status in ("", record.status) and record.last_saved <= saved_before
+        ]
+        names = [record.name for record in newest]
+        return newest[names.index(after) + 1 if after else 0 :][:limit]
+
+    async def count(self, status: str = "") -> tuple[int, float]:
+        found = await self.sessions(status)
+        return len(found), sum(record.total_cost_usd for record in found)
 
     async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
         await self.get(name)
@@ -342,8 +356,12 @@ class FakeSupervisor(Supervisor):
     async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:
         return [one for one in self.needed if name in ("", one[0].name)]
 
-    async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
-        return self.spent
+    async def totals(self, by: Grouping, *, since: float | None = None, limit: int = -1) -> list[Total]:
+        return self.spent[: None if limit < 0 else limit]
+
+    async def total(self, since: float | None = None) -> Total:
+        usage = sum((one.usage for one in self.spent), TokenUsage())
+        return Total("", usage, len(self.spent), all(one.exact for one in self.spent))
 
     def _set(self, name: str, status: SessionStatus) -> SessionRecord:
         self.records[name] = msgspec.structs.replace(self.records[name], status=status)

@@ -149,7 +149,7 @@ async def test_answers_of_every_kind_fit_their_schemas(settings: Settings) -> No
         "session.stop": lambda _: StopResult(session(), None),
         "session.kill": lambda _: StopResult(session(), session().receipt),
         "session.get": lambda _: SessionResult(session(), "Bash pytest"),
-        "session.list": lambda _: SessionsResult((session(), session("b")), 0.5),
+        "session.list": lambda _: SessionsResult((session(), session("b")), 0.5, 2),
         "session.interactions": lambda _: stored,
     }
     named: dict[str, object] = {"name": "fix-auth"}
@@ -434,7 +434,7 @@ async def test_calls_run_side_by_side(settings: Settings) -> None:
         assert held.wait(20)
         return SessionResult(session())
 
-    script = {"session.get": wait, "session.list": lambda _: SessionsResult((), 0.0)}
+    script = {"session.get": wait, "session.list": lambda _: SessionsResult((), 0.0, 0)}
     with serve(settings.home, script):
         async with client_of(settings) as client, trio.open_nursery() as nursery:
 
@@ -456,7 +456,7 @@ async def test_a_transcript_is_a_resource(settings: Settings) -> None:
         questions=(Question("Which?", options=("a", "b")),),
     )
     script = {
-        "session.list": lambda _: SessionsResult((session(), session("b")), 0.5),
+        "session.list": lambda _: SessionsResult((session(), session("b")), 0.5, 2),
         "batch.list": lambda _: BatchesResult(()),
         "session.interactions": lambda _: InteractionsResult(session(), (stored,)),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sqlite3
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -523,6 +524,25 @@ async def test_a_read_sees_one_moment_whatever_is_written_meanwhile(settings: Se
         before, after = await store.read(look)
         assert before == after == [making.entry(1)]
         assert len(await store.read(audit.entries, "session-1")) == 2
+
+
+async def test_a_long_read_holds_up_no_short_one_and_the_end_waits_for_both(settings: Settings) -> None:
+    async with trio.open_nursery() as nursery:
+        async with open_store(settings) as store:
+            reads, go_on = trio.Event(), threading.Event()
+            done: list[int] = []
+
+            def look_long(db: Database) -> None:
+                trio.from_thread.run_sync(reads.set)
+                go_on.wait(10)
+                done.append(len(sessions.names(db)))
+
+            nursery.start_soon(store.read, look_long)
+            await reads.wait()
+            assert await store.read(sessions.names) == []
+            assert not done
+            nursery.start_soon(trio.to_thread.run_sync, go_on.set)
+        assert done == [0]
 
 
 async def test_a_read_cannot_write(settings: Settings) -> None:

@@ -69,9 +69,9 @@ def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
         and not given[-1].startswith("-")
         and (position == 0 or (which == "many" and not _flags_in(given[1:])))
     ):
-        return list(_sessions(which, given[1:]))
-    if given and given[-1] == "--name":
-        return list(_sessions("any", ()))
+        return list(_sessions(which, given[1:], wanted))
+    if given and given[-1] in ("--name", "--after"):
+        return list(_sessions("any", (), wanted))
     from cms.cli.app import build, complete_batch
 
     app = build()
@@ -84,11 +84,11 @@ def _flags_in(words: Sequence[str]) -> bool:
     return any(word.startswith("-") for word in words)
 
 
-def _sessions(which: str, taken: Sequence[str]) -> Iterator[Candidate]:
+def _sessions(which: str, taken: Sequence[str], start: str) -> Iterator[Candidate]:
     from cms.store.read_only import names_and_statuses
 
-    for name, status in names_and_statuses(_database()):
-        if name not in taken and (which != "live" or status in _LIVE):
+    for name, status in names_and_statuses(_database(), start, _LIVE if which == "live" else ()):
+        if name not in taken:
             yield name, status
 
 
@@ -118,7 +118,7 @@ def _by_command_line(app: App, given: Sequence[str], wanted: str) -> list[Candid
     if not wanted.startswith("-"):
         values = [after for word, after in itertools.pairwise(words) if _valued(arguments, word) is not None]
         plain = [word for word in words if not word.startswith("-")]
-        return _positional(given, len(plain) - len(values), plain)
+        return _positional(given, len(plain) - len(values), plain, wanted)
     return [
         (name, " ".join((argument.parameter.help or "").split()))
         for argument in arguments
@@ -174,12 +174,12 @@ def _profiles() -> list[Candidate]:
     return [(name, "") for name in read_config(load_settings().home).profiles]
 
 
-def _positional(given: Sequence[str], position: int, words: Sequence[str]) -> list[Candidate]:
+def _positional(given: Sequence[str], position: int, words: Sequence[str], wanted: str) -> list[Candidate]:
     """What an argument could be, when flags stand before it, or it is no session's name."""
     command = given[0] if given else ""
     which = _SESSION.get(command, "")
     if which and "--name" not in given and (position == 0 or which == "many"):
-        return list(_sessions(which, words))
+        return list(_sessions(which, words, wanted))
     if command == "batch" and position == 0 and len(given) > 1 and not given[1].startswith("-"):
         return _batches()
     if command == "completion" and position == 0:

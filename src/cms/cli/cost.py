@@ -9,12 +9,12 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-from cms.cli import io, render
+from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
 from cms.json_output import json_object
-from cms.rpc.money import LEDGER_TOTALS, CostParams, CostResult, CostRow, Grouping
+from cms.rpc.money import LEDGER_TOTALS, ROWS, CostParams, CostResult, CostRow, Grouping
 from cms.units import parse_seconds
 
 _BAR = 24  # columns of the longest bar
@@ -55,6 +55,9 @@ def cost(
             help="Only what was spent since: today, 24h, 7d, or a date.",
         ),
     ] = None,
+    limit: Annotated[
+        int, Parameter(name="--limit", converter=flags.to_count, metavar="N", help="At most so many rows.")
+    ] = ROWS,
     json: JsonFlag = False,
 ) -> int:
     """Show what was spent, by session, model or day, with a bar for each.
@@ -69,11 +72,11 @@ def cost(
         cms cost --by model --since today --json
     """
     with io.daemon() as client:
-        reply = client.call(LEDGER_TOTALS, CostParams(by=by, since=since))
+        reply = client.call(LEDGER_TOTALS, CostParams(by=by, since=since, limit=limit))
     if json:
         rows = [json_object(row, "key name cost=usage.cost_usd exact usage") for row in reply.rows]
         spent = {"total_cost_usd": reply.total.cost_usd, "exact": reply.exact, "usage": reply.total}
-        io.show_json(json_object(by=by, since=since, rows=rows, **spent))
+        io.show_json(json_object(by=by, since=since, rows=rows, more=reply.more, **spent))
     else:
         io.show_lines(lines(reply, by, io.out_style()))
     return ExitCode.COMPLETED
@@ -102,7 +105,8 @@ def lines(reply: CostResult, by: Grouping, style: Style) -> list[str]:
             f"{label}  {spent:>10}  {share:>5}  {tokens(_into(row)):>6}  "
             f"{tokens(row.usage.output_tokens):>6}  {drawn}".rstrip()
         )
-    found += ["", f"total: {render.cost(total, exact=reply.exact)}"]
+    rest = " of all; --limit N shows more rows" if reply.more else ""
+    found += ["", f"total: {render.cost(total, exact=reply.exact)}{rest}"]
     return found
 
 

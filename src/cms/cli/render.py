@@ -298,8 +298,14 @@ def interaction_fate(last: Interaction, style: Style) -> str:
 # --- whole commands -------------------------------------------------------------------------------
 
 
-def list_table(sessions: Sequence[SessionRecord], total_cost: float, now: float, style: Style) -> list[str]:
-    """The table of `list`: newest first as given, cut to the style's width, a total below."""
+def list_table(
+    sessions: Sequence[SessionRecord], total_cost: float, now: float, style: Style, *, beyond: int = 0
+) -> list[str]:
+    """The table of `list`: newest first as given, cut to the style's width, a total below.
+
+    Args:
+        beyond: sessions that are counted in the cost, and not shown.
+    """
     if not sessions:
         return ["no sessions yet; start one: cms spawn NAME PROMPT"]
     rows = [
@@ -319,6 +325,10 @@ def list_table(sessions: Sequence[SessionRecord], total_cost: float, now: float,
     # The name and the model give way, the figures do not.
     shrink = ((2, 10), (0, 12), (2, 5), (0, 4))
     lines = table((heads, *rows), style, right=(3, 4, 5), shrink=shrink, colours=(1, colours))
+    if beyond:
+        more = f"the next: cms list --after {sessions[-1].name}"
+        there = count(len(sessions) + beyond, "session")
+        return [*lines, "", f"total: {there}, {cost(total_cost)}; {len(sessions)} shown; {more}"]
     turns = sum(session.total_turns for session in sessions)
     messages = sum(session.interaction_count for session in sessions)
     sums = (

@@ -12,6 +12,7 @@ from cms.cli.flags import FullFlag, JsonFlag, NameFlag, NameWord
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.json_output import json_object
 from cms.rpc.sessions import (
+    LISTED,
     SESSION_GET,
     SESSION_INTERACTIONS,
     SESSION_LIST,
@@ -108,13 +109,21 @@ def list_sessions(
     status: Annotated[
         str, Parameter(name="--status", metavar="STATUS", help="Only sessions in this status.")
     ] = "",
+    limit: Annotated[
+        int,
+        Parameter(name="--limit", converter=flags.to_count, metavar="N", help="At most so many."),
+    ] = LISTED,
+    after: Annotated[
+        str, Parameter(name="--after", metavar="NAME", help="Only those that come after this one.")
+    ] = "",
     json: JsonFlag = False,
 ) -> int:
-    """List all sessions, newest first, with a total.
+    """List sessions, newest first, with the total of all.
 
     Examples::
 
         cms list
+        cms list --limit 20 --after fix-auth
         cms list --status busy --json
     """
     known = [each.value for each in SessionStatus]
@@ -125,15 +134,17 @@ def list_sessions(
             hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",
         )
     with io.daemon() as client:
-        reply = client.call(SESSION_LIST, ListParams(status=status))
+        reply = client.call(SESSION_LIST, ListParams(status=status, limit=limit, after=after))
     if json:
-        io.show_json(
-            json_object(
-                sessions=reply.sessions, total=len(reply.sessions), total_cost_usd=reply.total_cost_usd
-            )
-        )
+        io.show_json(json_object(reply, "sessions total total_cost_usd more"))
     elif status and not reply.sessions:
         io.show_lines([f"no session is {status}"])
+    elif after and not reply.sessions:
+        io.show_lines([f"no session comes after {after}"])
     else:
-        io.show_lines(render.list_table(reply.sessions, reply.total_cost_usd, time.time(), io.out_style()))
+        beyond = reply.total - len(reply.sessions) if reply.more or after else 0
+        table = render.list_table(
+            reply.sessions, reply.total_cost_usd, time.time(), io.out_style(), beyond=beyond
+        )
+        io.show_lines(table)
     return ExitCode.COMPLETED

@@ -212,8 +212,8 @@ class _Daemon:
             # As late as the fleet.
             from cms.daemon.handlers.batches import BatchHandlers
 
-            known = await supervisor.sessions()
-            log.info("%d sessions in the store, containment: %s", len(known), containment)
+            known, _ = await supervisor.count()
+            log.info("%d sessions in the store, containment: %s", known, containment)
             listener = open_listener(self._settings)
             try:
                 server = self._server = Server(

@@ -111,7 +111,7 @@ class SupervisorSessions:
             await self._supervisor.delete(name)
             return
         # No name that a person can give holds a tilde.
-        taken = frozenset(await self._supervisor.store.read(sessions.names))
+        taken = frozenset(await self._supervisor.store.read(sessions.names, f"{name}~"))
         number = next(n for n in range(1, len(taken) + 2) if f"{name}~{n}" not in taken)
         await self._supervisor.rename(name, f"{name}~{number}")
 

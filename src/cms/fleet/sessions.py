@@ -6,6 +6,7 @@ What lives is known by its runner, what does not by the store. Nothing is starte
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -42,6 +43,9 @@ from cms.store.store import Store
 from cms.transcripts import environ_of, has_transcript
 from cms.units import nearest
 
+_LIKE = 1000  # names that are looked at for the one that was meant
+_UNANSWERED = 500  # sessions that wait for a person, of which one question is told
+
 
 class Sessions:
     """Those of one supervisor.
@@ -77,15 +81,65 @@ class Sessions:
             return runner.record
         record = await self.store.read(sessions.by_name, name)
         if record is None:
-            raise SessionNotFound(name, nearest(name, await self.store.read(sessions.names)))
+            raise SessionNotFound(name, await self._nearest(name))
         return record
 
-    async def sessions(self, status: str = "") -> list[SessionRecord]:
-        """All sessions, or those of one status, newest first. A session is shown those that it started."""
-        records = [self._current(record) for record in await self.store.read(sessions.newest_first)]
+    async def _nearest(self, name: str) -> str:
+        """The name most like one that is none's: of those that begin like it, else of the first in order."""
+        for start in (name[:1], ""):
+            if near := nearest(name, await self.store.read(sessions.names, start, _LIKE)):
+                return near
+        return ""
+
+    async def sessions(
+        self, status: str = "", *, limit: int | None = None, after: str = "", saved_before: float = math.inf
+    ) -> list[SessionRecord]:
+        """Sessions, newest first. A session is shown those that it started.
+
+        Args:
+            status: only those that have it.
+            limit: at most so many.
+            after: the name of one: only those that come after it.
+            saved_before: only those that nothing was saved of since.
+
+        Raises:
+            SessionNotFound: `after` is none's name.
+        """
+        place = sessions.place_of(await self.get(after)) if after else None
         if inside := caller.get().session_id:
-            records = [record for record in records if await self.children.descends(record, inside)]
-        return [record for record in records if not status or record.status == status]
+            stored = await self.store.read(sessions.started_by, inside)
+            found = [self._current(record) for record in stored]
+        else:
+            most = -1 if limit is None else limit
+            # What lives may be in another status than the store knows; it is in the store, wherever.
+            live = {record.id: record for record in self._known()}
+            stored = await self.store.read(
+                sessions.newest_first,
+                status,
+                limit=most if most < 0 else most + len(live),
+                after=place,
+                saved_before=None if saved_before == math.inf else saved_before,
+            )
+            found = [record for record in stored if record.id not in live]
+            found = sorted([*found, *live.values()], key=sessions.place_of, reverse=True)
+        fitting = [
+            record
+            for record in found
+            if (not status or record.status == status)
+            and (place is None or sessions.place_of(record) < place)
+            and record.last_saved <= saved_before
+        ]
+        return fitting[:limit]
+
+    async def count(self, status: str = "") -> tuple[int, float]:
+        """How many sessions there are (in a status), and their cost. A session is told of its own."""
+        if caller.get().session_id:
+            known = await self.sessions(status)
+            return len(known), sum(record.total_cost_usd for record in known)
+        live = self._known()
+        stored, usd = await self.store.read(sessions.count, status, but=[record.id for record in live])
+        fitting = [record for record in live if not status or record.status == status]
+        return stored + len(fitting), usd + sum(record.total_cost_usd for record in fitting)
 
     def runner(self, name: str) -> Runner | None:
         """Of a session with a process."""
@@ -94,6 +148,11 @@ class Sessions:
     def known(self, name: str) -> Runner | None:
         """The runner that knows better than the store."""
         return self._runners.get(name) or self._unsaved.get(name)
+
+    def _known(self) -> list[SessionRecord]:
+        """The records that are newer than the store's."""
+        newest = {one.record.id: one.record for one in (*self._unsaved.values(), *self._runners.values())}
+        return list(newest.values())
 
     def _current(self, record: SessionRecord) -> SessionRecord:
         runner = self.known(record.name)
@@ -208,13 +267,10 @@ class Sessions:
         return asked[0]
 
     async def unanswered(self, name: str = "") -> list[tuple[SessionRecord, Interaction]]:
-        """The sessions whose last message ended because a person was needed, with that message."""
-        found = []
-        for interaction in await self.store.read(sessions.unanswered):
-            record = await self.by_id(interaction.session_id)
-            if not name or record.name == name:
-                found.append((record, interaction))
-        return found
+        """The newest sessions whose last message ended because a person was needed, with that message."""
+        one = (await self.get(name)).id if name else ""
+        found = await self.store.read(sessions.unanswered, one, _UNANSWERED)
+        return [(self._current(record), interaction) for record, interaction in found]
 
     # --- waiting -----------------------------------------------------------------------------------
 
@@ -325,9 +381,13 @@ class Sessions:
         """Remove the audit logs of sessions that were deleted before that time; gives how many."""
         return await self.store.write(audit.forget_deleted, before, dry_run=dry_run)
 
-    async def totals(self, by: Grouping, *, since: float | None = None) -> list[Total]:
-        """What was spent, by session, model or day."""
-        return await self.store.read(money.totals, by, since=since)
+    async def totals(self, by: Grouping, *, since: float | None = None, limit: int = -1) -> list[Total]:
+        """What was spent, by session, model or day; at most so many rows, if `limit` is not below 0."""
+        return await self.store.read(money.totals, by, since=since, limit=limit)
+
+    async def total(self, since: float | None = None) -> Total:
+        """What was spent in all, since then or ever."""
+        return await self.store.read(money.total, since=since)
 
 
 def elsewhere(record: SessionRecord, wanted: str) -> WrongStatus:

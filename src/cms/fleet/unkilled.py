@@ -70,7 +70,7 @@ class Unkilled:
             ContainmentError: processes of another one, or of its own earlier life, may be at work there.
         """
         ours = await _folders(options)
-        for record in await self._store.read(sessions.newest_first, SessionStatus.ERROR):
+        for record in await self._store.read(sessions.unkilled):
             place = _overlap(await _folders(record.options), ours)
             if place is None:
                 continue

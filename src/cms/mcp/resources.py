@@ -41,7 +41,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 def transcripts(call: DaemonCall) -> list[Listed]:
     """The newest sessions' transcripts."""
-    reply = call.call(SESSION_LIST, ListParams())
+    reply = call.call(SESSION_LIST, ListParams(limit=MAX_LISTED))
     return [
         Listed(
             uri=TRANSCRIPT.replace("{name}", quote(record.name, safe="")),
@@ -49,7 +49,7 @@ def transcripts(call: DaemonCall) -> list[Listed]:
             title=f"Transcript of {record.name}",
             description=f"{record.status}, {record.interaction_count} messages, ${record.total_cost_usd:.4f}",
         )
-        for record in reply.sessions[:MAX_LISTED]
+        for record in reply.sessions
     ]
 
 

@@ -24,9 +24,13 @@ BUDGET_SET = Verb("budget.set", SetBudgetParams, Budget, idempotent=True)
 Grouping = Literal["session", "model", "day"]
 
 
+ROWS = 500  # of one answer
+
+
 class CostParams(Record, frozen=True):
     by: Grouping = "session"
     since: float | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = ROWS
 
 
 class CostRow(Record, frozen=True):
@@ -39,9 +43,12 @@ class CostRow(Record, frozen=True):
 
 
 class CostResult(Record, frozen=True):
+    """`total` is of all that was spent, shown or not; `more`: there are rows beyond the limit."""
+
     rows: tuple[CostRow, ...]
     total: TokenUsage
     exact: bool
+    more: bool = False
 
 
 LEDGER_TOTALS = Verb("ledger.totals", CostParams, CostResult, idempotent=True)

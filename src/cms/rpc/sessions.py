@@ -172,13 +172,26 @@ SESSIONS_CLEANUP = Verb("sessions.cleanup", CleanupParams, CleanupResult)
 # --- looking and waiting ------------------------------------------------------------------------
 
 
+#: Sessions in one answer: what lies in between is an answer of some hundred kilobytes and one of megabytes.
+LISTED = 500
+MAX_LISTED = 5000
+
+
 class ListParams(Record, frozen=True):
+    """One page: at most `limit` sessions, newest first, from behind the one with the name `after` on."""
+
     status: str = ""
+    limit: Annotated[int, msgspec.Meta(ge=1)] = LISTED
+    after: str = ""
 
 
 class SessionsResult(Record, frozen=True):
+    """`total` and its cost are of all (in that status), shown or not."""
+
     sessions: tuple[SessionRecord, ...]
     total_cost_usd: float
+    total: int
+    more: bool = False
 
 
 class InteractionsParams(Record, frozen=True):

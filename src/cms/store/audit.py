@@ -25,7 +25,8 @@ _INSERT: Final = (
 
 #: The last rows of the audit logs of sessions that were deleted.
 _DELETED: Final = (
-    "FROM audit_heads h JOIN decisions d ON d.session_id = h.session_id AND d.number = h.length"
+    # In this order: of few rows of that kind to the heads of their logs.
+    "FROM decisions d CROSS JOIN audit_heads h ON h.session_id = d.session_id AND h.length = d.number"
     " WHERE d.kind = 'delete'"
 )
 
@@ -117,14 +118,14 @@ def verified(db: Database, session_id: str, head: str = "") -> tuple[list[AuditR
 
 def find_deleted(db: Database, name: str) -> tuple[str, str] | None:
     """Id and name of the session with this id, or of the last with this name, that was deleted."""
-    row: tuple[str, str] | None = db.execute(
-        f"SELECT d.session_id, d.detail {_DELETED} AND ? IN (d.detail, d.session_id)"
-        " ORDER BY d.at DESC LIMIT 1",
+    row: tuple[str, str, float] | None = db.execute(
+        f"SELECT d.session_id, d.detail, d.at AS at {_DELETED} AND d.detail = ?1 UNION ALL"
+        f" SELECT d.session_id, d.detail, d.at {_DELETED} AND d.session_id = ?1 ORDER BY at DESC LIMIT 1",
         (name,),
     ).fetchone()
     # With its last row gone it is found all the same, and then by the check.
     known = _head(db, name)[0] > 0
-    return row or ((name, name) if known else None)
+    return row[:2] if row is not None else (name, name) if known else None
 
 
 _Row = tuple[int, tuple[Value, ...], str]

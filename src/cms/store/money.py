@@ -6,6 +6,7 @@ charge. What is left under a cap, and who may hold how much of it, is decided by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -19,17 +20,20 @@ from cms.store.database import Database
 from cms.store.records import Charge, Grouping, Total
 from cms.store.rows import Value, to_json
 
-_KEYS: Final[dict[Grouping, str]] = {
-    "session": "session_id",
-    "model": "model",
-    # A day is what the user's calendar says it is; the stored times stay UTC.
-    "day": "date(at, 'unixepoch', 'localtime')",
-}
-_SUMS: Final = (
-    "coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),"
-    " coalesce(sum(cache_read_input_tokens), 0), coalesce(sum(cache_creation_input_tokens), 0),"
-    " coalesce(sum(cost_usd), 0.0), count(*), coalesce(min(exact), 1)"
+#: A day is what the user's calendar says it is; the stored times stay UTC.
+_DAY: Final = "date({at}, 'unixepoch', 'localtime')"
+_COUNTS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_FIGURES: Final = (*_COUNTS, "cost_usd", "charges", "exact")
+#: A row of the ledger in the shape of the running sums.
+_AS_SUMS: Final = f"{', '.join(_COUNTS)}, cost_usd, 1 AS charges, exact"
+_SUMS: Final = ", ".join(
+    (
+        *(f"coalesce(sum({name}), 0) AS {name}" for name in _COUNTS),
+        "coalesce(sum(cost_usd), 0.0) AS cost_usd, coalesce(sum(charges), 0) AS charges",
+        "coalesce(min(exact), 1) AS exact",
+    )
 )
+_QUARTER: Final = 900  # seconds; the running sums by model are kept for each
 
 # --- the ledger -------------------------------------------------------------------------------------
 
@@ -92,32 +96,60 @@ def total(
     since: float | None = None,
 ) -> Total:
     """What was spent in all, in a session, in one interaction of it, since a time."""
-    where = ["TRUE"]
-    values: list[Value] = []
-    for condition, value in (
-        ("session_id = ?", session_id),
-        ("interaction_id = ?", interaction_id),
-        ("at >= ?", since),
-    ):
-        if value is not None:
-            where.append(condition)
-            values.append(value)
-    query = f"SELECT '', '', {_SUMS} FROM ledger WHERE {' AND '.join(where)}"  # noqa: S608 - words of ours
-    return _totals(db, query, values)[0]
+    if session_id is None and interaction_id is None:
+        source, values = _by_quarter(since)
+    else:
+        where = ["TRUE"]
+        values = []
+        for condition, value in (
+            ("session_id = ?", session_id),
+            ("interaction_id = ?", interaction_id),
+            ("at >= ?", since),
+        ):
+            if value is not None:
+                where.append(condition)
+                values.append(value)
+        source = f"(SELECT {_AS_SUMS} FROM ledger WHERE {' AND '.join(where)})"  # noqa: S608 - words of ours
+    return _totals(db, f"SELECT '', '', {_SUMS} FROM {source}", values)[0]  # noqa: S608
 
 
-def totals(db: Database, by: Grouping, *, since: float | None = None) -> list[Total]:
-    """What was spent, by session and model dearest first, by day (local time) oldest first."""
+def totals(db: Database, by: Grouping, *, since: float | None = None, limit: int = -1) -> list[Total]:
+    """What was spent, by session and model dearest first, by day (local time) oldest first.
+
+    Args:
+        limit: at most so many (of days the newest); below 0: all.
+    """
+    if by == "session":
+        return _totals(db, *_by_session(since, limit))
+    source, values = _by_quarter(since)
+    key, order = ("model", "sum(cost_usd) DESC, 1") if by == "model" else (_DAY.format(at="at"), "1 DESC")
+    query = f"SELECT {key}, '', {_SUMS} FROM {source} GROUP BY 1 ORDER BY {order} LIMIT ?"  # noqa: S608
+    found = _totals(db, query, [*values, limit])
+    return found[::-1] if by == "day" else found
+
+
+def _by_session(since: float | None, limit: int) -> tuple[str, list[Value]]:
+    source, values = "session_costs", list[Value]()
+    if since is not None:
+        rows = f"SELECT session_id, session_name, {_AS_SUMS} FROM ledger INDEXED BY ledger_at WHERE at >= ?"  # noqa: S608
+        sums = f"SELECT session_id, max(session_name) AS session_name, {_SUMS}"
+        source, values = f"({sums} FROM ({rows}) GROUP BY session_id)", [since]
     # As it is called now; what was deleted, as it was called last.
-    now = "(SELECT name FROM sessions WHERE id = ledger.session_id)"
-    name = f"coalesce({now}, max(session_name))" if by == "session" else "''"
-    where, values = ("at >= ?", [since]) if since is not None else ("TRUE", [])
-    order = "1" if by == "day" else "sum(cost_usd) DESC, 1"
-    return _totals(
-        db,
-        f"SELECT {_KEYS[by]}, {name}, {_SUMS} FROM ledger WHERE {where} GROUP BY 1 ORDER BY {order}",  # noqa: S608
-        values,
+    query = (
+        f"SELECT session_id, coalesce(name, session_name), {', '.join(_FIGURES)} FROM {source}"  # noqa: S608
+        " LEFT JOIN sessions ON id = session_id ORDER BY cost_usd DESC, 1 LIMIT ?"
     )
+    return query, [*values, limit]
+
+
+def _by_quarter(since: float | None) -> tuple[str, list[Value]]:
+    """All that was spent (since a time) by quarter of an hour and model: whole ones are summed up already."""
+    sums = f"SELECT quarter * {_QUARTER} AS at, model, {', '.join(_FIGURES)} FROM model_costs"  # noqa: S608
+    if since is None:
+        return f"({sums})", []
+    first = math.ceil(since / _QUARTER)
+    part = f"SELECT at, model, {_AS_SUMS} FROM ledger WHERE at >= ? AND at < ?"  # noqa: S608
+    return f"({sums} WHERE quarter >= ? UNION ALL {part})", [first, since, first * _QUARTER]
 
 
 def _totals(db: Database, query: str, values: Sequence[Value]) -> list[Total]:

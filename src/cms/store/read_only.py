@@ -7,24 +7,36 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Collection
 from urllib.parse import quote
 
+MOST = 1000  # that somebody can choose from
 
-def names_and_statuses(database: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Every session's name and its status when it was last stored, newest first."""
-    return _pairs(database, "SELECT name, status FROM sessions ORDER BY created DESC")
+
+def names_and_statuses(
+    database: str | os.PathLike[str], start: str = "", statuses: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """The newest sessions whose names begin so (in one of those statuses), and in which they were stored."""
+    among = f"AND status IN ({', '.join('?' * len(statuses))})" if statuses else ""
+    return _pairs(
+        database,
+        "SELECT name, status FROM sessions WHERE substr(name, 1, length(?1)) = ?1"  # noqa: S608
+        f" {among} ORDER BY created DESC LIMIT {MOST}",
+        start,
+        *statuses,
+    )
 
 
 def batches(database: str | os.PathLike[str]) -> list[tuple[str, str]]:
-    """Every batch's id and its status when it was last stored, newest first."""
-    return _pairs(database, "SELECT id, status FROM batches ORDER BY created DESC")
+    """The newest batches' ids and their statuses when they were last stored."""
+    return _pairs(database, f"SELECT id, status FROM batches ORDER BY created DESC LIMIT {MOST}")  # noqa: S608
 
 
-def _pairs(database: str | os.PathLike[str], query: str) -> list[tuple[str, str]]:
+def _pairs(database: str | os.PathLike[str], query: str, *values: str) -> list[tuple[str, str]]:
     try:
         db = sqlite3.connect(f"file:{quote(os.fspath(database))}?mode=ro", uri=True, timeout=0.2)
         try:
-            rows: list[tuple[str, str]] = db.execute(query).fetchall()
+            rows: list[tuple[str, str]] = db.execute(query, values).fetchall()
         finally:
             db.close()
     except sqlite3.Error:

@@ -19,7 +19,6 @@ from cms.session.model import (
     REPAIR,
     Interaction,
     InteractionState,
-    Outcome,
     Receipt,
     SessionRecord,
 )
@@ -212,10 +211,75 @@ def by_id_start(db: Database, starts: Iterable[str]) -> list[SessionRecord]:
     return found
 
 
-def newest_first(db: Database, status: str = "") -> list[SessionRecord]:
-    """All sessions, or those of a status."""
-    where, values = ("status = ?", (status,)) if status else ("TRUE", ())
-    return _sessions(db, f"{where} ORDER BY created DESC, rowid DESC", *values)
+def newest_first(
+    db: Database,
+    status: str = "",
+    *,
+    limit: int = -1,
+    after: tuple[float, str] | None = None,
+    saved_before: float | None = None,
+) -> list[SessionRecord]:
+    """Sessions, newest first.
+
+    Args:
+        status: only those that have it.
+        limit: at most so many; below 0: all.
+        after: `place_of` a session: only those that come after it.
+        saved_before: only those that nothing was saved of since that time.
+    """
+    where: list[str] = ["TRUE"]
+    values: list[Value] = []
+    if status:
+        where.append("status = ?")
+        values.append(status)
+    if after is not None:
+        where.append("(created, id) < (?, ?)")
+        values += after
+    if saved_before is not None:
+        where.append("last_saved <= ?")
+        values.append(saved_before)
+    return _sessions(db, f"{' AND '.join(where)} ORDER BY created DESC, id DESC LIMIT ?", *values, limit)
+
+
+def place_of(record: SessionRecord) -> tuple[float, str]:
+    """Where a session stands in the order of `newest_first`: one with a smaller place comes after it."""
+    return record.created, record.id
+
+
+def count(db: Database, status: str = "", *, but: Sequence[str] = ()) -> tuple[int, float]:
+    """How many sessions there are (in a status), without those with the ids `but`, and what they cost."""
+    where, values = ("status = ?", [status]) if status else ("TRUE", [])
+    row: tuple[int, float] = db.execute(
+        "SELECT count(*), coalesce(sum(total_cost_usd), 0.0) FROM sessions"  # noqa: S608 - words of ours
+        f" WHERE {where} AND id NOT IN (SELECT value FROM json_each(?))",
+        (*values, to_json(list(but))),
+    ).fetchone()
+    return row
+
+
+def started_by(db: Database, session_id: str) -> list[SessionRecord]:
+    """The sessions that a session has started, and those that they have, and so on; newest first."""
+    pairs: list[tuple[str, str]] = db.execute(
+        "SELECT id, json_extract(rest, '$.startedBy') FROM sessions"
+        """ WHERE instr(rest, '"startedBy":""') = 0 ORDER BY created"""
+    ).fetchall()
+    below = {session_id}
+    for one, starter in pairs:  # oldest first: who starts one is older
+        if starter in below:
+            below.add(one)
+    return _sessions(
+        db,
+        "id IN (SELECT value FROM json_each(?)) ORDER BY created DESC, id DESC",
+        to_json(sorted(below - {session_id})),
+    )
+
+
+def unkilled(db: Database) -> list[SessionRecord]:
+    """The sessions of which it was not proved that all their processes have ended."""
+    return _sessions(
+        db,
+        "status = 'error' AND coalesce(json_extract(rest, '$.receipt.empty'), 0) = 0 ORDER BY created DESC",
+    )
 
 
 def left_open(db: Database) -> list[tuple[SessionRecord, list[Interaction]]]:
@@ -231,9 +295,12 @@ def left_open(db: Database) -> list[tuple[SessionRecord, list[Interaction]]]:
     ]
 
 
-def names(db: Database) -> list[str]:
-    """The names of all sessions, sorted."""
-    rows: list[tuple[str]] = db.execute("SELECT name FROM sessions ORDER BY name").fetchall()
+def names(db: Database, start: str = "", limit: int = -1) -> list[str]:
+    """The names that begin so (at most so many), sorted."""
+    rows: list[tuple[str]] = db.execute(
+        "SELECT name FROM sessions WHERE name >= ? AND name < ? ORDER BY name LIMIT ?",
+        (start, start + "\U0010ffff", limit),
+    ).fetchall()
     return [name for (name,) in rows]
 
 
@@ -269,15 +336,19 @@ def round_after(db: Database, one: Interaction) -> Interaction | None:
     return next(iter(found), None)
 
 
-def unanswered(db: Database) -> list[Interaction]:
-    """Of each session the newest interaction, if that ended because a person was needed; newest first."""
-    return _interactions(
+def unanswered(
+    db: Database, session_id: str = "", limit: int = -1
+) -> list[tuple[SessionRecord, Interaction]]:
+    """Of each session (or of one) the newest interaction, if a person was needed; newest first."""
+    found = _interactions(
         db,
-        "json_extract(rest, '$.outcome') = ? AND number ="
+        """instr(rest, '"outcome":"needs_input"') > 0 AND ? IN ('', session_id) AND number ="""
         " (SELECT max(number) FROM interactions AS all_ WHERE all_.session_id = interactions.session_id)"
-        " ORDER BY timestamp DESC",
-        Outcome.NEEDS_INPUT.value,
+        " ORDER BY timestamp DESC LIMIT ?",
+        session_id,
+        limit,
     )
+    return [(record, one) for one in found if (record := by_id(db, one.session_id)) is not None]
 
 
 def _sessions(db: Database, where: str, *values: Value) -> list[SessionRecord]:

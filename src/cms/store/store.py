@@ -7,8 +7,8 @@
 
 Every write is one transaction, in one thread, in the order of the calls, synced before the call returns: a
 caller may acknowledge what it was told. A call that is cancelled either never began (nothing was written) or
-ends as if it had not been cancelled. Reads have a connection and a thread of their own, so a long list does
-not hold up an acknowledgement; they see every write that has returned, and cannot write.
+ends as if it had not been cancelled. Reads have connections and threads of their own, so a long list holds up
+neither an acknowledgement nor a short question; they see every write that has returned, and cannot write.
 
 What there is to write and to read are plain functions by subject; database.py names them. A method for each
 was rejected: it said every signature twice.
@@ -33,6 +33,10 @@ from cms.store.rows import Value
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+#: Reads at once; what comes beyond waits. Each has a connection, made when it is first needed.
+READERS = 4
 
 
 class _Waiting:
@@ -73,22 +77,48 @@ def _open(settings: Settings) -> Store:
         undo.callback(owner.release)
         writer = Database.open(settings.database, owner, owners)
         undo.callback(writer.close)
-        reader = Database.open(settings.database, owner, owners, read_only=True)
+        readers = _Readers(lambda: Database.open(settings.database, owner, owners, read_only=True))
+        undo.callback(readers.close)
+        readers.give_back(readers.take())  # what it may raise is raised here
         undo.pop_all()
-    return Store(writer, reader, owner)
+    return Store(writer, readers, owner)
+
+
+class _Readers:
+    """The connections that reads use, one each. Its methods are called in the reads' threads."""
+
+    def __init__(self, connect: Callable[[], Database]) -> None:
+        self._connect = connect
+        self._idle: list[Database] = []
+
+    def take(self) -> Database:
+        """One that nobody uses. Raises StoreError if there is none, and none can be made."""
+        try:
+            return self._idle.pop()  # one step: threads need no lock for it
+        except IndexError:
+            return self._connect()
+
+    def give_back(self, reader: Database) -> None:
+        """It is not used any more."""
+        self._idle.append(reader)
+
+    def close(self) -> None:
+        """Close those that nobody uses."""
+        while self._idle:
+            self._idle.pop().close()
 
 
 class Store:
     """One open store, made by `open_store`. Each method raises StoreError if disk or SQLite refuses."""
 
-    def __init__(self, writer: Database, reader: Database, owner: Owner) -> None:
+    def __init__(self, writer: Database, readers: _Readers, owner: Owner) -> None:
         self._writer = writer
-        self._reader = reader
+        self._readers = readers
         self._owner = owner
         # A lock as well as the limiter: the entries to take along are picked when the turn has come.
         self._turn = trio.Lock()
         self._write_limiter = trio.CapacityLimiter(1)
-        self._read_limiter = trio.CapacityLimiter(1)
+        self._read_limiter = trio.CapacityLimiter(READERS)
         self._waiting: list[_Waiting] = []
         self._sharing: list[Callable[[Database], Callable[[], None]]] = []
         self._closed = False
@@ -139,8 +169,12 @@ class Store:
         self._check_open()
 
         def look() -> T:
-            with self._reader.snapshot():
-                return work(self._reader, *args, **kwargs)
+            reader = self._readers.take()
+            try:
+                with reader.snapshot():
+                    return work(reader, *args, **kwargs)
+            finally:
+                self._readers.give_back(reader)
 
         return await trio.to_thread.run_sync(look, abandon_on_cancel=False, limiter=self._read_limiter)
 
@@ -192,9 +226,10 @@ class Store:
         finally:
             self._closed = True
             # In turn behind whoever still writes or reads.
+            self._read_limiter.total_tokens = 1
             try:
                 async with self._turn:
-                    await trio.to_thread.run_sync(self._reader.close, limiter=self._read_limiter)
+                    await trio.to_thread.run_sync(self._readers.close, limiter=self._read_limiter)
                     await trio.to_thread.run_sync(self._writer.close, limiter=self._write_limiter)
             finally:
                 self._owner.release()

@@ -57,7 +57,7 @@ class DaemonHandlers:
             home=str(self._settings.home),
             uptime=time.monotonic() - self._started,
             live=self._supervisor.live_count(),
-            sessions=len(await self._supervisor.sessions()),
+            sessions=(await self._supervisor.count())[0],
             clients=self._host.clients,
             containment=self._containment,
             claude=claude,

@@ -16,7 +16,6 @@ from cms.rpc.money import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.budget import Budget
-from cms.session.model import TokenUsage
 
 if TYPE_CHECKING:
     from cms.fleet.supervisor import Supervisor
@@ -42,7 +41,10 @@ class MoneyHandlers:
         return await self._supervisor.budget()
 
     async def totals(self, params: CostParams) -> CostResult:
-        totals = await self._supervisor.totals(params.by, since=params.since)
-        rows = tuple(CostRow(one.key, one.name, one.usage, one.exact) for one in totals)
-        total = sum((row.usage for row in rows), TokenUsage())
-        return CostResult(rows, total, all(row.exact for row in rows))
+        found = await self._supervisor.totals(params.by, since=params.since, limit=params.limit + 1)
+        more = len(found) > params.limit
+        if more:
+            found.pop(0 if params.by == "day" else -1)
+        rows = tuple(CostRow(one.key, one.name, one.usage, one.exact) for one in found)
+        total = await self._supervisor.total(params.since)
+        return CostResult(rows, total.usage, total.exact, more)

@@ -22,6 +22,7 @@ from cms.errors import CmsError
 from cms.groups import single_error
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.rpc.sessions import (
+    MAX_LISTED,
     SESSION_CONTINUE,
     SESSION_DELEGATE,
     SESSION_DELETE,
@@ -211,7 +212,7 @@ class SessionHandlers:
     async def cleanup(self, params: CleanupParams) -> CleanupResult:
         now = time.time()
         before = now - params.days * _DAY
-        old = [session for session in await self._supervisor.sessions() if session.last_saved <= before]
+        old = await self._supervisor.sessions(saved_before=before)
         live = [session for session in old if session.status in LIVE and not params.force]
         deleted = []
         for session in old:
@@ -248,8 +249,10 @@ class SessionHandlers:
         return self._session(await self._supervisor.get(params.name))
 
     async def list_(self, params: ListParams) -> SessionsResult:
-        sessions = await self._supervisor.sessions(params.status)
-        return SessionsResult(tuple(sessions), sum(session.total_cost_usd for session in sessions))
+        limit = min(params.limit, MAX_LISTED)
+        sessions = await self._supervisor.sessions(params.status, limit=limit, after=params.after)
+        total, usd = await self._supervisor.count(params.status)
+        return SessionsResult(tuple(sessions), usd, total, more=len(sessions) == limit < total)
 
     async def interactions(self, params: InteractionsParams) -> InteractionsResult:
         session = await self._supervisor.get(params.name)
