@@ -87,6 +87,7 @@ class Facts:
         left: processes that are left. changed: a protected path. unseen: nobody could look.
         stops: a violation stops the work.
         repairs: rounds of repair that there may be. round: which one this is; 0: the work itself.
+        misfit: an answer of a shape was asked for, and there is none that fits.
         gone_over: it was judged anew after a crash, and nobody was there to go on with it.
     """
 
@@ -113,6 +114,7 @@ class Facts:
     repairs: int = 0
     round: int = 0
     gone_over: bool = False
+    misfit: bool = False
 
 
 # --- the oracle: the rules of SECURITY.md, in their order ------------------------------------------
@@ -166,6 +168,8 @@ def expected(facts: Facts) -> Outcome:
         return Outcome.PROTECTED_PATH
     if work is not Outcome.COMPLETED:
         return work
+    if facts.misfit:
+        return Outcome.FAILED
     if "fail" in facts.checks:
         return Outcome.VERIFICATION_FAILED
     if facts.cut_off or "not run" in facts.checks:
@@ -610,12 +614,21 @@ def _judge(chance: random.Random, facts: Facts, work: Interaction) -> tuple[Inte
     cut = ""
     if before.state is InteractionState.CHECKING and chance.random() < 0.1:
         facts.cut_off, cut, failed, facts.checks = True, "cancelled", (), []
+    if work.state in (InteractionState.CHECKING, InteractionState.UNCHECKED) and not cut:
+        facts.misfit = chance.random() < 0.1
+        if facts.misfit:
+            facts.checks, failed, not_run = [], (), ""  # they are not run
     following = next_round(work, [Failure(line) for line in failed], facts.repairs)
     if following is not None and not not_run and not facts.gone_over:
         facts.left = facts.changed = facts.unseen = False  # its process lives on
         return to_repair(work, failed), following
     judged = judge_delegation(
-        work, receipt, on_violation=on_violation, failed_checks=failed, cut_off=cut or not_run
+        work,
+        receipt,
+        on_violation=on_violation,
+        misfit="no such shape" if facts.misfit else "",
+        failed_checks=failed,
+        cut_off=cut or not_run,
     )
     if judged.state is not InteractionState.UNCHECKED:
         again = judge_delegation(judged, receipt, on_violation=on_violation, failed_checks=failed)

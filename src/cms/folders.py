@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from cms.errors import UsageError, WorkDirError
 from cms.option_kinds import Option
 from cms.options import OPTIONS, Layer
-from cms.units import nearest
+from cms.units import BadValue, nearest
 
 L = TypeVar("L", bound=Layer)
 
@@ -88,6 +88,29 @@ def check_file_or_json(text: str, name: str, base: str = "") -> str:
     return str(path)
 
 
+def check_schema_of(text: str, name: str, base: str = "") -> str:
+    """The JSON Schema that is given, or is in the file that is named: read now, so that it stays what it is.
+
+    Raises:
+        UsageError: no such file, or it is no schema.
+    """
+    from cms.json_schema import MOST_SCHEMA, check_schema
+
+    given = check_file_or_json(text, name, base)
+    try:
+        if given != text or not text.lstrip().startswith(("{", "[")):
+            with Path(given).open("rb") as file:
+                given = file.read(MOST_SCHEMA + 1).decode()
+        return check_schema(given)
+    except BadValue as bad:
+        raise UsageError(f"{name}: {bad.message}", hint=bad.hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name}: {given} cannot be read: {error}") from None
+
+
+_CHECKS: Final = {"folder": check_folder, "file": check_file_or_json, "schema": check_schema_of}
+
+
 class Folders:
     """What layers name, made absolute. Each place is looked at once.
 
@@ -119,5 +142,5 @@ class Folders:
     def _absolute(self, option: Option, text: str) -> str:
         if (known := self._seen.get((option.kind.place, text))) is not None:
             return known
-        check = check_folder if option.kind.place == "folder" else check_file_or_json
+        check = _CHECKS[option.kind.place]
         return self._seen.setdefault((option.kind.place, text), check(text, self._name(option), self._base))

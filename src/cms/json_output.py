@@ -6,7 +6,8 @@ sessions (`model`, `workDir`). The rules, for all of them:
 - names in camelCase, each field by its own unless the record's form says otherwise;
 - a time (`TIMES`) is ISO 8601 in UTC, to the millisecond;
 - US dollars (`MONEY`) are rounded to 10 decimals: a sum of floats has digits that no price has;
-- durations are in seconds, except an interaction's, which is in milliseconds.
+- durations are in seconds, except an interaction's, which is in milliseconds;
+- `output` holds JSON, and is told as that: null where there is none.
 
 A form is a line of words, one for each field that is told, in this order:
 
@@ -66,7 +67,7 @@ FORMS: Final[Mapping[type, str]] = {
     ),
     Interaction: (
         "number type timestamp prompt response cost duration:ms id state ended cost_exact turns is_error"
-        " error outcome tools_used tool_calls denials questions usage round"
+        " error outcome tools_used tool_calls denials questions usage round output"
     ),
     DelegateResult: "-api_status -resets_at -repairable",
     Receipt: "-left_ids",
@@ -100,6 +101,8 @@ def json_object(record: msgspec.Struct | None = None, form: str = "", /, **more:
 
 def plain(name: str, value: object) -> object:
     """A value as JSON has it. `name`: of its field, which tells times and money from other numbers."""
+    if name == "output" and isinstance(value, str):
+        return _embedded(value)
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
@@ -113,6 +116,15 @@ def plain(name: str, value: object) -> object:
     if isinstance(value, dict):
         return {str(key): plain(name, one) for key, one in value.items()}
     raise TypeError(f"no JSON for {name}: {type(value).__name__}")
+
+
+def _embedded(text: str) -> object:
+    """JSON within JSON: as it came, for there are numbers that would not come through."""
+    try:
+        msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return text or None
+    return msgspec.Raw(text.encode())
 
 
 def encode(value: Mapping[str, object] | msgspec.Struct) -> bytes:

@@ -26,14 +26,15 @@ class Kind(msgspec.Struct, frozen=True):
         type: what it becomes.
         metavar: what stands for it in the help.
         many: a flag may be given again and again; `parse` gets the texts of all.
-        place: it names folders or files: whoever knows the file system makes them absolute.
+        place: it names folders or files: whoever knows the file system makes them absolute, or ("schema")
+            reads the file at once.
     """
 
     parse: Callable[[object], object]
     type: Any
     metavar: str = "TEXT"
     many: bool = False
-    place: Literal["", "folder", "file"] = ""
+    place: Literal["", "folder", "file", "schema"] = ""
 
 
 def _outcomes(value: object) -> tuple[Outcome, ...]:
@@ -60,6 +61,7 @@ FOLDER: Final = Kind(units.check_word, str, "DIR", place="folder")
 FOLDERS: Final = Kind(units.check_words, Texts, "DIR", many=True, place="folder")
 FILE: Final = Kind(units.check_word, str, "FILE", place="file")
 FILES: Final = Kind(units.check_words, Texts, "FILE", many=True, place="file")
+SCHEMA: Final = Kind(units.check_json_text, str, "FILE", place="schema")
 PRESET: Final = Kind(units.choice(*PRESETS), Preset, "PRESET")
 LEVEL: Final = Kind(units.choice(*get_args(ContainmentLevel)), ContainmentLevel, "LEVEL")
 WRITES: Final = Kind(units.choice(*get_args(Writes)), Writes, "WHERE")

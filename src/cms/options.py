@@ -36,6 +36,7 @@ from cms.option_kinds import (
     OUTCOMES,
     PRESET,
     RULES,
+    SCHEMA,
     SECONDS,
     SIZE,
     SWITCH,
@@ -256,6 +257,20 @@ class Layer(Record, frozen=True, omit_defaults=True):
                 {"delegate": "", "task": "Shell commands that must succeed when it says it is done."},
                 Meta(max_length=20),
                 Meta(min_length=1, max_length=2000, examples=["pytest -q"]),
+            ),
+        ),
+    ] = None
+    json_schema: Annotated[
+        str | None,
+        Option(
+            SCHEMA,
+            "A JSON Schema (a file, or JSON) that its answer must fit: `output` in --json.",
+            group="task",
+            ways=_CHECK,
+            tool=Tool(
+                "A JSON Schema of an object, as a text: the response is then JSON that fits it.",
+                {"delegate": "", "task": "As for delegate. {{needs.NAME.output.KEY}} takes a part of it."},
+                Meta(max_length=65_536),
             ),
         ),
     ] = None

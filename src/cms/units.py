@@ -163,6 +163,16 @@ def check_word(value: object) -> str:
     return value
 
 
+def check_json_text(value: object) -> str:
+    """A JSON object as a text, a file's name, or (in JSON or TOML) the object itself."""
+    if not isinstance(value, dict):
+        return check_word(value)
+    try:
+        return msgspec.json.encode(value).decode()
+    except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
+        raise BadValue(f"is no JSON: {error}") from None
+
+
 def check_prompt(value: object) -> str:
     """A text that says something, and is no file that was not meant."""
     text = check_word(value)

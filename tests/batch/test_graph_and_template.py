@@ -2,11 +2,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.batch import template
 from cms.batch.graph import Graph
+from cms.batch.model import Task, TaskOptions, TaskResult, TaskStatus, field_of
+from cms.session.model import SessionOptions
 
 COUNT = 12
 EDGES = st.lists(st.tuples(st.integers(0, COUNT - 1), st.integers(0, COUNT - 1)), unique=True, max_size=30)
@@ -51,23 +54,60 @@ def test_a_long_chain_needs_no_stack() -> None:
 def test_placeholders() -> None:
     text = "See {{needs.a.b.response}} and {{ needs.c.cost }} not {{x}} nor \\{{needs.d.response}}"
     assert template.wanted(text) == (template.Wanted("a.b", "response"), template.Wanted("c", "cost"))
-    filled = template.fill(text, lambda name, field: f"<{name}/{field}>")
+    filled = template.fill(text, (), lambda place: f"<{place.name}/{place.field}>")
     assert filled == "See <a.b/response> and <c/cost> not {{x}} nor {{needs.d.response}}"
 
 
 def test_what_is_put_in_is_not_looked_at_again() -> None:
-    assert template.fill("{{needs.a.response}}", lambda *_: "{{needs.b.response}}\\1\\{{needs.") == (
+    assert template.fill("{{needs.a.response}}", (), lambda _: "{{needs.b.response}}\\1\\{{needs.") == (
         "{{needs.b.response}}\\1\\{{needs."
     )
 
 
 def test_a_long_answer_is_cut_and_that_is_told() -> None:
-    filled = template.fill("{{needs.a.response}}", lambda *_: "x" * (template.MOST + 5))
+    filled = template.fill("{{needs.a.response}}", (), lambda _: "x" * (template.MOST + 5))
     assert filled == "x" * template.MOST + "\n[cut: 5 more characters]"
 
 
 @given(st.text())
 def test_text_without_placeholders_stays(text: str) -> None:
     if "needs" not in text:
-        assert template.fill(text, lambda *_: "!") == text
+        assert template.fill(text, (), lambda _: "!") == text
         assert template.wanted(text) == ()
+
+
+def answered(output: str) -> Task:
+    options = TaskOptions(SessionOptions("a", "/w"), "go")
+    return Task(0, "a", 1, TaskStatus.COMPLETED, options, result=TaskResult(output=output))
+
+
+def test_parts_of_an_output() -> None:
+    text = "{{needs.a.output}} {{needs.a.output.b.0.c}} {{needs.a.b.output.x}} {{needs.a.b.response}}"
+    assert template.wanted(text, ("a", "a.b")) == (
+        template.Wanted("a", "output"),
+        template.Wanted("a", "output", "b.0.c"),
+        template.Wanted("a.b", "output", "x"),
+        template.Wanted("a.b", "response"),
+    )
+    output = '{"b": [{"c": "a text"}], "n": 1.50, "big": 123456789012345678901234567890, "no": null}'
+    task = answered(output)
+    parts = {
+        "": '{"b":[{"c":"a text"}],"n":1.5,"big":123456789012345678901234567890,"no":null}',
+        "b": '[{"c":"a text"}]',
+        "b.0": '{"c":"a text"}',
+        "b.0.c": "a text",
+        "n": "1.5",
+        "big": "123456789012345678901234567890",
+        "no": "null",
+    }
+    for path, meant in parts.items():
+        assert field_of(task, template.Wanted("a", "output", path)) == meant
+
+
+@pytest.mark.parametrize("path", ["x", "b.1", "b.c", "b.0.c.d", "n.0", ".", "b.-1", "b.0x", "no.a"])
+def test_a_part_that_is_not_there(path: str) -> None:
+    task = answered('{"b": [{"c": "a text"}], "n": 1, "no": null}')
+    with pytest.raises(template.NoSuchPart):
+        field_of(task, template.Wanted("a", "output", path))
+    with pytest.raises(template.NoSuchPart, match="no output by a schema"):
+        field_of(answered(""), template.Wanted("a", "output", path))

@@ -79,7 +79,7 @@ def test_what_a_row_holds_is_data() -> None:
         verify=("t {{row.test}}",),
     )
     first, second = (spec for spec in made(Table(), [need, task]) if spec.name.startswith("do"))
-    filled = template.fill(second.prompt, lambda *_: "PULLED IN", second.row)
+    filled = template.fill(second.prompt, second.needs, lambda _: "PULLED IN", second.row)
     assert filled == "{{row.id}} {{needs.plan.response}} {{row.id}} ${{ row.title }}"
     assert resolve_task(first, Layer(), "/w").session.verify == ("t tests/a.py::t",)
     with pytest.raises(BadValue, match="cannot be part of a check"):

@@ -78,7 +78,7 @@ HARMLESS = {
     *("model", "system_prompt", "append_system_prompt", "agent", "fallback_model", "effort"),
     *("ask_timeout", "allow_cms", "tags"),
     *("max_turns", "max_time", "max_silence", "max_tool_calls", "max_repeats", "max_retry_time"),
-    *("context", "repair", "retries", "retry_on", "retry_acted"),
+    *("context", "json_schema", "repair", "retries", "retry_on", "retry_acted"),
 }
 
 

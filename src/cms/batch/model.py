@@ -269,6 +269,7 @@ class TaskResult(Record, frozen=True):
     tool_calls: int = 0
     session_id: str = ""
     can_continue: bool = False
+    output: str = ""  # JSON
     rounds: tuple[Round, ...] = ()
     cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
 
@@ -322,6 +323,7 @@ class TaskView(Record, frozen=True, kw_only=True):
     needs: tuple[str, ...]
     started: float | None
     ended: float | None
+    output: str = ""
     rounds: tuple[Round, ...] = ()
     base: str = ""  # the task and its row: what all cells and attempts have in common
     row: str = ""
@@ -342,6 +344,7 @@ def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ..
         tool_calls=result.tool_calls,
         session_id=result.session_id,
         can_continue=result.can_continue,
+        output=result.output,
         rounds=result.rounds,
     )
 
@@ -368,6 +371,7 @@ def view(task: Task) -> TaskView:
         needs=task.options.needs,
         started=task.started,
         ended=task.ended,
+        output=result.output,
         rounds=result.rounds,
         base=task.name if origin is None else origin.task,
         row="" if origin is None else origin.row,
@@ -377,10 +381,16 @@ def view(task: Task) -> TaskView:
     )
 
 
-def field_of(task: Task, field: str) -> str:
-    """What stands for a field (`FIELDS`) of a task's result."""
+def field_of(task: Task, place: template.Wanted) -> str:
+    """What stands for a field (`template.FIELDS`) of a task's result.
+
+    Raises:
+        NoSuchPart: its output has no such part, or it has none.
+    """
     result = task.result or TaskResult()
-    match field:
+    match place.field:
+        case "output":
+            return template.part_of(result.output, place)
         case "response":
             return result.response
         case "status":

@@ -27,11 +27,11 @@ import msgspec
 
 from cms.batch.model import Task, TaskStatus
 from cms.batch.throttle import Trouble, backoff
-from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, READ_TOOLS
+from cms.protocol.tools import AGENT_TOOLS, ANSWER_TOOL, OWN_TOOLS, READ_TOOLS
 from cms.session.model import DelegateResult, Outcome
 
 #: Tools whose call changes nothing outside of the conversation; what a subagent does it is asked for itself.
-HARMLESS: Final = frozenset({*READ_TOOLS, *OWN_TOOLS, *AGENT_TOOLS})
+HARMLESS: Final = frozenset({*READ_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, ANSWER_TOOL})
 
 #: What a task is told that goes on in its own conversation.
 GO_ON: Final = (

@@ -54,12 +54,11 @@ def _task(raw: object) -> TaskSpec:
 
 
 def _check_places(spec: TaskSpec) -> None:
-    for place in template.wanted(f"{spec.prompt}\n{spec.context or ''}"):
+    for place in template.wanted(f"{spec.prompt}\n{spec.context or ''}", spec.needs):
         if place.name not in spec.needs:
             near = nearest(place.name, spec.needs)
             raise BadValue(
-                f"the prompt wants {{{{needs.{place.name}.{place.field}}}}}, "
-                f"and {place.name!r} is not in needs",
+                f"the prompt wants {{{{{place}}}}}, and {place.name!r} is not in needs",
                 hint=f"did you mean {near!r}?" if near else f"add {place.name!r} to needs",
             )
         if place.field not in template.FIELDS:
@@ -67,6 +66,8 @@ def _check_places(spec: TaskSpec) -> None:
                 f"the prompt wants {place.field!r} of {place.name!r}",
                 hint=units.meant(place.field, template.FIELDS),
             )
+        if place.path and place.field != "output":
+            raise BadValue(f"the prompt wants {{{{{place}}}}}", hint="only output has parts")
 
 
 def _header(raw: dict[str, object]) -> Header:

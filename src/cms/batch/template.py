@@ -6,6 +6,7 @@ be among the task's `needs`:
 | field | text |
 | --- | --- |
 | `response` | what the task answered; beyond 200,000 characters it is cut, and the cut is told |
+| `output` | its answer by `jsonSchema`, as JSON; `output.KEY.0`: a part of that, and a text stands as it is |
 | `status` | `completed`: nothing else starts a task that needs it |
 | `cost` | US dollars with four decimals |
 | `turns` | how many |
@@ -22,7 +23,7 @@ contains a placeholder cannot pull in another.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -30,12 +31,11 @@ import msgspec
 from cms.units import BadValue, shown
 
 #: The fields that can be asked for.
-FIELDS: Final = ("response", "status", "cost", "turns", "workDir", "sessionId")
+FIELDS: Final = ("response", "output", "status", "cost", "turns", "workDir", "sessionId")
 #: Characters of one response that go into a prompt.
 MOST: Final = 200_000
 
-# A task's name may contain dots, so the field is what follows the last one.
-_NEED: Final = r"(?<!\$)\{\{\s*needs\.(?P<name>[^{}]*?)\.?(?P<field>[A-Za-z]*)\s*\}\}"
+_NEED: Final = r"(?<!\$)\{\{\s*needs\.(?P<need>[^{}]*?)\s*\}\}"
 _ROW: Final = r"(?<!\$)\{\{\s*row\.(?P<row>[^{}]*?)\s*\}\}"
 _PLACE: Final = re.compile(r"\\(?P<as_is>\{\{\s*needs\.)|" + _NEED)
 #: Where there is no row, `{{row.x}}` is text.
@@ -43,16 +43,37 @@ _ROW_PLACE: Final = re.compile(r"\\(?P<as_is>\{\{\s*(?:needs|row)\.)|" + _NEED +
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """One placeholder."""
+    """One placeholder. `path`: of a part of the field, with dots between its steps."""
 
     name: str
     field: str
+    path: str = ""
+
+    def __str__(self) -> str:
+        return "needs." + ".".join(part for part in (self.name, self.field, self.path) if part)
 
 
-def wanted(text: str) -> tuple[Wanted, ...]:
-    """The placeholders of a text, in order, each once."""
-    found = (Wanted(one["name"], one["field"]) for one in _PLACE.finditer(text) if one["as_is"] is None)
+class NoSuchPart(BadValue):
+    """A result does not have what is wanted of it."""
+
+
+def wanted(text: str, names: Collection[str] = ()) -> tuple[Wanted, ...]:
+    """The placeholders of a text, in order, each once.
+
+    Args:
+        names: of tasks. Names may contain dots: where none of these fits, the field follows the last one.
+    """
+    found = (_read(one["need"], names) for one in _PLACE.finditer(text) if one["as_is"] is None)
     return tuple(dict.fromkeys(found))
+
+
+def _read(inside: str, names: Collection[str]) -> Wanted:
+    for name in sorted(names, key=len, reverse=True):
+        if inside.startswith(f"{name}."):
+            field, _, path = inside.removeprefix(f"{name}.").partition(".")
+            return Wanted(name, field, path)
+    name, dot, field = inside.rpartition(".")
+    return Wanted(name, field) if dot and (not field or field.isalpha()) else Wanted(inside, "")
 
 
 def wanted_fields(text: str) -> tuple[str, ...]:
@@ -69,27 +90,55 @@ def renamed(text: str, names: Mapping[str, str], *, row: bool = False) -> str:
     """
 
     def put(match: re.Match[str]) -> str:
-        if match["as_is"] is not None or match["name"] not in names:
+        if match["need"] is None or (place := _read(match["need"], names)).name not in names:
             return match[0]
-        return f"{{{{needs.{names[match['name']]}.{match['field']}}}}}"
+        return f"{{{{{msgspec.structs.replace(place, name=names[place.name])}}}}}"
 
     return (_ROW_PLACE if row else _PLACE).sub(put, text)
 
 
-def fill(text: str, result: Callable[[str, str], str], row: Mapping[str, str] | None = None) -> str:
-    """The text with every placeholder replaced, by `result(name, field)` or the row's value, in one pass."""
+def fill(
+    text: str,
+    names: Collection[str],
+    result: Callable[[Wanted], str],
+    row: Mapping[str, str] | None = None,
+) -> str:
+    """The text with every placeholder replaced, by what `result` gives or the row's value, in one pass.
+
+    Args:
+        names: of the tasks that it may name.
+    """
 
     def put(match: re.Match[str]) -> str:
         if match["as_is"] is not None:
             return match["as_is"]
         if row is not None and match["row"] is not None:
             return row[match["row"]]
-        given = result(match["name"], match["field"])
+        given = result(_read(match["need"], names))
         if len(given) <= MOST:
             return given
         return f"{given[:MOST]}\n[cut: {len(given) - MOST} more characters]"
 
     return (_PLACE if row is None else _ROW_PLACE).sub(put, text)
+
+
+def part_of(output: str, place: Wanted) -> str:
+    """A part of a task's output: a text as it is, else JSON.
+
+    Raises:
+        NoSuchPart: there is none, or no output.
+    """
+    if not output:
+        raise NoSuchPart(f"{{{{{place}}}}}: {place.name!r} gave no output by a schema (jsonSchema)")
+    value: object = msgspec.json.decode(output)
+    for step in place.path.split(".") if place.path else ():
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise NoSuchPart(f"{{{{{place}}}}}: the output of {place.name!r} has no {step!r} there")
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 #: What a row's value may be made of where it becomes part of a shell command.

@@ -395,20 +395,27 @@ class Engine:
             self._begun.pop(task.seq, None)
 
     async def _texts(self, task: Task) -> tuple[str, str]:
-        """The prompt and the context with the results of needed tasks put in; neither where it goes on."""
+        """The prompt and the context with the results of needed tasks put in; neither where it goes on.
+
+        Raises:
+            NotDone: a result does not have what is wanted of it.
+        """
         options = task.options
         if task.go_on:
             return "", ""
-        names = dict.fromkeys(one.name for one in template.wanted(f"{options.prompt}\n{options.context}"))
-        found = await self._store.read(batch_tasks.named, self.record.id, list(names)) if names else []
+        places = template.wanted(f"{options.prompt}\n{options.context}", options.needs)
+        names = list(dict.fromkeys(one.name for one in places))
+        found = await self._store.read(batch_tasks.named, self.record.id, names) if names else []
         results = {task.name: task for task in found}
 
-        def field(name: str, what: str) -> str:
-            return field_of(results[name], what)
+        def field(place: template.Wanted) -> str:
+            return field_of(results[place.name], place)
 
-        return template.fill(options.prompt, field, options.row), template.fill(
-            options.context, field, options.row
-        )
+        try:
+            prompt = template.fill(options.prompt, options.needs, field, options.row)
+            return prompt, template.fill(options.context, options.needs, field, options.row)
+        except template.NoSuchPart as error:
+            raise NotDone(error, begun=False, cost=0.0) from None
 
     async def _settle(self, task: Task, report: Report, took: float, *, heard: bool = False) -> None:
         """Judge what a try came to, write it down, tell the schedule."""

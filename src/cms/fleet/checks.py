@@ -44,12 +44,14 @@ class Checked(msgspec.Struct, frozen=True):
     """What the checks came to.
 
     Attributes:
+        misfit: why the answer is none of the shape that was asked for: then nothing else was checked.
         failures: each one that has run and failed.
         not_run: why one of them has not run at all: nothing is known of the work by that.
     """
 
     failures: tuple[Failure, ...] = ()
     not_run: str = ""
+    misfit: str = ""
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ class Checked(msgspec.Struct, frozen=True):
 
     def with_failure(self, line: str) -> Checked:
         """The same with one more line."""
-        return Checked((*self.failures, Failure(line)), self.not_run)
+        return msgspec.structs.replace(self, failures=(*self.failures, Failure(line)))
 
 
 async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionOptions) -> Checked:

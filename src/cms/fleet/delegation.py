@@ -20,14 +20,14 @@ that of its last round. What a crash cut off after 1 is judged again from 2 on b
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from cms.errors import CmsError, Interrupted, StoreError, WrongStatus
+from cms.errors import CmsError, Interrupted, MachineError, StoreError, WrongStatus
 from cms.fleet.checks import Checked, run_checks
 from cms.groups import is_cancellation
 from cms.session.model import (
@@ -245,9 +245,7 @@ class Delegations:
         with trio.CancelScope(shield=True):
             record, receipt = await supervisor.stop(one.name, reason="the delegation is over")
         # (Without a receipt of ours it had ended by itself.)
-        return await self._judge(
-            one.name, work, receipt or record.receipt, checked.failed, cut_off=checked.not_run
-        )
+        return await self._judge(one.name, work, receipt or record.receipt, checked, cut_off=checked.not_run)
 
     async def _work(
         self, one: Delegation, message: NextMessage, accepted: Accepted | None
@@ -295,6 +293,12 @@ class Delegations:
             return Checked()
         supervisor = self._supervisor
         record = await supervisor.get(name)
+        try:
+            misfit = await supervisor.answers.misfit(record.options.json_schema, work.output)
+        except MachineError as error:
+            return Checked(not_run=str(error))
+        if misfit:
+            return Checked(misfit=misfit)
         return await run_checks(supervisor.mechanism, supervisor.settings_of(record), record.options)
 
     async def _cut_off(self, one: Delegation, was_alive: bool, why: BaseException) -> None:
@@ -334,7 +338,7 @@ class Delegations:
             session.name,
             work,
             session.receipt,
-            checked.failed,
+            checked,
             cut_off=checked.not_run,
             repair="" if owed is None else owed.prompt,
         )
@@ -344,7 +348,7 @@ class Delegations:
         name: str,
         work: Interaction,
         receipt: Receipt | None,
-        failed: Sequence[str] = (),
+        checked: Checked = Checked(),  # noqa: B008 - it is frozen
         *,
         cut_off: str = "",
         repair: str = "",
@@ -362,7 +366,8 @@ class Delegations:
                     work,
                     receipt,
                     on_violation=record.options.on_violation,
-                    failed_checks=failed,
+                    misfit=checked.misfit,
+                    failed_checks=checked.failed,
                     cut_off=cut_off,
                 )
                 if judged.outcome is Outcome.VERIFICATION_FAILED and repair:

@@ -18,6 +18,7 @@ import trio
 from cms.config import Settings, caller, caller_environ
 from cms.disk import ask_disk
 from cms.errors import DiskTimeout, InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
+from cms.fleet.answers import Answers
 from cms.fleet.children import Children
 from cms.fleet.delegation import UnderWay
 from cms.live.runner import Runner
@@ -53,6 +54,7 @@ class Sessions:
     Attributes:
         children: which of them started which.
         under_way: the delegations that have no verdict yet.
+        answers: holds answers against their schemas.
     """
 
     def __init__(self, settings: Settings, store: Store) -> None:
@@ -62,6 +64,7 @@ class Sessions:
         self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
         self._locks: dict[str, trio.Lock] = {}
         self.under_way = UnderWay(store)
+        self.answers = Answers()
         self.children = Children(settings.child_limits, self._runners, self.by_id, settings.home)
 
     def live_count(self) -> int:

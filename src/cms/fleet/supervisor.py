@@ -143,12 +143,13 @@ class Supervisor(Processes):
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
-            UsageError: no session can be called so, one of its checks is empty, or whoever asks may not start
-                such a session (`session.lineage`).
+            UsageError: no session can be called so, a check is empty, its schema is none, or whoever asks
+                may not start such a session (`session.lineage`).
         """
         check_name(options.name)
         check_commands(options.verify)
         who, settings = caller.get(), self.settings_now()
+        await self.answers.check(options.json_schema)
         options = await self.children.admit(options, settings.environ)
         await check_work_dir(options.work_dir)
         check_containment(self.mechanism, self.settings, options)

@@ -135,6 +135,8 @@ def build_command(
         ("--agent", options.agent),
         ("--fallback-model", options.fallback_model),
         ("--effort", options.effort),
+        # (claude takes no file; `json_schema` bounds it.)
+        ("--json-schema", options.json_schema),
     ):
         if value:
             argv.append(f"{flag}={value}")

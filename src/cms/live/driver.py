@@ -423,6 +423,7 @@ class Driver:
         finished = msgspec.structs.replace(
             ended(current, conclusion.outcome, conclusion.error, at=context.now()),
             response=response_of(state),
+            output=turn.output,
             cost=state.ledger.spent - turn.spent_before,
             cost_exact=exact,
             turns=turn.turns,

@@ -242,7 +242,13 @@ class Result(Event, frozen=True, tag_field="type", tag="result"):
     @property
     def answers(self) -> bool:
         """Whether it holds an answer: a text, or a value of the shape that was asked for."""
-        return bool((self.result or "").strip()) or bytes(self.structured_output) != b"null"
+        return bool((self.result or "").strip() or self.output)
+
+    @property
+    def output(self) -> str:
+        """The value of the shape that was asked for, as JSON; "": there is none."""
+        value = bytes(self.structured_output)
+        return "" if value == b"null" or self.is_error else value.decode("utf-8", "replace")
 
 
 class Informational(Event, frozen=True):

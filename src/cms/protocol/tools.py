@@ -10,6 +10,8 @@ OWN_TOOLS = ("TodoWrite", "TaskOutput", "TaskStop", "ToolSearch", "Skill", "Repo
 AGENT_TOOLS = ("Task", "Agent", "SendMessage", "ListAgents")
 SKILL_TOOL = "Skill"
 QUESTION_TOOL = "AskUserQuestion"
+#: How the model gives an answer of the shape that was asked for; it is there only then.
+ANSWER_TOOL = "StructuredOutput"
 PLAN_TOOL = "ExitPlanMode"
 ENTER_PLAN_TOOL = "EnterPlanMode"
 #: They look at the outside, or at what is planned.

@@ -592,6 +592,7 @@ def _result(state: State, event: Result) -> State:
         last_text="",
         retry=None,
         answered=turn.answered or event.answers,
+        output=event.output or turn.output,
         calls={},
         heeded=turn.refused_at is not None,
     )

@@ -28,6 +28,7 @@ import msgspec
 
 from cms.protocol.tools import (
     AGENT_TOOLS,
+    ANSWER_TOOL,
     ENTER_PLAN_TOOL,
     OWN_TOOLS,
     PLAN_TOOL,
@@ -126,6 +127,8 @@ def judge(call: PendingCall, rules: Rules) -> GateDecision:
         )
     if call.tool in (PLAN_TOOL, ENTER_PLAN_TOOL):
         return _by_plan(call, rules)
+    if call.tool == ANSWER_TOOL:
+        return GateDecision("allow")  # words for us, whatever paths they name
     if rules.safety and (refused := _by_paths(call, rules)) is not None:
         return refused
     if call.kind == "permission":

@@ -162,6 +162,7 @@ class SessionOptions(Record, frozen=True):
     env_deny: tuple[str, ...] = ()  # globs of the environment variables that it does not get
     on_violation: OnViolation = "stop"
     verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
+    json_schema: str = ""  # that the answers must fit
     repair: int = 0  # how often the session is told of its failed checks, and goes on
     ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
     fork_of: str = ""  # the conversation that this one branches off when it begins
@@ -237,6 +238,7 @@ class Interaction(Record, frozen=True):
     scopes: tuple[str, ...] = ()  # shared budgets that it is charged to, beside the day's and the total one
     api_status: int | None = None  # the HTTP status with which the API ended it; 401: also where no login is
     resets_at: float | None = None  # when the usage limit that ended it ends
+    output: str = ""  # JSON: the answer of the shape that was asked for
     round: int = 0  # of repair, that it begins or goes on with; 0: its delegation has begun none
     before: float = 0.0  # seconds of work of the rounds before it, which count against `max_time`
     repair: str = ""  # the message that its failed checks call for, where nobody was there to send it
@@ -429,6 +431,7 @@ class DelegateResult(Record, frozen=True):
     """What `delegate` and `continue` give: the verdict, and everything it rests on.
 
     Attributes:
+        output: JSON: the answer of the shape that was asked for; "": none was, or none fitted.
         rounds: each one, the last included, where there was a repair; cost, turns and the like are of all.
         repairable: what checks it failed is stored, and was not given back to its session yet.
     """
@@ -451,6 +454,7 @@ class DelegateResult(Record, frozen=True):
     receipt: Receipt | None = None
     api_status: int | None = None
     resets_at: float | None = None
+    output: str = ""
     rounds: tuple[Round, ...] = ()
     repairable: bool = False
 

@@ -179,6 +179,7 @@ class Turn(msgspec.Struct, frozen=True):
     command: bool = False  # its message may be a command of claude's own
     asked: bool = False  # the model has said something to it
     answered: bool = False  # a result held an answer
+    output: str = ""  # JSON: the newest answer of the shape that was asked for
     blocked: str = ""  # why claude did not go on with it
     acted: int = 0  # tool calls that may have changed something, and succeeded
     refused: int = 0  # tool calls that would have changed something, and were refused, by whomever

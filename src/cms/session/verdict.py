@@ -166,6 +166,7 @@ def judge_delegation(
     receipt: Receipt | None,
     *,
     on_violation: OnViolation,
+    misfit: str = "",
     failed_checks: Sequence[str] = (),
     cut_off: str = "",
 ) -> Interaction:
@@ -176,6 +177,7 @@ def judge_delegation(
     Args:
         work: the message as it stands when its work has ended.
         receipt: how its process ended; None: nobody saw it.
+        misfit: why its answer is none of the shape that was asked for; "": it is, or none was.
         failed_checks: a line for each.
         cut_off: why the delegation did not come to its own end, or its checks did not; "": they did.
     """
@@ -183,7 +185,10 @@ def judge_delegation(
     unjudged = work.state in (InteractionState.CHECKING, InteractionState.UNCHECKED)
     if unjudged:
         outcome, error = Outcome.COMPLETED, ""
-    if unjudged and cut_off and not failed_checks:
+    if unjudged and misfit:
+        outcome, error = Outcome.FAILED, misfit
+        work = msgspec.structs.replace(work, output="")
+    elif unjudged and cut_off and not failed_checks:
         outcome, error = Outcome.INTERRUPTED, f"its checks were never finished: {cut_off}"
     elif outcome is Outcome.COMPLETED and failed_checks:
         outcome, error = Outcome.VERIFICATION_FAILED, failed_checks[0]
@@ -255,6 +260,7 @@ def delegate_result(
         receipt=receipt,
         api_status=judged.api_status,
         resets_at=judged.resets_at,
+        output=judged.output,
         rounds=told(rounds),
         repairable=bool(judged.repair) and has_conversation,
     )

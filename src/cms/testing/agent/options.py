@@ -58,6 +58,7 @@ class Options(Struct, frozen=True):
     partial: bool
     replay: bool
     persist: bool
+    shape: str
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -87,6 +88,7 @@ def parse(argv: Sequence[str]) -> Options:
         partial="--include-partial-messages" in given,
         replay="--replay-user-messages" in given,
         persist="--no-session-persistence" not in given,
+        shape=given.get("--json-schema", ""),
     )
 
 

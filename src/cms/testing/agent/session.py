@@ -14,6 +14,7 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Final, NoReturn
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -55,6 +56,7 @@ class Talk(Struct):
     denials: list[Line] = []
     uuids: list[str] = []
     last: ScriptedReply = ScriptedReply()
+    answer: Line | None = None
     in_tools: bool = False
 
     @property
@@ -245,6 +247,8 @@ class Session:
                 return
             if self._use_tools(reply, message_id, talk):
                 raise TurnOver("success", "hook_stopped", lifecycle="completed")
+            if talk.answer is not None:
+                return  # such an answer is the end of the turn (measured)
             if talk.task is not None:
                 continue
             talk.rounds += 1
@@ -399,7 +403,8 @@ class Session:
             if talk.task is not None:
                 self.voice.system("task_progress", task_id=talk.task.id, last_tool_name=call.name)
             tool_use_id = f"toolu_{message_id.removeprefix('msg_')}_{number}"
-            outcome = tools.misuse(call, self._options.tools)
+            is_answer = bool(self._options.shape) and call.name == "StructuredOutput"
+            outcome = None if is_answer else tools.misuse(call, self._options.tools)
             if outcome is None:
                 verdict = self.gate.judge(call, tool_use_id, talk.scope, talk.agent_id, self.transcript)
                 stop |= verdict.stop
@@ -436,6 +441,10 @@ class Session:
                     )
                 case "Bash" if in_background:
                     return self._background_shell(given, tool_use_id)
+                case "StructuredOutput":
+                    # (It is not held against the schema here.)
+                    talk.answer = given
+                    return tools.Outcome("Structured output provided successfully")
                 case "AskUserQuestion":
                     answers = given.get("answers")
                     return tools.Outcome(f"Your questions have been answered: {answers}", structured=given)
@@ -569,6 +578,9 @@ class Session:
         if over is None or over.subtype == "success":
             line["result"] = over.prose if over else talk.last.text
             line["api_error_status"] = over.status if over else None
+            if talk.answer is not None and over is None:
+                line["result"] = msgspec.json.encode(talk.answer).decode()
+                line["structured_output"] = talk.answer
         else:
             line["errors"] = [over.error]
         if notice:

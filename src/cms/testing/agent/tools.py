@@ -32,13 +32,15 @@ _KNOWN: Final[dict[str, tuple[set[str], set[str]] | None]] = {
     "NotebookEdit": None,
     "SendMessage": None,
     "Skill": None,
+    "StructuredOutput": None,
     "TaskStop": None,
     "WebFetch": None,
     "WebSearch": None,
 }
 
 # `Task` is an older name of `Agent`, and the one the real init line still gives.
-NAMES: Final = ("Task", *(name for name in _KNOWN if name not in ("Agent", "AskUserQuestion")))
+_UNSAID = ("Agent", "AskUserQuestion", "StructuredOutput")
+NAMES: Final = ("Task", *(name for name in _KNOWN if name not in _UNSAID))
 
 
 class Outcome(Struct, frozen=True):

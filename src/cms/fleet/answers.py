@@ -1,0 +1,80 @@
+"""Schemas and answers held against each other, in a process of its own each time (`cms.json_schema`).
+
+Both may be an agent's, and a pattern or a reference can be made to take for ever or all memory: so it is not
+done in here, and never for longer than `PATIENCE`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Final
+
+import msgspec
+import trio
+
+from cms.errors import MachineError, UsageError
+from cms.json_schema import Finding, Question
+
+#: Seconds for one look.
+PATIENCE: Final = 30.0
+#: Schemas that are known to be some.
+_KNOWN: Final = 256
+
+
+class Answers:
+    """Of one supervisor."""
+
+    def __init__(self) -> None:
+        self._good: dict[str, None] = {}
+
+    async def check(self, schema: str) -> None:
+        """Whether that is a schema of answers; "" is none, and fine.
+
+        Raises:
+            UsageError: it is not.
+            MachineError: that could not be found out.
+        """
+        if not schema or schema in self._good:
+            return
+        found = await _look(Question(schema))
+        if found is None:
+            raise UsageError(f"the JSON Schema could not be looked at within {PATIENCE:g} s")
+        if found.schema:
+            raise UsageError(found.schema, hint=found.hint)
+        while len(self._good) >= _KNOWN:
+            del self._good[next(iter(self._good))]
+        self._good[schema] = None
+
+    async def misfit(self, schema: str, answer: str) -> str:
+        """Why an answer is none of that shape; "": it is, or there is no schema.
+
+        Raises:
+            MachineError: that could not be found out.
+        """
+        if not schema:
+            return ""
+        if not answer:
+            return "it gave no answer of the shape that was asked for (--json-schema)"
+        found = await _look(Question(schema, answer))
+        if found is None:
+            return f"its answer could not be held against the schema within {PATIENCE:g} s"
+        why = found.schema or found.answer
+        return f"its answer does not fit the schema: {why}" if why else ""
+
+
+async def _look(question: Question) -> Finding | None:
+    """What the process finds; None if it takes too long."""
+    try:
+        with trio.move_on_after(PATIENCE):
+            done = await trio.run_process(
+                [sys.executable, "-P", "-m", "cms.json_schema"],
+                stdin=msgspec.json.encode(question),
+                capture_stdout=True,
+                stderr=subprocess.DEVNULL,
+                check=False,
+            )
+            return msgspec.json.decode(done.stdout, type=Finding)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise MachineError(f"the answer could not be held against its schema: {error}") from None
+    return None
