@@ -44,7 +44,7 @@ from cms.changes.model import (
 )
 from cms.changes.names import as_text
 from cms.changes.reading import Reading
-from cms.changes.trees import read_trees
+from cms.changes.trees import CopyStart, note_copy, read_trees
 
 __all__ = [
     "Applied",
@@ -52,6 +52,7 @@ __all__ = [
     "Bound",
     "Change",
     "Commits",
+    "CopyStart",
     "Diffstat",
     "Entry",
     "FileRow",
@@ -72,6 +73,7 @@ __all__ = [
     "freeze",
     "load",
     "name_status",
+    "note_copy",
     "note_start",
     "patch",
     "read_layer",

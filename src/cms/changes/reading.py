@@ -1,29 +1,39 @@
-"""What was found to be different, before it is kept: where the states before and after can be read."""
+"""What was found that may be different, before it is kept: where the states before and after can be read."""
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from cms.changes.model import LeftOut
+from cms.changes.model import Bound, LeftOut
+from cms.changes.tree import Tree, join
+from cms.errors import ChangeTooBig
+
+#: How a folder says that it holds nothing of value (bford.info/cachedir), and under which name.
+_TAG: Final = b"CACHEDIR.TAG"
+_SIGNATURE: Final = b"Signature: 8a477f597d28d172789f06886806bc55"
 
 
 class Seen(msgspec.Struct, frozen=True):
     """A path that may have changed: whether it did is seen when the contents are compared.
 
+    What was there before is in `Reading.base`, under the same path.
+
     Attributes:
         path: relative to the folder.
-        before: where its state before is, relative to `Reading.base`; None: there was nothing.
-        after: where its state after is, relative to `Reading.after`; None: there is nothing.
-        content: where a file's content is, relative to `Reading.base`, if not in `after`: overlayfs has
-            copied nothing but its attributes (metacopy).
+        after: what is there now is in `Reading.after`, under the same path. If not, and there is no `origin`,
+            there is nothing any more.
+        origin: what is there now came from this path of `Reading.base`: the content of a file, and, unless
+            `after`, all of it. overlayfs does not copy what was only renamed, or had its mode changed.
     """
 
     path: bytes
-    before: bytes | None
-    after: bytes | None
-    content: bytes | None = None
+    after: bool = True
+    origin: bytes | None = None
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -33,8 +43,11 @@ class Reading(msgspec.Struct, frozen=True):
         base: the folder before: of a layer, the folder itself.
         after: the layer, or the folder after.
         seen: sorted by path.
-        left_out: what is no file, folder or link.
-        git: there is something in `.git` that the task wrote (relative to `after`).
+        left_out: what is no file, folder or link, and caches.
+        git: there may be something in `.git` that the task wrote, in `after`.
+        layer: `after` is the upper folder of a layer, so it has only what differs.
+        commit: `after` began as a checkout of this commit of the repository in `base`, or "".
+        copied: paths that were copied into that checkout.
     """
 
     base: Path
@@ -42,3 +55,60 @@ class Reading(msgspec.Struct, frozen=True):
     seen: tuple[Seen, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     git: bool = False
+    layer: bool = False
+    commit: str = ""
+    copied: frozenset[bytes] = frozenset()
+
+
+class Collector:
+    """What is found, counted."""
+
+    def __init__(self, bound: Bound) -> None:
+        self.bound = bound
+        self.left_out: list[LeftOut] = []
+        self._seen: dict[bytes, Seen] = {}
+
+    def add(self, seen: Seen) -> None:
+        self._seen[seen.path] = seen
+        self.count()
+
+    def leave_out(self, path: bytes, why: str) -> None:
+        self.left_out.append(LeftOut(path, why))
+        self.count()
+
+    def count(self, more: int = 0) -> None:
+        """Hold the bound.
+
+        Args:
+            more: paths besides those that were told.
+
+        Raises:
+            ChangeTooBig: it is passed.
+        """
+        if len(self._seen) + len(self.left_out) + more > self.bound.entries:
+            raise ChangeTooBig(f"the task changed more than {self.bound.entries} files")
+        check_time(self.bound)
+
+    def seen(self) -> tuple[Seen, ...]:
+        return tuple(self._seen[path] for path in sorted(self._seen))
+
+
+def check_time(bound: Bound) -> None:
+    """Raises `ChangeTooBig` if the time is up."""
+    if time.monotonic() > bound.until:
+        raise ChangeTooBig("what the task changed could not be looked through in the time there was")
+
+
+def is_cache(tree: Tree, path: bytes, base: Tree) -> bool:
+    """Whether a folder holds what programs make again: bytecode, or it says so and was not there before."""
+    if path.rpartition(b"/")[2] == b"__pycache__":
+        return True
+    tag = join(path, _TAG)
+    if tree.look(tag) is None or (base.look(path) is not None and base.look(tag) is None):
+        return False
+    try:
+        fd = tree.open(tag)
+    except OSError:
+        return False
+    with os.fdopen(fd, "rb") as file:
+        return file.read(len(_SIGNATURE)) == _SIGNATURE
