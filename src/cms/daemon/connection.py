@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +31,7 @@ from cms.rpc.wire import (
     Accepted,
     Cancel,
     ErrorData,
+    Lease,
     LineBuffer,
     OverlongLine,
     ProgressNote,
@@ -171,6 +173,8 @@ class Connection:
         except UNREADABLE as error:
             self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
             return
+        if request.lease is not None:
+            call.scope.deadline = trio.current_time() + request.lease
         self._calls[request.id] = call
         if self._child_socket is not None:
             work = _checked(self._child_socket, handler.verb, request.params, work)
@@ -178,15 +182,17 @@ class Connection:
 
     def _notified(self, request: Request) -> None:
         """A notification is never answered, not even an unknown one."""
-        if request.method != "cancel":
-            return
         try:
-            cancel = msgspec.json.decode(request.params, type=Cancel)
+            if request.method == "cancel":
+                cancel = msgspec.json.decode(request.params, type=Cancel)
+                if (call := self._calls.get(cancel.request_id)) is not None:
+                    call.scope.cancel(reason="the client asked for it")
+            elif request.method == "lease":
+                lease = msgspec.json.decode(request.params, type=Lease)
+                if (call := self._calls.get(lease.request_id)) is not None and call.scope.deadline < inf:
+                    call.scope.deadline = trio.current_time() + lease.seconds
         except UNREADABLE:
             return
-        call = self._calls.get(cancel.request_id)
-        if call is not None:
-            call.scope.cancel(reason="the client asked for it")
 
     async def _answer(self, call: _Call, work: Awaitable[Record]) -> None:
         """Do one call's work and put its answer, whatever happens, into the outbox."""

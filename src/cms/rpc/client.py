@@ -4,7 +4,7 @@ Blocking on purpose, and nothing but msgspec and a few light modules of the stan
 only asks must not pay for an event loop. What only the start of a daemon needs is imported there.
 
 A `Client` carries one request at a time. It may be used from any thread, by one thread at a time; only
-`Client.cancel` may be called by another one meanwhile.
+`Client.cancel` and `Client.extend` may be called by another one meanwhile.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ from cms.rpc.wire import (
     PROTOCOL,
     Accepted,
     Cancel,
+    Lease,
     LineBuffer,
     OverlongLine,
     ProgressNote,
     Request,
     RpcError,
     error_from,
+    notification,
 )
 
 if TYPE_CHECKING:  # pathlib and shutil come with it; whoever has settings has paid already
@@ -179,8 +181,11 @@ class Client:
         on_accepted: Callable[[Accepted], None] | None = None,
         on_progress: Callable[[ProgressNote], None] | None = None,
         patience: float | None = None,
+        lease: float | None = None,
     ) -> R:
         """Send one request and wait for its answer; with `patience`, for no more seconds than that.
+
+        `lease`: seconds after which it counts as cancelled, unless `extend` has said otherwise by then.
 
         The callbacks hear what the daemon tells meanwhile. Ctrl-C while a cancellable verb waits asks the
         daemon to cancel, and the wait goes on for its answer, which says what became of the work; a second
@@ -193,7 +198,7 @@ class Client:
             KeyboardInterrupt: as above.
         """
         request_id = self._last_id = self._last_id + 1
-        line = _encode(Request(verb.name, msgspec.Raw(_encode(params)), request_id)) + b"\n"
+        line = _encode(Request(verb.name, msgspec.Raw(_encode(params)), request_id, lease=lease)) + b"\n"
         if len(line) > MAX_LINE:
             raise UsageError(f"the request is {len(line)} bytes long; the limit is {MAX_LINE}")
         self._sent = self._interrupted = False
@@ -233,6 +238,14 @@ class Client:
         self._cancelled = True
         with suppress(OSError):  # closed, or lost: then there is nothing to cancel
             self._socket.shutdown(socket.SHUT_WR)
+
+    def extend(self, seconds: float) -> None:
+        """The lease of the request under way ends so many seconds from now. From any thread; never waits."""
+        if not self._sent:
+            return  # not begun yet, or over: what it was sent with holds
+        line = notification("lease", Lease(self._last_id, seconds))
+        with suppress(OSError):  # a daemon that takes nothing more lets the lease run out, as it should
+            self._socket.send(line, socket.MSG_DONTWAIT)
 
     def _send(self, line: bytes) -> None:
         try:

@@ -6,9 +6,11 @@ request waits, the daemon may send notifications about it:
 - `accepted` (`Accepted`): the message is on disk; from here on it is not lost whatever happens;
 - `progress` (`ProgressNote`): what the session is doing; droppable.
 
-A client may send one notification, `cancel` (`Cancel`): stop waiting, and where the request owns its work
+A client may send two notifications. `cancel` (`Cancel`): stop waiting, and where the request owns its work
 (`delegate`, `continue` without `detach`) stop that work too. The request is still answered. A client that
-goes away without a word counts as `cancel`.
+goes away without a word counts as `cancel`. `lease` (`Lease`): for a request that was sent with a lease, so
+many seconds more. When a lease has run out, that counts as `cancel` too: a client that hangs, or was frozen,
+owns nothing for longer than it said.
 
 The first request on a connection must be `hello`. Errors carry `ErrorData`, from which the client builds
 the same exception that was raised in the daemon.
@@ -48,6 +50,10 @@ REQUEST_CANCELLED = -32800
 RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
+#: From now on. A week is more than anybody can mean.
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=604_800)]
+
+
 class Request(msgspec.Struct, omit_defaults=True):
     """One call, or (without id) one notification."""
 
@@ -55,6 +61,7 @@ class Request(msgspec.Struct, omit_defaults=True):
     params: msgspec.Raw = msgspec.Raw(b"{}")
     id: RequestId | None = None
     jsonrpc: Literal["2.0"] = "2.0"
+    lease: Seconds | None = None  # cancelled then, unless a `lease` says otherwise; None: never
 
 
 class ErrorData(Record, frozen=True):
@@ -107,6 +114,11 @@ class ProgressNote(Record, frozen=True):
 
 class Cancel(Record, frozen=True):
     request_id: int
+
+
+class Lease(Record, frozen=True):
+    request_id: int
+    seconds: Seconds
 
 
 def notification(method: str, params: Record) -> bytes:
