@@ -191,6 +191,17 @@ def test_the_pure_rooms_know_no_clock_and_no_input_or_output() -> None:
     assert wrong == []
 
 
+def test_only_nodes_speak_to_the_engine() -> None:
+    """Its client is asyncio, and that and trio do not share a process."""
+    others = {
+        arrow.importer
+        for arrow in arrows()
+        if arrow.imported.split(".")[0] in ("asyncio", "temporalio")
+        and arrow.importer.split(".")[0] not in ("nodes", "mcp")
+    }
+    assert others == set()
+
+
 def test_the_pure_rooms_need_nothing_but_msgspec() -> None:
     foreign = {
         arrow.imported

@@ -190,6 +190,13 @@ class ClaudeUnfit(MachineError):
         self.minimum = minimum
 
 
+class EngineUnavailable(MachineError):
+    """The engine that a batch or a node is to work with cannot be reached, or cannot do what is needed."""
+
+    code = "engine_unavailable"
+    exit_code = ExitCode.DAEMON_UNAVAILABLE
+
+
 class HomeUnusable(MachineError):
     """CMS_HOME cannot be created, read or written."""
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from cms.batch import retry
-from cms.batch.model import OVER, Task, TaskResult, TaskStatus, result_of
+from cms.batch.model import OVER, Place, Task, TaskResult, TaskStatus, result_of
 from cms.batch.retry import Fate, Remains
+from cms.batch.throttle import backoff
 from cms.session.model import DelegateResult, Record
 
 
@@ -19,15 +20,21 @@ class Report(Record, frozen=True):
     Attributes:
         acted: it may have changed something.
         checked: False: its work has ended, and its checks were cut off; this is what it came to without them.
+        place: where it was done, if not here.
     """
 
     result: DelegateResult
     acted: bool = True
     checked: bool = True
+    place: Place | None = None
+
+
+class AtWork(Record, frozen=True):
+    """A try that goes on, though nobody here looks on: whoever goes on with the batch follows it."""
 
 
 #: What became of a try that nobody saw end: its result, what it left, or None: it came to nothing.
-Found = Report | Remains | None
+Found = Report | Remains | AtWork | None
 
 
 class End(msgspec.Struct, frozen=True):
@@ -82,7 +89,7 @@ def reported(task: Task, report: Report, fate: Fate, took: float, *, heard: bool
     result = report.result
     earlier = task.result.duration if task.result is not None else 0.0
     reasons = (fate.reason,) if fate.reason and fate.status in OVER else ()
-    kept = result_of(result, duration=earlier + took, reasons=reasons)
+    kept = result_of(result, duration=earlier + took, reasons=reasons, place=report.place)
     return End(fate, kept, result.cost, result.cost_exact, heard, result.resets_at)
 
 
@@ -94,5 +101,35 @@ def cut_off(task: Task, remains: Remains | None, spent: float, took: float) -> E
         return End(fate, task.result, undone=True)
     fate = retry.salvage(remains)
     error = fate.reason if fate.status in OVER else ""
-    result = TaskResult(error=error, duration=took, can_continue=remains.can_continue)
-    return End(fate, result, max(0.0, spent - task.paid), remains.exact or not remains.sent)
+    result = TaskResult(error=error, duration=took, can_continue=remains.can_continue, place=remains.place)
+    cost = max(0.0, spent - task.paid) if remains.cost is None else remains.cost
+    return End(fate, result, cost, remains.exact or not remains.sent)
+
+
+#: A task whose node is lost is begun so often again, at most: it may be the task that kills nodes.
+RERUNS = 2
+
+
+def lost(task: Task, why: str, cost: float, took: float, place: Place | None, *, rerun: bool) -> End:
+    """Nobody knows what a try came to, or cost: it counts as all that it might have cost.
+
+    Args:
+        cost: the last that was heard.
+        rerun: whoever started the batch wants it begun anew all the same.
+    """
+    fate = Fate(TaskStatus.LOST, reason=why)
+    if rerun and task.failures < RERUNS:
+        fate = Fate(TaskStatus.WAITING, counts="failure", reason=f"lost, begun anew: {why}")
+    result = TaskResult(error=why, duration=took, reasons=(f"lost: {why}",), place=place)
+    return End(fate, result, cost, exact=False)
+
+
+def refused(task: Task, why: str, max_api_failures: int, jitter: float) -> End:
+    """The node that it came to does not take it. Nothing was begun; another one may be able to."""
+    tries = task.api_failures + 1
+    if tries >= max_api_failures:
+        return End(Fate(TaskStatus.FAILED, reason=why), TaskResult(error=why))
+    fate = Fate(
+        TaskStatus.WAITING, due=backoff(tries, jitter), go_on=task.go_on, counts="api_failure", reason=why
+    )
+    return End(fate, task.result)

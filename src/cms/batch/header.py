@@ -108,6 +108,22 @@ class Header(Record, frozen=True, omit_defaults=True):
         tuple[Axis, ...] | None,
         Option(MATRIX, "Do each task with each of these: model=opus,haiku. Repeatable.", group="table"),
     ] = None
+    on: Annotated[
+        str | None,
+        Option(
+            TEXT, "Have nodes do the tasks: the engine's temporal:// address.", metavar="URL", group="batch"
+        ),
+    ] = None
+    label: Annotated[
+        str | None, Option(TEXT, "Only nodes that have this label.", metavar="LABEL", group="batch")
+    ] = None
+    artifacts: Annotated[
+        str | None,
+        Option(TEXT, "A folder that all hosts share, for what cannot travel.", metavar="DIR", group="batch"),
+    ] = None
+    rerun_lost: Annotated[
+        bool | None, Option(SWITCH, "Begin tasks anew whose node was lost.", group="batch")
+    ] = None
     out: Annotated[
         str | None,
         Option(TEXT, "Write each result here as it comes, a line of JSON.", metavar="FILE", group="news"),

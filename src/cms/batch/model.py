@@ -36,6 +36,7 @@ class TaskStatus(enum.StrEnum):
     PROTECTED_PATH = "protected_path"
     VERIFICATION_FAILED = "verification_failed"
     RATE_LIMITED = "rate_limited"
+    LOST = "lost"  # its node was lost: nobody knows what it came to
     INTERRUPTED = "interrupted"  # cut off where going on by itself is not safe
     SKIPPED = "skipped"  # a task that it needs did not complete
     CANCELLED = "cancelled"  # somebody cancelled the batch
@@ -76,6 +77,7 @@ _RANKS: Final = (
     TaskStatus.TIME_EXCEEDED,
     TaskStatus.COST_EXCEEDED,
     TaskStatus.VERIFICATION_FAILED,
+    TaskStatus.LOST,
     TaskStatus.FAILED,
     TaskStatus.PROTECTED_PATH,
 )
@@ -107,7 +109,7 @@ def exit_code(status: BatchStatus, counts: dict[TaskStatus, int], why: str = "")
     if status is BatchStatus.COMPLETED:
         return ExitCode.COMPLETED  # with `best_of`, whatever became of the other attempts
     bad = worst(counts)
-    if bad in (TaskStatus.SKIPPED, TaskStatus.CANCELLED):
+    if bad in (TaskStatus.SKIPPED, TaskStatus.CANCELLED, TaskStatus.LOST):
         return ExitCode.FAILED
     return exit_code_of(Outcome(bad.value))
 
@@ -232,6 +234,10 @@ class BatchOptions(Record, frozen=True):
     on_fail: str = ""
     on_park: str = ""
     webhook: str = ""
+    on: str = ""  # the engine (`batch.address`) whose nodes do the tasks; "": this machine does them
+    label: str = ""  # only nodes with this label
+    artifacts: str = ""  # a folder that all hosts share
+    rerun_lost: bool = False  # tasks whose node was lost are begun anew
 
 
 class BatchRecord(Record, frozen=True):
@@ -255,6 +261,15 @@ class BatchRecord(Record, frozen=True):
     reserved: float = 0.0
     warnings: tuple[str, ...] = ()  # the newest few things that went wrong beside the work
     eta: float | None = None  # seconds that are left, from what was seen
+    engine: str = ""  # what that is known by, which its tasks were submitted to
+
+
+class Place(Record, frozen=True):
+    """Where a task was done: a node, its host, what the session is called there."""
+
+    node: str
+    host: str
+    session: str
 
 
 class TaskResult(Record, frozen=True):
@@ -272,6 +287,7 @@ class TaskResult(Record, frozen=True):
     output: str = ""  # JSON
     rounds: tuple[Round, ...] = ()
     cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
+    place: Place | None = None  # None: on this machine
 
 
 class Task(Record, frozen=True):
@@ -330,9 +346,13 @@ class TaskView(Record, frozen=True, kw_only=True):
     cell: str = ""
     attempt: int = 1
     chosen: bool = False
+    node: str = ""  # where it was done, if not here
+    host: str = ""
 
 
-def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ...] = ()) -> TaskResult:
+def result_of(
+    result: DelegateResult, *, duration: float, reasons: tuple[str, ...] = (), place: Place | None = None
+) -> TaskResult:
     """What a task came to, by its last try. `reasons`: beside the try's own."""
     return TaskResult(
         response=result.response,
@@ -346,6 +366,7 @@ def result_of(result: DelegateResult, *, duration: float, reasons: tuple[str, ..
         can_continue=result.can_continue,
         output=result.output,
         rounds=result.rounds,
+        place=place,
     )
 
 
@@ -378,6 +399,8 @@ def view(task: Task) -> TaskView:
         cell="" if origin is None else origin.cell,
         attempt=1 if origin is None else origin.attempt,
         chosen=task.chosen,
+        node=result.place.node if result.place is not None else "",
+        host=result.place.host if result.place is not None else "",
     )
 
 

@@ -29,6 +29,7 @@ _LOOKS: Final[dict[TaskStatus, tuple[str, str]]] = {
     TaskStatus.CANCELLED: ("⊘", "#8a8f98"),
     TaskStatus.NEEDS_INPUT: ("?", "#b7791f"),
     TaskStatus.INTERRUPTED: ("⊘", "#b7791f"),
+    TaskStatus.LOST: ("⊘", "#c53030"),
     TaskStatus.RATE_LIMITED: ("%", "#b7791f"),
 }
 _FAILED: Final = ("✗", "#b3362b")

@@ -25,7 +25,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from cms.batch.model import Task, TaskStatus
+from cms.batch.model import Place, Task, TaskStatus
 from cms.batch.throttle import Trouble, backoff
 from cms.protocol.tools import AGENT_TOOLS, ANSWER_TOOL, OWN_TOOLS, READ_TOOLS
 from cms.session.model import DelegateResult, Outcome
@@ -189,6 +189,8 @@ class Remains(msgspec.Struct, frozen=True):
         at_work: of those, the ones that claude has told no end of (from the raw log).
         exact: what it cost is known to the cent.
         can_continue: its conversation is there.
+        cost: of this try; None: that is to be found out.
+        place: where it was done, if not here.
     """
 
     sent: bool
@@ -197,6 +199,8 @@ class Remains(msgspec.Struct, frozen=True):
     at_work: Sequence[str] = ()
     exact: bool = False
     can_continue: bool = True
+    cost: float | None = None
+    place: Place | None = None
 
 
 def salvage(remains: Remains) -> Fate:

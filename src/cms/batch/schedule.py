@@ -116,6 +116,12 @@ class Started(BatchEvent, frozen=True):
     limit: float | None
 
 
+class Resized(BatchEvent, frozen=True):
+    """There is room for so many at once now."""
+
+    cap: int
+
+
 class Answered(BatchEvent, frozen=True):
     """The API has answered a task that runs."""
 
@@ -222,6 +228,8 @@ def fold(state: State, event: BatchEvent) -> State:
                 waiting=state.waiting - 1,
                 running=state.running | {seq},
             )
+        case Resized(cap=cap):
+            return _set(state, throttle=throttle.resized(current, cap))
         case Answered(seq=seq):
             return _set(state, throttle=throttle.answered(current, seq, event.at))
         case ApiRetried():

@@ -83,6 +83,15 @@ def shifted(throttle: Throttle, by: float) -> Throttle:
     )
 
 
+def resized(throttle: Throttle, cap: int) -> Throttle:
+    """There is room for more, or fewer, than there was. What trouble has narrowed stays as narrow."""
+    if throttle.window >= throttle.cap:
+        return _set(throttle, cap=cap, window=float(cap), target=float(cap))
+    return _set(
+        throttle, cap=cap, window=min(throttle.window, float(cap)), target=min(throttle.target, float(cap))
+    )
+
+
 def backoff(tries: int, jitter: float, *, base: float = BASE, longest: float = LONGEST) -> float:
     """Seconds to wait before try number `tries` (from 1 on): doubling, the upper half of it by chance."""
     whole = min(longest, base * 2.0 ** min(max(tries, 1) - 1, 60))

@@ -12,6 +12,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Literal, get_args, get_origin
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
@@ -74,14 +75,19 @@ def summon(app: App) -> None:
         app[name]
 
 
-def complete_batch(app: App) -> None:
-    """`batch` is a command as well as a family. Not in `build`: its function is wanted at once."""
-    from cms.cli.batch import run
+#: Families that are commands as well: what does it, and what follows the name.
+BOTH = {"batch": "--file FILE [flags]", "node": "--on URL [flags]"}
 
-    children = app["batch"]
+
+def complete(app: App, family: str) -> None:
+    """`batch` and `node` are commands as well as families. Not in `build`: a function is wanted at once."""
+    if family not in BOTH:
+        return
+    run = import_module(f"cms.cli.{family}").run
+    children = app[family]
     children.default(run)
     children.help = run.__doc__
-    children.usage = f"cms batch --file FILE [flags]\n       {children.usage}"
+    children.usage = f"cms {family} {BOTH[family]}\n       {children.usage}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,8 +131,7 @@ def _check_text(words: Sequence[str]) -> None:
 def _run(words: list[str]) -> int:
     _check_text(words)
     app = build()
-    if words[:1] == ["batch"]:
-        complete_batch(app)
+    complete(app, words[0] if words else "")
     if not words or words[0] in ("-h", "--help"):
         summon(app)
     elif words[0] in FAMILIES and words[1:2] in ([], ["-h"], ["--help"]):
@@ -209,12 +214,14 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
         return UsageError(f"{error.keyword or error.argument.name} needs a value", hint=ask)
     if isinstance(error, UnusedCliTokensError):
         word = unmark((error.unused_tokens or ["?"])[0])
-        if chain in FAMILIES:  # `batch`, which is a command as well
+        if chain in BOTH:
             names = [name for name, *_ in FAMILIES[chain][2]]
             if nearest(word, names):
                 return _unknown("command", word, names, ask)
+            by_flag = BOTH[chain].partition(" ")[0]
+            what = "a file" if chain == "batch" else "an engine"
             return UsageError(
-                f"unexpected argument {shorten(word)!r}", hint=f"a file goes by flag: --file; {ask}"
+                f"unexpected argument {shorten(word)!r}", hint=f"{what} goes by flag: {by_flag}; {ask}"
             )
         return UsageError(
             f"unexpected argument {shorten(word)!r}", hint=f"quote a text of several words; {ask}"

@@ -26,6 +26,7 @@ TASK_ICONS: dict[TaskStatus, tuple[str, str, str]] = {
     TaskStatus.CANCELLED: ("⊘", "/", "2"),
     TaskStatus.NEEDS_INPUT: ("?", "?", "33"),
     TaskStatus.INTERRUPTED: ("⊘", "/", "33"),
+    TaskStatus.LOST: ("⊘", "?", "31"),
 }
 _CROSS = ("✗", "x", "31")
 NOT_COMPLETED = OVER - {TaskStatus.COMPLETED}
@@ -54,8 +55,10 @@ def task_line(task: TaskView, style: Style) -> str:
     """`✓ name  $0.0123  12.3s`, or `✗ name  failed: why`."""
     figures = f"{cost(task.cost, exact=task.cost_exact)}  {span(task.duration / 1000)}"
     head = f"{_icon(task.status, style)} {task.name}{' (chosen)' if task.chosen else ''}"
+    where = f"  on {task.node}" if task.node else ""
     if task.status is TaskStatus.COMPLETED:
-        return f"{head}  {figures}"
+        return f"{head}  {figures}{where}"
+    head += where
     why = one_line(task.error or "; ".join(task.reasons), style)
     words = f"{task.status.value}: {why}" if why else task.status.value
     room = None if style.width is None else max(20, style.width - display_width(task.name) - 2)

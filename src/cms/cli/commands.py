@@ -56,6 +56,7 @@ COMMANDS: Final = (
     Command(("ask",), "cms.cli.questions:ask", "[NAME] [flags]", LOOKING, "any"),
     Command(("answer",), "cms.cli.questions:answer", "NAME ANSWER... [flags]", LOOKING, "any"),
     Command(("wait",), "cms.cli.sessions:wait", "NAME... [flags]", LOOKING, "many"),
+    Command(("fleet",), "cms.cli.fleet:fleet", "--on URL [flags]", LOOKING),
     Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
     Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
     Command(("config",), "cms.cli.config:config", "[flags]", SERVICE),
@@ -87,6 +88,15 @@ FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
             ("set", "cms.cli.budget:set_", "[flags]"),
             ("show", "cms.cli.budget:show", "[flags]"),
             ("clear", "cms.cli.budget:clear", "[flags]"),
+        ),
+    ),
+    "node": (
+        "Do tasks of other machines' batches, from an engine that all of them reach.",
+        SERVICE,
+        (
+            ("status", "cms.cli.node:status", "[flags]"),
+            ("drain", "cms.cli.node:drain", "[flags]"),
+            ("unit", "cms.cli.node:unit", "[flags]"),
         ),
     ),
     "daemon": (

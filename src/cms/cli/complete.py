@@ -72,11 +72,10 @@ def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
         return list(_sessions(which, given[1:], wanted))
     if given and given[-1] in ("--name", "--after"):
         return list(_sessions("any", (), wanted))
-    from cms.cli.app import build, complete_batch
+    from cms.cli.app import build, complete
 
     app = build()
-    if command == "batch":
-        complete_batch(app)
+    complete(app, command)
     return _by_command_line(app, given, wanted)
 
 

@@ -124,12 +124,11 @@ def help_(*command: Annotated[str, flags.word("The command to explain.")]) -> in
         cms help delegate
         cms help batch show
     """
-    from cms.cli.app import build, check_command, complete_batch, summon
+    from cms.cli.app import build, check_command, complete, summon
     from cms.cli.commands import FAMILIES
 
     app = build()
-    if command[:1] == ("batch",):
-        complete_batch(app)
+    complete(app, command[0] if command else "")
     explained = app
     for word in command:
         explained = explained[check_command(explained, word)]

@@ -21,14 +21,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final
 
 import msgspec
 import trio
 
-from cms.batch import ends, forecast, retry, schedule, template, throttle
+from cms.batch import ends, forecast, retry, schedule, throttle
 from cms.batch.allowance import Allowance
-from cms.batch.ends import End, Report
+from cms.batch.ends import AtWork, End, Report
 from cms.batch.forecast import default_parallel
 from cms.batch.model import (
     ACTIVE,
@@ -39,14 +40,14 @@ from cms.batch.model import (
     Task,
     TaskResult,
     TaskStatus,
-    field_of,
     view,
 )
 from cms.batch.schedule import Asked, BatchEvent, Ended, Phase, Start, State, decide, fold, wake_at
 from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
 from cms.fleet import machine
 from cms.fleet.batch_sessions import News
-from cms.fleet.crew import Crew, Job, NotDone
+from cms.fleet.batch_texts import texts_of
+from cms.fleet.crew import Crew, Elsewhere, Job, Lost, NotDone
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier
 from cms.fleet.results_file import Results, write_report
 from cms.session.model import Outcome
@@ -168,6 +169,7 @@ class Engine:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._notifier.run)
+                await nursery.start(self._crew.run, self._on_crew)
                 try:
                     await self._begin()
                     await self._loop()
@@ -197,10 +199,13 @@ class Engine:
 
     async def _begin(self) -> None:
         options, batch_id = self._options, self.record.id
-        cap = options.max_parallel or default_parallel(machine.available_memory(), machine.cores())
-        gap = options.stagger if options.stagger is not None else _GAP / machine.cores()
+        cap = self._cap()
+        here = 0.0 if self._crew.goes_on else _GAP / machine.cores()
+        gap = options.stagger if options.stagger is not None else here
         now = self._now()
-        await self._salvage()
+        followed = await self._follow_on() if self._crew.goes_on else []
+        if not followed:
+            await self._salvage()
         money = await self._store.read(batches.spending, batch_id)
         counts = await self._store.read(batches.counts, batch_id)
         paused = self.record.status is BatchStatus.PAUSED
@@ -217,7 +222,7 @@ class Engine:
             allowance=Allowance(cap=options.max_cost, spent=money.counted),
             deadline=float("inf") if deadline is None else deadline,
             phase=Phase.PAUSED if paused else Phase.OPEN,
-            waiting=counts.get(TaskStatus.WAITING, 0),
+            waiting=counts.get(TaskStatus.WAITING, 0) + len(followed),
             failed=sum(counts.get(status, 0) for status in OVER - {TaskStatus.COMPLETED}),
             parked_told=current.closed_until,
         )
@@ -239,6 +244,20 @@ class Engine:
         )
         await self._store.write(batches.save, self.record)
         await self._results.open()
+        for task in followed:
+            self._launch(task, task.reserved or None, again=True)
+
+    def _cap(self) -> int:
+        """How many tasks at once, at most."""
+        room = self._crew.room()
+        if room is None:
+            return self._options.max_parallel or default_parallel(machine.available_memory(), machine.cores())
+        return min(room, self._options.max_parallel or room)
+
+    def _on_crew(self) -> None:
+        """Who does the tasks is more than before, or fewer, or cannot be reached."""
+        if self._crew.room() is not None:
+            self._tell(schedule.Resized(self._now(), self._cap()))
 
     async def _loop(self) -> None:
         while self._state.phase is not Phase.ENDED:
@@ -246,6 +265,7 @@ class Engine:
             while self._inbox:
                 self._state = fold(self._state, self._inbox.popleft())
             await self._note_phase()
+            await self._note_engine()
             now = self._now()
             actions = decide(self._state, now)
             starts = [action for action in actions if isinstance(action, Start)]
@@ -293,6 +313,8 @@ class Engine:
                 log.info("batch %s is parked until %.0f: %s", self.record.id, until, why)
                 self._notifier.parked(self._summary())
             case schedule.EndAll(reason=reason):
+                if self._shutting_down:
+                    self._crew.let_go()
                 for scope in self._scopes.values():
                     scope.cancel(reason=reason)
                 self._fold(schedule.EndTold(now))
@@ -341,7 +363,6 @@ class Engine:
     # --- tasks ------------------------------------------------------------------------------------
 
     async def _start(self, starts: Sequence[Start]) -> None:
-        assert self._nursery is not None  # noqa: S101 - for the type checker: set before the loop
         now = self._now()
         limits = {start.seq: start.limit for start in starts}
         begun = await self._store.write(batch_tasks.begin, self.record.id, list(limits), now)
@@ -351,16 +372,26 @@ class Engine:
             self._update(status=BatchStatus.RUNNING, until=None, reason="")
             await self._store.write(batches.save, self.record)
         for task in begun:
-            self._fold(schedule.Started(now, task.seq, limits[task.seq]))
-            self._begun[task.seq] = trio.current_time()
-            self._scopes[task.seq] = trio.CancelScope()
-            self._nursery.start_soon(self._work, task)
+            self._launch(task, limits[task.seq])
 
-    async def _work(self, task: Task) -> None:
+    def _launch(self, task: Task, limit: float | None, *, again: bool = False) -> None:
+        assert self._nursery is not None  # noqa: S101 - for the type checker: set before the loop
+        self._fold(schedule.Started(self._now(), task.seq, limit))
+        self._begun[task.seq] = trio.current_time()
+        self._scopes[task.seq] = trio.CancelScope()
+        self._nursery.start_soon(partial(self._work, task, again=again))
+
+    async def _note_engine(self) -> None:
+        """What the tasks are submitted to is on disk before they are."""
+        if self.record.engine != self._crew.known_by:
+            self._update(engine=self._crew.known_by)
+            await self._store.write(batches.save, self.record)
+
+    async def _work(self, task: Task, *, again: bool) -> None:
         """One try of a task, from its start to its end in the store."""
         scope = self._scopes[task.seq]
         report: Report | None = None
-        error: NotDone | None = None
+        error: NotDone | Elsewhere | Lost | None = None
         heard = False
         began = trio.current_time()
 
@@ -375,15 +406,19 @@ class Engine:
         try:
             with scope:
                 try:
-                    report = await self._crew.do(Job(task, *await self._texts(task)), tell)
-                except NotDone as caught:
+                    texts = await texts_of(self._store, self.record.id, task)
+                    report = await self._crew.do(Job(task, *texts, again=again), tell)
+                except (NotDone, Elsewhere, Lost) as caught:
                     error = caught
             # What follows must be written down whoever wants this task to end now.
             took = trio.current_time() - began
+            was_cut = self._state.ending or self._crew.goes_on  # by us, or by a node's own people
             with trio.CancelScope(shield=True):
-                if error is not None:
+                if isinstance(error, NotDone):
                     await self._settle_error(task, error, took)
-                elif report is None or (self._state.ending and report.result.status is Outcome.INTERRUPTED):
+                elif error is not None:
+                    await self._settle_afar(task, error, took)
+                elif report is None or (was_cut and report.result.status is Outcome.INTERRUPTED):
                     await self._settle_cut(task, took)
                 else:
                     await self._settle(task, report, took, heard=heard or bool(report.result.turns))
@@ -393,29 +428,6 @@ class Engine:
         finally:
             del self._scopes[task.seq]
             self._begun.pop(task.seq, None)
-
-    async def _texts(self, task: Task) -> tuple[str, str]:
-        """The prompt and the context with the results of needed tasks put in; neither where it goes on.
-
-        Raises:
-            NotDone: a result does not have what is wanted of it.
-        """
-        options = task.options
-        if task.go_on:
-            return "", ""
-        places = template.wanted(f"{options.prompt}\n{options.context}", options.needs)
-        names = list(dict.fromkeys(one.name for one in places))
-        found = await self._store.read(batch_tasks.named, self.record.id, names) if names else []
-        results = {task.name: task for task in found}
-
-        def field(place: template.Wanted) -> str:
-            return field_of(results[place.name], place)
-
-        try:
-            prompt = template.fill(options.prompt, options.needs, field, options.row)
-            return prompt, template.fill(options.context, options.needs, field, options.row)
-        except template.NoSuchPart as error:
-            raise NotDone(error, begun=False, cost=0.0) from None
 
     async def _settle(self, task: Task, report: Report, took: float, *, heard: bool = False) -> None:
         """Judge what a try came to, write it down, tell the schedule."""
@@ -439,18 +451,30 @@ class Engine:
         result = TaskResult(error=str(error), duration=took)
         await self._put(task, End(fate, result, failed.cost, not failed.begun))
 
+    async def _settle_afar(self, task: Task, error: Elsewhere | Lost, took: float) -> None:
+        """Where it was to be done, it was not taken; or who took it is lost."""
+        if isinstance(error, Lost):
+            rerun = self._options.rerun_lost
+            end = ends.lost(task, error.message, error.cost, took, error.place, rerun=rerun)
+        else:
+            end = ends.refused(task, str(error), self._options.max_api_failures, self._jitter())
+        await self._put(task, end)
+
     async def _settle_cut(self, task: Task, took: float) -> None:
         """A try was cut off: by us now, or by a crash that was found later."""
-        found = await self._crew.look(task, check=not self._state.ending)
-        if isinstance(found, Report):
-            if not found.checked and not self._state.give_up:
-                # It stays `running`: whoever goes on with the batch looks at it, and checks it, first.
-                self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
-                return
-            await self._settle(task, found, found.result.duration / 1000)
+        try:
+            found = await self._crew.look(task, check=not self._state.ending)
+        except Lost as error:
+            await self._settle_afar(task, error, took)
             return
-        spent = await self._crew.spent(task)
-        await self._put(task, ends.cut_off(task, found, spent, took))
+        unchecked = isinstance(found, Report) and not found.checked and not self._state.give_up
+        if isinstance(found, AtWork) or unchecked:
+            # It stays `running`: whoever goes on with the batch looks at it, and checks it, first.
+            self._tell(Ended(self._now(), task.seq, TaskStatus.RUNNING, heard=False))
+        elif isinstance(found, Report):
+            await self._settle(task, found, found.result.duration / 1000)
+        else:
+            await self._put(task, ends.cut_off(task, found, await self._crew.spent(task), took))
 
     async def _put(self, task: Task, end: End) -> None:
         now = self._now()
@@ -505,11 +529,24 @@ class Engine:
     async def lay_down(self, reason: str, *, give_up: bool = False) -> None:
         """Without running: look what an earlier process left, and write the batch down as at rest."""
         self._state = msgspec.structs.replace(self._state, ending=True, give_up=give_up)
-        await self._salvage()
+        if not self._crew.goes_on:
+            await self._salvage()
+        elif give_up:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._crew.run, self._on_crew)
+                async with trio.open_nursery() as ended:
+                    for task in await self._follow_on():
+                        ended.start_soon(self._settle_cut, task, 0.0)
+                nursery.cancel_scope.cancel(reason="what was at work has ended")
         status = BatchStatus.CANCELLED if give_up else BatchStatus.STOPPED
         await self._finish(schedule.Finish(status, "asked", reason))
         money = await self._store.read(batches.spending, self.record.id)
         self._update(total=sum(self.record.counts.values()), spent=money.spent, exact=money.exact)
+
+    async def _follow_on(self) -> list[Task]:
+        """What was handed over before, and may be at work still. What people want is told all the same."""
+        self._inbox = deque(event for event in self._inbox if isinstance(event, Asked))
+        return await self._store.read(batch_tasks.running, self.record.id)
 
     async def _salvage(self) -> None:
         """What an earlier process left running: look how far it came, before anything is started."""
@@ -543,6 +580,8 @@ class Engine:
             seconds = throttled.closed_until - now
             rest = f"the API has trouble; nothing is started for {seconds:.0f} s: {throttled.why}"
             record = msgspec.structs.replace(record, reason=rest)
+        elif record.status is BatchStatus.RUNNING and (word := self._crew.word()):
+            record = msgspec.structs.replace(record, reason=word)
         reserved = state.allowance.reserved
         return msgspec.structs.replace(record, parallel=int(throttled.window), reserved=reserved, eta=left)
 

@@ -23,11 +23,13 @@ from cms.batch.model import (
     TaskSpec,
     resolve_task,
 )
+from cms.config import caller_environ
 from cms.errors import UsageError
 from cms.fleet import machine
 from cms.fleet.batch_engine import Engine
 from cms.fleet.batch_sessions import SupervisorSessions
 from cms.fleet.crew import Crew, LocalCrew
+from cms.fleet.remote_crew import RemoteCrew
 from cms.fleet.supervisor import Supervisor
 from cms.groups import at_own_door
 from cms.store import batch_intake, batch_tasks, batches
@@ -38,8 +40,8 @@ log = logging.getLogger(__name__)
 
 _PAGE: Final = 500
 
-#: Who does the tasks of the batch with that id.
-MakeCrew = Callable[[str], Crew]
+#: Who does the tasks of that batch.
+MakeCrew = Callable[[BatchRecord], Crew]
 
 
 def scope_of(batch_id: str) -> str:
@@ -106,7 +108,9 @@ class Batches:
     async def check(self, batch_id: str) -> list[str]:
         """Everything that is wrong with the tasks as a whole."""
         record = await self._loading(batch_id)
-        problems = await self.store.write(batch_intake.check, batch_id, fresh=record.options.fresh)
+        remote = bool(record.options.on)  # a node has names of its own for its sessions
+        fresh = record.options.fresh or remote
+        problems = await self.store.write(batch_intake.check, batch_id, fresh=fresh)
         count, _, largest = await self.store.read(batch_intake.caps, batch_id)
         if record.options.best_of == "verify":
             problems += await self.store.read(batch_intake.unchecked, batch_id)
@@ -119,6 +123,8 @@ class Batches:
             problems.append("there is no task in it")
         elif trouble := forecast.never_fits(largest, record.options.max_cost):
             problems.append(trouble)
+        if remote and record.options.keep_alive:
+            problems.append("--keep-alive: a session at a node cannot be kept alive")
         room = default_parallel(machine.available_memory(), 10**6)
         if record.options.keep_alive and count > room:
             problems.append(f"--keep-alive: {count} live sessions do not fit into memory, about {room} do")
@@ -192,6 +198,8 @@ class Batches:
                 await engine.wait()
             if self._closed:
                 raise UsageError("cms is shutting down")
+            options = changes or found.options
+            await self._make_crew(msgspec.structs.replace(found, options=options)).prepare()
             record = await self.store.write(batches.claim, found.id, RESUMABLE | {BatchStatus.LOADING})
             record = msgspec.structs.replace(record, deadline=None)
             if record.status is BatchStatus.PAUSED:
@@ -212,7 +220,7 @@ class Batches:
                 del self._locks[batch_id]
 
     def _engine(self, record: BatchRecord) -> Engine:
-        crew = self._make_crew(record.id)
+        crew = self._make_crew(record)
         return Engine(record, self.store, crew, umask=self._umask, clock=self._clock)
 
     def _launch(self, record: BatchRecord) -> Engine:
@@ -331,8 +339,10 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
     """The batches of a supervisor. At the end each is brought to rest, as far as there is time for it."""
     store = supervisor.store
 
-    def make_crew(batch_id: str) -> Crew:
-        return LocalCrew(SupervisorSessions(supervisor, scope_of(batch_id)))
+    def make_crew(record: BatchRecord) -> Crew:
+        if record.options.on:
+            return RemoteCrew(record, caller_environ.get())
+        return LocalCrew(SupervisorSessions(supervisor, scope_of(record.id)))
 
     async with trio.open_nursery() as nursery:
         batches = Batches(store, make_crew, nursery, umask=supervisor.settings.umask)

@@ -16,7 +16,7 @@ import trio
 
 from cms.batch import retry
 from cms.batch.ends import Found, Report
-from cms.batch.model import Task
+from cms.batch.model import Place, Task
 from cms.errors import CmsError
 from cms.fleet.batch_sessions import BatchSessions, News
 from cms.groups import single_error
@@ -24,11 +24,17 @@ from cms.session.model import DelegateResult, Outcome, Record
 
 
 class Job(Record, frozen=True):
-    """A try that is to be made. `prompt`, `context`: with everything put in that they want."""
+    """A try that is to be made.
+
+    Attributes:
+        prompt, context: with everything put in that they want.
+        again: an earlier process may have begun to make it: it is followed then (`Crew.goes_on`).
+    """
 
     task: Task
     prompt: str = ""
     context: str = ""
+    again: bool = False
 
 
 class NotDone(CmsError):
@@ -45,8 +51,54 @@ class NotDone(CmsError):
         self.cost = cost
 
 
+class Elsewhere(CmsError):
+    """Nothing of a try was begun: whoever was to make it cannot, and somebody else may."""
+
+
+class Lost(CmsError):
+    """Nobody will know what became of a try. `cost`: US dollars, the last that was heard."""
+
+    def __init__(self, why: str, *, cost: float, place: Place | None) -> None:
+        super().__init__(why)
+        self.cost = cost
+        self.place = place
+
+
 class Crew(Protocol):
-    """What the engine asks for."""
+    """What the engine asks for.
+
+    Attributes:
+        goes_on: tries go on when nobody of this process looks on any more, and can be followed again.
+        known_by: what does the tasks, for whoever goes on with the batch; "": this machine.
+    """
+
+    goes_on: bool
+    known_by: str
+
+    async def prepare(self) -> None:
+        """See that tasks can be done at all, before a batch is begun.
+
+        Raises:
+            CmsError: they cannot.
+        """
+
+    async def run(
+        self, changed: Callable[[], None], /, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Be at work, as long as the batch is; started when it is known whether it can.
+
+        Args:
+            changed: called when `room` or `word` may say otherwise.
+        """
+
+    def room(self) -> int | None:
+        """How many tries at once are of use; None: what this machine bears."""
+
+    def word(self) -> str:
+        """Why nothing is done just now, for a person; "" if nothing is in the way."""
+
+    def let_go(self) -> None:
+        """From now on a `do` that is cancelled ends nothing: whoever goes on with the batch follows it."""
 
     async def do(self, job: Job, tell: Callable[[News], None]) -> Report:
         """Make a try, in the conversation of the last where the task says so (`go_on`).
@@ -59,6 +111,7 @@ class Crew(Protocol):
 
         Raises:
             NotDone: nothing was started, or the house itself failed.
+            Elsewhere, Lost: only from afar.
         """
 
     async def look(self, task: Task, *, check: bool) -> Found:
@@ -66,6 +119,9 @@ class Crew(Protocol):
 
         Args:
             check: run its checks, which may take a while, if they were cut off.
+
+        Raises:
+            Lost: nobody will know.
         """
 
     async def spent(self, task: Task) -> float:
@@ -78,8 +134,32 @@ class Crew(Protocol):
 class LocalCrew:
     """The tasks of one batch as delegations on this machine."""
 
+    goes_on = False
+    known_by = ""
+
     def __init__(self, sessions: BatchSessions) -> None:
         self._sessions = sessions
+
+    async def prepare(self) -> None:
+        pass
+
+    async def run(
+        self,
+        _changed: Callable[[], None],
+        /,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        task_status.started()
+
+    def room(self) -> int | None:
+        return None
+
+    def word(self) -> str:
+        return ""
+
+    def let_go(self) -> None:
+        pass
 
     async def do(self, job: Job, tell: Callable[[News], None]) -> Report:
         begun = False

@@ -1,0 +1,155 @@
+"""`cms node`: this machine does tasks of other machines' batches; `drain`, `status`, `unit` look after it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cms.cli import flags, io, node_render
+from cms.cli.flags import JsonFlag
+from cms.config import load_settings
+from cms.errors import CmsError, ExitCode, UsageError
+from cms.json_output import json_object
+from cms.nodes.state import NodeFolder, NodeState
+from cms.units import NAME_PATTERN, parse_count
+
+_LEAVING = 60.0  # seconds that a node without tasks may take to leave: its last polls end
+_POLL = 0.1
+
+
+def run(
+    *,
+    on: Annotated[
+        str,
+        flags.text_flag("--on", "The engine: temporal://HOST:7233/NAMESPACE.", "URL"),
+    ] = "",
+    slots: Annotated[
+        str,
+        flags.text_flag("--slots", "Tasks at once, or auto: what memory and cores bear.", "N"),
+    ] = "auto",
+    labels: Annotated[
+        str, flags.text_flag("--labels", "What this machine has that others lack: gpu,big.", "A,B")
+    ] = "",
+    dev_server: Annotated[
+        bool,
+        flags.switch("--dev-server", "Run an engine here as well, on loopback; for a first try, and tests."),
+    ] = False,
+    port: Annotated[
+        int,
+        Parameter(name="--port", converter=flags.to_count, metavar="N", help="Where --dev-server listens."),
+    ] = 7233,
+) -> int:
+    """Do tasks of other machines' batches: take them from an engine, and have this machine's daemon do them.
+
+    Ctrl-C or SIGTERM drains: nothing more is taken, what runs runs on; a second one stops what runs.
+    A node that is cut off from its engine ends its sessions before anybody may call them lost.
+
+    Examples::
+
+        cms node --dev-server
+        cms node --on temporal://queue.example:7233/agents --slots 8 --labels gpu
+    """
+    from cms.nodes.start import start
+
+    if bool(on) == dev_server:
+        raise UsageError("node needs --on URL or --dev-server, one of them", hint="cms node --help")
+    return start(
+        on,
+        slots=None if slots == "auto" else _slots(slots),
+        labels=_labels(labels),
+        dev_port=port if dev_server else None,
+        tell=io.warn,
+    )
+
+
+def _slots(text: str) -> int:
+    try:
+        return parse_count(text)
+    except ValueError as error:
+        raise UsageError(f"--slots: {error}", hint="a number, or auto") from None
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    import re
+
+    found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    for word in found:
+        if not re.match(NAME_PATTERN, word):
+            raise UsageError(
+                f"--labels: {word!r} cannot be a label", hint="letters, digits, '.', '_' and '-'"
+            )
+    return found
+
+
+def drain(
+    *,
+    wait: Annotated[bool, flags.switch("--wait", "Stay until its last task has ended.")] = False,
+    json: JsonFlag = False,
+) -> int:
+    """Have the node of this home take nothing more, and leave after its last task. 11: none runs.
+
+    Example::
+
+        cms node drain --wait
+    """
+    folder = NodeFolder(load_settings().home)
+    found = _find(folder)
+    if found.standing not in ("draining", "stopping"):
+        os.kill(found.pid, signal.SIGTERM)
+    while wait and (now := folder.running()) is not None and now.pid == found.pid:
+        time.sleep(_POLL)
+    if json:
+        io.show_json(json_object(id=found.card.id, pid=found.pid, tasks=len(found.busy), left=wait))
+    else:
+        busy = f"{len(found.busy)} tasks run on" if found.busy and not wait else "it has nothing left to do"
+        io.show_lines([f"node {found.card.id} drains: {busy}"])
+    return ExitCode.COMPLETED
+
+
+def status(*, json: JsonFlag = False) -> int:
+    """Show the node of this home and what it does. Exits with 11 when none runs.
+
+    Example::
+
+        cms node status
+    """
+    found = _find(NodeFolder(load_settings().home))
+    if json:
+        io.show_json(node_render.node_json(found))
+    else:
+        io.show_lines(node_render.node_lines(found, time.time(), io.out_style()))
+    return ExitCode.COMPLETED
+
+
+def _find(folder: NodeFolder) -> NodeState:
+    found = folder.running()
+    if found is None:
+        raise NoNode(f"no node runs for {folder.path.parent}", hint="cms node --on URL starts one")
+    return found
+
+
+class NoNode(CmsError):
+    """None runs for this home."""
+
+    code = "no_node"
+    exit_code = ExitCode.DAEMON_UNAVAILABLE
+
+
+def unit(*, json: JsonFlag = False) -> int:
+    """Print a systemd user unit for a node.
+
+    Example::
+
+        cms node unit > ~/.config/systemd/user/cms-node.service
+    """
+    from cms.nodes.start import unit as text
+
+    if json:
+        io.show_json(json_object(name="cms-node.service", text=text(os.environ)))
+    else:
+        io.show(text(os.environ))
+    return ExitCode.COMPLETED

@@ -1,0 +1,218 @@
+"""The engine as nodes and bridges see it: connected, checked, and its errors as ours.
+
+Only what is needed of Temporal's service: start an activity under an id, ask what became of it, cancel it; as
+a node, poll a queue, tell that it lives, answer. A node polls the service itself instead of running
+Temporal's worker: so it knows which heartbeat was heard, and when (a worker's are sent in the background),
+and it polls only for what it has a slot for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+import msgspec
+from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
+    DescribeTaskQueueRequest,
+    PollActivityTaskQueueRequest,
+    PollActivityTaskQueueResponse,
+    RecordActivityTaskHeartbeatRequest,
+    RespondActivityTaskCompletedRequest,
+)
+from temporalio.client import Client
+from temporalio.envconfig import ClientConfigProfile
+from temporalio.service import RPCError, RPCStatusCode
+
+from cms.batch.address import Address
+from cms.batch.remote import Card
+from cms.errors import UNREADABLE, EngineUnavailable, UsageError
+
+#: What a task is to the engine.
+ACTIVITY: Final = "cms.task"
+#: The queue at which nodes show that they are there. Nothing is ever put into it.
+REGISTRY: Final = "cms.nodes"
+#: Seconds for which one poll waits for a task. A drain waits for the polls under way.
+POLL: Final = 10.0
+#: The engine refuses a poll that is shorter than two.
+_SHORTEST: Final = 3.0
+#: Seconds after which a node that has not polled is taken for gone.
+_GONE: Final = 3 * POLL
+_CONNECT: Final = 10.0
+
+_PLAIN: Final = {"encoding": b"binary/plain"}
+_card = msgspec.json.Decoder(Card)
+
+
+class Engine:
+    """One namespace of one Temporal server.
+
+    Attributes:
+        known_by: the namespace's own id: another one has other memories.
+        retention: seconds for which it remembers what has ended.
+    """
+
+    def __init__(self, client: Client, address: Address, known_by: str, retention: float) -> None:
+        self.client = client
+        self.address = address
+        self.known_by = known_by
+        self.retention = retention
+
+    # --- as a node ------------------------------------------------------------------------------
+
+    async def poll(self, queue: str, identity: str) -> PollActivityTaskQueueResponse | None:
+        """Wait for a task of a queue, for `POLL` seconds at most.
+
+        A task that is given to a poll whose caller is cut off by then is lost: so a poll is over before
+        anybody calls that node's tasks lost, and gives them out anew.
+
+        Raises:
+            RPCError: the engine cannot be asked.
+        """
+        request = PollActivityTaskQueueRequest(
+            namespace=self.address.namespace, task_queue=TaskQueue(name=queue), identity=identity
+        )
+        try:
+            found = await self.client.workflow_service.poll_activity_task_queue(
+                request, timeout=timedelta(seconds=max(_SHORTEST, min(POLL, self.address.heartbeat / 3)))
+            )
+        except RPCError as error:
+            if error.status in (RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED):
+                return None
+            raise
+        return found if found.task_token else None
+
+    async def beat(self, token: bytes, details: bytes, identity: str, patience: float) -> bool:
+        """Tell that a task lives; whether the head wants it to end.
+
+        Raises:
+            RPCError: not heard. NOT_FOUND: the engine has given the task up.
+        """
+        request = RecordActivityTaskHeartbeatRequest(
+            namespace=self.address.namespace, task_token=token, identity=identity, details=payloads(details)
+        )
+        answer = await self.client.workflow_service.record_activity_task_heartbeat(
+            request, timeout=timedelta(seconds=patience)
+        )
+        return bool(answer.cancel_requested)
+
+    async def complete(self, token: bytes, result: bytes, identity: str) -> None:
+        """Answer for a task.
+
+        Raises:
+            RPCError: not heard. NOT_FOUND: the engine has given the task up.
+        """
+        request = RespondActivityTaskCompletedRequest(
+            namespace=self.address.namespace, task_token=token, identity=identity, result=payloads(result)
+        )
+        await self.client.workflow_service.respond_activity_task_completed(
+            request, timeout=timedelta(seconds=10)
+        )
+
+    # --- who is there ---------------------------------------------------------------------------
+
+    async def cards(self) -> tuple[Card, ...]:
+        """The nodes that are there.
+
+        Raises:
+            RPCError: the engine cannot be asked.
+        """
+        request = DescribeTaskQueueRequest(
+            namespace=self.address.namespace,
+            task_queue=TaskQueue(name=REGISTRY),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY,
+        )
+        answer = await self.client.workflow_service.describe_task_queue(
+            request, timeout=timedelta(seconds=10)
+        )
+        found: dict[str, tuple[float, Card]] = {}
+        for poller in answer.pollers:
+            seen = poller.last_access_time.seconds + poller.last_access_time.nanos / 1e9
+            try:
+                card = _card.decode(poller.identity)
+            except UNREADABLE:
+                continue
+            if seen > time.time() - _GONE and (card.id not in found or seen > found[card.id][0]):
+                found[card.id] = seen, card
+        return tuple(card for _, (_, card) in sorted(found.items()))
+
+
+def payloads(data: bytes) -> Payloads:
+    return Payloads(payloads=[Payload(metadata=_PLAIN, data=data)])
+
+
+def is_gone(error: RPCError) -> bool:
+    """Whether the engine does not know, or no longer wants to know, what it was asked about."""
+    return error.status is RPCStatusCode.NOT_FOUND
+
+
+def identity_of(card: Card) -> str:
+    return msgspec.json.encode(card).decode()
+
+
+async def connect(address: Address, environ: Mapping[str, str] | None = None) -> Engine:
+    """The engine there, once it has answered.
+
+    Args:
+        environ: with Temporal's own settings; None: this process's.
+
+    Raises:
+        EngineUnavailable: nobody answers, or it is too old.
+        UsageError: it has no such namespace, or the settings make no sense.
+    """
+    try:
+        settings = ClientConfigProfile.load(
+            override_env_vars=None if environ is None else dict(environ)
+        ).to_client_connect_config()
+    except Exception as error:  # whatever its reader of TOML raises
+        raise UsageError(f"Temporal's settings cannot be read: {_line(error)}") from None
+    try:
+        settings["target_host"], settings["namespace"] = address.target, address.namespace
+        async with asyncio.timeout(_CONNECT):
+            client = await Client.connect(**settings, identity=f"cms@{os.uname().nodename}")
+    except (RuntimeError, RPCError, TimeoutError, ValueError) as error:
+        raise unavailable(address, error) from None
+    try:
+        async with asyncio.timeout(_CONNECT):
+            known = await client.workflow_service.describe_namespace(
+                DescribeNamespaceRequest(namespace=address.namespace)
+            )
+    except (RPCError, TimeoutError) as error:
+        if isinstance(error, RPCError) and is_gone(error):
+            raise UsageError(
+                f"the engine at {address.target} has no namespace {address.namespace!r}",
+                hint=f"temporal operator namespace create --retention 90d {address.namespace}",
+            ) from None
+        raise unavailable(address, error) from None
+    if not known.namespace_info.capabilities.standalone_activities:
+        raise EngineUnavailable(
+            f"the engine at {address} is too old: it knows no standalone activities",
+            hint="a server of version 1.31 or newer does",
+        )
+    retention = known.config.workflow_execution_retention_ttl.seconds
+    return Engine(client, address, known.namespace_info.id, float(retention))
+
+
+def unavailable(address: Address, error: BaseException) -> EngineUnavailable:
+    """Nobody answers there."""
+    return EngineUnavailable(
+        f"no engine at {address}: {_line(error)}", hint="at home one comes with: cms node --dev-server"
+    )
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    # The client tells an error of its transport as a value of its own language; the innermost says it.
+    if inner := re.findall(r'message: "([^"]+)"', str(error)):
+        return str(inner[-1])
+    text = str(error).splitlines()
+    return text[0][:200] if text else type(error).__name__

@@ -1,0 +1,174 @@
+"""Batches over several hosts, as people run them: an engine, nodes and a head, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nodes.kit import Head, Host, Proxy, Server, eventually, sleeps, task
+
+Hosts = Callable[[str], Any]
+
+
+def test_a_batch_over_two_nodes(server: Server, hosts: Hosts) -> None:
+    head, one, two = hosts("head"), hosts("one"), hosts("two")
+    label = "both"
+    one.start_node(server.url(), "--labels", f"{label},gpu")
+    two.start_node(server.url(), "--labels", label)
+    tasks = [task(f"t{number}") for number in range(8)]
+    tasks.append(task("last", needs=["t0", "t7"], prompt="x {{needs.t0.response}}"))
+    ran = head.batch(tasks, server.url(), "--label", label, "--max-cost", "6")
+    assert ran.code == 0, ran
+    done = ran.json()
+    assert done["counts"] == {"completed": 9}
+    nodes = {str(each["node"]) for each in ran.list("tasks")}
+    assert nodes == {one.node_id, two.node_id}
+    assert len(one.claims()) + len(two.claims()) == 9
+    assert all(claim.told and claim.done is not None for claim in (*one.claims(), *two.claims()))
+
+    fleet = head.ok("fleet", "--on", server.url(), "--json").list("nodes")
+    assert {one.node_id, two.node_id} <= {str(each["id"]) for each in fleet}
+    wrong = head.batch([task("a")], server.url(), "--label", "tpu")
+    assert wrong.code == 2
+    assert "label 'tpu'" in wrong.err
+
+    two.ok("node", "drain", "--wait")
+    assert two.node.wait(20) == 0
+    assert two.cms("node", "status").code == 11
+
+
+def test_nodes_that_are_killed_frozen_and_cut_off(server: Server, hosts: Hosts) -> None:
+    """What each had begun is ended before anybody calls it lost: by its daemon, by its lease, by itself."""
+    head, killed, frozen, cut = hosts("head"), hosts("killed"), hosts("frozen"), hosts("cut")
+    url, proxy = server.url(heartbeat=6), Proxy(server.port)
+    killed.start_node(url, "--labels", "faults", slots=1)
+    frozen.start_node(url, "--labels", "faults", slots=1)
+    cut.start_node(url.replace(str(server.port), str(proxy.port)), "--labels", "faults", slots=1)
+    marks = head.work_dir / "marks"
+    marks.mkdir()
+    tasks = [task(f"t{number}", sleeps(60, marks / f"t{number}"), maxCost=0.25) for number in range(3)]
+    tasks += [task(f"quick{number}") for number in range(3)]
+    running = head.begin(tasks, url, "--label", "faults", "--max-cost", "3")
+    eventually(lambda: len(list(marks.iterdir())) == 3, "each node has a task")
+    rest = hosts("rest")
+    rest.start_node(url, "--labels", "faults")
+    proxy.cut = True
+    frozen.node.send_signal(signal.SIGSTOP)
+    killed.node.send_signal(signal.SIGKILL)
+    eventually(lambda: not killed.sleepers(), "its daemon has ended what was the node's", 5)
+    eventually(lambda: not cut.sleepers() and not frozen.sleepers(), "they are fenced", 10)
+    assert running.poll() is None, "somebody called them lost while they may have been at work"
+    out, _ = running.communicate(timeout=30)
+    batch = json.loads(out)
+    assert batch["counts"] == {"completed": 3, "lost": 3}
+    assert running.returncode == 1
+    assert {path.read_text() for path in marks.iterdir()} == {"x\n"}
+    lost = [each for each in batch["tasks"] if each["status"] == "lost"]
+    assert {each["node"] for each in lost} == {killed.node_id, frozen.node_id, cut.node_id}
+    assert all("nothing was heard" in each["error"] and not each["costExact"] for each in lost)
+    proxy.cut = False
+    frozen.node.send_signal(signal.SIGCONT)
+    for node in (frozen, cut):
+        eventually(lambda node=node: node.claims()[0].done is not None, "it has its receipt")  # type: ignore[misc]
+        done = node.claims()[0].done
+        assert done.result.receipt is not None
+        assert not node.claims()[0].told
+    proxy.close()
+
+
+def test_a_lost_task_is_begun_anew_where_somebody_says_so(server: Server, hosts: Hosts) -> None:
+    head, one, two = hosts("head"), hosts("one"), hosts("two")
+    url = server.url(heartbeat=3)
+    one.start_node(url, "--labels", "rerun", slots=1)
+    mark = head.work_dir / "mark"
+    running = head.begin([task("long", sleeps(60, mark))], url, "--label", "rerun", "--rerun-lost")
+    eventually(mark.exists, "it is at work")
+    two.start_node(url, "--labels", "rerun", slots=1)
+    one.node.send_signal(signal.SIGKILL)
+    eventually(lambda: mark.read_text() == "x\nx\n", "it is begun anew, once")
+    assert two.sleepers()
+    begun = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    eventually(lambda: not two.sleepers(), "a cancel reaches it", 10)
+    assert time.monotonic() - begun < 5
+    out, _ = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert json.loads(out)["tasks"][0]["tries"] == 2
+
+
+def test_the_head_moves_to_another_home(server: Server, hosts: Hosts, tmp_path: Path) -> None:
+    head, one = hosts("head"), hosts("one")
+    url = server.url()
+    one.start_node(url, "--labels", "moved")
+    marks = head.work_dir / "marks"
+    marks.mkdir()
+    tasks = [task(f"t{number}", sleeps(4, marks / f"t{number}")) for number in range(2)]
+    tasks += [task(f"rest{number}") for number in range(2)]
+    running = head.begin(tasks, url, "--label", "moved", "--max-cost", "3")
+    eventually(lambda: len(list(marks.iterdir())) == 2, "two are at work")
+    head.kill_daemon()
+    running.communicate(timeout=20)
+    other = hosts("head-2")
+    shutil.copytree(head.home, other.home, ignore=shutil.ignore_patterns("*.sock"))
+    assert one.sleepers(), "what is at work goes on"
+    ran = other.cms("batch", "--resume", "tasks", "--json", timeout=40)
+    assert ran.code == 0, ran
+    assert ran.json()["counts"] == {"completed": 4}
+    assert {path.read_text() for path in marks.iterdir()} == {"x\n"}
+    # The other one is brought up again, too: it hears the same, and begins nothing twice.
+    again = head.cms("batch", "--resume", "tasks", "--json", timeout=40)
+    assert again.json()["counts"] == {"completed": 4}
+    assert {path.read_text() for path in marks.iterdir()} == {"x\n"}
+    assert len(one.claims()) == 4
+
+
+def test_the_engine_is_killed(hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "engine").mkdir()
+    server = Server(tmp_path / "engine")
+    try:
+        head, one = hosts("head"), hosts("one")
+        url = server.url(heartbeat=20)
+        one.start_node(url)
+        mark = head.work_dir / "mark"
+        running = head.begin([task("long", sleeps(3, mark)), task("other")], url)
+        eventually(mark.exists, "it is at work")
+        server.kill()
+        time.sleep(1)
+        server.start()
+        out, _ = running.communicate(timeout=40)
+        assert json.loads(out)["counts"] == {"completed": 2}
+        assert mark.read_text() == "x\n"
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "says"),
+    [
+        ("temporal://127.0.0.1:1/default", 11, "no engine at"),
+        ("redis://127.0.0.1", 2, "no address of an engine"),
+        ("temporal://u:p@127.0.0.1", 2, "no secret"),
+    ],
+)
+def test_an_engine_that_is_not_there(hosts: Hosts, url: str, code: int, says: str) -> None:
+    head: Head = hosts("head")
+    ran = head.batch([task("a")], url)
+    assert ran.code == code, ran
+    assert says in ran.err
+    assert head.ok("batches", "--json").list("batches") == [] or code == 11
+
+
+def test_a_namespace_that_is_not_there(server: Server, hosts: Hosts) -> None:
+    head: Head = hosts("head")
+    ran = head.batch([task("a")], f"temporal://127.0.0.1:{server.port}/nowhere")
+    assert ran.code == 2, ran
+    assert "no namespace 'nowhere'" in ran.err
+    node: Host = hosts("one")
+    assert node.cms("node", "--on", f"temporal://127.0.0.1:{server.port}/nowhere").code == 2

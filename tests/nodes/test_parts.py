@@ -1,0 +1,191 @@
+"""The parts of a node and of its bridge that need no engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from cms.batch import ends, throttle
+from cms.batch.address import Address, parse
+from cms.batch.model import Place, Task, TaskOptions, TaskStatus
+from cms.batch.remote import MOST, Assignment, Card, Done, job_id, session_name
+from cms.errors import UsageError
+from cms.nodes import artifacts
+from cms.nodes.start import has_room, memory_pressure, unit
+from cms.nodes.state import KEEP, NodeFolder, NodeState
+from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
+from cms.units import MAX_NAME
+
+CARD = Card("n-1", "host", 2, "0.1", ("gpu",))
+
+
+def job(prompt: str = "do it", *, folder: str = "", **options: str) -> Assignment:
+    made = SessionOptions("t", "/work", **options)  # type: ignore[arg-type]
+    return Assignment("b/t/1", "b", "t", "t-1", "0.1", made, prompt, artifacts=folder)
+
+
+def result(response: str) -> DelegateResult:
+    return DelegateResult(
+        Outcome.COMPLETED, "t-1", response, None, 0.5, 3, 1000, ("Bash",), True, Safety(), session_id="s"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("temporal://h", Address("h:7233")),
+        ("temporal://h:1/ns", Address("h:1", "ns")),
+        ("temporal://[::1]:1/ns?heartbeat=2m", Address("[::1]:1", "ns", 120.0)),
+    ],
+)
+def test_an_address(text: str, address: Address) -> None:
+    assert parse(text) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "h:7233", "http://h", "temporal://", "temporal://h:x", "temporal://h/a/b", "temporal://h#x"),
+        *("temporal://h?tls=1", "temporal://h?heartbeat=soon", "temporal://h?heartbeat=1", "temporal://k@h"),
+    ],
+)
+def test_no_address(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse(text)
+
+
+def test_a_session_at_a_node_has_a_name_of_its_own() -> None:
+    one, two = job_id("b", "t", 1), job_id("b", "t", 2)
+    assert session_name("t", one) != session_name("t", two)
+    assert len(session_name("n" * MAX_NAME, one)) <= MAX_NAME
+
+
+class TestArtifacts:
+    def test_what_fits_travels_by_itself(self) -> None:
+        packed = artifacts.packed(job())
+        assert artifacts.unpacked(msgspec.json.decode(packed, type=Assignment)) == job()
+
+    def test_what_is_too_large_goes_beside(self, tmp_path: Path) -> None:
+        large = job("x" * 2 * MOST, folder=str(tmp_path), append_system_prompt="be brief")
+        packed = artifacts.packed(large)
+        assert len(packed) < MOST
+        assert artifacts.unpacked(msgspec.json.decode(packed, type=Assignment)) == large
+
+    def test_an_answer_that_is_too_large_goes_beside(self, tmp_path: Path) -> None:
+        done = Done("n", "h", result("y" * 2 * MOST))
+        packed = artifacts.packed_answer(done, str(tmp_path))
+        assert len(packed) < MOST
+        decoded = msgspec.json.decode(packed, type=Done)
+        assert artifacts.unpacked_answer(decoded, str(tmp_path)) == done
+
+    def test_without_a_folder_it_says_so(self, tmp_path: Path) -> None:
+        with pytest.raises(artifacts.ArtifactError, match="--artifacts"):
+            artifacts.packed(job("x" * 2 * MOST))
+        told = msgspec.json.decode(
+            artifacts.packed_answer(Done("n", "h", result("y" * 2 * MOST)), ""), type=Done
+        )
+        assert told.result is not None
+        assert told.result.status is Outcome.FAILED
+        assert told.result.cost == 0.5
+        assert "--artifacts" in (told.result.error or "")
+
+    def test_what_is_not_what_it_was_is_refused(self, tmp_path: Path) -> None:
+        digest = artifacts.store(str(tmp_path), b"good")
+        (tmp_path / digest[:2] / digest).write_bytes(b"evil")
+        with pytest.raises(artifacts.ArtifactError, match="does not hold"):
+            artifacts.load(str(tmp_path), digest)
+        for other in ("../../etc/passwd", "0" * 64, ""):
+            with pytest.raises(artifacts.ArtifactError):
+                artifacts.load(str(tmp_path), other)
+
+
+class TestFolder:
+    def test_a_claim_is_made_once(self, tmp_path: Path) -> None:
+        folder = NodeFolder(tmp_path)
+        folder.take()
+        assert folder.claim("b/t/1")
+        assert not folder.claim("b/t/1")
+        assert folder.claim("b/t/2")
+        assert not NodeFolder(tmp_path).claim("b/t/1")
+        folder.finish("b/t/1", Done("n", "h", result("r")), told=True)
+        kept = folder.claimed("b/t/1")
+        assert kept is not None
+        assert kept.done is not None
+        assert kept.told
+
+    def test_claims_outlive_every_engine(self, tmp_path: Path) -> None:
+        folder = NodeFolder(tmp_path)
+        folder.take()
+        folder.claim("b/t/1")
+        at = next((folder.path / "claims").iterdir()).stat().st_mtime
+        folder.forget_old(at + KEEP - 1)
+        assert not folder.claim("b/t/1")
+        folder.forget_old(at + KEEP + 1)
+        assert folder.claim("b/t/1")
+
+    def test_one_node_for_each_home(self, tmp_path: Path) -> None:
+        folder, other = NodeFolder(tmp_path), NodeFolder(tmp_path)
+        assert other.running() is None
+        folder.take()
+        with pytest.raises(UsageError, match="runs already"):
+            other.take()
+        assert other.running() is None  # it has said nothing yet
+        folder.write(NodeState(CARD, "temporal://h:1/ns", 1, 0.0))
+        found = other.running()
+        assert found is not None
+        assert found.card == CARD
+        assert folder.identity() == other.identity()
+
+
+class TestEnds:
+    task = Task(0, "t", 1, TaskStatus.RUNNING, TaskOptions(SessionOptions("t", "/w"), "p"), reserved=2.0)
+    place = Place("n", "h", "t-1")
+
+    def test_a_lost_task_is_over_and_its_cost_is_not_known(self) -> None:
+        end = ends.lost(self.task, "gone", 0.1, 5.0, self.place, rerun=False)
+        assert end.applied(self.task, 9.0).status is TaskStatus.LOST
+        assert not end.exact
+        assert end.cost == 0.1
+
+    def test_it_is_begun_anew_where_somebody_said_so_but_not_for_ever(self) -> None:
+        task, tries = self.task, 0
+        while task.status is not TaskStatus.LOST:
+            end = ends.lost(task, "gone", 0.0, 5.0, self.place, rerun=True)
+            task = end.applied(task, 9.0)
+            tries += 1
+        assert tries == ends.RERUNS + 1
+
+    def test_who_is_refused_everywhere_fails(self) -> None:
+        task = self.task
+        for _ in range(3):
+            end = ends.refused(task, "no container", 4, 0.5)
+            assert end.fate.status is TaskStatus.WAITING
+            assert end.exact
+            task = end.applied(task, 0.0)
+        assert ends.refused(task, "no container", 4, 0.5).fate.status is TaskStatus.FAILED
+
+
+def test_the_window_follows_the_fleet() -> None:
+    now = throttle.initial(10)
+    assert throttle.resized(now, 30).window == 30
+    narrow = throttle.retried(throttle.resized(now, 30), 100.0)
+    assert throttle.resized(narrow, 40).window == narrow.window == 15
+    assert throttle.resized(narrow, 4).window == 4
+
+
+def test_pressure(tmp_path: Path) -> None:
+    file = tmp_path / "memory"
+    file.write_text(
+        "some avg10=12.50 avg60=0.00 avg300=0.00 total=1\nfull avg10=1.00 avg60=0 avg300=0 total=1\n"
+    )
+    assert memory_pressure(file) == 12.5
+    assert memory_pressure(tmp_path / "none") == 0.0
+    assert has_room(0) == ""
+
+
+def test_the_unit_names_this_python_and_home(tmp_path: Path) -> None:
+    text = unit({"CMS_HOME": str(tmp_path)})
+    assert f"Environment=CMS_HOME={tmp_path}" in text
+    assert "node --on" in text
