@@ -275,6 +275,77 @@ async def test_a_link_planted_in_a_kept_layer(walled: Mechanism, world: World, l
     assert (world.project / ".env").read_text() == "secret\n"
 
 
+async def test_what_is_protected_below_a_layer_changes_as_a_copy(
+    walled: Mechanism, world: World, layer: Layer
+) -> None:
+    """Bound there, the real file would hide the copy that an earlier container left."""
+    (world.project / ".env").write_text("real\n")
+    spec = world.spec(
+        "echo mine >> .env; cat .env; rm .env",
+        writable=(),
+        layers=(layer,),
+        protected=(world.project / ".env", world.project / "missing"),
+        placeholders=True,
+    )
+    assert await run(walled, spec) == "real\nmine\n"
+    assert (world.project / ".env").read_text() == "real\n"
+    assert "missing" not in await run(walled, msgspec.structs.replace(spec, argv=("/bin/ls", "-A")))
+
+
+async def test_what_is_hidden_stays_hidden_below_a_layer(
+    walled: Mechanism, world: World, layer: Layer
+) -> None:
+    (world.project / "secret").write_text("secret\n")
+    script = "cat secret; mv secret elsewhere 2>/dev/null; cat elsewhere 2>/dev/null; echo done"
+    spec = world.spec(script, writable=(), layers=(layer,), hidden=(world.project / "secret",))
+    for _ in range(2):
+        assert await run(walled, spec) == "done\n"
+
+
+async def test_a_layer_on_the_layers_of_others(walled: Mechanism, world: World, layer: Layer) -> None:
+    (world.project / "gone").write_text("x\n")
+    first = world.spec("echo new > code; rm gone; mkdir d; echo y > d/y", writable=(), layers=(layer,))
+    await run(walled, first)
+    upper, work = (layer.upper.parent / name for name in ("upper-2", "work-2"))
+    for folder in (upper, work):
+        folder.mkdir()
+    on_top = Layer(world.project, upper, work, (layer.upper,))
+    spec = world.spec("cat code d/y; ls; echo z >> d/y", writable=(), layers=(on_top,))
+    assert await run(walled, spec) == "new\ny\ncode\nd\n"
+    assert (layer.upper / "d" / "y").read_text() == "y\n"
+    assert (upper / "d" / "y").read_text() == "y\nz\n"
+
+
+async def test_a_copy_in_the_place_of_a_folder(walled: Mechanism, world: World, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "code").write_text("copy\n")
+    spec = world.spec("cat code; echo new > code", writable=(), layers=(Layer(world.project, copy, None),))
+    assert await run(walled, spec) == "copy\n"
+    assert (copy / "code").read_text() == "new\n"
+    assert (world.project / "code").read_text() == "old\n"
+
+
+async def test_a_layer_without_a_sandbox(walled: Mechanism, world: World, layer: Layer) -> None:
+    spec = world.spec("echo new > code; echo x > ../written", sandbox=False, writable=(), layers=(layer,))
+    await run(walled, spec)
+    assert (world.project / "code").read_text() == "old\n"
+    assert (world.project.parent / "written").read_text() == "x\n"
+
+
+async def test_whether_a_layer_can_be_kept_is_found_by_doing_it(
+    walled: Mechanism, world: World, layer: Layer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await walled.why_no_layer(layer) == ""
+    assert not list(layer.upper.iterdir())
+    gone = Layer(world.outside / "gone", layer.upper, layer.work)
+    assert "No such file" in await walled.why_no_layer(gone)
+    within = Layer(world.project.parent, world.project, world.project)
+    monkeypatch.setattr(walled, "_layers", {})
+    assert "lie in one another" in await walled.why_no_layer(within)
+    assert "is mounted below it" in await walled.why_no_layer(Layer(Path("/"), layer.upper, layer.work))
+
+
 # --- where it cannot be had ---------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from cms.containment import _launch, _mounts
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container, NamespaceContainer
 from cms.containment._mechanism import STRONG, Mechanism, cap, no_tampering
-from cms.containment._model import Guarantee, Guarantees, Spec
+from cms.containment._model import Guarantee, Guarantees, Layer, Spec
 from cms.containment._seccomp import seccomp_filter
 
 # What root keeps inside a user namespace: power over its own files, none over mounts, devices or others.
@@ -120,8 +120,7 @@ def flags(plan: _mounts.Plan) -> list[str]:
         elif step.word == "cover":
             found += ["--overlay-src", path, "--tmp-overlay", path]
         elif step.layer is not None:
-            layer = step.layer
-            found += ["--overlay-src", path, "--overlay", str(layer.upper), str(layer.work), path]
+            found += _layer(step.layer)
         elif step.word in ("empty", "private"):
             found += ["--perms", "0555" if step.word == "empty" else "1777", "--tmpfs", path]
         else:
@@ -130,6 +129,14 @@ def flags(plan: _mounts.Plan) -> list[str]:
         if step.word == "empty" or (step.word == "proc" and plan.sandbox):
             found += ["--remount-ro", str(step.path)]
     return found
+
+
+def _layer(layer: Layer) -> list[str]:
+    path = str(layer.folder)
+    if layer.work is None:
+        return ["--bind", str(layer.upper), path]
+    sources = [word for lower in (path, *map(str, layer.under)) for word in ("--overlay-src", lower)]
+    return [*sources, "--overlay", str(layer.upper), str(layer.work), path]
 
 
 def namespace_guarantees(delegation: Delegation | None) -> Guarantees:

@@ -81,13 +81,15 @@ class Libc:
             f"mount {os.fsdecode(target)}",
         )
 
-    def mount_overlay(self, path: bytes, lower: int, upper: int, work: int) -> None:
-        """At that path the folder `lower` with what is written going to `upper`. By descriptors, for a path
-        with a comma or a colon would have to be quoted.
+    def mount_overlay(self, path: bytes, lowers: tuple[int, ...], upper: int, work: int) -> None:
+        """At that path the folders `lowers`, the topmost first, with what is written going to `upper`.
+
+        By descriptors, for a path with a comma or a colon would have to be quoted.
         """
-        data = "userxattr,lowerdir=/proc/self/fd/%d,upperdir=/proc/self/fd/%d,workdir=/proc/self/fd/%d"
-        self.mount(b"overlay", path, b"overlay", MS_NOSUID | MS_NODEV, (data % (lower, upper, work)).encode())
-        for fd in (lower, upper, work):
+        below = ":".join(f"/proc/self/fd/{lower}" for lower in lowers)
+        data = f"userxattr,lowerdir={below},upperdir=/proc/self/fd/{upper},workdir=/proc/self/fd/{work}"
+        self.mount(b"overlay", path, b"overlay", MS_NOSUID | MS_NODEV, data.encode())
+        for fd in (*lowers, upper, work):
             os.close(fd)
 
     def copy_tree(self, path: bytes) -> int:

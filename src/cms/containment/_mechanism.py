@@ -10,8 +10,10 @@ import msgspec
 
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container
-from cms.containment._model import Guarantee, Guarantees, Level, Spec
+from cms.containment._model import Guarantee, Guarantees, Layer, Level, Spec
+from cms.containment._mounts import mounts_of
 from cms.containment._seccomp import seccomp_filter
+from cms.disk import ask_disk
 from cms.errors import ContainmentError
 
 STRONG = Guarantee("strong")
@@ -48,6 +50,7 @@ class Mechanism(abc.ABC):
         self.name = name
         self.guarantees = guarantees
         self._coverable: dict[Path, bool] = {}
+        self._layers: dict[tuple[int, int], str] = {}
 
     @property
     def level(self) -> Level:
@@ -109,6 +112,47 @@ class Mechanism(abc.ABC):
             else:
                 for folder in folders:
                     await self._try_to_cover([folder])
+
+    async def why_no_layer(self, layer: Layer) -> str:
+        """Why this machine cannot keep copies of that folder there; "" if it can.
+
+        Found by doing it, once for each pair of file systems; what is mounted below is looked at each time.
+
+        Raises:
+            DiskTimeout: the folders do not answer.
+        """
+        if not self.guarantees.copy_on_write.strong:
+            return self.guarantees.copy_on_write.why or "this machine has no containers with overlays"
+
+        def look() -> tuple[tuple[int, int], str]:
+            folder = Path(os.path.realpath(layer.folder))
+            below = next((point for point in mounts_of(os.getpid()) if folder in point.parents), None)
+            devices = folder.stat().st_dev, layer.upper.stat().st_dev
+            return devices, "" if below is None else f"something is mounted below it, at {below}"
+
+        try:
+            devices, why = await ask_disk(look, f"the folder {layer.folder}")
+        except OSError as error:
+            return f"{layer.folder}: {error.strerror}"
+        if not why and (why := self._layers.get(devices)) is None:
+            why = self._layers[devices] = await self._try_layer(layer)
+        return why
+
+    async def _try_layer(self, layer: Layer) -> str:
+        trial = Spec(
+            argv=("/bin/sh", "-c", "mkdir .cms-trial && rmdir .cms-trial"),
+            env={"PATH": os.defpath},
+            cwd=layer.folder,
+            layers=(layer,),
+            sandbox=True,
+            label="a layer",
+        )
+        try:
+            async with await self.start_without_fallback(trial) as container:
+                status = await container.wait()
+        except ContainmentError as error:
+            return error.message
+        return "" if status == 0 else "nothing can be written there"
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} level {self.level.value}>"

@@ -86,17 +86,20 @@ class Guarantees(msgspec.Struct, frozen=True):
 
 
 class Layer(msgspec.Struct, frozen=True):
-    """A folder that is copy-on-write with the copies kept.
+    """A folder that is never changed, whatever the tree writes in it: copy-on-write, with the copies kept.
 
     Attributes:
-        folder: what is seen, and never changed.
+        folder: where it is seen.
         upper: where what is written goes: a folder of our own, outside of `folder`.
-        work: an empty folder on the same file system as `upper`, for the kernel.
+        work: an empty folder on the same file system as `upper`, for the kernel. None: no overlay, `upper` is
+            a whole copy, and is seen instead.
+        under: layers of others that are seen too, read-only, what counts most last.
     """
 
     folder: Path
     upper: Path
-    work: Path
+    work: Path | None
+    under: tuple[Path, ...] = ()
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +118,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
             above it (a missing one is an error).
         covered: folders of which the tree may write a copy, in memory, which is gone at the end. One that is
             not there is left out.
-        layers: folders of which the copies are kept.
+        layers: folders of which the copies are kept, without `sandbox`, too. Below them nothing is
+            `protected`: what is there can only be changed as a copy.
         caches: written for real where the machine cannot cover a folder of `covered`: that one is read-only.
         readable: what is read-only where nothing else is said; of use where it lies in a private place.
         protected: read-only for the tree; names are kept, too (see `_mounts`).

@@ -8,7 +8,7 @@ deeper wins:
     read    the same, read-only
     pin     like write; it is there only so that the folder cannot be renamed or removed
     cover   copy-on-write: what is written goes to memory, and is gone with the container
-    layer   copy-on-write, and what is written stays in a folder of its own
+    layer   copy-on-write, and what is written stays in a folder of its own; or a whole copy in its place
     empty   an empty read-only folder in its place
     null    /dev/null in its place: reads as empty, or not at all
     private an empty folder that the tree may write
@@ -153,10 +153,10 @@ class _Planner:
                 raise ContainmentError(f"{path} is to be writable but does not exist", hint="create it first")
             self.writable.append(real)
             self.want(real, "write")
-        if not spec.sandbox:
-            return
         for layer in spec.layers:
             self._lay(layer)
+        if not spec.sandbox:
+            return
         mounts = mounts_of(os.getpid()) if spec.covered else {}
         for real in sorted(map(_real, spec.covered), key=_depth):
             if real.is_dir() and real != Path("/") and self._nearest(real) != "cover":
@@ -186,13 +186,15 @@ class _Planner:
                     self._cover(child, mounts)
 
     def _lay(self, layer: Layer) -> None:
-        real, upper, work = _real(layer.folder), _real(layer.upper), _real(layer.work)
-        for each in (real, upper, work):
+        real, upper = _real(layer.folder), _real(layer.upper)
+        work = None if layer.work is None else _real(layer.work)
+        under = tuple(map(_real, layer.under))
+        for each in (real, upper, *(() if work is None else (work,)), *under):
             if not each.is_dir():
                 raise ContainmentError(f"{each} is to be a layer of {layer.folder} but is no folder")
             if each != real and (_under(each, (real,)) or _under(real, (each,))):
                 raise ContainmentError(f"the layer {each} and what it covers, {real}, lie in one another")
-        self.layers[real] = Layer(real, upper, work)
+        self.layers[real] = Layer(real, upper, work, under)
         self.writable.append(real)
         self.want(real, "layer")
 
@@ -205,7 +207,7 @@ class _Planner:
                     LostMount(path, "a symbolic link: its target is held, the link itself is not")
                 )
             if not real.exists():
-                if not self.is_writable(real):
+                if not self.is_writable(real) or _under(real, self.layers):
                     continue
                 made = _place(real) if self.spec.placeholders else None
                 if made is None:
@@ -213,6 +215,8 @@ class _Planner:
                     self.unenforced.append(LostMount(path, _MISSING))
                     continue
                 self.placeholders.append(made)
+            if any(_under(parent, self.layers) for parent in real.parents):
+                continue  # bound here, it would hide the copy; and the real one nobody can change
             self.want(real, "read")
             self._pin_parents(real)
 
@@ -306,10 +310,10 @@ def verify(plan: Plan, pid: int) -> tuple[LostMount, ...]:
         mount = seen.get(step.path)
         if mount is None:
             lost.append(LostMount(step.path, "the mount is gone: the path was replaced from outside"))
-        elif step.word in ("cover", "layer"):
+        elif step.word == "cover" or (step.layer is not None and step.layer.work is not None):
             if mount.kind != "overlay":
                 lost.append(LostMount(step.path, "the mount is not copy-on-write"))
-        elif step.word != "pin" and "ro" not in mount.options:
+        elif step.word not in ("pin", "layer") and "ro" not in mount.options:
             lost.append(LostMount(step.path, "the mount is not read-only"))
     return tuple(lost)
 

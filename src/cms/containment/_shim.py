@@ -107,7 +107,7 @@ class Orders:
         leaf: bytes = b"",
         marker: bytes = b"",
         user_namespace: bool = False,
-        mounts: tuple[tuple[str, bytes, bytes, bytes], ...] = (),
+        mounts: tuple[tuple[str, bytes, tuple[bytes, ...]], ...] = (),
         modes: tuple[tuple[bytes, int], ...] = (),
         sandbox: bool = False,
         nproc: int = 0,
@@ -251,21 +251,24 @@ class Shim:
         libc = self.libc
         libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE)
         copies: dict[bytes, int] = {}
-        for word, path, _, _ in self.orders.mounts:
+        for word, path, _ in self.orders.mounts:
             if word == "cover":
                 copies[path] = _open_folder(path)
             if word in ("write", "pin", "read", "null"):
                 copies[path] = libc.copy_tree(b"/dev/null" if word == "null" else path)
                 if word in ("read", "null"):
                     libc.make_read_only(copies[path], b"")
-        for word, path, upper, work in self.orders.mounts:
-            if word == "layer":  # while its upper folder can still be written
-                libc.mount_overlay(path, *map(_open_folder, (path, upper, work)))
+        for word, path, folders in self.orders.mounts:
+            if word == "layer" and len(folders) == 1:
+                copies[path] = libc.copy_tree(folders[0])
+            elif word == "layer":  # while its upper folder can still be written
+                upper, work, *under = map(_open_folder, folders)
+                libc.mount_overlay(path, (*reversed(under), _open_folder(path)), upper, work)
                 copies[path] = libc.copy_tree(path)
         if self.orders.sandbox:
             libc.make_read_only(AT_FDCWD, b"/")
         empty: list[bytes] = []
-        for word, path, _, _ in self.orders.mounts:
+        for word, path, _ in self.orders.mounts:
             if word == "proc":
                 libc.mount(b"proc", path, b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
             elif word == "dev":
@@ -299,7 +302,7 @@ class Shim:
         for name in (b"/upper", b"/work"):
             os.mkdir(path + name)  # noqa: PTH102 (as above)
             folders.append(_open_folder(path + name))
-        self.libc.mount_overlay(path, lower, *folders)
+        self.libc.mount_overlay(path, (lower,), *folders)
 
     def give_up_power(self) -> None:
         """Root in a user namespace keeps power over its own files only; nobody gains any by an exec."""

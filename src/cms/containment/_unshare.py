@@ -7,6 +7,7 @@ read by more people, and some distributions let it, and not any other program, m
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from cms.containment import _launch, _mounts
 from cms.containment._bwrap import namespace_guarantees, needs_user_namespace, process_rlimit
@@ -44,6 +45,8 @@ class UnshareMechanism(Mechanism):
         )
 
 
-def _order(step: _mounts.Step) -> tuple[str, bytes, bytes, bytes]:
-    upper, work = (step.layer.upper, step.layer.work) if step.layer is not None else ("", "")
-    return step.word, os.fsencode(step.path), os.fsencode(upper), os.fsencode(work)
+def _order(step: _mounts.Step) -> tuple[str, bytes, tuple[bytes, ...]]:
+    folders: tuple[Path, ...] = ()
+    if (layer := step.layer) is not None:
+        folders = (layer.upper,) if layer.work is None else (layer.upper, layer.work, *layer.under)
+    return step.word, os.fsencode(step.path), tuple(map(os.fsencode, folders))
