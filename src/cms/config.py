@@ -108,6 +108,16 @@ class Settings(msgspec.Struct, frozen=True):
         return self.home / "live"
 
     @property
+    def layers(self) -> Path:
+        """The folder with what isolated sessions write, a folder a session."""
+        return self.home / "layers"
+
+    @property
+    def changes(self) -> Path:
+        """The folder with what isolated sessions have changed, frozen, a folder a session."""
+        return self.home / "changes"
+
+    @property
     def trash(self) -> Path:
         """Where the raw logs of deleted sessions are kept for a while."""
         return self.home / "trash"

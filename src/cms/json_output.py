@@ -63,7 +63,7 @@ FORMS: Final[Mapping[type, str]] = {
         " total_cost_usd cost_exact total_turns interaction_count tool_calls pid created last_saved"
         " preset=options.preset delegated=options.delegated safety=options.safety limits=options.limits"
         " tags=options.tags parent_id depth error claude_version unknown_lines noise_lines receipt walls"
-        " caps_hit"
+        " caps_hit isolate=options.isolate change"
     ),
     Interaction: (
         "number type timestamp prompt response cost duration:ms id state ended cost_exact turns is_error"

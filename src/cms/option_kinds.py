@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from cms import units
 from cms.session import lineage
-from cms.session.model import PRESETS, ContainmentLevel, OnViolation, Outcome, Preset, Writes
+from cms.session.model import PRESETS, Apply, ContainmentLevel, Isolate, OnViolation, Outcome, Preset, Writes
 
 Texts = tuple[str, ...]
 
@@ -65,6 +65,8 @@ SCHEMA: Final = Kind(units.check_json_text, str, "FILE", place="schema")
 PRESET: Final = Kind(units.choice(*PRESETS), Preset, "PRESET")
 LEVEL: Final = Kind(units.choice(*get_args(ContainmentLevel)), ContainmentLevel, "LEVEL")
 WRITES: Final = Kind(units.choice(*get_args(Writes)), Writes, "WHERE")
+ISOLATE: Final = Kind(units.check_isolation, Isolate, "HOW")
+APPLY: Final = Kind(units.choice("on-pass"), Apply, "WHEN")
 VIOLATION: Final = Kind(units.choice(*get_args(OnViolation)), OnViolation, "WHAT")
 
 Group = Literal["", "batch", "table", "task", "limits", "safety", "claude", "news"]

@@ -23,12 +23,14 @@ import msgspec
 from msgspec import Meta
 
 from cms.option_kinds import (
+    APPLY,
     COMMANDS,
     COUNT,
     FILE,
     FILES,
     FOLDER,
     FOLDERS,
+    ISOLATE,
     LEVEL,
     MODE,
     MODEL,
@@ -53,7 +55,9 @@ from cms.option_kinds import (
 )
 from cms.session import lineage
 from cms.session.model import (
+    Apply,
     ContainmentLevel,
+    Isolate,
     Limits,
     OnViolation,
     Outcome,
@@ -364,6 +368,32 @@ class Layer(Record, frozen=True, omit_defaults=True):
     writes: Annotated[
         Writes | None,
         _safety(WRITES, "Where its writes last: workdir (default) or anywhere.", child="writes"),
+    ] = None
+    isolate: Annotated[
+        Isolate | None,
+        _safety(
+            ISOLATE,
+            "Leave its folder as it is: what it writes becomes a change to look at (cms diff) and to apply "
+            "(cms apply). auto, overlay or copy; alone it means auto.",
+            child="isolated",
+            tool=Tool(
+                "auto: it works in a view of its own of the folder, which stays as it is; what it wrote "
+                "becomes a change that a person applies. For tasks that edit one folder at the same time.",
+                _TOOLS,
+            ),
+        ),
+    ] = None
+    apply: Annotated[
+        Apply | None,
+        Option(
+            APPLY,
+            "on-pass: with --isolate, apply its change when it is completed, one after the other in a folder "
+            "and checked again on what is there by then.",
+            group="task",
+            ways=_CHECK,
+            child="granted",
+            noun="its change applied by itself",
+        ),
     ] = None
     env_deny: Annotated[
         Texts | None, _forbid(TEXTS, "An environment variable it does not get ('AWS_*'). Repeatable.")

@@ -189,6 +189,13 @@ def check_switch(value: object) -> bool:
     return value
 
 
+def check_isolation(value: object) -> str:
+    """How a folder is kept as it is; true and false will do, too."""
+    if isinstance(value, bool):
+        return "auto" if value else "no"
+    return choice("no", "auto", "overlay", "copy")(value)
+
+
 def check_words(value: object) -> tuple[str, ...]:
     """One text or several."""
     if isinstance(value, str):

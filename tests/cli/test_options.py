@@ -19,12 +19,14 @@ from cms.errors import UsageError
 from cms.mcp.call import DaemonCall
 from cms.mcp.tools import TOOLS
 from cms.option_kinds import (
+    APPLY,
     COMMANDS,
     COUNT,
     FILE,
     FILES,
     FOLDER,
     FOLDERS,
+    ISOLATE,
     LEVEL,
     MODE,
     MODEL,
@@ -75,6 +77,8 @@ SAMPLES: dict[Kind, tuple[object, object]] = {
     LEVEL: ("B", "B"),
     VIOLATION: ("deny", "deny"),
     WRITES: ("anywhere", "anywhere"),
+    ISOLATE: ("overlay", "overlay"),
+    APPLY: ("on-pass", "on-pass"),
 }
 
 ALL = pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))

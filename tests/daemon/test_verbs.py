@@ -15,9 +15,9 @@ from cms.batch.model import BatchOptions, TaskSpec
 from cms.config import Settings
 from cms.daemon.handlers.batches import BatchHandlers
 from cms.daemon.server import Server, open_listener
-from cms.errors import CmsError, NameTaken, NothingAsked, UsageError, WrongStatus
+from cms.errors import ChangeNotFound, CmsError, NameTaken, NothingAsked, UsageError, WrongStatus
 from cms.fleet.batches import open_batches
-from cms.rpc import audit, batches, daemon, money, overview, questions, sessions
+from cms.rpc import audit, batches, changes, daemon, money, overview, questions, sessions
 from cms.rpc.client import Client, connect
 from cms.rpc.verbs import NOUNS, AnyVerb, Nothing, P, R, Verb, all_verbs
 from cms.rpc.wire import PROTOCOL
@@ -125,6 +125,10 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk(sessions.SESSION_GET, name)
     assert len(walk(sessions.SESSION_LIST, sessions.ListParams()).sessions) == 3
     assert len(walk(sessions.SESSION_INTERACTIONS, sessions.InteractionsParams("a")).interactions) == 2
+    walk.refused(changes.CHANGE_DIFF, changes.DiffParams("a"), ChangeNotFound)
+    walk.refused(changes.CHANGE_APPLY, changes.ApplyParams("a"), ChangeNotFound)
+    walk.refused(changes.CHANGE_DISCARD, changes.DiscardParams("a"), ChangeNotFound)
+    walk.refused(changes.CHANGE_EXPORT, changes.ExportParams("a", "/nowhere/x.patch"), ChangeNotFound)
     walk(questions.SESSIONS_QUESTIONS, questions.QuestionsParams())
     walk.refused(questions.SESSION_ANSWER, questions.AnswerParams("a", ("yes",)), NothingAsked)
     walk(audit.SESSION_AUDIT, audit.AuditParams("a"))

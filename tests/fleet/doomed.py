@@ -11,8 +11,8 @@ from pathlib import Path
 import trio
 
 from cms.fleet.supervisor import open_supervisor
-from cms.testing.script import prompt, say
-from fleet.kit import ask, at_work, make_options, make_settings, start, talking, toil
+from cms.testing.script import call, prompt, say
+from fleet.kit import ask, at_work, make_options, make_settings, start, talking, toil, until
 
 
 async def main(folder: str, stage: str) -> None:
@@ -23,6 +23,12 @@ async def main(folder: str, stage: str) -> None:
                 options, prompt("Work", say("done", cost_usd=0.05, model="sonnet"))
             )
             await at_work(supervisor)
+            await tell_and_wait()
+        if stage == "isolated":
+            options = make_options(supervisor.settings, isolate="auto")
+            work = call("Bash", command="echo mine > mine; rm -f gone; touch at-work; sleep 600")
+            await supervisor.start_delegate(options, prompt("Work", work, say("done")))
+            await until(lambda: any(supervisor.settings.layers.glob("*/1/0/upper/at-work")))
             await tell_and_wait()
         await start(supervisor)
         await ask(supervisor, "one", prompt("Hello", say("first", cost_usd=0.05, model="sonnet")))

@@ -23,6 +23,7 @@ from __future__ import annotations
 from cms.changes.apply import apply, discard, find_applied, recover, revert
 from cms.changes.branch import bring_branch
 from cms.changes.diff import excerpt, name_status, patch, rows, stat, stat_text
+from cms.changes.export import write_files
 from cms.changes.freeze import freeze, load, note_start
 from cms.changes.layer import read_layer
 from cms.changes.model import (
@@ -43,6 +44,7 @@ from cms.changes.model import (
     Start,
 )
 from cms.changes.names import as_text
+from cms.changes.preview import preview
 from cms.changes.reading import Reading
 from cms.changes.trees import CopyStart, note_copy, read_trees
 
@@ -76,6 +78,7 @@ __all__ = [
     "note_copy",
     "note_start",
     "patch",
+    "preview",
     "read_layer",
     "read_trees",
     "recover",
@@ -83,4 +86,5 @@ __all__ = [
     "rows",
     "stat",
     "stat_text",
+    "write_files",
 ]

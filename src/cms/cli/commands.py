@@ -34,6 +34,10 @@ class Command(NamedTuple):
 COMMANDS: Final = (
     Command(("delegate",), "cms.cli.delegation:delegate", "NAME TASK [flags]", DELEGATION),
     Command(("continue",), "cms.cli.delegation:continue_", "NAME MESSAGE [flags]", DELEGATION, "any"),
+    Command(("diff",), "cms.cli.changes:diff", "NAME [flags]", DELEGATION, "any"),
+    Command(("apply",), "cms.cli.changes:apply", "NAME [flags]", DELEGATION, "any"),
+    Command(("discard",), "cms.cli.changes:discard", "NAME [flags]", DELEGATION, "any"),
+    Command(("export",), "cms.cli.changes:export", "NAME TARGET [flags]", DELEGATION, "any"),
     Command(("batches",), "cms.cli.batches:batches", "[flags]", DELEGATION),
     Command(("spawn",), "cms.cli.spawn:spawn", "NAME PROMPT [flags]", SESSIONS),
     Command(("send", "input"), "cms.cli.sessions:send", "NAME MESSAGE [flags]", SESSIONS, "any"),

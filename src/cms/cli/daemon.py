@@ -19,7 +19,7 @@ from cms.config import load_settings, load_settings_and_file
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
 from cms.json_output import json_object
 from cms.rpc.client import NoDaemon
-from cms.rpc.daemon import DAEMON_STATUS, DAEMON_STOP, DaemonStopParams
+from cms.rpc.daemon import DAEMON_STATUS, DAEMON_STOP, DaemonStatus, DaemonStopParams
 from cms.rpc.verbs import Nothing
 
 _LEAVING = 30.0  # seconds on top of the grace, for force and proof
@@ -78,7 +78,7 @@ def status(*, json: JsonFlag = False) -> int:
     if json:
         io.show_json(json_object(reply, running=True))
     else:
-        io.show_lines(render.daemon_lines(reply))
+        io.show_lines(_status_lines(reply))
     return ExitCode.COMPLETED
 
 
@@ -186,3 +186,24 @@ def _show_none(text: str, *, stopped: bool, json: bool) -> None:
         io.show_json(json_object(home=str(load_settings().home), running=False, stopped=stopped))
     else:
         io.show_lines([text])
+
+
+def _status_lines(status: DaemonStatus) -> list[str]:
+    idle = "never" if status.idle_exit is None else f"after {render.seconds(status.idle_exit)} of idleness"
+    return [
+        "daemon running",
+        *render.fields(
+            (
+                ("pid", str(status.pid)),
+                ("version", status.version),
+                ("home", status.home),
+                ("up", render.seconds(status.uptime)),
+                ("live", render.count(status.live, "session")),
+                ("known", render.count(status.sessions, "session")),
+                ("clients", str(status.clients)),
+                ("containment", status.containment),
+                ("claude", status.claude),
+                ("leaves", idle),
+            )
+        ),
+    ]

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Group, Parameter, Token
 
@@ -39,10 +39,24 @@ def to_count(_: object, tokens: Sequence[Token]) -> int:
 _HYPHEN = "\0-"
 
 
+#: Flags that mean something without a value: what, and the values that may follow as a word.
+_BARE: Final = {"--isolate": ("auto", ("auto", "overlay", "copy", "no"))}
+#: Flags whose value may be such a word.
+_TAKES_ALL: Final = frozenset(
+    {"--message", "--task", "--prompt", "--context", "--system-prompt", "--append-system-prompt"}
+)
+
+
 def mark_hyphens(words: Sequence[str]) -> list[str]:
-    """The words with each lone `-` marked, so that it can be an argument (stdin)."""
+    """The words with each lone `-` marked, so that it can be an argument (stdin), and bare flags whole."""
     end = words.index("--") if "--" in words else len(words)
-    return [_HYPHEN if word == "-" and place < end else word for place, word in enumerate(words)]
+    found = [_HYPHEN if word == "-" and place < end else word for place, word in enumerate(words)]
+    for place in range(end):
+        if found[place] in _BARE and (not place or found[place - 1] not in _TAKES_ALL):
+            meant, values = _BARE[found[place]]
+            if not set(found[place + 1 : place + 2]) & set(values):
+                found[place] += f"={meant}"
+    return found
 
 
 def unmark(word: str) -> str:

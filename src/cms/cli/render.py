@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from cms.cli.terminal import Style, neutral
-from cms.rpc.daemon import DaemonStatus
 from cms.rpc.sessions import AcceptedResult
 from cms.session.model import (
+    ChangeSummary,
     DelegateResult,
     Denial,
     Interaction,
@@ -373,6 +373,11 @@ def status_lines(
                 ("created", f"{clock(session.created, style)} ({age(session.created, now)})"),
                 ("last saved", f"{clock(session.last_saved, style)} ({age(session.last_saved, now)})"),
                 ("now", one_line(activity, style)),
+                ("isolated", "" if session.walls is None else one_line(session.walls.isolation, style)),
+                (
+                    "change",
+                    "" if session.change is None else change_words(session.change, session.name, style),
+                ),
                 *walls_fields(session.walls, style),
                 *(("cap hit", one_line(hit, style)) for hit in session.caps_hit),
                 ("last message", "" if last is None else interaction_fate(last, style)),
@@ -402,7 +407,9 @@ def _of(used: int, limit: int | None) -> str:
     return str(used) if limit is None else f"{used} of {limit}"
 
 
-def output_lines(last: Interaction, style: Style, *, full: bool) -> list[str]:
+def output_lines(
+    last: Interaction, style: Style, *, full: bool, session: SessionRecord | None = None
+) -> list[str]:
     """The last prompt and its response; with `full` the response alone."""
     if full:
         return safe(last.response, style).split("\n")
@@ -412,6 +419,8 @@ def output_lines(last: Interaction, style: Style, *, full: bool) -> list[str]:
     ]
     if last.state is not InteractionState.DONE:
         lines.append(f"state:   {interaction_fate(last, style)}")
+    if session is not None and session.change is not None:
+        lines.append(f"change:  {change_words(session.change, session.name, style)}")
     if last.response:
         lines += ["", *safe(last.response, style).split("\n")]
     return lines
@@ -479,6 +488,8 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
         lines.append(f"rounds: {', '.join(told)}")
     if result.tools_used:
         lines.append(f"tools: {one_line(', '.join(result.tools_used), style)}")
+    if result.change is not None:
+        lines.append(f"change: {change_words(result.change, result.name, style)}")
     if not result.safety.enabled:
         lines.append("safety: OFF (--no-safety)")
     if result.safety.total_violations:
@@ -493,6 +504,18 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     if result.can_continue:
         lines += ["", f"go on with: cms continue {result.name} MESSAGE"]
     return lines
+
+
+def change_words(change: ChangeSummary, name: str, style: Style) -> str:
+    """What an isolated session has changed, and what became of it, in a line."""
+    if change.empty and not change.note:
+        return "nothing was changed"
+    what = f"{count(change.files, 'file')}, +{change.added} -{change.removed}"
+    if change.commits:
+        what += f", {count(change.commits, 'commit')}"
+    how = f" (cms diff {name}, cms apply {name})" if change.state == "kept" else ""
+    fate = "applied" if change.state == "applied" else f"not applied{how}"
+    return f"{what}, {fate}" + (f": {one_line(change.note, style)}" if change.note else "")
 
 
 def accepted_lines(reply: AcceptedResult) -> list[str]:
@@ -540,27 +563,6 @@ def _processes(label: str, found: Sequence[str], style: Style, *, most: int = 20
     lines = [f"  {label:<9}  {total}"]
     lines += [cut(f"    {one_line(each, style)}", style.width, style) for each in found]
     return lines if len(found) <= most else [*lines[: most + 1], f"    and {len(found) - most} more"]
-
-
-def daemon_lines(status: DaemonStatus) -> list[str]:
-    idle = "never" if status.idle_exit is None else f"after {seconds(status.idle_exit)} of idleness"
-    return [
-        "daemon running",
-        *fields(
-            (
-                ("pid", str(status.pid)),
-                ("version", status.version),
-                ("home", status.home),
-                ("up", seconds(status.uptime)),
-                ("live", count(status.live, "session")),
-                ("known", count(status.sessions, "session")),
-                ("clients", str(status.clients)),
-                ("containment", status.containment),
-                ("claude", status.claude),
-                ("leaves", idle),
-            )
-        ),
-    ]
 
 
 def progress_line(progress: Progress, elapsed: float, style: Style) -> str:

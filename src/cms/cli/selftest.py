@@ -12,7 +12,7 @@ from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode
 
 if TYPE_CHECKING:
-    from cms.selftest.doctor import Checkup, Claude, Containment, Daemon, Home
+    from cms.selftest.doctor import Checkup, Claude, Containment, Daemon, Home, Isolation
 
 _PROMISES = {
     "kill_all": "kill ends every descendant",
@@ -102,6 +102,7 @@ def checkup_lines(checkup: Checkup) -> list[str]:
             ("containment", _containment(checkup.containment)),
             ("claude", _claude(checkup.claude)),
             ("home", _home(checkup.home)),
+            ("--isolate", _isolation(checkup.isolation)),
             ("daemon", _daemon(checkup.daemon)),
             ("cms", f"{checkup.cms}, Python {checkup.python}, trio {checkup.trio}, {checkup.platform}"),
         ),
@@ -142,6 +143,10 @@ def _claude(found: Claude | None) -> str:
 
 def _home(found: Home) -> str:
     return f"{found.path}, {render.size(found.free)} free" if found.usable else f"{found.path}, NOT USABLE"
+
+
+def _isolation(found: Isolation) -> str:
+    return f"{found.kind}: {found.why}" if found.why else found.kind
 
 
 def _daemon(found: Daemon) -> str:

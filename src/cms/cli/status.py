@@ -65,9 +65,16 @@ def output(
         raise CmsError(f"{who} has no message yet", hint=f"send one: cms send {who} MESSAGE")
     last = reply.interactions[-1]
     if json:
-        io.show_json(json_object(last, name=reply.session.name, status=reply.session.status))
+        io.show_json(
+            json_object(
+                last,
+                name=reply.session.name,
+                status=reply.session.status,
+                change=reply.session.change,
+            )
+        )
     else:
-        io.show_lines(render.output_lines(last, io.out_style(), full=full))
+        io.show_lines(render.output_lines(last, io.out_style(), full=full, session=reply.session))
     return ExitCode.COMPLETED
 
 

@@ -134,9 +134,11 @@ class Mechanism(abc.ABC):
             devices, why = await ask_disk(look, f"the folder {layer.folder}")
         except OSError as error:
             return f"{layer.folder}: {error.strerror}"
-        if not why and (why := self._layers.get(devices)) is None:
-            why = self._layers[devices] = await self._try_layer(layer)
-        return why
+        if why:
+            return why
+        if devices not in self._layers:
+            self._layers[devices] = await self._try_layer(layer)
+        return self._layers[devices]
 
     async def _try_layer(self, layer: Layer) -> str:
         trial = Spec(

@@ -10,19 +10,20 @@ protected or hidden for the session is so for its checks, and they get no more o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import trio
 
 from cms.config import Settings
-from cms.containment import Container, Mechanism, Spec
+from cms.containment import Container, Layer, Mechanism, Spec
 from cms.disk import ask_disk
 from cms.errors import CmsError, DiskTimeout, StoreError
 from cms.live.argv import build_environment
+from cms.live.workspace import ENVIRON
 from cms.protection.path_guard import PATIENCE
-from cms.protection.protected_paths import ProtectedPaths, find_all_paths, walled
+from cms.protection.protected_paths import ProtectedPaths, find_all_paths, layered, walled
 from cms.protection.rules import build_rules
 from cms.protection.scratch import hidden_scratch
 from cms.session.model import SessionOptions
@@ -63,16 +64,26 @@ class Checked(msgspec.Struct, frozen=True):
         return msgspec.structs.replace(self, failures=(*self.failures, Failure(line)))
 
 
-async def run_checks(mechanism: Mechanism, settings: Settings, options: SessionOptions) -> Checked:
-    """Run the session's checks."""
+async def run_checks(
+    mechanism: Mechanism, settings: Settings, options: SessionOptions, layers: Sequence[Layer] = ()
+) -> Checked:
+    """Run the session's checks.
+
+    Args:
+        layers: what they see of the folder, where that is not the folder itself.
+    """
     if not options.verify:
         return Checked()
     failures: list[Failure] = []
     not_run = ""
     env = build_environment(settings.environ, deny=options.env_deny)
+    if layers:
+        env |= ENVIRON
 
     def find() -> ProtectedPaths:
-        return find_all_paths(build_rules(options, settings.environ), settings.environ)
+        rules = build_rules(options, settings.environ)
+        paths = find_all_paths(rules, settings.environ)
+        return layered(paths, layers, rules) if layers else paths
 
     try:
         paths = await ask_disk(find, "the protected paths", seconds=PATIENCE)

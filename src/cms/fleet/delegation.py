@@ -237,15 +237,45 @@ class Delegations:
         supervisor, before = self._supervisor, self._supervisor.runner(one.name)
         try:
             work, checked = await self._work(one, message, accepted)
+            lands = bool((await supervisor.get(one.name)).options.apply)
         except BaseException as error:
             await self._cut_off(one, before is not None, error)
             raise
         # No await between this and the beginning of the end: a message is refused before it, served after it.
-        one.ending = True
+        # But while its change is applied nobody may go on with it.
+        one.ending = not lands
         with trio.CancelScope(shield=True):
             record, receipt = await supervisor.stop(one.name, reason="the delegation is over")
         # (Without a receipt of ours it had ended by itself.)
-        return await self._judge(one.name, work, receipt or record.receipt, checked, cut_off=checked.not_run)
+        receipt = receipt or record.receipt
+        try:
+            checked = await self._land(record, work, receipt, checked)
+        except BaseException:
+            reason = "it was cancelled before its change was applied"
+            await self._judge(one.name, work, receipt, checked, cut_off=reason)
+            raise
+        one.ending = True
+        return await self._judge(one.name, work, receipt, checked, cut_off=checked.not_run)
+
+    async def _land(
+        self, record: SessionRecord, work: Interaction, receipt: Receipt | None, checked: Checked
+    ) -> Checked:
+        """Have the change of what would be completed applied, if that is wanted; what keeps it from that
+        counts like a check that failed."""
+        if not record.options.apply:
+            return checked
+        would_be = judge_delegation(
+            work,
+            receipt,
+            on_violation=record.options.on_violation,
+            misfit=checked.misfit,
+            failed_checks=checked.failed,
+            cut_off=checked.not_run,
+        )
+        if would_be.outcome is Outcome.COMPLETED:
+            for line in await self._supervisor.merge_queue.land(record.name):
+                checked = checked.with_failure(line)
+        return checked
 
     async def _work(
         self, one: Delegation, message: NextMessage, accepted: Accepted | None
@@ -299,7 +329,13 @@ class Delegations:
             return Checked(not_run=str(error))
         if misfit:
             return Checked(misfit=misfit)
-        return await run_checks(supervisor.mechanism, supervisor.settings_of(record), record.options)
+        try:
+            async with supervisor.changes.as_left(record) as layers:
+                return await run_checks(
+                    supervisor.mechanism, supervisor.settings_of(record), record.options, layers
+                )
+        except (CmsError, OSError) as error:
+            return Checked(not_run=f"what {name} has left could not be looked at: {error}")
 
     async def _cut_off(self, one: Delegation, was_alive: bool, why: BaseException) -> None:
         """Cancelled, or never accepted: nothing of it may go on."""
@@ -334,6 +370,7 @@ class Delegations:
             work = msgspec.structs.replace(last, state=InteractionState.UNCHECKED)
         checked = await self._check(session.name, work)
         owed = next_round(work, checked.failures, session.options.repair)
+        checked = await self._land(session, work, session.receipt, checked)
         return await self._judge(
             session.name,
             work,
@@ -362,6 +399,12 @@ class Delegations:
         with trio.CancelScope(shield=True):
             async with supervisor.turn(name):
                 record = await supervisor.get(name)
+                alive = supervisor.runner(name) is not None
+                change = await supervisor.changes.freeze(record, live=alive)
+                note = next((line for line in checked.failed if line.startswith("not applied")), "")
+                if change is not None and note:
+                    change = msgspec.structs.replace(change, note=note)
+                record = msgspec.structs.replace(record, change=change)
                 judged = judge_delegation(
                     work,
                     receipt,

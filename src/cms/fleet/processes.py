@@ -10,12 +10,14 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import trio
 
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
 from cms.errors import CmsError, WrongStatus
 from cms.fleet.admission import check_containment
+from cms.fleet.changes import Changes
 from cms.fleet.sessions import Sessions, elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door
@@ -45,6 +47,7 @@ class Processes(Sessions):
     ) -> None:
         super().__init__(settings, store)
         self.mechanism = mechanism
+        self.changes = Changes(settings, mechanism)
         self._nursery = nursery
         self._unkilled = unkilled
         self._closed = False
@@ -93,6 +96,10 @@ class Processes(Sessions):
         find_claude(settings)
         await self.children.check_folders(record.options, settings.environ, child=bool(record.started_by))
         rules = await load_rules(record.options, settings.environ)
+        workspace = await self.changes.open(record, settings)
+        if workspace is not None:
+            layered = (record.options.work_dir, str(workspace.folder))
+            rules = msgspec.structs.replace(rules, layered=layered)
         self.children.check_room()
         runner = Runner(
             record,
@@ -100,6 +107,7 @@ class Processes(Sessions):
             settings=settings,
             store=self.store,
             mechanism=self.mechanism,
+            workspace=workspace,
             resume=record.claude_session_id or record.options.fork_of,
             fork=bool(record.options.fork_of) and not record.claude_session_id,
             child_sockets=self._child_sockets if record.options.allow_cms else None,

@@ -13,6 +13,7 @@ What is done to one session is done in turn (a lock per name), so that two shell
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 import uuid
@@ -22,11 +23,13 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
+from cms import changes
 from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Mechanism, find_mechanism
-from cms.errors import WrongStatus
+from cms.errors import UsageError, WrongStatus
 from cms.fleet.admission import check_containment
 from cms.fleet.delegation import Accepted, Delegation, Delegations
+from cms.fleet.merge_queue import MergeQueue
 from cms.fleet.processes import Processes
 from cms.fleet.sessions import elsewhere
 from cms.fleet.unkilled import Unkilled
@@ -55,6 +58,8 @@ from cms.store.trash import Retired, retire
 from cms.transcripts import kept_environ
 from cms.units import check_commands, check_name
 
+log = logging.getLogger(__name__)
+
 #: Gives the way from the sessions of a supervisor to cms.
 MakeChildSockets = Callable[["Supervisor"], OpenChildSocket]
 
@@ -78,6 +83,8 @@ async def open_supervisor(
     raised: BaseException | None = None
     async with open_store(settings) as store:
         recovery = await store.write(recover, time.time())
+        for cut in await trio.to_thread.run_sync(changes.recover, settings.changes):
+            log.warning("an apply to %s was cut off: %s", cut.folder, cut)
         unkilled = Unkilled(store)
         try:
             async with trio.open_nursery() as nursery:
@@ -126,6 +133,7 @@ class Supervisor(Processes):
     ) -> None:
         super().__init__(settings, store, mechanism, nursery, unkilled)
         self.recovery = recovery
+        self.merge_queue = MergeQueue(self)
         self._delegations = Delegations(self, nursery)
         if child_sockets is not None:
             self._child_sockets = child_sockets(self)
@@ -153,6 +161,12 @@ class Supervisor(Processes):
         options = await self.children.admit(options, settings.environ)
         await check_work_dir(options.work_dir)
         check_containment(self.mechanism, self.settings, options)
+        if options.apply and options.isolate == "no":
+            raise UsageError(
+                "--apply on-pass needs --isolate: else there is no change to apply",
+                hint="add --isolate, or leave --apply out",
+            )
+        await self.changes.check(options)
         await self._unkilled.check(options)
         find_claude(settings)
         now = time.time()
@@ -404,7 +418,8 @@ class Supervisor(Processes):
         Its raw log goes to the trash and its audit log stays, or with `purge` both go.
 
         Raises:
-            WrongStatus: it is alive, and not `force`; or its end cannot be proved.
+            WrongStatus: it is alive, or has a change that would be lost, and not `force`; or its end cannot
+                be proved.
             SessionNotFound, StoreError: nothing was removed.
         """
         record, receipt = await self.get(name), None
@@ -425,6 +440,8 @@ class Supervisor(Processes):
             record = await self.get(name)
             if record.status in LIVE:
                 raise elsewhere(record, "be deleted")
+            if not force:
+                await self.changes.check_droppable(record)
             last = AuditEntry(
                 session_id=record.id,
                 interaction_id="",
@@ -440,4 +457,5 @@ class Supervisor(Processes):
             await self.store.write(money.set_cap, lineage.scope(record.id), None)
             log = raw_log_path(self.settings.raw, record.id)
             gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())
+            await self.changes.remove(record)
         return record, receipt, gone

@@ -14,6 +14,7 @@ from cms.live.configuration import Configuration, prepare_configuration
 from cms.live.context import SessionContext
 from cms.live.login import Login, copy_login
 from cms.live.process import AgentProcess
+from cms.live.workspace import ENVIRON, Workspace
 from cms.protection.path_guard import PathGuard
 from cms.protection.scratch import write_files
 from cms.store.rawlog import RawLog
@@ -23,6 +24,7 @@ class Launcher:
     """Starts the one process of a runner.
 
     Args:
+        workspace: the view of its folder that it works in, where that is not the folder itself.
         resume: the conversation that the process goes on with; "": a new one.
         fork: it branches off from that one.
 
@@ -37,6 +39,7 @@ class Launcher:
         *,
         settings: Settings,
         mechanism: Mechanism,
+        workspace: Workspace | None,
         resume: str,
         fork: bool,
     ) -> None:
@@ -44,6 +47,7 @@ class Launcher:
         self._path_guard = path_guard
         self._settings = settings
         self._mechanism = mechanism
+        self._workspace = workspace
         self._resume = resume
         self._fork = fork
         self.login: Login | None = None
@@ -80,6 +84,9 @@ class Launcher:
             )
         if ended():
             return None
+        if self._workspace is not None:
+            paths = self._path_guard.isolate(self._workspace.layers, self._workspace.told)
+            await ask_disk(self._workspace.note_used, "cms's own folder")
         command = self._command(claude, configuration, child_socket)
         await ask_disk(lambda: write_files(command.files), "what a session is started with")
         return await AgentProcess.start(
@@ -94,7 +101,8 @@ class Launcher:
                 scratch=str(scratch),
                 deny=options.env_deny,
             )
-            | configuration.environ,
+            | configuration.environ
+            | ({} if self._workspace is None else ENVIRON),
             work_dir=options.work_dir,
             child_socket=child_socket,
             scratch=scratch,

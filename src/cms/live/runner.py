@@ -45,6 +45,7 @@ from cms.live.process import AgentProcess, Ladder
 from cms.live.reader import Reader
 from cms.live.sender import Sender
 from cms.live.watchers import Watchers
+from cms.live.workspace import Workspace
 from cms.live.write_queue import WriteQueue
 from cms.protection.path_guard import PathGuard
 from cms.protection.scratch import session_folders
@@ -81,6 +82,7 @@ class Runner:
 
     Args:
         rules: what it is held to (`protection.rules.load_rules`).
+        workspace: the view of its folder that it works in; None: the folder itself.
         resume: the conversation that the process goes on with; "": a new one.
         fork: it branches off from that one.
         child_sockets: opens the way through which it may use cms, for as long as it lives; None: it may not.
@@ -94,6 +96,7 @@ class Runner:
         settings: Settings,
         store: Store,
         mechanism: Mechanism,
+        workspace: Workspace | None = None,
         resume: str,
         fork: bool = False,
         child_sockets: OpenChildSocket | None = None,
@@ -116,7 +119,13 @@ class Runner:
         )
         self._path_guard = PathGuard(rules, settings.environ, settings.home)
         self._launcher = Launcher(
-            context, self._path_guard, settings=settings, mechanism=mechanism, resume=resume, fork=fork
+            context,
+            self._path_guard,
+            settings=settings,
+            mechanism=mechanism,
+            workspace=workspace,
+            resume=resume,
+            fork=fork,
         )
         self._process: AgentProcess | None = None
         self._ready = trio.Event()

@@ -14,9 +14,9 @@ from typing import Final, TypeVar
 
 import trio
 
-from cms.containment import Container, LostMount
+from cms.containment import Container, Layer, LostMount
 from cms.disk import ask_disk
-from cms.protection.protected_paths import ProtectedPaths, find_all_paths, find_new
+from cms.protection.protected_paths import ProtectedPaths, find_all_paths, find_new, layered
 from cms.protection.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, snapshot_again
 from cms.session.gate import Rules
 from cms.session.model import Walls
@@ -50,6 +50,7 @@ class PathGuard:
         self._before: dict[Path, Mark] = {}
         self._container: Container | None = None
         self._lost: dict[str, str] = {}
+        self._isolation = ""
         self._named_twice: set[Path] = set()
         self._limiter = trio.CapacityLimiter(1)
 
@@ -79,6 +80,12 @@ class PathGuard:
             for path, mark in self._before.items()
             if mark.names > 1 and _below(path, self.paths.protected)
         }
+        return self.paths
+
+    def isolate(self, layers: Sequence[Layer], told: str) -> ProtectedPaths:
+        """What is to be held of a session that changes copies of its folder; `told` says how that is done."""
+        self.paths = layered(self.paths, layers, self._rules)
+        self._isolation = told
         return self.paths
 
     def started(self, container: Container) -> Walls:
@@ -121,6 +128,7 @@ class PathGuard:
 
         after, new = await self._ask_disk(look, "the protected paths, after the session")
         held = [path for path in self._held() if not self._gave_way(path, after)]
+        held += [layer.folder for layer in self.paths.layers]
         changed: list[str] = []
         outside: list[str] = []
         repositories = {str(path.parent if path.name == ".git" else path): None for path in new}
@@ -184,6 +192,7 @@ class PathGuard:
             anywhere=self._why_anywhere(),
             left_out=self.left_out,
             mistakes=self.mistakes,
+            isolation=self._isolation,
         )
 
     def _why_anywhere(self) -> str:

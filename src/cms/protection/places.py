@@ -140,6 +140,13 @@ def find_trusted(
     return tuple(path for path in trusted if path.exists())
 
 
+def layered_folders(folder: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """What an isolated session sees as copies: its folder, and what git writes beside it."""
+    root = Path(os.path.realpath(folder))
+    found = _git_folders(root, Path(os.path.realpath(homes(environ)[0])))
+    return (root, *(path for path, writes in found if writes and not path.is_relative_to(root)))
+
+
 def _lasting(config: Path, work_dir: Path) -> Iterator[Path]:
     """What claude writes that must last; made if it is not there, for only what is there can be opened."""
     name = transcript_folder(str(work_dir))

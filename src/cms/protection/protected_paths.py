@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from cms import config_file
-from cms.containment import Spec
+from cms.containment import Layer, Spec
 from cms.protection.escape_sockets import find_escape_sockets
 from cms.protection.links import locate
 from cms.protection.places import Places, find_places, find_trusted
@@ -68,6 +68,7 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
         unheld: what no container can hold.
         reopened: the work dir, where it lies in what is protected: there it is writable all the same.
         places: where it may write; None: wherever its user can.
+        layers: folders of which it changes copies.
     """
 
     protected: tuple[Path, ...] = ()
@@ -76,6 +77,7 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
     unheld: tuple[Unheld, ...] = ()
     reopened: tuple[Path, ...] = ()
     places: Places | None = None
+    layers: tuple[Layer, ...] = ()
 
 
 #: Nothing is to be held.
@@ -102,6 +104,33 @@ def find_all_paths(rules: Rules, environ: Mapping[str, str], programs: Sequence[
     )
 
 
+def layered(paths: ProtectedPaths, layers: Sequence[Layer], rules: Rules) -> ProtectedPaths:
+    """The same for a session that changes nothing but copies of its folder.
+
+    Below a layer nothing needs to be held. Its other folders it only reads: what it wrote there would last.
+    """
+    folders = [_real(layer.folder) for layer in layers]
+    places = paths.places
+    if places is not None:
+        opened = {_real(Path(path)) for path in rules.opened}
+        roots = {_real(Path(path)) for path in rules.folders} - opened
+        places = msgspec.structs.replace(
+            places,
+            writable=tuple(
+                path for path in places.writable if path not in roots and not _below(path, folders)
+            ),
+            readable=(*places.readable, *(root for root in sorted(roots) if not _below(root, folders))),
+        )
+    return msgspec.structs.replace(
+        paths,
+        protected=tuple(path for path in paths.protected if not _below(_real(path), folders)),
+        reopened=tuple(path for path in paths.reopened if not _below(_real(path), folders)),
+        unheld=tuple(one for one in paths.unheld if not _below(_real(Path(one.path)), folders)),
+        places=places,
+        layers=tuple(layers),
+    )
+
+
 def walled(spec: Spec, paths: ProtectedPaths, *, agent: bool = False) -> Spec:
     """A container with these walls.
 
@@ -113,6 +142,7 @@ def walled(spec: Spec, paths: ProtectedPaths, *, agent: bool = False) -> Spec:
         writable=(*spec.writable, *paths.reopened),
         protected=(*spec.protected, *paths.protected),
         hidden=(*spec.hidden, *paths.hidden),
+        layers=(*spec.layers, *paths.layers),
     )
     places = paths.places
     if places is None:

@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -20,10 +21,11 @@ import trio
 
 from cms._version import __version__
 from cms.config import Settings, find_claude, load_settings, load_settings_and_file
-from cms.containment import Attempt, Guarantee, Level, probe
+from cms.containment import Attempt, Guarantee, Level, find_mechanism, probe
 from cms.errors import ClaudeNotFound, ClaudeUnfit, CmsError
 from cms.home import prepare_home
 from cms.live.argv import build_environment
+from cms.live.workspace import why_no_overlay
 from cms.protocol.versions import MINIMUM, Standing, standing
 from cms.rpc.client import NoDaemon, connect
 from cms.rpc.daemon import DAEMON_STATUS
@@ -93,6 +95,13 @@ class Daemon(Record, frozen=True):
     live: int = 0
 
 
+class Isolation(Record, frozen=True):
+    """What `--isolate` gives here: `overlay`, `copy` or `none`; and why no better."""
+
+    kind: str
+    why: str = ""
+
+
 class Checkup(Record, frozen=True):
     """Everything `cms doctor` tells."""
 
@@ -100,6 +109,7 @@ class Checkup(Record, frozen=True):
     containment: Containment
     claude: Claude | None
     home: Home
+    isolation: Isolation
     daemon: Daemon
     problems: tuple[Problem, ...]
     cms: str
@@ -137,12 +147,14 @@ async def _examine(settings: Settings, problems: list[Problem]) -> Checkup:
         nursery.start_soon(look_at_claude)
         nursery.start_soon(look_at_containment)
     home = _home(settings, problems)
+    isolation = await _isolation(settings, home, problems)
     daemon = await trio.to_thread.run_sync(_daemon, settings, found[0], problems)
     return Checkup(
         ok=not any(problem.fatal for problem in problems),
         containment=found[0],
         claude=agents[0],
         home=home,
+        isolation=isolation,
         daemon=daemon,
         problems=tuple(sorted(problems, key=lambda problem: not problem.fatal)),
         cms=__version__,
@@ -256,6 +268,25 @@ def _home(settings: Settings, problems: list[Problem]) -> Home:
             problems.append(Problem("home", why, "raw logs grow; see `cms cleanup`", fatal=False))
         return Home(str(home), usable=True, free=free)
     return Home(str(home), usable=False, free=free)
+
+
+async def _isolation(settings: Settings, home: Home, problems: list[Problem]) -> Isolation:
+    """By doing it, in a folder of the system's temporary ones."""
+    try:
+        mechanism = await find_mechanism(settings.containment)
+    except CmsError as error:
+        return Isolation("none", error.message)
+    if not home.usable:
+        return Isolation("none", f"{home.path} cannot be used")
+    with tempfile.TemporaryDirectory(prefix="cms-probe-") as folder:
+        why = await why_no_overlay(mechanism, settings, Path(folder))
+    if not why:
+        return Isolation("overlay")
+    problems.append(
+        Problem("isolation", f"no overlay: {why}", "--isolate copies the folder instead", fatal=False)
+    )
+    walls = mechanism.guarantees.protected_paths
+    return Isolation("copy", why) if walls.strong else Isolation("none", walls.why or why)
 
 
 def _daemon(settings: Settings, here: Containment, problems: list[Problem]) -> Daemon:

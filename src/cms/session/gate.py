@@ -38,7 +38,7 @@ from cms.protocol.tools import (
     WRITE_TOOLS,
 )
 from cms.session.model import Limits, Outcome, Preset, Question, Writes
-from cms.session.paths import PathRules
+from cms.session.paths import NamedPath, PathRules
 from cms.session.questions import AskedQuestion, Choice, PersonAnswer
 from cms.session.state import Breach, PendingCall, State
 
@@ -80,11 +80,16 @@ class Rules(msgspec.Struct, frozen=True):
     writes: Writes = "workdir"
     opened: tuple[str, ...] = ()  # places that may be written besides
     found: InFolders = InFolders()
+    layered: tuple[str, ...] = ()  # folders that are not really changed: in there nothing is protected
 
     @property
     def plans(self) -> bool:
         """Whether a plan is what was asked for."""
         return "plan" in (self.preset, self.permission_mode)
+
+    def protects(self, path: NamedPath) -> str:
+        """The pattern that protects this path from being written, or ""."""
+        return "" if path.within(self.layered) else self.paths.match(path)
 
 
 class GateDecision(msgspec.Struct, frozen=True):
@@ -214,14 +219,14 @@ def _by_paths(call: PendingCall, rules: Rules) -> GateDecision | None:
         target = call.target
         if target is None:
             return GateDecision("deny", "refused: a write that names no file")
-        if pattern := rules.paths.match(target):
+        if pattern := rules.protects(target):
             return GateDecision("deny", f"{target.name} is protected ({pattern})", detail, violation=True)
         return None
     for path in call.paths:
         if pattern := rules.read_paths.match(path):
             reason = f"{path.name} is protected from reading ({pattern})"
             return GateDecision("deny", reason, detail, violation=True)
-        if call.tool not in _READS and (pattern := rules.paths.match(path)):
+        if call.tool not in _READS and (pattern := rules.protects(path)):
             reason = f"{path.name} is protected ({pattern}), and {call.tool} may write"
             return GateDecision("deny", reason, detail)
     return None

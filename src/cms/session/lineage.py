@@ -100,10 +100,10 @@ def is_child(record: SessionRecord, caller: Caller) -> bool:
 #: What a child may have. "own": what it says; "preset", "safety", "mode", "stop", "writes": no more than its
 #: parent; "within": a folder inside of its parent's; "known": nothing that its parent has not; "joined": what
 #: either has; "stricter"; "left": no more than its parent has left; "least": no more than its parent;
-#: "granted": only what its parent was granted.
+#: "granted": only what its parent was granted; "isolated": if its parent is, so is it.
 Child = Literal[
     "own", "preset", "safety", "mode", "stop", "writes", "within", "known", "joined", "stricter", "left",
-    "least", "granted",
+    "least", "granted", "isolated",
 ]  # fmt: skip
 
 
@@ -153,7 +153,11 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
             case "stop" if (asked, given) == ("deny", "stop"):
                 raise _more("on-violation deny", "its own is stop", "leave it out")
             case "granted" if asked and not given:
-                raise _more("trust in its folder", "it does not have that itself", "leave it out")
+                raise _more(
+                    rule.noun or "trust in its folder", "it does not have that itself", "leave it out"
+                )
+            case "isolated" if asked == "no":
+                changes[field] = given
             case "within":
                 _check_within(_each(asked), (have.work_dir, *have.add_dirs))
             case "known" if field != "verify" or have.preset != "full":  # checks run as they are

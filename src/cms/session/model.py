@@ -130,6 +130,10 @@ PRESETS: tuple[Preset, ...] = ("read-only", "review", "edit", "full", "plan")
 OnViolation = Literal["stop", "deny"]
 Writes = Literal["workdir", "anywhere"]
 ContainmentLevel = Literal["A", "B", "C", "D", "E"]
+#: How a session is kept from changing its folder: the best that can be had, or the one that is named.
+Isolate = Literal["no", "auto", "overlay", "copy"]
+#: When the change of an isolated delegation is applied by itself.
+Apply = Literal["on-pass"]
 
 
 class SessionOptions(Record, frozen=True):
@@ -170,6 +174,13 @@ class SessionOptions(Record, frozen=True):
     tags: tuple[str, ...] = ()  # a person's own words for it
     require_containment: ContainmentLevel | None = None  # it is not started below this; None: the setting's
     trust_project: bool = False  # what its folders' own configuration starts, starts (`session.trust`)
+    isolate: Isolate = "no"  # its work dir is not changed: what it writes becomes a change
+    apply: Apply | None = None  # whether its change is applied when it is completed; None: by a person
+
+    @property
+    def isolated(self) -> bool:
+        """Whether it works in a view of its own of its folder. What may write nothing needs none."""
+        return self.isolate != "no" and self.preset in ("edit", "full")
 
 
 class TokenUsage(Record, frozen=True):
@@ -271,6 +282,7 @@ class Walls(Record, frozen=True):
         anywhere: it could write whatever its user can, but for what is protected; and why.
         left_out: of the folders' own configuration: what was not in force, and how to let it in.
         mistakes: settings of the user's that claude does not take.
+        isolation: how its work dir is kept from being changed; "": it is not.
     """
 
     safety: bool = True
@@ -284,6 +296,7 @@ class Walls(Record, frozen=True):
     anywhere: str = ""
     left_out: tuple[str, ...] = ()
     mistakes: tuple[str, ...] = ()
+    isolation: str = ""
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -305,6 +318,31 @@ class Walls(Record, frozen=True):
             *self.left_out,
             *self.mistakes,
         )
+
+
+class ChangeSummary(Record, frozen=True):
+    """What an isolated session has changed in its view of its folder, in numbers.
+
+    Attributes:
+        state: `kept`: neither applied nor taken elsewhere; the others say what was done with it.
+        files, added, removed: as `git diff --stat` counts; what git ignores is not counted.
+        commits: that it made itself.
+        note: what kept it from being applied, or else is to be known.
+        place: the folder of ours that it lies in.
+    """
+
+    state: Literal["kept", "applied", "exported"]
+    files: int = 0
+    added: int = 0
+    removed: int = 0
+    commits: int = 0
+    note: str = ""
+    place: str = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was changed."""
+        return not self.files and not self.commits
 
 
 class Receipt(Record, frozen=True):
@@ -351,6 +389,7 @@ class SessionRecord(Record, frozen=True):
     depth: int = 0  # 0: a person started it, 1: an MCP client, one more for each session in between
     started_by: str = ""  # the session whose agent started this one; it ends when that one does
     begun_in: dict[str, str] = {}  # of the environment: what says where its conversation is kept
+    change: ChangeSummary | None = None  # of an isolated one, as of its last end
 
     @property
     def conversation(self) -> str:
@@ -457,6 +496,7 @@ class DelegateResult(Record, frozen=True):
     output: str = ""
     rounds: tuple[Round, ...] = ()
     repairable: bool = False
+    change: ChangeSummary | None = None
 
 
 ProgressKind = Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]

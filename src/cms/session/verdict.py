@@ -263,4 +263,5 @@ def delegate_result(
         output=judged.output,
         rounds=told(rounds),
         repairable=bool(judged.repair) and has_conversation,
+        change=session.change,
     )
