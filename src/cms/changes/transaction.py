@@ -242,14 +242,15 @@ def roll_back(keep: Path, journal: Journal, tree: Tree, store: Store) -> tuple[b
         OSError: a path cannot be restored; the journal stays, and it can be tried again.
     """
     tree.forget()
-    left: list[bytes] = []
+    left: set[bytes] = set()
     if journal.deeds:
         with Stage(tree, journal.stage, many=False) as stage:
             undoer = _Undoer(tree, stage, store)
             for deed in journal.deeds:
                 undoer.open(deed)
-            done = [deed for deed in reversed(journal.deeds) if not deed.opened]
-            left += [deed.step.path for deed in done if not undoer.undo(deed)]
+            deeds = [deed for deed in journal.deeds if not deed.opened]
+            left |= {deed.step.path for deed in reversed(deeds) if not undoer.take_back(deed)}
+            left |= {deed.step.path for deed in deeds if not undoer.give_back(deed)}
             for deed in reversed(journal.deeds):
                 if deed.opened and deed.step.now is not None:
                     undoer.set_mode(deed, deed.step.now.mode)
@@ -257,7 +258,7 @@ def roll_back(keep: Path, journal: Journal, tree: Tree, store: Store) -> tuple[b
         if all(event.token != journal.token for event in read_history(keep).events):
             add_event(keep, event_of(journal, "undone"))
     clean_up(keep, journal, tree)
-    return tuple(left)
+    return tuple(sorted(left))
 
 
 class _Undoer:
@@ -266,6 +267,7 @@ class _Undoer:
         self.stage = stage
         self.store = store
         self.device = os.fstat(tree.fd).st_dev
+        self.moved: set[bytes] = set()
 
     def open(self, deed: Deed) -> None:
         """Folders may be closed by now in which something is to be undone."""
@@ -283,21 +285,27 @@ class _Undoer:
         if not only_if_closed or stat.S_IMODE(found.st_mode) & 0o300 != 0o300:
             set_mode(self.tree, deed.step.path, mode, found.st_ino)
 
-    def undo(self, deed: Deed) -> bool:
-        """One deed. False: somebody has changed the path since."""
+    def take_back(self, deed: Deed) -> bool:
+        """What came with one deed; what is in a folder before it. False: somebody has changed it since."""
         step = deed.step
         found = self._look(step.path)
-        ours = found is not None and deed.inode != 0 and self._is(found, deed.inode)
-        old = found is not None and step.inode != 0 and self._is(found, step.inode)
         if step.mode_only:
-            return self._undo_mode(step, found if old else None)
-        if found is not None and ours:
-            return self._undo_put(deed, found)
-        if old or (found is None and step.now is None):
+            return self._undo_mode(step, found)
+        if found is None or not deed.inode or not self._is(found, deed.inode):
             return True
-        if found is None:
-            return self._restore(deed)
-        return step.now is None
+        return self._undo_put(deed, found)
+
+    def give_back(self, deed: Deed) -> bool:
+        """What went with one deed; a folder before what is in it. False: somebody else's is there now."""
+        step = deed.step
+        if step.mode_only or step.now is None:
+            return True
+        found = self._look(step.path)
+        if found is not None:
+            return self._is(found, step.inode)
+        if deed.linked and step.path not in self.moved:
+            return False  # one file has replaced another: it was never away, unless somebody has removed it
+        return self._restore(deed, step.now)
 
     def _look(self, path: bytes) -> os.stat_result | None:
         try:
@@ -309,7 +317,7 @@ class _Undoer:
         return found.st_ino == inode and found.st_dev == self.device
 
     def _undo_mode(self, step: Step, found: os.stat_result | None) -> bool:
-        if found is None or step.now is None or step.then is None:
+        if found is None or not self._is(found, step.inode) or step.now is None or step.then is None:
             return False
         mode = stat.S_IMODE(found.st_mode)
         if mode not in (step.now.mode, step.then.mode):
@@ -329,24 +337,23 @@ class _Undoer:
             os.rename(deed.old, name, src_dir_fd=self.stage.fd, dst_dir_fd=above)
             return True
         self.tree.forget_below(step.path)
+        self.moved.add(step.path)
         if self.stage.holds(deed.new, deed.inode):
             os.unlink(name, dir_fd=above)  # two names of one file
         else:
             os.rename(name, deed.new, src_dir_fd=above, dst_dir_fd=self.stage.fd)
-        return step.now is None or self._restore(deed)
+        return True
 
-    def _restore(self, deed: Deed) -> bool:
+    def _restore(self, deed: Deed, node: Node) -> bool:
         """What was there, where nothing is now."""
         step = deed.step
-        if step.now is None:
-            return True
         try:
             above, name = self.tree.place(step.path)
         except (FileNotFoundError, NotADirectoryError, ThroughLink):
             return False
         if not self.stage.holds(deed.old, step.inode):
             self.stage.drop(deed.old)
-            self.stage.make(deed.old, step.now, self.store)
+            self.stage.make(deed.old, node, self.store)
         os.rename(deed.old, name, src_dir_fd=self.stage.fd, dst_dir_fd=above)
         return True
 
