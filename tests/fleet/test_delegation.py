@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from cms.batch.ends import Report
-from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
+from cms.batch.model import BatchOptions, BatchStatus, TaskSpec, TaskStatus
 from cms.batch.retry import Remains, salvage
 from cms.config import caller_environ
 from cms.containment import Container, Spec
@@ -34,6 +34,7 @@ from fleet.kit import (
     ask,
     assert_nothing_left,
     at_work,
+    awkward,
     consistent,
     delegate,
     last,
@@ -179,6 +180,24 @@ async def test_a_batch_that_is_stopped_while_a_check_runs_leaves_it_for_later(
         assert (await engine.wait()).counts == {TaskStatus.COMPLETED: 1}
         assert (work / "runs").read_text() == "run\nrun\n"
         assert (await last(supervisor)).outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("stage", ["takes_no_gate", "is_too_old"])
+async def test_a_claude_that_is_none_to_work_with_stops_a_batch_at_the_first_task(
+    tmp_path: Path, stage: str
+) -> None:
+    settings = make_settings(tmp_path, claude=awkward(stage), grace=0.2)
+    async with supervising(settings) as supervisor, open_batches(supervisor) as batches:
+        record = await batches.create(BatchOptions(str(tmp_path / "work"), max_parallel=2), "b")
+        specs = [(TaskSpec(name=f"t{number}", prompt="Work"), number) for number in range(20)]
+        assert await batches.add(record.id, 0, specs) == []
+        ended = await (await batches.start(record.id)).wait()
+        assert (ended.status, ended.stopped_by) == (BatchStatus.STOPPED, "trouble")
+        assert ended.counts == {TaskStatus.WAITING: 20}
+        assert "cannot be used: it " in ended.reason
+        assert "install 2.1." in ended.reason
+        assert len(await supervisor.sessions()) <= 2, "the others were not begun"
+        assert (ended.spent, ended.exact) == (0.0, True)
 
 
 async def test_a_check_that_cannot_start_says_nothing_of_the_work(

@@ -129,8 +129,14 @@ def test_the_doctor_knows_the_real_binary_and_its_login(world: World) -> None:
     checkup = world.cms("doctor", "--json").json()
     found = checkup["claude"]
     assert isinstance(found, dict)
-    assert (found["login"], found["method"], found["simulated"]) == ("yes", "api_key", False)
+    assert (found["login"], found["method"], found["simulated"], found["fit"]) == (
+        "yes",
+        "api_key",
+        False,
+        True,
+    )
     assert found["version"][0].isdigit()
+    assert not list((world.home / ".claude").rglob("*doctor*")), "nothing of its handshake is left"
     without = world.cms("doctor", env={"ANTHROPIC_API_KEY": ""})
     assert without.code == 1
     assert "claude: it is not logged in" in without.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,10 @@ import pytest
 
 from cli.shell import Ran, Shell, shell
 from cms.cli.selftest import checkup_lines
+from cms.protocol.versions import TESTED
 from cms.selftest.doctor import Checkup
+from cms.testing.agent import write_launcher
+from fleet.kit import awkward
 
 __all__ = ["shell"]
 
@@ -18,8 +22,10 @@ def read(ran: Ran) -> Checkup:
     return msgspec.json.decode(ran.out, type=Checkup)
 
 
-def fake_claude(path: Path, *, version: str, login: str) -> str:
-    path.write_text(f'#!/bin/sh\nif [ "$1" = auth ]; then {login}; else {version}; fi\n')
+def fake_claude(path: Path, *, version: str, login: str, rest: str = "") -> str:
+    """One that says so of its version and its login, and is otherwise the simulated one, or `rest`."""
+    rest = rest or f'exec {write_launcher(path.with_name("simulated"))} "$@"'
+    path.write_text(f'#!/bin/sh\ncase "$1" in auth) {login};; --version) {version};; *) {rest};; esac\n')
     path.chmod(0o755)
     return str(path)
 
@@ -67,12 +73,17 @@ def test_the_daemon_is_looked_at_and_not_started(shell: Shell, tmp_path: Path) -
         (
             "echo '2.99.0 (Claude Code)'",
             """echo '{"loggedIn":true,"authMethod":"api_key"}'""",
-            "2.99.0 (newer than tested), logged in (api_key)",
+            "2.99.0 (newer than tested), handshake passed, logged in (api_key)",
             1,
         ),
-        ("echo 2.9", """echo '{"loggedIn":true,"authMethod":"api_key"}'""", "2.9, logged in (api_key)", 1),
-        ("echo 2.9", """echo '{"loggedIn":false}'; exit 1""", "2.9, NOT LOGGED IN", 0),
-        ("echo 2.9", "echo unknown command >&2; exit 1", "2.9, login unknown", 1),
+        (
+            "echo 2.9",
+            """echo '{"loggedIn":true,"authMethod":"api_key"}'""",
+            "2.9, handshake passed, logged in (api_key)",
+            1,
+        ),
+        ("echo 2.9", """echo '{"loggedIn":false}'; exit 1""", "2.9, handshake passed, NOT LOGGED IN", 0),
+        ("echo 2.9", "echo unknown command >&2; exit 1", "2.9, handshake passed, login unknown", 1),
         ("echo no such library >&2; exit 127", "exit 1", "DOES NOT RUN", 0),
     ],
 )
@@ -86,6 +97,26 @@ def test_claude_and_its_login(
     lines = checkup_lines(checkup)
     assert [line for line in lines if line.startswith(f"claude       {said}")]
     assert [problem.fatal for problem in checkup.problems if problem.what == "claude"] == [True] * (not ok)
+
+
+@pytest.mark.parametrize(
+    ("stage", "why"),
+    [
+        ("takes_no_gate", "cannot be used: it does not say that it has taken the tool gate"),
+        ("dies_before_usage", "it does not come up: claude "),
+        ("dies_at_once", "no terminal, no home, no hope"),
+    ],
+)
+def test_a_claude_of_a_good_version_that_lacks_what_safety_rests_on(
+    shell: Shell, tmp_path: Path, stage: str, why: str
+) -> None:
+    rest = " ".join((*map(shlex.quote, awkward(stage)), '"$@"'))
+    login = """echo '{"loggedIn":true,"authMethod":"api_key"}'"""
+    good = fake_claude(tmp_path / "claude", version=f"echo {TESTED}", login=login, rest=rest)
+    ran = shell.cms("doctor", env={"CMS_CLAUDE": good})
+    assert ran.code == 1
+    assert f"claude       {TESTED} (tested), logged in" in ran.out
+    assert why in ran.out.partition("NOT READY:")[2], ran.out
 
 
 def test_no_claude_at_all(shell: Shell) -> None:

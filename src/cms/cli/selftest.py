@@ -138,7 +138,8 @@ def _claude(found: Claude | None) -> str:
     login = {"yes": "logged in", "no": "NOT LOGGED IN", "unknown": "login unknown"}[found.login]
     method = f" ({found.method})" if found.method else ""
     known = "" if found.standing == "unknown" else f" ({found.standing})"
-    return f"{found.version or 'DOES NOT RUN'}{known}, {login}{method}, {found.path}"
+    fit = ", handshake passed" if found.fit else ""
+    return f"{found.version or 'DOES NOT RUN'}{known}{fit}, {login}{method}, {found.path}"
 
 
 def _home(found: Home) -> str:

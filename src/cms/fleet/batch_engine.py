@@ -43,7 +43,7 @@ from cms.batch.model import (
     view,
 )
 from cms.batch.schedule import Asked, BatchEvent, Ended, Phase, Start, State, decide, fold, wake_at
-from cms.errors import ClaudeNotFound, CmsError, ContainmentError, InternalError, StoreError
+from cms.errors import ClaudeNotFound, ClaudeUnfit, CmsError, ContainmentError, InternalError, StoreError
 from cms.fleet import machine
 from cms.fleet.batch_sessions import News
 from cms.fleet.batch_texts import texts_of
@@ -442,7 +442,7 @@ class Engine:
         error = failed.error
         if isinstance(error, StoreError):
             raise error
-        if isinstance(error, ClaudeNotFound | ContainmentError):
+        if isinstance(error, ClaudeNotFound | ClaudeUnfit | ContainmentError):
             # It would be the same for every task: put this one back, and stop.
             fate = retry.Fate(TaskStatus.WAITING, go_on=task.go_on, reason=str(error))
             self._tell(schedule.Broken(self._now(), str(error)))

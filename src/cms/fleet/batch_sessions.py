@@ -14,7 +14,7 @@ import trio
 
 from cms.batch.ends import Found, Report
 from cms.batch.retry import Remains
-from cms.errors import CmsError, SessionNotFound
+from cms.errors import ClaudeUnfit, CmsError, SessionNotFound
 from cms.fleet.delegation import Accepted
 from cms.fleet.supervisor import Supervisor
 from cms.protocol.messages import (
@@ -70,6 +70,9 @@ class BatchSessions(Protocol):
             messages: how many messages that had.
             check: run the checks, which may take a while, if they were cut off.
         """
+
+    def unfit(self, name: str) -> ClaudeUnfit | None:
+        """Why the claude of the session's last process was none to work with, if that is how it ended."""
 
     def news(self, name: str) -> AsyncGenerator[News, None]:
         """What the API does for the session, until its process has ended."""
@@ -148,6 +151,9 @@ class SupervisorSessions:
             exact=last.cost_exact and session.cost_exact,
             can_continue=there,
         )
+
+    def unfit(self, name: str) -> ClaudeUnfit | None:
+        return self._supervisor.unfit(name)
 
     async def news(self, name: str) -> AsyncGenerator[News, None]:
         try:

@@ -17,7 +17,7 @@ import trio
 from cms.batch import retry
 from cms.batch.ends import Found, Report
 from cms.batch.model import Place, Task
-from cms.errors import CmsError
+from cms.errors import ClaudeUnfit, CmsError
 from cms.fleet.batch_sessions import BatchSessions, News
 from cms.groups import single_error
 from cms.session.model import DelegateResult, Outcome, Record
@@ -174,13 +174,20 @@ class LocalCrew:
 
                     result = await self._work(job, accepted)
                     listening.cancel_scope.cancel(reason="the try has ended")
+            if (unfit := self._unfit(result)) is not None:
+                raise NotDone(unfit, begun=not result.cost_exact, cost=result.cost)
             return await self._seen(job.task, Report(result))
+        except NotDone:
+            raise
         except CmsError as error:
             cost = 0.0
             if begun:
                 with trio.CancelScope(shield=True):
                     cost = max(0.0, await self.spent(job.task) - job.task.paid)
             raise NotDone(error, begun=begun, cost=cost) from error
+
+    def _unfit(self, result: DelegateResult) -> ClaudeUnfit | None:
+        return self._sessions.unfit(result.name) if result.status is Outcome.FAILED else None
 
     async def _work(self, job: Job, accepted: Callable[[object], None]) -> DelegateResult:
         task = job.task
@@ -204,6 +211,8 @@ class LocalCrew:
 
     async def look(self, task: Task, *, check: bool) -> Found:
         found = await self._sessions.traces(task.name, task.before, task.messages, check=check)
+        if isinstance(found, Report) and self._unfit(found.result) is not None and not found.result.turns:
+            return None  # it can simply be begun, with another claude
         return await self._seen(task, found) if isinstance(found, Report) else found
 
     async def spent(self, task: Task) -> float:

@@ -15,7 +15,7 @@ import trio
 
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
-from cms.errors import CmsError, WrongStatus
+from cms.errors import ClaudeUnfit, CmsError, WrongStatus
 from cms.fleet.admission import check_containment
 from cms.fleet.changes import Changes
 from cms.fleet.sessions import Sessions, elsewhere
@@ -50,6 +50,7 @@ class Processes(Sessions):
         self.changes = Changes(settings, mechanism)
         self._nursery = nursery
         self._unkilled = unkilled
+        self._unfit: dict[str, ClaudeUnfit] = {}
         self._closed = False
 
     def close(self) -> None:
@@ -129,12 +130,23 @@ class Processes(Sessions):
             name = runner.record.name
             if self._runners.get(name) is runner:
                 del self._runners[name]
+            if isinstance(runner.failure, ClaudeUnfit):
+                self._unfit[name] = runner.failure
+            else:
+                self._unfit.pop(name, None)
             if runner.unsaved:
                 self._unsaved[name] = runner
             if runner.record.status is SessionStatus.ERROR:
                 log.error("session %s is UNKILLED: %s", name, runner.record.error)
                 self._unkilled.keep(runner)
             self.children.end_with(runner.record)
+
+    def unfit(self, name: str) -> ClaudeUnfit | None:
+        """Why the claude of the session's last process was none to work with, if that is how it ended."""
+        runner = self._runners.get(name)
+        if runner is None:
+            return self._unfit.get(name)
+        return runner.failure if isinstance(runner.failure, ClaudeUnfit) else None
 
     # --- what they are told ------------------------------------------------------------------------
 

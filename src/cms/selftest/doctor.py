@@ -1,8 +1,9 @@
 """What this machine has, found by trying: for `cms doctor`, and for whoever must decide whether to start.
 
 Nothing is spent and nothing is left behind but the home, if there was none: a container is made and killed,
-`claude` is asked for its version and for its login (`claude auth status`, which calls nobody), a file is
-written into the home and removed, and a daemon is asked for its status if one runs.
+`claude` is asked for its version and for its login (`claude auth status`, which calls nobody) and is shaken
+hands with (`fitness`), a file is written into the home and removed, and a daemon is asked for its status if
+one runs.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from cms.protocol.versions import MINIMUM, Standing, standing
 from cms.rpc.client import NoDaemon, connect
 from cms.rpc.daemon import DAEMON_STATUS
 from cms.rpc.verbs import Nothing
+from cms.selftest.fitness import try_claude
 from cms.session.model import Record
 
 #: Seconds for one question to `claude`; a cold start takes a second.
 _PATIENCE = 20.0
+_ANOTHER = "run it by hand; CMS_CLAUDE names another one"
 _SPARE = 100 * 1024 * 1024
 
 Login = Literal["yes", "no", "unknown"]
@@ -79,6 +82,7 @@ class Claude(Record, frozen=True):
     method: str  # "api_key", "oauth_token" ..., as claude calls it
     simulated: bool
     standing: Standing  # what is known of that version
+    fit: bool = False  # it has shown what safety rests on
 
 
 class Home(Record, frozen=True):
@@ -146,13 +150,21 @@ async def _examine(settings: Settings, problems: list[Problem]) -> Checkup:
 
         nursery.start_soon(look_at_claude)
         nursery.start_soon(look_at_containment)
+    claude = agents[0]
+    if (
+        claude is not None
+        and claude.version
+        and claude.standing != "too old"
+        and found[0].guarantees is not None
+    ):
+        claude = msgspec.structs.replace(claude, fit=await _is_fit(settings, problems))
     home = _home(settings, problems)
     isolation = await _isolation(settings, home, problems)
     daemon = await trio.to_thread.run_sync(_daemon, settings, found[0], problems)
     return Checkup(
         ok=not any(problem.fatal for problem in problems),
         containment=found[0],
-        claude=agents[0],
+        claude=claude,
         home=home,
         isolation=isolation,
         daemon=daemon,
@@ -197,7 +209,7 @@ async def _claude(settings: Settings, problems: list[Problem]) -> Claude | None:
         nursery.start_soon(ask, "auth", "status", "--json")
     code, said = answers["--version"]
     if code != 0:
-        wrong(f"{argv[0]} does not run: {_last(said)}", "run it by hand; CMS_CLAUDE names another one")
+        wrong(f"{argv[0]} does not run: {_last(said)}", _ANOTHER)
         return Claude(argv[0], "", "unknown", "", simulated=False, standing="unknown")
     login, method = _read_login(answers["auth"][1])
     simulated = "simulated" in said
@@ -209,8 +221,20 @@ async def _claude(settings: Settings, problems: list[Problem]) -> Claude | None:
     version = said.split()[0] if said else ""
     known = standing(version)
     if known == "too old":
-        wrong(ClaudeUnfit(version, "it is too old", MINIMUM).message, "CMS_CLAUDE names another one")
+        # It is not started at all: it knows our flags as little as its version.
+        wrong(ClaudeUnfit(version, "it is too old", MINIMUM).message, _ANOTHER)
     return Claude(argv[0], version, login, method, simulated, known)
+
+
+async def _is_fit(settings: Settings, problems: list[Problem]) -> bool:
+    try:
+        mechanism = await find_mechanism(settings.containment)
+        await try_claude(settings, find_claude(settings), mechanism)
+    except (CmsError, OSError) as error:
+        why = str(error) if isinstance(error, ClaudeUnfit) else f"it does not come up: {error}"
+        problems.append(Problem("claude", why, _ANOTHER, fatal=True))
+        return False
+    return True
 
 
 class _AuthStatus(msgspec.Struct, rename="camel"):

@@ -9,6 +9,7 @@ A prompt is a list of words, one for each try; the last one holds for all furthe
     "late-529"      the same after some turns
     "limit:60"      a usage limit ends it, that resets in so many seconds
     "401"           refused credentials
+    "unfit"         a claude that is none to work with
     "hang"          never ends by itself
     "taken"         could not begin: the name is taken
 """
@@ -24,7 +25,7 @@ import trio
 
 from cms.batch.ends import Found, Report
 from cms.batch.retry import Remains
-from cms.errors import NameTaken
+from cms.errors import ClaudeUnfit, NameTaken
 from cms.fleet.batch_sessions import News
 from cms.fleet.delegation import Accepted
 from cms.session.model import DelegateResult, Interaction, Outcome, Safety, SessionOptions
@@ -120,7 +121,7 @@ class FakeSessions:
         bad = msgspec.structs.replace(good, status=Outcome.FAILED, response="", error=word)
         kind, _, value = word.partition(":")
         match kind:
-            case "fail":
+            case "fail" | "unfit":
                 return bad
             case "acts-fail":
                 session.tools = (*session.tools, "Bash")
@@ -138,6 +139,10 @@ class FakeSessions:
 
     def now(self) -> float:
         raise NotImplementedError  # given by the test, which has the engine's clock
+
+    def unfit(self, name: str) -> ClaudeUnfit | None:
+        result = self.sessions[name].result
+        return ClaudeUnfit("2.0.1", "it is too old", "2.1") if result and result.error == "unfit" else None
 
     async def spent(self, name: str) -> float:
         session = self.sessions.get(name)

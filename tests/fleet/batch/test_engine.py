@@ -159,6 +159,18 @@ async def test_a_usage_limit_parks_everything_until_it_resets(house: House, auto
     assert set(house.sessions.completed.values()) == {1}
 
 
+async def test_a_claude_that_is_none_to_work_with_stops_it_with_one_line(
+    house: House, autojump_clock: Clock
+) -> None:
+    record = await house.run([spec(f"t{n}", "unfit ok") for n in range(30)])
+    assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "trouble")
+    assert "claude 2.0.1 cannot be used: it is too old" in record.reason
+    assert set((await house.statuses(record.id)).values()) == {"waiting"}
+    assert sum(house.sessions.begun.values()) <= 4
+    engine = await house.batches.start(record.id)
+    assert (await engine.wait()).status in (BatchStatus.COMPLETED, BatchStatus.STOPPED)
+
+
 async def test_refused_credentials_stop_it_and_fail_nothing(house: House, autojump_clock: Clock) -> None:
     record = await house.run([spec("a", "401 ok"), *(spec(f"t{n}", "401 ok") for n in range(30))])
     assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "auth")
