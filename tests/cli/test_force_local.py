@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import mounting
 from cli.shell import Ran, Shell, shell
 from cms.cli.app import main
 from cms.testing.script import ScriptedReply, call, prompt, say
@@ -158,31 +159,26 @@ def test_a_check_and_what_the_session_started_end_with_it(shell: Shell, kill: Ki
 
 
 def test_a_full_disk(tmp_path: Path, kill: Kill, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("may not mount a file system here")
     (tmp_path / "full").mkdir()
     full = Shell(tmp_path / "full")
-    full.env["CMS_HOME"], full.home = str(disk / "cms"), disk / "cms"
-    monkeypatch.setenv("CMS_HOME", full.env["CMS_HOME"])
-    try:
-        start(full, "one")
-        start(full, "two")
-        with (disk / "filler").open("wb", buffering=0) as filler:
-            size = 65536
-            while size:
-                try:
-                    filler.write(b"x" * size)
-                except OSError:
-                    size //= 2
-        ran = kill("one", "--force-local")
-        assert ran.code == 0, ran
-        plain = kill("two")
-        assert (alive(full), "Traceback" in plain.err) == ([], False), plain
-    finally:
-        (disk / "filler").unlink(missing_ok=True)
-        full.cms("daemon", "stop")
-        full.close()
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounting.small_disk("8m") as disk:
+        full.env["CMS_HOME"], full.home = str(disk / "cms"), disk / "cms"
+        monkeypatch.setenv("CMS_HOME", full.env["CMS_HOME"])
+        try:
+            start(full, "one")
+            start(full, "two")
+            with (disk / "filler").open("wb", buffering=0) as filler:
+                size = 65536
+                while size:
+                    try:
+                        filler.write(b"x" * size)
+                    except OSError:
+                        size //= 2
+            ran = kill("one", "--force-local")
+            assert ran.code == 0, ran
+            plain = kill("two")
+            assert (alive(full), "Traceback" in plain.err) == ([], False), plain
+        finally:
+            (disk / "filler").unlink(missing_ok=True)
+            full.cms("daemon", "stop")
+            full.close()

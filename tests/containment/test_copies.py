@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import msgspec
 import pytest
 import trio
 
+import mounting
 from cms.containment import Layer, Mechanism, Spec
 from cms.containment import _probe as probing
 from cms.errors import ContainmentError
@@ -183,25 +183,23 @@ async def test_protected_and_hidden_paths_below_a_cover(walled: Mechanism, world
 
 
 @pytest.fixture
-def mounted(world: World) -> Iterator[World]:
+def with_mounts() -> Iterator[World]:
     """A file system below the home that can be covered, one that cannot, and a file that is a mount."""
-    points = [world.home / "tmpfs", world.home / "proc", world.home / "notes"]
-    for point in points[:2]:
-        point.mkdir()
-    commands = (
-        ["mount", "-t", "tmpfs", "none", str(points[0])],
-        ["mount", "-t", "proc", "none", str(points[1])],
-        ["mount", "--bind", str(world.outside / "file"), str(points[2])],
-    )
-    if any(subprocess.run(command, capture_output=True, check=False).returncode for command in commands):
-        pytest.skip("nothing can be mounted here")
-    (points[0] / "file").write_text("mounted\n")
-    yield world
-    for point in points:
-        subprocess.run(["umount", "-l", str(point)], check=True)
+    with mounting.folder_for_mounts() as root:
+        world = World(root)
+        points = [world.home / "tmpfs", world.home / "proc", world.home / "notes"]
+        for point in points[:2]:
+            point.mkdir()
+        with mounting.mounted(
+            ("-t", "tmpfs", "none", str(points[0])),
+            ("-t", "proc", "none", str(points[1])),
+            ("--bind", str(world.outside / "file"), str(points[2])),
+        ):
+            (points[0] / "file").write_text("mounted\n")
+            yield world
 
 
-async def test_mounts_below_a_cover(walled: Mechanism, mounted: World) -> None:
+async def test_mounts_below_a_cover(walled: Mechanism, with_mounts: World) -> None:
     """The kernel covers no folder with a mount below: it is read-only, and what is in it is covered."""
     script = (
         "cd ../..; echo x 2>/dev/null > new && echo through; echo copy > .config/tool; cat .config/tool\n"
@@ -209,20 +207,22 @@ async def test_mounts_below_a_cover(walled: Mechanism, mounted: World) -> None:
         "echo x 2>/dev/null > proc/sys/kernel/hostname && echo through\n"
         "cat notes; echo x 2>/dev/null > notes; cat notes"
     )
-    assert await run(walled, mounted.spec(script)) == "copy\nmounted\ncopy\nLinux\nmine\nmine\n"
-    assert (mounted.home / ".config" / "tool").read_text() == "mine\n"
-    assert (mounted.home / "tmpfs" / "file").read_text() == "mounted\n"
-    assert (mounted.outside / "file").read_text() == "mine\n"
+    assert await run(walled, with_mounts.spec(script)) == "copy\nmounted\ncopy\nLinux\nmine\nmine\n"
+    assert (with_mounts.home / ".config" / "tool").read_text() == "mine\n"
+    assert (with_mounts.home / "tmpfs" / "file").read_text() == "mounted\n"
+    assert (with_mounts.outside / "file").read_text() == "mine\n"
 
 
-async def test_a_work_dir_with_mounts_below_that_is_covered_too(walled: Mechanism, mounted: World) -> None:
-    spec = mounted.spec("echo x > new; cat new", cwd=mounted.home, writable=(mounted.home,))
+async def test_a_work_dir_with_mounts_below_that_is_covered_too(
+    walled: Mechanism, with_mounts: World
+) -> None:
+    spec = with_mounts.spec("echo x > new; cat new", cwd=with_mounts.home, writable=(with_mounts.home,))
     assert await run(walled, spec) == "x\n"
-    assert (mounted.home / "new").read_text() == "x\n"
+    assert (with_mounts.home / "new").read_text() == "x\n"
 
 
-async def test_mounts_below_what_is_hidden_stay_hidden(walled: Mechanism, mounted: World) -> None:
-    spec = mounted.spec("ls ../../tmpfs ../..", hidden=(mounted.home / "tmpfs",))
+async def test_mounts_below_what_is_hidden_stay_hidden(walled: Mechanism, with_mounts: World) -> None:
+    spec = with_mounts.spec("ls ../../tmpfs ../..", hidden=(with_mounts.home / "tmpfs",))
     assert "file" not in await run(walled, spec)
 
 

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
+import mounting
 from cms.config import Settings
 
 
@@ -17,19 +17,10 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk() -> Iterator[Path]:
     """A file system of 1 MB. Needs the right to mount; `max_page_count` covers the rest elsewhere."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("may not mount a file system here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+    with mounting.small_disk("1m") as disk:
+        yield disk
 
 
 @pytest.fixture
