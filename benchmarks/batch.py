@@ -1,7 +1,7 @@
 """What a batch costs its supervisor, and what becomes of it when the daemon is killed again and again.
 
-    python benchmarks/batch.py                    # 100, 1,000 and 10,000 tasks; then 20 kills among 10,000
-    python benchmarks/batch.py --sizes 100,1000 --kills 3 --kill-tasks 200
+    python -m benchmarks.batch                    # 100, 1,000 and 10,000 tasks; then 20 kills among 10,000
+    python -m benchmarks.batch --sizes 100,1000 --kills 3 --kill-tasks 200
 
 Simulated agents (real processes, no model). Printed for each size: wall time, the daemon's CPU time for each
 task and for each event (a line that an agent wrote, or a task's start or end), its memory at the end, and how
@@ -14,112 +14,14 @@ import argparse
 import json
 import os
 import random
-import shutil
 import signal
-import sqlite3
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import psutil
 
-from cms.config import load_settings
-from cms.rpc.client import NoDaemon, connect
-from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
-from cms.testing.agent import write_launcher
-from cms.testing.script import prompt, say
+from benchmarks.house import cpu_of, open_house
 
 MIB = 2**20
-
-
-class House:
-    """A home with a daemon of its own."""
-
-    def __init__(self, folder: Path, parallel: int, seconds: float) -> None:
-        self.folder = folder
-        self.seconds = seconds
-        self.parallel = parallel
-        (folder / "work").mkdir()
-        self.env = {
-            **{key: value for key, value in os.environ.items() if not key.startswith("CMS_")},
-            "HOME": str(folder),
-            "CMS_HOME": str(folder / "cms"),
-            "CMS_CLAUDE": str(write_launcher(folder / "claude")),
-        }
-
-    def cms(self, *words: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "cms", *words, "--json"],
-            cwd=self.folder / "work",
-            env=self.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        try:
-            return json.loads(done.stdout)
-        except ValueError:
-            raise SystemExit(f"cms {' '.join(words)}: {done.stdout}{done.stderr}") from None
-
-    def daemon(self) -> psutil.Process:
-        with connect(load_settings(self.env)) as client:
-            return psutil.Process(client.daemon.pid)
-
-    def start(self, tasks: int) -> str:
-        path = self.folder / f"tasks-{tasks}.jsonl"
-        with path.open("w") as file:
-            for number in range(tasks):
-                answer = say("done", cost_usd=0.001).after(self.seconds)
-                one = {"name": f"t{number}", "prompt": prompt(f"Task {number}", answer)}
-                file.write(json.dumps(one) + "\n")
-        return str(
-            self.cms(
-                "batch", "--file", str(path), "--detach", "--max-parallel", str(self.parallel),
-                "--stagger", "0.001s", "--out", str(self.folder / "out.jsonl"),
-            )["id"]
-        )  # fmt: skip
-
-    def database(self) -> sqlite3.Connection:
-        return sqlite3.connect(f"file:{self.folder / 'cms' / 'cms.db'}?mode=ro", uri=True)
-
-    def ended(self, batch_id: str) -> int:
-        with self.database() as db:
-            row = db.execute(
-                "SELECT sum(tasks) FROM batch_counts WHERE batch_id = ?"
-                " AND status NOT IN ('waiting', 'running')",
-                (batch_id,),
-            ).fetchone()
-        db.close()
-        return row[0] or 0
-
-    def stop(self) -> None:
-        try:
-            with connect(load_settings(self.env), start=False) as client:
-                client.call(DAEMON_STOP, DaemonStopParams(grace=10.0))
-                client.wait_until_gone(time.monotonic() + 30)
-        except NoDaemon:
-            pass
-
-
-@contextmanager
-def open_house(parallel: int, seconds: float) -> Iterator[House]:
-    folder = Path(tempfile.mkdtemp(prefix="cms-bench-"))
-    house = House(folder, parallel, seconds)
-    try:
-        yield house
-    finally:
-        house.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def cpu_of(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def measure(tasks: int, parallel: int, seconds: float) -> None:

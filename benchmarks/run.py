@@ -1,207 +1,94 @@
-"""What an event costs on its way from bytes to a decision, as ratios to reading the same JSON bare.
+"""The runner: measures, each beside what people would use instead, and writes the table.
 
-    python -m benchmarks [--turns N] [--repeats N]
+    python -m benchmarks                      all of it; the table of benchmarks/README.md is written anew
+    python -m benchmarks reading store        some of it, told only
+    python -m benchmarks --json new.json      the figures, for a machine
+    python -m benchmarks --compare old.json   exit code 1 if something is slower than it was then
+    python -m benchmarks --small              less of everything: for a loaded machine, or to try the runner
 
-Each measurement runs in a process of its own, and the best of its repeats counts, in processor time: what
-disturbs a run only makes it slower. Ratios hold across machines where times do not; the second table shows
-that ten times the events cost ten times as much.
+What it is held against (`PEERS`) is installed into an environment of its own, kept in benchmarks/.peers; all
+is measured there, cms too. Ratios are taken within one run, in turns; times are the best of several.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from benchmarks import stream
+from benchmarks import commands, reading, sessions, store, trees
+from benchmarks.figures import ROOT, Figure, Run, commit, machine, slower, table
 
-_ROOT = Path(__file__).parent.parent
+#: What people would use instead, as it is installed beside cms.
+PEERS = ("orjson", "claude-agent-sdk")
+_PLACE = ROOT / "benchmarks" / ".peers"
+_README = ROOT / "benchmarks" / "README.md"
+_BEGIN, _END = "<!-- figures -->", "<!-- end of figures -->"
 
-
-class Work(msgspec.Struct):
-    """What is to be read: the lines, and the same as one piece of bytes."""
-
-    lines: list[bytes]
-    data: bytes
-
-
-class Figure(msgspec.Struct):
-    """One measurement: seconds for so many events and bytes."""
-
-    seconds: float
-    events: int
-    size: int
-
-    @property
-    def per_event(self) -> float:
-        return self.seconds / self.events * 1e6
-
-
-def _json(work: Work) -> None:
-    for line in work.lines:
-        json.loads(line)
-
-
-def _msgspec(work: Work) -> None:
-    decode = msgspec.json.decode
-    for line in work.lines:
-        decode(line)
-
-
-def _decode(work: Work) -> None:
-    from cms.protocol.messages import decode
-
-    for line in work.lines:
-        decode(line)
-
-
-def _frame(work: Work) -> None:
-    from cms.protocol.framing import LineBuffer
-
-    data = work.data
-    buffer = LineBuffer()
-    for at in range(0, len(data), 65536):
-        buffer.receive(data[at : at + 65536])
-
-
-def _whole(work: Work) -> None:
-    """Framing, decoding, folding and deciding, with the answers that a runner would give."""
-    from cms.protocol.connection import Answered, Connection
-    from cms.protocol.messages import CommandLifecycle, Event, GetUsage
-    from cms.session.decide import AnswerCall, AskMeter, FindPaths, Settle, decide, wake_at
-    from cms.session.fold import fold, is_piece
-    from cms.session.gate import Rules
-    from cms.session.model import Limits
-    from cms.session.paths import PathRules
-    from cms.session.state import (
-        Began,
-        Charged,
-        Judged,
-        MeterAsked,
-        Opened,
-        PathsFound,
-        Phase,
-        Settled,
-        State,
-    )
-
-    def paths() -> PathRules:
-        return PathRules(work_dir="/home/u/project", home="/home/u", resolve=lambda path: path)
-
-    limits = Limits(max_cost=1e9, max_turns=10**9, max_time=1e9)
-    rules = Rules(limits, "full", paths(), paths(), ("/home/u/project",))
-    reading = msgspec.Raw(b'{"session":{"total_cost_usd":0.0,"model_usage":{}}}')
-    state = fold(State(), Opened(0.0, {}), 0.0)
-    now = 0.0
-
-    def take(event: Event) -> None:
-        nonlocal state
-        state = fold(state, event, now)
-        if state.charges:
-            state = fold(state, Charged(len(state.charges)), now)
-        if is_piece(event):
-            return  # as in `live.driver`
-        for action in decide(state, rules, now):
-            if isinstance(action, AnswerCall):
-                state = fold(state, Judged(action.call.request_id, action.denial), now)
-            elif isinstance(action, FindPaths):
-                names = action.call.given.paths
-                found = tuple(rules.paths.locate(name, str) for name in names)
-                take(PathsFound(action.call.request_id, found))
-            elif isinstance(action, AskMeter):
-                state = fold(state, MeterAsked(), now)
-                take(Answered("q", GetUsage(), reading))
-            elif isinstance(action, Settle):
-                state = fold(state, Settled(), now)
-        wake_at(state, rules)
-
-    connection = Connection()
-    data = work.data
-    settled = 0
-    for at in range(0, len(data), 65536):
-        connection.receive_data(data[at : at + 65536])
-        while (event := connection.next_event()) is not None:
-            now += 0.0001
-            if isinstance(event, CommandLifecycle) and event.state == "queued":
-                take(Began(event.command_uuid))
-            busy = state.phase is Phase.BUSY
-            take(event)
-            settled += busy and state.phase is Phase.READY
-    assert settled == sum(b'"subtype":"success"' in line for line in work.lines), (
-        "every turn must come to its end"
-    )
-
-
-MEASUREMENTS: dict[str, tuple[str, Callable[[Work], None]]] = {
-    "json": ("json.loads of each line", _json),
-    "msgspec": ("msgspec.json.decode of each line", _msgspec),
-    "frame": ("cms: bytes to lines", _frame),
-    "decode": ("cms: lines to events", _decode),
-    "whole": ("cms: bytes to decisions", _whole),
+#: In the order of the table. Each is told whether to do less.
+MEASURES: dict[str, Callable[[bool], list[Figure]]] = {
+    "reading": reading.figures,
+    "commands": commands.figures,
+    "store": store.figures,
+    "trees": trees.figures,
+    "sessions": sessions.figures,
+    "overhead": sessions.overhead,
 }
 
 
-def measure(name: str, turns: int, repeats: int) -> Figure:
-    """In this process."""
-    lines = stream.lines(turns)
-    work = Work(lines, b"\n".join(lines) + b"\n")
-    best = float("inf")
-    for _ in range(repeats):
-        began = time.process_time()
-        MEASUREMENTS[name][1](work)
-        best = min(best, time.process_time() - began)
-    return Figure(best, len(lines), sum(map(len, lines)))
+def enter_peers() -> None:
+    """Go on in the environment of the peers, which is made if it is not there."""
+    if Path(sys.prefix) == _PLACE:
+        return
+    python = _PLACE / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(_PLACE)], check=True)
+    pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-e", str(ROOT), "psutil", *PEERS], check=True)
+    os.chdir(ROOT)
+    os.execv(python, [str(python), "-m", "benchmarks", *sys.argv[1:]])  # noqa: S606 - no shell is wanted
 
 
-def measure_apart(name: str, turns: int, repeats: int) -> Figure:
-    """In a process of its own."""
-    argv = [
-        sys.executable,
-        "-m",
-        "benchmarks",
-        "--one",
-        name,
-        "--turns",
-        str(turns),
-        "--repeats",
-        str(repeats),
-    ]
-    done = subprocess.run(argv, cwd=_ROOT, stdout=subprocess.PIPE, check=True)
-    return msgspec.json.decode(done.stdout, type=Figure)
+def write_table(run: Run) -> None:
+    """Put the figures into the README, between their marks."""
+    text = _README.read_text()
+    before, rest = text.split(_BEGIN)
+    after = rest.split(_END)[1]
+    head = f"Measured at {run.commit} on {run.machine} (load {run.load:.1f} before).\n"
+    _README.write_text("\n".join([before + _BEGIN, head, *table(run.figures), "", _END]) + after)
 
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks")
-    parser.add_argument("--turns", type=int, default=20, help="messages in the session (default %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="the best of so many counts")
-    parser.add_argument("--one", choices=list(MEASUREMENTS), help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MEASURES)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--compare", type=Path, metavar="OLD", help="tell what is slower than in that file")
+    parser.add_argument("--small", action="store_true", help="measure less of everything")
+    parser.add_argument("--here", action="store_true", help="in this environment, without what it lacks")
     given = parser.parse_args()
-    if given.one:
-        print(msgspec.json.encode(measure(given.one, given.turns, given.repeats)).decode())
-        return
-    figures = {name: measure_apart(name, given.turns, given.repeats) for name in MEASUREMENTS}
-    one = figures["whole"]
-    print(f"{one.events} events, {one.size / 1e6:.1f} MB, seed 1\n")
-    print(f"{'':34} us/event   MB/s   x msgspec   x json")
-    for name, (title, _) in MEASUREMENTS.items():
-        figure = figures[name]
-        to_msgspec = figure.seconds / figures["msgspec"].seconds
-        to_json = figure.seconds / figures["json"].seconds
-        speed = figure.size / figure.seconds / 1e6
-        print(f"{title:34} {figure.per_event:8.2f} {speed:6.0f} {to_msgspec:11.2f} {to_json:8.2f}")
-    print(f"\n{'ten times the session':34} us/event   x the cost of one event")
-    for name in ("decode", "whole"):
-        ten = measure_apart(name, given.turns * 10, max(given.repeats // 2, 1))
-        ratio = ten.per_event / figures[name].per_event
-        print(f"{MEASUREMENTS[name][0]:34} {ten.per_event:8.2f} {ratio:12.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    unknown = [name for name in given.names if name not in MEASURES]
+    if unknown:
+        parser.error(f"there is no {unknown[0]!r}: one of {', '.join(MEASURES)}")
+    if not given.here:
+        enter_peers()
+    run = Run(machine(), commit(), os.getloadavg()[0], [])
+    for name in given.names or MEASURES:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        run.figures += MEASURES[name](given.small)
+    print("\n".join([run.machine, "", *table(run.figures)]))
+    if given.json:
+        given.json.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
+    if not given.names and not given.small:
+        write_table(run)
+    if given.compare:
+        found = slower(msgspec.json.decode(given.compare.read_bytes(), type=Run), run)
+        print("\n" + "\n".join(f"slower: {one}" for one in found) if found else "\nnothing is slower")
+        sys.exit(bool(found))

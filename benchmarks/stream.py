@@ -102,7 +102,9 @@ class _Session:
         head = {"id": message, "type": "message", "role": "assistant", "model": MODEL, "content": []}
         yield self._event("message_start", message={**head, "usage": {"input_tokens": 3, "output_tokens": 1}})
         thought, said = self._text(40), self._text(60)
-        yield from self._streamed(message, 0, {"type": "thinking", "thinking": thought}, thought)
+        yield from self._streamed(
+            message, 0, {"type": "thinking", "thinking": thought, "signature": "c2lnbmVk"}, thought
+        )
         yield self._event("content_block_stop", index=0)
         yield from self._streamed(message, 1, {"type": "text", "text": said}, said)
         yield self._event("content_block_stop", index=1)
@@ -145,7 +147,13 @@ class _Session:
         for number in range(replies):
             yield from self._reply(last=number == replies - 1)
         usage = {MODEL: {"inputTokens": 9, "outputTokens": self._count, "costUSD": self._cost}}
-        end: Event = {"duration_ms": 1, "num_turns": replies, "stop_reason": "end_turn", "is_error": False}
+        end: Event = {
+            "duration_ms": 1,
+            "duration_api_ms": 1,
+            "num_turns": replies,
+            "stop_reason": "end_turn",
+            "is_error": False,
+        }
         end |= {"total_cost_usd": self._cost, "modelUsage": usage, "permission_denials": []}
         end |= {"subtype": "success", "terminal_reason": "completed", "result": self._text(60)}
         yield {**end, **self._line("result")}
