@@ -90,7 +90,9 @@ async def house(
 ) -> AsyncIterator[House]:
     autojump_clock.autojump_threshold = 0.02  # the store works in threads: let it
     # So do files: on a busy machine the clock would jump to their deadline.
-    monkeypatch.setitem(ask_disk.__kwdefaults__, "seconds", math.inf)
+    defaults = ask_disk.__kwdefaults__
+    assert defaults is not None
+    monkeypatch.setitem(defaults, "seconds", math.inf)
     async with open_house(tmp_path) as house:
         yield house
 
