@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -386,6 +387,34 @@ async def test_a_folder_that_cannot_be_covered_is_found_out(
             await run(walled, world.spec("echo x 2>/dev/null > ../../notes || echo refused")) == "refused\n"
         )
     assert [bool(spec.covered) for spec in starts] == [True, False, False]
+
+
+async def test_folders_are_not_looked_at_on_trio_s_thread(
+    walled: Mechanism, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them may be on a network that does not answer."""
+    here, looked = threading.get_ident(), []
+
+    def noting(name: str) -> Callable[..., object]:
+        real = getattr(os, name)
+
+        def call(path: object, *args: object, **more: object) -> object:
+            if isinstance(path, str | os.PathLike) and str(path).startswith(str(world.home)):
+                looked.append((str(path), threading.get_ident()))
+            return real(path, *args, **more)
+
+        return call
+
+    caches = (world.home / ".cache", world.home / ".npm")
+    spec = world.spec("echo fine", caches=caches)
+    for coverable in ({}, {world.home: False}):
+        monkeypatch.setattr(walled, "_coverable", coverable)
+        with monkeypatch.context() as patch:
+            for name in ("stat", "lstat"):
+                patch.setattr(os, name, noting(name))
+            assert await run(walled, spec) == "fine\n"
+    assert {str(path) for path in (world.home, *caches)} <= {path for path, _ in looked}
+    assert [path for path, thread in looked if thread == here] == []
 
 
 async def test_the_probe_tells_where_it_cannot_be_had(

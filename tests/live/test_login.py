@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,18 @@ def seen(login: Login) -> str:
     found = json.loads((login.folder / FILE).read_text())["claudeAiOauth"]
     assert "refreshToken" not in found
     return str(found["accessToken"])
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that jumps does not wait for threads."""
+    if "autojump_clock" in request.fixturenames:
+
+        async def ask(look: Callable[[], object], _what: str, **_: object) -> object:
+            await trio.lowlevel.checkpoint()
+            return look()
+
+        monkeypatch.setattr(module, "ask_disk", ask)
 
 
 @pytest.fixture
@@ -151,6 +165,23 @@ async def test_where_it_is_looked_for(world: World) -> None:
     assert world.login().source == world.source
     assert world.login(CLAUDE_CONFIG_DIR="/conf").source == Path("/conf") / FILE
     assert world.login(CLAUDE_CONFIG_DIR="/conf", **{VARIABLE: "/safe"}).source == Path("/safe") / FILE
+
+
+@pytest.mark.parametrize("kind", ["fifo", "endless", "huge"])
+async def test_what_an_agent_puts_in_its_place_holds_nobody_up(world: World, kind: str) -> None:
+    """Where a session has no copies it can: the daemon reads it all the same."""
+    world.source.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "fifo":
+        os.mkfifo(world.source)
+    elif kind == "endless":
+        world.source.symlink_to("/dev/zero")
+    else:
+        world.source.write_bytes(b"x" * (2 << 20))
+    login = world.login()
+    with trio.fail_after(5):
+        await login.prepare()
+    assert list(login.folder.iterdir()) == []
+    assert login.hidden == (world.source,)
 
 
 async def test_without_a_login_there_is_none(world: World) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 
+import cms
 from cms.config import Settings
 from cms.fleet.supervisor import Supervisor
 from cms.session.model import Interaction, Outcome, SessionStatus, Walls
@@ -248,6 +249,30 @@ async def test_sessions_side_by_side_have_walls_of_their_own(settings: Settings)
         assert env_file(settings).read_text() == SECRET + "free\n"
         await until(lambda: len(results) == 2)
         assert {result.status for result in results} == {Outcome.COMPLETED}
+
+
+@pytest.mark.parametrize("containment", ["auto", "guard"])
+async def test_what_cms_runs_on_is_looked_at(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, containment: str
+) -> None:
+    """A stand-in for the daemon's own module, in the work dir as with a `.venv` there; and a new `git`."""
+    module = env_file(settings).parent / "lib" / "cms" / "__init__.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("ours\n")
+    monkeypatch.setattr(cms, "__file__", str(module))
+    path = f"{env_file(settings).parent}/tools:{settings.environ['PATH']}"
+    world = msgspec.structs.replace(
+        settings, environ={**settings.environ, "PATH": path}, containment=containment
+    )
+    async with supervising(world) as supervisor:
+        script = shell("mkdir tools; touch tools/git; echo evil > lib/cms/__init__.py; true")
+        result = await delegate(supervisor, prompt("Try", script, say("done")))
+        assert result.status is Outcome.PROTECTED_PATH
+        held = supervisor.mechanism.guarantees.protected_paths.strong
+        changed = [] if held else [f"{module} was changed (cms runs on it)"]
+        tool = f"{env_file(settings).parent}/tools/git was created (cms runs on it)"
+        assert walls_of(result).changed == (*changed, tool)
+        assert module.read_text() == ("ours\n" if held else "evil\n")
 
 
 # --- moved by the environment, named by git -----------------------------------------------------------

@@ -12,9 +12,10 @@ import trio
 
 import cms
 from cms.containment import Spec, find_mechanism
-from cms.protection.places import Places, find_places, find_trusted, transcript_folder
-from cms.protection.protected_paths import ProtectedPaths, walled
+from cms.protection.places import Places, find_places, transcript_folder
+from cms.protection.protected_paths import ProtectedPaths, find_all_paths, walled
 from cms.protection.rules import build_rules
+from cms.protection.trusted_base import find_base_files, find_trusted
 from cms.session.model import SessionOptions
 
 
@@ -183,6 +184,31 @@ def test_what_we_run_on_is_held_where_it_lies_in_the_work_dir(
     (world.work / "bin").mkdir()
     assert set(find_trusted([str(world.work)], ())) == {world.work / "bin"}
     assert Path(os.path.realpath(sys.base_prefix)) in find_trusted([str(world.work)], (), anywhere=True)
+
+
+def test_what_we_run_on_is_refused_at_the_gate_and_looked_at_afterwards(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prefix = world.work / ".venv"
+    module = prefix / "lib" / "cms" / "__init__.py"
+    for path in (module, prefix / "lib" / "cms" / "daemon.py", prefix / "bin" / "git"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("ours\n")
+        path.chmod(0o755)
+    monkeypatch.setattr(sys, "prefix", str(prefix))
+    monkeypatch.setattr(cms, "__file__", str(module))
+    environ = {**world.environ, "PATH": f"tools:{prefix}/bin:{os.defpath}"}
+    rules = build_rules(SessionOptions(name="x", work_dir=str(world.work)), environ)
+    assert rules.paths.match(rules.paths.locate(str(module), str))
+    paths = find_all_paths(rules, environ)
+    assert prefix in paths.protected
+    # Not each file's content, but git's settings.
+    assert [path for path in paths.watched if path.is_relative_to(prefix)] == [prefix / "etc" / "gitconfig"]
+    expected = {module, module.parent / "daemon.py", prefix / "pyvenv.cfg", prefix / "bin" / "git"}
+    assert expected | {world.work / "tools" / "git", world.work / "tools" / "bwrap"} <= set(paths.base)
+    assert all(path.is_relative_to(world.work) for path in paths.base)
+    everything = set(find_base_files(rules.folders, (), environ, anywhere=True))
+    assert {Path(trio.__file__), Path(os.path.realpath(sys.executable))} <= everything
 
 
 async def test_an_environment_in_the_work_dir_cannot_be_changed(world: World) -> None:

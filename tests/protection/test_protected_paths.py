@@ -284,6 +284,16 @@ def test_a_big_file_is_compared_by_its_times(tmp_path: Path) -> None:
     assert [change.what for change in compare(before, snapshot([big]))] == ["was changed"]
 
 
+def test_a_big_file_whose_time_was_put_back_is_seen(tmp_path: Path) -> None:
+    big = tmp_path / "big"
+    big.write_bytes(b"x" * (HASHED + 1))
+    before, was = snapshot([big]), big.stat()
+    with big.open("r+b") as file:
+        file.write(b"y")
+    os.utime(big, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert [change.what for change in compare(before, snapshot([big]))] == ["was changed"]
+
+
 def test_a_pipe_in_the_place_of_a_file_holds_nobody_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert mark(tmp_path / "pipe").kind == "other"

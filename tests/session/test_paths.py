@@ -388,6 +388,15 @@ def test_every_default_protects_what_it_names() -> None:
         assert PLAIN.match(f"{path}/below"), pattern
 
 
+@pytest.mark.parametrize("pattern", ["//srv/x", "/srv/./x", "/srv//x/", "/srv/y/../x", "/SRV/X", "/srv/x/**"])
+def test_one_place_however_it_is_written(pattern: str) -> None:
+    rules = PathRules(work_dir=WORK, home=HOME, resolve=str, protect=[pattern])
+    for path in ("/srv/x", "/srv/x/y", "/srv/X/z"):
+        assert rules.match(rules.locate(path, str)) == pattern
+    assert not rules.match(rules.locate("/srv/xy", str))
+    assert not rules.match(rules.locate("/srv", str))
+
+
 def test_the_next_session_compiles_nothing_anew() -> None:
     """A batch starts thousands, each perhaps in a work dir of its own."""
 

@@ -16,7 +16,6 @@ import functools
 import marshal
 import os
 import socket
-import stat
 import subprocess
 import sys
 import tempfile
@@ -92,9 +91,7 @@ class _Attempt:
                 orders.supervisor = os.getpid()
                 # A folder that is covered shows the mode of the upper layer, which is new.
                 orders.modes = tuple(
-                    (os.fsencode(step.path), stat.S_IMODE(step.path.stat().st_mode))
-                    for step in self.plan.steps
-                    if step.word == "cover"
+                    (os.fsencode(step.path), step.mode) for step in self.plan.steps if step.word == "cover"
                 )
                 orders.leaf = os.fsencode(self.leaf.path) if self.leaf is not None else b""
                 letter.write(orders.dump())

@@ -77,11 +77,14 @@ class Mechanism(abc.ABC):
         covered = tuple(folder for folder in spec.covered if self._coverable.get(folder, True))
         if covered == spec.covered:
             return spec
+        caches = await ask_disk(
+            lambda: [path for path in spec.caches if path.exists()], f"the caches of {spec.label or spec.cwd}"
+        )
         return msgspec.structs.replace(
             spec,
             covered=covered,
             readable=(*spec.readable, *(folder for folder in spec.covered if folder not in covered)),
-            writable=(*spec.writable, *(path for path in spec.caches if path.exists())),
+            writable=(*spec.writable, *caches),
         )
 
     async def _try_to_cover(self, folders: list[Path]) -> None:
@@ -92,7 +95,10 @@ class Mechanism(abc.ABC):
         if not self.guarantees.copy_on_write.strong:
             self._coverable.update(dict.fromkeys(folders, False))
             return
-        folders = [folder for folder in folders if os.path.isdir(folder)]  # noqa: ASYNC240, PTH112 (stats, once)
+        asked = folders
+        folders = await ask_disk(
+            lambda: [folder for folder in asked if folder.is_dir()], "the folders that are to be copies"
+        )
         if not folders:
             return
         trial = Spec(

@@ -36,6 +36,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -55,11 +56,12 @@ _COVERED = frozenset({"bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2f
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One mount; `layer` of the word of that name."""
+    """One mount; `layer` of the word of that name, `mode` of the folder that is covered."""
 
     word: Word
     path: Path
     layer: Layer | None = None
+    mode: int = 0
 
 
 class Placeholder(msgspec.Struct, frozen=True):
@@ -278,6 +280,13 @@ class _Planner:
             False,
         )
 
+    def _step(self, word: Word, path: Path) -> Step:
+        mode = 0
+        if word == "cover":
+            with suppress(OSError):  # it has just gone: the mount says so
+                mode = stat.S_IMODE(path.stat().st_mode)
+        return Step(word, path, self.layers.get(path), mode)
+
     def plan(self) -> Plan:
         """What was wanted, in mounting order."""
         first = [Step("dev", Path("/dev"))] if self.spec.sandbox else []
@@ -286,7 +295,7 @@ class _Planner:
         deep = sorted(self.wanted.items(), key=lambda item: (_depth(item[0]), item[0]))
         return Plan(
             sandbox=self.spec.sandbox,
-            steps=(*first, *(Step(word, path, self.layers.get(path)) for path, word in deep)),
+            steps=(*first, *(self._step(word, path) for path, word in deep)),
             absent=tuple(self.absent),
             unenforced=tuple(self.unenforced),
             placeholders=tuple(self.placeholders),

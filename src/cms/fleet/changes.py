@@ -33,8 +33,8 @@ from cms.live.workspace import (
     remove_tree,
 )
 from cms.protection.links import locate
-from cms.protection.places import find_trusted
 from cms.protection.rules import build_rules
+from cms.protection.trusted_base import find_trusted
 from cms.session.model import ChangeSummary, SessionOptions, SessionRecord
 
 T = TypeVar("T")

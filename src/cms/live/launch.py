@@ -76,7 +76,9 @@ class Launcher:
         """
         record, options = self._context.record, self._context.record.options
         claude = find_claude(self._settings)
-        paths = await self._path_guard.prepare(claude)
+        paths = await self._path_guard.prepare(
+            claude, walls=self._mechanism.guarantees.protected_paths.strong
+        )
         self._path_guard.left_out = configuration.left_out
         if paths.places is not None and self._mechanism.guarantees.copy_on_write.strong:
             self.login = await copy_login(

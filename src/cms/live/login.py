@@ -37,7 +37,8 @@ import trio
 
 from cms.config import Settings
 from cms.containment import Mechanism, Spec
-from cms.errors import CmsError
+from cms.disk import ask_disk, read_small
+from cms.errors import CmsError, DiskTimeout
 from cms.live.argv import build_environment
 from cms.protection.places import homes
 
@@ -63,6 +64,7 @@ class Login:
     Attributes:
         folder: what claude is to be shown.
         source: the user's own file.
+        hidden: what the session is not to see.
     """
 
     def __init__(self, environ: Mapping[str, str], folder: Path, renew: _Renew) -> None:
@@ -70,52 +72,47 @@ class Login:
         self.source = Path(environ.get(VARIABLE) or homes(environ)[1]) / FILE
         self._renew = renew
         self._seen = b""
+        self._limiter = trio.CapacityLimiter(1)
         self._tried = -math.inf
-
-    @property
-    def hidden(self) -> tuple[Path, ...]:
-        """What the session is not to see."""
-        return (self.source,) if self.source.exists() else ()
+        self.hidden: tuple[Path, ...] = ()
 
     async def prepare(self) -> None:
         """Make the folder and the copy; renew first what is about to end.
 
         Raises:
             OSError: the folder cannot be made.
+            DiskTimeout: the user's file cannot be read.
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         await self._look(_RENEWABLE)
+        if await ask_disk(lambda: os.path.lexists(self.source), "the login"):
+            self.hidden = (self.source,)
 
     async def keep(self) -> None:
         """Keep it good, for ever."""
         margin = random.uniform(*_RENEW)  # noqa: S311 (not for secrets)
         while True:
             await trio.sleep(_LOOK_EVERY)
-            with suppress(OSError):  # the disk is full, say: what there is may do
+            with suppress(OSError, DiskTimeout):  # the disk is full, say: what there is may do
                 await self._look(margin)
 
     async def _look(self, margin: float) -> None:
-        if self._ends_within(margin) and trio.current_time() >= self._tried + _AGAIN_AFTER:
+        raw = await self._read()
+        if _ends_within(raw, margin) and trio.current_time() >= self._tried + _AGAIN_AFTER:
             self._tried = trio.current_time()
             async with _the_turn():
-                if self._ends_within(margin):
+                if _ends_within(await self._read(), margin):
                     # A failure is none of the session's: claude says when it is refused.
                     with suppress(OSError, CmsError):
                         await self._renew()
-        self._copy()
+            raw = await self._read()
+        self._copy(raw)
 
-    def _ends_within(self, seconds: float) -> bool:
-        """Whether the user's login is about to end and can be renewed."""
-        login = _part(_decode(_read(self.source)), "claudeAiOauth")
-        ends = login.get("expiresAt")
-        return bool(
-            login.get("refreshToken")
-            and isinstance(ends, int | float)
-            and time.time() + seconds >= ends / 1000
-        )
+    async def _read(self) -> bytes:
+        """The user's file, as a stranger's: where there are no copies an agent can put a pipe there."""
+        return await ask_disk(lambda: _read(self.source), "the login", limiter=self._limiter)
 
-    def _copy(self) -> None:
-        raw = _read(self.source)
+    def _copy(self, raw: bytes) -> None:
         if raw == self._seen:
             return
         copied = without_refresh_tokens(raw)
@@ -205,9 +202,17 @@ def _decode(raw: bytes) -> dict[str, object]:
         return {}
 
 
+def _ends_within(raw: bytes, seconds: float) -> bool:
+    """Whether a login is about to end and can be renewed."""
+    login = _part(_decode(raw), "claudeAiOauth")
+    ends = login.get("expiresAt")
+    return bool(
+        login.get("refreshToken") and isinstance(ends, int | float) and time.time() + seconds >= ends / 1000
+    )
+
+
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_MOST)
+        return read_small(path, _MOST)
     except OSError:
         return b""

@@ -17,7 +17,7 @@ import trio
 from cms.containment import Container, Layer, LostMount
 from cms.disk import ask_disk
 from cms.protection.protected_paths import ProtectedPaths, find_all_paths, find_new, layered
-from cms.protection.tripwire import MOST_FILES, Mark, compare, is_whole, snapshot, snapshot_again
+from cms.protection.tripwire import MOST_FILES, Mark, compare, is_whole, mark, snapshot, snapshot_again
 from cms.session.gate import Rules
 from cms.session.model import Walls
 
@@ -48,6 +48,7 @@ class PathGuard:
         self._rules = rules
         self._environ = environ
         self._before: dict[Path, Mark] = {}
+        self._base: dict[Path, Mark] = {}
         self._container: Container | None = None
         self._lost: dict[str, str] = {}
         self._isolation = ""
@@ -57,11 +58,12 @@ class PathGuard:
     def __repr__(self) -> str:
         return f"<PathGuard {len(self.paths.protected)} protected, {len(self._lost)} lost>"
 
-    async def prepare(self, programs: Sequence[str] = ()) -> ProtectedPaths:
+    async def prepare(self, programs: Sequence[str] = (), *, walls: bool = True) -> ProtectedPaths:
         """Look for what is protected, and note what it is.
 
         Args:
             programs: what the session is started with.
+            walls: it will have some.
 
         Raises:
             DiskTimeout: a folder of the session does not answer.
@@ -69,11 +71,11 @@ class PathGuard:
         if not self._rules.safety:
             return self.paths
 
-        def look() -> tuple[ProtectedPaths, dict[Path, Mark]]:
-            paths = find_all_paths(self._rules, self._environ, programs)
-            return paths, snapshot(paths.watched, self._ours)
+        def look() -> tuple[ProtectedPaths, dict[Path, Mark], dict[Path, Mark]]:
+            paths = find_all_paths(self._rules, self._environ, programs, walls=walls)
+            return paths, snapshot(paths.watched, self._ours), _look_at(paths.base)
 
-        self.paths, self._before = await self._ask_disk(look, "the protected paths")
+        self.paths, self._before, self._base = await self._ask_disk(look, "the protected paths")
         # A read-only mount holds a file under its name; under another one it can be written all the same.
         self._named_twice = {
             path
@@ -121,12 +123,12 @@ class PathGuard:
         if not self._rules.safety or self._container is None:
             return self._walls()
 
-        def look() -> tuple[dict[Path, Mark], tuple[Path, ...]]:
+        def look() -> tuple[dict[Path, Mark], dict[Path, Mark], tuple[Path, ...]]:
             new, made = find_new(self._rules)
             watched = dict.fromkeys((*self.paths.watched, *new))
-            return snapshot_again(self._before, watched, self._ours), made
+            return snapshot_again(self._before, watched, self._ours), _look_at(self._base), made
 
-        after, new = await self._ask_disk(look, "the protected paths, after the session")
+        after, base, new = await self._ask_disk(look, "the protected paths, after the session")
         held = [path for path in self._held() if not self._gave_way(path, after)]
         held += [layer.folder for layer in self.paths.layers]
         changed: list[str] = []
@@ -138,6 +140,9 @@ class PathGuard:
                 continue
             by_others = change.path not in self._named_twice and _below(change.path, held)
             (outside if by_others else changed).append(str(change))
+        for number, change in enumerate(compare(self._base, base)):
+            if number < _NAMED:
+                (outside if _below(change.path, held) else changed).append(f"{change} (cms runs on it)")
         return self._walls(tuple(changed), tuple(outside), tuple(repositories))
 
     async def _ask_disk(self, look: Callable[[], T], what: str) -> T:
@@ -204,6 +209,10 @@ class PathGuard:
         if self._container is not None and not self._container.sandboxed:
             return "this machine has no walls for it (`cms doctor`)"
         return ""
+
+
+def _look_at(paths: Iterable[Path]) -> dict[Path, Mark]:
+    return {path: mark(path, content=False) for path in paths}
 
 
 def _below(path: Path, paths: Iterable[Path]) -> bool:

@@ -22,16 +22,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
-
-import cms
 
 #: In claude's folder: what a conversation needs to last, besides its transcripts.
 _LASTING: Final = ("file-history", "todos", "tasks")
@@ -112,32 +108,6 @@ def homes(environ: Mapping[str, str]) -> tuple[Path, Path]:
     """The home, and claude's own folder."""
     home = Path(environ.get("HOME") or "~").expanduser()
     return home, Path(environ.get("CLAUDE_CONFIG_DIR") or home / ".claude")
-
-
-def find_trusted(
-    folders: Sequence[str], programs: Sequence[str], *, anywhere: bool = False
-) -> tuple[Path, ...]:
-    """What we ourselves run on, as far as it lies in a folder of the session's: it is read-only there.
-
-    The interpreter's environment, this package, bwrap, git, and `programs` (claude).
-
-    Args:
-        anywhere: the session can write in other folders, too.
-    """
-    roots = [Path(os.path.realpath(folder)) for folder in folders]
-    named = (shutil.which(name) for name in ("bwrap", "git", *programs))
-    files = [Path(os.path.realpath(found)) for found in named if found]
-    prefixes = {Path(os.path.realpath(prefix)) for prefix in (sys.prefix, sys.base_prefix)}
-    package = Path(os.path.realpath(cms.__file__)).parent
-    trusted: dict[Path, None] = {}
-    for path in (*sorted(prefixes), package, *files):
-        if path in roots or any(root.is_relative_to(path) for root in roots):
-            # An environment made in the work dir itself (`python -m venv .`): what of it is no work.
-            names = ("bin", "lib", "lib64", "include", "pyvenv.cfg")
-            trusted.update((path / name, None) for name in names if path in prefixes)
-        elif anywhere or any(path.is_relative_to(root) for root in roots):
-            trusted[path] = None
-    return tuple(path for path in trusted if path.exists())
 
 
 def layered_folders(folder: str, environ: Mapping[str, str]) -> tuple[Path, ...]:

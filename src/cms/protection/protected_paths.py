@@ -30,8 +30,9 @@ from cms import config_file
 from cms.containment import Layer, Spec
 from cms.protection.escape_sockets import find_escape_sockets
 from cms.protection.links import locate
-from cms.protection.places import Places, find_places, find_trusted
+from cms.protection.places import Places, find_places
 from cms.protection.survey import MOST_ENTRIES, is_wild, survey
+from cms.protection.trusted_base import find_base_files, find_trusted
 from cms.session.gate import Rules
 from cms.session.paths import PathRules
 from cms.session.protected_defaults import DEFAULT_PROTECTED
@@ -65,6 +66,7 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
         protected: to be held read-only.
         hidden: not even to be read.
         watched: for the tripwire: what is protected, exists or not, but for the system's folders.
+        base: likewise for the tripwire, which looks at these but not into them.
         unheld: what no container can hold.
         reopened: the work dir, where it lies in what is protected: there it is writable all the same.
         places: where it may write; None: wherever its user can.
@@ -74,6 +76,7 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
     protected: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
     watched: tuple[Path, ...] = ()
+    base: tuple[Path, ...] = ()
     unheld: tuple[Unheld, ...] = ()
     reopened: tuple[Path, ...] = ()
     places: Places | None = None
@@ -84,13 +87,16 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
 NO_PATHS: Final = ProtectedPaths()
 
 
-def find_all_paths(rules: Rules, environ: Mapping[str, str], programs: Sequence[str] = ()) -> ProtectedPaths:
+def find_all_paths(
+    rules: Rules, environ: Mapping[str, str], programs: Sequence[str] = (), *, walls: bool = True
+) -> ProtectedPaths:
     """All that the operating system is to hold or to hide for a session, the ways out of it included.
 
     Nothing where its safety is off.
 
     Args:
         programs: what we start, besides ourselves: where a session can write it, it is protected.
+        walls: there will be some; without them it can write anywhere.
     """
     if not rules.safety:
         return NO_PATHS
@@ -100,6 +106,7 @@ def find_all_paths(rules: Rules, environ: Mapping[str, str], programs: Sequence[
         found,
         protected=(*found.protected, *find_trusted(rules.folders, programs, anywhere=anywhere)),
         hidden=(*found.hidden, *find_escape_sockets(rules.paths, environ)),
+        base=find_base_files(rules.folders, programs, environ, anywhere=anywhere or not walls),
         places=None if anywhere else find_places(rules.folders, rules.opened, environ),
     )
 
@@ -173,6 +180,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
     needed = [_real(path) for path in (home, config)]
     opened = {root for root in real_roots if not rules.match(locate(rules, str(root)))}
     reopened: dict[Path, None] = {}
+    base = set(map(Path, found.base))  # too big for the tripwire, which has a list of its own
     claudes = {config, home / ".claude", home / ".claude.json", config / ".claude.json"}
     claudes |= {_real(path) for path in claudes}
     unheld = [
@@ -197,7 +205,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
         if not rules.match(locate(rules, str(path))):
             continue  # taken out again
         within = [root for root in opened if _below(root, (real,))]
-        if not system:
+        if not system and path not in base:
             watched.update(dict.fromkeys(_around(ours, within)))
         inside = next((need for need in needed if _below(need, (real,))), None)
         if inside is not None:
@@ -226,8 +234,8 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
         _topmost(protected, reopened),
         _topmost(hidden),
         tuple(watched),
-        tuple(dict.fromkeys(unheld)),
-        tuple(reopened),
+        unheld=tuple(dict.fromkeys(unheld)),
+        reopened=tuple(reopened),
     )
 
 

@@ -15,6 +15,7 @@ from cms.disk import ask_disk
 from cms.protection.git_places import find_git_places
 from cms.protection.links import follow_links, locate
 from cms.protection.survey import survey
+from cms.protection.trusted_base import find_trusted
 from cms.session.gate import InFolders, Rules
 from cms.session.model import SessionOptions
 from cms.session.paths import PathRules, places_of
@@ -122,14 +123,16 @@ def _look(
         return paths, InFolders()
     roots = [Path(folder) for folder in folders]
     seen = survey(roots, (paths, read_paths))
+    base = tuple(map(str, find_trusted(folders, (), anywhere=options.writes == "anywhere")))
     git = tuple(map(str, find_git_places(roots, seen.repositories, environ)))
     # Most are protected already, whatever the repository: patterns of its own cost time at each start.
-    if unusual := tuple(path for path in git if not paths.match(locate(paths, path))):
+    if unusual := tuple(path for path in (*git, *base) if not paths.match(locate(paths, path))):
         paths = build_path_rules(options.work_dir, environ, **chosen, found=unusual)
     return paths, InFolders(
         protected=tuple(map(str, seen.matched[0])),
         unreadable=tuple(map(str, seen.matched[1])),
         repositories=tuple(map(str, seen.repositories)),
         git=git,
+        base=base,
         unsearched=tuple(map(str, seen.unsearched)),
     )

@@ -106,14 +106,18 @@ def compare(before: Mapping[Path, Mark], after: Mapping[Path, Mark]) -> tuple[Ch
     return tuple(changes)
 
 
-def mark(path: Path) -> Mark:
-    """What a path is now. What cannot be looked at is as good as missing."""
+def mark(path: Path, *, content: bool = True) -> Mark:
+    """What a path is now. What cannot be looked at is as good as missing.
+
+    Args:
+        content: look into the file, too.
+    """
     try:
         here = path.lstat()
         kind, digest = _kind(here.st_mode), ""
         if kind == "link":
             digest = str(path.readlink())
-        elif kind == "file" and here.st_size <= HASHED:
+        elif kind == "file" and here.st_size <= HASHED and content:
             digest = _digest(path)
     except OSError:
         return MISSING
@@ -142,7 +146,13 @@ def _difference(was: Mark, now: Mark) -> str:
         return ""  # what is in it is compared by itself
     if was.digest and now.digest:
         return "was changed" if was.digest != now.digest else ""
-    same = (was.inode, was.size, was.mtime_ns) == (now.inode, now.size, now.mtime_ns)
+    # The second time, of the last change to the file as such, is one that nobody can put back.
+    same = (was.inode, was.size, was.mtime_ns, was.ctime_ns) == (
+        now.inode,
+        now.size,
+        now.mtime_ns,
+        now.ctime_ns,
+    )
     return "" if same else "was changed"
 
 

@@ -54,6 +54,7 @@ class InFolders(msgspec.Struct, frozen=True):
         unreadable: the same, of what must not be read.
         repositories: each repository, by its `.git`.
         git: what git reads its settings from and executes there, wherever that is.
+        base: what cms itself runs on, as far as the session could write it.
         unsearched: a folder too big to be looked through to the end.
     """
 
@@ -61,6 +62,7 @@ class InFolders(msgspec.Struct, frozen=True):
     unreadable: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
     git: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
     unsearched: tuple[str, ...] = ()
 
 

@@ -93,12 +93,6 @@ def _expression(pattern: str, below: str = "(?:/.*)?") -> re.Pattern[str]:
     return re.compile(expression + below, re.DOTALL)
 
 
-@functools.lru_cache(64)
-def _union(expressions: tuple[str, ...]) -> re.Pattern[str]:
-    """One expression for the defaults, which most paths do not match: a fifth of the time of one by one."""
-    return re.compile("|".join(expressions) or "(?!)", re.DOTALL)
-
-
 _DEPTHS = "(?:/[^/]+)*"
 
 #: What JavaScript's `trim` takes off.
@@ -121,20 +115,28 @@ def _anchored(pattern: str, home: str, work_dir: str) -> str:
         pattern = home + pattern[1:]
     elif pattern.split("/")[0] in (".", ".."):
         pattern = posixpath.join(work_dir, pattern)
-    return posixpath.normpath(pattern) if pattern.startswith("/") else pattern
+    # normpath keeps two slashes at the beginning.
+    return "/" + posixpath.normpath(pattern).lstrip("/") if pattern.startswith("/") else pattern
 
 
 class _Protected(msgspec.Struct, frozen=True):
-    """A pattern that protects, and what of that it does not mean."""
+    """A pattern that protects, and what of that it does not mean.
+
+    Attributes:
+        places: folded, of a pattern that means one path and all below it.
+        expressions: of any other.
+    """
 
     pattern: str
+    places: tuple[str, ...]
     expressions: tuple[re.Pattern[str], ...]
     exceptions: tuple[re.Pattern[str], ...] = ()
 
-    def covers(self, folded: str) -> bool:
-        return any(one.fullmatch(folded) for one in self.expressions) and not any(
-            one.fullmatch(folded) for one in self.exceptions
-        )
+
+def _and_above(folded: str) -> list[str]:
+    """An absolute path and all folders that it lies in."""
+    ends = [at for at, char in enumerate(folded) if char == "/" and at]
+    return ["/", *(folded[:end] for end in ends), folded]
 
 
 def places_of(patterns: Iterable[str], home: str, work_dir: str) -> tuple[str, ...]:
@@ -224,24 +226,24 @@ class PathRules:
         here = (fold_name(work_dir), fold_name(real_work_dir))
         usual, asked = tuple(defaults), tuple(protect)
         moved = moved_places(usual, environ, home, work_dir)
-        compiled = [(pattern, self._compile(pattern, resolve)) for pattern in (*usual, *moved, *found)]
-        self._usual = _union(tuple(e.pattern for _, each in compiled[: len(usual)] for e in each))
-        within = bool(moved or found) or any(self._usual.fullmatch(place) for place in here)
-        protected: list[_Protected] = []
-        for pattern, expressions in compiled:
-            exceptions = [_expression(one, "") for one in DEFAULT_EXCEPTIONS.get(pattern, ())]
+        protected = [self._compile(pattern, resolve) for pattern in (*usual, *moved, *found)]
+        for number, one in enumerate(protected):
+            exceptions = [_expression(text, "") for text in DEFAULT_EXCEPTIONS.get(one.pattern, ())]
             # Somebody whose project lies in /opt or /etc wants work done there: a default that covers the
             # whole work dir does not mean that, but all else that it covers. What a person asked for by name
             # always holds.
-            if within and any(one.fullmatch(place) for one in expressions for place in here):
+            if any(_covers(one, place) for place in here):
                 exceptions += [_expression(place) for place in here]
-            protected.append(_Protected(pattern, expressions, tuple(exceptions)))
-        protected += [
-            _Protected(pattern, self._compile(pattern, resolve))
-            for pattern in (*asked, *moved_places(asked, environ, home, work_dir))
-        ]
+            if exceptions:
+                protected[number] = msgspec.structs.replace(one, exceptions=tuple(exceptions))
+        asked += moved_places(asked, environ, home, work_dir)
+        protected += [self._compile(pattern, resolve) for pattern in asked]
         self._protected = tuple(protected)
-        self._unusual = self._protected[len(usual) :]
+        self._at: dict[str, list[int]] = {}  # most patterns mean one place: found without trying each
+        for number, one in enumerate(protected):
+            for place in one.places:
+                self._at.setdefault(place, []).append(number)
+        self._wild = [(number, one) for number, one in enumerate(protected) if one.expressions]
         self._allowed = [
             compile_pattern(pattern, *places)
             for pattern in allow
@@ -260,19 +262,18 @@ class PathRules:
             dict.fromkeys(_anchored(one.pattern, self._home, self._work_dir) for one in self._protected)
         )
 
-    def _compile(self, pattern: str, resolve: Resolve) -> tuple[re.Pattern[str], ...]:
+    def _compile(self, pattern: str, resolve: Resolve) -> _Protected:
         """The pattern as written, and as its fixed part resolves."""
         plain = _anchored(pattern, self._home, self._work_dir)
-        expression = _expression(plain)
         if not plain.startswith("/"):
-            return (expression,)
+            return _Protected(pattern, (), (_expression(plain),))
         names = plain.split("/")
         fixed = next((n for n, name in enumerate(names) if "*" in name or "?" in name), len(names))
-        place = "/".join(names[:fixed]) or "/"
-        real = _resolved(place, resolve)
-        if real == place:
-            return (expression,)
-        return (expression, _expression("/".join([real, *names[fixed:]])))
+        real = _resolved("/".join(names[:fixed]) or "/", resolve)
+        both = dict.fromkeys((plain, "/".join([real.rstrip("/"), *names[fixed:]]) or "/"))
+        if fixed == len(names):
+            return _Protected(pattern, tuple(dict.fromkeys(map(fold_name, both))), ())
+        return _Protected(pattern, (), tuple(map(_expression, both)))
 
     def absolute(self, path: str) -> str:
         """The path as written, made absolute and plain."""
@@ -305,8 +306,10 @@ class PathRules:
             folded = fold_name(form)
             if any(allowed.fullmatch(folded) for allowed in self._allowed):
                 continue
-            for one in self._protected if self._usual.fullmatch(folded) else self._unusual:
-                if one.covers(folded):
+            hits = [number for place in _and_above(folded) for number in self._at.get(place, ())]
+            hits += [n for n, one in self._wild if any(each.fullmatch(folded) for each in one.expressions)]
+            for one in (self._protected[number] for number in sorted(hits)):
+                if not any(exception.fullmatch(folded) for exception in one.exceptions):
                     return one.pattern
         return path.fault
 
@@ -315,6 +318,12 @@ class PathRules:
         return bool(path.forms) and all(
             any(one.fullmatch(fold_name(form)) for one in self._allowed) for form in path.forms
         )
+
+
+def _covers(one: _Protected, folded: str) -> bool:
+    return not set(one.places).isdisjoint(_and_above(folded)) or any(
+        each.fullmatch(folded) for each in one.expressions
+    )
 
 
 def _resolved(path: str, resolve: Resolve) -> str:
