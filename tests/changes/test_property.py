@@ -12,7 +12,7 @@ from changes.edits import Edit, snapshot
 from changes.worlds import World, bwrap, edit_in_overlay, freeze_layer, lists_of_edits, trees, worlds
 from cms.changes import apply, discard, freeze, load, read_trees, revert
 
-MANY = int(os.environ.get("CMS_CHANGE_EXAMPLES", "40"))
+MANY = int(os.environ.get("CMS_CHANGE_EXAMPLES", "30"))
 
 
 def check(world: World, saw: edits.Snapshot) -> None:

@@ -190,13 +190,8 @@ def _identity(top: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for who in ("AUTHOR", "COMMITTER"):
-        own = {
-            name: os.environ[name]
-            for name in ("HOME", "XDG_CONFIG_HOME", "EMAIL", f"GIT_{who}_NAME", f"GIT_{who}_EMAIL")
-            if name in os.environ
-        }
-        own |= {"GIT_CONFIG_GLOBAL": "", "GIT_CONFIG_NOSYSTEM": "0"}
-        said = git.ask(["var", f"GIT_{who}_IDENT"], cwd=top, env=own).decode("utf-8", "surrogateescape")
+        told = git.ask(["var", f"GIT_{who}_IDENT"], cwd=top, own_configuration=True)
+        said = told.decode("utf-8", "surrogateescape")
         match = re.fullmatch(r"(.*) <(.*)> \d+ [+-]\d+\s*", said)
         if match is None:
             raise MachineError(

@@ -28,9 +28,15 @@ _NO_PROGRAMS: Final = (
     "core.alternateRefsCommand=", "commit.gpgSign=false", "gc.auto=0", "maintenance.auto=false",
     "protocol.allow=never", "safe.directory=*",
 )  # fmt: skip
+#: Calls of git that one look for ignored files may take.
+_MOST_CALLS: Final = 100
 #: Bytes of a file that names a folder.
 _LONGEST: Final = 8192
 _KEPT: Final = ("PATH", "TMPDIR", "LD_LIBRARY_PATH")
+_WHO: Final = (
+    "HOME", "XDG_CONFIG_HOME", "EMAIL", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_AUTHOR_NAME",
+    "GIT_AUTHOR_EMAIL", "GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL",
+)  # fmt: skip
 _ID: Final = re.compile(rb"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 
 
@@ -46,10 +52,13 @@ def run(
     cwd: Path,
     input: bytes = b"",  # noqa: A002 (as subprocess names it)
     env: Mapping[str, str] | None = None,
-    config: Sequence[str] = (),
+    own_configuration: bool = False,
     seconds: float = PATIENCE,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git, without the user's and the system's configuration.
+    """Run git.
+
+    Args:
+        own_configuration: with the user's and the system's.
 
     Raises:
         OSError: it cannot be started.
@@ -59,20 +68,20 @@ def run(
     if program is None:
         raise FileNotFoundError("git")
     found = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    if own_configuration:
+        found |= {name: os.environ[name] for name in _WHO if name in os.environ}
+    else:
+        found |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "HOME": os.devnull}
     found |= {
         "LC_ALL": "C",
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_ATTR_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_LITERAL_PATHSPECS": "1",
-        "HOME": os.devnull,
         **(env or {}),
     }
-    options = [word for each in (*_NO_PROGRAMS, *config) for word in ("-c", each)]
+    options = [word for each in _NO_PROGRAMS for word in ("-c", each)]
     return subprocess.run(
         [program, *options, *argv],
         cwd=cwd,
@@ -90,6 +99,7 @@ def ask(
     cwd: Path,
     input: bytes = b"",  # noqa: A002
     env: Mapping[str, str] | None = None,
+    own_configuration: bool = False,
 ) -> bytes:
     """What git says.
 
@@ -97,7 +107,7 @@ def ask(
         MachineError: it is not there, or fails.
     """
     try:
-        done = run(argv, cwd=cwd, input=input, env=env)
+        done = run(argv, cwd=cwd, input=input, env=env, own_configuration=own_configuration)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise MachineError(f"git {argv[0]} did not run: {error}") from error
     if done.returncode != 0:
@@ -208,13 +218,28 @@ def find_ignored(folder: Path, paths: Sequence[bytes]) -> frozenset[bytes]:
 
     Without git or a repository: none.
     """
-    if not paths or find() is None or find_repository(folder) is None:
-        return frozenset()
-    try:
-        done = run(["check-ignore", "-z", "--stdin"], cwd=folder, input=b"".join(p + b"\0" for p in paths))
-    except (OSError, subprocess.TimeoutExpired):
-        return frozenset()
-    return frozenset(done.stdout.split(b"\0")) - {b""} if done.returncode == 0 else frozenset()
+    found: set[bytes] = set()
+    left = list(paths)
+    if find() is None or find_repository(folder) is None:
+        left = []
+    for _ in range(_MOST_CALLS):
+        if not left:
+            break
+        # `./`: a name that begins with a colon would be a pattern.
+        asked = b"".join(b"./" + path + b"\0" for path in left)
+        try:
+            done = run(["check-ignore", "-z", "-v", "-n", "--stdin"], cwd=folder, input=asked)
+        except (OSError, subprocess.TimeoutExpired):
+            break
+        told = done.stdout.split(b"\0")[:-1]
+        answers = list(zip(told[2::4], told[3::4], strict=False))
+        found |= {path[2:] for pattern, path in answers if pattern and not pattern.startswith(b"!")}
+        # It stops at a path in a submodule, or beyond a link: there is nothing to be told of its folder.
+        left = left[len(answers) :]
+        if left:
+            folder_of = left[0].rstrip(b"/").rpartition(b"/")[0] + b"/"
+            left = [path for path in left[1:] if not path.startswith(folder_of)]
+    return frozenset(found)
 
 
 class ObjectStore:

@@ -173,7 +173,12 @@ class _Planner:
         self.steps[path] = step
 
     def _find(self, path: bytes) -> os.stat_result | None:
-        found = self.tree.look(path)
+        try:
+            found = self.tree.look(path, strict=True)
+        except ThroughLink:
+            if not self._becomes_folder(path.rpartition(b"/")[0]):
+                raise
+            return None
         if found is None:
             return None
         above, _, name = path.rpartition(b"/")
@@ -183,6 +188,17 @@ class _Planner:
         if found.st_dev != self.device:
             raise _Refused("mount", "lies on another file system than the folder")
         return found
+
+    def _becomes_folder(self, folder: bytes) -> bool:
+        """Whether a link on the way there is to be replaced by a folder: that was planned before."""
+        while folder:
+            step = self.steps.get(folder)
+            if step is None or step.then is None or step.then.type != "dir":
+                return False
+            if step.now is not None and step.now.type == "link":
+                return True
+            folder = folder.rpartition(b"/")[0]
+        return False
 
     def _names(self, folder: bytes) -> frozenset[bytes]:
         if folder not in self._listed:
@@ -265,10 +281,14 @@ class _Planner:
             raise _Refused("nested", "it lies in a repository within the folder")
 
     def _in_nested(self, folder: bytes) -> bool:
-        if folder not in self._nested:
-            inner = self.tree.look(folder + b"/.git") is not None
-            self._nested[folder] = inner or self._in_nested(folder.rpartition(b"/")[0])
-        return self._nested[folder]
+        way = [folder]
+        while way[-1] not in self._nested:
+            way.append(way[-1].rpartition(b"/")[0])
+        nested = self._nested[way.pop()]
+        for each in reversed(way):
+            nested = nested or self.tree.look(each + b"/.git") is not None
+            self._nested[each] = nested
+        return nested
 
     def _check_link(self, path: bytes, target: bytes) -> None:
         root = os.fsencode(os.path.realpath(self.folder))

@@ -211,7 +211,7 @@ class _Doer:
         if len(folders) > MANY and sync_file_system(self.tree.fd):
             return
         for folder in folders:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError, ThroughLink):
                 os.fsync(self.tree.folder(folder))
         os.fsync(self.stage.fd)
 
@@ -279,7 +279,7 @@ class _Undoer:
 
     def set_mode(self, deed: Deed, mode: int, *, only_if_closed: bool = False) -> None:
         """Of a folder that is still the one we know."""
-        found = self._look(deed.step.path)
+        found = self.tree.look(deed.step.path)
         if found is None or found.st_ino not in (deed.inode, deed.step.inode):
             return
         if not only_if_closed or stat.S_IMODE(found.st_mode) & 0o300 != 0o300:
@@ -288,7 +288,7 @@ class _Undoer:
     def take_back(self, deed: Deed) -> bool:
         """What came with one deed; what is in a folder before it. False: somebody has changed it since."""
         step = deed.step
-        found = self._look(step.path)
+        found = self.tree.look(step.path)
         if step.mode_only:
             return self._undo_mode(step, found)
         if found is None or not deed.inode or not self._is(found, deed.inode):
@@ -300,18 +300,12 @@ class _Undoer:
         step = deed.step
         if step.mode_only or step.now is None:
             return True
-        found = self._look(step.path)
+        found = self.tree.look(step.path)
         if found is not None:
             return self._is(found, step.inode)
         if deed.linked and step.path not in self.moved:
             return False  # one file has replaced another: it was never away, unless somebody has removed it
         return self._restore(deed, step.now)
-
-    def _look(self, path: bytes) -> os.stat_result | None:
-        try:
-            return self.tree.look(path)
-        except ThroughLink:
-            return None
 
     def _is(self, found: os.stat_result, inode: int) -> bool:
         return found.st_ino == inode and found.st_dev == self.device

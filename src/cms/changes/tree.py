@@ -107,11 +107,14 @@ class Tree:
         above, _, name = path.rpartition(b"/")
         return self.folder(above), name
 
-    def look(self, path: bytes) -> os.stat_result | None:
-        """What is there, a link itself; None: nothing, or no folder where the path would lead through one.
+    def look(self, path: bytes, *, strict: bool = False) -> os.stat_result | None:
+        """What is there, a link itself; None: nothing, or the path leads through what is no folder.
+
+        Args:
+            strict: with an error if that is a link.
 
         Raises:
-            ThroughLink: a folder on the way is a link.
+            ThroughLink: see there.
             OSError: it cannot be told.
         """
         if not path:
@@ -119,6 +122,10 @@ class Tree:
         try:
             above, name = self.place(path)
             return os.stat(name, dir_fd=above, follow_symlinks=False)
+        except ThroughLink:
+            if strict:
+                raise
+            return None
         except (FileNotFoundError, NotADirectoryError):
             return None
 
