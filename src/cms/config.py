@@ -6,9 +6,7 @@ Frozen values, read once: from the environment, below it (`load_settings_and_fil
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -259,20 +257,23 @@ def find_claude(settings: Settings) -> tuple[str, ...]:
     """
     if settings.claude:
         return settings.claude
+    from importlib.util import find_spec  # the fast commands look for no claude
+    from shutil import which
+
     named = settings.environ.get("CMS_CLAUDE", "") or settings.claude_named
     if named:
         if "/" in named and not named.startswith("/"):
             # Whoever reads this (the daemon, a session in its work dir) may stand in another folder.
             raise ClaudeNotFound(f"CMS_CLAUDE names {named!r}, a relative path: give an absolute one")
-        found = shutil.which(named, path=settings.environ.get("PATH"))
+        found = which(named, path=settings.environ.get("PATH"))
         if found:
             return (found,)
         raise ClaudeNotFound(f"CMS_CLAUDE names {named!r}, which is not an executable file")
-    found = shutil.which("claude", path=settings.environ.get("PATH"))
+    found = which("claude", path=settings.environ.get("PATH"))
     if found:
         return (found,)
-    # find_spec, not import: importing the SDK takes most of a second.
-    spec = importlib.util.find_spec("claude_agent_sdk")
+    # Found, not imported: importing the SDK takes most of a second.
+    spec = find_spec("claude_agent_sdk")
     if spec is not None and spec.origin is not None:
         bundled = Path(spec.origin).parent / "_bundled" / "claude"
         if os.access(bundled, os.X_OK):

@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cyclopts
 import pytest
 
 from cli.shell import Ran
+
+# Before the commands: in one process that reads many lines their modules are to be loaded once.
+assert cyclopts.__name__ in sys.modules
 
 Cms = Callable[..., Ran]
 

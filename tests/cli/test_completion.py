@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli.shell import Shell, shell
@@ -104,6 +104,7 @@ def test_no_daemon_is_started_and_nothing_is_made(tmp_path: Path) -> None:
     assert offered(here, "status", "") == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8), max_size=5))
 def test_whatever_is_typed_nothing_breaks(words: list[str]) -> None:
     for value, _ in candidates(words):

@@ -2,7 +2,9 @@
 
 Read in this order:
 
-- `app`: which commands exist; the one place where errors and Ctrl-C become lines and exit codes.
+- `app`: the one place where errors and Ctrl-C become lines and exit codes.
+- `commands`: which commands exist. `quick` reads a plain command line, `parser` (cyclopts) any other;
+  `declare` has the words with which commands say what they take.
 - `flags`, `agent`: what may be typed, made into records of `cms.session.model`, or refused in one line.
 - `io`: the one place that opens the client, waits, and prints.
 - `delegation`, `spawn`, `sessions`, `status`, `questions`, `logs`, `top`, `audit`, `batch`, `batches`,
@@ -12,8 +14,8 @@ Read in this order:
 - `terminal`: what a stream can show. `progress`: the status line of a command that waits.
 - `foreground`: `delegate --foreground`, the only module here that loads trio, and only when asked.
 
-A command that only asks must be quick, so this package imports nothing by itself, `app` names the
-commands' modules as strings which cyclopts loads on demand, and `tests/cli/test_fast.py` counts what is
+A command that only asks must be quick, so this package imports nothing by itself, `commands` names the
+commands' modules as strings, which are loaded on demand, and `tests/cli/test_fast.py` counts what is
 imported.
 """
 

@@ -72,7 +72,7 @@ def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
         return list(_sessions(which, given[1:], wanted))
     if given and given[-1] in ("--name", "--after"):
         return list(_sessions("any", (), wanted))
-    from cms.cli.app import build, complete
+    from cms.cli.parser import build, complete
 
     app = build()
     complete(app, command)
@@ -184,7 +184,7 @@ def _positional(given: Sequence[str], position: int, words: Sequence[str], wante
     if command == "completion" and position == 0:
         return [(shell, "") for shell in _SHELLS]
     if command == "help" and position == 0:
-        from cms.cli.app import build
+        from cms.cli.parser import build
 
         return [(name, "") for name in sorted(build()) if not name.startswith("-")]
     return []

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
-from cyclopts import Parameter, Token
-
 from cms.cli import flags, io, render
+from cms.cli.declare import Parameter, Token
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode

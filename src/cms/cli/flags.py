@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
-from cyclopts import Group, Parameter, Token
-
+from cms.cli.declare import Group, Parameter, Token
 from cms.errors import UsageError
 from cms.units import MAX_TEXT, parse_count, parse_money, parse_seconds
 

@@ -124,8 +124,8 @@ def help_(*command: Annotated[str, flags.word("The command to explain.")]) -> in
         cms help delegate
         cms help batch show
     """
-    from cms.cli.app import build, check_command, complete, summon
     from cms.cli.commands import FAMILIES
+    from cms.cli.parser import build, check_command, complete, summon
 
     app = build()
     complete(app, command[0] if command else "")

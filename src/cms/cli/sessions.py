@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from cyclopts import Parameter, Token
-
 from cms.cli import flags, io, render
+from cms.cli.declare import Parameter, Token
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.terminal import Style
 from cms.errors import CmsError, DaemonUnavailable, ExitCode, HomeUnusable, StoreError, UsageError

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from cms.cli import flags, io, render
+from cms.cli.declare import Parameter
 from cms.cli.flags import FullFlag, JsonFlag, NameFlag, NameWord
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.json_output import json_object

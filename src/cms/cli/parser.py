@@ -1,0 +1,179 @@
+"""The command line as cyclopts reads it: all of it, its help, and its errors in our words.
+
+Commands are named as strings, `module:function`: cyclopts imports a command's module when that command is
+called, so `cms daemon` does not pay for `delegate`. cyclopts itself is two thirds of what a fast command
+would take; a plain line does without it (`cms.cli.quick`). rich, which it uses for help and for its own error
+panels, is only loaded by `--help` and by a usage error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Literal, get_args, get_origin
+
+from cyclopts import App, CycloptsError, Group, UnknownCommandError
+from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+
+from cms._version import __version__
+from cms.cli.commands import COMMANDS, FAMILIES, GROUPS
+from cms.cli.flags import mark_hyphens, shorten, unmark
+from cms.cli.help import EPILOGUE, TwoColumns
+from cms.errors import UsageError
+from cms.units import nearest
+
+
+def build() -> App:
+    """The whole command line. Cheap: nothing but names."""
+    app = App(
+        name="cms",
+        help="Run many Claude Code sessions: kept alive, held to limits, provably stopped.",
+        usage="cms COMMAND [arguments] [flags]",
+        version=__version__,
+        help_format="plaintext",
+        help_formatter=TwoColumns(),
+        help_epilogue=EPILOGUE,
+        group_arguments=Group("Arguments", sort_key=0),
+        group_parameters=Group("Flags", sort_key=9),
+        group_commands=Group("Flags", sort_key=9),
+        print_error=False,
+        exit_on_error=False,
+    )
+    groups = {name: Group(name, sort_key=number) for number, name in enumerate(GROUPS, 1)}
+    for names, target, usage, group, _ in COMMANDS:
+        app.command(
+            target,
+            name=names,
+            group=groups[group],
+            usage=f"cms {names[0]} {usage}",
+            help_epilogue="",
+            help_formatter=TwoColumns(),
+        )
+    for children, (text, group, commands) in FAMILIES.items():
+        parent = App(
+            name=children,
+            help=text,
+            usage=f"cms {children} {'|'.join(name for name, _, _ in commands)} [flags]",
+            help_epilogue="",
+            group=groups[group],
+            group_commands=Group("Commands", sort_key=1),
+        )
+        app.command(parent)
+        for name, target, usage in commands:
+            parent.command(
+                target, name=name, usage=f"cms {children} {name} {usage}".strip(), help_epilogue=""
+            )
+    return app
+
+
+def summon(app: App) -> None:
+    """Load every command, because the overview shows the first line of each."""
+    for name in app:
+        app[name]
+
+
+#: Families that are commands as well: what does it, and what follows the name.
+BOTH = {"batch": "--file FILE [flags]", "node": "--on URL [flags]"}
+
+
+def complete(app: App, family: str) -> None:
+    """`batch` and `node` are commands as well as families. Not in `build`: a function is wanted at once."""
+    if family not in BOTH:
+        return
+    run = import_module(f"cms.cli.{family}").run
+    children = app[family]
+    children.default(run)
+    children.help = run.__doc__
+    children.usage = f"cms {family} {BOTH[family]}\n       {children.usage}"
+
+
+def find(words: list[str]) -> Callable[[], object]:
+    """The call that a command line stands for.
+
+    Raises:
+        UsageError: it stands for none.
+    """
+    app = build()
+    complete(app, words[0] if words else "")
+    if not words or words[0] in ("-h", "--help"):
+        summon(app)
+    elif words[0] in FAMILIES and words[1:2] in ([], ["-h"], ["--help"]):
+        summon(app[words[0]])
+    try:
+        command, bound, _ = app.parse_args(mark_hyphens(words))
+    except CycloptsError as error:
+        raise _explain(error, app) from None
+    return lambda: command(*bound.args, **bound.kwargs)
+
+
+# --- usage errors ---------------------------------------------------------------------------------
+
+
+def check_command(app: App, word: str) -> str:
+    """The word, if it is a command.
+
+    Raises:
+        UsageError: with the nearest command.
+    """
+    names = [name for name in app if not name.startswith("-")]
+    if word in names:
+        return word
+    raise _unknown("command", word, names, "`cms help` lists all commands")
+
+
+def _unknown(what: str, word: str, names: Sequence[str], otherwise: str) -> UsageError:
+    meant = nearest(word, names)
+    return UsageError(
+        f"there is no {what} {shorten(word)!r}",
+        hint=f"did you mean {meant!r}? {otherwise}" if meant else otherwise,
+    )
+
+
+def _explain(error: CycloptsError, app: App) -> UsageError:
+    """A parse error of cyclopts in our words: what was typed, and the nearest thing that would do."""
+    chain = " ".join(error.command_chain or ())
+    ask = f"`cms {chain} --help` lists its flags" if chain else "`cms help` lists all commands"
+    if isinstance(error, UnknownCommandError):
+        word = unmark((error.unused_tokens or ["?"])[0])
+        parent = error.app or app
+        ask = ask.replace("its flags", "its commands")
+        return _unknown("command", word, [name for name in parent if not name.startswith("-")], ask)
+    if isinstance(error, UnknownOptionError):
+        known = [
+            name for argument in error.argument_collection for name in argument.names if name[:2] == "--"
+        ]
+        word = error.token.keyword or error.token.value
+        if " " in word:
+            return UsageError(
+                f"unknown flag {shorten(word)!r}", hint="a text that begins with a hyphen goes after `--`"
+            )
+        return _unknown("flag", word, [*known, "--help"], ask)
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return UsageError(f"{error.keyword or error.argument.name} needs a value", hint=ask)
+    if isinstance(error, UnusedCliTokensError):
+        word = unmark((error.unused_tokens or ["?"])[0])
+        if chain in BOTH:
+            names = [name for name, *_ in FAMILIES[chain][2]]
+            if nearest(word, names):
+                return _unknown("command", word, names, ask)
+            by_flag = BOTH[chain].partition(" ")[0]
+            what = "a file" if chain == "batch" else "an engine"
+            return UsageError(
+                f"unexpected argument {shorten(word)!r}", hint=f"{what} goes by flag: {by_flag}; {ask}"
+            )
+        return UsageError(
+            f"unexpected argument {shorten(word)!r}", hint=f"quote a text of several words; {ask}"
+        )
+    if (
+        isinstance(error, CoercionError)
+        and error.token is not None
+        and get_origin(error.target_type) is Literal
+    ):
+        choices = [str(choice) for choice in get_args(error.target_type)]
+        meant = nearest(error.token.value, choices)
+        return UsageError(
+            f"{error.token.keyword} cannot be {shorten(error.token.value)!r}",
+            hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(choices)}",
+        )
+    text = str(error).strip()
+    return UsageError(text[:1].lower() + text[1:].rstrip("."), hint=ask)
