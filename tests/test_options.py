@@ -24,7 +24,7 @@ from cms.session.model import Limits, Record, SessionOptions
 ALL = pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
 
 #: Fields of the records that nobody chooses by an option: who it is, and how it began.
-NO_OPTIONS = {"name", "limits", "delegated", "fork_of"}
+NO_OPTIONS = {"name", "limits", "delegated", "fork_of", "plain_folder"}
 
 
 def fields_of(record: type[Record]) -> dict[str, object]:

@@ -87,6 +87,7 @@ class Facts:
         left: processes that are left. changed: a protected path. unseen: nobody could look.
         stops: a violation stops the work.
         repairs: rounds of repair that there may be. round: which one this is; 0: the work itself.
+        judge: what it said: pass, fail, none (no verdict), or that it was cut off; "": nobody asked one.
         misfit: an answer of a shape was asked for, and there is none that fits.
         gone_over: it was judged anew after a crash, and nobody was there to go on with it.
     """
@@ -115,6 +116,7 @@ class Facts:
     round: int = 0
     gone_over: bool = False
     misfit: bool = False
+    judge: str = ""
 
 
 # --- the oracle: the rules of SECURITY.md, in their order ------------------------------------------
@@ -150,7 +152,7 @@ def expected_work(facts: Facts) -> Outcome:
 
 def repaired(facts: Facts) -> bool:
     """Whether a further round follows, by rule 7: the verdict is that one's."""
-    failed = "fail" in facts.checks and "not run" not in facts.checks
+    failed = ("fail" in facts.checks and "not run" not in facts.checks) or facts.judge == "fail"
     over = facts.cut_off or facts.gone_over or bool(facts.crashed)
     return facts.delegated and failed and not over and facts.round < facts.repairs
 
@@ -170,9 +172,9 @@ def expected(facts: Facts) -> Outcome:
         return work
     if facts.misfit:
         return Outcome.FAILED
-    if "fail" in facts.checks:
+    if "fail" in facts.checks or facts.judge in ("fail", "none"):
         return Outcome.VERIFICATION_FAILED
-    if facts.cut_off or "not run" in facts.checks:
+    if facts.cut_off or "not run" in facts.checks or facts.judge == "cut off":
         return Outcome.INTERRUPTED
     return Outcome.FAILED if facts.unseen else Outcome.COMPLETED
 
@@ -618,7 +620,13 @@ def _judge(chance: random.Random, facts: Facts, work: Interaction) -> tuple[Inte
         facts.misfit = chance.random() < 0.1
         if facts.misfit:
             facts.checks, failed, not_run = [], (), ""  # they are not run
-    following = next_round(work, [Failure(line) for line in failed], facts.repairs)
+    unjudged = work.state in (InteractionState.CHECKING, InteractionState.UNCHECKED)
+    if unjudged and not (cut or facts.misfit or failed or not_run) and chance.random() < 0.3:
+        facts.judge = chance.choice(("pass", "pass", "fail", "none", "cut off"))
+        failed = ("the judge: no",) if facts.judge in ("fail", "none") else ()
+        not_run = "the judge was interrupted" if facts.judge == "cut off" else ""
+    final = facts.judge == "none"
+    following = None if final else next_round(work, [Failure(line) for line in failed], facts.repairs)
     if following is not None and not not_run and not facts.gone_over:
         facts.left = facts.changed = facts.unseen = False  # its process lives on
         return to_repair(work, failed), following

@@ -46,6 +46,7 @@ MONEY: Final = frozenset(
         "cost_usd",
         "free",
         "held",
+        "judge_max_cost",
         "left",
         "max_cost",
         "reserved",
@@ -67,7 +68,7 @@ FORMS: Final[Mapping[type, str]] = {
     ),
     Interaction: (
         "number type timestamp prompt response cost duration:ms id state ended cost_exact turns is_error"
-        " error outcome tools_used tool_calls denials questions usage round output"
+        " error outcome tools_used tool_calls denials questions usage round output judge"
     ),
     DelegateResult: "-api_status -resets_at -repairable",
     Receipt: "-left_ids",

@@ -37,6 +37,7 @@ from cms.option_kinds import (
     MONEY,
     OUTCOMES,
     PRESET,
+    PROMPT,
     RULES,
     SCHEMA,
     SECONDS,
@@ -273,10 +274,38 @@ class Layer(Record, frozen=True, omit_defaults=True):
             ways=_CHECK,
             tool=Tool(
                 "A JSON Schema of an object, as a text: the response is then JSON that fits it.",
-                {"delegate": "", "task": "As for delegate. {{needs.NAME.output.KEY}} takes a part of it."},
+                {"delegate": "", "task": "As for delegate; {{needs.NAME.output.KEY}} is a part of it."},
                 Meta(max_length=65_536),
             ),
         ),
+    ] = None
+    judge: Annotated[
+        str | None,
+        Option(
+            PROMPT,
+            "Ask a second, read-only session this about the work; only a pass completes it.",
+            metavar="PROMPT",
+            group="task",
+            ways=_CHECK,
+            tool=Tool(
+                "What a second, read-only agent is asked about the work after verify; it must pass it.",
+                {"delegate": "", "task": "As for delegate."},
+                Meta(min_length=1, max_length=20_000),
+            ),
+        ),
+    ] = None
+    judge_max_cost: Annotated[
+        float | None,
+        Option(
+            MONEY,
+            "What judging may cost, besides --max-cost; $0.50 unless given.",
+            group="task",
+            ways=_CHECK,
+        ),
+    ] = None
+    judge_model: Annotated[
+        str | None,
+        Option(MODEL, "The judge's model; by default the session's own.", group="task", ways=_CHECK),
     ] = None
     repair: Annotated[
         int | None,

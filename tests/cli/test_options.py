@@ -33,6 +33,7 @@ from cms.option_kinds import (
     MONEY,
     OUTCOMES,
     PRESET,
+    PROMPT,
     RULES,
     SCHEMA,
     SECONDS,
@@ -62,6 +63,7 @@ SAMPLES: dict[Kind, tuple[object, object]] = {
     COUNT: (7, 7),
     TRIES: (3, 3),
     TEXT: ("word", "word"),
+    PROMPT: ("a question", "a question"),
     TEXTS: (["one"], ("one",)),
     COMMANDS: (["make"], ("make",)),
     RULES: (["Read"], ("Read",)),
@@ -233,8 +235,8 @@ def test_flags(house: House, option: Option, way: Way, flag: str) -> None:
         "continue": ("continue", "x", "go"),
         "batch": ("batch", "--file", house.file(), "--detach"),
     }[way]
-    if (option.field, way) == ("repair", "delegate"):
-        words += ["--verify", "true"]  # there must be something to repair
+    if option.field in ("repair", "judge_max_cost", "judge_model") and way == "delegate":
+        words += ["--judge", "Is it good?"]  # there must be something to repair, and a judge
     code, err = house.run(*first, *words)
     if way not in option.ways:
         assert (code, f"there is no flag {flag!r}" in err) == (2, True)

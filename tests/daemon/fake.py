@@ -109,7 +109,9 @@ class FakeSupervisor(Supervisor):
     def live_count(self) -> int:
         return sum(record.status in LIVE for record in self.records.values())
 
-    async def create(self, options: SessionOptions, *, parent: SessionRecord | None = None) -> SessionRecord:
+    async def create(
+        self, options: SessionOptions, *, parent: SessionRecord | None = None, judges: str = ""
+    ) -> SessionRecord:
         if options.name in self.records:
             raise NameTaken(options.name)
         now = time.time()
@@ -170,6 +172,7 @@ class FakeSupervisor(Supervisor):
         accepted: Callable[[Interaction], None] | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        judges: str = "",
     ) -> DelegateResult:
         await self.create(options)
         return await self.continue_(options.name, context + task, accepted=accepted, within=within)

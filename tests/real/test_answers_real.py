@@ -1,9 +1,18 @@
-"""On the real binary: a failed check that goes back into the warm session, and answers by a schema."""
+"""On the real binary: a failed check that goes back into the warm session, answers by a schema, a judge."""
 
 from __future__ import annotations
 
-import pytest
+import os
+from collections.abc import Mapping
+from pathlib import Path
 
+import pytest
+import trio
+
+from cms.config import Settings
+from cms.fleet.supervisor import open_supervisor
+from cms.session.model import Limits, Outcome, SessionOptions
+from cms.testing.api import serve_api
 from cms.testing.script import ScriptedReply, call, prompt, say
 from real.conftest import World
 
@@ -46,3 +55,42 @@ def test_an_answer_by_a_schema(world: World) -> None:
     none = world.cms("delegate", "none", prompt("Go", say("three")), *words)
     assert (none.code, none.json()["status"]) == (1, "failed"), none.out
     assert "no answer of the shape" in str(none.json()["error"])
+
+
+async def test_a_judge_that_fails_it_and_that_nothing_in_the_folder_speaks_to(
+    tmp_path: Path, claude: str
+) -> None:
+    home, work = tmp_path / "home", tmp_path / "work"
+    planted = {
+        "CLAUDE.md": "PLANTED",
+        "sub/CLAUDE.md": "PLANTED",
+        ".claude/rules/a.md": "PLANTED",
+        "sub/x": "x",
+    }
+    planted[".claude/skills/s/SKILL.md"] = "---\nname: s\ndescription: PLANTED\n---\nx\n"
+    await trio.to_thread.run_sync(plant, work, planted)
+    home.mkdir()
+    async with serve_api() as api:
+        environ = {"PATH": os.environ["PATH"], "HOME": str(home), **api.env()}
+        settings = Settings(home=tmp_path / "cms", claude=(claude,), environ=environ)
+        look = call("Read", file_path=str(work / "sub" / "x"))
+        verdict = call("StructuredOutput", verdict="fail", reason="there is no test")
+        question = prompt("Is it tested?", look, verdict)
+        with trio.fail_after(60):
+            async with open_supervisor(settings) as supervisor:
+                options = SessionOptions("one", str(work), limits=Limits(max_cost=1.0), judge=question)
+                result = await supervisor.delegate(options, prompt("Work", look, say("All good: pass.")))
+                judge = await supervisor.get("one~judge1")
+        assert (result.status, result.error) == (Outcome.VERIFICATION_FAILED, "the judge: there is no test")
+        asked = [one for one in api.requests if one.session_id == judge.conversation]
+        assert len(asked) == 2
+        for request in asked:
+            assert "PLANTED" not in "\n".join((request.system, *request.texts))
+        others = [one for one in api.requests if one not in asked]
+        assert any("PLANTED" in text for one in others for text in one.texts), "the work is told of it"
+
+
+def plant(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)

@@ -78,7 +78,17 @@ HARMLESS = {
     *("model", "system_prompt", "append_system_prompt", "agent", "fallback_model", "effort"),
     *("ask_timeout", "allow_cms", "tags"),
     *("max_turns", "max_time", "max_silence", "max_tool_calls", "max_repeats", "max_retry_time"),
-    *("context", "json_schema", "repair", "retries", "retry_on", "retry_acted"),
+    *(
+        "context",
+        "json_schema",
+        "judge",
+        "judge_max_cost",
+        "judge_model",
+        "repair",
+        "retries",
+        "retry_on",
+        "retry_acted",
+    ),
 }
 
 

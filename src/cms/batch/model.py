@@ -14,7 +14,7 @@ from cms.batch import template
 from cms.errors import ExitCode
 from cms.option_kinds import NAME, PROMPT, TEXTS, Option, Way
 from cms.options import TASK, Layer, resolve, session_options
-from cms.session.model import DelegateResult, Outcome, Record, Round, SessionOptions, exit_code_of
+from cms.session.model import DelegateResult, Judgement, Outcome, Record, Round, SessionOptions, exit_code_of
 
 #: Ends that are tried again when `retries` is given without `retryOn`.
 RETRY_ON: Final = (Outcome.FAILED, Outcome.STALLED, Outcome.TIME_EXCEEDED)
@@ -189,6 +189,7 @@ def resolve_task(spec: TaskSpec, defaults: Layer, work_dir: str) -> TaskOptions:
             session,
             verify=tuple(template.fill_row(one, spec.row, command=True) for one in session.verify),
             append_system_prompt=template.fill_row(session.append_system_prompt, spec.row),
+            judge=template.fill_row(session.judge, spec.row),
         )
     return TaskOptions(
         session=session,
@@ -285,6 +286,7 @@ class TaskResult(Record, frozen=True):
     session_id: str = ""
     can_continue: bool = False
     output: str = ""  # JSON
+    judge: Judgement | None = None
     rounds: tuple[Round, ...] = ()
     cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
     place: Place | None = None  # None: on this machine
@@ -340,6 +342,7 @@ class TaskView(Record, frozen=True, kw_only=True):
     started: float | None
     ended: float | None
     output: str = ""
+    judge: Judgement | None = None
     rounds: tuple[Round, ...] = ()
     base: str = ""  # the task and its row: what all cells and attempts have in common
     row: str = ""
@@ -365,6 +368,7 @@ def result_of(
         session_id=result.session_id,
         can_continue=result.can_continue,
         output=result.output,
+        judge=result.judge,
         rounds=result.rounds,
         place=place,
     )
@@ -393,6 +397,7 @@ def view(task: Task) -> TaskView:
         started=task.started,
         ended=task.ended,
         output=result.output,
+        judge=result.judge,
         rounds=result.rounds,
         base=task.name if origin is None else origin.task,
         row="" if origin is None else origin.row,

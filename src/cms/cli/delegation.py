@@ -61,8 +61,14 @@ def delegate(
     if detach and foreground:
         raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
     options = said.options(who, DELEGATION, delegated=True)
-    if said.layer.repair and not options.verify:
-        raise UsageError("--repair puts right what a check finds", hint="give it one: --verify CMD")
+    layer = said.layer
+    if layer.repair and not (options.verify or options.judge):
+        hint = "give it one: --verify CMD, or --judge PROMPT"
+        raise UsageError("--repair puts right what a check finds", hint=hint)
+    if (layer.judge_max_cost or layer.judge_model) and not options.judge:
+        raise UsageError(
+            "there is no judge to have a cap or a model", hint="give it its question: --judge PROMPT"
+        )
     said.warn()
     context = said.layer.context or ""
     params = DelegateParams(options=options, task=text or "", context=context, detach=detach)

@@ -483,6 +483,9 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     if result.error:
         lines.append(f"error: {one_line(result.error, style)}")
     lines += [f"because: {one_line(why, style)}" for why in result.reasons if why != result.error]
+    if (said := result.judge) is not None:
+        why = one_line(said.reason, style) if said.verdict == "pass" else ""  # else it is the error
+        lines.append("  ".join(part for part in (f"judge: {said.verdict}", cost(said.cost), why) if part))
     if result.rounds:
         told = (f"{one.status.value} {cost(one.cost)}" for one in result.rounds)
         lines.append(f"rounds: {', '.join(told)}")

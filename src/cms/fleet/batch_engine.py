@@ -479,7 +479,7 @@ class Engine:
     async def _put(self, task: Task, end: End) -> None:
         now = self._now()
         task = end.applied(task, now)
-        left = task.options.session.limits.max_cost
+        left = task.options.session.most
         if left is not None and task.go_on:
             left = max(0.0, left - await self._crew.spent(task))
         settled = await self._store.write_shared(

@@ -35,7 +35,6 @@ from cms.session.model import (
     SessionOptions,
     SessionRecord,
 )
-from cms.session.verdict import delegate_result
 from cms.store import audit, sessions
 from cms.store.rawlog import raw_log_path, read_entries
 
@@ -104,7 +103,10 @@ class SupervisorSessions:
 
     async def spent(self, name: str) -> float:
         session = await self._find(name)
-        return 0.0 if session is None else session.total_cost_usd
+        if session is None:
+            return 0.0
+        judges = await self._supervisor.judges(session)
+        return session.total_cost_usd + sum(one.total_cost_usd for one in judges)
 
     async def make_room(self, name: str) -> None:
         session = await self._find(name)
@@ -134,8 +136,7 @@ class SupervisorSessions:
             return None
         there = await self._supervisor.can_continue(session)
         if last.state is InteractionState.UNCHECKED and not check:
-            rounds = (*await self._supervisor.store.read(sessions.rounds_before, last), last)
-            result = delegate_result(rounds, session, session.receipt, has_conversation=there)
+            result = await self._supervisor.whole(last, session, session.receipt)
             return Report(result, checked=False)
         if last.outcome not in (None, Outcome.INTERRUPTED) or last.state is InteractionState.UNCHECKED:
             return Report(await self._supervisor.judge_again(name))

@@ -379,6 +379,16 @@ class Changes:
     def _at(self, record: SessionRecord) -> Workspace | None:
         return find_workspace(self.home(record))
 
+    async def excerpt(self, record: SessionRecord, most: int) -> str:
+        """The beginning of what a session that is at work has changed, at most so many bytes.
+
+        Raises:
+            ChangeNotFound, CmsError, OSError: it cannot be read.
+        """
+        keep, _, _ = await self.look(record, live=True)
+        what = f"what {record.name} has left"
+        return await self._do(lambda: changes.excerpt(keep, most_lines=most, most_bytes=most), what)
+
     async def _do(self, work: Callable[[], T], what: str) -> T:
         return await ask_disk(work, what, seconds=_PATIENCE, limiter=self._threads)
 

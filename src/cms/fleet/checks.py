@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import trio
@@ -26,7 +27,8 @@ from cms.protection.path_guard import PATIENCE
 from cms.protection.protected_paths import ProtectedPaths, find_all_paths, layered, walled
 from cms.protection.rules import build_rules
 from cms.protection.scratch import hidden_scratch
-from cms.session.model import SessionOptions
+from cms.session.judge import MOST_CHANGE
+from cms.session.model import Judgement, SessionOptions
 from cms.session.rounds import MOST_EACH, Failure
 from cms.store import live_files
 from cms.units import BadValue, check_commands
@@ -48,11 +50,15 @@ class Checked(msgspec.Struct, frozen=True):
         misfit: why the answer is none of the shape that was asked for: then nothing else was checked.
         failures: each one that has run and failed.
         not_run: why one of them has not run at all: nothing is known of the work by that.
+        judge: what the judge said, if one was asked.
+        final: there is nothing in it that a repair could put right.
     """
 
     failures: tuple[Failure, ...] = ()
     not_run: str = ""
     misfit: str = ""
+    judge: Judgement | None = None
+    final: bool = False
 
     @property
     def failed(self) -> tuple[str, ...]:
@@ -76,17 +82,8 @@ async def run_checks(
         return Checked()
     failures: list[Failure] = []
     not_run = ""
-    env = build_environment(settings.environ, deny=options.env_deny)
-    if layers:
-        env |= ENVIRON
-
-    def find() -> ProtectedPaths:
-        rules = build_rules(options, settings.environ)
-        paths = find_all_paths(rules, settings.environ)
-        return layered(paths, layers, rules) if layers else paths
-
     try:
-        paths = await ask_disk(find, "the protected paths", seconds=PATIENCE)
+        spec_of = await _walls(settings, options, layers)
     except DiskTimeout as error:
         return Checked(not_run=str(error))
     for command in options.verify:
@@ -95,19 +92,8 @@ async def run_checks(
         except BadValue as error:  # of an earlier version, which took it
             failures.append(Failure(f"check failed: {error}"))
             continue
-        spec = Spec(
-            argv=("/bin/sh", "-c", command),
-            env=env,
-            cwd=Path(options.work_dir),
-            hidden=(settings.home, *hidden_scratch()),
-            max_memory=options.limits.max_memory,
-            max_procs=options.limits.max_procs,
-            label=f"{options.name}: verify",
-            umask=settings.umask,
-            open_files=settings.open_files,
-        )
         try:
-            container = await mechanism.start(walled(spec, paths))
+            container = await mechanism.start(spec_of(command))
         except (OSError, CmsError) as error:
             if await _is_gone(options.work_dir):
                 # The work's own doing.
@@ -124,6 +110,76 @@ async def run_checks(
             why, output = trouble
             failures.append(Failure(f"check failed: {command}: {why}", output))
     return Checked(tuple(failures), not_run)
+
+
+async def _walls(
+    settings: Settings, options: SessionOptions, layers: Sequence[Layer]
+) -> Callable[[str], Spec]:
+    """How a shell command is run in the session's work dir, behind its walls.
+
+    Raises:
+        DiskTimeout: what is protected could not be found out.
+    """
+    env = build_environment(settings.environ, deny=options.env_deny)
+    if layers:
+        env |= ENVIRON
+
+    def find() -> ProtectedPaths:
+        rules = build_rules(options, settings.environ)
+        paths = find_all_paths(rules, settings.environ)
+        return layered(paths, layers, rules) if layers else paths
+
+    paths = await ask_disk(find, "the protected paths", seconds=PATIENCE)
+
+    def spec_of(command: str) -> Spec:
+        spec = Spec(
+            argv=("/bin/sh", "-c", command),
+            env=env,
+            cwd=Path(options.work_dir),
+            hidden=(settings.home, *hidden_scratch()),
+            max_memory=options.limits.max_memory,
+            max_procs=options.limits.max_procs,
+            label=f"{options.name}: verify",
+            umask=settings.umask,
+            open_files=settings.open_files,
+        )
+        return walled(spec, paths)
+
+    return spec_of
+
+
+#: What git shows, without what the repository would have it run. `$SINCE`: seconds since the epoch; what was
+#: committed from then on is shown as well.
+_CHANGE: Final = """
+git() { command git -c core.fsmonitor=false -c core.hooksPath=/dev/null --no-optional-locks --no-pager "$@"; }
+git rev-parse --is-inside-work-tree >/dev/null 2>&1 || { echo "(no git repository)"; exit; }
+base=$(git rev-list -1 --before="$SINCE" HEAD 2>/dev/null)
+[ -n "$base" ] || base=$(git hash-object -t tree /dev/null)
+echo "new files that git does not track:"; git ls-files --others --exclude-standard -- . | head -n 200
+for how in --stat --patch; do git diff "$how" --no-ext-diff --no-textconv --no-color "$base" -- .; done
+"""
+#: Seconds that git may take.
+_SHOWING: Final = 30.0
+
+
+async def shown_change(
+    mechanism: Mechanism, settings: Settings, options: SessionOptions, *, since: float
+) -> str:
+    """What git shows of the work dir's change since then, bounded; or why nothing can be shown."""
+    # (git knows whole seconds. Rather a commit too many than one of the work's too few.)
+    command = f"SINCE={int(since) - 1}; {_CHANGE}"
+    try:
+        container = await mechanism.start((await _walls(settings, options, ()))(command))
+        shown = b""
+        async with container:
+            await container.stdin.aclose()
+            with trio.move_on_after(_SHOWING):
+                while len(shown) < MOST_CHANGE and (data := await container.stdout.receive_some(65536)):
+                    shown += data
+    except (OSError, CmsError, trio.BrokenResourceError) as error:
+        return f"(it cannot be shown: {error})"
+    text = shown[:MOST_CHANGE].decode("utf-8", "replace")
+    return f"{text}\n[the rest is left out]" if len(shown) > MOST_CHANGE else text
 
 
 async def _is_gone(work_dir: str) -> bool:

@@ -29,6 +29,7 @@ import trio
 
 from cms.errors import CmsError, Interrupted, MachineError, StoreError, WrongStatus
 from cms.fleet.checks import Checked, run_checks
+from cms.fleet.judge import judge_work
 from cms.groups import is_cancellation
 from cms.session.model import (
     DelegateResult,
@@ -40,7 +41,7 @@ from cms.session.model import (
     SessionStatus,
 )
 from cms.session.rounds import NextMessage, gone_on, next_round, no_room, to_repair
-from cms.session.verdict import delegate_result, judge_delegation, status_of
+from cms.session.verdict import judge_delegation, status_of
 from cms.store import sessions
 from cms.store.store import Store
 
@@ -290,12 +291,14 @@ class Delegations:
             checked = await self._check(one.name, work)
             record = await supervisor.get(one.name)
             following = next_round(work, checked.failures, record.options.repair)
-            if following is None or checked.not_run:
+            if following is None or checked.not_run or checked.final:
                 return work, checked
             why = no_room(record, work)
             try:
                 if not why:
-                    begun = await self._submit(one, following, after=to_repair(work, checked.failed))
+                    begun = await self._submit(
+                        one, following, after=to_repair(work, checked.failed, checked.judge)
+                    )
             except CmsError as error:
                 why = str(error)
             if why:
@@ -331,11 +334,13 @@ class Delegations:
             return Checked(misfit=misfit)
         try:
             async with supervisor.changes.as_left(record) as layers:
-                return await run_checks(
-                    supervisor.mechanism, supervisor.settings_of(record), record.options, layers
-                )
+                settings = supervisor.settings_of(record)
+                checked = await run_checks(supervisor.mechanism, settings, record.options, layers)
         except (CmsError, OSError) as error:
             return Checked(not_run=f"what {name} has left could not be looked at: {error}")
+        if not record.options.judge or checked.failures or checked.not_run:
+            return checked
+        return await judge_work(supervisor, record, work)
 
     async def _cut_off(self, one: Delegation, was_alive: bool, why: BaseException) -> None:
         """Cancelled, or never accepted: nothing of it may go on."""
@@ -369,7 +374,7 @@ class Delegations:
             # An older cms stored it so before its checks were through.
             work = msgspec.structs.replace(last, state=InteractionState.UNCHECKED)
         checked = await self._check(session.name, work)
-        owed = next_round(work, checked.failures, session.options.repair)
+        owed = None if checked.final else next_round(work, checked.failures, session.options.repair)
         checked = await self._land(session, work, session.receipt, checked)
         return await self._judge(
             session.name,
@@ -411,6 +416,7 @@ class Delegations:
                     on_violation=record.options.on_violation,
                     misfit=checked.misfit,
                     failed_checks=checked.failed,
+                    judge=checked.judge,
                     cut_off=cut_off,
                 )
                 if judged.outcome is Outcome.VERIFICATION_FAILED and repair:
@@ -435,6 +441,4 @@ class Delegations:
     async def _tell(
         self, judged: Interaction, session: SessionRecord, receipt: Receipt | None
     ) -> DelegateResult:
-        there = await self._supervisor.can_continue(session)
-        earlier = await self._supervisor.store.read(sessions.rounds_before, judged)
-        return delegate_result((*earlier, judged), session, receipt, has_conversation=there)
+        return await self._supervisor.whole(judged, session, receipt)

@@ -28,16 +28,19 @@ from cms.session.budget import ALL, DAY, Budget
 from cms.session.model import (
     ENDED,
     LIVE,
+    DelegateResult,
     Interaction,
     InteractionState,
     LiveSession,
     Outcome,
     Progress,
+    Receipt,
     Reply,
     SessionRecord,
 )
 from cms.session.questions import OpenQuestion, read_answer
 from cms.session.rounds import together
+from cms.session.verdict import delegate_result
 from cms.store import audit, money, sessions
 from cms.store.records import Grouping, Total
 from cms.store.store import Store
@@ -338,6 +341,24 @@ class Sessions:
             questions=done.questions,
             denials=done.denials,
         )
+
+    async def whole(
+        self, last: Interaction, session: SessionRecord, receipt: Receipt | None
+    ) -> DelegateResult:
+        """The result of a delegation, from its last round: with the others, and with those who judged it."""
+        rounds = (*await self.store.read(sessions.rounds_before, last), last)
+        judges: Sequence[SessionRecord] = ()
+        if session.options.judge:
+            ids = {one.id for one in rounds}
+            judges = [one for one in await self.judges(session) if one.judges in ids]
+        there = await self.can_continue(session)
+        return delegate_result(rounds, session, receipt, has_conversation=there, judges=judges)
+
+    async def judges(self, session: SessionRecord) -> list[SessionRecord]:
+        """The sessions that judge work of that one, as they stand."""
+        if not session.options.judge:
+            return []
+        return [self._current(one) for one in await self.store.read(sessions.judges_of, session.id)]
 
     async def wait_quiet(self, name: str) -> None:
         """Until a session has nothing left to do: no message, and no delegation without its verdict.

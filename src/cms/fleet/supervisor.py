@@ -39,6 +39,7 @@ from cms.live.runner import OpenChildSocket
 from cms.options import Layer, limits_of, resolve
 from cms.session import lineage
 from cms.session.audit import AuditEntry
+from cms.session.judge import SCHEMA
 from cms.session.model import (
     LIVE,
     DelegateResult,
@@ -143,21 +144,26 @@ class Supervisor(Processes):
 
     # --- making and finding -----------------------------------------------------------------------
 
-    async def create(self, options: SessionOptions, *, parent: SessionRecord | None = None) -> SessionRecord:
+    async def create(
+        self, options: SessionOptions, *, parent: SessionRecord | None = None, judges: str = ""
+    ) -> SessionRecord:
         """Enter a session in the store; nothing is started yet.
 
         Args:
             parent: the one whose conversation it branches off.
+            judges: the message whose work it judges; then its name is of our making.
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was changed.
             UsageError: no session can be called so, a check is empty, its schema is none, or whoever asks
                 may not start such a session (`session.lineage`).
         """
-        check_name(options.name)
+        if not judges:
+            check_name(options.name)
         check_commands(options.verify)
         who, settings = caller.get(), self.settings_now()
-        await self.answers.check(options.json_schema)
+        for schema in (options.json_schema, SCHEMA if options.judge else ""):
+            await self.answers.check(schema)
         options = await self.children.admit(options, settings.environ)
         await check_work_dir(options.work_dir)
         check_containment(self.mechanism, self.settings, options)
@@ -181,6 +187,7 @@ class Supervisor(Processes):
             begun_in=kept_environ(settings.environ) if parent is None else parent.begun_in,
             depth=who.depth,
             started_by=who.session_id,
+            judges=judges,
         )
         await self.store.write(sessions.add, record)
         await self._cap_children(record)
@@ -242,7 +249,7 @@ class Supervisor(Processes):
                 type=type,
                 prompt=message,
                 timestamp=time.time(),
-                scopes=(*scopes, *await self.children.scopes(runner.record)),
+                scopes=tuple(dict.fromkeys((*scopes, *await self.children.scopes(runner.record)))),
                 round=round,
                 before=before,
             )
@@ -260,6 +267,7 @@ class Supervisor(Processes):
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        judges: str = "",
     ) -> DelegateResult:
         """One task under limits: a new session, one interaction, checks, and the session stopped again.
 
@@ -270,13 +278,14 @@ class Supervisor(Processes):
             accepted: called once the message is on disk.
             scopes: shared budgets that it is charged to, beside the day's and the total one (`set_cap`).
             within: not entered yet; to cancel it is to cancel the delegation, and to have its result.
+            judges: as in `create`.
 
         Raises:
             NameTaken, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
             Interrupted: `within` was cancelled before anything was accepted.
         """
 
-        await self.create(msgspec.structs.replace(options, delegated=True))
+        await self.create(msgspec.structs.replace(options, delegated=True), judges=judges)
         prompt = f"{task}\n\nContext:\n{context}" if context else task
         return await self._delegations.carry_out(
             options.name, prompt, "delegate", accepted=accepted, scopes=scopes, within=within

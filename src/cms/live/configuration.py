@@ -32,6 +32,8 @@ from cms.session.trust import Standing, notices
 _MAX_GIVEN: Final = 16 * 1024 * 1024
 #: Where claude looks for what an added folder brings (from 2.1.332 on; before that, claude's own rules hold).
 _ROOTS: Final = "additionalDirectoryConfigRoots"
+#: Without CLAUDE.md (nested ones too), rules and what sessions have noted of the folder (measured: 2.1.332).
+_PLAIN: Final = {"CLAUDE_CODE_DISABLE_CLAUDE_MDS": "1", "CLAUDE_CODE_DISABLE_AUTO_MEMORY": "1"}
 
 
 class Configuration(msgspec.Struct, frozen=True):
@@ -43,6 +45,7 @@ class Configuration(msgspec.Struct, frozen=True):
         settings: in the place of `--settings`: JSON, or "".
         mcp_config: in the place of `--mcp-config`, JSON: claude would start servers in `root`.
         trusted: whether the work dir is.
+        plain: nothing of any folder is to be shown to the model unasked.
         left_out: what is not in force, and how to let it in.
         expected: what `claude` is to be asked before the first message.
     """
@@ -52,6 +55,7 @@ class Configuration(msgspec.Struct, frozen=True):
     settings: str
     mcp_config: tuple[str, ...]
     trusted: bool
+    plain: bool
     left_out: tuple[str, ...]
     expected: Expected
 
@@ -62,7 +66,9 @@ class Configuration(msgspec.Struct, frozen=True):
     @property
     def environ(self) -> dict[str, str]:
         """What to add to the environment of `claude`."""
-        return {} if self.trusted else {"CLAUDE_CODE_IGNORE_PERSISTED_TRUST": "1"}
+        return (_PLAIN if self.plain else {}) | (
+            {} if self.trusted else {"CLAUDE_CODE_IGNORE_PERSISTED_TRUST": "1"}
+        )
 
 
 def prepare_configuration(
@@ -80,6 +86,8 @@ def prepare_configuration(
     servers = tuple(name for given in given_servers for name in _names(given))
     added = [str(Path(options.work_dir) / one) for one in options.add_dirs]
     projects = read_all(options.work_dir, added, settings.environ)
+    if options.plain_folder:
+        projects = tuple(Project(one.folder, one.base, one.main) for one in projects)
     standings = [_standing(project, options, settings, now) for project in projects]
     every_tool = (
         options.preset == "full" or not options.safety or options.permission_mode == "bypassPermissions"
@@ -101,6 +109,7 @@ def prepare_configuration(
             msgspec.json.encode(servers_at(given, options.work_dir)).decode() for given in given_servers
         ),
         trusted=standings[0].trusted,
+        plain=options.plain_folder,
         left_out=tuple(line for standing in standings for line in notices(standing, every_tool=every_tool)),
         expected=Expected(
             agent=options.agent,

@@ -18,7 +18,7 @@ def schema_of(struct: type[msgspec.Struct], *, given: bool = False) -> Schema:
     """The schema of a struct, an object at its root, without references.
 
     Args:
-        given: it is of what a caller gives: what may be left out may be null, which goes without saying.
+        given: it is of what a caller gives. That what is left out may be nothing goes without saying.
 
     Raises:
         ValueError: the struct contains itself.
@@ -26,7 +26,7 @@ def schema_of(struct: type[msgspec.Struct], *, given: bool = False) -> Schema:
     (root,), components = msgspec.json.schema_components([struct], ref_template=_REF + "{name}")
     whole = _inlined(root, components, ())
     if given:
-        whole = _without_null(whole)
+        whole = _without_nothing(whole)
     if not isinstance(whole, dict) or whole.get("type") != "object":
         raise ValueError(f"{struct.__name__} is no object")
     required, properties = whole.get("required", ()), whole["properties"]
@@ -65,14 +65,16 @@ def _inlined(part: object, components: dict[str, dict[str, object]], path: tuple
     return found
 
 
-def _without_null(part: object) -> object:
-    """The schema without the null that stands for what is not given."""
+def _without_nothing(part: object) -> object:
+    """The schema without the null, the empty text and the empty list that stand for what is not given."""
     if isinstance(part, list):
-        return [_without_null(item) for item in part]
+        return [_without_nothing(item) for item in part]
     if not isinstance(part, dict):
         return part
-    part = {key: _without_null(value) for key, value in part.items()}
+    part = {key: _without_nothing(value) for key, value in part.items()}
     match part:
         case {"anyOf": [dict(one), {"type": "null"}], "default": None, **rest}:
             return {**one, **rest}
+        case {"default": "" | [], **rest}:
+            return rest
     return part

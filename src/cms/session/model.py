@@ -167,12 +167,16 @@ class SessionOptions(Record, frozen=True):
     on_violation: OnViolation = "stop"
     verify: tuple[str, ...] = ()  # shell commands that must pass before `completed`
     json_schema: str = ""  # that the answers must fit
+    judge: str = ""  # what a second session is asked about the work
+    judge_max_cost: float = 0.5  # USD that it may spend on one delegation, all rounds
+    judge_model: str = ""  # "": the session's own
     repair: int = 0  # how often the session is told of its failed checks, and goes on
     ask_timeout: float = 0.0  # seconds that a question or a permission waits for a person; 0: not at all
     fork_of: str = ""  # the conversation that this one branches off when it begins
     allow_cms: bool = False  # it may start sessions itself, within what it is (`session.lineage`)
     tags: tuple[str, ...] = ()  # a person's own words for it
     require_containment: ContainmentLevel | None = None  # it is not started below this; None: the setting's
+    plain_folder: bool = False  # nothing that its folders bring is shown as configuration, CLAUDE.md neither
     trust_project: bool = False  # what its folders' own configuration starts, starts (`session.trust`)
     isolate: Isolate = "no"  # its work dir is not changed: what it writes becomes a change
     apply: Apply | None = None  # whether its change is applied when it is completed; None: by a person
@@ -181,6 +185,12 @@ class SessionOptions(Record, frozen=True):
     def isolated(self) -> bool:
         """Whether it works in a view of its own of its folder. What may write nothing needs none."""
         return self.isolate != "no" and self.preset in ("edit", "full")
+
+    @property
+    def most(self) -> float | None:
+        """US dollars that one delegation can come to, its judge included; None: there is no limit."""
+        cost = self.limits.max_cost
+        return cost if cost is None or not self.judge else cost + self.judge_max_cost
 
 
 class TokenUsage(Record, frozen=True):
@@ -221,6 +231,21 @@ class Question(Record, frozen=True):
     multi_select: bool = False
 
 
+class Judgement(Record, frozen=True):
+    """What a judge said of the work on a message (`session.judge`).
+
+    Attributes:
+        verdict: "none": it gave none, and so the work has not passed.
+        session: the judge's name.
+        cost: US dollars that it took.
+    """
+
+    verdict: Literal["pass", "fail", "none"]
+    reason: str
+    session: str
+    cost: float = 0.0
+
+
 class Interaction(Record, frozen=True):
     """One message and everything that came back for it."""
 
@@ -250,6 +275,7 @@ class Interaction(Record, frozen=True):
     api_status: int | None = None  # the HTTP status with which the API ended it; 401: also where no login is
     resets_at: float | None = None  # when the usage limit that ended it ends
     output: str = ""  # JSON: the answer of the shape that was asked for
+    judge: Judgement | None = None
     round: int = 0  # of repair, that it begins or goes on with; 0: its delegation has begun none
     before: float = 0.0  # seconds of work of the rounds before it, which count against `max_time`
     repair: str = ""  # the message that its failed checks call for, where nobody was there to send it
@@ -388,6 +414,7 @@ class SessionRecord(Record, frozen=True):
     caps_hit: tuple[str, ...] = ()  # which caps on memory and processes held the newest process back
     depth: int = 0  # 0: a person started it, 1: an MCP client, one more for each session in between
     started_by: str = ""  # the session whose agent started this one; it ends when that one does
+    judges: str = ""  # the message whose work it judges
     begun_in: dict[str, str] = {}  # of the environment: what says where its conversation is kept
     change: ChangeSummary | None = None  # of an isolated one, as of its last end
 
@@ -464,6 +491,7 @@ class Round(Record, frozen=True):
     cost: float
     turns: int
     duration: int  # milliseconds
+    judge: Judgement | None = None
 
 
 class DelegateResult(Record, frozen=True):
@@ -472,6 +500,8 @@ class DelegateResult(Record, frozen=True):
     Attributes:
         output: JSON: the answer of the shape that was asked for; "": none was, or none fitted.
         rounds: each one, the last included, where there was a repair; cost, turns and the like are of all.
+        cost: with that of the judge.
+        judge: what it said of the last round.
         repairable: what checks it failed is stored, and was not given back to its session yet.
     """
 
@@ -494,6 +524,7 @@ class DelegateResult(Record, frozen=True):
     api_status: int | None = None
     resets_at: float | None = None
     output: str = ""
+    judge: Judgement | None = None
     rounds: tuple[Round, ...] = ()
     repairable: bool = False
     change: ChangeSummary | None = None

@@ -12,7 +12,15 @@ from typing import Final
 import msgspec
 
 from cms.session.limits import spent_up
-from cms.session.model import REPAIR, Interaction, InteractionState, Outcome, Round, SessionRecord
+from cms.session.model import (
+    REPAIR,
+    Interaction,
+    InteractionState,
+    Judgement,
+    Outcome,
+    Round,
+    SessionRecord,
+)
 
 #: Characters of one failure's output that are told, and of all together.
 MOST_EACH: Final = 8_000
@@ -150,12 +158,13 @@ def told(rounds: Sequence[Interaction]) -> tuple[Round, ...]:
             cost=one.cost,
             turns=one.turns,
             duration=round(one.duration * 1000),
+            judge=one.judge,
         )
         for one in rounds
     )
 
 
-def to_repair(work: Interaction, failed: Sequence[str]) -> Interaction:
+def to_repair(work: Interaction, failed: Sequence[str], judge: Judgement | None = None) -> Interaction:
     """A round whose checks have failed, and that another one follows: what it came to."""
     return msgspec.structs.replace(
         work,
@@ -164,4 +173,5 @@ def to_repair(work: Interaction, failed: Sequence[str]) -> Interaction:
         error=failed[0],
         is_error=True,
         reasons=tuple(dict.fromkeys((*work.reasons, *failed))),
+        judge=judge,
     )

@@ -22,6 +22,7 @@ from cms.session.model import (
     DelegateResult,
     Interaction,
     InteractionState,
+    Judgement,
     OnViolation,
     Outcome,
     Receipt,
@@ -168,6 +169,7 @@ def judge_delegation(
     on_violation: OnViolation,
     misfit: str = "",
     failed_checks: Sequence[str] = (),
+    judge: Judgement | None = None,
     cut_off: str = "",
 ) -> Interaction:
     """The message of a delegation with its verdict.
@@ -178,7 +180,8 @@ def judge_delegation(
         work: the message as it stands when its work has ended.
         receipt: how its process ended; None: nobody saw it.
         misfit: why its answer is none of the shape that was asked for; "": it is, or none was.
-        failed_checks: a line for each.
+        failed_checks: a line for each; the judge's word that it is not good is one.
+        judge: what it said, if it was asked.
         cut_off: why the delegation did not come to its own end, or its checks did not; "": they did.
     """
     outcome, error, reasons = work.outcome or Outcome.INTERRUPTED, work.error, list(work.reasons)
@@ -217,6 +220,7 @@ def judge_delegation(
         error=error,
         is_error=outcome is not Outcome.COMPLETED,
         reasons=tuple(dict.fromkeys(reasons)),
+        judge=judge or work.judge,
     )
 
 
@@ -228,13 +232,19 @@ def status_of(outcome: Outcome) -> SessionStatus:
 
 
 def delegate_result(
-    rounds: Sequence[Interaction], session: SessionRecord, receipt: Receipt | None, *, has_conversation: bool
+    rounds: Sequence[Interaction],
+    session: SessionRecord,
+    receipt: Receipt | None,
+    *,
+    has_conversation: bool,
+    judges: Sequence[SessionRecord] = (),
 ) -> DelegateResult:
     """What a delegation gives to whoever waits for it. Nothing is decided here.
 
     Args:
         rounds: all of them, the last as it was judged.
         has_conversation: there is one to go on with.
+        judges: the sessions that judged it.
     """
     judged = together(rounds)
     outcome = judged.outcome or Outcome.INTERRUPTED
@@ -246,7 +256,7 @@ def delegate_result(
         name=session.name,
         response=judged.response,
         error=judged.error or None,
-        cost=judged.cost,
+        cost=judged.cost + sum(one.total_cost_usd for one in judges),
         turns=judged.turns,
         duration=round(judged.duration * 1000),
         tools_used=judged.tools_used,
@@ -255,12 +265,13 @@ def delegate_result(
         reasons=judged.reasons,
         questions=judged.questions,
         session_id=session.id,
-        cost_exact=judged.cost_exact,
+        cost_exact=judged.cost_exact and all(one.cost_exact for one in judges),
         tool_calls=judged.tool_calls,
         receipt=receipt,
         api_status=judged.api_status,
         resets_at=judged.resets_at,
         output=judged.output,
+        judge=judged.judge,
         rounds=told(rounds),
         repairable=bool(judged.repair) and has_conversation,
         change=session.change,

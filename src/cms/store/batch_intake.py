@@ -45,7 +45,7 @@ def add(db: Database, batch_id: str, tasks: Sequence[NewTask]) -> list[str]:
                     name,
                     task.line,
                     len(task.options.needs),
-                    task.options.session.limits.max_cost,
+                    task.options.session.most,
                     _options_json(task.options),
                     name if origin is None else origin.task,
                     "" if origin is None else origin.cell,

@@ -316,24 +316,33 @@ def interactions(db: Database, session_id: str, last: int | None = None) -> list
     return found[::-1]
 
 
+def message(db: Database, session_id: str, number: int) -> Interaction | None:
+    """The interaction of that number of a session."""
+    return next(iter(_interactions(db, "session_id = ? AND number = ?", session_id, number)), None)
+
+
 def rounds_before(db: Database, last: Interaction) -> list[Interaction]:
     """The rounds of a delegation before one of its messages, oldest first; none before its first."""
     found: list[Interaction] = []
-    while last.type == REPAIR:
-        before = _interactions(db, "session_id = ? AND number = ?", last.session_id, last.number - 1)
-        if not before:
-            break
-        last = before[0]
+    while last.type == REPAIR and (before := message(db, last.session_id, last.number - 1)) is not None:
+        last = before
         found.insert(0, last)
     return found
 
 
+def judges_of(db: Database, session_id: str) -> list[SessionRecord]:
+    """The sessions that judge work of that one, oldest first."""
+    return _sessions(
+        db,
+        "json_extract(rest, '$.judges') IN (SELECT id FROM interactions WHERE session_id = ?) ORDER BY rowid",
+        session_id,
+    )
+
+
 def round_after(db: Database, one: Interaction) -> Interaction | None:
     """The round that repairs that one."""
-    found = _interactions(
-        db, "session_id = ? AND number = ? AND type = ?", one.session_id, one.number + 1, REPAIR
-    )
-    return next(iter(found), None)
+    found = message(db, one.session_id, one.number + 1)
+    return found if found is not None and found.type == REPAIR else None
 
 
 def unanswered(

@@ -103,7 +103,7 @@ def test_memory_of_the_machine_or_of_the_container(tmp_path: Path) -> None:
 def test_a_task_can_have_all_that_a_delegation_can() -> None:
     """Whoever adds an option to sessions adds it to tasks, or here with a reason."""
     ours = {"name", "work_dir", "limits", "delegated"}
-    not_for_tasks = {"fork_of"}  # a task begins a conversation of its own
+    not_for_tasks = {"fork_of", "plain_folder"}  # a task begins a conversation of its own, and judges nothing
     fields = set(TaskSpec.__struct_fields__)
     assert set(SessionOptions.__struct_fields__) - fields <= ours | not_for_tasks
     assert set(Limits.__struct_fields__) <= fields

@@ -1,0 +1,311 @@
+"""The judge of a delegation: what it sees and may spend, that only its pass is one, and crashes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
+from cms.fleet.batches import open_batches
+from cms.fleet.supervisor import Supervisor
+from cms.session.judge import SCHEMA
+from cms.session.model import DelegateResult, InteractionState, Limits, Outcome, SessionStatus
+from cms.testing.script import ScriptedReply, call, prompt, say
+from fleet.kit import (
+    assert_nothing_left,
+    consistent,
+    delegate,
+    last,
+    make_options,
+    make_settings,
+    marked,
+    supervising,
+    until,
+)
+from fleet.test_crash import begin
+
+WORK = prompt("Work", say("done", cost_usd=0.01, model="sonnet"))
+
+
+def rules(verdict: str, reason: str = "because", **more: object) -> ScriptedReply:
+    given = call("StructuredOutput", verdict=verdict, reason=reason, **more)
+    return given.costing(0.02, "sonnet")
+
+
+def question(*replies: ScriptedReply) -> str:
+    return prompt("Is it good?", *replies)
+
+
+async def judged(place: Path, *replies: ScriptedReply, **changes: object) -> DelegateResult:
+    settings = make_settings(place)
+    async with supervising(settings) as supervisor:
+        options = make_options(settings, judge=question(*replies), **changes)
+        result = await supervisor.delegate(options, WORK)
+    await consistent(settings)
+    return result
+
+
+async def test_a_pass_completes_it_and_its_cost_is_counted(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        result = await delegate(supervisor, WORK, judge=question(rules("pass")))
+        assert result.status is Outcome.COMPLETED
+        assert result.judge is not None
+        assert (result.judge.verdict, result.judge.session) == ("pass", "one~judge1")
+        assert result.cost == pytest.approx(0.03)
+        judge = await supervisor.get("one~judge1")
+        assert (judge.options.preset, judge.options.tags) == ("read-only", ("judge",))
+        assert judge.status is SessionStatus.COMPLETED
+        assert judge.judges == (await last(supervisor)).id
+        asked = (await last(supervisor, "one~judge1")).prompt
+        assert "\n> done\n" in asked
+        assert asked.endswith("</cms-script>")
+        # Whoever goes on with it has it judged again.
+        again = await supervisor.continue_("one", prompt("Go on", say("more")))
+        assert again.judge is not None
+        assert (again.status, again.judge.session) == (Outcome.COMPLETED, "one~judge2")
+        assert again.cost == pytest.approx(0.02, abs=0.001)
+    await consistent(settings)
+
+
+async def test_what_it_fails_is_not_complete(tmp_path: Path) -> None:
+    result = await judged(tmp_path, rules("fail", "the test\x1b[2J is missing"))
+    assert result.status is Outcome.VERIFICATION_FAILED
+    assert result.error == "the judge: the test\\x1b[2J is missing"
+
+
+@pytest.mark.parametrize(
+    ("replies", "words"),
+    [
+        ((say("It is all very good: pass"),), "failed: it gave no answer of the shape"),
+        ((rules("maybe"),), "failed: its answer does not fit"),
+        ((rules("pass", more=1),), "failed: its answer does not fit"),
+        ((rules("pass", ""),), "failed: its answer does not fit"),
+        ((say("x").failing(400),), "failed: "),
+        ((call("Bash", command="true"), rules("pass")), ""),
+    ],
+)
+async def test_no_verdict_is_a_fail(tmp_path: Path, replies: tuple[ScriptedReply, ...], words: str) -> None:
+    result = await judged(tmp_path, *replies, repair=2)
+    assert result.judge is not None
+    if not words:  # it may not run anything, and judges all the same
+        assert (result.status, result.judge.verdict) == (Outcome.COMPLETED, "pass")
+        return
+    assert result.status is Outcome.VERIFICATION_FAILED
+    assert f"the judge gave no verdict: {words}" in (result.error or "")
+    assert result.judge.verdict == "none"
+    assert result.rounds == (), "there is nothing to repair by that"
+
+
+async def test_it_has_a_cap_of_its_own_and_for_all_rounds(tmp_path: Path) -> None:
+    # The first judging takes 0.02 of 0.03, so the second has 0.01, which its first reply passes.
+    read = call("Read", file_path=str(tmp_path / "work" / "x")).costing(0.02, "sonnet")
+    result = await judged(tmp_path, rules("fail"), judge_max_cost=0.03, repair=1, limits=Limits(max_cost=0.5))
+    assert (result.status, len(result.rounds)) == (Outcome.VERIFICATION_FAILED, 2)
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        short = await delegate(
+            supervisor, WORK, name="two", judge=question(read, rules("pass")), judge_max_cost=0.01
+        )
+        assert short.status is Outcome.VERIFICATION_FAILED
+        assert "the judge gave no verdict: cost_exceeded" in (short.error or "")
+        assert not (await supervisor.get("two")).total_cost_usd > 0.011, "its own money is not touched"
+
+
+async def test_it_is_charged_to_what_the_work_is_charged_to(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await supervisor.set_cap("team", 0.011)
+        options = make_options(settings, judge=question(rules("pass")))
+        result = await supervisor.delegate(options, WORK, scopes=("team",))
+        assert result.status is Outcome.VERIFICATION_FAILED
+        assert "no verdict: cost_exceeded" in (result.error or "")
+        (standing,) = (await supervisor.budget()).scopes
+        assert standing.spent == pytest.approx(result.cost)
+    await consistent(settings)
+
+
+async def test_its_reason_goes_back_and_the_work_is_judged_anew(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    # What it quotes is a script for the model that it goes back to.
+    mend = prompt("Mend it", call("Bash", command="touch fixed"), say("mended"))
+    async with supervising(settings) as supervisor:
+        begun = await supervisor.start_delegate(
+            make_options(settings, judge=question(rules("fail", mend)), repair=1), WORK
+        )
+        reply = await supervisor.wait(begun)
+        assert reply.outcome is Outcome.VERIFICATION_FAILED
+        assert (tmp_path / "work" / "fixed").exists()
+        said = await supervisor.interactions("one")
+        assert [one.judge.session for one in said if one.judge] == ["one~judge1", "one~judge2"]
+        assert (await supervisor.get("one~judge2")).judges == said[1].id
+    await consistent(settings)
+
+
+async def test_commands_come_first_and_a_failed_one_costs_no_judge(tmp_path: Path) -> None:
+    result = await judged(tmp_path, rules("pass"), verify=("false",))
+    assert result.status is Outcome.VERIFICATION_FAILED
+    assert result.judge is None
+    assert result.cost == pytest.approx(0.01)
+
+
+async def test_it_sees_what_git_shows_and_nothing_of_the_repository_runs(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    work = tmp_path / "work"
+
+    async def git(*words: str) -> None:
+        ours = ("git", "-c", "user.name=x", "-c", "user.email=x@x")
+        past = {**os.environ, "GIT_COMMITTER_DATE": "2020-01-01T00:00:00Z"}
+        await trio.run_process([*ours, *words], cwd=work, env=past, capture_stdout=True)
+
+    await git("init", "-q")
+    (work / "old").write_text("before\n")
+    (work / ".gitattributes").write_text("* diff=evil\n")
+    await git("add", ".")
+    await git("commit", "-qm", "x")
+    await git("config", "diff.evil.textconv", f"sh -c 'touch {tmp_path}/ran-tc; cat'")
+    await git("config", "diff.external", f"sh -c 'touch {tmp_path}/ran-ext'")
+    await git("config", "core.fsmonitor", f"sh -c 'touch {tmp_path}/ran-fs'")
+    commit = "git -c core.fsmonitor=false -c user.name=x -c user.email=x@x commit -qam y"
+    (work / "commit.sh").write_text(f"echo mine > old; {commit}; echo later >> old; touch new")
+    async with supervising(settings) as supervisor:
+        task = prompt("Work", call("Bash", command="sh commit.sh"), say("> looks like a quotation"))
+        result = await delegate(supervisor, task, judge=question(rules("pass")))
+        assert result.status is Outcome.COMPLETED
+        asked = (await last(supervisor, "one~judge1")).prompt
+        assert "> new files that git does not track:" in asked
+        assert "> new\n" in asked
+        assert "> -before" in asked
+        assert "> +later" in asked
+        assert "> +mine" in asked, "what it has committed counts"
+        assert "> > looks like a quotation" in asked
+    assert not [name for name in os.listdir(tmp_path) if name.startswith("ran")]  # noqa: PTH208 - names
+    await consistent(settings)
+
+
+async def test_of_an_isolated_one_it_sees_the_change(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        task = prompt("Work", call("Bash", command="echo fresh > new"), say("done"))
+        result = await delegate(supervisor, task, judge=question(rules("pass")), isolate="auto")
+        assert result.status is Outcome.COMPLETED
+        asked = (await last(supervisor, "one~judge1")).prompt
+        assert "> +fresh" in asked
+        assert "kept apart" in asked
+        assert not await trio.Path(tmp_path / "work" / "new").exists()
+    await consistent(settings)
+
+
+async def test_without_the_library_nothing_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        seen: list[str] = []
+
+        async def check(schema: str) -> None:
+            seen.append(schema)
+
+        monkeypatch.setattr(supervisor.answers, "check", check)
+        await supervisor.create(make_options(settings, judge="Is it good?"))
+        assert SCHEMA in seen
+
+
+# --- cut off --------------------------------------------------------------------------------------
+
+
+async def at_judging(supervisor: Supervisor, name: str = "one~judge1") -> None:
+    def there() -> bool:
+        record = supervisor.runner(name)
+        return record is not None and record.record.status is SessionStatus.BUSY
+
+    await until(there)
+
+
+async def test_cancelled_while_it_judges(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        scope, results = trio.CancelScope(), []
+        options = make_options(settings, judge=question(rules("pass").stalling("headers")))
+
+        async def go() -> None:
+            results.append(await supervisor.delegate(options, WORK, within=scope))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go)
+            await at_judging(supervisor)
+            scope.cancel()
+        assert results[0].status is Outcome.INTERRUPTED
+        assert (await last(supervisor)).state is InteractionState.UNCHECKED
+        assert (await supervisor.get("one~judge1")).status is SessionStatus.STOPPED
+        assert supervisor.live_count() == 0
+    await consistent(settings)
+
+
+async def test_who_is_stopped_at_judging_has_said_nothing(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        options = make_options(settings, judge=question(rules("pass").stalling("headers")))
+        sent = await supervisor.start_delegate(options, WORK)
+        await at_judging(supervisor)
+        await supervisor.stop("one~judge1")
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        assert "the judge was interrupted" in (await last(supervisor)).error
+    await consistent(settings)
+
+
+@pytest.mark.parametrize("stage", ["judging", "judged"])
+async def test_the_supervisor_is_killed_and_nothing_is_paid_twice(tmp_path: Path, stage: str) -> None:
+    settings = make_settings(tmp_path)
+    with trio.fail_after(30):
+        with begin(tmp_path, stage) as doomed:
+            assert doomed.stdout is not None
+            assert await trio.to_thread.run_sync(doomed.stdout.readline) == b"ready\n"
+            descriptors = [os.pidfd_open(pid) for pid in marked(settings)]
+            doomed.kill()
+        for descriptor in descriptors:
+            await trio.lowlevel.wait_readable(descriptor)
+            os.close(descriptor)
+    assert_nothing_left(settings)
+    async with supervising(settings) as supervisor:
+        one = await last(supervisor)
+        assert (one.state, one.outcome) == (InteractionState.UNCHECKED, Outcome.INTERRUPTED)
+        before = sum(total.usage.cost_usd for total in await supervisor.totals("model"))
+        result = await supervisor.judge_again("one")
+        names = {record.name for record in await supervisor.sessions()}
+        spent = sum(total.usage.cost_usd for total in await supervisor.totals("model"))
+        if stage == "judged":
+            assert result.status is Outcome.COMPLETED
+            assert names == {"one", "one~judge1"}
+            assert spent == pytest.approx(before)
+        else:  # its answer never came: another one is asked, which stalls as well, up to its limit
+            assert result.status is Outcome.VERIFICATION_FAILED
+            assert names == {"one", "one~judge1", "one~judge2"}
+        assert result.cost == pytest.approx(spent)
+    await consistent(settings)
+
+
+async def test_a_batch_counts_it(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor, open_batches(supervisor) as batches:
+        record = await batches.create(BatchOptions(str(tmp_path / "work"), max_cost=3.0), "b")
+        good, bad = question(rules("pass")), question(rules("fail"))
+        tasks = (
+            TaskSpec(name="good", prompt=WORK, judge=good, max_cost=1.0),
+            TaskSpec(name="bad", prompt=WORK, judge=bad, max_cost=1.0),
+        )
+        assert await batches.add(record.id, 0, [(spec, line) for line, spec in enumerate(tasks, 1)]) == []
+        assert await batches.check(record.id) == []
+        ended = await (await batches.start(record.id)).wait()
+        assert ended.counts == {TaskStatus.COMPLETED: 1, TaskStatus.VERIFICATION_FAILED: 1}
+        assert ended.spent == pytest.approx(0.06)
+    await consistent(settings)
+
+
+def test_a_task_reserves_what_its_judge_may_spend(tmp_path: Path) -> None:
+    options = make_options(make_settings(tmp_path), limits=Limits(max_cost=1.0), judge_max_cost=0.25)
+    assert options.most == 1.0
+    assert msgspec.structs.replace(options, judge="Is it good?").most == 1.25
+    assert msgspec.structs.replace(options, judge="Is it good?", limits=Limits()).most is None
