@@ -31,6 +31,30 @@ async def test_memory_is_seen(mechanism: Mechanism, tmp_path: Path) -> None:
                 assert container.statistics().rss > 64 * MIB
 
 
+@pytest.mark.parametrize("place", ["copy", "second copy", "private", "/dev/shm"])
+async def test_what_is_written_to_memory_counts(walled: Mechanism, tmp_path: Path, place: str) -> None:
+    """No process has it: a shell of 2 MiB writes 100 as a copy of a file, and once only."""
+    home, work = tmp_path / "home", tmp_path / "home" / "work"
+    work.mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    names = {"copy": str(home), "second copy": str(tmp_path / "other"), "private": "/var/tmp"}
+    script = f"head -c 100M /dev/zero > {names.get(place, place)}/big; echo done; read line"
+    spec = msgspec.structs.replace(
+        shell(script, work), sandbox=True, writable=(work,), covered=(home, tmp_path / "other")
+    )
+    for cap in (180, 64):
+        with trio.fail_after(20):
+            async with await walled.start(msgspec.structs.replace(spec, max_memory=cap * MIB)) as container:
+                if walled.guarantees.memory_cap.strong and cap == 64:
+                    assert await container.wait() != 0
+                    return
+                await read_until(container, b"done\n")
+                with trio.move_on_after(0.1):
+                    assert (await container.watch_limits(every=0.01), cap) == ("memory", 64)
+                    return
+    pytest.fail("nobody saw it")
+
+
 async def test_processes_are_held_or_seen(mechanism: Mechanism, tmp_path: Path) -> None:
     argv = hostile.command("plain", tmp_path / "beat", "40")
     spec = Spec(argv=argv, env=ENV, cwd=tmp_path, max_procs=20)

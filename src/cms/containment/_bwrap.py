@@ -152,5 +152,6 @@ def namespace_guarantees(delegation: Delegation | None) -> Guarantees:
         memory_cap=cap("memory", delegation),
         process_cap=processes if processes.strong or os.geteuid() == 0 else by_rlimit,
         no_tampering=no_tampering(walls=True),
-        copy_on_write=STRONG,  # until the probe finds otherwise
+        # Until the probe finds otherwise.
+        copy_on_write=Guarantee("strong", "in memory: half of the machine's at most, or --max-memory"),
     )

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Literal
 
@@ -30,6 +30,8 @@ from cms.containment._cgroup import Leaf
 from cms.containment._from_outside import Whereabouts
 from cms.containment._model import LimitsHit, LostMount, Member, Proof, Spec, Statistics
 from cms.containment._strays import identity
+from cms.disk import ask_disk
+from cms.errors import DiskTimeout
 
 _FIRST_WAIT = 0.015
 _LONGEST_WAIT = 0.1
@@ -250,13 +252,22 @@ class Container(abc.ABC):
             await trio.sleep_forever()
         while True:
             now = self.statistics()
-            if memory is not None and (now.memory or now.rss) > memory:
+            if memory is not None and (now.memory or now.rss + await self._copied()) > memory:
                 return "memory"
             if processes is not None:
                 if now.processes > processes:
                     return "processes"
                 self._full = self._full or now.threads >= max(processes - _NEARLY, 1)
             await trio.sleep(every)
+
+    async def _copied(self) -> int:
+        """Bytes of what the tree has written as copies, which are in memory."""
+        in_one = self.mechanism.startswith("bwrap")
+        with suppress(DiskTimeout):
+            return await ask_disk(
+                lambda: _mounts.bytes_in_copies(self._plan, self.pid, in_one=in_one), "copies"
+            )
+        return 0
 
     @property
     def unenforced(self) -> tuple[LostMount, ...]:

@@ -340,6 +340,29 @@ async def find_created(plan: Plan) -> tuple[LostMount, ...]:
     return tuple(LostMount(path, "was created since") for path in made)
 
 
+def bytes_in_copies(plan: Plan, pid: int, *, in_one: bool) -> int:
+    """What the tree has written to memory instead of to the disk: copies, and files in its private places.
+
+    No process has these pages, so the sum of the processes does not show them.
+
+    Args:
+        pid: of a process that sees the mounts.
+        in_one: all copies lie in one file system (bwrap's are made so), and each place shows the whole of it.
+    """
+    copies, private = [0], [0]
+    for step in plan.steps:
+        if step.word not in ("cover", "private", "dev"):
+            continue
+        place = step.path / "shm" if step.word == "dev" else step.path
+        try:
+            seen = os.statvfs(f"/proc/{pid}/root{place}")
+        except OSError:
+            continue  # it has just ended
+        used = (seen.f_blocks - seen.f_bfree) * seen.f_frsize
+        (copies if step.word == "cover" else private).append(used)
+    return (max if in_one else sum)(copies) + sum(private)
+
+
 class Mount(msgspec.Struct, frozen=True):
     """What is mounted at a place: the kind of file system, and the mount's own options."""
 
