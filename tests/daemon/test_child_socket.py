@@ -14,12 +14,10 @@ import pytest
 import trio
 
 from cms.config import Settings
-from cms.daemon.child_socket import ChildSocket
 from cms.daemon.connection import MAX_GREETING
-from cms.daemon.server import MAX_CHILD_CLIENTS, open_child_socket
+from cms.daemon.server import MAX_CHILD_CLIENTS, child_sockets
 from cms.errors import CmsError, DaemonUnavailable, SessionNotFound, UsageError
 from cms.fleet.supervisor import Supervisor
-from cms.live.runner import OpenChildSocket
 from cms.rpc.client import connect
 from cms.rpc.daemon import DAEMON_STOP, HELLO, DaemonStopParams, Hello
 from cms.rpc.endpoint import reachable
@@ -58,12 +56,7 @@ LONG = call("Bash", command="sleep 600")
 async def house(tmp_path: Path) -> AsyncIterator[Supervisor]:
     settings = make_settings(tmp_path)
 
-    def child_sockets(supervisor: Supervisor) -> OpenChildSocket:
-        return lambda session, environ: open_child_socket(
-            supervisor, settings, ChildSocket(session, environ, supervisor.get, supervisor.children.descends)
-        )
-
-    async with supervising(settings, within=40, child_sockets=child_sockets) as supervisor:
+    async with supervising(settings, within=40, child_sockets=child_sockets(settings)) as supervisor:
         yield supervisor
 
 

@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+import cms
 from cms.cli.selftest import drill
 from cms.containment import Container, Proof
 from cms.errors import ExitCode
@@ -20,6 +23,7 @@ from cms.selftest.drill import run as drills
 from cms.selftest.drill.run import DrillReport, run_drill
 from cms.selftest.drill.trials import Case, Finding, Plan
 from cms.testing.agent import write_launcher
+from containment.test_ordinary_user import NOBODY, interpreter, runnable_by_nobody
 
 
 def run(tmp_path: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,14 +50,23 @@ def left_in(folder: Path) -> list[Path]:
 
 
 def test_a_quick_drill(tmp_path: Path) -> None:
-    groups = ("kill", "freeze", "walls", "caps")  # the others are the real binary's (test_kill_real.py)
+    groups = (
+        "kill",
+        "freeze",
+        "walls",
+        "caps",
+        "folder",
+    )  # the others are the real binary's (test_kill_real.py)
     ran = run(tmp_path, "--quick", "--json", *(f"--only={group}" for group in groups))
     report = msgspec.json.decode(ran.stdout, type=DrillReport)
     failed = [case for case in report.cases if case.verdict == "failed"]
     assert not failed
     assert (ran.returncode, report.ok, report.quick) == (0, True, True)
     assert {case.group for case in report.cases} == set(groups)
-    assert {case.name for case in report.cases} >= {"orphan", "comets", "git hook", "CMS_HOME", "--max-procs"}
+    assert {case.name for case in report.cases} >= {
+        *("orphan", "comets", "git hook", "CMS_HOME", "--max-procs", "moved place", "copy-on-write"),
+        *("git", "planted link", "fifo", "child"),
+    }
     assert all(case.milliseconds for case in report.cases if case.group == "kill" and case.verdict == "held")
     assert left_in(tmp_path / "tmp") == [], "a drill leaves nothing behind"
     mark = f"TMPDIR={tmp_path / 'tmp'}".encode()
@@ -65,13 +78,46 @@ def test_a_quick_drill(tmp_path: Path) -> None:
                 continue
 
 
+def test_a_drill_of_an_ordinary_user(tmp_path: Path) -> None:
+    """What holds for root must hold for everybody else, too."""
+    if os.geteuid() != 0:
+        pytest.skip("these tests run as an ordinary user already")
+    python = interpreter()
+    packages, source = sysconfig.get_paths()["purelib"], str(Path(cms.__file__).parents[1])
+    if python is None or not all(map(runnable_by_nobody, (packages, source))):
+        pytest.skip("an ordinary user cannot run what is installed")
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        done = subprocess.run(
+            [python, "-m", "cms", "drill", "--quick", "--json", "--only", "walls", "--only", "folder"],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": folder,
+                "TMPDIR": folder,
+                "CMS_CLAUDE": "/bin/true",
+                "PYTHONPATH": os.pathsep.join((source, packages)),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            cwd="/",
+            user=NOBODY,
+            group=NOBODY,
+            extra_groups=[],
+            capture_output=True,
+            timeout=100,
+            check=False,
+        )
+    report = msgspec.json.decode(done.stdout, type=DrillReport)
+    assert [case for case in report.cases if case.verdict == "failed"] == []
+    assert (done.returncode, {case.group for case in report.cases}) == (0, {"walls", "folder"})
+
+
 async def fewer_cases(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, strict: bool = False
 ) -> DrillReport:
     """One hostile case, and the walls around one file."""
     said: list[str] = []
     monkeypatch.setattr(machine, "QUICK", ("orphan",))
-    for name in ("_hidden", "_assassin", "_exits"):
+    for name in ("_hidden", "_assassin", "_exits", "_moved", "_copied"):
         monkeypatch.setattr(machine.Machine, name, _nothing)
     plan = Plan(quick=True, strict=strict, only=("kill", "walls"))
     with trio.fail_after(40):
@@ -155,7 +201,7 @@ def test_the_exit_code_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_group_that_there_is_not(tmp_path: Path) -> None:
     ran = run(tmp_path, "--only", "everything")
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "one of kill, freeze, walls, caps, limits, crash" in ran.stderr
+    assert "one of kill, freeze, walls, caps, folder, limits, crash" in ran.stderr
 
 
 def test_a_mechanism_that_there_is_not_is_told_as_such(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def drill(
     ] = False,
     only: Annotated[
         tuple[str, ...],
-        flags.many("--only", "Only kill, freeze, walls, caps, limits or crash. Repeatable.", "GROUP"),
+        flags.many("--only", "Only kill, freeze, walls, caps, folder, limits or crash. Repeatable.", "GROUP"),
     ] = (),
     strict: Annotated[
         bool, flags.switch("--strict", "Fail also on what this machine does not promise (`cms doctor`).")

@@ -36,8 +36,7 @@ import trio
 from cms._version import __version__
 from cms.config import Settings, load_settings_and_file
 from cms.containment import find_mechanism
-from cms.daemon.child_socket import ChildSocket
-from cms.daemon.server import Server, open_child_socket, open_listener
+from cms.daemon.server import Server, child_sockets, open_listener
 from cms.daemon.service_unit import Service
 from cms.errors import CmsError, HomeUnusable, UsageError
 from cms.fleet import machine
@@ -49,7 +48,6 @@ from cms.rpc.wire import error_data
 if TYPE_CHECKING:
     from cms.fleet.batches import Batches
     from cms.fleet.supervisor import Supervisor
-    from cms.live.runner import OpenChildSocket
 
 log = logging.getLogger(__name__)
 
@@ -332,12 +330,7 @@ async def _open_fleet(settings: Settings) -> AsyncIterator[Fleet]:
     # A crashed daemon's: nobody is behind them any more.
     shutil.rmtree(settings.child_sockets, ignore_errors=True)
 
-    def child_sockets(supervisor: Supervisor) -> OpenChildSocket:
-        return lambda session, environ: open_child_socket(
-            supervisor, settings, ChildSocket(session, environ, supervisor.get, supervisor.children.descends)
-        )
-
-    async with open_supervisor(settings, child_sockets=child_sockets) as supervisor:
+    async with open_supervisor(settings, child_sockets=child_sockets(settings)) as supervisor:
         mechanism, recovery = supervisor.mechanism, supervisor.recovery
         for session in recovery.sessions:
             log.warning("recovered session %s (%s), now %s", session.name, session.id, session.status)

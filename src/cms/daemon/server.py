@@ -55,6 +55,7 @@ from cms.rpc.wire import (
 
 if TYPE_CHECKING:  # at run time it comes in once the home is ours: see `daemon.main`
     from cms.fleet.supervisor import Supervisor
+    from cms.live.runner import OpenChildSocket
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,15 @@ async def open_child_socket(
             for remove in (path.unlink, path.parent.rmdir):
                 with contextlib.suppress(OSError):
                     remove()
+
+
+def child_sockets(settings: Settings) -> Callable[[Supervisor], OpenChildSocket]:
+    """How the sessions of a supervisor that may use cms get their way in."""
+    return lambda supervisor: (
+        lambda session, environ: open_child_socket(
+            supervisor, settings, ChildSocket(session, environ, supervisor.get, supervisor.children.descends)
+        )
+    )
 
 
 class Server:

@@ -10,5 +10,6 @@ Nothing is spent, nobody is called, everything lives in a temporary folder with 
 hostile program bounds itself: 8 seconds, 400 processes. A case that does not come to an end is ended.
 
 - `run`: the command and its report; `trials`: one case after the other, and what came of each
-- `group`: what the cases have in common; by group: `machine` (kill, freeze, walls, caps), `limits`, `crash`
+- `group`: what the cases have in common; by group: `machine` (kill, freeze, walls, caps), `folder`,
+  `limits`, `crash`
 """

@@ -24,7 +24,13 @@ TOIL = "until test -e never; do sleep 1; done"
 
 
 class Group:
-    """Cases on one supervisor."""
+    """Cases on one supervisor.
+
+    Attributes:
+        prefix: of the names of their sessions.
+    """
+
+    prefix = "case"
 
     def __init__(self, trials: Trials, supervisor: Supervisor, folder: Path) -> None:
         self.trials = trials
@@ -37,7 +43,7 @@ class Group:
         """A session in a fresh work dir."""
         self._count += 1
         work_dir = make_work_dir(self.folder / f"work-{self._count}")
-        options = SessionOptions(name=f"case-{self._count}", work_dir=str(work_dir), preset="full")
+        options = SessionOptions(name=f"{self.prefix}-{self._count}", work_dir=str(work_dir), preset="full")
         return msgspec.structs.replace(options, **changes)
 
     async def spawn(self, options: SessionOptions, *tools: ScriptedReply) -> None:

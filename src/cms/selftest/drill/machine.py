@@ -19,6 +19,8 @@ from cms.testing import hostile, tampering
 from cms.testing.script import call, prompt, say
 
 QUICK = ("orphan", "comets", "headless", "stealth")
+#: Below the folder of the group: what a variable of its sessions names (`KUBECONFIG`).
+MOVED = "moved/kube"
 _FEWER = {"comets": "20", "bomb": "200", "spinners": "40", "large": "128"}
 
 
@@ -40,6 +42,10 @@ class Machine(Group):
         for name, path in protected.items():
             what = "written to, renamed over, linked to, moved away with its folder, mounted over"
             await trials.attempt(name, what, partial(self._walls, path), guarantees.protected_paths)
+        what = "what KUBECONFIG names, by a session that may write anywhere: the same ways"
+        await trials.attempt("moved place", what, self._moved, guarantees.protected_paths)
+        what = "the home, written and read again, and as it was at the end"
+        await trials.attempt("copy-on-write", what, self._copied, guarantees.copy_on_write)
         what = "the home, /tmp and what lies beside the work dir: copies, or read-only"
         await trials.attempt("outside", what, self._outside, guarantees.protected_paths)
         what = "claude's stdout, memory and descriptors, by a shell of its own"
@@ -83,6 +89,26 @@ class Machine(Group):
 
     async def _walls(self, name: str) -> Finding:
         options = self.options()
+        return await self._attack(options, name)
+
+    async def _moved(self) -> Finding:
+        return await self._attack(self.options(writes="anywhere"), str(self.folder / MOVED))
+
+    async def _copied(self) -> Finding:
+        options = self.options()
+        file = Path(self.supervisor.settings.environ["HOME"]) / "file"
+        file.write_text("mine\n")
+        script = "echo copy > ~/file; cat ~/file > seen; echo x > ~/new; true"
+        (Path(options.work_dir) / "attack").write_text(script)
+        await self.spawn(options, call("Bash", command="sh ./attack"))
+        dead = await self.kill(options)
+        if file.read_text() != "mine\n" or (file.parent / "new").exists():
+            return Finding("the home was written")
+        if (Path(options.work_dir) / "seen").read_text() != "copy\n":
+            return Finding("nothing was there to be written")
+        return dead
+
+    async def _attack(self, options: SessionOptions, name: str) -> Finding:
         work_dir = Path(options.work_dir)
         target, beat = work_dir / name, work_dir / "beat"
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,15 @@ import msgspec
 import trio
 
 from cms.config import find_claude, load_settings
+from cms.daemon.server import child_sockets
 from cms.errors import ClaudeNotFound, ExitCode, UsageError
 from cms.fleet.supervisor import open_supervisor
 from cms.groups import single_error
 from cms.json_output import encode
 from cms.selftest.drill.crash import crash
+from cms.selftest.drill.folder import Folder
 from cms.selftest.drill.limits import LimitsGroup
-from cms.selftest.drill.machine import Machine
+from cms.selftest.drill.machine import MOVED, Machine
 from cms.selftest.drill.trials import GROUPS, Case, Plan, Tell, Trials
 from cms.session.model import Record
 from cms.testing.agent import write_launcher
@@ -121,7 +123,7 @@ class _Drill:
         self._folder = folder
         self._tell = tell
         simulated = (str(write_launcher(folder / "simulated")),)
-        environ = _environ(folder / "machine", {})
+        environ = _environ(folder / "machine", {"KUBECONFIG": str(folder / "machine" / MOVED)})
         self._simulated = msgspec.structs.replace(load_settings(environ), claude=simulated)
         settings = load_settings(_environ(folder / "claude", api))
         try:
@@ -132,13 +134,16 @@ class _Drill:
 
     async def run(self) -> None:
         """Group after group."""
-        async with open_supervisor(self._simulated) as supervisor:
+        async with open_supervisor(
+            self._simulated, child_sockets=child_sockets(self._simulated)
+        ) as supervisor:
             mechanism = supervisor.mechanism
             self.containment, self.level = mechanism.name, mechanism.level.value
             found = self.agent == "claude"
             who = " ".join(self._real.claude) if found else "SIMULATED, no `claude` was found"
             self._tell(f"cms drill on {self.containment}, level {self.level}; for the limits: {who}")
             await Machine(self.trials, supervisor, self._folder / "machine").run()
+            await Folder(self.trials, supervisor, self._folder / "machine" / "folder").run()
         async with open_supervisor(self._real) as supervisor:
             await LimitsGroup(self.trials, supervisor, self._folder / "claude").run()
         await self.trials.begin("crash: the daemon is killed with SIGKILL")

@@ -18,7 +18,7 @@ PATIENCE = 30.0
 #: Seconds for all of them: what is left after that is not tested, and that is said.
 TOTAL = 300.0
 TOTAL_QUICK = 90.0
-GROUPS: Final = ("kill", "freeze", "walls", "caps", "limits", "crash")
+GROUPS: Final = ("kill", "freeze", "walls", "caps", "folder", "limits", "crash")
 
 Verdict = Literal["held", "failed", "unpromised", "untested"]
 Tell = Callable[[str], None]
