@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from changes.worlds import World, freeze_layer
-from cms.changes import apply, bring_branch, load, revert, stat
+from cms.changes import (
+    apply,
+    bring_branch,
+    freeze,
+    load,
+    note_copy,
+    note_start,
+    read_layer,
+    read_trees,
+    revert,
+    stat,
+)
 from cms.errors import MachineError, WrongChange
 
 
@@ -34,6 +46,11 @@ def git(folder: Path, *argv: str) -> str:
     return subprocess.run(
         ["git", *argv], cwd=folder, check=True, capture_output=True, text=True
     ).stdout.strip()
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def layer_of(world: World, place: Path) -> Path:
@@ -108,6 +125,72 @@ def test_the_commits_of_a_task_come_along(world: World) -> None:
     git(world.project, "fsck", "--strict")
 
 
+@pytest.mark.parametrize("where", ["part", "worktree"])
+def test_commits_in_a_repository_that_lies_beside(world: World, where: str) -> None:
+    """The folder is a part of a work tree, or a linked one: git writes elsewhere, in more layers."""
+    repository = world.project
+    if where == "worktree":
+        git(repository, "worktree", "add", "-q", "-b", "side", str(world.root / "linked"))
+        inner, written = world.root / "linked", [repository / ".git" / "worktrees" / "linked"]
+        written += [repository / ".git" / name for name in ("objects", "refs", "logs")]
+    else:
+        inner, written = repository / "sub", [repository / ".git"]
+    start = note_start(inner)
+    assert start.branch == ("side" if where == "worktree" else "main")
+    # The same work in a twin of all of it: what it wrote is what the layers have.
+    subprocess.run(["cp", "-a", repository, world.root / "saved"], check=True)
+    (inner / "b").write_text("task\n")
+    git(inner, "add", "b")
+    git(inner, "commit", "-qm", "from a part")
+    commit = git(inner, "rev-parse", "HEAD")
+    beside = []
+    for number, folder in enumerate(written):
+        subprocess.run(["cp", "-a", folder, world.root / f"upper{number}"], check=True)
+        beside.append((folder, world.root / f"upper{number}"))
+    shutil.rmtree(repository)
+    (world.root / "saved").rename(repository)
+    upper = world.root / "upper"
+    upper.mkdir()
+    (upper / "b").write_text("task\n")
+    change = freeze(read_layer(inner, upper, beside=beside), world.keep(), start)
+    assert change.commits is not None
+    assert (change.commits.head, change.commits.count) == (commit, 1)
+    assert change.commits.subjects == ("from a part",)
+    bring_branch(world.keep(), "task", message="x")
+    assert git(repository, "log", "--format=%s", "main..task").splitlines()[-1] == "from a part"
+    assert git(repository, "branch", "--list", "side", "--format=%(objectname)") in ("", start.commit)
+
+
+def test_a_branch_that_the_task_deleted_and_packed(world: World) -> None:
+    """What a layer hides is not read from below: HEAD names a branch that is in `packed-refs` by now."""
+    task = world.begin()
+    (task.place / "c").write_text("c\n")
+    git(task.place, "add", "c")
+    git(task.place, "commit", "-qm", "packed")
+    git(task.place, "pack-refs", "--all")
+    upper = layer_of(world, task.place)
+    (upper / ".git" / "refs" / "heads").mkdir(parents=True, exist_ok=True)
+    gone = upper / ".git" / "refs" / "heads" / "main"
+    gone.write_text("")
+    try:
+        os.setxattr(gone, "user.overlay.whiteout", b"")
+    except OSError:
+        pytest.skip("no attributes here")
+    change = freeze_layer(world, upper, task.start)
+    assert change.commits is not None
+    assert change.commits.subjects == ("packed",)
+
+
+def test_a_repository_that_the_task_made(tmp_path: Path) -> None:
+    plain = World(make(tmp_path / "plain"))
+    task = plain.begin()
+    git(task.place, "init", "-q")
+    (task.place / "a").write_text("a\n")
+    change = freeze(read_trees(plain.project, task.place), plain.keep(), task.start)
+    assert change.commits is None
+    assert [left.path for left in change.left_out] == [b".git"]
+
+
 def test_nothing_to_bring(world: World) -> None:
     task = world.begin()
     (task.place / "x.log").write_text("x\n")
@@ -163,8 +246,6 @@ def test_what_git_ignores_is_kept_but_not_applied(world: World) -> None:
 
 def test_a_worktree_is_compared_with_its_commit(world: World) -> None:
     """What is dirty in the folder is not in the worktree, and no change of the task's."""
-    from cms.changes import freeze, note_copy, read_trees
-
     world.write(dirty="mine\n", sub__b="dirty\n", env="KEY=1\n")
     place = world.root / "worktree"
     start = world.start()

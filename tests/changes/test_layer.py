@@ -171,6 +171,7 @@ def test_what_is_left_out(world: World, upper: Path) -> None:
         b"inner/.git": "a repository of its own",
         b"__pycache__": "a cache",
         b"cache": "a cache",
+        b".git": "a repository that the task made: it is not kept, its files are",
     }
     assert {entry.path: entry.kind for entry in change.entries} == {b"sock": "deleted"}
 

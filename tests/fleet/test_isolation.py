@@ -37,8 +37,12 @@ def seen(folder: Path) -> dict[str, str]:
     }
 
 
+def git(folder: Path, *argv: str) -> str:
+    return subprocess.run(["git", *argv], cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 def git_init(folder: Path) -> None:
-    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    git(folder, "init", "-q")
 
 
 async def left(supervisor: Supervisor, settings: Settings, name: str = "one") -> Path:
@@ -133,6 +137,26 @@ async def test_git_in_a_folder_of_a_repository(tmp_path: Path, work: Path) -> No
         assert result.status is Outcome.COMPLETED, result
         assert (await left(supervisor, settings) / "log").read_text() == "mine\n"
         assert not list((tmp_path / ".git" / "refs" / "heads").iterdir())
+        record = await supervisor.get("one")
+        assert record.change is not None
+        assert record.change.commits == 1
+        git(tmp_path, "config", "user.email", "me@x")
+        commit = await applying.bring_branch(supervisor, "one", "task")
+        assert git(work, "log", "--format=%s", commit).splitlines()[-1] == "mine"
+
+
+async def test_a_copy_whose_folder_moves_on(tmp_path: Path, work: Path) -> None:
+    """What others make, change and remove meanwhile is not the task's doing, and is no hindrance."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await delegate(supervisor, bash("echo new > code; echo x > made"), isolate="copy")
+        (work / "sub" / "deep").write_text("person\n")
+        (work / "created").write_text("person\n")
+        (work / "gone").unlink()
+        outcome = await applying.apply(supervisor, "one")
+        assert outcome.applied, outcome
+        assert outcome.written == (b"code", b"made")
+        assert (work / "created").read_text() == "person\n"
 
 
 async def test_other_folders_are_only_read(tmp_path: Path, work: Path) -> None:

@@ -1,64 +1,20 @@
-"""The commits of a task, and a change as a branch of the folder's repository. What is checked out stays.
-
-What a task committed is in its own view of `.git`. Only objects are taken from there, and where its HEAD
-stood. They are kept as a pack, checked when it is brought in. Hooks, settings and index are not looked at.
-"""
+"""A change as a branch of the repository, on top of what the task committed. What is checked out stays."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 from cms.changes import git
-from cms.changes.content import Store, sync_paths
-from cms.changes.model import UNBOUND, Change, Commits, Entry, Start
-from cms.changes.reading import Reading
-from cms.changes.tree import Tree, join
+from cms.changes.commits import PACK
+from cms.changes.content import Store
+from cms.changes.freeze import load
+from cms.changes.model import UNBOUND, Change, Entry
 from cms.errors import MachineError, WrongChange
-
-PACK: Final = "commits.pack"
-_OBJECTS: Final = b".git/objects"
-_MOST_SUBJECTS: Final = 20
-#: Bytes of a file that names a commit.
-_LONGEST: Final = 4096
-
-
-def keep_commits(reading: Reading, keep: Path, start: Start) -> Commits | None:
-    """Keep what the task committed, durably. None: nothing, or there is no git.
-
-    Raises:
-        OSError: it cannot be kept.
-    """
-    pack = keep / PACK
-    base = git.find_repository(Path(os.path.realpath(reading.base)))
-    if git.find() is None or base is None:
-        return None
-    with tempfile.TemporaryDirectory(prefix="git-", dir=keep) as drafts, Tree(reading.after) as tree:
-        head, branch = _head_of(tree, reading, base)
-        if not head or head == start.commit:
-            return None
-        lent = Path(drafts)
-        _lend_objects(tree, lent)
-        with git.ObjectStore([lent, base.common / "objects"], sha256=len(head) == 64) as objects:
-            wanted = f"{head}\n" + (f"^{start.commit}\n" if start.commit else "")
-            try:
-                count = int(objects.ask("rev-list", "--count", "--stdin", input=wanted.encode()))
-                subjects = objects.ask(
-                    "log", "-z", "--format=%s", f"-n{_MOST_SUBJECTS}", "--stdin", input=wanted.encode()
-                )
-                data = objects.ask("pack-objects", "--revs", "--stdout", "-q", input=wanted.encode())
-            except MachineError:
-                return None  # its HEAD names what is not there: nothing was committed that could be kept
-    pack.write_bytes(data)
-    sync_paths([pack])
-    told = tuple(_clean(each) for each in subjects.split(b"\0") if each)
-    return Commits(head, branch, count, told)
 
 
 def bring_branch(keep: Path, branch: str, *, message: str, folder: Path | None = None) -> str:
@@ -79,8 +35,6 @@ def bring_branch(keep: Path, branch: str, *, message: str, folder: Path | None =
             change is empty.
         MachineError: git is not there or fails.
     """
-    from cms.changes.freeze import load  # it keeps commits by this module
-
     change = load(keep)
     target = Path(os.path.realpath(folder or change.folder))
     repository = git.find_repository(target)
@@ -199,73 +153,3 @@ def _identity(top: Path) -> dict[str, str]:
             )
         found |= {f"GIT_{who}_NAME": match[1], f"GIT_{who}_EMAIL": match[2]}
     return found
-
-
-# --- what is in the task's view of .git ---------------------------------------------------------------
-
-
-def _head_of(tree: Tree, reading: Reading, base: git.Repository) -> tuple[str, str]:
-    """The commit and the branch that the task's HEAD stood at."""
-    found = tree.look(b".git")
-    if found is not None and stat.S_ISREG(found.st_mode):  # a linked worktree of the repository itself
-        worktree = git.find_repository(reading.after)
-        return git.read_head(worktree) if worktree is not None else ("", "")
-    own = base.top == Path(os.path.realpath(reading.base)) and reading.layer
-    head = _read(tree, b"HEAD", base.git if own else None)
-    if not head.startswith(b"ref: refs/heads/"):
-        return (head.decode() if git.is_id(head) else ""), ""
-    name = head[5:]
-    if any(part in (b"", b".", b"..") for part in name.split(b"/")):
-        return "", ""
-    branch = name.removeprefix(b"refs/heads/").decode("utf-8", "backslashreplace")
-    commit = _read(tree, name, None)
-    if not commit:
-        packed = _read(tree, b"packed-refs", base.common if own else None, most=1 << 24)
-        for line in packed.splitlines():
-            if line.endswith(b" " + name):
-                commit = line.partition(b" ")[0]
-    if not commit and own:
-        commit = git.read_ref(base.common, name).encode()
-    return (commit.decode() if git.is_id(commit) else ""), branch
-
-
-def _read(tree: Tree, name: bytes, below: Path | None, *, most: int = _LONGEST) -> bytes:
-    """A small file of `.git`: the task's, or else the repository's."""
-    with contextlib.suppress(OSError), os.fdopen(tree.open(b".git/" + name), "rb") as file:
-        return file.read(most).strip()
-    if below is not None:
-        with contextlib.suppress(OSError):
-            return (below / os.fsdecode(name)).read_bytes()[:most].strip()
-    return b""
-
-
-def _lend_objects(tree: Tree, folder: Path) -> None:
-    """The task's objects, where git can read them: plain files alone, and no list of further places."""
-    with contextlib.suppress(OSError):
-        for name in tree.names(_OBJECTS):
-            place = join(_OBJECTS, name)
-            if len(name) != 2 and name != b"pack":
-                continue
-            with contextlib.suppress(OSError):
-                target = folder / os.fsdecode(name)
-                target.mkdir()
-                for each in tree.names(place):
-                    _lend(tree, join(place, each), target / os.fsdecode(each))
-
-
-def _lend(tree: Tree, path: bytes, target: Path) -> None:
-    found = tree.look(path)
-    if found is None or not stat.S_ISREG(found.st_mode):
-        return
-    above, name = tree.place(path)
-    try:
-        os.link(name, os.fsencode(target), src_dir_fd=above, follow_symlinks=False)
-    except OSError:
-        with os.fdopen(tree.open(path), "rb") as source, target.open("wb") as copy:
-            while piece := source.read(1 << 20):
-                copy.write(piece)
-
-
-def _clean(subject: bytes) -> str:
-    text = subject.decode("utf-8", "backslashreplace")
-    return "".join(each if each.isprintable() else "?" for each in text)[:200]

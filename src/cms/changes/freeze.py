@@ -19,10 +19,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cms.changes import branch, git, lines
+from cms.changes import git, lines
+from cms.changes.commits import keep_commits
 from cms.changes.content import Store, digest_bytes, same_content, write_record
 from cms.changes.history import Item, find_applied, find_preimages
-from cms.changes.model import UNBOUND, Base, Bound, Change, Entry, Kind, Node, Start
+from cms.changes.model import UNBOUND, Base, Bound, Change, Entry, Kind, LeftOut, Node, Start
 from cms.changes.reading import Reading, Seen
 from cms.changes.tree import Tree, node_type
 from cms.errors import ChangeNotFound, ChangeUnreadable, MachineError, WrongChange
@@ -77,8 +78,11 @@ def freeze(
         bases = _Bases(reading, base, start, store, str(folder), dirty, stack)
         freezer = _Freezer(reading, base, after, bases, store)
         found = [entry for seen in reading.seen if (entry := freezer.entry(seen)) is not None]
-    commits = branch.keep_commits(reading, keep, start) if reading.git else None
-    change = Change(str(folder), start, time.time(), _mark_ignored(folder, found), reading.left_out, commits)
+    commits = keep_commits(reading, keep, start) if reading.git else None
+    left_out = reading.left_out
+    if reading.git and git.find_repository(folder) is None:
+        left_out += (LeftOut(b".git", "a repository that the task made: it is not kept, its files are"),)
+    change = Change(str(folder), start, time.time(), _mark_ignored(folder, found), left_out, commits)
     store.sync()
     write_record(keep / NAME, msgspec.json.encode(change))
     _drop_unused(store, change)

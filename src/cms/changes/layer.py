@@ -18,16 +18,23 @@ The attributes have the prefix `user.` in a user namespace, `trusted.` else.
 from __future__ import annotations
 
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from cms.changes.model import UNBOUND, Bound
-from cms.changes.reading import Collector, Reading, Seen, is_cache
+from cms.changes.reading import Collector, Reading, Seen, is_cache, is_whiteout, overlay
 from cms.changes.tree import Tree, join, node_type
 from cms.errors import ChangeUnreadable
 
 
-def read_layer(lower: Path, upper: Path, bound: Bound = UNBOUND) -> Reading:
+def read_layer(
+    lower: Path, upper: Path, bound: Bound = UNBOUND, *, beside: Sequence[tuple[Path, Path]] = ()
+) -> Reading:
     """Look through the upper folder of an overlay on `lower`. The overlay may still be mounted.
+
+    Args:
+        beside: other folders in which git keeps what it writes, and the upper folders of layers on them: for
+            the commits of a task in a part of a repository, or in a linked worktree.
 
     Raises:
         ChangeTooBig: there is more than `bound` allows.
@@ -38,7 +45,16 @@ def read_layer(lower: Path, upper: Path, bound: Bound = UNBOUND) -> Reading:
             reader = _Reader(below, above, bound)
             reader.walk()
             found = reader.found
-            return Reading(lower, upper, found.seen(), tuple(found.left_out), git=reader.git, layer=True)
+            git = reader.git or any(any(place.iterdir()) for _, place in beside)
+            return Reading(
+                lower,
+                upper,
+                found.seen(),
+                tuple(found.left_out),
+                git=git,
+                layer=True,
+                beside=tuple(beside),
+            )
     except OSError as error:
         raise ChangeUnreadable(f"the layer {upper} cannot be read: {error.strerror or error}") from error
 
@@ -71,7 +87,7 @@ class _Reader:
         found = self.above.look(path)
         if found is None:
             return
-        if self._is_whiteout(path, found.st_mode, found.st_size, found.st_rdev):
+        if is_whiteout(self.above, path, found):
             self._gone(path)
             return
         if path == b".git":
@@ -96,7 +112,7 @@ class _Reader:
             self.found.leave_out(path, "a repository of its own")
             return
         origin = None
-        if kind == "file" and self._overlay(path, "metacopy") is not None:
+        if kind == "file" and overlay(self.above, path, "metacopy") is not None:
             origin = self._redirected(path, through) or through
             if origin is None:
                 raise ChangeUnreadable(f"the layer has no content of {path!r}")
@@ -105,7 +121,7 @@ class _Reader:
 
     def _shown_by(self, path: bytes, through: bytes | None) -> bytes | None:
         """Which folder of the base shows through one of the layer."""
-        if self._overlay(path, "opaque") == b"y":
+        if overlay(self.above, path, "opaque") == b"y":
             return None
         through = self._redirected(path, through) or through
         below = None if through is None else self.below.look(through)
@@ -114,7 +130,7 @@ class _Reader:
         return through if stat.S_ISDIR(below.st_mode) else None
 
     def _redirected(self, path: bytes, through: bytes | None) -> bytes | None:
-        told = self._overlay(path, "redirect")
+        told = overlay(self.above, path, "redirect")
         if told is None:
             return None
         if told.startswith(b"/"):
@@ -179,15 +195,3 @@ class _Reader:
                         continue
                     self.found.add(Seen(child, after=False))
                     todo.append(child)
-
-    def _is_whiteout(self, path: bytes, mode: int, size: int, device: int) -> bool:
-        if stat.S_ISCHR(mode):
-            return device == 0
-        return stat.S_ISREG(mode) and size == 0 and self._overlay(path, "whiteout") is not None
-
-    def _overlay(self, path: bytes, name: str) -> bytes | None:
-        for space in ("user", "trusted"):
-            value = self.above.attribute(path, f"{space}.overlay.{name}")
-            if value is not None:
-                return value
-        return None

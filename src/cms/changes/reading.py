@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from pathlib import Path
 from typing import Final
@@ -46,6 +47,7 @@ class Reading(msgspec.Struct, frozen=True):
         left_out: what is no file, folder or link, and caches.
         git: there may be something in `.git` that the task wrote, in `after`.
         layer: `after` is the upper folder of a layer, so it has only what differs.
+        beside: other folders in which git keeps what it writes, and the upper folders of layers on them.
         commit: `after` began as a checkout of this commit of the repository in `base`, or "".
         copied: paths that were copied into that checkout.
     """
@@ -56,6 +58,7 @@ class Reading(msgspec.Struct, frozen=True):
     left_out: tuple[LeftOut, ...] = ()
     git: bool = False
     layer: bool = False
+    beside: tuple[tuple[Path, Path], ...] = ()
     commit: str = ""
     copied: frozenset[bytes] = frozenset()
 
@@ -97,6 +100,22 @@ def check_time(bound: Bound) -> None:
     """Raises `ChangeTooBig` if the time is up."""
     if time.monotonic() > bound.until:
         raise ChangeTooBig("what the task changed could not be looked through in the time there was")
+
+
+def overlay(tree: Tree, path: bytes, name: str) -> bytes | None:
+    """An attribute that overlayfs has given a file or folder of a layer, or None."""
+    for space in ("user", "trusted"):
+        value = tree.attribute(path, f"{space}.overlay.{name}")
+        if value is not None:
+            return value
+    return None
+
+
+def is_whiteout(tree: Tree, path: bytes, found: os.stat_result) -> bool:
+    """Whether what is found in a layer says that nothing is there."""
+    if stat.S_ISCHR(found.st_mode):
+        return found.st_rdev == 0
+    return stat.S_ISREG(found.st_mode) and not found.st_size and overlay(tree, path, "whiteout") is not None
 
 
 def is_cache(tree: Tree, path: bytes, base: Tree) -> bool:

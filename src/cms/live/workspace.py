@@ -24,11 +24,11 @@ import msgspec
 import trio
 
 from cms import changes
-from cms.changes import Reading, Start
+from cms.changes import CopyStart, Reading, Start
 from cms.config import Settings
 from cms.containment import Layer, Mechanism
 from cms.disk import ask_disk
-from cms.errors import ChangeUnreadable, UsageError
+from cms.errors import UNREADABLE, ChangeUnreadable, UsageError
 from cms.protection.places import layered_folders
 from cms.session.model import SessionOptions
 
@@ -39,6 +39,8 @@ Kind = Literal["overlay", "copy"]
 ENVIRON: Final = {"GIT_DISCOVERY_ACROSS_FILESYSTEM": "1"}
 
 _NOTE: Final = "layer.json"
+#: Beside a copy: what was in it (`CopyStart`).
+_COPY: Final = "copy.json"
 #: ioctl: let a file have the content of another one, both to be changed by themselves (btrfs, xfs, bcachefs).
 _FICLONE: Final = 0x40049409
 #: Seconds for what is quick unless a disk hangs.
@@ -112,8 +114,17 @@ class Workspace:
             ChangeTooBig, ChangeUnreadable: it cannot be read.
         """
         if self.begun.kind == "overlay":
-            return changes.read_layer(self.folder, self.place)
-        return changes.read_trees(self.folder, self.place)
+            beside = [(layer.folder, layer.upper) for layer in self.layers[1:]]
+            return changes.read_layer(self.folder, self.place, beside=beside)
+        return changes.read_trees(self.folder, self.place, copy=self._copy_start())
+
+    def _copy_start(self) -> CopyStart:
+        """The copy as it was made."""
+        try:
+            data = (self.home / str(self.begun.number) / _COPY).read_bytes()
+            return msgspec.json.decode(data, type=CopyStart)
+        except (OSError, *UNREADABLE) as error:
+            raise ChangeUnreadable(f"what was noted of the copy {self.place}: {error}") from error
 
     def check_layers(self) -> tuple[Layer, ...]:
         """For a container that looks at what the session has left: it changes nothing of that.
@@ -205,6 +216,7 @@ class Workspace:
             else:
                 layer.upper.parent.mkdir(mode=0o700, parents=True)
                 copy_tree(layer.folder, layer.upper)
+                write_note(place / _COPY, msgspec.json.encode(changes.note_copy(layer.upper)))
         self._note(msgspec.structs.replace(self.begun, start=start))
 
     def _note(self, begun: Begun) -> None:
