@@ -337,14 +337,19 @@ async def test_a_layer_without_a_sandbox(walled: Mechanism, world: World, layer:
 async def test_whether_a_layer_can_be_kept_is_found_by_doing_it(
     walled: Mechanism, world: World, layer: Layer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await walled.why_no_layer(layer) == ""
-    assert not list(layer.upper.iterdir())
-    gone = Layer(world.outside / "gone", layer.upper, layer.work)
-    assert "No such file" in await walled.why_no_layer(gone)
-    within = Layer(world.project.parent, world.project, world.project)
+    place = layer.upper
+    async with trio.open_nursery() as nursery:  # several at once do not get in each other's way
+        for _ in range(3):
+            nursery.start_soon(expect_layer, walled, world.project, place)
+    assert not list(place.iterdir())
+    assert "No such file" in await walled.why_no_layer(world.outside / "gone", place)
+    assert "is mounted below it" in await walled.why_no_layer(Path("/"), place)
     monkeypatch.setattr(walled, "_layers", {})
-    assert "lie in one another" in await walled.why_no_layer(within)
-    assert "is mounted below it" in await walled.why_no_layer(Layer(Path("/"), layer.upper, layer.work))
+    assert "lie in one another" in await walled.why_no_layer(world.project.parent, world.project)
+
+
+async def expect_layer(mechanism: Mechanism, folder: Path, place: Path) -> None:
+    assert await mechanism.why_no_layer(folder, place) == ""
 
 
 # --- where it cannot be had ---------------------------------------------------------------------------

@@ -351,7 +351,7 @@ async def test_a_folder_that_holds_our_own(tmp_path: Path, work: Path) -> None:
 async def test_a_machine_without_overlays(
     tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(_mechanism: Mechanism, _layer: object) -> str:
+    async def refuse(_mechanism: Mechanism, _folder: Path, _place: Path) -> str:
         return "no overlay here"
 
     mechanism = await find_mechanism()

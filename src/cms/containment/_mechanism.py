@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import abc
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import trio
 
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container
@@ -51,6 +54,7 @@ class Mechanism(abc.ABC):
         self.guarantees = guarantees
         self._coverable: dict[Path, bool] = {}
         self._layers: dict[tuple[int, int], str] = {}
+        self._trying = trio.Lock()
 
     @property
     def level(self) -> Level:
@@ -119,10 +123,13 @@ class Mechanism(abc.ABC):
                 for folder in folders:
                     await self._try_to_cover([folder])
 
-    async def why_no_layer(self, layer: Layer) -> str:
-        """Why this machine cannot keep copies of that folder there; "" if it can.
+    async def why_no_layer(self, folder: Path, place: Path) -> str:
+        """Why this machine cannot keep copies of that folder in that place; "" if it can.
 
         Found by doing it, once for each pair of file systems; what is mounted below is looked at each time.
+
+        Args:
+            place: a folder of ours.
 
         Raises:
             DiskTimeout: the folders do not answer.
@@ -131,35 +138,44 @@ class Mechanism(abc.ABC):
             return self.guarantees.copy_on_write.why or "this machine has no containers with overlays"
 
         def look() -> tuple[tuple[int, int], str]:
-            folder = Path(os.path.realpath(layer.folder))
-            below = next((point for point in mounts_of(os.getpid()) if folder in point.parents), None)
-            devices = folder.stat().st_dev, layer.upper.stat().st_dev
+            real = Path(os.path.realpath(folder))
+            below = next((point for point in mounts_of(os.getpid()) if real in point.parents), None)
+            devices = real.stat().st_dev, place.stat().st_dev
             return devices, "" if below is None else f"something is mounted below it, at {below}"
 
         try:
-            devices, why = await ask_disk(look, f"the folder {layer.folder}")
+            devices, why = await ask_disk(look, f"the folder {folder}")
+            if why:
+                return why
+            async with self._trying:
+                if devices not in self._layers:
+                    self._layers[devices] = await self._try_layer(folder, place)
         except OSError as error:
-            return f"{layer.folder}: {error.strerror}"
-        if why:
-            return why
-        if devices not in self._layers:
-            self._layers[devices] = await self._try_layer(layer)
+            return f"{error.filename or folder}: {error.strerror}"
         return self._layers[devices]
 
-    async def _try_layer(self, layer: Layer) -> str:
-        trial = Spec(
-            argv=("/bin/sh", "-c", "mkdir .cms-trial && rmdir .cms-trial"),
-            env={"PATH": os.defpath},
-            cwd=layer.folder,
-            layers=(layer,),
-            sandbox=True,
-            label="a layer",
-        )
-        try:
-            async with await self.start_without_fallback(trial) as container:
-                status = await container.wait()
-        except ContainmentError as error:
-            return error.message
+    async def _try_layer(self, folder: Path, place: Path) -> str:
+        with tempfile.TemporaryDirectory(prefix="trial-", dir=place) as own:
+            layer = Layer(folder, Path(own, "upper"), Path(own, "work"))
+            for made in (layer.upper, layer.work):
+                if made is not None:
+                    made.mkdir()
+            trial = Spec(
+                argv=("/bin/sh", "-c", "mkdir .cms-trial && rmdir .cms-trial"),
+                env={"PATH": os.defpath},
+                cwd=folder,
+                layers=(layer,),
+                sandbox=True,
+                label="a layer",
+            )
+            try:
+                async with await self.start_without_fallback(trial) as container:
+                    status = await container.wait()
+            except ContainmentError as error:
+                return error.message
+            finally:
+                with suppress(OSError):  # what the kernel leaves in there has no mode
+                    os.chmod(Path(own, "work", "work"), 0o700)  # noqa: PTH101 (Path would say it is async's)
         return "" if status == 0 else "nothing can be written there"
 
     def __repr__(self) -> str:

@@ -309,13 +309,12 @@ async def choose(mechanism: Mechanism, settings: Settings, options: SessionOptio
 
 async def why_no_overlay(mechanism: Mechanism, settings: Settings, folder: Path) -> str:
     """Why the folder cannot be below an overlay whose layer lies in our own folder; "": it can."""
-    trial = settings.layers / "trial"
-    layer = Layer(folder, trial / "upper", trial / "work")
+    place = settings.layers
     try:
-        await ask_disk(lambda: _make(layer), "cms's own folder")
-        return await mechanism.why_no_layer(layer)
+        await ask_disk(lambda: place.mkdir(mode=0o700, parents=True, exist_ok=True), "cms's own folder")
     except OSError as error:
-        return f"{trial}: {error.strerror}"
+        return f"{place}: {error.strerror}"
+    return await mechanism.why_no_layer(folder, place)
 
 
 # --- on the disk ----------------------------------------------------------------------------------
