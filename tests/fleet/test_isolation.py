@@ -14,7 +14,7 @@ from cms.containment import Mechanism, find_mechanism
 from cms.errors import ChangeNotFound, UsageError, WrongChange, WrongStatus
 from cms.fleet import applying
 from cms.fleet.supervisor import Supervisor
-from cms.live.workspace import copy_tree, find_workspace, layer_home, remove_tree
+from cms.live.workspace import copy_tree, find_workspace, layer_home, make_readable, remove_tree
 from cms.session.model import Isolate, Outcome
 from cms.testing.script import call, prompt, say
 from fleet.kit import delegate, make_options, make_settings, marked, supervising, until
@@ -388,6 +388,17 @@ def test_a_copy_has_modes_times_and_links_and_no_pipes(tmp_path: Path, work: Pat
     (work / "sub").chmod(0o755)
     remove_tree(copy)
     assert not copy.exists()
+
+
+def test_what_not_even_its_owner_may_read_is_made_readable(tmp_path: Path) -> None:
+    (tmp_path / "closed" / "in").mkdir(parents=True)
+    (tmp_path / "closed" / "in" / "file").write_text("x")
+    (tmp_path / "closed" / "in" / "file").chmod(0o020)
+    (tmp_path / "closed").chmod(0)
+    assert make_readable(tmp_path)
+    assert (tmp_path / "closed").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "closed" / "in" / "file").stat().st_mode & 0o777 == 0o420
+    assert not make_readable(tmp_path)
 
 
 def test_a_tree_goes_whatever_is_in_it(tmp_path: Path) -> None:

@@ -23,12 +23,13 @@ from cms.changes import Change, Forbids, Outcome
 from cms.config import Settings
 from cms.containment import Layer, Mechanism
 from cms.disk import ask_disk
-from cms.errors import ChangeNotFound, CmsError, DiskTimeout, WrongChange, WrongStatus
+from cms.errors import ChangeNotFound, ChangeUnreadable, CmsError, DiskTimeout, WrongChange, WrongStatus
 from cms.live.workspace import (
     Workspace,
     choose,
     find_workspace,
     layer_home,
+    make_readable,
     open_workspace,
     remove_tree,
 )
@@ -173,7 +174,12 @@ class Changes:
                 self._renew_if_done(record, workspace)
                 begun = workspace.begun
             if begun.used:
-                change = changes.freeze(workspace.read(), keep, begun.start, folder=workspace.folder)
+                try:
+                    change = changes.freeze(workspace.read(), keep, begun.start, folder=workspace.folder)
+                except (PermissionError, ChangeUnreadable):
+                    if live or not make_readable(workspace.place):
+                        raise
+                    change = changes.freeze(workspace.read(), keep, begun.start, folder=workspace.folder)
                 if not live:
                     workspace.note_frozen()
                 return keep, change, True

@@ -362,6 +362,25 @@ def write_note(path: Path, data: bytes) -> None:
         os.close(folder)
 
 
+def make_readable(folder: Path) -> bool:
+    """Let us read what an agent has made unreadable even to its owner; gives whether there was such a thing.
+
+    Its mode is not what it was then, but what it holds is not lost.
+    """
+    found, todo = False, [folder]
+    while todo:
+        here = todo.pop()
+        for entry in os.scandir(here):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            wanted = 0o700 if stat.S_ISDIR(mode) else 0o400
+            if (stat.S_ISDIR(mode) or stat.S_ISREG(mode)) and mode & wanted != wanted:
+                Path(entry).chmod(stat.S_IMODE(mode) | wanted)
+                found = True
+            if stat.S_ISDIR(mode):
+                todo.append(Path(entry))
+    return found
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a folder of ours, whatever modes an agent or the kernel has given what is in it.
 

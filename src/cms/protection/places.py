@@ -98,7 +98,7 @@ def find_places(folders: Sequence[str], opened: Sequence[str], environ: Mapping[
         writable=tuple(dict.fromkeys(written)),
         lasting=tuple(_lasting(config, roots[0])),
         covered=tuple(dict.fromkeys((home, *_TEMPORARY, config, *moved))),
-        caches=tuple(path for path in dict.fromkeys(caches) if path.exists()),
+        caches=tuple(path for path in dict.fromkeys(caches) if os.access(path, os.F_OK)),
         readable=tuple(dict.fromkeys(read_only)),
         shown=tuple(path for path in sockets if path.is_socket()),
     )
