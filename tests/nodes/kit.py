@@ -163,6 +163,10 @@ class Host(Shell):
                     found.append(process.pid)
         return found
 
+    def git(self, *words: str) -> None:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *who, *words], cwd=self.work_dir, env=self.env, check=True)
+
     def leave(self) -> None:
         """End all that runs here."""
         if hasattr(self, "node") and self.node.poll() is None:

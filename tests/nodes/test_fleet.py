@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cms.testing.script import call
 from nodes.kit import Head, Host, Proxy, Server, eventually, sleeps, task
 
 Hosts = Callable[[str], Any]
@@ -76,11 +77,16 @@ def test_nodes_that_are_killed_frozen_and_cut_off(server: Server, hosts: Hosts) 
     proxy.cut = False
     frozen.node.send_signal(signal.SIGCONT)
     for node in (frozen, cut):
-        eventually(lambda node=node: node.claims()[0].done is not None, "it has its receipt")  # type: ignore[misc]
-        done = node.claims()[0].done
-        assert done.result.receipt is not None
-        assert not node.claims()[0].told
+        eventually(lambda node=node: _left(node).done is not None, "it has its receipt")  # type: ignore[misc]
+        claim = _left(node)
+        assert claim.done.result.receipt is not None
+        assert not claim.told
     proxy.close()
+
+
+def _left(node: Any) -> Any:
+    """The claim of a node's long task."""
+    return next(claim for claim in node.claims() if "/t" in claim.id)
 
 
 def test_a_lost_task_is_begun_anew_where_somebody_says_so(server: Server, hosts: Hosts) -> None:
@@ -101,6 +107,45 @@ def test_a_lost_task_is_begun_anew_where_somebody_says_so(server: Server, hosts:
     out, _ = running.communicate(timeout=30)
     assert running.returncode == 130
     assert json.loads(out)["tasks"][0]["tries"] == 2
+
+
+def test_each_task_has_a_checkout_of_its_own(server: Server, hosts: Hosts, tmp_path: Path) -> None:
+    """Of a folder with work that is not committed; what each changes comes back as a patch."""
+    head, one = hosts("head"), hosts("one")
+    head.git("init", "-q", "-b", "main")
+    (head.work_dir / "old").write_text("one\n")
+    (head.work_dir / "binary").write_bytes(bytes(range(256)))
+    head.git("add", ".")
+    head.git("commit", "-q", "-m", "first")
+    (head.work_dir / "old").write_text("not committed\n")
+    (head.work_dir / "shared").mkdir()
+    (head.work_dir / ".gitignore").write_text("shared\nignored\n*.json\n")
+    one.start_node(server.url(), "--labels", "repo")
+    evil = "git config core.fsmonitor 'touch ../evil'; git config filter.x.clean 'touch ../evil'; echo 1 > x"
+    tasks = [
+        task("edits", call("Bash", command="cat old > new; echo more >> old; rm binary; touch ignored")),
+        task("nothing"),
+        task("evil", call("Bash", command=f"{evil}; echo '* filter=x' > .gitattributes")),
+    ]
+    ran = head.batch(tasks, server.url(), "--label", "repo", "--repo", ".", "--artifacts", "shared")
+    assert ran.code == 0, ran.out
+    patches = {str(each["name"]): str(each["patch"]) for each in ran.list("tasks")}
+    assert not patches["nothing"]
+    assert "+++ b/x" in Path(patches["evil"]).read_text()
+    eventually(lambda: not list(one.home.with_name("cms-work").iterdir()), "what was told is cleared away")
+    assert not list(one.root.rglob("evil"))
+    head.git("add", "old")
+    head.git("apply", "--index", patches["edits"])
+    assert (head.work_dir / "old").read_text() == "not committed\nmore\n"
+    assert (head.work_dir / "new").read_text() == "not committed\n"
+    assert not (head.work_dir / "binary").exists()
+    assert not (head.work_dir / "ignored").exists()
+
+    gone = head.batch([task("a")], server.url(), "--label", "repo", "--repo", f"file://{tmp_path}/none")
+    assert gone.code == 1
+    assert "git: fatal" in str(gone.list("tasks")[0]["error"])
+    assert head.batch([task("a")], server.url(), "--repo", "ext::sh -c evil").code == 2
+    assert head.batch([task("a")], server.url(), "--repo", ".").code == 2, "no folder to put the bundle"
 
 
 def test_the_head_moves_to_another_home(server: Server, hosts: Hosts, tmp_path: Path) -> None:

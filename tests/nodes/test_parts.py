@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -10,9 +11,10 @@ import pytest
 from cms.batch import ends, throttle
 from cms.batch.address import Address, parse
 from cms.batch.model import Place, Task, TaskOptions, TaskStatus
-from cms.batch.remote import MOST, Assignment, Card, Done, job_id, session_name
+from cms.batch.remote import MOST, Assignment, Card, Done, Repo, job_id, session_name
 from cms.errors import UsageError
 from cms.nodes import artifacts
+from cms.nodes.checkout import CheckoutError, check_out, checked_out
 from cms.nodes.start import has_room, memory_pressure, unit
 from cms.nodes.state import KEEP, NodeFolder, NodeState
 from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
@@ -159,12 +161,53 @@ class TestEnds:
 
     def test_who_is_refused_everywhere_fails(self) -> None:
         task = self.task
-        for _ in range(3):
-            end = ends.refused(task, "no container", 4, 0.5)
+        for _ in range(ends.REFUSALS - 1):
+            end = ends.refused(task, "no container", 0.5)
             assert end.fate.status is TaskStatus.WAITING
             assert end.exact
             task = end.applied(task, 0.0)
-        assert ends.refused(task, "no container", 4, 0.5).fate.status is TaskStatus.FAILED
+        assert ends.refused(task, "no container", 0.5).fate.status is TaskStatus.FAILED
+
+
+def test_a_repository_by_its_url(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(
+            ["git", *who, *words], cwd=source, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q", "-b", "main")
+    (source / "file").write_text("one\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "one")
+    git("tag", "v1")
+    (source / "file").write_text("two\n")
+    git("commit", "-q", "-a", "-m", "two")
+    node, work = tmp_path / "node", tmp_path / "work"
+    url = f"file://{source}"
+    newest = check_out(Repo.parse(url), node, work, "a", "")
+    assert (newest.folder / "file").read_text() == "two\n"
+    assert newest.patch() == ""
+    older = check_out(Repo.parse(f"{url}#{git('rev-parse', 'v1')}"), node, work, "b", "")
+    assert (older.folder / "file").read_text() == "one\n"
+    older = check_out(Repo.parse(f"{url}#v1"), node, work, "b", "")
+    assert (older.folder / "file").read_text() == "one\n"
+    (older.folder / "more").write_text("x\n")
+    again = checked_out(Repo.parse(f"{url}#v1"), node, work, "b")
+    assert "+++ b/more" in again.patch()
+    older.remove()
+    assert not older.folder.exists()
+    with pytest.raises(CheckoutError, match="git: fatal"):
+        check_out(Repo.parse(f"{url}#none"), node, work, "c", "")
+
+
+@pytest.mark.parametrize("text", ["ext::sh -c x", "--upload-pack=x", "file:///x#--y", "file:///x#a..b", "x"])
+def test_what_is_no_repository(text: str) -> None:
+    with pytest.raises(UsageError):
+        Repo.parse(text)
 
 
 def test_the_window_follows_the_fleet() -> None:

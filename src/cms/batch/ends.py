@@ -21,12 +21,14 @@ class Report(Record, frozen=True):
         acted: it may have changed something.
         checked: False: its work has ended, and its checks were cut off; this is what it came to without them.
         place: where it was done, if not here.
+        patch: the file with what it changed there.
     """
 
     result: DelegateResult
     acted: bool = True
     checked: bool = True
     place: Place | None = None
+    patch: str = ""
 
 
 class AtWork(Record, frozen=True):
@@ -89,7 +91,7 @@ def reported(task: Task, report: Report, fate: Fate, took: float, *, heard: bool
     result = report.result
     earlier = task.result.duration if task.result is not None else 0.0
     reasons = (fate.reason,) if fate.reason and fate.status in OVER else ()
-    kept = result_of(result, duration=earlier + took, reasons=reasons, place=report.place)
+    kept = result_of(result, duration=earlier + took, reasons=reasons, place=report.place, patch=report.patch)
     return End(fate, kept, result.cost, result.cost_exact, heard, result.resets_at)
 
 
@@ -108,6 +110,8 @@ def cut_off(task: Task, remains: Remains | None, spent: float, took: float) -> E
 
 #: A task whose node is lost is begun so often again, at most: it may be the task that kills nodes.
 RERUNS = 2
+#: A task that so many nodes did not take, one after the other, will hardly find one that does.
+REFUSALS = 6
 
 
 def lost(task: Task, why: str, cost: float, took: float, place: Place | None, *, rerun: bool) -> End:
@@ -124,10 +128,10 @@ def lost(task: Task, why: str, cost: float, took: float, place: Place | None, *,
     return End(fate, result, cost, exact=False)
 
 
-def refused(task: Task, why: str, max_api_failures: int, jitter: float) -> End:
+def refused(task: Task, why: str, jitter: float) -> End:
     """The node that it came to does not take it. Nothing was begun; another one may be able to."""
     tries = task.api_failures + 1
-    if tries >= max_api_failures:
+    if tries >= REFUSALS:
         return End(Fate(TaskStatus.FAILED, reason=why), TaskResult(error=why))
     fate = Fate(
         TaskStatus.WAITING, due=backoff(tries, jitter), go_on=task.go_on, counts="api_failure", reason=why

@@ -121,6 +121,15 @@ class Header(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(TEXT, "A folder that all hosts share, for what cannot travel.", metavar="DIR", group="batch"),
     ] = None
+    repo: Annotated[
+        str | None,
+        Option(
+            TEXT,
+            "Each task has a checkout of its own at its node: a folder, URL or URL#REF.",
+            metavar="REPO",
+            group="batch",
+        ),
+    ] = None
     rerun_lost: Annotated[
         bool | None, Option(SWITCH, "Begin tasks anew whose node was lost.", group="batch")
     ] = None

@@ -238,6 +238,7 @@ class BatchOptions(Record, frozen=True):
     on: str = ""  # the engine (`batch.address`) whose nodes do the tasks; "": this machine does them
     label: str = ""  # only nodes with this label
     artifacts: str = ""  # a folder that all hosts share
+    repo: str = ""  # what each task has a checkout of (`batch.remote.Repo`)
     rerun_lost: bool = False  # tasks whose node was lost are begun anew
 
 
@@ -290,6 +291,7 @@ class TaskResult(Record, frozen=True):
     rounds: tuple[Round, ...] = ()
     cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
     place: Place | None = None  # None: on this machine
+    patch: str = ""  # the file with what it changed in its checkout
 
 
 class Task(Record, frozen=True):
@@ -351,10 +353,16 @@ class TaskView(Record, frozen=True, kw_only=True):
     chosen: bool = False
     node: str = ""  # where it was done, if not here
     host: str = ""
+    patch: str = ""  # the file with what it changed there
 
 
 def result_of(
-    result: DelegateResult, *, duration: float, reasons: tuple[str, ...] = (), place: Place | None = None
+    result: DelegateResult,
+    *,
+    duration: float,
+    reasons: tuple[str, ...] = (),
+    place: Place | None = None,
+    patch: str = "",
 ) -> TaskResult:
     """What a task came to, by its last try. `reasons`: beside the try's own."""
     return TaskResult(
@@ -371,6 +379,7 @@ def result_of(
         judge=result.judge,
         rounds=result.rounds,
         place=place,
+        patch=patch,
     )
 
 
@@ -406,6 +415,7 @@ def view(task: Task) -> TaskView:
         chosen=task.chosen,
         node=result.place.node if result.place is not None else "",
         host=result.place.host if result.place is not None else "",
+        patch=result.patch,
     )
 
 

@@ -10,9 +10,11 @@ below, a line of JSON each.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from typing import Final
 
+from cms.errors import UsageError
 from cms.session.model import ContainmentLevel, DelegateResult, Record, SessionOptions
 
 #: Raised whenever the meaning of `Assignment` or `Done` changes. It is in the names of the queues, so that a
@@ -27,6 +29,9 @@ FENCE: Final = 0.5
 AHEAD: Final = 1.3
 
 _MAX_NAME: Final = 64
+#: What git takes for a place and not for an option or a program (`ext::`).
+_SOURCE: Final = re.compile(r"(?:bundle:[0-9a-f]{64}|(?:https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+)\Z")
+_REF: Final = re.compile(r"(?!-)(?!.*\.\.)[\w./+@-]{1,200}\Z")
 
 
 def job_id(batch: str, task: str, tries: int) -> str:
@@ -61,6 +66,20 @@ class Repo(Record, frozen=True, omit_defaults=True):
     url: str = ""
     ref: str = ""
     bundle: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Repo:
+        """`URL`, `URL#REF` or `bundle:DIGEST#COMMIT`.
+
+        Raises:
+            UsageError: it is none.
+        """
+        source, _, ref = text.rpartition("#") if "#" in text else (text, "", "")
+        if not _SOURCE.match(source) or (ref and not _REF.match(ref)):
+            raise UsageError(f"--repo: {text[:80]!r} is no repository", hint="a folder, URL or URL#REF")
+        if source.startswith("bundle:"):
+            return cls(bundle=source.removeprefix("bundle:"), ref=ref)
+        return cls(url=source, ref=ref)
 
 
 class Assignment(Record, frozen=True, omit_defaults=True):

@@ -119,7 +119,7 @@ def run(
         defaults = resolve(msgspec.structs.replace(tasks, work_dir=None), file, said.person)
         options = BatchOptions(work_dir=work_dir, source=source, defaults=defaults, detached=detach)
         beside = Path(source).parent if source not in ("stdin", "--prompt") else Path()
-        return _with_settings(_with_settings(options, header, beside), whole.header)
+        return _afar(_with_settings(_with_settings(options, header, beside), whole.header))
 
     def work(port: Port) -> int:
         if resume is not None:
@@ -183,12 +183,34 @@ def _with_settings(options: BatchOptions, header: Header, beside: Path = _HERE) 
         for field, value in msgspec.structs.asdict(header).items()
         if field != "defaults" and value is not None
     }
+    if changes.get("artifacts"):
+        changes["artifacts"] = check_folder(str(changes["artifacts"]), "--artifacts")
     for field in ("out", "report"):
         if changes.get(field):
             changes[field] = new_file(str(changes[field]), f"--{field}")
     if header.data not in (None, "", "-"):
         changes["data"] = os.path.abspath(beside / Path(header.data).expanduser())  # noqa: PTH100 - links stay
     return msgspec.structs.replace(options, **changes)
+
+
+def _afar(options: BatchOptions) -> BatchOptions:
+    """What nodes elsewhere need is looked at, and made, before anything is handed over."""
+    if options.on:
+        from cms.batch.address import parse
+
+        parse(options.on)
+    elif options.label or options.artifacts or options.repo or options.rerun_lost:
+        raise UsageError(
+            "--label, --artifacts, --repo and --rerun-lost are for batches that nodes do: --on URL"
+        )
+    if not options.repo:
+        return options
+    from cms.batch.remote import Repo
+    from cms.cli.repo import settled
+
+    repo = settled(options.repo, options.artifacts)
+    Repo.parse(repo)
+    return msgspec.structs.replace(options, repo=repo)
 
 
 # --- running --------------------------------------------------------------------------------------
@@ -235,7 +257,7 @@ def _resume(port: Port, word: str, typed: Header, *, detach: bool, json: bool) -
             f"batch {batch.id!r} is {batch.status.value}: there is nothing to go on with",
             hint=f"see what became of it: cms batch show {batch.id}",
         )
-    options = msgspec.structs.replace(_with_settings(batch.options, typed), detached=detach)
+    options = _afar(msgspec.structs.replace(_with_settings(batch.options, typed), detached=detach))
     params = BatchRunParams(id=batch.id, options=options, wait=not detach)
     return _run(port, params, batch, detach=detach, json=json)
 

@@ -13,6 +13,7 @@ from cms.cli import flags, io, node_render
 from cms.cli.flags import JsonFlag
 from cms.config import load_settings
 from cms.errors import CmsError, ExitCode, UsageError
+from cms.folders import check_folder
 from cms.json_output import json_object
 from cms.nodes.state import NodeFolder, NodeState
 from cms.units import NAME_PATTERN, parse_count
@@ -33,6 +34,9 @@ def run(
     ] = "auto",
     labels: Annotated[
         str, flags.text_flag("--labels", "What this machine has that others lack: gpu,big.", "A,B")
+    ] = "",
+    work: Annotated[
+        str, flags.text_flag("--work", "Where repositories are checked out. [default: CMS_HOME-work]", "DIR")
     ] = "",
     dev_server: Annotated[
         bool,
@@ -61,6 +65,7 @@ def run(
         on,
         slots=None if slots == "auto" else _slots(slots),
         labels=_labels(labels),
+        work=check_folder(work, "--work") if work else "",
         dev_port=port if dev_server else None,
         tell=io.warn,
     )

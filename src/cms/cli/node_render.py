@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cms.cli import render
@@ -12,8 +10,8 @@ from cms.json_output import json_object
 
 if TYPE_CHECKING:
     from cms.batch.remote import Card
-    from cms.nodes.look import Doing, Overview
-    from cms.nodes.state import NodeState
+    from cms.nodes.look import Overview
+    from cms.nodes.state import Busy, NodeState
 
 _WORDS = {"draining": "drains", "full": "takes nothing", "cut_off": "cut off", "stopping": "stops"}
 
@@ -22,17 +20,16 @@ def node_json(node: NodeState) -> dict[str, object]:
     return json_object(
         node,
         "id=card.id host=card.host address pid slots=card.slots labels=card.labels version=card.version"
-        " level=card.level standing why started tasks_done=done total_cost_usd=cost_today",
+        " level=card.level standing why started tasks_done=done cost_usd=cost_today",
         tasks=[json_object(one) for one in node.busy],
     )
 
 
 def node_lines(node: NodeState, now: float, style: Style) -> list[str]:
     card = node.card
-    standing = _WORDS.get(node.standing, "takes tasks") + (f": {node.why}" if node.why else "")
     rows = [
         ("engine", node.address),
-        ("standing", standing),
+        ("standing", _standing(node)),
         ("slots", f"{len(node.busy)} of {card.slots} taken"),
         ("labels", ", ".join(card.labels) or "none"),
         ("containment", f"level {card.level}" if card.level else "unknown"),
@@ -40,23 +37,27 @@ def node_lines(node: NodeState, now: float, style: Style) -> list[str]:
         ("done", f"{render.count(node.done, 'task')}, {render.cost(node.cost_today)} today"),
     ]
     lines = [f"node {card.id}", *render.fields(rows)]
-    lines += [
-        f"  {one.id}  {render.age(one.since, now)}  {render.cost(one.cost)}  "
-        + render.one_line(one.activity, style)
-        for one in node.busy
-    ]
-    return lines
+    return lines + [_task_line(one, "", now, style) for one in node.busy]
+
+
+def _standing(node: NodeState) -> str:
+    return _WORDS.get(node.standing, "takes tasks") + (f": {node.why}" if node.why else "")
+
+
+def _task_line(task: Busy, where: str, now: float, style: Style) -> str:
+    doing = render.one_line(task.activity, style)
+    return f"  {task.id}{where}  {render.age(task.since, now)}  {render.cost(task.cost)}  {doing}"
 
 
 def fleet_json(fleet: Overview) -> dict[str, object]:
     return json_object(
-        fleet,
-        "address waiting",
-        slots=sum(card.slots for card in fleet.nodes),
-        total_cost_usd=sum(one.cost for one in fleet.tasks),
+        address=fleet.address,
+        slots=sum(card.slots for card, _ in fleet.nodes),
+        submitted=fleet.submitted,
+        cost_usd=sum(state.cost_today for _, state in fleet.nodes if state is not None),
         nodes=[
-            json_object(card, tasks=[json_object(one) for one in fleet.tasks if one.node == card.id])
-            for card in fleet.nodes
+            json_object(card, standing="silent", tasks=[]) if state is None else node_json(state)
+            for card, state in fleet.nodes
         ],
     )
 
@@ -64,36 +65,31 @@ def fleet_json(fleet: Overview) -> dict[str, object]:
 def fleet_lines(fleet: Overview, now: float, style: Style) -> list[str]:
     if not fleet.nodes:
         return [f"no node is at {fleet.address}; start one: cms node --on {fleet.address}"]
-    busy = Counter(one.node for one in fleet.tasks)
-    lines = render.table(
-        [
-            ("NODE", "HOST", "SLOTS", "LABELS", "CMS", "LEVEL", "NOW"),
-            *(_row(card, busy[card.id], fleet.tasks) for card in fleet.nodes),
-        ],
-        style,
-    )
-    slots = sum(card.slots for card in fleet.nodes)
-    lines.append("")
-    lines += [
-        f"  {one.task}  on {one.node}  {render.age(one.since, now)}  {render.cost(one.cost)}  "
-        + render.one_line(one.activity, style)
-        for one in fleet.tasks
+    heads = ("NODE", "HOST", "SLOTS", "LABELS", "CMS", "LEVEL", "DONE", "TODAY", "STANDING")
+    lines = render.table([heads, *(_row(card, state) for card, state in fleet.nodes)], style)
+    states = [state for _, state in fleet.nodes if state is not None]
+    tasks = [_task_line(one, f"  on {state.card.id}", now, style) for state in states for one in state.busy]
+    slots = sum(card.slots for card, _ in fleet.nodes)
+    taken = sum(len(state.busy) for state in states)
+    waiting, today = max(0, fleet.submitted - taken), sum(one.cost_today for one in states)
+    total = f"{render.count(len(fleet.nodes), 'node')}, {taken} of {slots} slots taken"
+    return [
+        *lines,
+        *(["", *tasks] if tasks else []),
+        "",
+        f"{total}, {waiting} waiting, {render.cost(today)} today",
     ]
-    lines.append(
-        f"{render.count(len(fleet.nodes), 'node')}, {len(fleet.tasks)} of {slots} slots taken, "
-        f"{fleet.waiting} waiting, {render.cost(sum(one.cost for one in fleet.tasks))} by what runs"
-    )
-    return lines
 
 
-def _row(card: Card, busy: int, tasks: Sequence[Doing]) -> tuple[str, ...]:
-    spent = sum(one.cost for one in tasks if one.node == card.id)
+def _row(card: Card, state: NodeState | None) -> tuple[str, ...]:
     return (
         card.id,
         card.host,
-        f"{busy}/{card.slots}",
+        f"{'?' if state is None else len(state.busy)}/{card.slots}",
         ",".join(card.labels) or "-",
         card.version,
         card.level or "?",
-        render.cost(spent) if busy else "free",
+        "?" if state is None else str(state.done),
+        "?" if state is None else render.cost(state.cost_today),
+        "does not answer" if state is None else _standing(state),
     )

@@ -457,7 +457,7 @@ class Engine:
             rerun = self._options.rerun_lost
             end = ends.lost(task, error.message, error.cost, took, error.place, rerun=rerun)
         else:
-            end = ends.refused(task, str(error), self._options.max_api_failures, self._jitter())
+            end = ends.refused(task, str(error), self._jitter())
         await self._put(task, end)
 
     async def _settle_cut(self, task: Task, took: float) -> None:

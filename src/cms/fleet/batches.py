@@ -341,7 +341,7 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
 
     def make_crew(record: BatchRecord) -> Crew:
         if record.options.on:
-            return RemoteCrew(record, caller_environ.get())
+            return RemoteCrew(record, supervisor.settings.home, caller_environ.get())
         return LocalCrew(SupervisorSessions(supervisor, scope_of(record.id)))
 
     async with trio.open_nursery() as nursery:

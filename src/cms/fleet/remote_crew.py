@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import suppress
 from math import ceil
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -31,11 +32,13 @@ from cms.batch.remote import (
     CancelJob,
     Card,
     Command,
+    Done,
     Ended,
     Event,
     Fleet,
     Pulse,
     Ready,
+    Repo,
     Submit,
     Trouble,
     Unable,
@@ -44,7 +47,7 @@ from cms.batch.remote import (
     session_name,
 )
 from cms.batch.retry import Remains
-from cms.errors import UNREADABLE, CmsError, EngineUnavailable, UsageError
+from cms.errors import UNREADABLE, CmsError, EngineUnavailable, StoreError, UsageError
 from cms.fleet.batch_sessions import News
 from cms.fleet.crew import Elsewhere, Job, Lost, NotDone
 from cms.protocol.framing import LineBuffer
@@ -80,7 +83,9 @@ class RemoteCrew:
 
     goes_on = True
 
-    def __init__(self, record: BatchRecord, environ: Mapping[str, str] | None) -> None:
+    def __init__(self, record: BatchRecord, home: Path, environ: Mapping[str, str] | None) -> None:
+        self._patches = home / "patches" / record.id
+        self._repo = Repo.parse(record.options.repo) if record.options.repo else None
         self._batch = record.id
         self._options = record.options
         #: Temporal's own settings are those of whoever wanted this batch, as far as that is known.
@@ -277,7 +282,9 @@ class RemoteCrew:
         finally:
             del self._ways[key]
         assert way.ended is not None  # noqa: S101 - for the type checker: that is what was waited for
-        report = self._report(job.task, way.ended, way.pulse)
+        report = await self._with_patch(
+            job.task, self._report(job.task, way.ended, way.pulse), way.ended.done
+        )
         if report.result.status is Outcome.INTERRUPTED:  # at its node: `look` tells what it left
             self._looked[job.task.seq] = way.ended
         return report
@@ -309,6 +316,7 @@ class RemoteCrew:
                 go_on=place is not None,
                 heartbeat=self._heartbeat,
                 pulse=max(1.0, len(self._ways) / _BEATS),
+                repo=self._repo,
                 artifacts=options.artifacts,
             ),
             label=options.label,
@@ -333,6 +341,8 @@ class RemoteCrew:
             raise Lost(ended.reason, cost=pulse.cost if pulse else 0.0, place=Place(ended.node, "", ""))
         there = Place(done.node, done.host, self._session_of(task))
         if done.result is not None:
+            if done.result.api_status in (401, 403) and not done.result.turns and self._has_others(done.node):
+                raise Elsewhere(f"node {done.node} is not logged in: {done.result.error}")
             return Report(
                 msgspec.structs.replace(done.result, name=task.name),
                 acted=retry.may_have_acted(done.allowed),
@@ -344,6 +354,25 @@ class RemoteCrew:
         if done.begun:
             raise Lost(f"node {done.node}: {trouble}", cost=done.cost, place=there)
         raise NotDone(CmsError(trouble.message, hint=trouble.hint), begun=False, cost=done.cost)
+
+    async def _with_patch(self, task: Task, report: Report, done: Done | None) -> Report:
+        """With what it changed, as a file here: on disk before the task is over in the store.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if done is None or not done.patch:
+            return report
+        path = self._patches / f"{task.name}-{task.tries}.patch"
+        try:
+            await trio.to_thread.run_sync(_write, path, done.patch)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
+        return msgspec.structs.replace(report, patch=str(path))
+
+    def _has_others(self, node: str) -> bool:
+        """Whether there is another node, which may be logged in."""
+        return any(card.serves(self._options.label) and card.id != node for card in self._cards)
 
     def _session_of(self, task: Task) -> str:
         place = _place_of(task)
@@ -365,16 +394,16 @@ class RemoteCrew:
                 ended = await self._cancelled(way)
             finally:
                 del self._ways[submit.job.id]
-        return self._found(task, ended)
+        return await self._found(task, ended)
 
-    def _found(self, task: Task, ended: Ended) -> Found:
+    async def _found(self, task: Task, ended: Ended) -> Found:
         done = ended.done
         if ended.how == "unknown":
             return AtWork()
         if done is not None and done.result is not None:
             result = done.result
             if result.status is not Outcome.INTERRUPTED:
-                return self._report(task, ended, None)
+                return await self._with_patch(task, self._report(task, ended, None), done)
             return Remains(
                 sent=True,
                 turns=result.turns,
@@ -403,6 +432,16 @@ class RemoteCrew:
 def _place_of(task: Task) -> Place | None:
     """Where the conversation is that it goes on in."""
     return task.result.place if task.go_on and task.result is not None else None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
 
 
 def _error_of(trouble: Trouble) -> CmsError:

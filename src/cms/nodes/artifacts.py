@@ -59,17 +59,26 @@ def store(folder: str, data: bytes) -> str:
     return digest
 
 
+def path_of(folder: str, digest: str) -> Path:
+    """Where the bytes of that digest are, or would be.
+
+    Raises:
+        ArtifactError: it is no digest, or there is no folder.
+    """
+    if not _DIGEST.match(digest):
+        raise ArtifactError(f"{digest[:80]!r} names no artifact")
+    if not folder:
+        raise ArtifactError("a part of the task is beside it, and no --artifacts folder is named")
+    return Path(folder) / digest[:2] / digest
+
+
 def load(folder: str, digest: str) -> bytes:
     """The bytes of that digest.
 
     Raises:
         ArtifactError: they are not there, or are not what they were.
     """
-    if not _DIGEST.match(digest):
-        raise ArtifactError(f"{digest[:80]!r} names no artifact")
-    if not folder:
-        raise ArtifactError("a part of the task is beside it, and no --artifacts folder is named")
-    path = Path(folder) / digest[:2] / digest
+    path = path_of(folder, digest)
     try:
         data = path.read_bytes()
     except OSError as error:

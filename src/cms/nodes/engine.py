@@ -38,6 +38,8 @@ from cms.errors import UNREADABLE, EngineUnavailable, UsageError
 
 #: What a task is to the engine.
 ACTIVITY: Final = "cms.task"
+#: A question to one node, at its own queue: its state is the answer.
+QUESTION: Final = "cms.node"
 #: The queue at which nodes show that they are there. Nothing is ever put into it.
 REGISTRY: Final = "cms.nodes"
 #: Seconds for which one poll waits for a task. A drain waits for the polls under way.

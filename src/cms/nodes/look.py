@@ -1,48 +1,42 @@
-"""What a fleet does now (`cms fleet`): its nodes by the engine's registry, tasks by their heartbeats."""
+"""What a fleet does now (`cms fleet`): the engine knows its nodes, and each node says itself what it does."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+import secrets
+from datetime import timedelta
 from typing import Final
 
 import msgspec
-from temporalio.client import ActivityExecution
+from temporalio.client import ActivityFailureError
+from temporalio.common import RetryPolicy
 from temporalio.service import RPCError
 
 from cms.batch.address import Address
-from cms.batch.remote import Card, Pulse
+from cms.batch.remote import Card, own_queue
 from cms.errors import UNREADABLE
-from cms.nodes.engine import ACTIVITY, Engine, connect, unavailable
+from cms.nodes.engine import ACTIVITY, QUESTION, Engine, connect, unavailable
+from cms.nodes.state import NodeState
 from cms.session.model import Record
 
-#: Tasks whose heartbeat is read.
-_MOST: Final = 2000
-_AT_ONCE: Final = 16
+#: Nodes that are asked at once; seconds in which one has answered, or is shown without an answer.
+_AT_ONCE: Final = 32
+_PATIENCE: Final = 4.0
 
-_pulse = msgspec.json.Decoder(Pulse)
-_card = msgspec.json.Decoder(Card)
-
-
-class Doing(Record, frozen=True):
-    """A task at a node. `since`: when that took it."""
-
-    task: str
-    node: str
-    since: float
-    cost: float = 0.0
-    turns: int = 0
-    activity: str = ""
+_state = msgspec.json.Decoder(NodeState)
 
 
 class Overview(Record, frozen=True):
-    """A fleet as it stands. `waiting`: submitted, and taken by nobody yet."""
+    """A fleet as it stands.
+
+    Attributes:
+        nodes: with what each says of itself; None: it does not answer.
+        submitted: tasks that the engine knows and that have not ended; it may lag a little.
+    """
 
     address: str
-    nodes: tuple[Card, ...]
-    tasks: tuple[Doing, ...]
-    waiting: int = 0
+    nodes: tuple[tuple[Card, NodeState | None], ...]
+    submitted: int = 0
 
 
 def look(address: Address) -> Overview:
@@ -56,50 +50,30 @@ def look(address: Address) -> Overview:
 
 async def _overview(address: Address) -> Overview:
     engine = await connect(address)
+    gate = asyncio.Semaphore(_AT_ONCE)
     try:
         cards = await engine.cards()
-        gate = asyncio.Semaphore(_AT_ONCE)
-        found = await asyncio.gather(*[_doing(engine, one, gate) async for one in _running(engine)])
+        states = await asyncio.gather(*[_ask(engine, card, gate) for card in cards])
+        query = f"ActivityType = '{ACTIVITY}' AND ExecutionStatus = 'Running'"
+        known = await engine.client.count_activities(query)
     except RPCError as error:
         raise unavailable(address, error) from None
-    doing = [one for one in found if one is not None]
-    return Overview(
-        str(address), cards, tuple(one for one in doing if one.node), sum(1 for one in doing if not one.node)
-    )
+    return Overview(str(address), tuple(zip(cards, states, strict=True)), known.count)
 
 
-async def _running(engine: Engine) -> AsyncIterator[ActivityExecution]:
-    number = 0
-    query = f"ActivityType = '{ACTIVITY}' AND ExecutionStatus = 'Running'"
-    async for one in engine.client.list_activities(query):
-        yield one
-        number += 1
-        if number >= _MOST:
-            return
-
-
-async def _doing(engine: Engine, one: ActivityExecution, gate: asyncio.Semaphore) -> Doing | None:
-    """What is done for a task; None: it has ended, the list lags."""
+async def _ask(engine: Engine, card: Card, gate: asyncio.Semaphore) -> NodeState | None:
     async with gate:
-        handle = engine.client.get_activity_handle(one.activity_id)
+        patience = timedelta(seconds=_PATIENCE)
         try:
-            seen = await handle.describe(include_heartbeat_details=True)
-        except RPCError:
+            raw = await engine.client.execute_activity(
+                QUESTION,
+                id=f"{QUESTION}/{card.id}/{secrets.token_hex(8)}",
+                task_queue=own_queue(card.id),
+                result_type=bytes,
+                schedule_to_close_timeout=patience,
+                retry_policy=RetryPolicy(maximum_attempts=1),
+                rpc_timeout=2 * patience,
+            )
+            return _state.decode(raw)
+        except (ActivityFailureError, RPCError, *UNREADABLE):
             return None
-        if seen.close_time is not None:
-            return None
-        if seen.last_started_time is None:
-            return Doing(one.activity_id, "", time.time())
-        try:
-            node = _card.decode(seen.last_worker_identity or "").id
-        except UNREADABLE:
-            node = seen.last_worker_identity or "?"
-        doing = Doing(one.activity_id, node, seen.last_started_time.timestamp())
-        if seen.has_heartbeat_details():
-            details = await seen.heartbeat_details([bytes])
-            try:
-                pulse = _pulse.decode(details[0] if details else b"")
-            except (*UNREADABLE, IndexError):
-                return doing
-            return msgspec.structs.replace(doing, cost=pulse.cost, turns=pulse.turns, activity=pulse.activity)
-        return doing

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -29,7 +30,7 @@ from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Trouble, o
 from cms.config import Settings
 from cms.errors import UNREADABLE
 from cms.nodes import artifacts
-from cms.nodes.engine import REGISTRY, Engine, connect, identity_of, is_gone
+from cms.nodes.engine import QUESTION, REGISTRY, Engine, connect, identity_of, is_gone
 from cms.nodes.state import Busy, NodeFolder, NodeState, Standing
 from cms.nodes.work import Run
 from cms.session.model import Outcome
@@ -88,6 +89,7 @@ class Held:
 class Node:
     """Args:
     card: what it says of itself.
+    work: where repositories are checked out.
     room: whether this machine bears one more (`Room`).
     tell: a line for the person who started it.
     """
@@ -99,6 +101,7 @@ class Node:
         card: Card,
         folder: NodeFolder,
         *,
+        work: Path,
         room: Room,
         tell: Callable[[str], None],
     ) -> None:
@@ -107,6 +110,7 @@ class Node:
         self._card = card
         self._identity = identity_of(card)
         self._folder = folder
+        self._work = work
         self._room = room
         self._tell = tell
         self._held: dict[str, Held] = {}
@@ -138,16 +142,17 @@ class Node:
             f"cms node {self._card.id}: {self._card.slots} slots at {self._address}, "
             f"labels {', '.join(self._card.labels) or 'none'}"
         )
-        queues = [queue_of(""), *map(queue_of, self._card.labels), own_queue(self._card.id)]
+        queues = [queue_of(""), *map(queue_of, self._card.labels)]
         polls = [asyncio.create_task(self._poll(engine, queue)) for queue in queues]
         polls.append(asyncio.create_task(self._show(engine)))
-        looking = asyncio.create_task(self._look())
+        beside = [asyncio.create_task(self._look()), asyncio.create_task(self._listen(engine))]
         try:
             await asyncio.gather(*polls)  # they end by a drain
             while self._tasks:
                 await asyncio.wait(self._tasks)
         finally:
-            looking.cancel()
+            for task in beside:
+                task.cancel()
             self._write()
             self._threads.shutdown(wait=False)
 
@@ -180,6 +185,25 @@ class Node:
                 await engine.poll(REGISTRY, self._identity)
             except RPCError:
                 await self._wait(_BACKOFF)
+
+    async def _listen(self, engine: Engine) -> None:
+        """What only this node can do or say, also when there is no free slot, and while it drains."""
+        while True:
+            try:
+                polled = steady()
+                found = await engine.poll(own_queue(self._card.id), self._identity)
+            except RPCError:
+                await self._wait(_BACKOFF)
+                continue
+            if found is None:
+                continue
+            if found.activity_type.name != QUESTION:
+                self._take(engine, found, polled)
+                continue
+            try:
+                await engine.complete(found.task_token, msgspec.json.encode(self._state()), self._identity)
+            except RPCError:
+                pass  # whoever asked waits no longer
 
     def _has_room(self) -> bool:
         if self._standing == "cut_off":
@@ -246,6 +270,8 @@ class Node:
             packed = artifacts.packed_answer(done, job.artifacts)
             if await self._answer_with(engine, held.token, packed):
                 self._folder.finish(job.id, done, told=True)
+                if held.run is not None:
+                    await asyncio.to_thread(held.run.told, done)
             else:
                 log.warning("%s ended, and the engine did not want to know any more", job.id)
         except Exception:
@@ -285,7 +311,7 @@ class Node:
                 exact=False,
                 allowed=("?",),
             )
-        run = Run(self._settings, card, job)
+        run = Run(self._settings, card, job, self._work)
         run.extend(held.left)
         held.hand_to(run)
         return await asyncio.get_running_loop().run_in_executor(self._threads, run.do)
@@ -392,6 +418,9 @@ class Node:
             self._write()
 
     def _write(self) -> None:
+        self._folder.write(self._state())
+
+    def _state(self) -> NodeState:
         busy = tuple(
             Busy(
                 one.job.id,
@@ -402,18 +431,16 @@ class Node:
             )
             for one in self._held.values()
         )
-        self._folder.write(
-            NodeState(
-                self._card,
-                str(self._address),
-                os.getpid(),
-                self._started,
-                self._standing,
-                self._why,
-                busy,
-                self._done,
-                self._cost_today,
-            )
+        return NodeState(
+            self._card,
+            str(self._address),
+            os.getpid(),
+            self._started,
+            self._standing,
+            self._why,
+            busy,
+            self._done,
+            self._cost_today,
         )
 
 

@@ -67,6 +67,7 @@ def start(
     *,
     slots: int | None,
     labels: tuple[str, ...],
+    work: str,
     dev_port: int | None,
     tell: Callable[[str], None],
 ) -> int:
@@ -81,6 +82,8 @@ def start(
         raise missing(error) from None
     address = parse(on or f"temporal://127.0.0.1:{dev_port}/default")
     settings = load_settings()
+    if work and Path(work).is_relative_to(settings.home):
+        raise UsageError(f"--work: {work} lies in cms's own folder", hint="no session may work there")
     folder = NodeFolder(settings.home)
     folder.take()
     card = Card(
@@ -98,6 +101,7 @@ def start(
             address,
             card,
             folder,
+            work=Path(work or default_work(settings.home)),
             room=has_room if slots is None else _always,
             tell=tell,
         )
@@ -107,6 +111,11 @@ def start(
             server.terminate()
             server.wait()
     return ExitCode.COMPLETED
+
+
+def default_work(home: Path) -> Path:
+    """Where repositories are checked out: beside the home, in which no session may work."""
+    return home.with_name(f"{home.name}-work")
 
 
 def missing(error: ImportError) -> CmsError:

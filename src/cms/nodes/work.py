@@ -28,6 +28,7 @@ from cms.errors import (
     WorkDirError,
 )
 from cms.nodes import artifacts
+from cms.nodes.checkout import Checkout, CheckoutError, check_out, checked_out
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.rpc.client import Client, connect
 from cms.rpc.sessions import (
@@ -58,11 +59,13 @@ class Run:
         pulse: what is told of it.
     """
 
-    def __init__(self, settings: Settings, card: Card, job: Assignment) -> None:
+    def __init__(self, settings: Settings, card: Card, job: Assignment, work: Path) -> None:
         self.job = job
         self.session = job.session
         self.pulse = Pulse(card.id, activity="begins")
         self._settings = settings
+        self._node, self._work = settings.home / "node", work
+        self._checkout: Checkout | None = None
         self._card = card
         self._lock = threading.Lock()
         self._client: Client | None = None
@@ -116,6 +119,8 @@ class Run:
     def _ask(self, client: Client) -> DelegateResult:
         job = artifacts.unpacked(self.job)
         if job.go_on:
+            if job.repo is not None:
+                self._checkout = checked_out(job.repo, self._node, self._work, self.session)
             answer = client.call(
                 SESSION_CONTINUE,
                 ContinueParams(self.session, job.prompt),
@@ -125,6 +130,10 @@ class Run:
             )
         else:
             options = msgspec.structs.replace(job.options, name=self.session)
+            if job.repo is not None:
+                self.pulse = msgspec.structs.replace(self.pulse, activity="checks out its repository")
+                self._checkout = check_out(job.repo, self._node, self._work, self.session, job.artifacts)
+                options = msgspec.structs.replace(options, work_dir=str(self._checkout.folder))
             if not Path(options.work_dir).is_dir():
                 raise WorkDirError(f"there is no folder {options.work_dir} on node {self._card.id}")
             answer = client.call(
@@ -156,9 +165,27 @@ class Run:
     def _done(self, result: DelegateResult) -> Done:
         done = Done(self._card.id, self._card.host, result, begun=True)
         done = msgspec.structs.replace(done, cost=result.cost, exact=result.cost_exact)
+        if self._checkout is not None:
+            done = self._with_patch(done, result, self._checkout)
         if result.status is Outcome.COMPLETED:
             return done
         return msgspec.structs.replace(done, allowed=self._allowed())
+
+    def _with_patch(self, done: Done, result: DelegateResult, checkout: Checkout) -> Done:
+        """With what was changed. Where that cannot be read, a task that completed has not."""
+        try:
+            return msgspec.structs.replace(done, patch=checkout.patch())
+        except CheckoutError as error:
+            told = f"{error}; the folder is {checkout.folder} on node {self._card.id}"
+            status = Outcome.FAILED if result.status is Outcome.COMPLETED else result.status
+            failed = msgspec.structs.replace(result, status=status, error=result.error or told)
+            return msgspec.structs.replace(done, result=failed)
+
+    def told(self, done: Done) -> None:
+        """The engine has the answer: what a task that completed has left here is of no more use."""
+        result = done.result
+        if self._checkout is not None and result is not None and result.status is Outcome.COMPLETED:
+            self._checkout.remove()
 
     def _allowed(self) -> tuple[str, ...]:
         """The tools that were let through; "?" where nobody can tell: that may have changed something."""
@@ -175,7 +202,9 @@ class Run:
         done = Done(self._card.id, self._card.host, trouble=trouble)
         if not self._accepted and not isinstance(error, DaemonUnavailable):
             refused = isinstance(error, _NOT_HERE)
-            begun = not refused and not isinstance(error, UsageError | artifacts.ArtifactError)
+            begun = not refused and not isinstance(
+                error, UsageError | artifacts.ArtifactError | CheckoutError
+            )
             return msgspec.structs.replace(done, refused=refused, begun=begun, exact=not begun)
         # The daemon died over it, or the house failed: what it took stands in the store, if anywhere.
         try:

@@ -1,0 +1,200 @@
+"""A task's repository on its node: fetched once, checked out into a folder of its own, read back as a patch.
+
+An agent can write everything in that folder, its `.git` included. So the fetched repository is not in it, but
+in the node's own folder, and what was changed is read from the files through that, with no configuration of
+the folder's (`changes.git`): a program that an agent has named there runs nowhere.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cms.batch.remote import Repo
+from cms.changes import git
+from cms.errors import CmsError
+from cms.nodes import artifacts
+
+#: Seconds for a clone, and for the reading of what was changed.
+_FETCH: Final = 1800.0
+_READ: Final = 600.0
+_PROTOCOLS: Final = "https:http:ssh:git:file"
+#: What a bundle holds (`cli.repo`).
+BUNDLED: Final = "refs/heads/cms"
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+
+
+class CheckoutError(CmsError):
+    """A repository cannot be had, or what was changed in it cannot be read."""
+
+    code = "checkout"
+
+
+class Checkout:
+    """One task's folder.
+
+    Attributes:
+        folder: where the task works.
+        commit: what was checked out there.
+    """
+
+    def __init__(self, folder: Path, kept: Path, commit: str) -> None:
+        self.folder = folder
+        self.commit = commit
+        self._kept = kept
+
+    def patch(self) -> str:
+        """What was changed since, new files included and ignored ones not; "" if nothing was.
+
+        Raises:
+            CheckoutError: it cannot be read.
+        """
+        index = self._kept.with_name(f"{self.folder.name}.index")
+        env = {
+            "GIT_DIR": str(self._kept),
+            "GIT_WORK_TREE": str(self.folder),
+            "GIT_INDEX_FILE": str(index),
+        }
+        try:
+            _plain(["read-tree", self.commit], env, self.folder)
+            _plain(["add", "--all", "."], env, self.folder)
+            made = _plain(
+                [
+                    "diff",
+                    "--cached",
+                    "--binary",
+                    "--full-index",
+                    "--no-ext-diff",
+                    "--no-textconv",
+                    self.commit,
+                ],
+                env,
+                self.folder,
+            )
+        finally:
+            index.unlink(missing_ok=True)
+        return made.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
+
+    def remove(self) -> None:
+        """Its work is done and told."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def check_out(repo: Repo, node: Path, work: Path, name: str, shared: str) -> Checkout:
+    """A repository's files in a folder of their own below `work`, with a `.git` that an agent can work with.
+
+    Args:
+        node: the node's folder, where what was fetched is kept.
+        name: of the new folder.
+        shared: the folder of artifacts.
+
+    Raises:
+        CheckoutError: it cannot be fetched, or there is no such commit.
+        ArtifactError: its bundle is not there.
+    """
+    source = artifacts.path_of(shared, repo.bundle) if repo.bundle else repo.url
+    kept, folder = _kept(node, repo), work / name
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(kept):
+        if not (kept / "HEAD").exists():
+            _git(["init", "--quiet", "--bare", str(kept)], kept.parent)
+        commit = _fetch(kept, str(source), repo)
+        _git(["-C", str(kept), "update-ref", f"refs/tasks/{name}", commit], kept)
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier try of this node that was cut off
+    _git(["init", "--quiet", str(folder)], folder.parent)
+    ref = f"refs/tasks/{name}:refs/heads/base"
+    _git(["-C", str(folder), "fetch", "--quiet", "--no-tags", f"file://{kept}", ref], work)
+    _git(["-C", str(folder), "checkout", "--quiet", "-b", "task", commit], work)
+    return Checkout(folder, kept, commit)
+
+
+def checked_out(repo: Repo, node: Path, work: Path, name: str) -> Checkout:
+    """The folder of an earlier try, which is gone on with.
+
+    Raises:
+        CheckoutError: it is not there.
+    """
+    kept = _kept(node, repo)
+    commit = _git(["-C", str(kept), "rev-parse", "--verify", f"refs/tasks/{name}"], node).strip()
+    return Checkout(work / name, kept, commit)
+
+
+def _kept(node: Path, repo: Repo) -> Path:
+    return node / "repos" / f"{hashlib.sha256((repo.bundle or repo.url).encode()).hexdigest()[:32]}.git"
+
+
+def _fetch(kept: Path, source: str, repo: Repo) -> str:
+    """Have the commit there; its id."""
+    what = repo.ref or "HEAD"
+    if _COMMIT.match(what) and _has(kept, what):
+        return what
+    if repo.bundle:
+        what = BUNDLED
+    _git(["-C", str(kept), "fetch", "--quiet", "--no-tags", "--", source, f"+{what}:refs/cms/fetched"], kept)
+    return _git(["-C", str(kept), "rev-parse", "--verify", "refs/cms/fetched^{commit}"], kept).strip()
+
+
+def _has(kept: Path, commit: str) -> bool:
+    try:
+        _git(["-C", str(kept), "cat-file", "-e", f"{commit}^{{commit}}"], kept)
+    except CheckoutError:
+        return False
+    return True
+
+
+@contextmanager
+def _alone(kept: Path) -> Iterator[None]:
+    """One fetch at a time into a repository, whichever thread wants it."""
+    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(kept.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _git(argv: Sequence[str], cwd: Path) -> str:
+    """git with its user's own configuration (who may fetch stands there), asking nobody anything."""
+    env = {
+        **os.environ,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": _PROTOCOLS,
+        "GIT_SSH_COMMAND": os.environ.get("GIT_SSH_COMMAND", "ssh -o BatchMode=yes"),
+        "LC_ALL": "C",
+    }
+    plain = ["-c", "core.hooksPath=/dev/null", "-c", "init.templateDir=", "-c", "protocol.file.allow=always"]
+    try:
+        done = subprocess.run(
+            ["git", *plain, *argv], cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=_FETCH, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CheckoutError(f"git did not run: {error}") from None
+    if done.returncode != 0:
+        raise CheckoutError(_said(done.stderr))
+    return done.stdout.decode()
+
+
+def _plain(argv: Sequence[str], env: dict[str, str], cwd: Path) -> bytes:
+    try:
+        done = git.run(argv, cwd=cwd, env=env, seconds=_READ)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CheckoutError(f"what was changed cannot be read: {error}") from None
+    if done.returncode != 0:
+        raise CheckoutError(f"what was changed cannot be read: {_said(done.stderr)}")
+    return done.stdout
+
+
+def _said(stderr: bytes) -> str:
+    lines = [line for line in stderr.decode("utf-8", "backslashreplace").splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1] if lines else "")
+    return f"git: {told[:300]}" if told else "git failed without a word"
