@@ -492,6 +492,8 @@ SESSION_JSON: dict[str, object] = {
     "noiseLines": 0,
     "receipt": None,
     "walls": None,
+    "change": None,
+    "isolate": "no",
     "capsHit": [],
     "tags": [],
 }  # fmt: skip
@@ -516,6 +518,9 @@ INTERACTION_JSON: dict[str, object] = {
     "denials": [],
     "questions": [],
     "usage": {},
+    "output": None,
+    "round": 0,
+    "judge": None,
 }
 RECEIPT_JSON: dict[str, object] = {
     "reason": "stop",
@@ -549,7 +554,7 @@ def test_the_json_of_commands_that_ask(cms: Cms, home: Path) -> None:
         "more": False,
     }
     assert status.json() == {**SESSION_JSON, "activity": "Edit a.py", "lastInteraction": INTERACTION_JSON}
-    assert output.json() == {**INTERACTION_JSON, "name": "fix-auth", "status": "ready"}
+    assert output.json() == {**INTERACTION_JSON, "name": "fix-auth", "status": "ready", "change": None}
     assert history.json() == {
         "name": "fix-auth",
         "status": "ready",
@@ -602,6 +607,11 @@ def test_the_json_of_commands_that_act(cms: Cms, home: Path) -> None:
             "costExact": True,
             "toolCalls": 0,
             "receipt": RECEIPT_JSON,
+            "change": None,
+            "output": None,
+            "rounds": [],
+            "verified": [],
+            "judge": None,
         }
         status = cms("daemon", "status", "--json").json()
     assert status == {

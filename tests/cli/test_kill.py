@@ -67,8 +67,8 @@ def test_the_receipt_for_a_person(shell: Shell) -> None:
     assert any(line.startswith("  took       ") for line in lines)
     assert lines[-1].startswith("  left       nothing: the ")
     again = shell.ok("kill", "readable").out.splitlines()
-    assert again[1] == "  nothing was alive"
-    assert "proved empty" in again[2]
+    assert again[1].startswith("  nothing was alive: it had ended at ")
+    assert len(again) == 2
 
 
 def test_a_kill_in_the_middle_of_a_flood(shell: Shell) -> None:

@@ -180,7 +180,11 @@ def test_the_receipt_of_a_kill() -> None:
     many = msgspec.structs.replace(receipt, alive=tuple(f"{pid} sh" for pid in range(100, 150)))
     assert render.killed_lines(dead, many, TERMINAL)[21:23] == ["    119 sh", "    and 30 more"]
     assert render.killed_lines(dead, UNPROVED, TERMINAL)[-2:] == ["  STILL ALIVE  1 process", "    41 python"]
-    assert render.killed_lines(dead, None, TERMINAL)[1:2] == ["  nothing was alive"]
+    assert render.killed_lines(dead, None, TERMINAL)[1:] == ["  nothing was alive"]
+    ended = msgspec.structs.replace(dead, receipt=msgspec.structs.replace(RECEIPT, at=NOW - 60))
+    was = f"nothing was alive: it had ended at {render.clock(NOW - 60, TERMINAL)}"
+    for lines in (render.killed_lines(ended, None, TERMINAL), render.stopped_lines(ended, None, TERMINAL)):
+        assert lines == ["fix-auth  ⊘ killed", f"  {was}"], "its last end is no news"
 
 
 def test_an_unproved_end_is_loud() -> None:
@@ -228,6 +232,17 @@ def test_a_delegate_result() -> None:
         "All tests pass.",
         "",
         "go on with: cms continue fix-auth MESSAGE",
+    ]
+
+
+def test_a_good_ends_notes_are_notes_and_its_checks_are_told() -> None:
+    good = msgspec.structs.replace(
+        result(), reasons=("still running: a server",), verified=("make test", "ruff")
+    )
+    assert render.delegate_lines(good, TERMINAL)[1:4] == [
+        "note: still running: a server",
+        "check passed: make test",
+        "check passed: ruff",
     ]
 
 

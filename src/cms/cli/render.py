@@ -482,7 +482,9 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     lines = ["  ".join((paint_outcome(result.status, style), result.name, *figures))]
     if result.error:
         lines.append(f"error: {one_line(result.error, style)}")
-    lines += [f"because: {one_line(why, style)}" for why in result.reasons if why != result.error]
+    label = "note" if result.status is Outcome.COMPLETED else "because"  # (a good end needs no reason)
+    lines += [f"{label}: {one_line(why, style)}" for why in result.reasons if why != result.error]
+    lines += [f"check passed: {one_line(check, style)}" for check in result.verified]
     if (said := result.judge) is not None:
         why = one_line(said.reason, style) if said.verdict == "pass" else ""  # else it is the error
         lines.append("  ".join(part for part in (f"judge: {said.verdict}", cost(said.cost), why) if part))
@@ -534,16 +536,22 @@ def session_line(session: SessionRecord, style: Style) -> str:
 
 
 def stopped_lines(session: SessionRecord, receipt: Receipt | None, style: Style) -> list[str]:
-    line = session_line(session, style)
-    return [line, "  " + ("nothing was alive" if receipt is None else receipt_line(receipt))]
+    return [session_line(session, style), f"  {end_words(session, receipt, style)}"]
+
+
+def end_words(session: SessionRecord, receipt: Receipt | None, style: Style) -> str:
+    """How it was ended now; where there was nothing to end, when that had ended."""
+    if receipt is not None:
+        return receipt_line(receipt)
+    before = session.receipt
+    return "nothing was alive" + (f": it had ended at {clock(before.at, style)}" if before else "")
 
 
 def killed_lines(session: SessionRecord, receipt: Receipt | None, style: Style) -> list[str]:
     """The receipt of a kill: what was alive, what was done, how long it took, and that nothing is left."""
     lines = [session_line(session, style)]
     if receipt is None:
-        last = session.receipt
-        return [*lines, "  nothing was alive", *([f"  last end   {receipt_line(last)}"] if last else [])]
+        return [*lines, f"  {end_words(session, None, style)}"]
     return [*lines, *kill_lines(receipt, style)]
 
 

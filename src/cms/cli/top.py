@@ -320,7 +320,7 @@ class Screen:
         self._message = f"ending {name} ..."
         self._paint()
         reply = self._client.call(verb, params)
-        how = "nothing was alive" if reply.receipt is None else render.receipt_line(reply.receipt)
+        how = render.end_words(reply.session, reply.receipt, io.out_style())
         self._message = f"{reply.session.name}: {how}"
 
     def _logs(self, name: str) -> None:

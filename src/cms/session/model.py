@@ -503,6 +503,7 @@ class DelegateResult(Record, frozen=True):
         cost: with that of the judge.
         judge: what it said of the last round.
         repairable: what checks it failed is stored, and was not given back to its session yet.
+        verified: the checks that it passed, all that there were.
     """
 
     status: Outcome
@@ -528,6 +529,7 @@ class DelegateResult(Record, frozen=True):
     rounds: tuple[Round, ...] = ()
     repairable: bool = False
     change: ChangeSummary | None = None
+    verified: tuple[str, ...] = ()
 
 
 ProgressKind = Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]

@@ -275,4 +275,5 @@ def delegate_result(
         rounds=told(rounds),
         repairable=bool(judged.repair) and has_conversation,
         change=session.change,
+        verified=session.options.verify if outcome is Outcome.COMPLETED else (),
     )
