@@ -256,6 +256,20 @@ async def test_who_is_stopped_at_judging_has_said_nothing(tmp_path: Path) -> Non
     await consistent(settings)
 
 
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_whoever_ends_the_session_ends_who_judges_it(tmp_path: Path, how: str) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        options = make_options(settings, judge=question(rules("pass").stalling("headers")))
+        sent = await supervisor.start_delegate(options, WORK)
+        await at_judging(supervisor)
+        await (supervisor.stop if how == "stop" else supervisor.kill)("one")
+        assert supervisor.live_count() == 0
+        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+        assert (await last(supervisor)).state is InteractionState.UNCHECKED
+    await consistent(settings)
+
+
 @pytest.mark.parametrize("stage", ["judging", "judged"])
 async def test_the_supervisor_is_killed_and_nothing_is_paid_twice(tmp_path: Path, stage: str) -> None:
     settings = make_settings(tmp_path)

@@ -118,6 +118,10 @@ class UnderWay:
             hint = f"wait for it (cms wait {name}), or end it (cms stop {name})"
             raise WrongStatus(name, "at work on a delegation", "take another message", hint=hint)
 
+    def rounds(self, name: str) -> frozenset[str]:
+        """The messages of a delegation of that session that is not over yet, by their ids."""
+        return frozenset(round_ for one in self._all if one.name == name for round_ in one.rounds)
+
     def has(self, name: str) -> bool:
         """Whether a delegation of that session is not over yet."""
         return any(one.name == name for one in self._all)

@@ -86,7 +86,7 @@ async def _said(supervisor: Supervisor, judge: SessionRecord) -> Judgement | Non
 
 async def _free_name(supervisor: Supervisor, name: str) -> str:
     # No name that a person can give holds a tilde.
-    taken = frozenset(await supervisor.store.read(sessions.names))
+    taken = frozenset(await supervisor.store.read(sessions.names, f"{name}~judge"))
     return next(free for n in range(1, len(taken) + 2) if (free := f"{name}~judge{n}") not in taken)
 
 

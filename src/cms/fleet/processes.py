@@ -218,6 +218,19 @@ class Processes(Sessions):
 
     async def _end(self, name: str, end: Callable[[Runner], None]) -> tuple[SessionRecord, Receipt | None]:
         # No lock: an end must get past whatever else waits for this session.
+        rounds = self.under_way.rounds(name)
+        judges = [one for one in self._runners.values() if one.record.judges in rounds]
+        for judge in judges:
+            end(judge)  # nobody wants its word any more
+        try:
+            return await self._end_one(name, end)
+        finally:
+            for judge in judges:
+                await judge.wait_gone()
+
+    async def _end_one(
+        self, name: str, end: Callable[[Runner], None]
+    ) -> tuple[SessionRecord, Receipt | None]:
         while (runner := self._runners.get(name)) is None:
             record = await self.get(name)
             if name in self._runners:

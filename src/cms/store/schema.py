@@ -442,7 +442,16 @@ def _v9(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX decisions_deleted ON decisions (detail, at) WHERE kind = 'delete'")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9)
+def _v10(db: sqlite3.Connection) -> None:
+    """Who judges a message is found without reading every session. By the text, as in `_v9`."""
+    judges = 'substr(rest, instr(rest, \'"judges":"\') + 10, 36)'
+    db.execute(
+        f"CREATE INDEX sessions_judges ON sessions ({judges})"
+        ' WHERE instr(rest, \'"judges":"\') > 0 AND instr(rest, \'"judges":""\') = 0'
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10)
 
 
 def connect(path: Path) -> sqlite3.Connection:
