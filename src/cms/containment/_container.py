@@ -314,7 +314,9 @@ class Container(abc.ABC):
 
                 yield changed
         finally:
-            os.close(info)
+            # Who lets go of the tree's mounts last waits for the kernel to take them down: a hundred take
+            # milliseconds, in which no other session would be heard.
+            trio.lowlevel.start_thread_soon(lambda: os.close(info), lambda _: None)
 
     async def freeze(self) -> None:
         """Stop every process of the tree. Returns when none runs any more (with a cgroup: proved).

@@ -14,7 +14,7 @@ import trio
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container
 from cms.containment._model import Guarantee, Guarantees, Layer, Level, Spec
-from cms.containment._mounts import mounts_of
+from cms.containment._mounts import below, mounts_of
 from cms.containment._seccomp import seccomp_filter
 from cms.disk import ask_disk
 from cms.errors import ContainmentError
@@ -139,9 +139,9 @@ class Mechanism(abc.ABC):
 
         def look() -> tuple[tuple[int, int], str]:
             real = Path(os.path.realpath(folder))
-            below = next((point for point in mounts_of(os.getpid()) if real in point.parents), None)
+            mount = below(real, mounts_of(os.getpid()))
             devices = real.stat().st_dev, place.stat().st_dev
-            return devices, "" if below is None else f"something is mounted below it, at {below}"
+            return devices, "" if mount is None else f"something is mounted below it, at {mount}"
 
         try:
             devices, why = await ask_disk(look, f"the folder {folder}")

@@ -173,17 +173,17 @@ class _Planner:
             if place.is_dir() and not place.is_symlink() and place not in self.wanted
         ]
 
-    def _cover(self, folder: Path, mounts: Mapping[Path, Mount]) -> None:
+    def _cover(self, folder: Path, mounts: Mapping[str, Mount]) -> None:
         """Cover it whole, or, where something is mounted below, each folder in it that has nothing below."""
         if folder in self.wanted:
             return  # a work dir
-        if not any(folder in point.parents for point in mounts):
+        if below(folder, mounts) is None:
             self.want(folder, "cover")
             self._pin_parents(folder)
         elif folder not in PRIVATE:
             self.want(folder, "read")
             for child in sorted(folder.iterdir()):
-                kind = mounts[child].kind if child in mounts else ""
+                kind = mounts[str(child)].kind if str(child) in mounts else ""
                 if not child.is_symlink() and child.is_dir() and (not kind or kind in _COVERED):
                     self._cover(child, mounts)
 
@@ -316,7 +316,7 @@ def verify(plan: Plan, pid: int) -> tuple[LostMount, ...]:
     for step in plan.steps:
         if step.word not in ("read", "pin", "cover", "layer", "empty", "null"):
             continue
-        mount = seen.get(step.path)
+        mount = seen.get(str(step.path))
         if mount is None:
             lost.append(LostMount(step.path, "the mount is gone: the path was replaced from outside"))
         elif step.word == "cover" or (step.layer is not None and step.layer.work is not None):
@@ -370,18 +370,26 @@ class Mount(msgspec.Struct, frozen=True):
     options: frozenset[str]
 
 
-def mounts_of(pid: int) -> Mapping[Path, Mount]:
+def mounts_of(pid: int) -> Mapping[str, Mount]:
     """Each mount point that process sees, and what is mounted there last.
+
+    By text: there are a hundred of them, a `Path` of each would take most of the time.
 
     Raises:
         OSError: there is no such process.
     """
-    found: dict[Path, Mount] = {}
+    found: dict[str, Mount] = {}
     for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape").splitlines():
         fields = line.split(" ")
         kind = fields[fields.index("-", 6) + 1]
-        found[Path(_unescape(fields[4]))] = Mount(kind, frozenset(fields[5].split(",")))
+        found[_unescape(fields[4])] = Mount(kind, frozenset(fields[5].split(",")))
     return found
+
+
+def below(folder: Path, mounts: Iterable[str]) -> str | None:
+    """A mount point below a folder, or None."""
+    start = str(folder).rstrip("/") + "/"
+    return next((point for point in mounts if point.startswith(start) and point != start), None)
 
 
 def remove_placeholders(plan: Plan) -> None:

@@ -98,6 +98,8 @@ def is_whole(found: Mapping[Path, Mark]) -> bool:
 
 def compare(before: Mapping[Path, Mark], after: Mapping[Path, Mark]) -> tuple[Change, ...]:
     """What is different, by path. A path that only one of the two knows counts as missing in the other."""
+    if before == after:
+        return ()  # at nearly every end, of hundreds of paths
     changes = []
     for path in sorted({*before, *after}):
         was, now = before.get(path, MISSING), after.get(path, MISSING)
