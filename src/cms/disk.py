@@ -36,19 +36,21 @@ async def ask_disk(
     look: Callable[[], T],
     what: str,
     *,
-    seconds: float = PATIENCE,
+    seconds: float | None = None,
     limiter: trio.CapacityLimiter | None = None,
 ) -> T:
     """What `look` gives. It is called in a thread, and must not mind that nobody waits for it any more.
 
     Args:
         what: is looked at, for the error.
+        seconds: are waited; by default `PATIENCE`.
         limiter: bounds the threads of whoever asks; by default there is one for this call alone.
 
     Raises:
         DiskTimeout: there was no answer within `seconds`.
     """
     limiter = limiter or trio.CapacityLimiter(1)
+    seconds = PATIENCE if seconds is None else seconds
     with trio.move_on_after(seconds):
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=limiter)
     raise DiskTimeout(what, seconds)
