@@ -1,6 +1,6 @@
 """The runner: measures, each beside what people would use instead, and writes the table.
 
-    python -m benchmarks                      all of it; the table of benchmarks/README.md is written anew
+    python -m benchmarks --write              all of it; the table of benchmarks/README.md is written anew
     python -m benchmarks reading store        some of it, told only
     python -m benchmarks --json new.json      the figures, for a machine
     python -m benchmarks --compare old.json   exit code 1 if something is slower than it was then
@@ -54,12 +54,13 @@ def enter_peers() -> None:
     os.execv(python, [str(python), "-m", "benchmarks", *sys.argv[1:]])  # noqa: S606 - no shell is wanted
 
 
-def write_table(run: Run) -> None:
+def write_table(run: Run, *, small: bool) -> None:
     """Put the figures into the README, between their marks."""
     text = _README.read_text()
     before, rest = text.split(_BEGIN)
     after = rest.split(_END)[1]
-    head = f"Measured at {run.commit} on {run.machine} (load {run.load:.1f} before).\n"
+    how = " with --small" if small else ""
+    head = f"Measured{how} at {run.commit} on {run.machine} (load {run.load:.1f} before).\n"
     _README.write_text("\n".join([before + _BEGIN, head, *table(run.figures), "", _END]) + after)
 
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--compare", type=Path, metavar="OLD", help="tell what is slower than in that file")
     parser.add_argument("--small", action="store_true", help="measure less of everything")
+    parser.add_argument("--write", action="store_true", help="write the table of benchmarks/README.md anew")
     parser.add_argument("--here", action="store_true", help="in this environment, without what it lacks")
     given = parser.parse_args()
     unknown = [name for name in given.names if name not in MEASURES]
@@ -86,8 +88,8 @@ def main() -> None:
     print("\n".join([run.machine, "", *table(run.figures)]))
     if given.json:
         given.json.write_bytes(msgspec.json.format(msgspec.json.encode(run)))
-    if not given.names and not given.small:
-        write_table(run)
+    if given.write:
+        write_table(run, small=given.small)
     if given.compare:
         found = slower(msgspec.json.decode(given.compare.read_bytes(), type=Run), run)
         print("\n" + "\n".join(f"slower: {one}" for one in found) if found else "\nnothing is slower")
