@@ -5,11 +5,13 @@ from collections.abc import Iterable
 from datetime import UTC
 from html.parser import HTMLParser
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
 from cms.batch.report import ROWS, Gathered, Gathering, markdown, page, span
+from cms.session.model import ChangeSummary
 
 EVIL = "<script>alert(1)</script> | `x` [a](b) *c* \n# head \"'&"
 
@@ -95,6 +97,22 @@ def test_nothing_that_others_wrote_becomes_markup(text: str) -> None:
     for row in rows:
         assert len(re.findall(r"(?<!\\)\|", row)) in (3, 4, 6)
     assert "<script" not in markdown(batch(2), found, UTC)
+
+
+def test_what_tasks_left_is_told() -> None:
+    gathering = Gathering()
+    change = ChangeSummary("kept", files=2, added=3, removed=1, note="not applied: a.py: conflict")
+    gathering.add(
+        [
+            msgspec.structs.replace(task("one"), response="All green. " + "x" * 1000, change=change),
+            task("two"),
+        ]
+    )
+    found = gathering.found(())
+    for text in (markdown(batch(2), found), page(batch(2), found)):
+        assert "2 files, +3 -1, kept: not applied: a.py: conflict" in text
+        assert "All green." in text
+        assert len(text) < 8000
 
 
 def test_a_huge_batch_shows_its_failures_first() -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
+from cms.batch.model import BatchOptions, TaskSpec
 from cms.errors import UsageError
 from cms.fleet import applying
+from cms.fleet.batches import open_batches
+from cms.options import Layer
 from cms.session.model import DelegateResult, Isolate, Outcome
 from cms.testing.script import call, prompt, say
 from fleet.kit import delegate, make_options, make_settings, supervising, until
@@ -222,3 +226,36 @@ async def test_nothing_changed_is_completed(tmp_path: Path, work: Path) -> None:
         assert result.change.empty
         await supervisor.delete("one")
         assert not list(settings.layers.iterdir())
+
+
+async def test_a_batch_of_isolated_tasks(tmp_path: Path, work: Path) -> None:
+    """What each left is in its result, the report and a patch; one that a crash of ours follows stays so."""
+    settings = make_settings(tmp_path)
+    patches, report, out = tmp_path / "patches", tmp_path / "report.md", tmp_path / "out.jsonl"
+    patches.mkdir()
+    options = BatchOptions(
+        str(work),
+        patches=str(patches),
+        report=str(report),
+        out=str(out),
+        defaults=Layer(isolate="auto", apply="on-pass", verify=("true",), preset="full"),
+    )
+    async with supervising(settings) as supervisor, open_batches(supervisor) as batches:
+        record = await batches.create(options, "b")
+        specs = [
+            (TaskSpec(name=name, prompt=bash(f"echo {name} >> {file}")), line)
+            for line, (name, file) in enumerate((("a", "code"), ("b", "code"), ("c", "new")))
+        ]
+        assert await batches.add(record.id, 0, specs) == []
+        ended = await (await batches.start(record.id)).wait()
+    assert ended.total == 3
+    told = {task["name"]: task for task in map(msgspec.json.decode, out.read_bytes().splitlines())}
+    applied = {name for name, task in told.items() if task["change"]["state"] == "applied"}
+    assert applied >= {"c"}
+    assert applied & {"a", "b"}
+    for name, task in told.items():
+        assert (task["status"] == "completed") == (name in applied), task
+        assert f"+{name}" in (patches / f"{name}.patch").read_text()
+    assert "1 files, +1 -0" in report.read_text()
+    lines = (work / "code").read_text().splitlines()
+    assert set(lines) == {"old"} | (applied - {"c"})

@@ -141,6 +141,12 @@ class Header(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(TEXT, "Write a report at the end: .md or .html.", metavar="FILE", group="news"),
     ] = None
+    patches: Annotated[
+        str | None,
+        Option(
+            TEXT, "Write the change of each isolated task here, a patch a task.", metavar="DIR", group="news"
+        ),
+    ] = None
     on_done: Annotated[
         str | None,
         Option(TEXT, "Run this when the batch ends (JSON on stdin).", metavar="CMD", group="news"),

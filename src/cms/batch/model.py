@@ -14,7 +14,16 @@ from cms.batch import template
 from cms.errors import ExitCode
 from cms.option_kinds import NAME, PROMPT, TEXTS, Option, Way
 from cms.options import TASK, Layer, resolve, session_options
-from cms.session.model import DelegateResult, Judgement, Outcome, Record, Round, SessionOptions, exit_code_of
+from cms.session.model import (
+    ChangeSummary,
+    DelegateResult,
+    Judgement,
+    Outcome,
+    Record,
+    Round,
+    SessionOptions,
+    exit_code_of,
+)
 
 #: Ends that are tried again when `retries` is given without `retryOn`.
 RETRY_ON: Final = (Outcome.FAILED, Outcome.STALLED, Outcome.TIME_EXCEEDED)
@@ -231,6 +240,7 @@ class BatchOptions(Record, frozen=True):
     detached: bool = False  # goes on by itself when the daemon comes back
     out: str = ""  # absolute paths
     report: str = ""
+    patches: str = ""  # a folder for the changes of isolated tasks
     on_done: str = ""  # shell lines
     on_fail: str = ""
     on_park: str = ""
@@ -292,6 +302,7 @@ class TaskResult(Record, frozen=True):
     cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
     place: Place | None = None  # None: on this machine
     patch: str = ""  # the file with what it changed in its checkout
+    change: ChangeSummary | None = None  # of an isolated one
 
 
 class Task(Record, frozen=True):
@@ -354,6 +365,7 @@ class TaskView(Record, frozen=True, kw_only=True):
     node: str = ""  # where it was done, if not here
     host: str = ""
     patch: str = ""  # the file with what it changed there
+    change: ChangeSummary | None = None
 
 
 def result_of(
@@ -380,6 +392,7 @@ def result_of(
         rounds=result.rounds,
         place=place,
         patch=patch,
+        change=result.change,
     )
 
 
@@ -416,6 +429,7 @@ def view(task: Task) -> TaskView:
         node=result.place.node if result.place is not None else "",
         host=result.place.host if result.place is not None else "",
         patch=result.patch,
+        change=result.change,
     )
 
 

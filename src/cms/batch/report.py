@@ -35,6 +35,10 @@ _LOOKS: Final[dict[TaskStatus, tuple[str, str]]] = {
 _FAILED: Final = ("✗", "#b3362b")
 
 
+#: Characters of an answer that a report shows.
+_EXCERPT: Final = 300
+
+
 def look(status: TaskStatus) -> tuple[str, str]:
     """A status's icon and its colour."""
     return _LOOKS.get(status, _FAILED)
@@ -68,7 +72,7 @@ class Gathering:
         for task in tasks:
             self._total += 1
             bucket = self._bad if task.status in _BAD else self._good
-            short = msgspec.structs.replace(task, response="")
+            short = msgspec.structs.replace(task, response=task.response[:_EXCERPT])
             if len(bucket) < ROWS:
                 bucket.append((self._total, short))
             self._dear.append(short)
@@ -141,6 +145,16 @@ def score_rows(scores: Sequence[CellScore]) -> tuple[list[str], list[list[str]]]
 def rate_words(rate: Rate) -> str:
     """`0.712 (0.658-0.760)`."""
     return f"{rate.rate:.3f} ({rate.low:.3f}-{rate.high:.3f})"
+
+
+def _change(task: TaskView) -> str:
+    """What an isolated task has changed, and what became of it."""
+    change = task.change
+    if change is None or (change.empty and not change.note):
+        return ""
+    commits = f", {change.commits} commits" if change.commits else ""
+    note = f": {change.note}" if change.note else ""
+    return f"{change.files} files, +{change.added} -{change.removed}{commits}, {change.state}{note}"
 
 
 def _clock(at: float | None, zone: tzinfo | None) -> str:
@@ -219,6 +233,11 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
         lines += [
             f"| {_md(task.name)} | {task.status.value} | {_md(task.error or '; '.join(task.reasons))} |"
             for task in failures
+        ]
+    if left := [task for task in found.shown if task.response or task.change is not None]:
+        lines += ["", "## What they left", "", "| task | change | answer |", "| --- | --- | --- |"]
+        lines += [
+            f"| {_md(task.name)} | {_md(_change(task))} | {_md(task.response, _EXCERPT)} |" for task in left
         ]
     if found.by_model:
         lines += ["", "## Cost by model", "", "| model | cost |", "| --- | ---: |"]
@@ -352,6 +371,13 @@ def page(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) -> str
         f"<h2>Time line</h2><table><tr><th>task</th><th>status</th><th>{axis}</th>"
         f'<th class="n">cost</th><th class="n">turns</th><th class="n">tries</th></tr>{rows}</table>'
     )
+    if left := [task for task in found.shown if task.response or task.change is not None]:
+        rows = _rows(
+            f"<td>{_e(task.name)}</td><td>{_e(_change(task))}</td><td>{_e(task.response)}</td>"
+            for task in left
+        )
+        head = "<tr><th>task</th><th>change</th><th>answer</th></tr>"
+        parts.append(f"<h2>What they left</h2><table>{head}{rows}</table>")
     if found.left_out:
         parts.append(f"<p>{found.left_out} more tasks are not shown here.</p>")
     for title, costs in (

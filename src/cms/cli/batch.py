@@ -185,6 +185,8 @@ def _with_settings(options: BatchOptions, header: Header, beside: Path = _HERE) 
     }
     if changes.get("artifacts"):
         changes["artifacts"] = check_folder(str(changes["artifacts"]), "--artifacts")
+    if header.patches:
+        changes["patches"] = new_file(f"{header.patches.rstrip('/')}/x", "--patches").removesuffix("/x")
     for field in ("out", "report"):
         if changes.get(field):
             changes[field] = new_file(str(changes[field]), f"--{field}")

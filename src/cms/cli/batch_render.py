@@ -14,7 +14,19 @@ from cms.batch.model import (
 )
 from cms.batch.report import score_rows, span, table_words
 from cms.batch.scores import CellScore
-from cms.cli.render import age, clock, cost, count, cut, display_width, one_line, paint, size, table
+from cms.cli.render import (
+    age,
+    change_words,
+    clock,
+    cost,
+    count,
+    cut,
+    display_width,
+    one_line,
+    paint,
+    size,
+    table,
+)
 from cms.cli.terminal import Style
 
 #: status: (icon, its ASCII stand-in, SGR colour).
@@ -29,6 +41,8 @@ TASK_ICONS: dict[TaskStatus, tuple[str, str, str]] = {
     TaskStatus.LOST: ("⊘", "?", "31"),
 }
 _CROSS = ("✗", "x", "31")
+#: Characters of an answer that are shown with its task.
+_EXCERPT = 200
 NOT_COMPLETED = OVER - {TaskStatus.COMPLETED}
 
 BATCH_COLOURS: dict[BatchStatus, str] = {
@@ -63,6 +77,17 @@ def task_line(task: TaskView, style: Style) -> str:
     words = f"{task.status.value}: {why}" if why else task.status.value
     room = None if style.width is None else max(20, style.width - display_width(task.name) - 2)
     return f"{head}  {cut(words, room, style)}"
+
+
+def left_lines(task: TaskView, style: Style) -> list[str]:
+    """What a task has left behind: its change, and the beginning of its answer."""
+    lines = []
+    if task.change is not None and not task.change.empty:
+        lines.append(f"    {change_words(task.change, task.name, style)}")
+    if task.response:
+        room = None if style.width is None else style.width - 4
+        lines.append(f"    {cut(one_line(task.response[:_EXCERPT], style), room, style)}")
+    return lines
 
 
 def counts_words(batch: BatchRecord) -> str:

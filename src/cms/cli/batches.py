@@ -115,7 +115,9 @@ def show(
         io.show_json(batch_json(record, scores=scores, tasks=tasks))
         return ExitCode.COMPLETED
     style = io.out_style()
-    lines = [render.task_line(task, style) for task in tasks]
+    lines = []
+    for task in tasks:
+        lines += [render.task_line(task, style), *render.left_lines(task, style)]
     summary = render.summary_lines(record, time.time(), style, scores)
     io.show_lines([*lines, *([""] if lines else []), *summary])
     if report:

@@ -49,7 +49,7 @@ from cms.fleet.batch_sessions import News
 from cms.fleet.batch_texts import texts_of
 from cms.fleet.crew import Crew, Elsewhere, Job, Lost, NotDone
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier
-from cms.fleet.results_file import Results, write_report
+from cms.fleet.results_file import Results, write_patch, write_report
 from cms.session.model import Outcome
 from cms.store import batch_scores, batch_tasks, batches
 from cms.store.store import Store
@@ -517,6 +517,7 @@ class Engine:
     async def _after_end(self, task: Task) -> None:
         """What the world hears of a task that is over."""
         await self._results.write()
+        await write_patch(view(task), self._options.patches, self.warn)
         if task.status is TaskStatus.COMPLETED:
             if self._options.keep_alive:
                 try:

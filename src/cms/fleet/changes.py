@@ -142,7 +142,7 @@ class Changes:
         """A change in numbers. `fresh`: it has just been frozen, so what is noted with the session is old."""
         if not fresh and record.change is not None and record.change.state != "kept":
             return record.change
-        found = summary_of(change, self.home(record))
+        found = summary_of(change, keep)
         if fresh:
             return found
         done = await self._do(lambda: changes.find_applied(keep), "a change")
