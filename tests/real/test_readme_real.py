@@ -24,7 +24,7 @@ def commands() -> list[list[str]]:
 
 def files() -> dict[str, str]:
     """What the README shows as the contents of a file."""
-    return dict(re.findall(r"^`([\w.]+)`:\n\n```json\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+    return dict(re.findall(r"^`([\w.]+)`:\n\n```(?:json|csv)\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
 
 
 def test_there_are_commands_to_run() -> None:
@@ -35,6 +35,7 @@ def test_there_are_commands_to_run() -> None:
 def test_every_command_of_the_readme_works(world: World) -> None:
     for name, text in files().items():
         (world.work_dir / name).write_text(text)
+    (world.work_dir / "test_project.py").write_text("def test_it() -> None:\n    pass\n")
     for words in commands():
         ran = world.cms(*words)
         assert ran.code == 0, (words, ran)
