@@ -214,6 +214,27 @@ async def test_a_repository_that_the_work_makes_is_told_and_is_no_violation(sett
         assert "b = c" in (work / "new/one/.git/config").read_text()
 
 
+async def test_a_repository_that_brings_programs_is_in_the_verdict(settings: Settings) -> None:
+    """The next `git status` of a person's would run them."""
+    work = env_file(settings).parent
+    script = (
+        "git init -q one; git -C one config core.fsmonitor ./watch\n"
+        "git init -q two; git init -q --bare three\n"
+        "for d in two/.git three; do echo x > $d/hooks/pre-commit; chmod +x $d/hooks/pre-commit; done\n"
+        "mkdir four; echo 'gitdir: ../one/.git' > four/.git"
+    )
+    async with supervising(settings) as supervisor:
+        result = await delegate(supervisor, prompt("Make", shell(script), say("done")))
+    assert result.status is Outcome.COMPLETED
+    assert set(walls_of(result).repository_programs) == {
+        f"{work}/one: core.fsmonitor",
+        f"{work}/two: hook pre-commit",
+        f"{work}/three: hook pre-commit",
+        f"{work}/four: core.fsmonitor",
+    }
+    assert sum("in which git runs what it brings" in reason for reason in result.reasons) == 4
+
+
 async def test_without_safety_nothing_is_held_and_all_of_it_is_told(settings: Settings) -> None:
     async with supervising(settings) as supervisor:
         result = await delegate(

@@ -31,7 +31,7 @@ from cms.protection.git_config import Entry, from_environment, parse
 _LONGEST: Final = 256 * 1024
 _MOST_FILES: Final = 500
 _DEEPEST: Final = 10
-_MOST_REPOSITORIES: Final = 300
+MOST_REPOSITORIES: Final = 300
 #: Words of values that are looked up on the disk.
 _MOST_WORDS: Final = 3000
 
@@ -80,9 +80,38 @@ def find_git_places(
     return tuple(path for path in finder.found if not finder.is_needed(path))
 
 
+def find_git_programs(repository: Path, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What git would run of a repository's own: hooks that are there, and settings that name commands.
+
+    Args:
+        repository: its `.git`, or a folder that is one by itself.
+    """
+    finder = _Finder((repository.parent,), environ, everywhere=False)
+    finder.add(repository)
+    hooks = (hook for path in finder.found if path.name == "hooks" for hook in _entries(path))
+    ready = (f"hook {hook.name}" for hook in hooks if hook.suffix != ".sample" and os.access(hook, os.X_OK))
+    commands = (
+        entry.key
+        for entry in finder.own
+        if entry.value not in ("", "true", "false")
+        and (entry.key == "core.hookspath" or _COMMANDS.fullmatch(entry.key))
+    )
+    return tuple(dict.fromkeys((*ready, *commands)))
+
+
 class _Finder:
-    def __init__(self, folders: Sequence[Path], environ: Mapping[str, str]) -> None:
+    """Of `find_git_places`.
+
+    Attributes:
+        found: the places.
+        own: the settings of the repositories themselves.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], environ: Mapping[str, str], *, everywhere: bool = True
+    ) -> None:
         self.found: dict[Path, None] = {}
+        self.own: list[Entry] = []
         self._home = Path(environ.get("HOME") or "~").expanduser()
         self._needed = [*map(_real, folders), _real(self._home)]
         self._folders = folders
@@ -91,7 +120,7 @@ class _Finder:
         self._words = _MOST_WORDS
         self._read: dict[Path, tuple[Entry, ...]] = {}
         self._repositories: set[tuple[Path, Path]] = set()
-        self._everywhere = self._of_user_and_system(environ)
+        self._everywhere = self._of_user_and_system(environ) if everywhere else []
         for top in folders:
             self._name(self._everywhere, top)
 
@@ -118,7 +147,7 @@ class _Finder:
         self._repository(_normal(folder), top)
 
     def _repository(self, folder: Path, top: Path) -> None:
-        if len(self._repositories) >= _MOST_REPOSITORIES or (folder, top) in self._repositories:
+        if len(self._repositories) >= MOST_REPOSITORIES or (folder, top) in self._repositories:
             return
         self._repositories.add((folder, top))
         common = folder
@@ -130,6 +159,7 @@ class _Finder:
         for name in ("commondir", "config", "hooks", "info/attributes"):
             self.found[common / name] = None
         entries = [*self._settings(common / "config"), *self._settings(folder / "config.worktree")]
+        self.own += entries
         for entry in entries:
             if entry.key == "core.worktree" and entry.value:
                 top = _normal(folder / entry.value)
@@ -215,7 +245,7 @@ def _text(path: Path) -> str:
 
 def _entries(folder: Path) -> list[Path]:
     try:
-        return sorted(folder.iterdir())[:_MOST_REPOSITORIES]
+        return sorted(folder.iterdir())[:MOST_REPOSITORIES]
     except OSError:
         return []
 

@@ -16,6 +16,7 @@ import trio
 
 from cms.containment import Container, Layer, LostMount
 from cms.disk import ask_disk
+from cms.protection.git_places import MOST_REPOSITORIES, find_git_programs
 from cms.protection.protected_paths import ProtectedPaths, find_all_paths, find_new, layered
 from cms.protection.tripwire import MOST_FILES, Mark, compare, is_whole, mark, snapshot, snapshot_again
 from cms.session.gate import Rules
@@ -123,17 +124,20 @@ class PathGuard:
         if not self._rules.safety or self._container is None:
             return self._walls()
 
-        def look() -> tuple[dict[Path, Mark], dict[Path, Mark], tuple[Path, ...]]:
+        def look() -> tuple[dict[Path, Mark], dict[Path, Mark], dict[Path, tuple[str, ...]]]:
             new, made = find_new(self._rules)
             watched = dict.fromkeys((*self.paths.watched, *new))
-            return snapshot_again(self._before, watched, self._ours), _look_at(self._base), made
+            programs = {path: find_git_programs(path, self._environ) for path in made[:MOST_REPOSITORIES]}
+            return snapshot_again(self._before, watched, self._ours), _look_at(self._base), programs
 
         after, base, new = await self._ask_disk(look, "the protected paths, after the session")
         held = [path for path in self._held() if not self._gave_way(path, after)]
         held += [layer.folder for layer in self.paths.layers]
         changed: list[str] = []
         outside: list[str] = []
-        repositories = {str(path.parent if path.name == ".git" else path): None for path in new}
+        new = {(path.parent if path.name == ".git" else path): programs for path, programs in new.items()}
+        repositories = {str(path): None for path in new}
+        runs = tuple(f"{path}: {', '.join(programs)}" for path, programs in new.items() if programs)
         for change in compare(self._before, after):
             if (made := self._new_repository(change.path)) is not None:
                 repositories[str(made.parent)] = None
@@ -143,7 +147,7 @@ class PathGuard:
         for number, change in enumerate(compare(self._base, base)):
             if number < _NAMED:
                 (outside if _below(change.path, held) else changed).append(f"{change} (cms runs on it)")
-        return self._walls(tuple(changed), tuple(outside), tuple(repositories))
+        return self._walls(tuple(changed), tuple(outside), tuple(repositories), runs)
 
     async def _ask_disk(self, look: Callable[[], T], what: str) -> T:
         return await ask_disk(look, what, seconds=PATIENCE, limiter=self._limiter)
@@ -179,6 +183,7 @@ class PathGuard:
         changed: tuple[str, ...] = (),
         outside: tuple[str, ...] = (),
         repositories: tuple[str, ...] = (),
+        repository_programs: tuple[str, ...] = (),
     ) -> Walls:
         unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.paths.unheld]
         unheld += [(str(path), "it has another name, a hard link") for path in sorted(self._named_twice)]
@@ -194,6 +199,7 @@ class PathGuard:
             changed=changed,
             outside=outside,
             repositories=repositories,
+            repository_programs=repository_programs,
             anywhere=self._why_anywhere(),
             left_out=self.left_out,
             mistakes=self.mistakes,

@@ -304,6 +304,7 @@ class Walls(Record, frozen=True):
         outside: the same, but the operating system held them: somebody else did it.
         repositories: made while the session ran, with hooks and settings that nobody else has seen. Honest
             work makes some, so they are no violation.
+        repository_programs: what git would run there: hooks, and settings that name commands.
         unchecked: why nobody has looked at the end whether anything was changed.
         anywhere: it could write whatever its user can, but for what is protected; and why.
         left_out: of the folders' own configuration: what was not in force, and how to let it in.
@@ -318,6 +319,7 @@ class Walls(Record, frozen=True):
     changed: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ()
+    repository_programs: tuple[str, ...] = ()
     unchecked: str = ""
     anywhere: str = ""
     left_out: tuple[str, ...] = ()
@@ -332,6 +334,10 @@ class Walls(Record, frozen=True):
             *((f"it could write outside of its work dir: {self.anywhere}",) if self.anywhere else ()),
             *(f"protected, and changed while the session ran: {one}" for one in self.changed),
             *(f"protected, and changed from outside while the session ran: {one}" for one in self.outside),
+            *(
+                f"a repository was made in which git runs what it brings: {x}"
+                for x in self.repository_programs
+            ),
             *(
                 f"protected, and not held by the operating system: {one}"
                 for one in (*self.unheld, *self.lost)
