@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Mapping
 
 import pytest
@@ -144,6 +145,20 @@ def test_the_model_does_not_change_the_mode_that_was_chosen(world: World, flags:
     assert denials(ran) == [("EnterPlanMode", "gate")]
     assert (world.work_dir / "a.txt").exists()
     assert (world.work_dir / "b.txt").exists()
+
+
+def test_the_work_stays_where_it_is_checked(world: World) -> None:
+    """claude's own work trees: the work would lie in `.claude/worktrees`, and the check would not see it."""
+    git = ("git", "-C", str(world.work_dir), "-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    look = {"description": "look", "prompt": prompt("Look", say("seen")), "subagent_type": "general-purpose"}
+    apart, make = call("Agent", isolation="worktree", **look), call("Bash", command="touch made")
+    flags = ("--preset", "full", "--verify", "test -e made")
+    ran = delegate(world, call("EnterWorktree", name="side"), apart, make, DONE, flags=flags)
+    assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
+    assert denials(ran) == [("EnterWorktree", "gate"), ("Agent", "gate")]
+    assert not (world.work_dir / ".claude" / "worktrees").exists()
 
 
 def test_a_plan_that_nobody_asked_for_does_not_end_the_work(world: World) -> None:

@@ -218,3 +218,17 @@ def test_a_plan_ends_the_interaction_well() -> None:
     assert [told.breach.outcome for told in world.breaches] == [Outcome.COMPLETED]
     assert world.state.turn is not None
     assert world.state.turn.plan == "First this."
+
+
+@pytest.mark.parametrize("preset", ["edit", "full"])
+def test_nothing_moves_the_work_out_of_the_folder_that_is_checked(preset: Preset) -> None:
+    held = rules(preset), rules(preset, safety=False), rules(preset, permission_mode="bypassPermissions")
+    for each in held:
+        world = World(each).see(
+            hook("1", "EnterWorktree", {"name": "side"}),
+            hook("2", "EnterWorktree", {"path": 3}),
+            hook("3", "Agent", {"prompt": "look", "isolation": "worktree"}),
+            hook("4", "Agent", {"prompt": 7, "isolation": "remote", "description": []}),
+            hook("5", "Agent", {"prompt": "look"}),
+        )
+        assert world.words == {"1": "deny", "2": "deny", "3": "deny", "4": "deny", "5": "allow"}

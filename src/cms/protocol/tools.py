@@ -14,5 +14,7 @@ QUESTION_TOOL = "AskUserQuestion"
 ANSWER_TOOL = "StructuredOutput"
 PLAN_TOOL = "ExitPlanMode"
 ENTER_PLAN_TOOL = "EnterPlanMode"
+#: Moves all that follows into a work tree of its own.
+WORKTREE_TOOL = "EnterWorktree"
 #: They look at the outside, or at what is planned.
 LOOKING_TOOLS = ("WebFetch", "WebSearch", "CronList")

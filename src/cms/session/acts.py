@@ -17,11 +17,14 @@ from cms.protocol.tools import (
     PLAN_TOOL,
     QUESTION_TOOL,
     READ_TOOLS,
+    WORKTREE_TOOL,
 )
 from cms.session.tool_input import ToolInput
 
 #: Tools whose refusal takes nothing from the work.
-_NO_LOSS: Final = frozenset({*READ_TOOLS, *OWN_TOOLS, QUESTION_TOOL, ANSWER_TOOL, PLAN_TOOL, ENTER_PLAN_TOOL})
+_NO_LOSS: Final = frozenset(
+    {*READ_TOOLS, *OWN_TOOLS, QUESTION_TOOL, ANSWER_TOOL, PLAN_TOOL, ENTER_PLAN_TOOL, WORKTREE_TOOL}
+)
 #: Tools whose success changes nothing by itself; what a subagent does is counted where it does it.
 _NO_ACT: Final = frozenset({*_NO_LOSS, *AGENT_TOOLS, *LOOKING_TOOLS})
 #: Programs that only read, whatever their arguments.

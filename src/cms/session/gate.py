@@ -35,6 +35,7 @@ from cms.protocol.tools import (
     QUESTION_TOOL,
     READ_TOOLS,
     SKILL_TOOL,
+    WORKTREE_TOOL,
     WRITE_TOOLS,
 )
 from cms.session.model import Limits, Outcome, Preset, Question, Writes
@@ -134,6 +135,9 @@ def judge(call: PendingCall, rules: Rules) -> GateDecision:
         )
     if call.tool in (PLAN_TOOL, ENTER_PLAN_TOOL):
         return _by_plan(call, rules)
+    if call.tool == WORKTREE_TOOL or (call.tool in _AGENTS and given.isolation):
+        reason = "refused: its work would lie where nobody looks and no check runs; work in the work dir"
+        return GateDecision("deny", reason, detail)
     if call.tool == ANSWER_TOOL:
         return GateDecision("allow")  # words for us, whatever paths they name
     if rules.safety and (refused := _by_paths(call, rules)) is not None:

@@ -38,6 +38,7 @@ class ToolInput(msgspec.Struct, frozen=True):
     query: str | None = None
     skill: str | None = None
     description: str | None = None
+    isolation: str | None = None
     plan: str = ""
     questions: tuple[QuestionInput, ...] = ()
 
@@ -77,7 +78,18 @@ class ToolInput(msgspec.Struct, frozen=True):
 
 
 #: The fields of an input that can be read one by one when the whole cannot.
-_TEXTS = ("file_path", "notebook_path", "path", "command", "pattern", "url", "query", "skill", "description")
+_TEXTS = (
+    "file_path",
+    "notebook_path",
+    "path",
+    "command",
+    "pattern",
+    "url",
+    "query",
+    "skill",
+    "description",
+    "isolation",
+)
 
 
 def _piecemeal(raw: msgspec.Raw) -> ToolInput:
