@@ -332,14 +332,13 @@ def rounds_before(db: Database, last: Interaction) -> list[Interaction]:
 
 def judges_of(db: Database, session_id: str) -> list[SessionRecord]:
     """The sessions that judge work of that one, oldest first."""
-    # (The words of the index `sessions_judges`.)
-    return _sessions(
-        db,
-        'instr(rest, \'"judges":"\') > 0 AND instr(rest, \'"judges":""\') = 0'
-        ' AND substr(rest, instr(rest, \'"judges":"\') + 10, 36)'
-        " IN (SELECT id FROM interactions WHERE session_id = ?) ORDER BY created, rowid",
-        session_id,
-    )
+    ids: list[tuple[str]] = db.execute(
+        "SELECT id FROM interactions WHERE session_id = ? ORDER BY number", (session_id,)
+    ).fetchall()
+    # One by one, in the words of the index `sessions_judges`: with a list of them SQLite would not search it.
+    judges = """instr(rest, '"judges":"') > 0 AND instr(rest, '"judges":""') = 0
+        AND substr(rest, instr(rest, '"judges":"') + 10, 36) = ? ORDER BY rowid"""
+    return [judge for (message_id,) in ids for judge in _sessions(db, judges, message_id)]
 
 
 def round_after(db: Database, one: Interaction) -> Interaction | None:
