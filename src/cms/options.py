@@ -37,7 +37,7 @@ from cms.option_kinds import (
     MONEY,
     OUTCOMES,
     PRESET,
-    PROMPT,
+    QUESTION,
     RULES,
     SCHEMA,
     SECONDS,
@@ -282,9 +282,8 @@ class Layer(Record, frozen=True, omit_defaults=True):
     judge: Annotated[
         str | None,
         Option(
-            PROMPT,
+            QUESTION,
             "Ask a second, read-only session this about the work; only a pass completes it.",
-            metavar="PROMPT",
             group="task",
             ways=_CHECK,
             tool=Tool(

@@ -24,6 +24,8 @@ MAX_NAME: Final = 64
 NAME_PATTERN: Final = r"^[A-Za-z0-9._][A-Za-z0-9._-]{0,63}(?!\n)$"
 #: Characters of a prompt; more is a mistake (a file that was not meant).
 MAX_TEXT: Final = 16 * 1024 * 1024
+#: Characters of a judge's question.
+MAX_QUESTION: Final = 64 * 1024
 
 _TIME_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
@@ -60,8 +62,8 @@ def parse_money(text: str) -> float:
     return value
 
 
-def parse_count(text: str) -> int:
-    """A positive whole number.
+def parse_count(text: str, least: int = 1) -> int:
+    """A whole number that is not too small.
 
     Raises:
         ValueError: it is not.
@@ -70,8 +72,8 @@ def parse_count(text: str) -> int:
         value = int(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise ValueError(f"{text!r} is not positive: the least is 1")
+    if value < least:
+        raise ValueError(f"{text!r} is {'not positive' if least else 'negative'}: the least is {least}")
     return value
 
 
@@ -141,7 +143,7 @@ def check_size(value: object) -> int:
 def check_count(value: object, least: int = 1) -> int:
     """A whole number. Raises as all of these."""
     if isinstance(value, str):
-        return 0 if value == "0" and not least else parse_count(value)
+        return parse_count(value, least)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise BadValue(f"{shown(value)} is not a whole number of at least {least}")
     return value
@@ -180,6 +182,16 @@ def check_prompt(value: object) -> str:
         raise BadValue("is empty", hint="say what is to be done")
     if len(text) > MAX_TEXT:
         raise BadValue(f"is {len(text)} characters long: more than {MAX_TEXT} is a mistake")
+    return text
+
+
+def check_question(value: object) -> str:
+    """What a judge is asked, short enough to stand beside what it is about."""
+    text = check_word(value)
+    if not text.strip():
+        raise BadValue("the judge is asked nothing", hint="say what it is to decide")
+    if len(text) > MAX_QUESTION:
+        raise BadValue(f"the judge is asked {len(text)} characters: more than {MAX_QUESTION} is a mistake")
     return text
 
 

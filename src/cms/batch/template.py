@@ -72,6 +72,9 @@ def _read(inside: str, names: Collection[str]) -> Wanted:
         if inside.startswith(f"{name}."):
             field, _, path = inside.removeprefix(f"{name}.").partition(".")
             return Wanted(name, field, path)
+    name, found, path = inside.partition(".output.")
+    if found:
+        return Wanted(name, "output", path)
     name, dot, field = inside.rpartition(".")
     return Wanted(name, field) if dot and (not field or field.isalpha()) else Wanted(inside, "")
 
