@@ -39,6 +39,9 @@ def test_a_batch_over_two_nodes(server: Server, hosts: Hosts) -> None:
     wrong = head.batch([task("a")], server.url(), "--label", "tpu")
     assert wrong.code == 2
     assert "label 'tpu'" in wrong.err
+    wrong = head.batch([task("a", isolate="auto")], server.url(), "--label", label)
+    assert wrong.code == 2
+    assert "--isolate" in wrong.err
 
     two.ok("node", "drain", "--wait")
     assert two.node.wait(20) == 0

@@ -18,7 +18,7 @@ from cms.nodes.checkout import CheckoutError, check_out, checked_out
 from cms.nodes.start import has_room, memory_pressure, unit
 from cms.nodes.state import KEEP, NodeFolder, NodeState
 from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
-from cms.units import MAX_NAME
+from cms.units import MAX_NAME, check_name
 
 CARD = Card("n-1", "host", 2, "0.1", ("gpu",))
 
@@ -61,7 +61,8 @@ def test_no_address(text: str) -> None:
 def test_a_session_at_a_node_has_a_name_of_its_own() -> None:
     one, two = job_id("b", "t", 1), job_id("b", "t", 2)
     assert session_name("t", one) != session_name("t", two)
-    assert len(session_name("n" * MAX_NAME, one)) <= MAX_NAME
+    for name in ("n" * MAX_NAME, "t/row 7/cell", "-", "ü"):
+        assert check_name(session_name(name, one)).endswith(session_name("t", one)[1:])
 
 
 class TestArtifacts:

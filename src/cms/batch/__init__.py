@@ -10,6 +10,7 @@
 | `template` | which results of others, and values of a row, does a prompt want; what it reads with them |
 | `graph` | is there a cycle; how long is the longest chain |
 | `throttle` | how many may run at once, given what the API bears; when is it time to rest |
+| `many` | what is under way, by the tens of thousands, in copies that are cheap |
 | `allowance` | may this task start under the batch's cap |
 | `retry` | a try has ended: is the task over, or tried again, when and how |
 | `ends` | what is written down of a try that has ended |

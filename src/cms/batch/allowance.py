@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from cms.batch.many import Many
+
 EPSILON: Final = 1e-9
 
 
@@ -26,11 +28,11 @@ class Allowance(msgspec.Struct, frozen=True):
 
     cap: float | None = None
     spent: float = 0.0
-    held: dict[int, float] = {}
+    held: Many = Many()
 
     @property
     def reserved(self) -> float:
-        return sum(self.held.values())
+        return self.held.total
 
     @property
     def left(self) -> float:
@@ -47,7 +49,7 @@ def fits(allowance: Allowance, limit: float | None) -> bool:
 
 def reserve(allowance: Allowance, task: int, limit: float | None) -> Allowance:
     """With the task's limit reserved. The caller has asked `fits`."""
-    return msgspec.structs.replace(allowance, held={**allowance.held, task: limit or 0.0})
+    return msgspec.structs.replace(allowance, held=allowance.held.put(task, limit or 0.0))
 
 
 def counted(cost: float, reserved: float, *, exact: bool) -> float:
@@ -57,8 +59,8 @@ def counted(cost: float, reserved: float, *, exact: bool) -> float:
 
 def settle(allowance: Allowance, task: int, cost: float, *, exact: bool) -> Allowance:
     """The try has ended: its reservation is exchanged for its cost."""
-    held = dict(allowance.held)
-    reserved = held.pop(task, 0.0)
+    reserved = allowance.held.get(task)
+    held = allowance.held.without(task)
     return msgspec.structs.replace(
         allowance, held=held, spent=allowance.spent + counted(cost, reserved, exact=exact)
     )

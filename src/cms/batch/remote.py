@@ -29,6 +29,7 @@ FENCE: Final = 0.5
 AHEAD: Final = 1.3
 
 _MAX_NAME: Final = 64
+_ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")
 #: What git takes for a place and not for an option or a program (`ext::`).
 _SOURCE: Final = re.compile(r"(?:bundle:[0-9a-f]{64}|(?:https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+)\Z")
 _REF: Final = re.compile(r"(?!-)(?!.*\.\.)[\w./+@-]{1,200}\Z")
@@ -41,7 +42,8 @@ def job_id(batch: str, task: str, tries: int) -> str:
 
 def session_name(task: str, job: str) -> str:
     """What the session of a job is called on its node, where other batches have tasks of that name too."""
-    return f"{task[: _MAX_NAME - 9]}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
+    word = _ODD.sub("-", task).lstrip("-")[: _MAX_NAME - 9]  # of a row or a cell it has slashes
+    return f"{word or 'task'}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
 
 
 def queue_of(label: str) -> str:

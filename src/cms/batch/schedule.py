@@ -25,6 +25,7 @@ import msgspec
 
 from cms.batch import allowance, throttle
 from cms.batch.allowance import Allowance
+from cms.batch.many import Many
 from cms.batch.model import BatchStatus, TaskStatus
 from cms.batch.throttle import Throttle, Trouble
 
@@ -70,7 +71,7 @@ class State(msgspec.Struct, frozen=True):
     stale: bool = True
     next_due: float | None = None
     waiting: int = 0
-    running: frozenset[int] = frozenset()
+    running: Many = Many()
     failed: int = 0  # ended, and not completed
     ending: bool = False
     parked_told: float = 0.0
@@ -226,7 +227,7 @@ def fold(state: State, event: BatchEvent) -> State:
                 allowance=allowance.reserve(state.allowance, seq, limit),
                 ready=_without(state.ready, seq),
                 waiting=state.waiting - 1,
-                running=state.running | {seq},
+                running=state.running.put(seq),
             )
         case Resized(cap=cap):
             return _set(state, throttle=throttle.resized(current, cap))
@@ -279,7 +280,7 @@ def _ended(state: State, event: Ended) -> State:
         state,
         throttle=current,
         allowance=allowance.settle(state.allowance, event.seq, event.cost, exact=event.exact),
-        running=state.running - {event.seq},
+        running=state.running.without(event.seq),
         waiting=state.waiting + again - event.skipped,
         failed=state.failed + (not again and event.status is not TaskStatus.COMPLETED) + event.skipped,
         stale=state.stale or again or event.released > 0,
@@ -335,9 +336,10 @@ class Finish(Action, frozen=True):
     reason: str = ""
 
 
-#: Candidates are read for this many times what may run at once, and at least so many.
+#: Candidates are read for this many times what may run at once, at least so many and at most so many.
 _PAGES: Final = 2
 _LEAST: Final = 32
+_MOST: Final = 1024
 
 
 def decide(state: State, now: float) -> tuple[Action, ...]:
@@ -366,7 +368,7 @@ def decide(state: State, now: float) -> tuple[Action, ...]:
     due = state.next_due is not None and now >= state.next_due
     if not state.ready and (state.stale or due):
         # Also while nothing may start: whether anything waits at all decides on the end.
-        return (Fetch(max(_PAGES * state.throttle.cap, _LEAST)),)
+        return (Fetch(min(max(_PAGES * state.throttle.cap, _LEAST), _MOST)),)
     if state.running:
         return ()
     if state.ready and not any(allowance.fits(state.allowance, one.limit) for one in state.ready):

@@ -23,6 +23,8 @@ from typing import Final, Literal
 import msgspec
 
 COOL: Final = 30.0
+#: Of the cap, what each calm `COOL` adds, if that is more than one: a fleet's window would take days.
+GROWTH: Final = 1 / 64
 TROUBLES: Final = 5
 BASE: Final = 5.0
 LONGEST: Final = 900.0
@@ -106,7 +108,7 @@ def tick(throttle: Throttle, now: float) -> Throttle:
         return throttle
     # The same sum as in `wake_at`: with a difference, rounding could make the two disagree for ever.
     if now >= max(throttle.last_cut, throttle.last_calm) + COOL and throttle.window < throttle.cap:
-        grown = min(float(throttle.cap), throttle.window + 1)
+        grown = min(float(throttle.cap), throttle.window + max(1.0, throttle.cap * GROWTH))
         return _set(throttle, window=grown, target=max(throttle.target, grown), last_calm=now)
     return throttle
 

@@ -103,7 +103,12 @@ class Batches:
             NewTask(first + place, line, resolve_task(spec, options.defaults, options.work_dir))
             for place, (spec, line) in enumerate(tasks)
         ]
-        return await self.store.write(batch_intake.add, batch_id, new)
+        problems = [
+            f"line {one.line}: --isolate is for this machine; a node gives a task a checkout (--repo)"
+            for one in new
+            if options.on and one.options.session.isolate != "no"
+        ]
+        return problems or await self.store.write(batch_intake.add, batch_id, new)
 
     async def check(self, batch_id: str) -> list[str]:
         """Everything that is wrong with the tasks as a whole."""

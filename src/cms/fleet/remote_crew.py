@@ -363,7 +363,7 @@ class RemoteCrew:
         """
         if done is None or not done.patch:
             return report
-        path = self._patches / f"{task.name}-{task.tries}.patch"
+        path = self._patches / f"{task.name.replace('/', '_')}-{task.tries}.patch"
         try:
             await trio.to_thread.run_sync(_write, path, done.patch)
         except OSError as error:
