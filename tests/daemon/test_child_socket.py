@@ -45,7 +45,7 @@ from cms.rpc.sessions import (
 from cms.rpc.verbs import Nothing, P, R, Verb
 from cms.rpc.wire import PROTOCOL
 from cms.session.lineage import scope
-from cms.session.model import DelegateResult, Limits, Record, Reply, SessionOptions
+from cms.session.model import DelegateResult, Limits, Outcome, Record, Reply, SessionOptions
 from cms.testing.script import call, prompt, say
 from fleet.kit import make_options, make_settings, supervising
 
@@ -53,8 +53,8 @@ LONG = call("Bash", command="sleep 600")
 
 
 @asynccontextmanager
-async def house(tmp_path: Path) -> AsyncIterator[Supervisor]:
-    settings = make_settings(tmp_path)
+async def house(tmp_path: Path, **environ: str) -> AsyncIterator[Supervisor]:
+    settings = make_settings(tmp_path, environ=environ)
 
     async with supervising(settings, within=40, child_sockets=child_sockets(settings)) as supervisor:
         yield supervisor
@@ -182,6 +182,25 @@ async def test_a_child_works_in_no_place_that_is_protected(tmp_path: Path) -> No
             with pytest.raises(UsageError, match="is protected"):
                 await inside.spawn("child", work_dir=str(work), add_dirs=(str(folder),))
         await inside.spawn("child", work_dir=str(work / "sub"))
+
+
+async def test_what_the_environment_moves_is_closed_to_a_child_as_to_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And its own gate knows it, whatever the child's starter says of the environment."""
+    keys = tmp_path / "work" / "keys"
+    async with house(tmp_path, GNUPGHOME=str(keys)) as supervisor:
+        keys.mkdir()
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        monkeypatch.setenv("GNUPGHOME", str(tmp_path / "elsewhere"))
+        with pytest.raises(UsageError, match="is protected"):
+            await inside.spawn("child", work_dir=str(keys))
+        write = call("Write", file_path=str(keys / "trusted"), content="x")
+        await inside.spawn("child", prompt("go", write, say("done")))
+        await supervisor.wait(next(iter(await supervisor.interactions("child"))))
+        assert not (keys / "trusted").exists()
+        (done,) = await supervisor.interactions("child")
+        assert done.outcome is Outcome.PROTECTED_PATH
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "\x1b]0;x\x07", "a/b", "", "x" * 65, "a\n", "-rf"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -125,6 +126,54 @@ def test_what_may_not_be_read_is_hidden(ground: Ground) -> None:
     found = ground.find(read=(".env", "./keys"))
     assert ground.named(found.hidden) == {".env", "sub/.env", "keys"}
     assert ground.find().hidden == ()
+
+
+def test_what_may_not_be_read_is_hidden_where_it_was_moved(ground: Ground) -> None:
+    ground.put("kube", "conf/mine/x", "docker/config.json")
+    ground.environ |= {
+        "KUBECONFIG": f"/none:{ground.work}/kube",
+        "XDG_CONFIG_HOME": str(ground.work / "conf"),
+    }
+    ground.environ["DOCKER_CONFIG"] = str(ground.work / "docker")
+    found = ground.find(read=("~/.kube", "~/.config/mine"))
+    assert ground.named(found.hidden) == {"kube", "conf/mine"}
+    assert {"kube", "docker"} <= ground.named(found.protected)
+
+
+def test_what_runs_at_login_does_so_in_the_home_that_the_system_knows(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever HOME says: ssh, cron and the login itself do not ask it."""
+    real = ground.work.parent / "real"
+    (real / ".ssh").mkdir(parents=True)
+    (real / ".bashrc").write_text("x")
+    entry = pwd.struct_passwd(("u", "x", os.getuid(), 0, "", str(real), "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _uid: entry)
+    rules = ground.rules()
+    for name in (".ssh/authorized_keys", ".bashrc", ".config/systemd/user/x.service", ".pam_environment"):
+        assert rules.paths.match(rules.paths.locate(str(real / name), str)), name
+    assert not rules.paths.match(rules.paths.locate(str(real / "notes"), str))
+    found = find_protected_paths(rules, ground.environ)
+    assert {real / ".ssh", real / ".bashrc"} <= set(found.protected)
+    assert real / ".zlogout" in found.watched
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".xprofile", ".xsessionrc", ".xinitrc", ".pam_environment", ".zlogout", ".cshrc", ".inputrc"),
+        *(".config/environment.d/x.conf", ".local/share/systemd/user/x.service", ".tmux.conf", ".gdbinit"),
+        *(".local/share/dbus-1/services/x.service", ".config/plasma-workspace/env/x.sh", ".vimrc", ".pgpass"),
+        *(".cargo/config.toml", ".config/pip/pip.conf", ".terraformrc", ".m2/settings.xml", ".my.cnf"),
+    ],
+)
+def test_files_that_run_by_themselves_and_credentials(ground: Ground, name: str) -> None:
+    ground.put(f"~/{name}")
+    rules = ground.rules()
+    path = ground.home / name
+    assert rules.paths.match(rules.paths.locate(str(path), str))
+    held = find_protected_paths(rules, ground.environ).protected
+    assert any(path.is_relative_to(one) for one in held)
 
 
 def test_a_home_that_must_be_written_is_told_and_not_held(ground: Ground) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 _CREDENTIALS: Final = (
-    "~/.ssh", "~/.gnupg", "~/.password-store", "~/.local/share/keyrings", "~/.netrc", "~/.authinfo",
+    "~/.ssh", "~/.gnupg", "~/.password-store", "~/.local/share/keyrings", "~/Library/Keychains",
+    "~/.netrc", "~/.authinfo",
     "~/.authinfo.gpg", "~/.git-credentials", "~/.vault-token", "~/.config/sops", "~/.config/op",
     "id_rsa", "id_ed25519", "id_ecdsa", "id_dsa", ".env", ".env.*",
     # clouds
