@@ -47,7 +47,7 @@ def figures(small: bool) -> list[Figure]:
             alone,
             "us of its processor time",
             goal=50,
-            limit="trio and the kernel: a wait, a read and a write to the raw log for each line",
+            limit="the kernel and trio: a wake-up, two reads and a write to the raw log for each line",
         ),
         Figure(f"the same, each with a watcher ({streams})", watched, "us", "nobody looks on", alone, 1.3),
         Figure(f"lines that came in, of {count * RATE} wanted", lines, "lines/s"),

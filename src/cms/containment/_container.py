@@ -34,6 +34,7 @@ from cms.disk import ask_disk
 from cms.errors import DiskTimeout
 
 _FIRST_WAIT = 0.015
+_WAIT_FOR_EACH = 0.0005  # a process that is to end; to strike again means to look at all of them again
 _LONGEST_WAIT = 0.1
 _POLL = 0.001
 _FREEZE_ROUNDS = 50
@@ -387,7 +388,7 @@ class Container(abc.ABC):
         self.limits_hit()
         how: list[str] = []
         rounds = 0
-        wait = _FIRST_WAIT
+        wait = _FIRST_WAIT + _WAIT_FOR_EACH * len(alive)
         empty = False
         give_up = trio.current_time() + deadline
         while not empty:

@@ -43,11 +43,22 @@ class Stat(msgspec.Struct, frozen=True):
         return self.state not in "ZXx" or self.threads > 1
 
 
+def _read(path: str, most: int = 4096, *, whole: bool = False) -> bytes:
+    """The beginning of a file of /proc, or all of it. By bare calls: a large tree has thousands of them."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = os.read(fd, most)
+        while whole and (more := os.read(fd, most)):
+            found += more
+        return found
+    finally:
+        os.close(fd)
+
+
 def read_stat(pid: int) -> Stat | None:
     """None if there is no such process (any more)."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123 (called for each process of a tree)
-            raw = file.read()
+        raw = _read(f"/proc/{pid}/stat")
     except OSError:
         return None
     head, _, tail = raw.rpartition(b")")
@@ -72,8 +83,7 @@ def member_of(stat: Stat | None) -> Member | None:
     if stat is None or not stat.alive:
         return None
     try:
-        with open(f"/proc/{stat.pid}/cmdline", "rb") as file:  # noqa: PTH123 (as above)
-            raw = file.read(4 * COMMAND_CUT)
+        raw = _read(f"/proc/{stat.pid}/cmdline", 4 * COMMAND_CUT)
     except OSError:
         raw = b""
     command = raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")[:COMMAND_CUT]
@@ -95,13 +105,14 @@ def children(pid: int) -> list[int]:
     """
     found: list[int] = []
     try:
-        threads = [entry.name for entry in os.scandir(f"/proc/{pid}/task")]
+        alone = os.stat(f"/proc/{pid}/task").st_nlink == 3  # noqa: PTH116 - two, and one for each thread
+        threads = [str(pid)] if alone else os.listdir(f"/proc/{pid}/task")  # noqa: PTH208
     except OSError:
         return found
     for thread in threads:
         try:
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # noqa: PTH123 (as above)
-                found.extend(int(word) for word in file.read().split())
+            listed = _read(f"/proc/{pid}/task/{thread}/children", whole=True)
+            found.extend(int(word) for word in listed.split())
         except FileNotFoundError:
             if not _kernel_lists_children():
                 raise NotImplementedError from None
