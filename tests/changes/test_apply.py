@@ -31,7 +31,7 @@ from cms.changes import (
 )
 from cms.changes import lines as texts
 from cms.changes.locks import hold
-from cms.errors import ChangeNotFound, WrongChange
+from cms.errors import ChangeNotFound, ChangeUnreadable, MachineError, WrongChange
 
 NUMBERS = "".join(f"{n}\n" for n in range(1, 21))
 
@@ -480,6 +480,69 @@ def test_an_apply_that_was_cut_off_is_ended_by_the_next(world: World) -> None:
     assert snapshot(world.project) == before
     assert recover(world.changes) == ()
     assert apply(world.keep()).applied
+
+
+def test_an_apply_that_was_cut_off_is_ended_by_that_of_another_change(world: World) -> None:
+    world.write(a="x\n", b="x\n")
+    one, two = world.begin(), world.begin()
+    (one.place / "a").write_text("one\n")
+    one.freeze("one")
+    (two.place / "b").write_text("two\n")
+    two.freeze("two")
+    with (
+        mock.patch.object(transaction, "add_event", side_effect=KeyboardInterrupt),
+        mock.patch.object(transaction, "roll_back"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        apply(world.keep("one"))
+    assert apply(world.keep("two")).applied
+    found = {path: state[2] for path, state in snapshot(world.project).items()}
+    assert found == {b"a": b"x\n", b"b": b"two\n"}
+
+
+def test_what_cannot_be_undone_yet_is_undone_later(world: World) -> None:
+    world.write(a="x\n", b="x\n")
+    task = world.begin()
+    (task.place / "a").write_text("y\n")
+    task.freeze()
+    with (
+        mock.patch.object(transaction, "add_event", side_effect=OSError(errno.EIO, "Input/output error")),
+        mock.patch.object(
+            transaction._Undoer, "take_back", side_effect=OSError(errno.EIO, "Input/output error")
+        ),
+        pytest.raises(MachineError, match="cannot be undone yet"),
+    ):
+        apply(world.keep())
+    gone = world.root / "elsewhere"
+    world.project.rename(gone)
+    (told,) = recover(world.changes)
+    assert not told.done
+    assert told.why
+    gone.rename(world.project)
+    (told,) = recover(world.changes)
+    assert told.done
+    assert (world.project / "a").read_text() == "x\n"
+
+
+def test_a_journal_that_makes_no_sense_is_told(world: World) -> None:
+    world.keep().mkdir(parents=True)
+    (world.keep() / "journal.json").write_text("{")
+    (told,) = recover(world.changes)
+    assert not told.done
+    assert "no sense" in told.why
+
+
+def test_a_task_that_goes_on_while_its_change_is_read(world: World) -> None:
+    world.write(a="x\n")
+    task = world.begin()
+    for name in ("a", "b", "c"):
+        (task.place / name).write_text("y\n")
+    reading = task.read()
+    (task.place / "b").unlink()
+    change = freeze(reading, world.keep(), task.start, live=True)
+    assert [entry.path for entry in change.entries] == [b"a", b"c"]
+    with pytest.raises(ChangeUnreadable, match="vanished"):
+        freeze(reading, world.keep(), task.start)
 
 
 def test_what_a_person_wrote_after_a_crash_is_left(world: World) -> None:

@@ -19,7 +19,7 @@ from cms.changes.names import as_text
 from cms.changes.planning import Plan, make_plan
 from cms.changes.stage import Failed, Overtaken
 from cms.changes.tree import Tree
-from cms.errors import WrongChange
+from cms.errors import ChangeUnreadable, WrongChange
 
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
@@ -119,22 +119,22 @@ def discard(keep: Path) -> None:
 def recover(changes: Path) -> tuple[Recovered, ...]:
     """End what a crash cut off, in all changes kept there: an apply is undone unless it was finished.
 
-    One that runs in another process is left alone, and not told.
+    One that runs in another process is left alone, and not told. What cannot be ended is told, not raised.
     """
     found = []
     with contextlib.suppress(FileNotFoundError):
         for keep in sorted(changes.iterdir()):
-            if (keep / transaction.JOURNAL).exists():
+            folder = ""
+            try:
                 journal = transaction.read_journal(keep)
-                if journal is None:
-                    continue
-                try:
-                    with _held(changes, Path(journal.folder), 0.0) as tree:
+                if journal is not None:
+                    folder = journal.folder
+                    with _held(changes, Path(folder), 0.0) as tree:
                         found += _end_interrupted(keep, tree)
-                except locks.Busy:
-                    continue
-                except OSError:
-                    found.append(Recovered(str(keep), journal.folder, done=False))
+            except locks.Busy:
+                continue
+            except (OSError, ChangeUnreadable) as error:
+                found.append(Recovered(str(keep), folder, done=False, why=str(error)))
     return tuple(found)
 
 
@@ -150,6 +150,16 @@ def _end_interrupted(keep: Path, tree: Tree) -> list[Recovered]:
     if journal is None:
         return []
     return [transaction.end_interrupted(keep, journal, tree, Store(keep / "content", UNBOUND))]
+
+
+def _end_others(changes: Path, folder: Path, tree: Tree) -> None:
+    """Applies of other changes to this folder that a crash cut off, and that could not be ended since."""
+    for keep in changes.iterdir():
+        if (keep / transaction.JOURNAL).exists():
+            with contextlib.suppress(ChangeUnreadable):
+                journal = transaction.read_journal(keep)
+                if journal is not None and journal.folder == os.path.realpath(folder):
+                    _end_interrupted(keep, tree)
 
 
 def _change(
@@ -176,6 +186,7 @@ def _change(
             ) from error
     try:
         with _held(keep.parent, folder, wait) as tree:
+            _end_others(keep.parent, folder, tree)
             store = Store(keep / "content", UNBOUND)
             found = plan(tree, store)
             stop = any(not refusal.path for refusal in found.refused)

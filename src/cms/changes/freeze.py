@@ -45,6 +45,7 @@ def freeze(
     *,
     folder: Path | None = None,
     dirty: Collection[bytes] = (),
+    live: bool = False,
     bound: Bound = UNBOUND,
 ) -> Change:
     """Keep what was read, in a new folder. Done anew, it replaces what was kept, unless that is applied.
@@ -55,6 +56,7 @@ def freeze(
         keep: the change's own folder; its parent holds all changes of this user (see `cms.changes`).
         folder: that it is a change of; by default `reading.base`.
         dirty: paths that differed from the commit at the start, where that is known.
+        live: the task may go on with it: what vanishes while it is read is passed over.
 
     Raises:
         ChangeTooBig: there is more than `bound` allows.
@@ -76,7 +78,7 @@ def freeze(
         except OSError as error:
             raise ChangeUnreadable(f"{error.filename} cannot be read: {error.strerror}") from error
         bases = _Bases(reading, base, start, store, str(folder), dirty, stack)
-        freezer = _Freezer(reading, base, after, bases, store)
+        freezer = _Freezer(reading, base, after, bases, store, live=live)
         found = [entry for seen in reading.seen if (entry := freezer.entry(seen)) is not None]
     commits = keep_commits(reading, keep, start) if reading.git else None
     left_out = reading.left_out
@@ -247,12 +249,15 @@ class _Bases:
 
 
 class _Freezer:
-    def __init__(self, reading: Reading, base: Tree, after: Tree, bases: _Bases, store: Store) -> None:
+    def __init__(
+        self, reading: Reading, base: Tree, after: Tree, bases: _Bases, store: Store, *, live: bool
+    ) -> None:
         self.reading = reading
         self.base = base
         self.after = after
         self.bases = bases
         self.store = store
+        self.live = live
 
     def entry(self, seen: Seen) -> Entry | None:
         """What changed at one path, or None: nothing did."""
@@ -263,7 +268,9 @@ class _Freezer:
             after = self._after(seen)
             if base == "commit":
                 before = _with_own_mode(before, after)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if self.live:
+                return None
             raise ChangeUnreadable(f"{os.fsdecode(seen.path)!r} vanished while it was read") from error
         if before == after and base != "unknown":
             return None

@@ -71,7 +71,10 @@ class _Reader:
     def walk(self) -> None:
         while self._todo:
             folder, through = self._todo.pop()
-            names = self.above.names(folder)
+            try:
+                names = self.above.names(folder)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # the task is at work, and has removed it
             for name in names:
                 path = join(folder, name)
                 self._look(path, None if through is None else join(through, name))

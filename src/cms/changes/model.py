@@ -245,7 +245,7 @@ class Recovered(msgspec.Struct, frozen=True):
     Attributes:
         change: its folder.
         folder: the target.
-        done: it had been finished, or is undone now; False: the target could not be reached, try again later.
+        done: it had been finished, or is undone now; False: it cannot be ended yet, for the reason `why`.
         applied: it had been finished.
         left: paths that somebody has changed since: left as they are. What was there before is in the
             change's content store.
@@ -256,3 +256,4 @@ class Recovered(msgspec.Struct, frozen=True):
     done: bool
     applied: bool = False
     left: tuple[bytes, ...] = ()
+    why: str = ""

@@ -43,7 +43,7 @@ from cms.changes.stage import (
     set_mode,
 )
 from cms.changes.tree import ThroughLink, Tree, names_in
-from cms.errors import ChangeUnreadable
+from cms.errors import ChangeUnreadable, MachineError
 
 JOURNAL: Final = "journal.json"
 
@@ -61,6 +61,7 @@ def carry_out(
     Raises:
         Overtaken: somebody has changed one of the paths meanwhile; nothing was done.
         Failed: something does not go; nothing was done.
+        MachineError: the same, but what was done cannot be undone yet: `end_interrupted` will try again.
     """
     journal = Journal(secrets.token_hex(8), kind, str(folder), time.time())
     _write_journal(keep, journal)
@@ -74,7 +75,13 @@ def carry_out(
             _Doer(tree, stage, journal).do()
         add_event(keep, event_of(journal, kind))
     except BaseException:
-        roll_back(keep, journal, tree, store)
+        try:
+            roll_back(keep, journal, tree, store)
+        except OSError as error:
+            raise MachineError(
+                f"an apply to {folder} failed, and cannot be undone yet: {error.strerror or error}",
+                hint="it is tried again before the next one, and when cms starts",
+            ) from error
         raise
     clean_up(keep, journal, tree)
 
@@ -256,7 +263,8 @@ def roll_back(keep: Path, journal: Journal, tree: Tree, store: Store) -> tuple[b
                     undoer.set_mode(deed, deed.step.now.mode)
             undoer.sync(journal)
         if all(event.token != journal.token for event in read_history(keep).events):
-            add_event(keep, event_of(journal, "undone"))
+            with contextlib.suppress(OSError):  # no space: then a base is not known, and nothing is lost
+                add_event(keep, event_of(journal, "undone"))
     clean_up(keep, journal, tree)
     return tuple(sorted(left))
 

@@ -9,6 +9,7 @@ process then. All work on the disk is done in threads.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -39,11 +40,26 @@ from cms.protection.trusted_base import find_trusted
 from cms.session.model import ChangeSummary, SessionOptions, SessionRecord
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 #: Seconds for work on a change, which may be many gigabytes.
 _PATIENCE: Final = 1800.0
 #: Threads for that.
 _THREADS: Final = 4
+
+
+async def end_cut_off(settings: Settings) -> None:
+    """Undo the applies that a crash cut off. A folder that does not answer holds nobody up.
+
+    What cannot be undone now is, before the next apply to the folder.
+    """
+    try:
+        found = await ask_disk(lambda: changes.recover(settings.changes), "an apply that was cut off")
+    except DiskTimeout as error:
+        log.warning("%s", error)
+        return
+    for one in found:
+        log.warning("an apply to %s was cut off: %s", one.folder, one)
 
 
 class Changes:
@@ -175,11 +191,11 @@ class Changes:
                 begun = workspace.begun
             if begun.used:
                 try:
-                    change = changes.freeze(workspace.read(), keep, begun.start, folder=workspace.folder)
+                    change = self._freeze(workspace, keep, live=live)
                 except (PermissionError, ChangeUnreadable):
                     if live or not make_readable(workspace.place):
                         raise
-                    change = changes.freeze(workspace.read(), keep, begun.start, folder=workspace.folder)
+                    change = self._freeze(workspace, keep, live=False)
                 if not live:
                     workspace.note_frozen()
                 return keep, change, True
@@ -381,6 +397,10 @@ class Changes:
     def home(self, record: SessionRecord) -> Path:
         """The folder of ours with all that a session has written."""
         return layer_home(self._settings, record.id)
+
+    def _freeze(self, workspace: Workspace, keep: Path, *, live: bool) -> Change:
+        begun = workspace.begun
+        return changes.freeze(workspace.read(), keep, begun.start, folder=workspace.folder, live=live)
 
     def _at(self, record: SessionRecord) -> Workspace | None:
         return find_workspace(self.home(record))

@@ -23,11 +23,11 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
-from cms import changes
 from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Mechanism, find_mechanism
 from cms.errors import UsageError, WrongStatus
 from cms.fleet.admission import check_containment
+from cms.fleet.changes import end_cut_off
 from cms.fleet.delegation import Accepted, Delegation, Delegations
 from cms.fleet.merge_queue import MergeQueue
 from cms.fleet.processes import Processes
@@ -84,8 +84,7 @@ async def open_supervisor(
     raised: BaseException | None = None
     async with open_store(settings) as store:
         recovery = await store.write(recover, time.time())
-        for cut in await trio.to_thread.run_sync(changes.recover, settings.changes):
-            log.warning("an apply to %s was cut off: %s", cut.folder, cut)
+        await end_cut_off(settings)
         unkilled = Unkilled(store)
         try:
             async with trio.open_nursery() as nursery:
