@@ -362,6 +362,18 @@ def test_no_space(world: World) -> None:
         refused(world, apply(world.keep()), before, (b"", "space"))
 
 
+@pytest.mark.parametrize(("number", "why"), [(errno.EROFS, "permission"), (errno.EDQUOT, "space")])
+def test_a_folder_in_which_nothing_can_be_made(world: World, number: int, why: str) -> None:
+    world.write(a="x\n")
+    task = world.begin()
+    (task.place / "a").write_text("y\n")
+    task.freeze()
+    before = snapshot(world.project)
+    with mock.patch.object(transaction, "Stage", side_effect=OSError(number, os.strerror(number))):
+        refused(world, apply(world.keep()), before, (b"", why))
+    assert not (world.keep() / "journal.json").exists()
+
+
 def test_names_that_are_one_where_no_case_is_told_apart(world: World) -> None:
     task = world.begin()
     (task.place / "Readme").write_text("y\n")

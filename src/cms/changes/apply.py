@@ -221,7 +221,7 @@ def _carry_out(
 def _why_failed(failed: Failed) -> Refusal:
     error = failed.error
     if error.errno in _NO_SPACE:
-        return Refusal(b"", "space", f"no space for {as_text(failed.path)} on its file system")
+        return Refusal(b"", "space", f"no space for {as_text(failed.path) or 'it'} on its file system")
     if error.errno in _NOT_ALLOWED:
         return Refusal(failed.path, "permission", f"cannot be written: {error.strerror}")
     if error.errno == errno.EXDEV:

@@ -67,9 +67,9 @@ def carry_out(
     _write_journal(keep, journal)
     try:
         store.sync()
-        with Stage(tree, journal.stage, many=len(steps) > MANY) as stage:
+        with _stage(tree, journal, many=len(steps) > MANY) as stage:
             deeds = tuple(prepare(stage, tree, store, number, step) for number, step in enumerate(steps))
-            stage.sync()
+            _sync_stage(stage)
             journal = msgspec.structs.replace(journal, deeds=(*_closed_folders(tree, steps), *deeds))
             _write_journal(keep, journal)
             _Doer(tree, stage, journal).do()
@@ -84,6 +84,20 @@ def carry_out(
             ) from error
         raise
     clean_up(keep, journal, tree)
+
+
+def _stage(tree: Tree, journal: Journal, *, many: bool) -> Stage:
+    try:
+        return Stage(tree, journal.stage, many=many)
+    except OSError as error:
+        raise Failed(b"", error) from error
+
+
+def _sync_stage(stage: Stage) -> None:
+    try:
+        stage.sync()
+    except OSError as error:
+        raise Failed(b"", error) from error
 
 
 def _write_journal(keep: Path, journal: Journal) -> None:
