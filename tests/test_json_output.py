@@ -27,11 +27,11 @@ from cms.session.transcript import Moment
 #: Numbers that are neither a time nor money: seconds, all of them.
 DURATIONS = {
     "ask_timeout", "before", "deadline", "duration", "eta", "idle_exit", "max_retry_time", "max_silence",
-    "max_time", "seconds", "seconds_high", "stagger", "task_timeout", "uptime",
+    "max_time", "max_work", "seconds", "seconds_high", "stagger", "task_timeout", "uptime",
 }  # fmt: skip
 
 #: Shares, from 0 to 1.
-RATES = {"rate", "low", "high"}
+RATES = {"rate", "low", "high", "fail_on_error"}
 
 BY_COMMAND: tuple[tuple[type[Record], str], ...] = (
     (Deleted, sessions._DELETED),

@@ -351,3 +351,43 @@ def test_the_state_does_not_grow_with_the_batch(count: int) -> None:
             largest, len(world.state.ready) + len(world.state.running) + len(world.state.allowance.held)
         )
     assert largest <= 100
+
+
+def test_what_a_person_changes_is_counted() -> None:
+    state = State(throttle=throttle.initial(2), allowance=Allowance(), waiting=3, total=5, failed=2, errors=1)
+    state = fold(state, schedule.Requeued(1.0, 2, 2, 1))
+    assert (state.waiting, state.failed, state.errors, state.stale) == (5, 0, 0, True)
+    state = fold(state, schedule.Paged(1.0, tuple(Candidate(n, None) for n in range(5)), False, None))
+    state = fold(state, schedule.Withdrawn(1.0, (0, 3), 1))
+    assert [one.seq for one in state.ready] == [1, 2, 4]
+    assert (state.waiting, state.failed) == (2, 3)
+    state = fold(state, schedule.Altered(2.0, 7, 3.0, 50.0, schedule.Bounds(tokens=9)))
+    assert (state.throttle.window, state.allowance.cap, state.deadline, state.ready) == (7.0, 3.0, 50.0, ())
+
+
+def test_a_batch_that_runs_out_can_still_be_stopped() -> None:
+    """Too many errors let what runs run out; a person, or the time, ends it."""
+    state = State(throttle=throttle.initial(2), allowance=Allowance(), waiting=3, total=5, deadline=90.0)
+    state = msgspec.structs.replace(state, bounds=schedule.Bounds(errors=0), running=frozenset({1, 2}))
+    state = fold(state, Ended(1.0, 1, TaskStatus.FAILED))
+    assert (state.phase, state.why, decide(state, 2.0)) == (schedule.Phase.STOPPING, "errors", ())
+    assert wake_at(state, 2.0) == 90.0
+    assert decide(state, 90.0) == (schedule.EndAll("the batch's time is over"),)
+    state = fold(state, schedule.Asked(3.0, "stop", "enough"))
+    assert decide(state, 3.0) == (schedule.EndAll("enough"),)
+
+
+def test_work_is_what_runs_while_nothing_rests() -> None:
+    state = State(throttle=throttle.initial(2), allowance=Allowance(), waiting=2, total=2, at=0.0)
+    state = msgspec.structs.replace(state, bounds=schedule.Bounds(work=30.0))
+    state = fold(state, schedule.Started(10.0, 0, None))
+    state = fold(state, schedule.Woke(20.0))
+    assert (state.work, wake_at(state, 20.0)) == (10.0, 40.0)
+    state = fold(state, schedule.Asked(25.0, "pause"))
+    state = fold(state, schedule.Woke(100.0))
+    assert (state.work, wake_at(state, 100.0)) == (15.0, None)
+    state = fold(state, schedule.Asked(200.0, "resume"))
+    state = fold(state, schedule.ClockMoved(1000.0, 800.0))
+    assert wake_at(state, 1000.0) == 1015.0
+    state = fold(state, schedule.Woke(1015.0))
+    assert (state.phase, state.why) == (schedule.Phase.STOPPING, "time")

@@ -183,6 +183,24 @@ def test_a_table_in_cells_and_attempts(shell: Shell) -> None:
     assert ran.code == ExitCode.COMPLETED, ran.err
 
 
+def test_a_batch_is_steered_from_the_shell(shell: Shell) -> None:
+    """What failed is done again once its check can pass; what that was is in the audit."""
+    tasks = [task("a", verify=["test -e there"]), task("b", needs=["a"]), task("c")]
+    ran = shell("batch", "--file", shell.file(tasks), "--json")
+    assert ran.code == ExitCode.VERIFICATION_FAILED, ran.err
+    batch = ran.json()["id"]
+    assert shell("batch", "requeue", batch, "--errored").code == ExitCode.USAGE
+    (shell.work / "there").touch()
+    done = shell("batch", "requeue", batch, "--reason", "the file is there", "--json")
+    assert (done.code, done.json()["changed"]) == (0, 2), done.err
+    assert shell("batch", "show", batch, "--follow").code == ExitCode.COMPLETED
+    assert shell.newest()["counts"] == {"completed": 3}
+    assert "the file is there" in shell("audit", batch).out
+    refused = shell("batch", "set", batch, "--max-cost", "3")
+    assert (refused.code, "no use for other limits" in refused.err) == (ExitCode.USAGE, True)
+    assert "every task of it is over" in shell("batch", "cancel", batch, "a").err
+
+
 def test_what_is_wrong_with_a_table_is_one_line_and_nothing_begins(shell: Shell) -> None:
     (shell.work / "rows.csv").write_text("title,n\na,1\nb\n")
     (shell.work / "tasks.yaml").write_text("tasks:\n- name: a\n")

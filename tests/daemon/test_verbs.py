@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from cms.batch.header import Header
 from cms.batch.model import BatchOptions, TaskSpec
 from cms.config import Settings
 from cms.daemon.handlers.batches import BatchHandlers
@@ -161,6 +162,9 @@ def _walk_batches(walk: Walk, options: BatchOptions) -> None:
     walk(batches.BATCH_REPORT, batches.BatchReportParams(one.id))
     for verb in (batches.BATCH_PAUSE, batches.BATCH_STOP, batches.BATCH_CANCEL):
         walk.refused(verb, one, UsageError)
+    walk.refused(batches.BATCH_SET, batches.BatchSetParams(one.id, Header(max_cost=1.0)), UsageError)
+    walk.refused(batches.BATCH_REQUEUE, batches.BatchRequeueParams(one.id), UsageError)
+    walk.refused(batches.BATCH_WITHDRAW, batches.BatchWithdrawParams(one.id, ("t",)), UsageError)
 
 
 async def test_every_verb_is_answered_through_a_socket(tmp_path: Path) -> None:

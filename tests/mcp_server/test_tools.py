@@ -114,7 +114,14 @@ def test_a_batch_s_tasks_are_capped_so_that_more_than_one_fits(tasks: int, cap: 
 
 def test_names_are_those_of_the_commands_at_the_shell() -> None:
     shell = {name for names, *_ in COMMANDS for name in names}
-    apart = {"questions", "budget", "batch_start", "batch_show", "batch_cancel"}  # `ask`, `budget show` ...
+    apart = {
+        "questions",
+        "budget",
+        "batch_start",
+        "batch_show",
+        "batch_requeue",
+        "batch_cancel",
+    }  # `ask`, `budget show` ...
     assert set(BY_NAME) - apart <= shell
     assert len(BY_NAME) == len(TOOLS)
 
@@ -144,7 +151,8 @@ def test_names_that_neither_takes(name: str) -> None:
 
 def test_inside_a_session_there_is_nothing_that_its_child_socket_refuses() -> None:
     assert {tool.name for tool in TOOLS if not tool.inside} == {
-        "fork", "questions", "answer", "cost", "budget", "batch_start", "batch_show", "batch_cancel"
+        "fork", "questions", "answer", "cost", "budget",
+        "batch_start", "batch_show", "batch_requeue", "batch_cancel",
     }  # fmt: skip
     allowed = {verb.name for verb in all_verbs().values() if verb.inside}
     assert not {"session.fork", "session.answer", "sessions.questions", "budget.set", "daemon.stop"} & allowed

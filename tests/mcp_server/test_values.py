@@ -25,6 +25,7 @@ ARGUMENTS: dict[str, dict[str, object]] = {
     "fork": {"name": "one", "newName": "two"},
     "batch_start": {"tasks": [{"name": "one", "task": "go"}], "maxCost": 1},
     "batch_show": {"id": "one"},
+    "batch_requeue": {"id": "one"},
     "batch_cancel": {"id": "one"},
     "wait": {"names": ["one"]},
     "questions": {},

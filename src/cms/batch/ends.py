@@ -35,6 +35,13 @@ class AtWork(Record, frozen=True):
     """A try that goes on, though nobody here looks on: whoever goes on with the batch follows it."""
 
 
+class Used(Record, frozen=True):
+    """What the session of a task's name has taken so far, US dollars and tokens."""
+
+    cost: float = 0.0
+    tokens: int = 0
+
+
 #: What became of a try that nobody saw end: its result, what it left, or None: it came to nothing.
 Found = Report | Remains | AtWork | None
 
@@ -56,6 +63,7 @@ class End(msgspec.Struct, frozen=True):
     heard: bool = False
     resets_at: float | None = None
     undone: bool = False
+    tokens: int = 0
 
     @property
     def is_last(self) -> bool:
@@ -79,6 +87,7 @@ class End(msgspec.Struct, frozen=True):
             failures=task.failures + (fate.counts == "failure"),
             api_failures=task.api_failures + (fate.counts == "api_failure"),
             cost=task.cost + self.cost,
+            tokens=task.tokens + self.tokens,
             exact=task.exact and self.exact,
             ended=now if self.is_last else None,
             result=self.result,
@@ -137,3 +146,12 @@ def refused(task: Task, why: str, jitter: float) -> End:
         TaskStatus.WAITING, due=backoff(tries, jitter), go_on=task.go_on, counts="api_failure", reason=why
     )
     return End(fate, task.result)
+
+
+def withdrawn(task: Task, remains: Remains | None, spent: float, took: float, reason: str) -> End:
+    """A try that was ended because somebody does not want the task any more."""
+    fate = Fate(TaskStatus.CANCELLED, reason=reason)
+    there = remains is not None and remains.can_continue
+    result = TaskResult(error=reason, duration=took, can_continue=there)
+    exact = remains is None or remains.exact or not remains.sent
+    return End(fate, result, max(0.0, spent - task.paid), exact)

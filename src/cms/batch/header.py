@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
+import msgspec
+
 from cms import units
 from cms.batch.model import Axis, BatchOptions, BestOf
 from cms.batch.rows import parse_filter, parse_slice, table_format
@@ -27,6 +29,19 @@ def _slice(value: object) -> str:
     return text
 
 
+def _share(value: object) -> float:
+    try:
+        share = float(str(value))
+    except ValueError:
+        share = -1.0
+    if isinstance(value, bool) or not 0 <= share < float("inf"):
+        raise BadValue(
+            f"{units.shown(value)} is neither a share nor a number of tasks", hint="write 0.1 or 5"
+        )
+    return share
+
+
+SHARE: Final = Kind(_share, float, "SHARE")
 FILTERS: Final = Kind(_filters, Texts, "FILTER", many=True)
 SLICE: Final = Kind(_slice, str, "A:B")
 BEST_OF: Final = Kind(units.choice("verify", "vote"), BestOf, "HOW")
@@ -45,6 +60,26 @@ class Header(Record, frozen=True, omit_defaults=True):
     )
     max_time: Annotated[
         float | None, Option(SECONDS, "Stop the batch after: 90, 15m, 8h, 2d.", group="batch")
+    ] = None
+    max_work: Annotated[
+        float | None,
+        Option(
+            SECONDS,
+            "The same, without the time in which it rests for the API or a person.",
+            group="batch",
+        ),
+    ] = None
+    max_tokens: Annotated[
+        int | None,
+        Option(COUNT, "Start nothing more when all tasks have taken so many tokens.", group="batch"),
+    ] = None
+    fail_on_error: Annotated[
+        float | None,
+        Option(
+            SHARE,
+            "Start nothing more when more than this share (0.1), or number (5), of the tasks ended in error.",
+            group="batch",
+        ),
     ] = None
     stagger: Annotated[
         float | None, Option(SECONDS, "Time between two starts. [default: by cores]", group="batch")
@@ -178,6 +213,40 @@ MAKES_TASKS: Final = (
     "best_of",
     "matrix",
 )
+
+
+#: What can be changed of a batch that is there already.
+ALTERABLE: Final = ("max_parallel", "max_cost", "max_time", "max_work", "max_tokens", "fail_on_error")
+#: And of those of its tasks that are still to be begun.
+ALTERABLE_TASKS: Final = ("model", "effort", "fallback_model", "max_cost", "max_turns", "max_time")
+
+
+def check_alterable(changes: Header) -> dict[str, str | float]:
+    """What is to be changed of the tasks, by fields.
+
+    Raises:
+        BadValue: something cannot be changed, or nothing is.
+    """
+    for field in Header.__struct_fields__:
+        if field not in (*ALTERABLE, "defaults") and getattr(changes, field) is not None:
+            raise BadValue(f"{HEADER[field].flags[0]} cannot be changed any more")
+    tasks: dict[str, str | float] = {}
+    for field in Layer.__struct_fields__:
+        value = getattr(changes.defaults, field)
+        if value is None:
+            continue
+        if field not in ALTERABLE_TASKS:
+            raise BadValue(f"{field} of tasks cannot be changed any more")
+        tasks[field] = value
+    if not tasks and all(getattr(changes, field) is None for field in ALTERABLE):
+        raise BadValue("nothing is to be changed", hint="--max-parallel, --max-cost, --model ...")
+    return tasks
+
+
+def altered(options: BatchOptions, changes: Header) -> BatchOptions:
+    """The options with the changes."""
+    said = {field: value for field in ALTERABLE if (value := getattr(changes, field)) is not None}
+    return msgspec.structs.replace(options, **said)
 
 
 def check_table(options: BatchOptions) -> None:

@@ -55,6 +55,15 @@ class TaskStatus(enum.StrEnum):
 OVER: Final = frozenset(TaskStatus) - {TaskStatus.WAITING, TaskStatus.RUNNING}
 
 
+#: Ends for another reason than that its checks failed: there is no verdict on the work.
+ERRORED: Final = OVER - {
+    TaskStatus.COMPLETED,
+    TaskStatus.VERIFICATION_FAILED,
+    TaskStatus.SKIPPED,
+    TaskStatus.CANCELLED,
+}
+
+
 class BatchStatus(enum.StrEnum):
     """Where a batch stands."""
 
@@ -112,6 +121,7 @@ def exit_code(status: BatchStatus, counts: dict[TaskStatus, int], why: str = "")
     if status is BatchStatus.STOPPED:
         return {
             "cost": ExitCode.COST_EXCEEDED,
+            "tokens": ExitCode.COST_EXCEEDED,
             "time": ExitCode.TIME_EXCEEDED,
             "asked": ExitCode.INTERRUPTED,
         }.get(why, ExitCode.FAILED)
@@ -222,6 +232,9 @@ class BatchOptions(Record, frozen=True):
     max_parallel: int | None = None  # None: what memory and cores allow when it starts
     max_cost: float | None = None  # of the whole batch, by reservation
     max_time: float | None = None  # of the whole batch, from its start or its resumption
+    max_work: float | None = None  # the same, without the time in which it rests for the API or a person
+    max_tokens: int | None = None  # of the whole batch (`store.money.tokens`); then nothing more is started
+    fail_on_error: float | None = None  # the share of tasks, from 1 on their number, that may end in error
     stagger: float | None = None  # seconds between two starts; None: what the cores allow
     max_api_failures: int = msgspec.field(
         default=12, name="stormTries"
@@ -268,7 +281,8 @@ class BatchRecord(Record, frozen=True):
     deadline: float | None = None  # of `max_time`, since a person last started it: a crash does not extend it
     until: float | None = None  # parked until
     reason: str = ""  # why it is parked, paused, stopped, for a person
-    stopped_by: str = ""  # "cost", "time", "asked", "auth", "trouble"
+    stopped_by: str = ""  # "cost", "tokens", "time", "errors", "asked", "auth", "trouble"
+    tokens: int = 0  # taken so far
     parallel: int = 0  # how many at once are allowed now
     reserved: float = 0.0
     warnings: tuple[str, ...] = ()  # the newest few things that went wrong beside the work
@@ -330,6 +344,9 @@ class Task(Record, frozen=True):
     before: str = ""  # the session of its name, and how many messages that had, when the newest try began:
     messages: int = 0  # after a crash this tells whether the try has come to anything
     paid: float = 0.0  # what that session had cost by then
+    paid_tokens: int = 0  # and had taken
+    tokens: int = 0  # all tries
+    requeued: bool = False  # a person wants it done again
     chosen: bool = False  # among the attempts at the same thing (`BatchOptions.best_of`)
 
 

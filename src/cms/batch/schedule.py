@@ -24,13 +24,15 @@ from typing import Final, Literal
 import msgspec
 
 from cms.batch import allowance, throttle
-from cms.batch.allowance import Allowance
+from cms.batch.allowance import EPSILON, Allowance
 from cms.batch.many import Many
-from cms.batch.model import BatchStatus, TaskStatus
+from cms.batch.model import ERRORED, BatchOptions, BatchStatus, TaskStatus
 from cms.batch.throttle import Throttle, Trouble
 
 #: Why a batch ends before its work is done.
-Why = Literal["", "cost", "time", "asked", "auth", "trouble"]
+Why = Literal["", "cost", "tokens", "time", "errors", "asked", "auth", "trouble"]
+#: Where what runs may run out: more of it would only be lost.
+_RUN_OUT: Final = frozenset({"auth", "errors", "tokens"})
 
 
 class Phase(enum.StrEnum):
@@ -47,6 +49,25 @@ class Candidate(msgspec.Struct, frozen=True):
     limit: float | None
 
 
+class Bounds(msgspec.Struct, frozen=True):
+    """What the whole batch may take, beside money and time on the wall. None: no bound.
+
+    Attributes:
+        errors: tasks that may end in error: their share of all below 1, their number from 1 on.
+        tokens: looked at when a task ends.
+        work: seconds in which something runs and nothing rests.
+    """
+
+    errors: float | None = None
+    tokens: int | None = None
+    work: float | None = None
+
+
+def bounds_of(options: BatchOptions) -> Bounds:
+    """What a batch's options say."""
+    return Bounds(options.fail_on_error, options.max_tokens, options.max_work)
+
+
 class State(msgspec.Struct, frozen=True):
     """How a batch stands.
 
@@ -58,6 +79,9 @@ class State(msgspec.Struct, frozen=True):
         waiting: tasks that have neither started nor ended, those in `ready` and those with needs included.
         ending: what runs has been told to end.
         parked_told: the park that was told already (its `until`).
+        total: tasks of the batch.
+        errors: of those that `failed`, the ones that ended in error.
+        work: seconds in which something ran and nothing rested, until `at`.
     """
 
     throttle: Throttle
@@ -75,6 +99,12 @@ class State(msgspec.Struct, frozen=True):
     failed: int = 0  # ended, and not completed
     ending: bool = False
     parked_told: float = 0.0
+    bounds: Bounds = Bounds()
+    total: int = 0
+    errors: int = 0
+    tokens: int = 0
+    work: float = 0.0
+    at: float = 0.0
 
 
 # --- events ---------------------------------------------------------------------------------------
@@ -157,6 +187,31 @@ class Ended(BatchEvent, frozen=True):
     resets_at: float | None = None
     why: str = ""
     jitter: float = 0.5
+    tokens: int = 0
+
+
+class Altered(BatchEvent, frozen=True):
+    """A person has changed what holds for the batch, and perhaps the tasks that wait."""
+
+    max_parallel: int
+    max_cost: float | None
+    deadline: float
+    bounds: Bounds
+
+
+class Requeued(BatchEvent, frozen=True):
+    """Tasks that were over wait again: so many, of which so many had failed, and so many in error."""
+
+    waiting: int
+    failed: int
+    errors: int
+
+
+class Withdrawn(BatchEvent, frozen=True):
+    """Tasks that waited are over, by the will of a person; `skipped`: others that needed them."""
+
+    seqs: tuple[int, ...]
+    skipped: int = 0
 
 
 class Asked(BatchEvent, frozen=True):
@@ -196,9 +251,56 @@ def _without(ready: tuple[Candidate, ...], seq: int) -> tuple[Candidate, ...]:
 
 
 def _close(state: State, why: Why, reason: str) -> State:
-    if state.phase in (Phase.STOPPING, Phase.ENDED):
+    if state.phase is Phase.ENDED or (state.phase is Phase.STOPPING and not _runs_out(state, why)):
         return state
     return _set(state, phase=Phase.STOPPING, why=why, reason=reason)
+
+
+def _runs_out(state: State, why: Why) -> bool:
+    """Whether what runs was left to run out, and is now to end."""
+    return state.why in _RUN_OUT and why not in _RUN_OUT and not state.ending
+
+
+def _work(state: State, now: float) -> float:
+    """Seconds of work by then."""
+    rests = not state.running or state.throttle.closed_until or state.phase is Phase.PAUSED
+    return state.work if rests else state.work + max(0.0, now - state.at)
+
+
+def _out_of_time(state: State, now: float) -> State:
+    if now >= state.deadline:
+        return _close(state, "time", "the batch's time is over")
+    most = state.bounds.work
+    if most is not None and _work(state, now) >= most - EPSILON:
+        return _close(state, "time", f"the batch has worked for {most:.0f} s (--max-work)")
+    return state
+
+
+def _altered(state: State, event: Altered) -> State:
+    cap = event.max_parallel
+    state = _set(
+        state,
+        throttle=throttle.resized(state.throttle, cap),
+        allowance=_set(state.allowance, cap=event.max_cost),
+        deadline=event.deadline,
+        bounds=event.bounds,
+        ready=(),
+        stale=True,
+    )
+    return _beyond(state)
+
+
+def _beyond(state: State) -> State:
+    """Closed where there are too many errors, or tokens, and something is still to be done."""
+    if not state.waiting:
+        return state
+    most, tokens = state.bounds.errors, state.bounds.tokens
+    if most is not None and state.errors > (most if most >= 1 else most * state.total):
+        told = f"{state.errors} of {state.total} tasks ended in error (--fail-on-error {most:g})"
+        return _close(state, "errors", told)
+    if tokens is not None and state.tokens >= tokens:
+        return _close(state, "tokens", f"{state.tokens} of {tokens} tokens are taken")
+    return state
 
 
 def fold(state: State, event: BatchEvent) -> State:
@@ -207,11 +309,10 @@ def fold(state: State, event: BatchEvent) -> State:
         return state
     if isinstance(event, ClockMoved):
         moved = throttle.shifted(state.throttle, event.by)
-        return _set(state, throttle=moved, deadline=state.deadline + event.by)
+        return _set(state, throttle=moved, deadline=state.deadline + event.by, at=state.at + event.by)
+    state = _set(state, work=_work(state, event.at), at=max(state.at, event.at))
     current = throttle.tick(state.throttle, event.at)
-    state = _set(state, throttle=current)
-    if event.at >= state.deadline:
-        state = _close(state, "time", "the batch's time is over")
+    state = _out_of_time(_set(state, throttle=current), event.at)
     match event:
         case Paged(found=found, more=more, next_due=due):
             fresh = tuple(one for one in found if one.seq not in state.running)
@@ -231,6 +332,24 @@ def fold(state: State, event: BatchEvent) -> State:
             )
         case Resized(cap=cap):
             return _set(state, throttle=throttle.resized(current, cap))
+        case Altered():
+            return _altered(state, event)
+        case Requeued():
+            return _set(
+                state,
+                waiting=state.waiting + event.waiting,
+                failed=state.failed - event.failed,
+                errors=state.errors - event.errors,
+                stale=True,
+            )
+        case Withdrawn(seqs=seqs, skipped=skipped):
+            return _set(
+                state,
+                ready=tuple(one for one in state.ready if one.seq not in seqs),
+                waiting=state.waiting - len(seqs) - skipped,
+                failed=state.failed + len(seqs) + skipped,
+                stale=True,
+            )
         case Answered(seq=seq):
             return _set(state, throttle=throttle.answered(current, seq, event.at))
         case ApiRetried():
@@ -284,10 +403,12 @@ def _ended(state: State, event: Ended) -> State:
         waiting=state.waiting + again - event.skipped,
         failed=state.failed + (not again and event.status is not TaskStatus.COMPLETED) + event.skipped,
         stale=state.stale or again or event.released > 0,
+        errors=state.errors + (event.status in ERRORED),
+        tokens=state.tokens + event.tokens,
     )
     if event.trouble == "auth":
         return _close(state, "auth", event.why)
-    return state
+    return _beyond(state)
 
 
 # --- decide ---------------------------------------------------------------------------------------
@@ -346,8 +467,7 @@ def decide(state: State, now: float) -> tuple[Action, ...]:
     """What to do now. Without events, only at `wake_at` will it say something else."""
     if state.phase is Phase.ENDED:
         return ()
-    if now >= state.deadline:
-        state = _close(state, "time", "the batch's time is over")
+    state = _out_of_time(_beyond(state), now)
     if state.phase is Phase.STOPPING:
         return _wind_up(state)
     state = _set(state, throttle=throttle.tick(state.throttle, now))
@@ -398,7 +518,7 @@ def _short(state: State) -> str:
 
 def _wind_up(state: State) -> tuple[Action, ...]:
     if state.running:
-        if state.ending or state.why == "auth":
+        if state.ending or state.why in _RUN_OUT:
             return ()
         return (EndAll(state.reason),)
     if state.give_up:
@@ -408,9 +528,13 @@ def _wind_up(state: State) -> tuple[Action, ...]:
 
 def wake_at(state: State, now: float) -> float | None:
     """When `decide` must be called again though nothing happened, or None."""
-    if state.phase is Phase.ENDED or (state.phase is Phase.STOPPING and state.running):
+    if state.phase is Phase.ENDED:
+        return None
+    if state.phase is Phase.STOPPING and state.running and (state.ending or state.why not in _RUN_OUT):
         return None
     times = [] if state.deadline == float("inf") else [state.deadline]
+    if state.bounds.work is not None and _work(state, now + 1.0) > state.work:
+        times.append(state.at + state.bounds.work - state.work)
     if state.phase is Phase.OPEN:
         state = _set(state, throttle=throttle.tick(state.throttle, now))
         if state.next_due is not None and not state.ready:

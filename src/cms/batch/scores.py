@@ -25,7 +25,13 @@ from cms.session.model import Record
 
 #: Ends that say nothing of the work.
 NOTHING_SAID: Final = frozenset(
-    {TaskStatus.CANCELLED, TaskStatus.SKIPPED, TaskStatus.INTERRUPTED, TaskStatus.RATE_LIMITED}
+    {
+        TaskStatus.CANCELLED,
+        TaskStatus.SKIPPED,
+        TaskStatus.INTERRUPTED,
+        TaskStatus.RATE_LIMITED,
+        TaskStatus.LOST,
+    }
 )
 #: Ends of attempts that count.
 COUNTED: Final = OVER - NOTHING_SAID

@@ -101,7 +101,7 @@ def run(
         cms batch --file tasks.json --max-parallel 8 --max-cost 20
         cms batch --file night.jsonl --detach --out results.jsonl --report night.html
         cms batch --file tasks.toml --plan
-        cms batch --data bugs.csv --prompt 'Fix {{row.title}}' --verify 'pytest -q' --limit 20
+        cms batch --data bugs.csv --prompt 'Fix {{row.title}}' --verify pytest
         cms batch --resume tasks-3f9a1c
     """
     _check(file, prompt, resume, whole.header, plan=plan, detach=detach, foreground=foreground)

@@ -96,6 +96,10 @@ def counts_words(batch: BatchRecord) -> str:
     return f"{', '.join(words) or 'nothing'} of {count(batch.total, 'task')}"
 
 
+def _of(most: int | None) -> str:
+    return f" of {most:,}" if most is not None else ""
+
+
 def money_words(batch: BatchRecord) -> str:
     cap = f" of {cost(batch.options.max_cost)}" if batch.options.max_cost is not None else ""
     held = f", {cost(batch.reserved)} reserved" if batch.reserved else ""
@@ -121,6 +125,7 @@ def summary_lines(
         ("tasks", counts_words(batch)),
         ("cost", money_words(batch)),
         ("time", ", ".join(part for part in (took, left) if part)),
+        ("tokens", f"{batch.tokens:,}{_of(batch.options.max_tokens)}" if batch.tokens else ""),
         ("at once", str(batch.parallel) if batch.ended is None and batch.parallel else ""),
         ("file", one_line(batch.options.source, style)),
         ("table", one_line(table_words(batch.options), style)),
@@ -136,6 +141,8 @@ def summary_lines(
     lines += [f"  warning: {one_line(text, style)}" for text in batch.warnings]
     if batch.status is BatchStatus.STOPPED:
         lines.append(f"go on with: cms batch resume {batch.id}")
+    elif batch.status is BatchStatus.FAILED:
+        lines.append(f"do again what failed: cms batch requeue {batch.id}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Look after batches: `cms batches`, `cms batch show|pause|resume|stop|cancel`."""
+"""Look after batches: `cms batches`, `cms batch show|pause|resume|stop`. (`batch_steer` has the rest.)"""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from cms.errors import ExitCode, UsageError
 from cms.folders import nearest_path
 from cms.json_output import json_object
 from cms.rpc.batches import (
-    BATCH_CANCEL,
     BATCH_FOLLOW,
     BATCH_GET,
     BATCH_LIST,
@@ -40,11 +39,12 @@ from cms.rpc.verbs import Nothing, P, Verb
 #: What `--json` tells of a batch. `eta` in seconds.
 _BATCH = (
     "id status total counts total_cost_usd=spent cost_exact=exact max_cost=options.max_cost reserved parallel"
-    " created started ended until eta reason stopped_by detached=options.detached source=options.source"
-    " work_dir=options.work_dir warnings"
+    " tokens created started ended until eta reason stopped_by detached=options.detached"
+    " source=options.source work_dir=options.work_dir warnings"
 )
 
 IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
+ReasonFlag = Annotated[str, flags.text_flag("--reason", "Why, for `cms audit ID`.", "TEXT")]
 
 
 def batches(*, json: JsonFlag = False) -> int:
@@ -96,7 +96,7 @@ def show(
         cms batch show tasks --follow
         cms batch show tasks-3f9a1c --report night.html
     """
-    word = _pick("show", batch)
+    word = pick("show", batch)
     with io.daemon() as client, io.daemon() as waiting:
         port = DaemonPort(client, waiting)
         record = port.ask(BATCH_GET, BatchParams(id=word)).batch
@@ -135,34 +135,24 @@ def _write_report(path: str, text: str, work_dir: str) -> None:
         raise UsageError(f"--report: {path}: {error.strerror}", hint="name another file") from None
 
 
-def pause(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
+def pause(batch: IdWord = None, /, *, reason: ReasonFlag = "", json: JsonFlag = False) -> int:
     """Start no more tasks of a batch; what runs runs on. `cms batch resume` undoes it.
 
     Example::
 
         cms batch pause tasks-3f9a1c
     """
-    return _ask(BATCH_PAUSE, _pick("pause", batch), json=json)
+    return _ask(BATCH_PAUSE, pick("pause", batch), reason, json=json)
 
 
-def stop(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
+def stop(batch: IdWord = None, /, *, reason: ReasonFlag = "", json: JsonFlag = False) -> int:
     """Bring a batch to rest: what runs is ended so that it can go on. `cms batch resume` goes on.
 
     Example::
 
         cms batch stop tasks-3f9a1c
     """
-    return _ask(BATCH_STOP, _pick("stop", batch), json=json)
-
-
-def cancel(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
-    """Give a batch up: what runs is ended, what waits is cancelled. Its sessions can still be continued.
-
-    Example::
-
-        cms batch cancel tasks-3f9a1c
-    """
-    return _ask(BATCH_CANCEL, _pick("cancel", batch), json=json)
+    return _ask(BATCH_STOP, pick("stop", batch), reason, json=json)
 
 
 def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
@@ -174,22 +164,22 @@ def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
 
         cms batch resume tasks-3f9a1c
     """
-    word = _pick("resume", batch)
+    word = pick("resume", batch)
     with io.daemon() as client:
         record = client.call(BATCH_GET, BatchParams(id=word)).batch
         options = msgspec.structs.replace(record.options, detached=True)
         changes = options if record.status is BatchStatus.STOPPED else None
         params = BatchRunParams(id=record.id, options=changes, wait=False)
         record = client.call(BATCH_RUN, params).batch
-    return _show_one(record, json=json)
+    return show_one(record, json=json)
 
 
-def _ask(verb: Verb[BatchParams, BatchResult], word: str, *, json: bool) -> int:
+def _ask(verb: Verb[BatchParams, BatchResult], word: str, reason: str, *, json: bool) -> int:
     with io.daemon() as client:
-        return _show_one(client.call(verb, BatchParams(id=word)).batch, json=json)
+        return show_one(client.call(verb, BatchParams(word, reason)).batch, json=json)
 
 
-def _show_one(batch: BatchRecord, *, json: bool) -> int:
+def show_one(batch: BatchRecord, *, json: bool) -> int:
     if json:
         io.show_json(batch_json(batch))
     else:
@@ -197,7 +187,7 @@ def _show_one(batch: BatchRecord, *, json: bool) -> int:
     return ExitCode.COMPLETED
 
 
-def _pick(command: str, word: str | None) -> str:
+def pick(command: str, word: str | None) -> str:
     if not word:
         raise UsageError(
             f"batch {command} needs the id of a batch", hint="`cms batches` shows them; the beginning will do"

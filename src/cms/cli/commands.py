@@ -75,14 +75,16 @@ COMMANDS: Final = (
 #: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
 FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
     "batch": (
-        "Run a file of tasks, each a delegation; show, pause, resume and cancel batches.",
+        "Run a file of tasks, each a delegation; show, steer and cancel batches.",
         DELEGATION,
         (
             ("show", "cms.cli.batches:show", "ID [flags]"),
             ("pause", "cms.cli.batches:pause", "ID [flags]"),
             ("resume", "cms.cli.batches:resume", "ID [flags]"),
             ("stop", "cms.cli.batches:stop", "ID [flags]"),
-            ("cancel", "cms.cli.batches:cancel", "ID [flags]"),
+            ("set", "cms.cli.batch_steer:set_", "ID [flags]"),
+            ("requeue", "cms.cli.batch_steer:requeue", "ID [TASK...] [flags]"),
+            ("cancel", "cms.cli.batch_steer:cancel", "ID [TASK...] [flags]"),
         ),
     ),
     "budget": (

@@ -161,7 +161,13 @@ def _values(argument: Argument) -> list[Candidate]:
             return [(mode, "") for mode in PERMISSION_MODES]
         case "--work-dir" | "--add-dir":
             return [DIRS]
-        case name if name.endswith("-file") or name in ("--file", "--settings", "--mcp-config", "--out"):
+        case name if name.endswith("-file") or name in (
+            "--file",
+            "--data",
+            "--settings",
+            "--mcp-config",
+            "--out",
+        ):
             return [FILES]
     return []
 

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 import trio
 
-from cms.batch.ends import Found, Report
+from cms.batch.ends import Found, Report, Used
 from cms.batch.retry import Remains
 from cms.errors import ClaudeUnfit, CmsError, SessionNotFound
 from cms.fleet.delegation import Accepted
@@ -35,7 +35,7 @@ from cms.session.model import (
     SessionOptions,
     SessionRecord,
 )
-from cms.store import audit, sessions
+from cms.store import audit, money, sessions
 from cms.store.rawlog import raw_log_path, read_entries
 
 News = Literal["answered", "retry"]
@@ -52,8 +52,8 @@ class BatchSessions(Protocol):
     async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:
         """Go on in the session of that name, under its limits."""
 
-    async def spent(self, name: str) -> float:
-        """What the session of that name has cost so far; 0.0 if there is none."""
+    async def used(self, name: str) -> Used:
+        """What the session of that name has taken so far; nothing if there is none."""
 
     async def make_room(self, name: str) -> None:
         """See that no session has that name: what an earlier try left is kept under another."""
@@ -101,12 +101,16 @@ class SupervisorSessions:
     async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:
         return await self._supervisor.go_on(name, message, accepted=accepted, scopes=self._scopes)
 
-    async def spent(self, name: str) -> float:
+    async def used(self, name: str) -> Used:
         session = await self._find(name)
         if session is None:
-            return 0.0
+            return Used()
         judges = await self._supervisor.judges(session)
-        return session.total_cost_usd + sum(one.total_cost_usd for one in judges)
+        cost = session.total_cost_usd + sum(one.total_cost_usd for one in judges)
+        taken = 0
+        for one in (session, *judges):
+            taken += await self._supervisor.store.read(money.tokens, one.name)
+        return Used(cost, taken)
 
     async def make_room(self, name: str) -> None:
         session = await self._find(name)

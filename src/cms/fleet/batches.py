@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
@@ -13,14 +13,16 @@ from typing import Final
 import msgspec
 import trio
 
-from cms.batch import forecast
+from cms.batch import forecast, schedule
 from cms.batch.forecast import Forecast, Kind, Load, default_parallel
+from cms.batch.header import Header, altered, check_alterable
 from cms.batch.model import (
     RESUMABLE,
     BatchOptions,
     BatchRecord,
     BatchStatus,
     TaskSpec,
+    TaskStatus,
     resolve_task,
 )
 from cms.config import caller_environ
@@ -32,7 +34,7 @@ from cms.fleet.crew import Crew, LocalCrew
 from cms.fleet.remote_crew import RemoteCrew
 from cms.fleet.supervisor import Supervisor
 from cms.groups import at_own_door
-from cms.store import batch_intake, batch_tasks, batches
+from cms.store import batch_intake, batch_steering, batch_tasks, batches
 from cms.store.batch_intake import NewTask
 from cms.store.store import Store
 
@@ -206,6 +208,7 @@ class Batches:
             options = changes or found.options
             await self._make_crew(msgspec.structs.replace(found, options=options)).prepare()
             record = await self.store.write(batches.claim, found.id, RESUMABLE | {BatchStatus.LOADING})
+            await self.store.write(batches.reset_clock, found.id)
             record = msgspec.structs.replace(record, deadline=None)
             if record.status is BatchStatus.PAUSED:
                 record = msgspec.structs.replace(record, status=BatchStatus.RUNNING)
@@ -281,13 +284,13 @@ class Batches:
             record, reason="cms ended without warning; what became of its tasks is being looked into"
         )
 
-    async def pause(self, batch_id: str) -> BatchRecord:
-        return await self._ask(batch_id, "pause")
+    async def pause(self, batch_id: str, reason: str = "") -> BatchRecord:
+        return await self._ask(batch_id, "pause", reason)
 
-    async def stop(self, batch_id: str) -> BatchRecord:
-        return await self._ask(batch_id, "stop")
+    async def stop(self, batch_id: str, reason: str = "") -> BatchRecord:
+        return await self._ask(batch_id, "stop", reason)
 
-    async def cancel(self, batch_id: str) -> BatchRecord:
+    async def cancel(self, batch_id: str, reason: str = "") -> BatchRecord:
         found = await self.store.read(batches.find, batch_id)
         await self.recover_one(found.id)
         if found.id not in self._engines and found.status in RESUMABLE:
@@ -296,23 +299,149 @@ class Batches:
                     # Nobody is at work on it: only its tasks in the store are to be closed.
                     engine = self._engine(await self.store.write(batches.claim, found.id))
                     await engine.lay_down("cancelled", give_up=True)
+                    await self._note(found, "cancel", reason)
                     return engine.record
-        return await self._ask(batch_id, "cancel")
+        return await self._ask(batch_id, "cancel", reason)
 
-    async def _ask(self, batch_id: str, want: str) -> BatchRecord:
+    async def _note(self, record: BatchRecord, what: str, reason: str) -> None:
+        """A line of the batch's audit log."""
+        await self.store.write(batch_steering.note, record, what, "", reason, self._clock())
+
+    async def alter(self, batch_id: str, changes: Header, reason: str) -> tuple[BatchRecord, int]:
+        """Other limits for a batch, and other options for its tasks that are still to be begun.
+
+        Returns:
+            The batch, and how many tasks have other options now.
+
+        Raises:
+            UsageError: it is over, or something else is to be changed.
+        """
+        tasks = check_alterable(changes)
+        now = self._clock()
+        changed = 0
+
+        async def between(engine: Engine) -> None:
+            nonlocal changed
+            options = altered(engine.record.options, changes)
+            changed = await self.store.write(
+                batch_steering.alter, engine.record.id, options, tasks, reason, now
+            )
+            engine.alter(options)
+
+        async def at_rest(record: BatchRecord) -> BatchRecord:
+            nonlocal changed
+            if record.status not in RESUMABLE:
+                raise UsageError(
+                    f"batch {record.id!r} is {record.status.value}: it has no use for other limits",
+                    hint=f"to do some of it again: cms batch requeue {record.id}",
+                )
+            options = altered(record.options, changes)
+            changed = await self.store.write(batch_steering.alter, record.id, options, tasks, reason, now)
+            return await self.store.read(batches.find, record.id)
+
+        record = await self._steer(batch_id, between, at_rest)
+        return record, changed
+
+    async def requeue(
+        self, batch_id: str, names: Sequence[str], statuses: Collection[TaskStatus], reason: str
+    ) -> tuple[BatchRecord, int]:
+        """Do tasks again that are over; a batch that is at rest goes on.
+
+        Returns:
+            The batch, and how many tasks wait again.
+
+        Raises:
+            UsageError: there is no such task.
+        """
+        now = self._clock()
+        count = 0
+
+        async def between(engine: Engine) -> None:
+            nonlocal count
+            _, done = await self.store.write(
+                batch_steering.requeue, engine.record.id, names, statuses, reason, now, at_rest=False
+            )
+            count = done.tasks
+            engine.requeued(done.tasks, done.errors)
+
+        async def at_rest(record: BatchRecord) -> BatchRecord:
+            nonlocal count
+            if self._closed:
+                raise UsageError("cms is shutting down")
+            record, done = await self.store.write(
+                batch_steering.requeue, record.id, names, statuses, reason, now, at_rest=True
+            )
+            count = done.tasks
+            await self.store.write(batches.reset_clock, record.id)
+            options = msgspec.structs.replace(record.options, detached=True)
+            record = msgspec.structs.replace(
+                record, options=options, deadline=None, ended=None, status=BatchStatus.RUNNING
+            )
+            return await self._launch(record).summary()
+
+        return await self._steer(batch_id, between, at_rest), count
+
+    async def withdraw(self, batch_id: str, names: Sequence[str], reason: str) -> BatchRecord:
+        """Cancel some tasks of a batch: those that run are ended, and this waits for it.
+
+        Raises:
+            UsageError: there is no such task, or it is over.
+        """
+        now = self._clock()
+        running: tuple[int, ...] = ()
+
+        async def between(engine: Engine) -> None:
+            nonlocal running
+            gone = await self.store.write(batch_steering.withdraw, engine.record.id, names, reason, now)
+            running = gone.running
+            engine.note(schedule.Withdrawn(engine.now(), gone.waiting, gone.skipped))
+
+        async def at_rest(record: BatchRecord) -> BatchRecord:
+            if record.status not in RESUMABLE:
+                raise UsageError(f"batch {record.id!r} is {record.status.value}: every task of it is over")
+            await self.store.write(batch_steering.withdraw, record.id, names, reason, now)
+            return await self.store.read(batches.find, record.id)
+
+        record = await self._steer(batch_id, between, at_rest)
+        engine = self._engines.get(record.id)
+        if engine is None or not running:
+            return record
+        await engine.end_tasks(running, f"cancelled by a person{f': {reason}' if reason else ''}")
+        return await engine.summary()
+
+    async def _steer(
+        self,
+        batch_id: str,
+        between: Callable[[Engine], Awaitable[None]],
+        at_rest: Callable[[BatchRecord], Awaitable[BatchRecord]],
+    ) -> BatchRecord:
+        """Change a batch: between two decisions of its engine, or while nobody is at work on it."""
+        found = await self.store.read(batches.find, batch_id)
+        await self.recover_one(found.id)
+        async with self._turn(found.id):
+            while (engine := self._engines.get(found.id)) is not None:
+                if not engine.ending:
+                    await engine.between(partial(between, engine))
+                    return await engine.summary()
+                await engine.wait()
+            return await at_rest(await self.store.read(batches.find, found.id))
+
+    async def _ask(self, batch_id: str, want: str, reason: str) -> BatchRecord:
         record = await self.store.read(batches.find, batch_id)
         await self.recover_one(record.id)
         engine = self._engines.get(record.id)
         if engine is None:
             raise UsageError(f"batch {record.id!r} is {record.status.value}: it is not at work")
+        await self._note(record, want, reason)
+        why = f": {reason}" if reason else ""
         if want == "pause":
-            engine.pause("paused by a person")
+            engine.pause(f"paused by a person{why}")
             await engine.rested()
             return await engine.summary()
         if want == "stop":
-            engine.stop("stopped by a person")
+            engine.stop(f"stopped by a person{why}")
         else:
-            engine.cancel("cancelled by a person")
+            engine.cancel(f"cancelled by a person{why}")
         return await engine.wait()
 
     async def summary(self, batch_id: str) -> BatchRecord:

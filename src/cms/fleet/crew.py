@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from cms.batch import retry
-from cms.batch.ends import Found, Report
+from cms.batch.ends import Found, Report, Used
 from cms.batch.model import Place, Task
 from cms.errors import ClaudeUnfit, CmsError
 from cms.fleet.batch_sessions import BatchSessions, News
@@ -124,8 +124,8 @@ class Crew(Protocol):
             Lost: nobody will know.
         """
 
-    async def spent(self, task: Task) -> float:
-        """US dollars that the session of the task's name has cost so far; 0.0 if there is none."""
+    async def used(self, task: Task) -> Used:
+        """What the session of the task's name has taken so far; nothing if there is none."""
 
     async def keep(self, task: Task) -> None:
         """Have a process alive for the task's session."""
@@ -183,7 +183,7 @@ class LocalCrew:
             cost = 0.0
             if begun:
                 with trio.CancelScope(shield=True):
-                    cost = max(0.0, await self.spent(job.task) - job.task.paid)
+                    cost = max(0.0, (await self.used(job.task)).cost - job.task.paid)
             raise NotDone(error, begun=begun, cost=cost) from error
 
     def _unfit(self, result: DelegateResult) -> ClaudeUnfit | None:
@@ -215,8 +215,8 @@ class LocalCrew:
             return None  # it can simply be begun, with another claude
         return await self._seen(task, found) if isinstance(found, Report) else found
 
-    async def spent(self, task: Task) -> float:
-        return await self._sessions.spent(task.name)
+    async def used(self, task: Task) -> Used:
+        return await self._sessions.used(task.name)
 
     async def keep(self, task: Task) -> None:
         await self._sessions.keep(task.name)

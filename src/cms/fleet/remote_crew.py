@@ -23,7 +23,7 @@ import trio
 from cms._version import __version__
 from cms.batch import retry
 from cms.batch.address import parse
-from cms.batch.ends import AtWork, Found, Report
+from cms.batch.ends import AtWork, Found, Report, Used
 from cms.batch.model import BatchRecord, Place, Task
 from cms.batch.remote import (
     AHEAD,
@@ -422,8 +422,8 @@ class RemoteCrew:
         why = ended.reason or str(done.trouble if done is not None else "")
         raise Lost(why, cost=cost, place=Place(ended.node, "", ""))
 
-    async def spent(self, task: Task) -> float:
-        return task.cost
+    async def used(self, task: Task) -> Used:
+        return Used(task.cost)  # tokens are not told by nodes
 
     async def keep(self, task: Task) -> None:
         raise UsageError(f"{task.name}: a session at a node cannot be kept alive")

@@ -110,7 +110,7 @@ class ResultFile:
     """The file of `--out`."""
 
     def __init__(self, fd: int) -> None:
-        self.names: set[str] = set()
+        self.written: set[tuple[str, int]] = set()  # names, and after how many tries
         self._file = open(fd, "r+b", buffering=0)  # noqa: SIM115 - kept open; a descriptor, not a path
 
     def reconcile(self) -> None:
@@ -128,26 +128,27 @@ class ResultFile:
                         raise NotOurs(_OTHER)
                     break
                 try:
-                    self.names.add(msgspec.json.decode(line, type=_Result).name)
+                    result = msgspec.json.decode(line, type=_Result)
+                    self.written.add((result.name, result.tries))
                 except (msgspec.DecodeError, UnicodeDecodeError):
                     raise NotOurs(_OTHER) from None
                 whole += len(line)
         self._file.truncate(whole)
 
     def write(self, tasks: Sequence[TaskView]) -> None:
-        """Add lines, of those that had none when `reconcile` looked.
+        """Add lines, of those that had none when `reconcile` looked. Who was done again has two.
 
         Raises:
             OSError: not all could be written; a later `reconcile` sees which.
         """
-        fresh = [task for task in tasks if task.name not in self.names]
+        fresh = [task for task in tasks if (task.name, task.tries) not in self.written]
         data = b"".join(encode(task) for task in fresh)
         while data:
             data = data[self._file.write(data) :]
 
     def caught_up(self) -> None:
         """All that ended before was offered to `write`: from here on nothing comes twice."""
-        self.names.clear()
+        self.written.clear()
 
     def close(self) -> None:
         self._file.close()

@@ -26,16 +26,20 @@ from cms.rpc.batches import (
     BATCH_DISCARD,
     BATCH_FOLLOW,
     BATCH_GET,
+    BATCH_REQUEUE,
     BATCH_RUN,
     BATCH_TASKS,
+    BATCH_WITHDRAW,
     CHUNK_BYTES,
     BatchAddParams,
     BatchCreateParams,
     BatchPageParams,
     BatchParams,
     BatchProblems,
+    BatchRequeueParams,
     BatchRunParams,
     BatchTasksResult,
+    BatchWithdrawParams,
     LineOf,
 )
 from cms.units import NAME_PATTERN
@@ -231,13 +235,36 @@ def show(call: DaemonCall, given: ShowArguments) -> Batch:
     return _shown(call, reply.batch, given.after, given.limit, given.max_chars)
 
 
+Reason = Annotated[str, msgspec.Meta(description="Why, for the audit log.", max_length=500)]
+TaskNames = Annotated[tuple[TaskName, ...], msgspec.Meta(max_length=MAX_TASKS)]
+
+
+class RequeueArguments(Params, frozen=True, kw_only=True):
+    id: BatchId
+    tasks: Annotated[TaskNames, described("Only these; by default all that failed.")] = ()
+    errored: Annotated[bool, described("Only those that ended otherwise than by their checks.")] = False
+    reason: Reason = ""
+
+
+def requeue(call: DaemonCall, given: RequeueArguments) -> Batch:
+    if given.tasks and given.errored:
+        raise UsageError("give tasks or errored, not both")
+    params = BatchRequeueParams(given.id, given.tasks, given.errored, given.reason)
+    return _shown(call, call.call(BATCH_REQUEUE, params).batch, -1, 50, 300)
+
+
 class CancelArguments(Params, frozen=True, kw_only=True):
     id: BatchId
+    tasks: Annotated[TaskNames, described("Only these of its tasks; by default the whole batch.")] = ()
+    reason: Reason = ""
 
 
 def cancel(call: DaemonCall, given: CancelArguments) -> Batch:
+    if given.tasks:
+        params = BatchWithdrawParams(given.id, given.tasks, given.reason)
+        return _shown(call, call.call(BATCH_WITHDRAW, params).batch, -1, 50, 300)
     try:
-        reply = call.call(BATCH_CANCEL, BatchParams(given.id))
+        reply = call.call(BATCH_CANCEL, BatchParams(given.id, given.reason))
     except UsageError:
         # It may be cancelled already: then there is nothing to complain of.
         reply = call.call(BATCH_GET, BatchParams(given.id))
@@ -295,13 +322,25 @@ TOOLS = (
         inside=False,
     ),
     tool(
+        "batch_requeue",
+        "Do tasks of a batch again",
+        RequeueArguments,
+        Batch,
+        requeue,
+        """Do tasks of a batch again that did not complete, and those skipped because of them, also when the
+        batch is over; each begins anew. Costs model calls, within the batch's maxCost. Returns at once.""",
+        destructive=True,
+        open_world=True,
+        inside=False,
+    ),
+    tool(
         "batch_cancel",
         "Cancel a batch",
         CancelArguments,
         Batch,
         cancel,
-        """Give a batch up: what runs is stopped, what waits is never started. It cannot go on afterwards; its
-        finished work and its sessions stay. Free.""",
+        """Give a batch up, or some of its tasks: what runs is stopped, what waits is never started. Finished
+        work and the sessions stay. Free.""",
         destructive=True,
         idempotent=True,
         inside=False,

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from cms.batch.forecast import Forecast
+from cms.batch.header import Header
 from cms.batch.model import BatchOptions, BatchRecord, TaskSpec, TaskView
 from cms.batch.scores import CellScore
 from cms.rpc.verbs import Nothing, Verb
@@ -46,9 +47,10 @@ class BatchAddParams(Record, frozen=True):
 
 
 class BatchParams(Record, frozen=True):
-    """One batch, by its id or the beginning of it."""
+    """One batch, by its id or the beginning of it. `reason`: for its audit log, if it is changed."""
 
     id: str
+    reason: str = ""
 
 
 class BatchRunParams(Record, frozen=True):
@@ -72,6 +74,31 @@ class BatchReportParams(Record, frozen=True):
     html: bool = False
 
 
+class BatchSetParams(Record, frozen=True):
+    """Change a batch (`batch.header.ALTERABLE`); `defaults` of the changes: of tasks that are to be begun."""
+
+    id: str
+    changes: Header
+    reason: str = ""
+
+
+class BatchRequeueParams(Record, frozen=True):
+    """Do tasks again: those of `names`, else all that failed, or only those that ended in error."""
+
+    id: str
+    names: tuple[str, ...] = ()
+    errored: bool = False
+    reason: str = ""
+
+
+class BatchWithdrawParams(Record, frozen=True):
+    """Cancel these tasks."""
+
+    id: str
+    names: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    reason: str = ""
+
+
 class BatchProblems(Record, frozen=True):
     """What is wrong with the tasks, a line each; empty if nothing is."""
 
@@ -80,6 +107,13 @@ class BatchProblems(Record, frozen=True):
 
 class BatchResult(Record, frozen=True):
     batch: BatchRecord
+
+
+class BatchChanged(Record, frozen=True):
+    """The batch as it stands then, and how many tasks it was about."""
+
+    batch: BatchRecord
+    tasks: int
 
 
 class BatchesResult(Record, frozen=True):
@@ -119,3 +153,6 @@ BATCH_SCORES = Verb("batch.scores", BatchParams, BatchScoresResult, idempotent=T
 BATCH_PAUSE = Verb("batch.pause", BatchParams, BatchResult, idempotent=True)
 BATCH_STOP = Verb("batch.stop", BatchParams, BatchResult, idempotent=True)
 BATCH_CANCEL = Verb("batch.cancel", BatchParams, BatchResult)
+BATCH_SET = Verb("batch.set", BatchSetParams, BatchChanged, idempotent=True)
+BATCH_REQUEUE = Verb("batch.requeue", BatchRequeueParams, BatchChanged)
+BATCH_WITHDRAW = Verb("batch.withdraw", BatchWithdrawParams, BatchResult)

@@ -14,10 +14,12 @@ import msgspec
 from cms.batch.allowance import counted
 from cms.batch.model import OVER, Task, TaskOptions, TaskResult, TaskStatus
 from cms.batch.schedule import Candidate
-from cms.errors import StoreError
+from cms.errors import StoreError, UsageError
 from cms.session.model import Record
+from cms.store import money
 from cms.store.database import Database
 from cms.store.rows import to_json
+from cms.units import nearest
 
 
 class _Rest(Record, frozen=True, omit_defaults=True):
@@ -37,6 +39,9 @@ class _Rest(Record, frozen=True, omit_defaults=True):
     before: str = ""
     messages: int = 0
     paid: float = 0.0
+    paid_tokens: int = 0
+    tokens: int = 0
+    requeued: bool = False
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -48,6 +53,8 @@ class Settled(msgspec.Struct, frozen=True):
 
 _COLUMNS: Final = "seq, name, line, status, due, place, spec, rest, result, chosen"
 _FREE: Final = "batch_id = ? AND status = 'waiting' AND unmet = 0"
+#: Names that are looked through for one like a wrong one.
+_LOOKED_THROUGH: Final = 20_000
 _REST_FIELDS: Final = _Rest.__struct_fields__
 _rest = msgspec.json.Decoder(_Rest)
 _options = msgspec.json.Decoder(TaskOptions)
@@ -87,6 +94,7 @@ def begin(db: Database, batch_id: str, seqs: Sequence[int], now: float) -> list[
             " ON i.session_id = s.id WHERE s.name = ? GROUP BY s.id",
             (found.name,),
         ).fetchone()
+        goes_on = before is not None and found.go_on
         started = msgspec.structs.replace(
             found,
             status=TaskStatus.RUNNING,
@@ -97,7 +105,8 @@ def begin(db: Database, batch_id: str, seqs: Sequence[int], now: float) -> list[
             reason="",
             before="" if before is None else before[0],
             messages=0 if before is None else before[1],
-            paid=before[2] if before is not None and found.go_on else 0.0,
+            paid=before[2] if before is not None and goes_on else 0.0,
+            paid_tokens=money.tokens(db, found.name) if goes_on else 0,
         )
         _put(db, batch_id, started)
         begun.append(started)
@@ -111,16 +120,19 @@ def settle(
     cost: float,
     *,
     exact: bool = True,
+    tokens: int = 0,
     left: float | None = None,
     worked: float = 0.0,
+    working: float = 0.0,
 ) -> Settled:
     """A try of a task that runs has ended: write down what the task is now, and what follows from it.
 
     Args:
         task: as it stands now, `waiting` or over, its cost so far included.
-        cost, exact: of this try.
+        cost, exact, tokens: of this try.
         left: US dollars that it may spend if it is tried again.
         worked: seconds that a task that is over took.
+        working: seconds in which the batch has worked so far (`BatchOptions.max_work`).
     """
     if task.status in OVER:
         task = msgspec.structs.replace(task, order=_last_place(db, batch_id) + 1)
@@ -128,8 +140,8 @@ def settle(
     _put(db, batch_id, msgspec.structs.replace(task, reserved=0.0), cap=left)
     db.execute(
         "UPDATE batches SET spent = spent + ?, counted = counted + ?, exact = min(exact, ?),"
-        " worked = worked + ? WHERE id = ?",
-        (cost, counted(cost, reserved, exact=exact), exact, worked, batch_id),
+        " worked = worked + ?, tokens = tokens + ?, working = ? WHERE id = ?",
+        (cost, counted(cost, reserved, exact=exact), exact, worked, tokens, working, batch_id),
     )
     if task.status is TaskStatus.COMPLETED:
         return Settled(released=_release(db, batch_id, task.seq))
@@ -191,6 +203,15 @@ def cancel_rest(db: Database, batch_id: str, now: float) -> int:
     return done.rowcount
 
 
+def cancel_one(db: Database, batch_id: str, task: Task, reason: str, now: float) -> int:
+    """A task that waits is cancelled; returns how many others, who need it, are skipped."""
+    gone = msgspec.structs.replace(
+        task, status=TaskStatus.CANCELLED, reason=reason, ended=now, order=_last_place(db, batch_id) + 1
+    )
+    _put(db, batch_id, gone)
+    return _skip(db, batch_id, gone)
+
+
 def _last_place(db: Database, batch_id: str) -> int:
     """The place of the task that ended last; 0 if none did."""
     place: int = db.execute(
@@ -241,6 +262,29 @@ def named(db: Database, batch_id: str, names: Sequence[str]) -> list[Task]:
     """The tasks of these names."""
     marks = ", ".join("?" * len(names))
     return _tasks(db, f"batch_id = ? AND name IN ({marks})", batch_id, *names)
+
+
+def of_names(db: Database, batch_id: str, names: Sequence[str]) -> list[Task]:
+    """The tasks of these names, each once, in that order.
+
+    Raises:
+        UsageError: there is none of that name; with the nearest.
+    """
+    found = {name: task for name in dict.fromkeys(names) for task in named(db, batch_id, [name])}
+    for name in names:
+        if name not in found:
+            known: list[str] = [
+                row[0]
+                for row in db.execute(
+                    "SELECT name FROM batch_tasks WHERE batch_id = ? LIMIT ?", (batch_id, _LOOKED_THROUGH)
+                )
+            ]
+            near = nearest(name, known)
+            raise UsageError(
+                f"batch {batch_id!r} has no task {name!r}",
+                hint=f"did you mean {near!r}?" if near else f"see them: cms batch show {batch_id}",
+            )
+    return list(found.values())
 
 
 def running(db: Database, batch_id: str) -> list[Task]:

@@ -31,6 +31,8 @@ class Spending(msgspec.Struct, frozen=True):
     counted: float
     exact: bool
     worked: float
+    tokens: int = 0
+    working: float = 0.0
 
 
 class BatchNotFound(UsageError):
@@ -123,6 +125,11 @@ def claim(db: Database, batch_id: str, statuses: Collection[BatchStatus] = RESUM
     return batch
 
 
+def reset_clock(db: Database, batch_id: str) -> None:
+    """A person starts it: the time of its work counts from now on."""
+    db.execute("UPDATE batches SET working = 0 WHERE id = ?", (batch_id,))
+
+
 def orphans(db: Database) -> list[BatchRecord]:
     """Batches that somebody was at work on who is dead; those that were being written are removed."""
     active = ", ".join(f"'{status.value}'" for status in (*ACTIVE, BatchStatus.LOADING))
@@ -174,11 +181,11 @@ def newest_first(db: Database, limit: int = 1000) -> list[BatchRecord]:
 
 
 def _batches(db: Database, where: str, *values: str | int) -> Iterator[BatchRecord]:
-    rows: list[tuple[str, str, float, int]] = db.execute(
-        f"SELECT status, rest, spent, exact FROM batches WHERE {where}",  # noqa: S608 - words of ours
+    rows: list[tuple[str, str, float, int, int]] = db.execute(
+        f"SELECT status, rest, spent, exact, tokens FROM batches WHERE {where}",  # noqa: S608 - words of ours
         values,
     ).fetchall()
-    for status, rest, spent, exact in rows:
+    for status, rest, spent, exact, tokens in rows:
         try:
             batch, stands = _record.decode(rest), BatchStatus(status)
         except (msgspec.MsgspecError, ValueError) as error:
@@ -191,6 +198,7 @@ def _batches(db: Database, where: str, *values: str | int) -> Iterator[BatchReco
             total=sum(tasks.values()),
             spent=spent,
             exact=bool(exact),
+            tokens=tokens,
         )
 
 
@@ -204,10 +212,12 @@ def counts(db: Database, batch_id: str) -> dict[TaskStatus, int]:
 
 def spending(db: Database, batch_id: str) -> Spending:
     """What a batch cost so far."""
-    row: tuple[float, float, int, float] | None = db.execute(
-        "SELECT spent, counted, exact, worked FROM batches WHERE id = ?", (batch_id,)
+    row: tuple[float, float, int, float, int, float] | None = db.execute(
+        "SELECT spent, counted, exact, worked, tokens, working FROM batches WHERE id = ?", (batch_id,)
     ).fetchone()
-    return Spending(0.0, 0.0, True, 0.0) if row is None else Spending(row[0], row[1], bool(row[2]), row[3])
+    if row is None:
+        return Spending(0.0, 0.0, True, 0.0)
+    return Spending(row[0], row[1], bool(row[2]), row[3], row[4], row[5])
 
 
 def cost_by_model(db: Database, batch_id: str) -> list[tuple[str, float]]:

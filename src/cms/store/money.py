@@ -113,6 +113,19 @@ def total(
     return _totals(db, f"SELECT '', '', {_SUMS} FROM {source}", values)[0]  # noqa: S608
 
 
+def tokens(db: Database, session_name: str) -> int:
+    """What the session of that name has taken so far: what was read anew, and what was written.
+
+    Not what came out of the prompt's cache, which is nearly all that a long conversation reads.
+    """
+    row: tuple[int] | None = db.execute(
+        "SELECT c.input_tokens + c.output_tokens + c.cache_creation_input_tokens FROM session_costs AS c"
+        " JOIN sessions AS s ON s.id = c.session_id WHERE s.name = ?",
+        (session_name,),
+    ).fetchone()
+    return 0 if row is None else row[0]
+
+
 def totals(db: Database, by: Grouping, *, since: float | None = None, limit: int = -1) -> list[Total]:
     """What was spent, by session and model dearest first, by day (local time) oldest first.
 

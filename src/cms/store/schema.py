@@ -451,7 +451,13 @@ def _v10(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10)
+def _v11(db: sqlite3.Connection) -> None:
+    """A batch's tokens, and the seconds of its work since a person last started it."""
+    db.execute("ALTER TABLE batches ADD COLUMN tokens INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE batches ADD COLUMN working REAL NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator
 import msgspec
 import trio
 
-from cms.batch.ends import Found, Report
+from cms.batch.ends import Found, Report, Used
 from cms.batch.retry import Remains
 from cms.errors import ClaudeUnfit, NameTaken
 from cms.fleet.batch_sessions import News
@@ -31,6 +31,7 @@ from cms.fleet.delegation import Accepted
 from cms.session.model import DelegateResult, Interaction, Outcome, Safety, SessionOptions
 
 COST = 0.01
+TOKENS = 100  # of each turn
 
 
 class Session(msgspec.Struct):
@@ -144,9 +145,9 @@ class FakeSessions:
         result = self.sessions[name].result
         return ClaudeUnfit("2.0.1", "it is too old", "2.1") if result and result.error == "unfit" else None
 
-    async def spent(self, name: str) -> float:
+    async def used(self, name: str) -> Used:
         session = self.sessions.get(name)
-        return 0.0 if session is None else session.spent
+        return Used() if session is None else Used(session.spent, session.turns * TOKENS)
 
     async def make_room(self, name: str) -> None:
         self.sessions.pop(name, None)

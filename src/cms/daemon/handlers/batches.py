@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from cms.batch.forecast import Forecast
-from cms.batch.model import Task, TaskView, view
+from cms.batch.model import ERRORED, Task, TaskView, view
 from cms.config import caller
 from cms.daemon.call import Call, Handler, bind, quick
 from cms.fleet.batches import Batches
@@ -25,11 +25,15 @@ from cms.rpc.batches import (
     BATCH_PAUSE,
     BATCH_PLAN,
     BATCH_REPORT,
+    BATCH_REQUEUE,
     BATCH_RUN,
     BATCH_SCORES,
+    BATCH_SET,
     BATCH_STOP,
     BATCH_TASKS,
+    BATCH_WITHDRAW,
     BatchAddParams,
+    BatchChanged,
     BatchCreateParams,
     BatchesResult,
     BatchPageParams,
@@ -37,13 +41,17 @@ from cms.rpc.batches import (
     BatchProblems,
     BatchReportParams,
     BatchReportResult,
+    BatchRequeueParams,
     BatchResult,
     BatchRunParams,
     BatchScoresResult,
+    BatchSetParams,
     BatchTasksResult,
+    BatchWithdrawParams,
 )
 from cms.rpc.verbs import Nothing
 from cms.store import batch_tasks, batches
+from cms.store.batch_steering import FAILED
 from cms.store.database import Database
 
 #: Problems that are told at once.
@@ -73,6 +81,9 @@ class BatchHandlers:
             bind(BATCH_PAUSE, quick(self.pause)),
             bind(BATCH_STOP, quick(self.stop)),
             bind(BATCH_CANCEL, quick(self.cancel)),
+            bind(BATCH_SET, quick(self.set_)),
+            bind(BATCH_REQUEUE, quick(self.requeue)),
+            bind(BATCH_WITHDRAW, quick(self.withdraw)),
         )
 
     # --- making one -----------------------------------------------------------------------------
@@ -118,13 +129,24 @@ class BatchHandlers:
         return BatchResult(await self._batches.summary(record.id))
 
     async def pause(self, params: BatchParams) -> BatchResult:
-        return BatchResult(await self._batches.pause(params.id))
+        return BatchResult(await self._batches.pause(params.id, params.reason))
 
     async def stop(self, params: BatchParams) -> BatchResult:
-        return BatchResult(await self._batches.stop(params.id))
+        return BatchResult(await self._batches.stop(params.id, params.reason))
 
     async def cancel(self, params: BatchParams) -> BatchResult:
-        return BatchResult(await self._batches.cancel(params.id))
+        return BatchResult(await self._batches.cancel(params.id, params.reason))
+
+    async def set_(self, params: BatchSetParams) -> BatchChanged:
+        return BatchChanged(*await self._batches.alter(params.id, params.changes, params.reason))
+
+    async def requeue(self, params: BatchRequeueParams) -> BatchChanged:
+        caller.set(msgspec.structs.replace(caller.get(), counted=False))  # as in `run`
+        statuses = ERRORED if params.errored else FAILED
+        return BatchChanged(*await self._batches.requeue(params.id, params.names, statuses, params.reason))
+
+    async def withdraw(self, params: BatchWithdrawParams) -> BatchResult:
+        return BatchResult(await self._batches.withdraw(params.id, params.names, params.reason))
 
     # --- questions ------------------------------------------------------------------------------
 
