@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cms.batch import schedule, throttle
 from cms.batch.allowance import Allowance, counted, fits, reserve, settle
+from cms.batch.many import Many
 from cms.batch.model import BatchStatus, TaskStatus
 from cms.batch.schedule import (
     Asked,
@@ -368,7 +369,7 @@ def test_what_a_person_changes_is_counted() -> None:
 def test_a_batch_that_runs_out_can_still_be_stopped() -> None:
     """Too many errors let what runs run out; a person, or the time, ends it."""
     state = State(throttle=throttle.initial(2), allowance=Allowance(), waiting=3, total=5, deadline=90.0)
-    state = msgspec.structs.replace(state, bounds=schedule.Bounds(errors=0), running=frozenset({1, 2}))
+    state = msgspec.structs.replace(state, bounds=schedule.Bounds(errors=0), running=Many().put(1).put(2))
     state = fold(state, Ended(1.0, 1, TaskStatus.FAILED))
     assert (state.phase, state.why, decide(state, 2.0)) == (schedule.Phase.STOPPING, "errors", ())
     assert wake_at(state, 2.0) == 90.0

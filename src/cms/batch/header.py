@@ -168,6 +168,12 @@ class Header(Record, frozen=True, omit_defaults=True):
     rerun_lost: Annotated[
         bool | None, Option(SWITCH, "Begin tasks anew whose node was lost.", group="batch")
     ] = None
+    cache: Annotated[
+        bool | None,
+        Option(
+            SWITCH, "Do every task, also where an earlier batch has its result.", "--no-cache", group="batch"
+        ),
+    ] = None
     out: Annotated[
         str | None,
         Option(TEXT, "Write each result here as it comes, a line of JSON.", metavar="FILE", group="news"),

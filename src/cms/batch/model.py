@@ -246,6 +246,7 @@ class BatchOptions(Record, frozen=True):
     shuffle: int | None = None
     slice: str = ""
     limit: int | None = None
+    cache: bool = False  # results of earlier batches are reused
     attempts: int = 1
     best_of: BestOf | None = None
     matrix: tuple[Axis, ...] = ()
@@ -283,6 +284,7 @@ class BatchRecord(Record, frozen=True):
     reason: str = ""  # why it is parked, paused, stopped, for a person
     stopped_by: str = ""  # "cost", "tokens", "time", "errors", "asked", "auth", "trouble"
     tokens: int = 0  # taken so far
+    reused: int = 0  # tasks that have the result of an earlier batch
     parallel: int = 0  # how many at once are allowed now
     reserved: float = 0.0
     warnings: tuple[str, ...] = ()  # the newest few things that went wrong beside the work
@@ -347,6 +349,9 @@ class Task(Record, frozen=True):
     paid_tokens: int = 0  # and had taken
     tokens: int = 0  # all tries
     requeued: bool = False  # a person wants it done again
+    key: str = ""  # of what its result rests on (`batch.reuse`), "" where none is kept
+    around: str = ""  # what that was beside the task itself, when it began
+    reused: str = ""  # whose result it has: `BATCH/TASK`
     chosen: bool = False  # among the attempts at the same thing (`BatchOptions.best_of`)
 
 
@@ -379,6 +384,7 @@ class TaskView(Record, frozen=True, kw_only=True):
     cell: str = ""
     attempt: int = 1
     chosen: bool = False
+    reused: str = ""  # whose result it has: `BATCH/TASK`
     node: str = ""  # where it was done, if not here
     host: str = ""
     patch: str = ""  # the file with what it changed there
@@ -443,6 +449,7 @@ def view(task: Task) -> TaskView:
         cell="" if origin is None else origin.cell,
         attempt=1 if origin is None else origin.attempt,
         chosen=task.chosen,
+        reused=task.reused,
         node=result.place.node if result.place is not None else "",
         host=result.place.host if result.place is not None else "",
         patch=result.patch,

@@ -188,6 +188,7 @@ def _facts(batch: BatchRecord, zone: tzinfo | None) -> list[tuple[str, str]]:
         ("status", batch.status.value + (f" ({batch.reason})" if batch.reason else "")),
         ("tasks", f"{batch.total}: {counts}"),
         ("cost", _money(batch.spent, exact=batch.exact) + cap),
+        ("reused", f"{batch.reused} results of earlier batches" if batch.reused else ""),
         ("started", _clock(batch.started, zone)),
         ("ended", _clock(batch.ended, zone)),
         ("took", took),

@@ -117,7 +117,9 @@ def run(
     def options_of(header: Header, source: str) -> BatchOptions:
         file = Folders(key_of, work_dir).settle(header.defaults)
         defaults = resolve(msgspec.structs.replace(tasks, work_dir=None), file, said.person)
-        options = BatchOptions(work_dir=work_dir, source=source, defaults=defaults, detached=detach)
+        options = BatchOptions(
+            work_dir=work_dir, source=source, defaults=defaults, detached=detach, cache=True
+        )
         beside = Path(source).parent if source not in ("stdin", "--prompt") else Path()
         return _afar(_with_settings(_with_settings(options, header, beside), whole.header))
 
@@ -201,6 +203,9 @@ def _afar(options: BatchOptions) -> BatchOptions:
         from cms.batch.address import parse
 
         parse(options.on)
+        if options.max_tokens is not None:
+            raise UsageError("--max-tokens is for batches done here: nodes do not tell tokens")
+        options = msgspec.structs.replace(options, cache=False)  # their folders cannot be looked at
     elif options.label or options.artifacts or options.repo or options.rerun_lost:
         raise UsageError(
             "--label, --artifacts, --repo and --rerun-lost are for batches that nodes do: --on URL"

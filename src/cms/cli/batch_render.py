@@ -68,6 +68,8 @@ def over_count(batch: BatchRecord) -> int:
 def task_line(task: TaskView, style: Style) -> str:
     """`✓ name  $0.0123  12.3s`, or `✗ name  failed: why`."""
     figures = f"{cost(task.cost, exact=task.cost_exact)}  {span(task.duration / 1000)}"
+    if task.reused:
+        figures = f"reused from {task.reused}"
     head = f"{_icon(task.status, style)} {task.name}{' (chosen)' if task.chosen else ''}"
     where = f"  on {task.node}" if task.node else ""
     if task.status is TaskStatus.COMPLETED:
@@ -124,6 +126,7 @@ def summary_lines(
     rows = [
         ("tasks", counts_words(batch)),
         ("cost", money_words(batch)),
+        ("reused", f"{count(batch.reused, 'result')} of earlier batches" if batch.reused else ""),
         ("time", ", ".join(part for part in (took, left) if part)),
         ("tokens", f"{batch.tokens:,}{_of(batch.options.max_tokens)}" if batch.tokens else ""),
         ("at once", str(batch.parallel) if batch.ended is None and batch.parallel else ""),

@@ -39,7 +39,7 @@ from cms.rpc.verbs import Nothing, P, Verb
 #: What `--json` tells of a batch. `eta` in seconds.
 _BATCH = (
     "id status total counts total_cost_usd=spent cost_exact=exact max_cost=options.max_cost reserved parallel"
-    " tokens created started ended until eta reason stopped_by detached=options.detached"
+    " tokens reused created started ended until eta reason stopped_by detached=options.detached"
     " source=options.source work_dir=options.work_dir warnings"
 )
 

@@ -329,6 +329,7 @@ class Engine:
             spent=money.spent,
             exact=money.exact,
             tokens=money.tokens,
+            reused=money.reused,
             parallel=cap,
         )
         await self._store.write(batches.save, self.record)

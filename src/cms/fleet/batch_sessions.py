@@ -6,7 +6,9 @@ puts a fake that does ten thousand tasks in seconds.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncGenerator
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -14,9 +16,14 @@ import trio
 
 from cms.batch.ends import Found, Report, Used
 from cms.batch.retry import Remains
+from cms.config import find_claude
+from cms.disk import ask_disk
 from cms.errors import ClaudeUnfit, CmsError, SessionNotFound
 from cms.fleet.delegation import Accepted
+from cms.fleet.folder_state import Untold, folder_state
 from cms.fleet.supervisor import Supervisor
+from cms.live.argv import build_environment
+from cms.live.handshake import ask_version
 from cms.protocol.messages import (
     TaskNotification,
     TasksChanged,
@@ -39,6 +46,8 @@ from cms.store import audit, money, sessions
 from cms.store.rawlog import raw_log_path, read_entries
 
 News = Literal["answered", "retry"]
+#: Seconds for a look at all of a folder.
+_LOOK = 60.0
 
 
 class BatchSessions(Protocol):
@@ -51,6 +60,13 @@ class BatchSessions(Protocol):
 
     async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:
         """Go on in the session of that name, under its limits."""
+
+    async def around(self, work_dir: str) -> str:
+        """claude's version and the state of the folder, in a word.
+
+        Raises:
+            CmsError: one of them cannot be told.
+        """
 
     async def used(self, name: str) -> Used:
         """What the session of that name has taken so far; nothing if there is none."""
@@ -90,6 +106,7 @@ class SupervisorSessions:
     def __init__(self, supervisor: Supervisor, scope: str) -> None:
         self._supervisor = supervisor
         self._scopes = (scope,)
+        self._versions: dict[tuple[str, int, int], str] = {}  # of claude, by what is on disk
 
     async def begin(
         self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
@@ -100,6 +117,18 @@ class SupervisorSessions:
 
     async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:
         return await self._supervisor.go_on(name, message, accepted=accepted, scopes=self._scopes)
+
+    async def around(self, work_dir: str) -> str:
+        claude = find_claude(self._supervisor.settings)
+        facts = await ask_disk(lambda: _facts_of(claude[0]), claude[0])
+        if facts not in self._versions:
+            # It may be replaced while a batch works.
+            environ = build_environment(self._supervisor.settings.environ)
+            self._versions[facts] = await ask_version(claude, environ)
+        if not (version := self._versions[facts]):
+            raise Untold("claude does not tell its version")
+        state = await ask_disk(partial(folder_state, Path(work_dir)), work_dir, seconds=_LOOK)
+        return f"{version} {state}"
 
     async def used(self, name: str) -> Used:
         session = await self._find(name)
@@ -179,6 +208,13 @@ class SupervisorSessions:
             return await self._supervisor.get(name)
         except SessionNotFound:
             return None
+
+
+def _facts_of(program: str) -> tuple[str, int, int]:
+    """What is on disk of a program: it is another one when this changes."""
+    path = Path(shutil.which(program) or program).resolve()
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns
 
 
 #: What a line must hold to tell of the end of a call, or of a process's beginning.

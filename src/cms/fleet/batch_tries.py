@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 import trio
 
-from cms.batch import ends, retry, schedule
+from cms.batch import ends, retry, reuse, schedule
 from cms.batch.ends import AtWork, End, Report
 from cms.batch.model import BatchRecord, Task, TaskResult, TaskStatus
 from cms.batch.schedule import BatchEvent, Ended, State
@@ -17,7 +17,7 @@ from cms.fleet.batch_sessions import News
 from cms.fleet.batch_texts import texts_of
 from cms.fleet.crew import Crew, Elsewhere, Job, Lost, NotDone
 from cms.session.model import DelegateResult, Outcome
-from cms.store import batch_tasks
+from cms.store import batch_cache, batch_tasks
 from cms.store.store import Store
 
 
@@ -35,6 +35,9 @@ class Board(Protocol):
 
     def tell(self, event: BatchEvent) -> None:
         """News for the schedule."""
+
+    def warn(self, text: str) -> None:
+        """Something beside the work went wrong."""
 
     def update(self, **changes: object) -> None:
         """Change the record."""
@@ -66,6 +69,7 @@ class Tries:
         self._crew = crew
         self._jitter = jitter
         self._begun: dict[int, float] = {}
+        self._told: set[str] = set()
         self._withdrawn: dict[int, str] = {}  # those that are not wanted any more, and why
 
     def begin(self, task: Task) -> None:
@@ -104,14 +108,18 @@ class Tries:
             with scope:
                 try:
                     texts = await texts_of(self._store, self._board.record.id, task)
-                    report = await self._crew.do(Job(task, *texts, again=again), tell)
+                    task = await self._find_result(task, *texts)
+                    if not task.reused:
+                        report = await self._crew.do(Job(task, *texts, again=again), tell)
                 except (NotDone, Elsewhere, Lost) as caught:
                     error = caught
             # What follows must be written down whoever wants this task to end now.
             took = trio.current_time() - began
             was_cut = self._board.state.ending or self._crew.goes_on  # by us, or by a node's own people
             with trio.CancelScope(shield=True):
-                if isinstance(error, NotDone):
+                if task.reused:
+                    await self._put(task, reuse.reused(task))
+                elif isinstance(error, NotDone):
                     await self._settle_error(task, error, took)
                 elif error is not None:
                     await self._settle_afar(task, error, took)
@@ -127,6 +135,41 @@ class Tries:
             self._begun.pop(task.seq, None)
             self._withdrawn.pop(task.seq, None)
             self._board.changed()
+
+    async def _find_result(self, task: Task, prompt: str, context: str) -> Task:
+        """The task with the result that an earlier one has, or with the key under which its own will be kept.
+
+        Not where it goes on, or leaves a change beside its answer.
+        """
+        options = self._board.record.options
+        if not options.cache or task.go_on or task.options.session.isolated:
+            return task
+        around = await self._around(task)
+        if not around:
+            return task
+        task = msgspec.structs.replace(
+            task, key=reuse.key_of(task.options, prompt, context, around), around=around
+        )
+        if not task.requeued:
+            found = await self._store.read(batch_cache.find, task.key, reuse.wanted(options.attempts))
+            if found is not None:
+                batch_id, other = found
+                whose = other.reused or f"{batch_id}/{other.name}"
+                return msgspec.structs.replace(task, reused=whose, result=other.result, status=other.status)
+        await self._store.write_shared(batch_tasks.note_key, self._board.record.id, task)
+        return task
+
+    async def _around(self, task: Task) -> str:
+        """What its result rests on beside itself; "" if nobody can tell, which is told once."""
+        try:
+            return await self._crew.around(task)
+        except StoreError:
+            raise
+        except CmsError as error:
+            if (told := f"no result is reused or kept: {error}") not in self._told:
+                self._told.add(told)
+                self._board.warn(told)
+            return ""
 
     async def _settle(self, task: Task, report: Report, took: float, *, heard: bool = False) -> None:
         """Judge what a try came to, write it down, tell the schedule."""
@@ -187,6 +230,9 @@ class Tries:
         used = await self._crew.used(task)
         end = msgspec.structs.replace(end, tokens=0 if end.undone else max(0, used.tokens - task.paid_tokens))
         task = end.applied(task, now)
+        kept = task.key and not task.reused and task.status in reuse.KEPT
+        if kept and await self._around(task) != task.around:
+            task = msgspec.structs.replace(task, key="")  # it has changed something
         left = task.options.session.most
         if left is not None and task.go_on:
             left = max(0.0, left - used.cost)
@@ -209,6 +255,7 @@ class Tries:
             spent=record.spent + end.cost,
             exact=record.exact and end.exact,
             tokens=record.tokens + end.tokens,
+            reused=record.reused + bool(task.reused),
         )
         self._board.tell(
             Ended(

@@ -124,6 +124,13 @@ class Crew(Protocol):
             Lost: nobody will know.
         """
 
+    async def around(self, task: Task) -> str:
+        """What the result of the task will rest on, beside the task itself.
+
+        Raises:
+            CmsError: that cannot be told.
+        """
+
     async def used(self, task: Task) -> Used:
         """What the session of the task's name has taken so far; nothing if there is none."""
 
@@ -214,6 +221,9 @@ class LocalCrew:
         if isinstance(found, Report) and self._unfit(found.result) is not None and not found.result.turns:
             return None  # it can simply be begun, with another claude
         return await self._seen(task, found) if isinstance(found, Report) else found
+
+    async def around(self, task: Task) -> str:
+        return await self._sessions.around(task.options.session.work_dir)
 
     async def used(self, task: Task) -> Used:
         return await self._sessions.used(task.name)

@@ -50,6 +50,7 @@ from cms.batch.retry import Remains
 from cms.errors import UNREADABLE, CmsError, EngineUnavailable, StoreError, UsageError
 from cms.fleet.batch_sessions import News
 from cms.fleet.crew import Elsewhere, Job, Lost, NotDone
+from cms.fleet.folder_state import Untold
 from cms.protocol.framing import LineBuffer
 from cms.session.model import Outcome
 
@@ -421,6 +422,9 @@ class RemoteCrew:
         cost = done.cost if done is not None else 0.0
         why = ended.reason or str(done.trouble if done is not None else "")
         raise Lost(why, cost=cost, place=Place(ended.node, "", ""))
+
+    async def around(self, task: Task) -> str:
+        raise Untold(f"what the folder of {task.name} holds at a node is not looked at")
 
     async def used(self, task: Task) -> Used:
         return Used(task.cost)  # tokens are not told by nodes

@@ -117,12 +117,13 @@ async def check_version(claude: Sequence[str], env: Mapping[str, str]) -> None:
     Raises:
         ClaudeUnfit: it is too old.
     """
-    version = await _ask_version(claude, env)
+    version = await ask_version(claude, env)
     if standing(version) == "too old":
         raise ClaudeUnfit(version, "it is too old", MINIMUM)
 
 
-async def _ask_version(claude: Sequence[str], env: Mapping[str, str]) -> str:
+async def ask_version(claude: Sequence[str], env: Mapping[str, str]) -> str:
+    """What `claude --version` says, "" if it does not."""
     with trio.move_on_after(_VERSION_PATIENCE):
         try:
             done = await trio.run_process(

@@ -152,7 +152,8 @@ def _back(db: Database, batch_id: str, which: str) -> int:
     return db.execute(
         "UPDATE batch_tasks SET status = 'waiting', due = 0, place = NULL, result = NULL, chosen = 0,"  # noqa: S608
         " cap = json_extract(spec, '$.session.limits.maxCost'), rest = json_set(json_remove("
-        "rest, '$.failures', '$.storms', '$.goOn', '$.ended', '$.reason', '$.paid', '$.paidTokens'),"
+        "rest, '$.failures', '$.storms', '$.goOn', '$.ended', '$.reason', '$.paid', '$.paidTokens',"
+        " '$.key', '$.around', '$.reused'),"
         f" '$.requeued', json('true')) WHERE batch_id = ? AND {which}",
         (batch_id,),
     ).rowcount

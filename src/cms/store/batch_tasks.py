@@ -13,6 +13,7 @@ import msgspec
 
 from cms.batch.allowance import counted
 from cms.batch.model import OVER, Task, TaskOptions, TaskResult, TaskStatus
+from cms.batch.reuse import KEPT
 from cms.batch.schedule import Candidate
 from cms.errors import StoreError, UsageError
 from cms.session.model import Record
@@ -42,6 +43,9 @@ class _Rest(Record, frozen=True, omit_defaults=True):
     paid_tokens: int = 0
     tokens: int = 0
     requeued: bool = False
+    key: str = ""
+    around: str = ""
+    reused: str = ""
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -107,6 +111,8 @@ def begin(db: Database, batch_id: str, seqs: Sequence[int], now: float) -> list[
             messages=0 if before is None else before[1],
             paid=before[2] if before is not None and goes_on else 0.0,
             paid_tokens=money.tokens(db, found.name) if goes_on else 0,
+            key=found.key if goes_on else "",
+            around=found.around if goes_on else "",
         )
         _put(db, batch_id, started)
         begun.append(started)
@@ -140,9 +146,20 @@ def settle(
     _put(db, batch_id, msgspec.structs.replace(task, reserved=0.0), cap=left)
     db.execute(
         "UPDATE batches SET spent = spent + ?, counted = counted + ?, exact = min(exact, ?),"
-        " worked = worked + ?, tokens = tokens + ?, working = ? WHERE id = ?",
-        (cost, counted(cost, reserved, exact=exact), exact, worked, tokens, working, batch_id),
+        " worked = worked + ?, tokens = tokens + ?, working = ?, reused = reused + ? WHERE id = ?",
+        (
+            cost,
+            counted(cost, reserved, exact=exact),
+            exact,
+            worked,
+            tokens,
+            working,
+            bool(task.reused),
+            batch_id,
+        ),
     )
+    if task.key and task.status in KEPT:
+        _keep_result(db, batch_id, task)
     if task.status is TaskStatus.COMPLETED:
         return Settled(released=_release(db, batch_id, task.seq))
     if task.status in OVER:
@@ -212,6 +229,17 @@ def cancel_one(db: Database, batch_id: str, task: Task, reason: str, now: float)
     return _skip(db, batch_id, gone)
 
 
+def note_key(db: Database, batch_id: str, task: Task) -> None:
+    """What the result of a task that runs will rest on: after a crash nobody could tell any more."""
+    _put(db, batch_id, task)
+
+
+def _keep_result(db: Database, batch_id: str, task: Task) -> None:
+    """It can be found by its key. What completed stands for good; what failed stands behind it."""
+    verb = "REPLACE" if task.status is TaskStatus.COMPLETED else "IGNORE"
+    db.execute(f"INSERT OR {verb} INTO batch_results VALUES (?, ?, ?)", (task.key, batch_id, task.seq))  # noqa: S608
+
+
 def _last_place(db: Database, batch_id: str) -> int:
     """The place of the task that ended last; 0 if none did."""
     place: int = db.execute(
@@ -252,6 +280,11 @@ def _put(
 
 
 # --- reading ----------------------------------------------------------------------------------------
+
+
+def at(db: Database, batch_id: str, seq: int) -> Task | None:
+    """The task at that place of the file."""
+    return _get(db, batch_id, seq)
 
 
 def _get(db: Database, batch_id: str, seq: int) -> Task | None:

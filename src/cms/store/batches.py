@@ -33,6 +33,7 @@ class Spending(msgspec.Struct, frozen=True):
     worked: float
     tokens: int = 0
     working: float = 0.0
+    reused: int = 0
 
 
 class BatchNotFound(UsageError):
@@ -83,7 +84,7 @@ def delete(db: Database, batch_id: str, most: int = _PIECE) -> bool:
     )
     if done.rowcount == most:
         return False
-    for table in ("batch_needs", "batch_counts"):
+    for table in ("batch_needs", "batch_counts", "batch_results"):
         db.execute(f"DELETE FROM {table} WHERE batch_id = ?", (batch_id,))  # noqa: S608 - ours
     db.execute("DELETE FROM batches WHERE id = ?", (batch_id,))
     return True
@@ -181,11 +182,11 @@ def newest_first(db: Database, limit: int = 1000) -> list[BatchRecord]:
 
 
 def _batches(db: Database, where: str, *values: str | int) -> Iterator[BatchRecord]:
-    rows: list[tuple[str, str, float, int, int]] = db.execute(
-        f"SELECT status, rest, spent, exact, tokens FROM batches WHERE {where}",  # noqa: S608 - words of ours
+    rows: list[tuple[str, str, float, int, int, int]] = db.execute(
+        f"SELECT status, rest, spent, exact, tokens, reused FROM batches WHERE {where}",  # noqa: S608 - words of ours
         values,
     ).fetchall()
-    for status, rest, spent, exact, tokens in rows:
+    for status, rest, spent, exact, tokens, reused in rows:
         try:
             batch, stands = _record.decode(rest), BatchStatus(status)
         except (msgspec.MsgspecError, ValueError) as error:
@@ -199,6 +200,7 @@ def _batches(db: Database, where: str, *values: str | int) -> Iterator[BatchReco
             spent=spent,
             exact=bool(exact),
             tokens=tokens,
+            reused=reused,
         )
 
 
@@ -212,12 +214,12 @@ def counts(db: Database, batch_id: str) -> dict[TaskStatus, int]:
 
 def spending(db: Database, batch_id: str) -> Spending:
     """What a batch cost so far."""
-    row: tuple[float, float, int, float, int, float] | None = db.execute(
-        "SELECT spent, counted, exact, worked, tokens, working FROM batches WHERE id = ?", (batch_id,)
+    row: tuple[float, float, int, float, int, float, int] | None = db.execute(
+        "SELECT spent, counted, exact, worked, tokens, working, reused FROM batches WHERE id = ?", (batch_id,)
     ).fetchone()
     if row is None:
         return Spending(0.0, 0.0, True, 0.0)
-    return Spending(row[0], row[1], bool(row[2]), row[3], row[4], row[5])
+    return Spending(row[0], row[1], bool(row[2]), row[3], row[4], row[5], row[6])
 
 
 def cost_by_model(db: Database, batch_id: str) -> list[tuple[str, float]]:

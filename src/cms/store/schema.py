@@ -457,7 +457,20 @@ def _v11(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE batches ADD COLUMN working REAL NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11)
+def _v12(db: sqlite3.Connection) -> None:
+    """Results of tasks by what they rest on, and how many a batch has taken from others."""
+    db.execute("ALTER TABLE batches ADD COLUMN reused INTEGER NOT NULL DEFAULT 0")
+    db.execute(
+        """CREATE TABLE batch_results (
+            key TEXT PRIMARY KEY NOT NULL,
+            batch_id TEXT NOT NULL REFERENCES batches (id) ON DELETE CASCADE,
+            seq INTEGER NOT NULL
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX batch_results_batch ON batch_results (batch_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11, _v12)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ A prompt is a list of words, one for each try; the last one holds for all furthe
     "401"           refused credentials
     "unfit"         a claude that is none to work with
     "hang"          never ends by itself
+    "unverified"    its checks fail
     "taken"         could not begin: the name is taken
 """
 
@@ -66,6 +67,7 @@ class FakeSessions:
         self.at_work: set[str] = set()
         self.most = 0
         self.starts: list[float] = []
+        self.surroundings = "v1 clean"
 
     async def begin(
         self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
@@ -127,6 +129,8 @@ class FakeSessions:
             case "acts-fail":
                 session.tools = (*session.tools, "Bash")
                 return bad
+            case "unverified":
+                return msgspec.structs.replace(bad, status=Outcome.VERIFICATION_FAILED)
             case "529" | "401":
                 return msgspec.structs.replace(bad, api_status=int(kind), cost=0.0, turns=0)
             case "late-529":
@@ -144,6 +148,9 @@ class FakeSessions:
     def unfit(self, name: str) -> ClaudeUnfit | None:
         result = self.sessions[name].result
         return ClaudeUnfit("2.0.1", "it is too old", "2.1") if result and result.error == "unfit" else None
+
+    async def around(self, work_dir: str) -> str:
+        return self.surroundings
 
     async def used(self, name: str) -> Used:
         session = self.sessions.get(name)
