@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 
 from cli.shell import Ran
@@ -145,6 +146,13 @@ def test_the_model_does_not_change_the_mode_that_was_chosen(world: World, flags:
     assert denials(ran) == [("EnterPlanMode", "gate")]
     assert (world.work_dir / "a.txt").exists()
     assert (world.work_dir / "b.txt").exists()
+
+
+def test_a_reply_that_was_cut_off_is_no_end(world: World) -> None:
+    """claude takes it for one."""
+    cut = msgspec.structs.replace(say("I go on in a moment."), stop_reason="pause_turn")
+    ran = delegate(world, WRITE, cut, flags=("--preset", "full"))
+    assert (ran.code, ran.json()["error"]) == (1, "the model's last reply was cut off (pause_turn)"), ran.out
 
 
 def test_the_work_stays_where_it_is_checked(world: World) -> None:

@@ -26,9 +26,11 @@ from session.world import (
     IDLE,
     RUNNING,
     START,
+    World,
     hook,
     raw,
     result,
+    rules,
     says,
     started,
     tasks,
@@ -468,3 +470,20 @@ def test_a_changed_path_only_tells_where_the_work_goes_on() -> None:
 def test_where_nobody_looked_that_is_told() -> None:
     judged = judge_delegation(CUT_OFF, None, on_violation="stop")
     assert "not known whether a protected path changed" in " ".join(judged.reasons)
+
+
+@pytest.mark.parametrize("stop", ["pause_turn", "refusal", "max_tokens", "a reason of a later model"])
+def test_a_last_reply_that_was_cut_off_is_no_end(stop: str) -> None:
+    """claude says of all of these that its turn is completed."""
+    world = World(rules("full")).see(says("wait"), result(0.1, "wait", stop_reason=stop), IDLE)
+    (ended,) = world.settled
+    assert (ended.outcome, stop in ended.error) == (Outcome.FAILED, True)
+    for whole in ("end_turn", "stop_sequence", "tool_use", None):
+        world = World(rules("full")).see(says("done"), result(0.1, "done", stop_reason=whole), IDLE)
+        assert world.settled[0].outcome is Outcome.COMPLETED
+
+
+@pytest.mark.parametrize("text", ["", " \n", "\u200b", "\u200b \ufeff\n", "\u00a0", "\u2066\u2069"])
+def test_an_answer_that_nobody_can_see_is_none(text: str) -> None:
+    world = World(rules("full")).see(says("x"), result(0.1, text), IDLE)
+    assert world.settled[0].error == "the model gave no answer"

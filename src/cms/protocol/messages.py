@@ -224,6 +224,10 @@ class DeniedCall(msgspec.Struct, frozen=True):
     tool_input: msgspec.Raw = msgspec.Raw(b"{}")
 
 
+#: Letters that nobody sees, and that are no space: of width zero, of direction, a soft hyphen.
+_UNSEEN = "\u00ad\u061c\u180e\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u2060\u2066\u2067\u2068\u2069\ufeff "
+
+
 class Result(Event, frozen=True, tag_field="type", tag="result"):
     """The end of one turn; not always the end of the work (see `session.state`)."""
 
@@ -233,6 +237,7 @@ class Result(Event, frozen=True, tag_field="type", tag="result"):
     total_cost_usd: float | None = None  # cumulative, see `session.ledger`
     modelUsage: dict[str, ModelUsage] = {}  # noqa: N815 - claude's name
     terminal_reason: str | None = None
+    stop_reason: str | None = None  # of the last reply of the model
     api_error_status: int | None = None
     session_id: str = ""
     errors: tuple[str, ...] = ()
@@ -242,7 +247,7 @@ class Result(Event, frozen=True, tag_field="type", tag="result"):
     @property
     def answers(self) -> bool:
         """Whether it holds an answer: a text, or a value of the shape that was asked for."""
-        return bool((self.result or "").strip() or self.output)
+        return bool((self.result or "").strip().strip(_UNSEEN).strip() or self.output)
 
     @property
     def output(self) -> str:

@@ -36,6 +36,9 @@ from cms.session.state import Phase, State, Turn, agents, is_over, shells
 
 #: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
 _FINISHED = frozenset({"completed", "stop_hook_prevented"})
+#: How the model's last reply ends where it is whole. (`pause_turn`, `refusal`, `max_tokens` and the like are
+#: cut off. claude asks again after some of them, and takes the rest, known or not, for an end.)
+_WHOLE = frozenset({"", "end_turn", "stop_sequence", "tool_use"})
 #: How claude begins to say that there is no such command of its own.
 _UNKNOWN = ("Unknown command", "Unknown slash command", "Unknown skill")
 
@@ -123,6 +126,9 @@ def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
         return Conclusion(outcome, error, tuple(reasons))
     if (result.terminal_reason or "completed") not in _FINISHED:
         error = f"claude ended its turn before the work was done ({result.terminal_reason})"
+        return Conclusion(Outcome.FAILED, error, (error, *reasons))
+    if (result.stop_reason or "") not in _WHOLE:
+        error = f"the model's last reply was cut off ({result.stop_reason})"
         return Conclusion(Outcome.FAILED, error, (error, *reasons))
     return _conclude_success(turn, reasons)
 
