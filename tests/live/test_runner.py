@@ -574,8 +574,12 @@ async def test_one_that_hangs(tmp_path: Path, quirks: tuple[Quirk, ...], steps: 
     await consistent(settings)
 
 
-async def test_one_that_hangs_past_a_limit_is_stopped(tmp_path: Path) -> None:
+async def test_one_that_hangs_past_a_limit_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The interrupt does not help; then the ladder comes, and does not try it again."""
+    for module in ("cms.session.decide", "cms.live.runner"):
+        monkeypatch.setattr(f"{module}.PATIENCE", 0.5)
     settings = make_settings(tmp_path, grace=0.3)
     async with supervising(settings) as supervisor:
         work = prompt("Work", say("x").quirky(Quirk("hang")))
