@@ -101,7 +101,18 @@ def test_where_they_are_looked_for(tmp_path: Path, servers: Servers) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["bus", "systemd", "podman", "libvirt", "emacs", "zellij", "i3", "nvim.1.0", "sway-ipc.0.sock"],
+    [
+        "bus",
+        "systemd",
+        "podman",
+        "libvirt",
+        "emacs",
+        "zellij",
+        "i3",
+        "nvim.1.0",
+        "sway-ipc.0.sock",
+        "cc-socks",
+    ],
 )
 def test_what_starts_things_in_the_runtime_folder(tmp_path: Path, name: str) -> None:
     rules = build_rules(SessionOptions(name="x", work_dir=str(tmp_path)), {"HOME": str(tmp_path)}).paths

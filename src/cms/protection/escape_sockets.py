@@ -44,6 +44,9 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     yield Path(environ.get("TMUX_TMPDIR") or "/tmp") / f"tmux-{uid}"  # noqa: S108 (where tmux puts it)
     yield from _unix_paths(environ.get("TMUX", ""), r"^([^,]+)")
     yield from (Path("/run/screen"), Path("/tmp/screens"), Path(environ.get("SCREENDIR") or "/run/screen"))  # noqa: S108
+    # other sessions of Claude Code, whose model does what a message says, with that session's rights
+    temporary = Path(environ.get("TMPDIR") or "/tmp")  # noqa: S108 (where claude puts them)
+    yield from (own / "cc-socks", temporary / "cc-socks", Path(f"/tmp/cc-socks-{uid}"))  # noqa: S108
     # containers
     for name in ("docker.sock", "podman", "containerd", "buildkit", "crio"):
         yield from (Path("/run") / name, own / name)
