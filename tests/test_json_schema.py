@@ -17,6 +17,7 @@ from cms.fleet import answers
 from cms.fleet.answers import Answers
 from cms.folders import check_schema_of
 from cms.json_schema import MOST_ANSWER, MOST_SCHEMA, check_schema, problem
+from cms.session.judge import SCHEMA
 from cms.units import BadValue
 
 PLAIN = '{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}'
@@ -86,6 +87,18 @@ def test_what_fits(answer: str, words: str) -> None:
     assert len(found) <= 450
 
 
+def test_the_judge_s_own() -> None:
+    assert check_schema(SCHEMA) == SCHEMA
+    assert not problem(SCHEMA, '{"verdict": "pass", "reason": "because"}')
+    for bad in (
+        '{"verdict": "pass"}',
+        '{"verdict": "maybe", "reason": "x"}',
+        '{"verdict": "pass", "reason": ""}',
+    ):
+        assert problem(SCHEMA, bad)
+    assert problem(SCHEMA, '{"verdict": "pass", "reason": "x", "more": 1}')
+
+
 def test_a_schema_that_goes_round_for_ever() -> None:
     ring = check_schema('{"type":"object","properties":{"a":{"allOf":[{"$ref":"#/properties/a"}]}}}')
     assert "recursion" in problem(ring, '{"a": 1}')
@@ -133,7 +146,7 @@ def test_a_file_is_read_at_once_and_what_is_wrong_is_told_by_the_flag(tmp_path: 
 
 
 def test_without_the_library_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    monkeypatch.setattr("cms.json_schema.find_spec", lambda _: None)
     with pytest.raises(BadValue) as caught:
         check_schema(PLAIN)
     assert "claude-multi-session[schema]" in caught.value.hint

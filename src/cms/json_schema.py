@@ -13,6 +13,7 @@ import json
 import resource
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from typing import Final, Protocol
 
 import msgspec
@@ -48,6 +49,16 @@ class Finding(msgspec.Struct, frozen=True):
     schema: str = ""
     hint: str = ""
     answer: str = ""
+
+
+def check_library() -> None:
+    """Whether the library is there, without loading it.
+
+    Raises:
+        BadValue: it is not.
+    """
+    if find_spec("jsonschema") is None:
+        raise BadValue("answers by a schema need the library jsonschema", hint=_NO_LIBRARY)
 
 
 def check_schema(text: str) -> str:
@@ -128,11 +139,10 @@ class _Validator(Protocol):
 
 
 def _validator(schema: object) -> _Validator:
-    try:
-        from jsonschema import Draft7Validator
-        from referencing.jsonschema import EMPTY_REGISTRY
-    except ImportError:
-        raise BadValue("answers by a schema need the library jsonschema", hint=_NO_LIBRARY) from None
+    check_library()
+    from jsonschema import Draft7Validator
+    from referencing.jsonschema import EMPTY_REGISTRY
+
     # (With a registry of its own it would fetch what a reference names.)
     validator: _Validator = Draft7Validator(schema, registry=EMPTY_REGISTRY)
     return validator

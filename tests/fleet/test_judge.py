@@ -31,9 +31,8 @@ from fleet.test_crash import begin
 WORK = prompt("Work", say("done", cost_usd=0.01, model="sonnet"))
 
 
-def rules(verdict: str, reason: str = "because", **more: object) -> ScriptedReply:
-    given = call("StructuredOutput", verdict=verdict, reason=reason, **more)
-    return given.costing(0.02, "sonnet")
+def rules(verdict: str, reason: str = "because") -> ScriptedReply:
+    return call("StructuredOutput", verdict=verdict, reason=reason).costing(0.02, "sonnet")
 
 
 def question(*replies: ScriptedReply) -> str:
@@ -83,8 +82,6 @@ async def test_what_it_fails_is_not_complete(tmp_path: Path) -> None:
     [
         ((say("It is all very good: pass"),), "failed: it gave no answer of the shape"),
         ((rules("maybe"),), "failed: its answer does not fit"),
-        ((rules("pass", more=1),), "failed: its answer does not fit"),
-        ((rules("pass", ""),), "failed: its answer does not fit"),
         ((say("x").failing(400),), "failed: "),
         ((call("Bash", command="true"), rules("pass")), ""),
     ],

@@ -228,3 +228,36 @@ async def test_a_batch_that_goes_on_repairs_what_was_cut_off_in_its_checks(tmp_p
         assert "here is what to do:" in said[1].prompt
         assert ended.spent == pytest.approx(sum(one.cost for one in said))
     await consistent(settings)
+
+
+async def test_a_round_that_was_cut_off_is_gone_on_with_and_not_begun_again(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    work = tmp_path / "work"
+    # The first time that it is told it works for ever; told the same again, it puts it right.
+    toil = call("Bash", command="test -e gate || { touch at-work-one; sleep 600; }; printf x >> fixed")
+    check = repairing(tmp_path, "x", toil.costing(0.01, "sonnet"), say("fixed"))
+    async with supervising(settings) as supervisor, open_batches(supervisor) as batches:
+        record = await batches.create(BatchOptions(str(work)), "b")
+        spec = TaskSpec(
+            name="one",
+            prompt=prompt("Work", say("done", cost_usd=0.01, model="sonnet")),
+            preset="full",
+            writes="anywhere",
+            verify=(check,),
+            repair=1,
+        )
+        assert await batches.add(record.id, 0, [(spec, 1)]) == []
+        await batches.start(record.id)
+        await at_work(supervisor)
+        stopped = await batches.stop(record.id)
+        said = await messages(supervisor)
+        assert [one.outcome for one in said] == [Outcome.VERIFICATION_FAILED, Outcome.INTERRUPTED]
+        assert stopped.counts == {TaskStatus.WAITING: 1}, stopped
+        (work / "gate").touch()
+        ended = await (await batches.start(record.id)).wait()
+        assert ended.counts == {TaskStatus.COMPLETED: 1}
+        said = await messages(supervisor)
+        assert [(one.type, one.round) for one in said] == [("delegate", 0), ("repair", 1), ("continue", 1)]
+        assert said[1].prompt in said[2].prompt
+        assert ended.spent == pytest.approx(sum(one.cost for one in said))
+    await consistent(settings)

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from cms.errors import MachineError, UsageError
-from cms.json_schema import Finding, Question
+from cms.json_schema import Finding, Question, check_library
 
 #: Seconds for one look.
 PATIENCE: Final = 30.0
@@ -23,9 +23,14 @@ _KNOWN: Final = 256
 
 
 class Answers:
-    """Of one supervisor."""
+    """Of one supervisor.
 
-    def __init__(self) -> None:
+    Args:
+        ours: schemas that are known to be some.
+    """
+
+    def __init__(self, *ours: str) -> None:
+        self._ours = frozenset(ours)
         self._good: dict[str, None] = {}
 
     async def check(self, schema: str) -> None:
@@ -36,6 +41,9 @@ class Answers:
             MachineError: that could not be found out.
         """
         if not schema or schema in self._good:
+            return
+        check_library()
+        if schema in self._ours:
             return
         found = await _look(Question(schema))
         if found is None:

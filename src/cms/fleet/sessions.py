@@ -25,6 +25,7 @@ from cms.live.runner import Runner
 from cms.protection.scratch import clear_scratch, left_scratch
 from cms.session.audit import AuditLog
 from cms.session.budget import ALL, DAY, Budget
+from cms.session.judge import SCHEMA
 from cms.session.model import (
     ENDED,
     LIVE,
@@ -67,7 +68,7 @@ class Sessions:
         self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
         self._locks: dict[str, trio.Lock] = {}
         self.under_way = UnderWay(store)
-        self.answers = Answers()
+        self.answers = Answers(SCHEMA)
         self.children = Children(settings.child_limits, self._runners, self.by_id, settings.home)
 
     def live_count(self) -> int:
