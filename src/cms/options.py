@@ -271,7 +271,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             SCHEMA,
             "A JSON Schema (a file, or JSON) that its answer must fit: `output` in --json.",
             group="task",
-            ways=_CHECK,
+            ways=_CHECK | {"continue"},
             tool=Tool(
                 "A JSON Schema of an object, as a text: the response is then JSON that fits it.",
                 {"delegate": "", "task": "As for delegate; {{needs.NAME.output.KEY}} is a part of it."},

@@ -184,6 +184,7 @@ class FakeSupervisor(Supervisor):
         *,
         limits: Limits | None = None,
         repair: int | None = None,
+        json_schema: str | None = None,
         accepted: Callable[[Interaction], None] | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
@@ -224,7 +225,13 @@ class FakeSupervisor(Supervisor):
         return await self.submit(options.name, context + task, type="delegate")
 
     async def start_continue(
-        self, name: str, message: str, *, limits: Limits | None = None, repair: int | None = None
+        self,
+        name: str,
+        message: str,
+        *,
+        limits: Limits | None = None,
+        repair: int | None = None,
+        json_schema: str | None = None,
     ) -> Interaction:
         return await self.submit(name, message, type="continue")
 

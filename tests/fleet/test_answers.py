@@ -59,6 +59,19 @@ async def test_an_answer_that_does_not_fit(tmp_path: Path, reply: ScriptedReply,
     await consistent(settings)
 
 
+async def test_a_follow_up_can_be_asked_for_another_shape(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        assert (await delegate(supervisor, prompt("Go", say("seven")))).output == ""
+        with pytest.raises(UsageError):
+            await supervisor.continue_("one", "As JSON", json_schema="[]")
+        typed = await supervisor.continue_("one", prompt("As JSON", give(a=7)), json_schema=SCHEMA)
+        assert (typed.status, typed.output) == (Outcome.COMPLETED, '{"a":7}')
+        loose = await supervisor.continue_("one", prompt("In words", say("seven")), json_schema="")
+        assert (loose.status, loose.output) == (Outcome.COMPLETED, "")
+    await consistent(settings)
+
+
 async def test_a_refusal_is_no_less_one_for_an_answer(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:

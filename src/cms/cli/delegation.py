@@ -102,9 +102,14 @@ def continue_(
     """
     who, word = flags.pick_name_and_word("continue", name, message, name_flag, "message")
     text = flags.pick_text("continue", "message", word=word, flag=message_flag, file=message_file)
-    limits = limits_of(said.layer) if typed(said) else None
+    layer = said.layer
     params = ContinueParams(
-        name=who, message=text or "", limits=limits, repair=said.layer.repair, detach=detach
+        name=who,
+        message=text or "",
+        limits=limits_of(layer) if typed(said) else None,
+        repair=layer.repair,
+        json_schema=layer.json_schema,
+        detach=detach,
     )
     return wait_and_show(SESSION_CONTINUE, params, who, detach=detach, json=json)
 

@@ -176,8 +176,13 @@ class TaskFlags(SessionFlags):
 
 @takes("continue")
 class LimitFlags:
-    """What `continue` takes: other limits."""
+    """What `continue` takes: other limits, and what is to be different from now on."""
 
     @property
     def layer(self) -> Layer:
-        return msgspec.structs.replace(Layer(), **typed(self))
+        """What was typed.
+
+        Raises:
+            UsageError: a file is not there, or is none that can be meant.
+        """
+        return Folders(flag_of).settle(msgspec.structs.replace(Layer(), **typed(self)))

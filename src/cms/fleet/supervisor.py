@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import msgspec
 import trio
@@ -297,6 +298,7 @@ class Supervisor(Processes):
         *,
         limits: Limits | None = None,
         repair: int | None = None,
+        json_schema: str | None = None,
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
@@ -305,13 +307,14 @@ class Supervisor(Processes):
 
         Args:
             repair: how many rounds of repair it may have from now on; None: as before.
+            json_schema: that its answers must fit from now on; None: as before.
 
         Raises:
             SessionNotFound, WrongStatus, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
             Interrupted: as there.
         """
-        if limits is not None or repair is not None:
-            await self._set_terms(name, limits or Limits(), repair)
+        if limits is not None or repair is not None or json_schema is not None:
+            await self._set_terms(name, limits or Limits(), repair, json_schema)
         return await self._delegations.carry_out(
             name, message, "continue", accepted=accepted, scopes=scopes, within=within
         )
@@ -339,7 +342,10 @@ class Supervisor(Processes):
             raise WrongStatus(name, str(session.status), "be judged")
         return await self._delegations.judge_again(session, last)
 
-    async def _set_terms(self, name: str, limits: Limits, repair: int | None) -> None:
+    async def _set_terms(
+        self, name: str, limits: Limits, repair: int | None, json_schema: str | None
+    ) -> None:
+        await self.answers.check(json_schema or "")
         async with self.turn(name):
             record = await self.get(name)
             if name in self._runners:
@@ -350,6 +356,7 @@ class Supervisor(Processes):
                 record.options,
                 limits=limits_of(resolve(*layers)),
                 repair=record.options.repair if repair is None else repair,
+                json_schema=record.options.json_schema if json_schema is None else json_schema,
             )
             options = await self.children.narrow_again(record, wanted)
             record = msgspec.structs.replace(record, options=options)
@@ -363,12 +370,17 @@ class Supervisor(Processes):
         )
 
     async def start_continue(
-        self, name: str, message: str, *, limits: Limits | None = None, repair: int | None = None
+        self,
+        name: str,
+        message: str,
+        *,
+        limits: Limits | None = None,
+        repair: int | None = None,
+        json_schema: str | None = None,
     ) -> Interaction:
         """Like `continue_`, but returns once accepted."""
-        return await self._delegations.start(
-            lambda accepted: self.continue_(name, message, limits=limits, repair=repair, accepted=accepted)
-        )
+        go_on = partial(self.continue_, name, message, limits=limits, repair=repair, json_schema=json_schema)
+        return await self._delegations.start(lambda accepted: go_on(accepted=accepted))
 
     # --- the record -----------------------------------------------------------------------------------
 

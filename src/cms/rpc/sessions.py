@@ -66,6 +66,7 @@ class ContinueParams(Record, frozen=True):
     message: str
     limits: Limits | None = None
     repair: int | None = None  # rounds of repair from now on; None: as before
+    json_schema: str | None = None  # that its answers must fit from now on; None: as before
     detach: bool = False
 
 

@@ -151,7 +151,11 @@ class SessionHandlers:
     async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
         if params.detach:
             interaction = await self._supervisor.start_continue(
-                params.name, params.message, limits=params.limits, repair=params.repair
+                params.name,
+                params.message,
+                limits=params.limits,
+                repair=params.repair,
+                json_schema=params.json_schema,
             )
             return _accepted(params.name, interaction)
         return await self._supervisor.continue_(
@@ -159,6 +163,7 @@ class SessionHandlers:
             params.message,
             limits=params.limits,
             repair=params.repair,
+            json_schema=params.json_schema,
             accepted=partial(call.accepted, params.name),
             within=call.scope,
         )
