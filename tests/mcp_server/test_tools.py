@@ -11,7 +11,7 @@ from cms.cli.commands import COMMANDS
 from cms.errors import UsageError
 from cms.mcp.batch import task_share
 from cms.mcp.call import DaemonCall
-from cms.mcp.params import NameArguments
+from cms.mcp.params import NewName
 from cms.mcp.schema import schema_of
 from cms.mcp.tool import Params, Tool
 from cms.mcp.tools import TOOLS
@@ -137,7 +137,7 @@ def test_every_tool_that_spends_says_so_and_every_other_one_that_it_is_free() ->
 @pytest.mark.parametrize("name", ["a", "fix-auth", ".x", "A_1.b-c", "x" * 64])
 def test_names_that_both_the_shell_and_the_tools_take(name: str) -> None:
     assert check_name(name) == name
-    assert msgspec.convert({"name": name}, NameArguments).name == name
+    assert msgspec.convert(name, NewName) == name
 
 
 @pytest.mark.parametrize("name", ["", "-x", "a b", "a/b", "x" * 65, "ä", "a\n"])
@@ -145,7 +145,7 @@ def test_names_that_neither_takes(name: str) -> None:
     with pytest.raises(UsageError):
         check_name(name)
     with pytest.raises(msgspec.ValidationError):
-        msgspec.convert({"name": name}, NameArguments)
+        msgspec.convert(name, NewName)
     assert problem({"type": "string", "pattern": NAME_PATTERN}, name)
 
 

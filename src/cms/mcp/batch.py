@@ -53,6 +53,8 @@ TaskName = Annotated[
         description="The task's name, and its session's.", pattern=NAME_PATTERN, min_length=1, max_length=64
     ),
 ]
+#: One that is there: how it may be called was said where it was.
+OtherTask = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 BatchId = Annotated[
     str, msgspec.Meta(description="The batch's id, or the beginning of it.", min_length=1, max_length=200)
 ]
@@ -116,7 +118,7 @@ class TaskArguments(Options, frozen=True, kw_only=True):
         ),
     ]
     needs: Annotated[
-        tuple[TaskName, ...],
+        tuple[OtherTask, ...],
         msgspec.Meta(
             description="Tasks that must complete before; if one does not, this is skipped.", max_length=50
         ),
@@ -236,7 +238,7 @@ def show(call: DaemonCall, given: ShowArguments) -> Batch:
 
 
 Reason = Annotated[str, msgspec.Meta(description="Why, for the audit log.", max_length=500)]
-TaskNames = Annotated[tuple[TaskName, ...], msgspec.Meta(max_length=MAX_TASKS)]
+TaskNames = Annotated[tuple[OtherTask, ...], msgspec.Meta(max_length=MAX_TASKS)]
 
 
 class RequeueArguments(Params, frozen=True, kw_only=True):

@@ -25,16 +25,8 @@ _NOTHING: Mapping[Kind, object] = {SWITCH: False, TEXT: "", FOLDER: ""}
 
 LONG_TEXT = 1_000_000  # characters of a prompt: far past what a model can read at once
 
-Name = Annotated[
-    str,
-    msgspec.Meta(
-        description="The session's name.",
-        pattern=NAME_PATTERN,
-        min_length=1,
-        max_length=64,
-        examples=["fix-auth"],
-    ),
-]
+#: Of a session that is there. (What no person can give, like `fix-auth~judge1`, may be one's name, too.)
+Name = Annotated[str, msgspec.Meta(description="The session's name.", min_length=1, max_length=100)]
 NewName = Annotated[
     str,
     msgspec.Meta(
