@@ -17,7 +17,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -111,7 +111,9 @@ def open_own(path: Path, agents: Path) -> int:
     return fd
 
 
-def replace_own(path: Path, text: str, agents: Path, is_ours: Callable[[bytes], bool]) -> None:
+def replace_own(
+    path: Path, text: str | Iterable[bytes], agents: Path, is_ours: Callable[[bytes], bool]
+) -> None:
     """Write a file so that a reader never sees half of it.
 
     Args:
@@ -133,8 +135,8 @@ def replace_own(path: Path, text: str, agents: Path, is_ours: Callable[[bytes], 
         draft = f".{path.name[:200]}.{secrets.token_hex(8)}"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=folder)
         try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(fd, "wb") as file:
+                file.writelines([text.encode()] if isinstance(text, str) else text)
             os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
             with suppress(OSError):

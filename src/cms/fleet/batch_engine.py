@@ -58,7 +58,8 @@ from cms.fleet import machine
 from cms.fleet.batch_tries import Tries
 from cms.fleet.crew import Crew
 from cms.fleet.notify import HOOK_TIMEOUT, Notifier
-from cms.fleet.results_file import Results, write_patch, write_report
+from cms.fleet.patches import Patches
+from cms.fleet.results_file import Results, write_report
 from cms.session.model import DelegateResult
 from cms.store import batch_scores, batch_tasks, batches
 from cms.store.store import Store
@@ -128,6 +129,7 @@ class Engine:
         self._tries = Tries(self, store, crew, jitter)
         self._notifier = Notifier(record.options, self.warn, umask=umask)
         self._results = Results(store, record, self.warn)
+        self._patches = Patches(store, record, self.warn)
         self._nursery: trio.Nursery | None = None
         self._errands: deque[_Errand] = deque()
         self._shutting_down = False
@@ -334,6 +336,7 @@ class Engine:
         )
         await self._store.write(batches.save, self.record)
         await self._results.open()
+        await self._patches.write()
         for task in followed:
             self._launch(task, task.reserved or None, again=True)
 
@@ -438,6 +441,7 @@ class Engine:
         )
         await self._store.write(batches.save, self.record)
         await self._results.write()
+        await self._patches.write()
         await write_report(self._store, self.record, self.warn)
         log.info("batch %s: %s %s", self.record.id, status.value, finish.reason)
         if ended is not None:
@@ -481,7 +485,7 @@ class Engine:
     async def after_end(self, task: Task) -> None:
         """What the world hears of a task that is over."""
         await self._results.write()
-        await write_patch(view(task), self._options.patches, self.warn)
+        await self._patches.write()
         if task.status is TaskStatus.COMPLETED:
             if self._options.keep_alive:
                 try:

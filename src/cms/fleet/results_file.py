@@ -12,7 +12,6 @@ Whatever goes wrong here is told (`warn`) and forgotten.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Final
 
 import msgspec
 
-from cms import changes
 from cms.batch import report, scores
 from cms.batch.model import BatchRecord, TaskView, view
 from cms.batch.scores import CellScore
@@ -166,34 +164,6 @@ class _Result(msgspec.Struct):
 
 
 # --- patches --------------------------------------------------------------------------------------
-
-
-async def write_patch(task: TaskView, folder: str, warn: Warn) -> None:
-    """The change of an isolated task as a patch in that folder, if there is one and it is wanted."""
-    if not folder or task.change is None or task.change.empty:
-        return
-    name, keep = f"{task.name.replace('/', '_')}.patch", Path(task.change.place)
-    try:
-        await ask_disk(lambda: _write_patch(keep, Path(folder), name), folder, seconds=_PATCH)
-    except (OSError, CmsError) as error:
-        warn(f"--patches: {folder}/{name}: {_why(error)}")
-
-
-def _write_patch(keep: Path, folder: Path, name: str) -> None:
-    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    draft = f".{name[:200]}.{secrets.token_hex(8)}"
-    try:
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=at)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.writelines(changes.patch(keep))
-            # A link of that name is replaced itself, not followed.
-            os.replace(draft, name, src_dir_fd=at, dst_dir_fd=at)
-        except BaseException:
-            os.unlink(draft, dir_fd=at)
-            raise
-    finally:
-        os.close(at)
 
 
 # --- the report -----------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ A prompt is a list of words, one for each try; the last one holds for all furthe
     "hang"          never ends by itself
     "unverified"    its checks fail
     "taken"         could not begin: the name is taken
+    "changes:/x"    completes, and has left a change that is kept there
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cms.batch.retry import Remains
 from cms.errors import ClaudeUnfit, NameTaken
 from cms.fleet.batch_sessions import News
 from cms.fleet.delegation import Accepted
-from cms.session.model import DelegateResult, Interaction, Outcome, Safety, SessionOptions
+from cms.session.model import ChangeSummary, DelegateResult, Interaction, Outcome, Safety, SessionOptions
 
 COST = 0.01
 TOKENS = 100  # of each turn
@@ -140,7 +141,8 @@ class FakeSessions:
                 return msgspec.structs.replace(limited, resets_at=self.now() + float(value))
             case _:
                 self.completed[session.name] += 1
-                return good
+                change = ChangeSummary("kept", files=3, place=value) if kind == "changes" else None
+                return msgspec.structs.replace(good, change=change)
 
     def now(self) -> float:
         raise NotImplementedError  # given by the test, which has the engine's clock

@@ -14,9 +14,11 @@ import trio
 import trio.testing
 
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, Task, TaskSpec, TaskStatus
+from cms.changes import freeze, note_start, read_trees
 from cms.config import Settings
 from cms.disk import ask_disk
 from cms.errors import UsageError
+from cms.fleet import patches
 from cms.fleet.batch_engine import Engine
 from cms.fleet.batches import Batches
 from cms.fleet.crew import LocalCrew
@@ -344,6 +346,44 @@ async def test_the_results_come_once_each(house: House, autojump_clock: Clock, t
     await (await house.batches.start(record.id)).wait()
     again = [msgspec.json.decode(line, type=dict[str, object]) for line in out.read_bytes().splitlines()]
     assert sorted(str(line["name"]) for line in again) == sorted(f"t{n}" for n in range(30))
+
+
+async def test_a_patch_for_each_task_that_changed_something(
+    house: House, autojump_clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patches, "_PATIENCE", math.inf)
+    left = tmp_path / "left"
+    left.mkdir()
+    (left / "x").write_text("new\n")
+    (tmp_path / "empty").mkdir()
+    keep = tmp_path / "changes" / "s.1"
+    freeze(read_trees(tmp_path / "empty", left), keep, note_start(left))
+    folder = tmp_path / "patches"
+    folder.mkdir()
+    (folder / "b.patch").write_text("mine\n")
+    (folder / "d.patch").symlink_to(tmp_path / "other")
+    prompts = {"a": f"changes:{keep}", "b": f"changes:{keep}", "c": "ok", "d": f"changes:{keep}"}
+    prompts["gone"] = f"changes:{tmp_path}/nowhere"
+    record = await house.run([spec(*each) for each in prompts.items()], patches=str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["a.patch", "b.patch", "d.patch"]
+    assert "+++ b/x\n" in (folder / "a.patch").read_text()
+    assert (folder / "b.patch").read_text() == "mine\n", "what is no patch is left alone"
+    assert not (tmp_path / "other").exists()
+    assert sorted(word.split(": ")[1].rpartition("/")[2] for word in record.warnings) == [
+        "b.patch", "d.patch", "gone.patch",
+    ]  # fmt: skip
+    # Of a checkout on a node it is a file already.
+    (tmp_path / "from a node").write_text("diff --git a/x b/x\n")
+    task = (await house.tasks(record.id))["c"]
+    assert task.result is not None
+    there = msgspec.structs.replace(task.result, patch=str(tmp_path / "from a node"))
+    patches.Patches(house.store, record, print)._write(folder / "c.patch", task, there)
+    assert (folder / "c.patch").read_text() == "diff --git a/x b/x\n"
+    # Lost in a crash: going on adds it.
+    (folder / "a.patch").unlink()
+    await house.store.write(batches.save, msgspec.structs.replace(record, status=BatchStatus.STOPPED))
+    await (await house.batches.start(record.id)).wait()
+    assert (folder / "a.patch").exists()
 
 
 async def test_a_keep_alive_batch_keeps_who_completed(house: House, autojump_clock: Clock) -> None:
