@@ -14,7 +14,18 @@ from hypothesis import HealthCheck, given, settings
 from changes import edits
 from changes.edits import Edit, Snapshot, snapshot
 from changes.worlds import World, lists_of_edits, trees, worlds
-from cms.changes import excerpt, freeze, load, name_status, patch, read_trees, rows, stat, stat_text
+from cms.changes import (
+    excerpt,
+    fits_a_patch,
+    freeze,
+    load,
+    name_status,
+    patch,
+    read_trees,
+    rows,
+    stat,
+    stat_text,
+)
 
 
 def as_git_sees(found: Snapshot) -> Snapshot:
@@ -97,6 +108,28 @@ def test_what_is_shown(world: World) -> None:
         "path": "a", "kind": "modified", "type": "file", "base": "folder", "added": 2, "removed": 1,
         "binary": False, "old_mode": "100644", "mode": "100644", "size": 10,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["text", "folder", "empty folder", "huge", "unknown"])
+def test_what_a_patch_cannot_carry(world: World, what: str) -> None:
+    world.write(a="1\n")
+    task = world.begin()
+    if what == "text":
+        (task.place / "a").write_text("2\n")
+    elif what == "huge":
+        with (task.place / "huge").open("wb") as file:
+            file.truncate(65 << 20)
+    elif what == "unknown":
+        (task.place / "a").write_text("2\n")
+        world.write(a="3\n")
+    else:
+        (task.place / "d").mkdir()
+    if what == "folder":
+        (task.place / "d" / "x").write_text("x\n")
+    change = task.freeze()
+    assert fits_a_patch(change) == (what in ("text", "folder"))
+    text = b"".join(patch(world.keep()))
+    assert (b"diff --git" in text) == fits_a_patch(change)
 
 
 def test_nothing_changed_is_nothing_to_show(world: World) -> None:

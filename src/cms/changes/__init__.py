@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from cms.changes.apply import apply, discard, find_applied, recover, revert
 from cms.changes.branch import bring_branch
-from cms.changes.diff import excerpt, name_status, patch, rows, stat, stat_text
+from cms.changes.diff import excerpt, fits_a_patch, name_status, patch, rows, stat, stat_text
 from cms.changes.export import write_files
 from cms.changes.freeze import freeze, load, note_start
 from cms.changes.layer import read_layer
@@ -72,6 +72,7 @@ __all__ = [
     "discard",
     "excerpt",
     "find_applied",
+    "fits_a_patch",
     "freeze",
     "load",
     "name_status",

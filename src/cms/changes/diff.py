@@ -201,6 +201,24 @@ def patch(keep: Path, *, ignored: bool = False) -> Iterator[bytes]:
             yield from _file(entry, store)
 
 
+def fits_a_patch(change: Change) -> bool:
+    """Whether `patch` has all of it: no base is unknown, nothing is too big, no folder is new and empty.
+
+    Commits, what git ignores, and permissions that git knows not, are not asked for.
+    """
+    shown = _shown(change)
+    for place, entry in enumerate(shown):
+        if entry.base == "unknown":
+            return False
+        if any(node is not None and node.size > BIGGEST_BINARY for node in (entry.before, entry.after)):
+            return False
+        if _is_plain_folder(entry) and entry.kind == "added":
+            following = shown[place + 1].path if place + 1 < len(shown) else b""
+            if not following.startswith(entry.path + b"/"):
+                return False
+    return True
+
+
 def _folder_comment(entry: Entry) -> Iterator[bytes]:
     if entry.kind == "mode" and entry.before is not None and entry.after is not None:
         yield b"# %s/: mode %06o => %06o\n" % (

@@ -441,7 +441,7 @@ def export(keep: Path, change: Change, target: Path) -> tuple[int, bool]:
                 file.writelines(changes.patch(keep))
         except FileExistsError:
             raise WrongChange(f"{target} exists already", hint="choose another name") from None
-        return found.files, not found.unknown and not found.commits
+        return found.files, changes.fits_a_patch(change) and not found.commits
     try:
         target.mkdir(mode=0o755)
     except FileExistsError:
