@@ -28,7 +28,8 @@ from cms.rpc.sessions import SESSION_INTERACTIONS
 from cms.testing.agent import write_launcher
 from cms.testing.script import ScriptedReply, call, prompt, say
 
-PATIENCE = 60.0
+#: Seconds; the full size of what is small here (CMS_TEST_ROWS) needs more.
+PATIENCE = float(os.environ.get("CMS_TEST_PATIENCE", "60"))
 
 
 class Shell:
@@ -199,6 +200,49 @@ def test_a_batch_is_steered_from_the_shell(shell: Shell) -> None:
     refused = shell("batch", "set", batch, "--max-cost", "3")
     assert (refused.code, "no use for other limits" in refused.err) == (ExitCode.USAGE, True)
     assert "every task of it is over" in shell("batch", "cancel", batch, "a").err
+
+
+def test_a_table_survives_kills_and_costs_nothing_again(shell: Shell) -> None:
+    """Rows x attempts with a failing check; the daemon is killed twice; then again from the same file.
+
+    CMS_TEST_ROWS=300 is the full size.
+    """
+    count = int(os.environ.get("CMS_TEST_ROWS", "6"))
+    rows = shell.work / "rows.csv"
+    rows.write_text("id,good\n" + "".join(f"r{n},{'no' if n % 3 == 0 else 'yes'}\n" for n in range(count)))
+    (shell.work / "yes").touch()
+    told = prompt("Do {{row.id}}.", READ, say("done", cost_usd=0.01).after(0.1))
+    words = ("batch", "--data", str(rows), "--prompt", told, "--row-name", "id", "--attempts", "2",
+             "--verify", "test -e {{row.good}}", "--max-parallel", "4", "--detach", "--json")  # fmt: skip
+    started = shell(*words)
+    assert started.code == 0, started.err
+    batch = started.json()["id"]
+
+    def over() -> int:
+        counts = shell("batch", "show", batch, "--json").json()["counts"]
+        return sum(counts.get(one, 0) for one in ("completed", "verification_failed"))
+
+    for part in (1, 2):
+        wait_for(lambda part=part: over() >= count * part // 2)  # type: ignore[misc] # bound at once
+        os.kill(shell.daemon_pid(), signal.SIGKILL)
+    shell("batch", "show", batch, "--follow")  # the next daemon goes on with it by itself
+    told_again = shell("batch", "requeue", batch, "--errored")
+    if told_again.code == 0:
+        shell("batch", "show", batch, "--follow")
+    whole = shell("batch", "show", batch, "--json").json()
+    bad = len(range(0, count, 3))
+    assert whole["counts"] == {"completed": 2 * (count - bad), "verification_failed": 2 * bad}
+    (score,) = whole["scores"]
+    assert [(rate["k"], round(rate["rate"], 6)) for rate in score["rates"]] == [
+        (1, round(1 - bad / count, 6)),
+        (2, round(1 - bad / count, 6)),
+    ]
+    kinds = shell("list", "--json").json()["sessions"]
+    assert sorted(one["name"] for one in kinds) == sorted(one["name"] for one in whole["tasks"]), "none twice"
+    again = shell(*words[:-2], "--fresh", "--json")
+    assert again.json()["counts"] == whole["counts"], again.err
+    assert (again.json()["totalCostUsd"], again.json()["reused"]) == (0.0, 2 * count)
+    assert again.json()["scores"][0]["rates"] == score["rates"]
 
 
 def test_what_is_wrong_with_a_table_is_one_line_and_nothing_begins(shell: Shell) -> None:
