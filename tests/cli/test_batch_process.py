@@ -179,6 +179,8 @@ def test_a_table_in_cells_and_attempts(shell: Shell) -> None:
     assert "pass@2 (95 %)" in shown.out
     assert "a.opus.1 (chosen)" in shown.out
     assert "attempts at one task edit the same folder" in shown.out
+    planned = shell(*common, "--attempts", "2", "--limit", "1", "--plan", "--fresh")
+    assert "rows.csv, at most 1; 2 attempts" in planned.out
     # With one that passed of each, the batch has done its work.
     ran = shell(*common, "--attempts", "2", "--best-of", "vote", "--filter", "good=yes", "--fresh")
     assert ran.code == ExitCode.COMPLETED, ran.err
@@ -237,8 +239,12 @@ def test_a_table_survives_kills_and_costs_nothing_again(shell: Shell) -> None:
         (1, round(1 - bad / count, 6)),
         (2, round(1 - bad / count, 6)),
     ]
-    kinds = shell("list", "--json").json()["sessions"]
-    assert sorted(one["name"] for one in kinds) == sorted(one["name"] for one in whole["tasks"]), "none twice"
+    with sqlite3.connect(shell.home / "cms.db") as db:
+        made = [name for (name,) in db.execute("SELECT name FROM sessions")]
+        sent = db.execute("SELECT count(*) FROM interactions WHERE type = 'delegate'").fetchone()[0]
+    db.close()
+    assert sorted(made) == sorted(one["name"] for one in whole["tasks"]), "none has two sessions"
+    assert sent == 2 * count, "none is begun twice"
     again = shell(*words[:-2], "--fresh", "--json")
     assert again.json()["counts"] == whole["counts"], again.err
     assert (again.json()["totalCostUsd"], again.json()["reused"]) == (0.0, 2 * count)
@@ -257,7 +263,7 @@ def test_what_is_wrong_with_a_table_is_one_line_and_nothing_begins(shell: Shell)
         (("--prompt", "x", "--data", "none.csv"), "--data: there is no file"),
         (("--prompt", "x", "--limit", "3"), "--limit is about rows"),
         (("--prompt", "x", "--best-of", "vote"), "--best-of chooses among several attempts"),
-        (("--prompt", "x", "--attempts", "2", "--best-of", "verify"), "task 'task.1' has none"),
+        (("--prompt", "x", "--attempts", "2", "--best-of", "verify"), "--verify, and task 'task.1' has none"),
         (("--prompt", "x", "--matrix", "modle=a,b"), "did you mean 'model'?"),
         (("--file", "tasks.yaml"), "tasks are read from JSON, JSON Lines and TOML"),
         (("--file", "rows.csv"), "give a table as --data"),

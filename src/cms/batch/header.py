@@ -44,7 +44,7 @@ def _share(value: object) -> float:
 SHARE: Final = Kind(_share, float, "SHARE")
 FILTERS: Final = Kind(_filters, Texts, "FILTER", many=True)
 SLICE: Final = Kind(_slice, str, "A:B")
-BEST_OF: Final = Kind(units.choice("verify", "vote"), BestOf, "HOW")
+BEST_OF: Final = Kind(units.choice("verify", "judge", "vote"), BestOf, "HOW")
 
 
 class Header(Record, frozen=True, omit_defaults=True):
@@ -135,7 +135,7 @@ class Header(Record, frozen=True, omit_defaults=True):
         BestOf | None,
         Option(
             BEST_OF,
-            "Choose one attempt of each: one that passed its checks (verify), or gave what most did (vote).",
+            "Choose one attempt of each: that passed its checks, or its judge, or gave what most did.",
             group="table",
         ),
     ] = None

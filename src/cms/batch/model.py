@@ -133,7 +133,7 @@ def exit_code(status: BatchStatus, counts: dict[TaskStatus, int], why: str = "")
     return exit_code_of(Outcome(bad.value))
 
 
-BestOf = Literal["verify", "vote"]
+BestOf = Literal["verify", "judge", "vote"]
 
 
 class Axis(Record, frozen=True):

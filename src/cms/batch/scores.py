@@ -132,14 +132,15 @@ def _rate(k: int, tallies: Sequence[Tally]) -> Rate | None:
 def pick(attempts: Sequence[Task], how: BestOf) -> Task | None:
     """The attempt that stands for its task; None: none completed.
 
-    - `verify`: of those that completed, which is after their checks, the cheapest; the first of equal ones.
+    - `verify`, `judge`: of those that completed, which is after their checks and what their judge says, the
+      cheapest; the first of equal ones.
     - `vote`: the first whose answer most of those that completed gave. Answers are equal when they are but
       for space between words and for case.
     """
     good = [one for one in attempts if one.status is TaskStatus.COMPLETED]
     if not good:
         return None
-    if how == "verify":
+    if how != "vote":
         return min(good, key=lambda one: (one.cost, one.seq))
     votes = Counter(_answer(one) for one in good)
     most = max(votes.values())

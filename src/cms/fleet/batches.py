@@ -25,6 +25,7 @@ from cms.batch.model import (
     TaskStatus,
     resolve_task,
 )
+from cms.batch.report import table_words
 from cms.config import caller_environ
 from cms.errors import UsageError
 from cms.fleet import machine
@@ -119,10 +120,13 @@ class Batches:
         fresh = record.options.fresh or remote
         problems = await self.store.write(batch_intake.check, batch_id, fresh=fresh)
         count, _, largest = await self.store.read(batch_intake.caps, batch_id)
-        if record.options.best_of == "verify":
-            problems += await self.store.read(batch_intake.unchecked, batch_id)
+        if record.options.best_of is not None:
+            problems += await self.store.read(batch_intake.unchecked, batch_id, record.options.best_of)
         if await self.store.read(batch_intake.shares_folders, batch_id):
-            warning = "attempts at one task edit the same folder: what one leaves, the next one finds"
+            warning = (
+                "attempts at one task edit the same folder: what one leaves, the next one finds"
+                " (--isolate gives each a view of its own)"
+            )
             await self.store.write(
                 batches.save, msgspec.structs.replace(record, warnings=(*record.warnings, warning))
             )
@@ -165,7 +169,7 @@ class Batches:
         _, limits, dearest = await self.store.read(batch_intake.caps, batch_id)
         graph = await self.store.read(batch_intake.graph, batch_id, len(times))
         load = Load(kinds, limits, dearest, graph.longest(times))
-        return forecast.forecast(
+        foreseen = forecast.forecast(
             load,
             guesses,
             forecast.Terms(
@@ -176,6 +180,9 @@ class Batches:
                 memory=memory,
             ),
         )
+        multiplied = table_words(options)
+        notes = (*foreseen.notes, multiplied) if multiplied else foreseen.notes
+        return msgspec.structs.replace(foreseen, notes=notes)
 
     async def discard(self, batch_id: str) -> None:
         """Forget a batch that was never started."""

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from cms.batch.graph import Graph
-from cms.batch.model import TaskOptions
+from cms.batch.model import BestOf, TaskOptions
 from cms.session.model import LIVE
 from cms.store.database import Database
 from cms.store.rows import to_json
@@ -163,17 +163,19 @@ def caps(db: Database, batch_id: str) -> tuple[int, float | None, float | None]:
     return count, None if without else float(total or 0.0), None if without else largest
 
 
-def unchecked(db: Database, batch_id: str) -> list[str]:
-    """What is wrong where attempts are chosen by their checks, and a task has none."""
+def unchecked(db: Database, batch_id: str, how: BestOf) -> list[str]:
+    """What is wrong where attempts are chosen by their checks or their judge, and a task has none."""
+    if how == "vote":
+        return []
     row: tuple[str, int, int] | None = db.execute(
         "SELECT name, line, count(*) FROM batch_tasks"
-        " WHERE batch_id = ? AND json_extract(spec, '$.session.verify') IS NULL HAVING count(*)",
-        (batch_id,),
+        " WHERE batch_id = ? AND json_extract(spec, ?) IS NULL HAVING count(*)",
+        (batch_id, f"$.session.{how}"),
     ).fetchone()
     if row is None:
         return []
     more = f", nor have {row[2] - 1} more" if row[2] > 1 else ""
-    return [f"line {row[1]}: --best-of verify chooses by the checks, and task {row[0]!r} has none{more}"]
+    return [f"line {row[1]}: --best-of {how} chooses by --{how}, and task {row[0]!r} has none{more}"]
 
 
 def shares_folders(db: Database, batch_id: str) -> bool:
@@ -181,6 +183,7 @@ def shares_folders(db: Database, batch_id: str) -> bool:
     row: tuple[int] | None = db.execute(
         "SELECT 1 FROM batch_tasks WHERE batch_id = ?"
         " AND json_extract(spec, '$.session.preset') NOT IN ('read-only', 'review', 'plan')"
+        " AND coalesce(json_extract(spec, '$.session.isolate'), 'no') = 'no'"
         " AND json_extract(spec, '$.origin') IS NOT NULL"
         " GROUP BY base, json_extract(spec, '$.session.workDir') HAVING count(*) > 1 LIMIT 1",
         (batch_id,),

@@ -25,6 +25,10 @@ CHANGEABLE: Final[Mapping[str, str]] = {
     "max_turns": "$.session.limits.maxTurns",
     "max_time": "$.session.limits.maxTime",
 }
+#: US dollars that a task's judge may spend (`SessionOptions.most`).
+JUDGE: Final = (
+    "iif(json_extract(spec, '$.session.judge') IS NULL, 0, json_extract(spec, '$.session.judgeMaxCost'))"
+)
 #: What is done again: everything that was tried and did not complete, or only what ended in error.
 FAILED: Final = ERRORED | {TaskStatus.VERIFICATION_FAILED}
 
@@ -73,7 +77,7 @@ def alter(
     if tasks:
         sets = ", ".join("?, ?" for _ in tasks)
         values = [part for field, value in tasks.items() for part in (CHANGEABLE[field], value)]
-        cap = ", cap = ?" if "max_cost" in tasks else ""
+        cap = f", cap = ? + {JUDGE}" if "max_cost" in tasks else ""
         changed = db.execute(
             f"UPDATE batch_tasks SET spec = json_set(spec, {sets}){cap}"  # noqa: S608 - words of ours
             " WHERE batch_id = ? AND status = 'waiting' AND coalesce(json_extract(rest, '$.goOn'), 0) = 0",
@@ -151,7 +155,7 @@ def _back(db: Database, batch_id: str, which: str) -> int:
     """Put tasks back to where they waited. What they cost stays, and how often they were tried."""
     return db.execute(
         "UPDATE batch_tasks SET status = 'waiting', due = 0, place = NULL, result = NULL, chosen = 0,"  # noqa: S608
-        " cap = json_extract(spec, '$.session.limits.maxCost'), rest = json_set(json_remove("
+        f" cap = json_extract(spec, '$.session.limits.maxCost') + {JUDGE}, rest = json_set(json_remove("
         "rest, '$.failures', '$.storms', '$.goOn', '$.ended', '$.reason', '$.paid', '$.paidTokens',"
         " '$.key', '$.around', '$.reused'),"
         f" '$.requeued', json('true')) WHERE batch_id = ? AND {which}",

@@ -14,7 +14,7 @@ from cms.batch.model import BatchStatus, TaskStatus
 from cms.errors import UsageError
 from cms.fleet.batch_engine import Engine
 from cms.options import Layer
-from cms.store import audit
+from cms.store import audit, batch_tasks
 from cms.store.batch_steering import FAILED
 from cms.units import BadValue
 from fleet.batch.fake import COST, TOKENS
@@ -190,3 +190,21 @@ async def test_the_time_of_work_is_without_rests(house: House, autojump_clock: C
     assert (record.status, record.stopped_by) == (BatchStatus.STOPPED, "time")
     assert "worked for 60 s" in record.reason
     assert trio.current_time() - began < 3600 + 120
+
+
+async def test_the_judges_cap_is_in_what_a_task_may_come_to(house: House, autojump_clock: Clock) -> None:
+    """When limits are changed, and when a task is done again."""
+    specs = [spec("a", "fail ok", judge="Is it?", judge_max_cost=0.25, max_cost=1.0), spec("b", "hang")]
+    engine = await house.start(specs, max_parallel=1, max_cost=9.0)
+    await until(engine, lambda: house.sessions.at_work == {"b"})
+    await house.batches.requeue(engine.record.id, ("a",), (), "")
+
+    async def most() -> float | None:
+        found, *_ = await house.store.read(batch_tasks.candidates, engine.record.id, 9e9, 9)
+        return found[0].limit
+
+    assert await most() == 1.25
+    await house.batches.alter(engine.record.id, Header(defaults=Layer(max_cost=2.0)), "")
+    assert await most() == 2.25
+    engine.cancel("enough")
+    await engine.wait()
