@@ -7,7 +7,7 @@ import pytest
 from cms.protocol.messages import Init, TaskNotification, TaskStarted
 from cms.session.budget import Grant
 from cms.session.decide import PATIENCE
-from cms.session.model import Limits
+from cms.session.model import Limits, Outcome
 from cms.session.state import Began, Ended, Opened, StandingKnown, State, Unasked, may_owe
 from session.world import IDLE, RUNNING, World, begins, hook, meter, result, rules, says, started
 
@@ -65,6 +65,14 @@ def test_a_call_of_it_is_refused_also_while_a_message_waits() -> None:
     assert world.words == {"1": "deny"}
     world.see(result(0.35), started("k"), INIT, begins("m10"), hook("2"), meter(0.36))
     assert world.words == {"1": "deny", "2": "allow"}
+
+
+def test_what_was_refused_of_it_is_not_held_against_the_message_that_waits() -> None:
+    """One that only asks something would be told that all it wanted was refused."""
+    world = two_messages().see(ends("a"), RUNNING, INIT, Began("k"), begins("m9"), hook("1"))
+    world.see(result(0.35), started("k"), INIT, says("four", "m10"), result(0.4, "four"), IDLE)
+    assert [one.outcome for one in world.settled][2:] == [Outcome.COMPLETED]
+    assert not any("refused" in why for why in world.settled[-1].reasons)
 
 
 def test_the_first_one_after_a_shared_cap_is_interrupted_as_it_begins() -> None:

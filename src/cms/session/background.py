@@ -6,12 +6,21 @@ import msgspec
 
 from cms.protocol.messages import TaskNotification, TasksChanged, TaskStarted, TaskUpdated
 from cms.session.model import InteractionState
-from cms.session.state import Phase, State, Unasked
+from cms.session.state import Phase, State, Turn, Unasked
 
 _replace = msgspec.structs.replace
 
 #: The words with which claude says that a background task has ended.
 TASK_ENDS = frozenset({"completed", "failed", "killed", "stopped"})
+
+#: Of a message that claude has just begun: what it refused and did before was another turn's.
+NOTHING_YET: dict[str, object] = {
+    name: getattr(Turn("", 0.0, 0.0), name)
+    for name in (
+        "turns", "tool_calls", "tools_used", "asked", "acted", "refused", "calls", "at_work", "last_text",
+        "plan", "denials", "questions", "repetitions",
+    )
+}  # fmt: skip
 
 TaskEvent = TasksChanged | TaskStarted | TaskUpdated | TaskNotification
 

@@ -44,7 +44,7 @@ from cms.protocol.messages import (
 )
 from cms.protocol.tools import PLAN_TOOL
 from cms.session.acts import is_loss, may_change
-from cms.session.background import begin_unasked, follow_tasks
+from cms.session.background import NOTHING_YET, begin_unasked, follow_tasks
 from cms.session.model import Denial, InteractionState, TokenUsage
 from cms.session.repetition import follow
 from cms.session.startup import lacks
@@ -362,7 +362,7 @@ def _lifecycle(state: State, event: CommandLifecycle) -> State:
         case "started":
             # What was said before belongs to a turn that nobody asked for.
             state = _replace(state, unasked=None, woken_for="")
-            return _in_turn(state, state=InteractionState.RUNNING, last_text="", asked=False)
+            return _in_turn(state, **NOTHING_YET, state=InteractionState.RUNNING)
         case "cancelled":
             return _in_turn(state, state=InteractionState.INTERRUPTED)
         case _:
