@@ -163,6 +163,22 @@ async def test_a_home_inside_of_another_cover(walled: Mechanism, world: World, t
     assert (world.home / "notes").read_text() == "mine\n"
 
 
+async def test_a_folder_of_its_own_below_one_of_another_user_s(walled: Mechanism, world: World) -> None:
+    """As pam_tmpdir makes /tmp/user/1000: the kernel copies no folder of a strange owner's."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make one")
+    middle, own = world.outside / "user", world.outside / "user" / "1000"
+    own.mkdir(parents=True)
+    (own / "file").write_text("mine\n")
+    os.chown(middle, 12345, 12345)
+    script = (
+        f"echo x > {own}/file; cat {own}/file; mktemp -d {own}/XXXX > /dev/null && echo made; echo y > code"
+    )
+    assert await run(walled, world.spec(script, covered=(world.outside, own))) == "x\nmade\n"
+    assert [path.name for path in own.iterdir()] == ["file"]
+    assert (own / "file").read_text() == "mine\n"
+
+
 async def test_what_is_not_there_is_left_out(walled: Mechanism, world: World) -> None:
     spec = world.spec("echo fine", covered=(world.home, world.home / "gone", Path("/")))
     assert await run(walled, spec) == "fine\n"

@@ -79,6 +79,9 @@ def test_caches_that_the_environment_moves(world: World, tmp_path: Path) -> None
     found = world.find(CARGO_HOME=str(moved), CLAUDE_CONFIG_DIR=str(tmp_path / "conf"), GOPATH="relative")
     assert {moved, tmp_path / "conf"} <= set(found.covered)
     assert moved in found.caches
+    temporary = world.find(TMPDIR=str(moved))
+    assert moved in temporary.covered
+    assert moved not in temporary.caches, "where there are no copies it is not to be written for real"
     assert tmp_path / "conf" / "todos" in found.lasting
 
 

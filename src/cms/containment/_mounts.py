@@ -31,6 +31,7 @@ its own; a file that does not exist cannot be bound on without creating it.
 
 from __future__ import annotations
 
+import itertools
 import os
 import secrets
 import stat
@@ -161,7 +162,7 @@ class _Planner:
             return
         mounts = mounts_of(os.getpid()) if spec.covered else {}
         for real in sorted(map(_real, spec.covered), key=_depth):
-            if real.is_dir() and real != Path("/") and self._nearest(real) != "cover":
+            if real.is_dir() and real != Path("/") and not self._is_covered(real):
                 self._cover(real, mounts)
         for path in spec.readable:
             real = _real(path)
@@ -172,6 +173,14 @@ class _Planner:
             for place in PRIVATE
             if place.is_dir() and not place.is_symlink() and place not in self.wanted
         ]
+
+    def _is_covered(self, folder: Path) -> bool:
+        """Whether a cover above does. To write below it the kernel copies the folders between, and it copies
+        none of an owner that the tree does not know: /tmp/user, of root's, above /tmp/user/1000."""
+        if self._nearest(folder) != "cover":
+            return False
+        between = itertools.takewhile(lambda parent: parent not in self.wanted, folder.parents)
+        return all(parent.stat().st_uid == os.geteuid() for parent in between)
 
     def _cover(self, folder: Path, mounts: Mapping[str, Mount]) -> None:
         """Cover it whole, or, where something is mounted below, each folder in it that has nothing below."""

@@ -92,12 +92,13 @@ def find_places(folders: Sequence[str], opened: Sequence[str], environ: Mapping[
         for path, writes in _git_folders(root, Path(os.path.realpath(home))):
             (written if writes else read_only).append(path)
     moved = [Path(value) for name in _MOVED if (value := environ.get(name, "")).startswith("/")]
+    temporary = [*_TEMPORARY, *([Path(own)] if (own := environ.get("TMPDIR", "")).startswith("/") else [])]
     caches = [*(home / name for name in _CACHES), config, *moved]
     sockets = (Path(value) for name in _SOCKETS if (value := environ.get(name, "")))
     return Places(
         writable=tuple(dict.fromkeys(written)),
         lasting=tuple(_lasting(config, roots[0])),
-        covered=tuple(dict.fromkeys((home, *_TEMPORARY, config, *moved))),
+        covered=tuple(dict.fromkeys((home, *temporary, config, *moved))),
         caches=tuple(path for path in dict.fromkeys(caches) if os.access(path, os.F_OK)),
         readable=tuple(dict.fromkeys(read_only)),
         shown=tuple(path for path in sockets if path.is_socket()),
