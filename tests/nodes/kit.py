@@ -96,7 +96,11 @@ class Proxy:
         with suppress(OSError):
             while True:
                 near, _ = self._listener.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:  # nobody is there just now
+                    near.close()
+                    continue
                 self._sockets += [near, far]
                 self._begin(self._pump, near, far)
                 self._begin(self._pump, far, near)

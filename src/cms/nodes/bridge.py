@@ -135,7 +135,10 @@ class Bridge:
         command, job = one.command, one.command.job
         packed = artifacts.packed(job)
         backoff = 0.1
-        if command.again and not await self._is_known(one):
+        if command.again and await self._is_known(one):
+            one.there.set()
+            return None
+        if command.again:
             young = time.time() - command.since < self._engine.retention - _MARGIN
             if not young or command.engine not in ("", self._engine.known_by):
                 return Ended(one.id, "lost", reason="the engine does not remember whether it was begun")
