@@ -46,7 +46,7 @@ def keep_commits(reading: Reading, keep: Path, start: Start) -> Commits | None:
         lent = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="git-", dir=keep)))
         view.lend_objects(lent)
         places = [lent, repository.common / "objects"]
-        objects = stack.enter_context(git.ObjectStore(places, sha256=len(head) == 64))
+        objects = stack.enter_context(git.ObjectStore(places, keep, sha256=len(head) == 64))
         wanted = (f"{head}\n" + (f"^{start.commit}\n" if start.commit else "")).encode()
         limit = f"-n{_MOST_SUBJECTS}"
         try:

@@ -238,7 +238,9 @@ class _Bases:
             repository = git.find_repository(folder)
             if repository is None:
                 return None
-            objects = git.ObjectStore([repository.common / "objects"], sha256=len(commit) == 64)
+            objects = git.ObjectStore(
+                [repository.common / "objects"], self.store.folder.parent, sha256=len(commit) == 64
+            )
             self.stack.enter_context(objects)
             try:
                 files = objects.files(commit)

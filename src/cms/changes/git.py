@@ -243,10 +243,13 @@ def find_ignored(folder: Path, paths: Sequence[bytes]) -> frozenset[bytes]:
 
 
 class ObjectStore:
-    """An empty repository of ours with the objects of others, to read them without their configuration."""
+    """An empty repository of ours with the objects of others, to read them without their configuration.
 
-    def __init__(self, objects: Sequence[Path], *, sha256: bool = False) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="cms-git-")
+    It stands in `keep`, a change's own folder: what a crash leaves goes with the change.
+    """
+
+    def __init__(self, objects: Sequence[Path], keep: Path, *, sha256: bool = False) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="git-", dir=keep)
         self.path = Path(self._folder.name)
         for name in ("objects", "refs"):
             (self.path / name).mkdir()

@@ -123,20 +123,23 @@ class Merged(NamedTuple):
     conflicts: int
 
 
-def merge(ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str]) -> Merged:
+def merge(ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str], keep: Path) -> Merged:
     """Merge two texts that came of a third: by git where it is there, else by ourselves.
 
     Args:
         ours: what is in the folder now.
         labels: of ours, of the base, of theirs, for the markers.
+        keep: a change's own folder, for what git reads: what a crash leaves goes with the change.
     """
-    return _merge_by_git(ours, base, theirs, labels) or merge_lines(ours, base, theirs, labels)
+    return _merge_by_git(ours, base, theirs, labels, keep) or merge_lines(ours, base, theirs, labels)
 
 
-def _merge_by_git(ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str]) -> Merged | None:
+def _merge_by_git(
+    ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str], keep: Path
+) -> Merged | None:
     if git.find() is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="cms-merge-") as folder:
+    with tempfile.TemporaryDirectory(prefix="merge-", dir=keep) as folder:
         place = Path(folder)
         for name, data in (("ours", ours), ("base", base), ("theirs", theirs)):
             (place / name).write_bytes(data)

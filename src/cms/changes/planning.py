@@ -261,7 +261,7 @@ class _Planner:
             texts.append(b"" if node is None else self.store.read(node.content))
         if any(lines.is_binary(text) for text in texts):
             raise _Refused("changed", "it was changed in the folder meanwhile, and is no text")
-        merged = lines.merge(texts[0], texts[1], texts[2], _LABELS)
+        merged = lines.merge(texts[0], texts[1], texts[2], _LABELS, self.store.folder.parent)
         if merged.conflicts and not self.markers:
             places = "place" if merged.conflicts == 1 else "places"
             raise _Refused("conflict", f"both changed the same lines, in {merged.conflicts} {places}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 from cms.changes import git
@@ -50,7 +51,9 @@ def settled(text: str, shared: str) -> str:
 def _bundle(found: git.Repository, shared: str) -> tuple[str, str]:
     """Returns the digest of the bundle, and the commit in it."""
     head, _ = git.read_head(found)
-    with git.ObjectStore([found.common / "objects"], sha256=len(head) == _SHA256) as store:
+    with git.ObjectStore(
+        [found.common / "objects"], Path(tempfile.gettempdir()), sha256=len(head) == _SHA256
+    ) as store:
         if (found.common / "shallow").is_file():
             shutil.copy(found.common / "shallow", store.path / "shallow")
         env = {**_WHO, **store.env, "GIT_WORK_TREE": str(found.top)}
