@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import commands, reading, sessions, store, trees
+from benchmarks import commands, isolation, reading, sessions, store, trees
 from benchmarks.figures import ROOT, Figure, Run, commit, machine, slower, table
 
 #: What people would use instead, as it is installed beside cms.
@@ -36,6 +36,7 @@ MEASURES: dict[str, Callable[[bool], list[Figure]]] = {
     "commands": commands.figures,
     "store": store.figures,
     "trees": trees.figures,
+    "isolation": isolation.figures,
     "sessions": sessions.figures,
     "overhead": sessions.overhead,
 }
