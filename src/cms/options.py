@@ -402,7 +402,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         _safety(
             ISOLATE,
             "Leave its folder as it is: what it writes becomes a change to look at (cms diff) and to apply "
-            "(cms apply). auto, overlay or copy; alone it means auto.",
+            "(cms apply). Alone it means auto.",
             child="isolated",
             tool=Tool(
                 "auto: it works in a view of its own of the folder, which stays as it is; what it wrote "

@@ -205,7 +205,7 @@ def check_isolation(value: object) -> str:
     """How a folder is kept as it is; true and false will do, too."""
     if isinstance(value, bool):
         return "auto" if value else "no"
-    return choice("no", "auto", "overlay", "copy")(value)
+    return choice("no", "auto", "overlay", "worktree", "copy")(value)
 
 
 def check_words(value: object) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ Children are real and so is time: each test waits for conditions, inside of `sup
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -111,11 +112,16 @@ def assert_nothing_left(settings: Settings) -> None:
     """No process that carries the test's mark, and no child of ours."""
     left = marked(settings)
     assert not left, f"processes left: {left}"
-    children = [
-        word
-        for thread in Path(f"/proc/{os.getpid()}/task").iterdir()
-        for word in (thread / "children").read_text().split()
-    ]
+    children = None
+    while children is None:
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # an idle thread has just ended: its children are another's
+            children = [
+                word
+                for thread in Path(f"/proc/{os.getpid()}/task").iterdir()
+                for word in (thread / "children").read_text().split()
+            ]
     assert not children, f"children left: {children}"
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -43,6 +44,13 @@ def git(folder: Path, *argv: str) -> str:
 
 def git_init(folder: Path) -> None:
     git(folder, "init", "-q")
+
+
+def git_commit(folder: Path) -> None:
+    git_init(folder)
+    git = ("git", "-C", str(folder), "-c", "user.name=me", "-c", "user.email=me@example.org")
+    for words in (("add", "-A"), ("commit", "-qm", "first")):
+        subprocess.run((*git, *words), check=True)
 
 
 async def left(supervisor: Supervisor, settings: Settings, name: str = "one") -> Path:
@@ -335,6 +343,58 @@ async def test_a_crash_loses_no_change(tmp_path: Path, work: Path) -> None:
         assert outcome.applied
         assert (work / "mine").read_text() == "mine\n"
         assert not (work / "gone").exists()
+
+
+async def test_a_work_tree_of_the_commit(tmp_path: Path, work: Path) -> None:
+    """Without what is not committed, but for what is named; and none of that counts as deleted."""
+    git_commit(work)
+    for name in ("untracked", "named", "code"):
+        (work / name).write_text(f"{name}\n")
+    (work / "deps").mkdir()
+    (work / "deps" / "lib").write_text("lib\n")
+    (work / ".worktreeinclude").write_text("named\ndeps/\n")
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        task = bash(
+            "ls > seen; cat code deps/lib named >> seen; rm gone; echo mine > sub/mine",
+            "git -c user.name=me -c user.email=x@y commit -qam mine; git log --format=%s > log",
+        )
+        result = await delegate(
+            supervisor, task, isolate="worktree", writes="workdir", verify=("test -e deps/lib",)
+        )
+        assert result.status is Outcome.COMPLETED, result
+        place = await left(supervisor, settings)
+        assert (place / "seen").read_text() == "code\ndeps\ngone\nnamed\nseen\nsub\nold\nlib\nnamed\n"
+        assert (place / "log").read_text() == "mine\nfirst\n"
+        shown = await applying.show(supervisor, "one")
+        changed = {entry.path: entry.kind for entry in shown.change.entries}
+        assert changed == {b"gone": "deleted", b"log": "added", b"seen": "added", b"sub/mine": "added"}
+        assert shown.summary.commits == 1
+        outcome = await applying.apply(supervisor, "one")
+        assert outcome.applied, outcome
+        assert (work / "untracked").read_text() == "untracked\n"
+        assert (work / "code").read_text() == "code\n"
+        assert not (work / "gone").exists()
+
+
+async def test_a_work_tree_of_no_repository(tmp_path: Path, work: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        with pytest.raises(UsageError, match="is not the top of a git repository"):
+            await delegate(supervisor, bash("true"), isolate="worktree")
+        git_init(work)
+        with pytest.raises(UsageError, match="has no commit yet"):
+            await delegate(supervisor, bash("true"), isolate="worktree")
+
+
+async def test_a_machine_that_cannot_leave_the_folder_as_it_is(tmp_path: Path, work: Path) -> None:
+    """No session is begun there that would write the folder itself, whatever was asked for."""
+    settings = msgspec.structs.replace(make_settings(tmp_path), containment="guard")
+    async with supervising(settings) as supervisor:
+        for how in ("auto", "overlay", "copy"):
+            with pytest.raises(UsageError, match="can put no other folder in the place"):
+                await delegate(supervisor, bash("echo x > code"), isolate=how)
+    assert (work / "code").read_text() == "old\n"
 
 
 # --- bad input ------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from cms.changes.apply import apply, discard, find_applied, recover, revert
 from cms.changes.branch import bring_branch
+from cms.changes.checkout import check_out, why_no_checkout
 from cms.changes.diff import excerpt, fits_a_patch, name_status, patch, rows, stat, stat_text
 from cms.changes.export import write_files
 from cms.changes.freeze import freeze, load, note_start
@@ -69,6 +70,7 @@ __all__ = [
     "apply",
     "as_text",
     "bring_branch",
+    "check_out",
     "discard",
     "excerpt",
     "find_applied",
@@ -87,5 +89,6 @@ __all__ = [
     "rows",
     "stat",
     "stat_text",
+    "why_no_checkout",
     "write_files",
 ]

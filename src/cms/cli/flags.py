@@ -39,7 +39,7 @@ _HYPHEN = "\0-"
 
 
 #: Flags that mean something without a value: what, and the values that may follow as a word.
-_BARE: Final = {"--isolate": ("auto", ("auto", "overlay", "copy", "no"))}
+_BARE: Final = {"--isolate": ("auto", ("auto", "overlay", "worktree", "copy", "no"))}
 #: Flags whose value may be such a word.
 _TAKES_ALL: Final = frozenset(
     {"--message", "--task", "--prompt", "--context", "--system-prompt", "--append-system-prompt"}

@@ -94,7 +94,13 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def without_mounts(spec: Spec, why: str) -> Plan:
-    """The plan of a mechanism that has no mounts: all that was asked for is unenforced."""
+    """The plan of a mechanism that has no mounts: all that was asked for is unenforced.
+
+    Raises:
+        ContainmentError: a folder was to be left as it is, and would be written.
+    """
+    if spec.layers:
+        raise ContainmentError(f"{spec.layers[0].folder} would not be left as it is: {why}")
     asked = (*spec.protected, *spec.hidden)
     return Plan(sandbox=False, unenforced=tuple(LostMount(path, why) for path in asked))
 

@@ -18,7 +18,7 @@ import stat
 import subprocess
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 import msgspec
 import trio
@@ -32,7 +32,8 @@ from cms.errors import UNREADABLE, ChangeUnreadable, UsageError
 from cms.protection.places import layered_folders
 from cms.session.model import SessionOptions
 
-Kind = Literal["overlay", "copy"]
+T = TypeVar("T")
+Kind = Literal["overlay", "worktree", "copy"]
 
 #: For the environment of what works in a view: the folder is a file system of its own there, and git does not
 #: look above one for its repository.
@@ -41,6 +42,8 @@ ENVIRON: Final = {"GIT_DISCOVERY_ACROSS_FILESYSTEM": "1"}
 _NOTE: Final = "layer.json"
 #: Beside a copy: what was in it (`CopyStart`).
 _COPY: Final = "copy.json"
+#: Beside a work tree: what was copied into it that is not committed.
+_COPIED: Final = "copied.json"
 #: ioctl: let a file have the content of another one, both to be changed by themselves (btrfs, xfs, bcachefs).
 _FICLONE: Final = 0x40049409
 #: Seconds for what is quick unless a disk hangs.
@@ -105,7 +108,7 @@ class Workspace:
         """How the folder is kept from being changed, in a few words."""
         if self.begun.kind == "overlay":
             return "overlay"
-        return f"copy ({self.begun.why})" if self.begun.why else "copy"
+        return f"{self.begun.kind} ({self.begun.why})" if self.begun.why else self.begun.kind
 
     def read(self) -> Reading:
         """What is different by now. Touches the disk.
@@ -116,13 +119,18 @@ class Workspace:
         if self.begun.kind == "overlay":
             beside = [(layer.folder, layer.upper) for layer in self.layers[1:]]
             return changes.read_layer(self.folder, self.place, beside=beside)
-        return changes.read_trees(self.folder, self.place, copy=self._copy_start())
+        copy = self._noted(_COPY, CopyStart)
+        if self.begun.kind == "copy":
+            return changes.read_trees(self.folder, self.place, copy=copy)
+        copied = self._noted(_COPIED, tuple[bytes, ...])
+        commit = self.begun.start.commit
+        return changes.read_trees(self.folder, self.place, copy=copy, commit=commit, copied=copied)
 
-    def _copy_start(self) -> CopyStart:
-        """The copy as it was made."""
+    def _noted(self, name: str, kind: type[T]) -> T:
+        """What was noted of the copy as it was made."""
         try:
-            data = (self.home / str(self.begun.number) / _COPY).read_bytes()
-            return msgspec.json.decode(data, type=CopyStart)
+            data = (self.home / str(self.begun.number) / name).read_bytes()
+            return msgspec.json.decode(data, type=kind)
         except (OSError, *UNREADABLE) as error:
             raise ChangeUnreadable(f"what was noted of the copy {self.place}: {error}") from error
 
@@ -215,9 +223,16 @@ class Workspace:
                 _make(layer)
             else:
                 layer.upper.parent.mkdir(mode=0o700, parents=True)
-                copy_tree(layer.folder, layer.upper)
+                self._fill(layer, place, start)
                 write_note(place / _COPY, msgspec.json.encode(changes.note_copy(layer.upper)))
         self._note(msgspec.structs.replace(self.begun, start=start))
+
+    def _fill(self, layer: Layer, place: Path, start: Start) -> None:
+        if self.begun.kind == "copy":
+            copy_tree(layer.folder, layer.upper)
+            return
+        copied = changes.check_out(layer.folder, layer.upper, start.commit, start.branch)
+        write_note(place / _COPIED, msgspec.json.encode(copied))
 
     def _note(self, begun: Begun) -> None:
         write_note(self.home / _NOTE, msgspec.json.encode(begun))
@@ -267,7 +282,7 @@ async def open_workspace(
     folders = await ask_disk(
         lambda: layered_folders(options.work_dir, settings.environ), f"the folder {options.work_dir}"
     )
-    if kind == "copy":
+    if kind != "overlay":
         folders = folders[:1]  # what is elsewhere of git is only read then
     begun = Begun(kind, str(folders[0]), tuple(map(str, folders)), why, Start(0.0))
     made = Workspace(home, msgspec.structs.replace(begun, used=True))  # by the process that is to come
@@ -290,6 +305,16 @@ async def choose(mechanism: Mechanism, settings: Settings, options: SessionOptio
             "cannot be isolated",
             hint="choose another work dir, or set CMS_HOME to a folder outside of it",
         )
+    if not mechanism.guarantees.protected_paths.strong:
+        raise UsageError(
+            f"--isolate: this machine can put no other folder in the place of {folder}",
+            hint="`cms doctor` shows what it can",
+        )
+    if options.isolate == "worktree":
+        why = await ask_disk(lambda: changes.why_no_checkout(folder), f"the folder {folder}")
+        if why:
+            raise UsageError(f"--isolate=worktree: {why}", hint="--isolate=auto takes any folder")
+        return "worktree", ""
     if options.isolate == "copy":
         return "copy", ""
     why = await why_no_overlay(mechanism, settings, folder)
@@ -298,11 +323,6 @@ async def choose(mechanism: Mechanism, settings: Settings, options: SessionOptio
     if options.isolate == "overlay":
         raise UsageError(
             f"--isolate=overlay: {why}", hint="--isolate=auto takes the best that can be had instead"
-        )
-    if not mechanism.guarantees.protected_paths.strong:
-        raise UsageError(
-            f"--isolate: this machine can put no copy in the place of {folder}",
-            hint="`cms doctor` shows what it can",
         )
     return "copy", why
 

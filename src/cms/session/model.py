@@ -131,7 +131,7 @@ OnViolation = Literal["stop", "deny"]
 Writes = Literal["workdir", "anywhere"]
 ContainmentLevel = Literal["A", "B", "C", "D", "E"]
 #: How a session is kept from changing its folder: the best that can be had, or the one that is named.
-Isolate = Literal["no", "auto", "overlay", "copy"]
+Isolate = Literal["no", "auto", "overlay", "worktree", "copy"]
 #: When the change of an isolated delegation is applied by itself.
 Apply = Literal["on-pass"]
 
