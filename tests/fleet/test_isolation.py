@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -12,10 +13,13 @@ import trio
 
 from cms.config import Settings
 from cms.containment import Mechanism, find_mechanism
+from cms.daemon.call import Host
+from cms.daemon.handlers.sessions import SessionHandlers
 from cms.errors import ChangeNotFound, UsageError, WrongChange, WrongStatus
 from cms.fleet import applying
 from cms.fleet.supervisor import Supervisor
 from cms.live.workspace import copy_tree, find_workspace, layer_home, make_readable, remove_tree
+from cms.rpc.sessions import CleanupParams
 from cms.session.model import Isolate, Outcome
 from cms.testing.script import call, prompt, say
 from fleet.kit import delegate, make_options, make_settings, marked, supervising, until
@@ -299,6 +303,12 @@ async def test_a_change_is_not_lost_with_its_session(tmp_path: Path, work: Path)
         with pytest.raises(WrongStatus, match="neither applied nor exported") as refused:
             await supervisor.delete("one")
         assert str(settings.layers) in refused.value.hint
+        handlers = SessionHandlers(supervisor, cast("Host", None), settings)
+        for dry_run in (True, False):
+            told = await handlers.cleanup(CleanupParams(days=0, dry_run=dry_run))
+            assert not told.deleted
+            assert [one.name for one in told.kept] == ["one"]
+            assert str(settings.layers) in told.kept[0].why
         files, whole = await applying.export(supervisor, "one", tmp_path / "one")
         assert (files, whole) == (1, True)
         assert (tmp_path / "one" / "files" / "code").read_text() == "new\n"

@@ -69,6 +69,8 @@ options = st.builds(
     allow_cms=st.booleans(),
     on_violation=st.sampled_from(("stop", "deny")),
     trust_project=st.booleans(),
+    isolate=st.sampled_from(("no", "auto", "copy")),
+    apply=st.sampled_from((None, "on-pass")),
 )
 
 
@@ -112,6 +114,8 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     assert theirs is None or (mine is not None and set(mine) - {"ExitPlanMode"} <= set(theirs))
     assert child.safety or not have.safety
     assert have.trust_project or not child.trust_project
+    assert have.isolate == "no" or child.isolate != "no"
+    assert have.apply or not child.apply
     assert child.permission_mode in ("", have.permission_mode)
     assert child.on_violation == "stop" or have.on_violation == "deny"
     roots = (have.work_dir, *have.add_dirs)

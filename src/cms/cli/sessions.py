@@ -546,6 +546,7 @@ def cleanup_lines(reply: CleanupResult, days: float, *, dry_run: bool) -> list[s
         else:
             lines += deleted_lines(gone)
     lines += [f"{one.name}: {one.status.value}, left alone (--force kills it)" for one in reply.live]
+    lines += [f"{one.name}: left alone: {one.why}" for one in reply.kept]
     verb = "to delete" if dry_run else "deleted"
     lines.append(f"total: {render.count(len(reply.deleted), 'session')} {verb}, unchanged for {days:g} days")
     if reply.trash_files:

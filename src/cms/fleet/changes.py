@@ -363,8 +363,8 @@ class Changes:
         if not record.options.isolated or not self.home(record).exists():
             return
         try:
-            _, change, fresh = await self.look(record)
-            done = not fresh and record.change is not None and record.change.state != "kept"
+            keep, change, fresh = await self.look(record)
+            done = (await self.summary(record, keep, change, fresh=fresh)).state != "kept"
             lost = "" if change.empty or done else "its change is neither applied nor exported"
         except ChangeNotFound:
             lost = ""

@@ -152,12 +152,20 @@ class CleanupParams(Record, frozen=True):
     purge: bool = False
 
 
+class KeptSession(Record, frozen=True):
+    """An old session that was left alone, for what it changed is nowhere else; and where it is."""
+
+    name: str
+    why: str
+
+
 class CleanupResult(Record, frozen=True):
     deleted: tuple[Deleted, ...]
     live: tuple[SessionRecord, ...]  # old enough, but alive: left alone
     trash_files: int = 0  # old logs that were removed from the trash
     trash_bytes: int = 0
     audit_logs: int = 0  # of sessions deleted long ago, that were removed with `purge`
+    kept: tuple[KeptSession, ...] = ()
 
 
 SESSION_RESUME = Verb("session.resume", NameParams, SessionResult, inside=True, idempotent=True)
