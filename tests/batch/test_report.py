@@ -115,6 +115,15 @@ def test_what_tasks_left_is_told() -> None:
         assert len(text) < 8000
 
 
+def test_what_was_done_elsewhere_is_told() -> None:
+    there = msgspec.structs.replace(task("a"), node="n<1>", host="box", patch="/home/a-1.patch")
+    found = gather([there, task("b")], [])
+    for text in (markdown(batch(2), found, UTC), page(batch(2), found, UTC)):
+        assert "completed on n&lt;1&gt; (box)" in text
+        assert "patch: /home/a-1.patch" in text
+        assert text.count("completed on") == 1
+
+
 def test_a_huge_batch_shows_its_failures_first() -> None:
     tasks = (
         task(f"t{number}", TaskStatus.FAILED if number == 5000 else TaskStatus.COMPLETED)

@@ -8,7 +8,7 @@ not complete first) and says how many it leaves out: a browser is no place for a
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Final
 
@@ -148,7 +148,9 @@ def rate_words(rate: Rate) -> str:
 
 
 def _change(task: TaskView) -> str:
-    """What an isolated task has changed, and what became of it."""
+    """What an isolated task, or one with a checkout at its node, has changed, and what became of it."""
+    if task.patch:
+        return f"patch: {task.patch}"
     change = task.change
     if change is None or (change.empty and not change.note):
         return ""
@@ -210,6 +212,11 @@ def _md(text: str, most: int = 300) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+def _where(task: TaskView, escape: Callable[[str], str]) -> str:
+    """Where it was done, if elsewhere."""
+    return f" on {escape(f'{task.node} ({task.host})')}" if task.node else ""
+
+
 def _bar(task: TaskView, first: float, last: float, width: int = 40) -> str:
     if task.started is None or last <= first:
         return ""
@@ -235,7 +242,7 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
             f"| {_md(task.name)} | {task.status.value} | {_md(task.error or '; '.join(task.reasons))} |"
             for task in failures
         ]
-    if left := [task for task in found.shown if task.response or task.change is not None]:
+    if left := [task for task in found.shown if task.response or _change(task)]:
         lines += ["", "## What they left", "", "| task | change | answer |", "| --- | --- | --- |"]
         lines += [
             f"| {_md(task.name)} | {_md(_change(task))} | {_md(task.response, _EXCERPT)} |" for task in left
@@ -261,8 +268,9 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
         icon, _ = look(task.status)
         bar = _bar(task, first, last)
         lines.append(
-            f"| {_md(task.name)} | {icon} {task.status.value} | {_money(task.cost, exact=task.cost_exact)} "
-            f"| {span(task.duration / 1000)} | {f'`{bar}`' if bar else ''} |"
+            f"| {_md(task.name)} | {icon} {task.status.value}{_where(task, _md)} "
+            f"| {_money(task.cost, exact=task.cost_exact)} | "
+            f"{span(task.duration / 1000)} | {f'`{bar}`' if bar else ''} |"
         )
     if found.left_out:
         lines += ["", f"{found.left_out} more tasks are not shown here."]
@@ -361,7 +369,8 @@ def page(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) -> str
     first, last = found.first or 0.0, found.last or 0.0
     rows = _rows(
         f'<td>{_e(task.name)}</td><td style="color:{look(task.status)[1]};white-space:nowrap">'
-        f'{look(task.status)[0]} {task.status}</td><td class="lanes">{_lane(task, first, last)}</td>'
+        f"{look(task.status)[0]} {task.status}{_where(task, _e)}</td>"
+        f'<td class="lanes">{_lane(task, first, last)}</td>'
         f'<td class="n">{_money(task.cost, exact=task.cost_exact)}</td>'
         f'<td class="n">{task.turns}</td><td class="n">{task.tries}</td>'
         for task in found.shown
@@ -372,7 +381,7 @@ def page(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) -> str
         f"<h2>Time line</h2><table><tr><th>task</th><th>status</th><th>{axis}</th>"
         f'<th class="n">cost</th><th class="n">turns</th><th class="n">tries</th></tr>{rows}</table>'
     )
-    if left := [task for task in found.shown if task.response or task.change is not None]:
+    if left := [task for task in found.shown if task.response or _change(task)]:
         rows = _rows(
             f"<td>{_e(task.name)}</td><td>{_e(_change(task))}</td><td>{_e(task.response)}</td>"
             for task in left
