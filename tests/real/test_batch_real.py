@@ -86,3 +86,17 @@ def test_every_weather(world: World) -> None:
     assert "What did not complete" in page
     continued = world.cms("continue", "p0", prompt("More", say("gladly")), env=env)
     assert "gladly" in continued.out
+
+
+def test_a_table_is_answered_from_memory_the_second_time(world: World) -> None:
+    rows = world.root / "rows.csv"
+    rows.write_text("id,what\na,first\nb,second\n")
+    told = prompt("Say {{row.what}}.", say("said", cost_usd=0.01, model="sonnet"))
+    words = ("batch", "--data", str(rows), "--row-name", "id", "--prompt", told, "--json")
+    first: Any = world.cms(*words, timeout=120).json()
+    assert first["counts"] == {"completed": 2}
+    assert (first["reused"], first["tokens"] > 0, first["warnings"]) == (0, True, [])
+    second: Any = world.cms(*words, "--fresh", timeout=120).json()
+    assert second["counts"] == {"completed": 2}
+    assert (second["reused"], second["totalCostUsd"]) == (2, 0.0)
+    assert second["tasks"][0]["reused"] == f"{first['id']}/a"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from cms.batch.model import BatchStatus, Origin, TaskOptions, TaskStatus
@@ -14,14 +11,9 @@ from cms.fleet.folder_state import Untold
 from cms.session.model import SessionOptions
 from cms.store import batches
 from fleet.batch.fake import COST
-from fleet.batch.test_engine import Clock, House, open_house, spec
+from fleet.batch.test_engine import Clock, House, house, spec
 
-
-@pytest.fixture
-async def house(tmp_path: Path, autojump_clock: Clock) -> AsyncIterator[House]:
-    autojump_clock.autojump_threshold = 0.02  # the store works in threads: let it
-    async with open_house(tmp_path) as house:
-        yield house
+__all__ = ["house"]
 
 
 async def test_a_second_run_costs_nothing(house: House, autojump_clock: Clock) -> None:

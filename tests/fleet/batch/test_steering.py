@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -18,14 +19,9 @@ from cms.store import audit, batch_tasks
 from cms.store.batch_steering import FAILED
 from cms.units import BadValue
 from fleet.batch.fake import COST, TOKENS
-from fleet.batch.test_engine import Clock, House, open_house, spec
+from fleet.batch.test_engine import Clock, House, house, spec
 
-
-@pytest.fixture
-async def house(tmp_path: Path, autojump_clock: Clock) -> AsyncIterator[House]:
-    autojump_clock.autojump_threshold = 0.02  # the store works in threads: let it
-    async with open_house(tmp_path) as house:
-        yield house
+__all__ = ["house"]
 
 
 async def until(engine: Engine, condition: Callable[[], bool]) -> None:
@@ -208,3 +204,17 @@ async def test_the_judges_cap_is_in_what_a_task_may_come_to(house: House, autoju
     assert await most() == 2.25
     engine.cancel("enough")
     await engine.wait()
+
+
+async def test_what_is_done_again_has_a_second_line_among_the_results(
+    house: House, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    out = tmp_path / "out.jsonl"
+    record = await house.run([spec("a", "fail ok"), spec("b")], out=str(out), max_parallel=1)
+    await house.batches.requeue(record.id, (), FAILED, "")
+    engine = house.batches.engine(record.id)
+    assert engine is not None
+    await engine.wait()
+    lines = [msgspec.json.decode(line) for line in out.read_bytes().splitlines()]
+    told = [(line["name"], line["status"], line["tries"]) for line in lines]
+    assert told == [("a", "failed", 1), ("b", "completed", 1), ("a", "completed", 2)]
