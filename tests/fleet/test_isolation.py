@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -15,7 +16,7 @@ from cms.config import Settings
 from cms.containment import Mechanism, find_mechanism
 from cms.daemon.call import Host
 from cms.daemon.handlers.sessions import SessionHandlers
-from cms.errors import ChangeNotFound, UsageError, WrongChange, WrongStatus
+from cms.errors import ChangeNotFound, MachineError, UsageError, WrongChange, WrongStatus
 from cms.fleet import applying
 from cms.fleet.supervisor import Supervisor
 from cms.live.workspace import copy_tree, find_workspace, layer_home, make_readable, remove_tree
@@ -436,6 +437,30 @@ async def test_a_machine_without_overlays(
         assert result.receipt.walls is not None
         assert result.receipt.walls.isolation == "copy (no overlay here)"
         assert (work / "code").read_text() == "old\n"
+
+
+async def test_no_room_for_a_view(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told in a line, nothing runs, and the next try has what it needs."""
+
+    def full(path: Path, _data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        with monkeypatch.context() as patch:
+            patch.setattr("cms.live.workspace.write_note", full)
+            with pytest.raises(MachineError, match="the view of one: No space left on device"):
+                await delegate(supervisor, bash("echo x > code"), isolate="auto")
+        assert (work / "code").read_text() == "old\n"
+        result = await supervisor.continue_("one", bash("echo new > code"))
+        assert result.status is Outcome.COMPLETED, result
+        with pytest.raises(MachineError, match="No such file or directory"):
+            await applying.export(supervisor, "one", tmp_path / "gone" / "x.patch")
+        (work / "code").unlink()
+        work.rename(tmp_path / "elsewhere")  # noqa: ASYNC240 - in a test
+        outcome = await applying.apply(supervisor, "one")
+        assert [one.why for one in outcome.refused] == ["folder"]
+        (tmp_path / "elsewhere").rename(work)
 
 
 # --- trees ----------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -24,7 +24,15 @@ from cms.changes import Change, Forbids, Outcome
 from cms.config import Settings
 from cms.containment import Layer, Mechanism
 from cms.disk import ask_disk
-from cms.errors import ChangeNotFound, ChangeUnreadable, CmsError, DiskTimeout, WrongChange, WrongStatus
+from cms.errors import (
+    ChangeNotFound,
+    ChangeUnreadable,
+    CmsError,
+    DiskTimeout,
+    MachineError,
+    WrongChange,
+    WrongStatus,
+)
 from cms.live.workspace import (
     Workspace,
     choose,
@@ -92,9 +100,10 @@ class Changes:
 
         Raises:
             UsageError: it cannot be had here.
-            CmsError, OSError: it cannot be looked at, or there is no room for it.
+            CmsError: it cannot be looked at, or there is no room for it.
         """
-        workspace = await open_workspace(self._mechanism, settings, record.options, record.id)
+        with _told(f"the view of {record.name}"):
+            workspace = await open_workspace(self._mechanism, settings, record.options, record.id)
         if workspace is not None:
             await self._do(lambda: self._renew_if_done(record, workspace), f"the changes of {record.name}")
         return workspace
@@ -130,7 +139,7 @@ class Changes:
         try:
             yield layers
         finally:
-            with trio.CancelScope(shield=True), suppress(DiskTimeout, OSError):
+            with trio.CancelScope(shield=True), suppress(MachineError):
                 await self._do(workspace.forget_checks, what)
 
     # --- freezing -----------------------------------------------------------------------------------
@@ -298,7 +307,7 @@ class Changes:
         try:
             yield await self._do(work, what)
         finally:
-            with trio.CancelScope(shield=True), suppress(DiskTimeout, OSError):
+            with trio.CancelScope(shield=True), suppress(MachineError):
                 await self._do(workspace.forget_checks, what)
 
     async def bring_branch(self, record: SessionRecord, branch: str, *, message: str) -> str:
@@ -416,7 +425,18 @@ class Changes:
         return await self._do(lambda: changes.excerpt(keep, most_lines=most, most_bytes=most), what)
 
     async def _do(self, work: Callable[[], T], what: str) -> T:
-        return await ask_disk(work, what, seconds=_PATIENCE, limiter=self._threads)
+        with _told(what):
+            return await ask_disk(work, what, seconds=_PATIENCE, limiter=self._threads)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """What the system refuses (no room, no permission) as an error for whoever asked."""
+    try:
+        yield
+    except OSError as error:
+        where = f": {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes | Path) else ""
+        raise MachineError(f"{what}: {error.strerror or error}{where}") from error
 
 
 def summary_of(change: Change, place: Path) -> ChangeSummary:

@@ -9,6 +9,7 @@ from pathlib import Path
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
 from cms.disk import ask_disk
+from cms.errors import MachineError
 from cms.live.argv import Command, build_command, build_environment
 from cms.live.configuration import Configuration, prepare_configuration
 from cms.live.context import SessionContext
@@ -88,7 +89,10 @@ class Launcher:
             return None
         if self._workspace is not None:
             paths = self._path_guard.isolate(self._workspace.layers, self._workspace.told)
-            await ask_disk(self._workspace.note_used, "cms's own folder")
+            try:
+                await ask_disk(self._workspace.note_used, "cms's own folder")
+            except OSError as error:
+                raise MachineError(f"its view cannot be noted: {error.strerror}") from error
         command = self._command(claude, configuration, child_socket)
         await ask_disk(lambda: write_files(command.files), "what a session is started with")
         return await AgentProcess.start(
