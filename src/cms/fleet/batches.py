@@ -122,7 +122,8 @@ class Batches:
         count, _, largest = await self.store.read(batch_intake.caps, batch_id)
         if record.options.best_of is not None:
             problems += await self.store.read(batch_intake.unchecked, batch_id, record.options.best_of)
-        if await self.store.read(batch_intake.shares_folders, batch_id):
+        problems += await self.store.read(batch_intake.applied_twice, batch_id)
+        if not remote and await self.store.read(batch_intake.shares_folders, batch_id):
             warning = (
                 "attempts at one task edit the same folder: what one leaves, the next one finds"
                 " (--isolate gives each a view of its own)"

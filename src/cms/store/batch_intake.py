@@ -189,3 +189,17 @@ def shares_folders(db: Database, batch_id: str) -> bool:
         (batch_id,),
     ).fetchone()
     return row is not None
+
+
+def applied_twice(db: Database, batch_id: str) -> list[str]:
+    """What is wrong where the changes of several attempts at one thing would each be applied."""
+    row: tuple[str, int] | None = db.execute(
+        "SELECT base, min(line) FROM batch_tasks WHERE batch_id = ?"
+        " AND json_extract(spec, '$.session.apply') IS NOT NULL"
+        " GROUP BY base, json_extract(spec, '$.session.workDir') HAVING count(*) > 1 LIMIT 1",
+        (batch_id,),
+    ).fetchone()
+    if row is None:
+        return []
+    what = f"--apply on-pass would apply every attempt at {row[0]!r}, one on the other"
+    return [f"line {row[1]}: {what}; without it, cms apply brings the one that you choose"]

@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from cms.batch.header import Header
-from cms.batch.model import BatchStatus, TaskStatus
+from cms.batch.model import BatchStatus, Origin, TaskStatus
 from cms.errors import UsageError
 from cms.fleet.batch_engine import Engine
 from cms.options import Layer
@@ -204,6 +204,15 @@ async def test_the_judges_cap_is_in_what_a_task_may_come_to(house: House, autoju
     assert await most() == 2.25
     engine.cancel("enough")
     await engine.wait()
+
+
+async def test_attempts_are_not_applied_one_on_the_other(house: House, autojump_clock: Clock) -> None:
+    specs = [spec(f"a.{n}", isolate="auto", apply="on-pass", origin=Origin("a", attempt=n)) for n in (1, 2)]
+    record = await house.load(specs, attempts=2)
+    (problem,) = await house.batches.check(record.id)
+    assert "would apply every attempt at 'a'" in problem
+    alone = await house.load([spec("b", isolate="auto", apply="on-pass")])
+    assert await house.batches.check(alone.id) == []
 
 
 async def test_what_is_done_again_has_a_second_line_among_the_results(
