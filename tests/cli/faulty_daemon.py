@@ -24,9 +24,10 @@ FOREVER = 30.0
 
 
 def hang(what: str) -> None:
-    """Until the file is gone, if it names this."""
+    """Until the file is gone, if it names this; says so in CMS_HOME/hangs-WHAT."""
     until = time.monotonic() + FOREVER
     while time.monotonic() < until and STUCK.exists() and STUCK.read_text() == what:
+        STUCK.with_name(f"hangs-{what}").touch()
         time.sleep(0.02)
 
 

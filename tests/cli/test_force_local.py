@@ -64,6 +64,10 @@ def kill(shell: Shell, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Capt
 def start(shell: Shell, name: str, *replies: ScriptedReply) -> None:
     shell.ok("spawn", name, prompt("go", *(replies or WORK)), "--preset", "full", "--detach")
     shell.wait_until(name, lambda found: "sleep 600" in str(found.get("activity")))
+    until = time.monotonic() + 20
+    while len(alive(shell)) < 2:  # (what it is about to do is told before it may)
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def alive(shell: Shell, what: str = "sleep") -> list[str]:
@@ -71,7 +75,7 @@ def alive(shell: Shell, what: str = "sleep") -> list[str]:
 
 
 def end_locally(shell: Shell, kill: Kill, name: str) -> Ended:
-    assert alive(shell)
+    assert alive(shell), (name, shell.survivors())
     ran = kill(name, "--force-local", "--json")
     assert ran.code == 0, ran
     ended = msgspec.json.decode(ran.out, type=Ended)
@@ -126,6 +130,8 @@ def test_a_daemon_of_which_a_part_is_stuck(shell: Shell, kill: Kill, stuck: Path
     for what in ("writer", "loop", "kill"):
         start(shell, what)
         stuck.write_text(what)
+        if what == "loop":
+            shell.wait_for(shell.home / "hangs-loop")
         if what != "writer":  # (there it would be killed, and only the answer would not come)
             begun = time.monotonic()
             told = kill(what)

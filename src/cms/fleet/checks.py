@@ -170,12 +170,13 @@ async def shown_change(
     command = f"SINCE={int(since) - 1}; {_CHANGE}"
     try:
         container = await mechanism.start((await _walls(settings, options, ()))(command))
-        shown = b""
+        shown, where = b"", container.whereabouts()
         async with container:
-            await container.stdin.aclose()
-            with trio.move_on_after(_SHOWING):
-                while len(shown) < MOST_CHANGE and (data := await container.stdout.receive_some(65536)):
-                    shown += data
+            with live_files.noted_check(settings.live, options.name, options.work_dir, where):
+                await container.stdin.aclose()
+                with trio.move_on_after(_SHOWING):
+                    while len(shown) < MOST_CHANGE and (data := await container.stdout.receive_some(65536)):
+                        shown += data
     except (OSError, CmsError, trio.BrokenResourceError) as error:
         return f"(it cannot be shown: {error})"
     text = shown[:MOST_CHANGE].decode("utf-8", "replace")
