@@ -43,7 +43,12 @@ async def test_what_passed_is_in_the_folder_before_the_verdict(tmp_path: Path, w
         assert result.status is Outcome.COMPLETED, result
         assert result.change is not None
         assert (result.change.state, result.change.files) == ("applied", 2)
-        assert seen(work) == {"code": "new\n", "sub": "/", "sub/deep": "deep\n"}
+        after = {"code": "new\n", "sub": "/", "sub/deep": "deep\n"}
+        assert seen(work) == after
+        # Who judges it once more after a crash applies nothing twice, and finds it applied.
+        (work / "code").write_text("mine\n")
+        assert await supervisor.merge_queue.land("one") == ()
+        assert seen(work) == {**after, "code": "mine\n"}
         await supervisor.delete("one")
 
 
