@@ -78,7 +78,7 @@ def _whole(work: Work) -> None:
     from cms.session.fold import fold, is_piece
     from cms.session.gate import Rules
     from cms.session.model import Limits
-    from cms.session.paths import PathRules
+    from cms.session.path_rules import PathRules
     from cms.session.state import (
         Began,
         Charged,

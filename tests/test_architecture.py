@@ -320,8 +320,11 @@ def tree(tmp_path: Path, files: dict[str, str]) -> Path:
         ({"errors.py": "import cms.config"}, "errors is not above config"),
         ({"errors.py": "def f():\n    from cms import config"}, "errors is not above config"),
         ({"session/state.py": "from ..live.runner import x"}, "session is not above live"),
-        ({"session/paths.py": "from ..cli.app import x", "cli/app.py": ""}, "is not above cli"),
-        ({"session/paths.py": "from .. import batch", "batch/model.py": ""}, "session is not above batch"),
+        ({"session/state.py": "from ..cli.app import x", "cli/app.py": ""}, "is not above cli"),
+        (
+            {"session/path_rules.py": "from .. import batch", "batch/model.py": ""},
+            "session is not above batch",
+        ),
         ({"testing/api.py": "from cms.units import x"}, "testing may import only"),
         ({"containment/_proc.py": "from cms.session.model import x"}, "containment may import only"),
         ({"newroom.py": ""}, "newroom is in no room: add it to the map"),

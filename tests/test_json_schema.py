@@ -13,8 +13,8 @@ import trio
 from cms.batch.entries import Entry
 from cms.batch.spec import Reader
 from cms.errors import UsageError
-from cms.fleet import answers
-from cms.fleet.answers import Answers
+from cms.fleet import schema_checks
+from cms.fleet.schema_checks import Answers
 from cms.folders import check_schema_of
 from cms.json_schema import MOST_ANSWER, MOST_SCHEMA, check_schema, problem
 from cms.session.judge import SCHEMA
@@ -105,7 +105,7 @@ def test_a_schema_that_goes_round_for_ever() -> None:
 
 
 def test_the_library_is_loaded_only_where_it_is_wanted() -> None:
-    look = "import sys, cms.json_schema, cms.fleet.answers; sys.exit('jsonschema' in sys.modules)"
+    look = "import sys, cms.json_schema, cms.fleet.schema_checks; sys.exit('jsonschema' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
 
 
@@ -119,7 +119,7 @@ async def test_it_is_held_against_its_schema_in_a_process_of_its_own(monkeypatch
     assert "no answer of the shape" in await found.misfit(PLAIN, "")
     with pytest.raises(UsageError, match="must be of an object"):
         await found.check("{}")
-    monkeypatch.setattr(answers, "PATIENCE", 0.7)
+    monkeypatch.setattr(schema_checks, "PATIENCE", 0.7)
     with trio.fail_after(10):
         assert "within 0.7 s" in await found.misfit(HUNG, LONG)
 

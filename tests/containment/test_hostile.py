@@ -16,7 +16,7 @@ import trio
 
 from cms.containment import Mechanism, Proof, Spec, end_tree
 from cms.containment._cgroup import Delegation
-from cms.containment._scan import ScanMechanism
+from cms.containment._guard import ScanMechanism
 from cms.testing import hostile
 from containment.children import ENV, read_all, read_until, shell
 from containment.conftest import Found, on_linux

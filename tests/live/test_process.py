@@ -14,7 +14,8 @@ import trio
 
 from cms.containment import find_mechanism
 from cms.errors import AgentDied, ContainmentError, ProtocolError, StoreError, WorkDirError
-from cms.live.process import AgentProcess, Ladder, check_work_dir
+from cms.live.process import AgentProcess, check_work_dir
+from cms.live.stop_ladder import Ladder
 from cms.protocol.connection import Closed
 from cms.protocol.messages import Event, GetUsage, HookMatcher, Initialize
 from cms.session.model import Rung

@@ -17,7 +17,7 @@ import trio
 
 from cms.config import Settings
 from cms.errors import CmsError, StoreError, WrongStatus
-from cms.live.process import Ladder
+from cms.live.stop_ladder import Ladder
 from cms.live.watchers import LAG, Watchers
 from cms.protection import scratch as scratch_module
 from cms.protection.scratch import remove_scratch

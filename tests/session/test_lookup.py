@@ -7,7 +7,7 @@ import pytest
 
 from cms.protocol.messages import ControlCancelRequest, RefuseAnswer
 from cms.session.model import Outcome
-from cms.session.paths import NamedPath
+from cms.session.path_rules import NamedPath
 from cms.session.questions import PersonAnswer
 from cms.session.state import Breach, Breached, PathsFound, PersonAnswered
 from session.world import WORK, World, hook, located, permission, rules, says

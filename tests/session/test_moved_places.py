@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cms.session.paths import PathRules, moved_places
+from cms.session.path_rules import PathRules, moved_places
 from cms.session.protected_defaults import COMMANDS, DEFAULT_PROTECTED, LISTS, MOVES
 
 HOME, WORK = "/home/u", "/w"

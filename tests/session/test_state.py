@@ -41,7 +41,7 @@ from cms.session.budget import Grant
 from cms.session.decide import decide, wake_at
 from cms.session.fold import fold, is_piece
 from cms.session.model import Denial, InteractionState, Limits, Outcome, Question, TokenUsage
-from cms.session.paths import NamedPath
+from cms.session.path_rules import NamedPath
 from cms.session.questions import PersonAnswer
 from cms.session.state import (
     Accepted,

@@ -48,7 +48,7 @@ from cms.session.decide import (
 from cms.session.fold import fold
 from cms.session.gate import Rules
 from cms.session.model import Limits, OnViolation, Preset
-from cms.session.paths import NamedPath, PathRules
+from cms.session.path_rules import NamedPath, PathRules
 from cms.session.state import (
     Began,
     Breach,

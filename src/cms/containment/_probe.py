@@ -19,10 +19,10 @@ import trio
 
 from cms.containment._bwrap import BwrapMechanism, find_bwraps
 from cms.containment._cgroup import Delegation, find_delegation
+from cms.containment._guard import ScanMechanism, has_signal_scope
 from cms.containment._mechanism import Mechanism
 from cms.containment._model import Attempt, Guarantee, Report, Spec
 from cms.containment._portable import PortableMechanism
-from cms.containment._scan import ScanMechanism, has_signal_scope
 from cms.containment._unshare import UnshareMechanism
 from cms.errors import CmsError, ContainmentError, UsageError
 

@@ -18,9 +18,9 @@ import trio
 from cms.config import Settings, caller, caller_environ
 from cms.disk import ask_disk
 from cms.errors import DiskTimeout, InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
-from cms.fleet.answers import Answers
 from cms.fleet.children import Children
 from cms.fleet.delegation import UnderWay
+from cms.fleet.schema_checks import Answers
 from cms.live.runner import Runner
 from cms.protection.scratch import clear_scratch, left_scratch
 from cms.session.audit import AuditLog

@@ -25,8 +25,8 @@ from cms.containment import end_strays, still_alive
 from cms.disk import ask_disk
 from cms.errors import ContainmentError, DiskTimeout
 from cms.groups import at_own_door
-from cms.live.process import KILL_DEADLINE
 from cms.live.runner import Runner
+from cms.live.stop_ladder import KILL_DEADLINE
 from cms.protection.rules import real_folders
 from cms.session.model import Receipt, SessionOptions, SessionRecord, SessionStatus
 from cms.store import sessions

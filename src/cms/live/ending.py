@@ -13,7 +13,7 @@ import trio
 
 from cms.errors import AgentDied, AgentError, ClaudeUnfit, CmsError, InternalError
 from cms.live.context import SessionContext
-from cms.live.process import Ladder
+from cms.live.stop_ladder import Ladder
 from cms.session.model import Outcome, SessionStatus
 
 

@@ -14,8 +14,9 @@ from cms.live.driver import Driver
 from cms.live.ending import Ending
 from cms.live.log_rows import entries_of_end
 from cms.live.pending import PendingMessages
-from cms.live.process import AgentProcess, Ladder
+from cms.live.process import AgentProcess
 from cms.live.sender import Sender
+from cms.live.stop_ladder import Ladder
 from cms.protection.path_guard import PathGuard
 from cms.session.model import Outcome, Receipt, SessionStatus, Walls
 from cms.store import sessions

@@ -14,7 +14,7 @@ import trio
 from cms.disk import ask_disk
 from cms.errors import DiskTimeout
 from cms.protection.links import locate
-from cms.session.paths import NamedPath, PathRules
+from cms.session.path_rules import NamedPath, PathRules
 from cms.session.state import PathsFound, PendingCall
 
 #: Seconds for the paths of one call, well below the time-out of the hook that waits for them.

@@ -41,9 +41,10 @@ from cms.live.handshake import check_version, shake_hands
 from cms.live.launch import Launcher
 from cms.live.log_rows import entries_of_walls
 from cms.live.pending import PendingMessages
-from cms.live.process import AgentProcess, Ladder
+from cms.live.process import AgentProcess
 from cms.live.reader import Reader
 from cms.live.sender import Sender
+from cms.live.stop_ladder import Ladder
 from cms.live.watchers import Watchers
 from cms.live.workspace import Workspace
 from cms.live.write_queue import WriteQueue

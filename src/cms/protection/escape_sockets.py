@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from cms.protection.links import locate
-from cms.session.paths import PathRules
+from cms.session.path_rules import PathRules
 
 
 def find_escape_sockets(rules: PathRules, environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cms.session.paths import NamedPath, PathRules
+from cms.session.path_rules import NamedPath, PathRules
 
 
 def follow_links(path: str) -> str:

@@ -34,7 +34,7 @@ from cms.protection.places import Places, find_places
 from cms.protection.survey import MOST_ENTRIES, is_wild, survey
 from cms.protection.trusted_base import find_base_files, find_trusted
 from cms.session.gate import Rules
-from cms.session.paths import PathRules
+from cms.session.path_rules import PathRules
 from cms.session.protected_defaults import DEFAULT_PROTECTED
 
 #: Held where that can be, and too big for the tripwire.

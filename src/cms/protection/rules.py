@@ -18,7 +18,7 @@ from cms.protection.survey import survey
 from cms.protection.trusted_base import find_trusted
 from cms.session.gate import InFolders, Rules
 from cms.session.model import SessionOptions
-from cms.session.paths import PathRules, places_of
+from cms.session.path_rules import PathRules, places_of
 from cms.session.protected_defaults import AT_LOGIN, DEFAULT_PROTECTED
 
 

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from cms.protection.links import locate
-from cms.session.paths import PathRules, fold_name
+from cms.session.path_rules import PathRules, fold_name
 
 #: Entries that are looked at, and seconds that it may take; bigger folders are not seen whole.
 MOST_ENTRIES: Final = 100_000

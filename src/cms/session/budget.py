@@ -24,7 +24,7 @@ what its calls cost holds that much, the last of the money goes to one turn and 
 Who finds the rest of a scope reserved by others may wait for them (`Grant.final` False): what they do not
 spend comes back. They never wait for each other: who waits has spent what it reserved, and holds nothing.
 
-Pure: who keeps the figures (`store.transactions`, one transaction a step) gives them in.
+Pure: who keeps the figures (`store.money`, one transaction a step) gives them in.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ from cms.protocol.tools import (
     WRITE_TOOLS,
 )
 from cms.session.model import Limits, Outcome, Preset, Question, Writes
-from cms.session.paths import NamedPath, PathRules
+from cms.session.path_rules import NamedPath, PathRules
 from cms.session.questions import AskedQuestion, Choice, PersonAnswer
 from cms.session.state import Breach, PendingCall, State
 

@@ -2,7 +2,7 @@
 
 Two kinds of files are nobody's task to write: credentials, and what runs by itself (at login, at the start of
 a tool, by git). A tool's own state, which it writes whenever it is used, is not listed: each use would trip
-the tripwire. How patterns are read: `session.paths`.
+the tripwire. How patterns are read: `session.path_rules`.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ from cms.protocol.messages import (
 from cms.session.budget import Grant
 from cms.session.ledger import EPSILON, Charge, Ledger
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
-from cms.session.paths import NamedPath
+from cms.session.path_rules import NamedPath
 from cms.session.questions import PersonAnswer
 from cms.session.repetition import Repetition
 from cms.session.tool_input import ToolInput, read_input

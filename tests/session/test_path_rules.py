@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cms.session import paths as module
-from cms.session.paths import PathRules, compile_pattern, fold_name
+from cms.session import path_rules as module
+from cms.session.path_rules import PathRules, compile_pattern, fold_name
 from cms.session.protected_defaults import DEFAULT_PROTECTED
 from session.world import HOME, WORK, Located, paths, resolver
 
