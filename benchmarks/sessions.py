@@ -161,19 +161,24 @@ def _beside_xargs(house: House, claude: str, tasks: int, at_once: int = 2) -> Fi
     asked = [prompt(f"Task {number}", say("done").after(2.0)) for number in range(tasks)]
     work = house.folder / "work"
     (work / "prompts").write_bytes(b"".join(one.encode() + b"\0" for one in asked))
-    argv = ["xargs", "-0", "-P", str(at_once), "-n", "1", claude, "-p"]
-    with (work / "prompts").open("rb") as prompts:
-        began = time.monotonic()
-        subprocess.run(argv, stdin=prompts, cwd=work, env=house.env, stdout=subprocess.DEVNULL, check=True)
-        bare = time.monotonic() - began
     house.cms("list")
-    path = house.folder / "tasks.jsonl"
-    path.write_text(
-        "".join(json.dumps({"name": f"t{n}", "prompt": one}) + "\n" for n, one in enumerate(asked))
-    )
-    began = time.monotonic()
-    house.cms("batch", "--file", str(path), "--max-parallel", str(at_once), "--stagger", "0.001s")
-    took = time.monotonic() - began
+    bare = took = float("inf")
+    for turn in range(2):  # in turns: the machine may be busier in one than in the other
+        argv = ["xargs", "-0", "-P", str(at_once), "-n", "1", claude, "-p"]
+        with (work / "prompts").open("rb") as prompts:
+            began = time.monotonic()
+            subprocess.run(
+                argv, stdin=prompts, cwd=work, env=house.env, stdout=subprocess.DEVNULL, check=True
+            )
+            bare = min(bare, time.monotonic() - began)
+        path = work / f"tasks{turn}.jsonl"  # a batch is called as its file is
+        lines = (json.dumps({"name": f"b{turn}-{n}", "prompt": one}) for n, one in enumerate(asked))
+        path.write_text("\n".join(lines) + "\n")
+        began = time.monotonic()
+        limits = ("--max-parallel", str(at_once), "--stagger", "0.001s")
+        done = house.cms("batch", "--file", str(path), *limits)
+        assert done["counts"]["completed"] == tasks, done
+        took = min(took, time.monotonic() - began)
     return Figure(
         f"a batch of {tasks} tasks of 2 s, {at_once} at once, real binary",
         took,
