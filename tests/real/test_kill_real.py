@@ -80,7 +80,7 @@ def test_kill_ends_every_shell_of_claude(world: World) -> None:
     assert receipt["steps"][0]["seconds"] < 1
     # It can be resumed.
     again = world.cms("send", "victim", prompt("still there?", say("yes")), "--json")
-    assert again.json()["text"] == "yes"
+    assert again.json()["text"] == "yes", again.json()
 
 
 def test_claude_killed_by_somebody_else_takes_its_shells_along(world: World) -> None:

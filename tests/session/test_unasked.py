@@ -51,6 +51,16 @@ def test_what_it_costs_is_not_the_costs_of_the_message_that_waits_behind_it() ->
         assert sum(usd for payer, usd in charged(world.state) if payer == "i") == pytest.approx(0.15)
 
 
+def test_one_that_is_begun_before_the_process_is_up_is_not_the_first_message_s() -> None:
+    """A conversation is resumed whose shells died with its last process: claude works on that news first."""
+    world = World(begun=False).see(TaskNotification("dead", "stopped"), RUNNING, Opened(0.0, {}), Began("i"))
+    world.see(INIT, result(0.0, ""))
+    assert (world.unfit, world.settled, world.state.unasked) == ("", [], None)
+    world.see(IDLE, RUNNING, started("i"), INIT, says("yes"), result(0.1, "yes"), IDLE)
+    assert [one.outcome for one in world.settled] == [Outcome.COMPLETED]
+    assert charged(world.state) == [("i", 0.1)]
+
+
 def test_our_own_message_is_not_taken_for_one() -> None:
     world = two_messages().see(Began("k"), RUNNING)
     assert world.state.unasked is None

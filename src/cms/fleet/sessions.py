@@ -194,7 +194,8 @@ class Sessions:
 
         By what is there, not by what the last crash ended: who cleared after that may have been killed at it.
         """
-        with suppress(DiskTimeout):
+        # To the end, even where cms ends meanwhile: the next one would begin anew.
+        with trio.CancelScope(shield=True), suppress(DiskTimeout):
             starts = await ask_disk(left_scratch, "scratch folders that were left")
             for left in await self.store.read(sessions.by_id_start, starts):
                 async with self.turn(left.name):

@@ -27,7 +27,8 @@ TaskEvent = TasksChanged | TaskStarted | TaskUpdated | TaskNotification
 
 def follow_tasks(state: State, event: TaskEvent) -> State:
     """The background tasks that live after claude has said something of them, and who started them."""
-    return _replace(_started_by(state, event), tasks=_tasks(state.tasks, event))
+    woken = state.woken or (isinstance(event, TaskNotification) and event.status in TASK_ENDS)
+    return _replace(_started_by(state, event), tasks=_tasks(state.tasks, event), woken=woken)
 
 
 def _tasks(tasks: dict[str, tuple[str, str]], event: TaskEvent) -> dict[str, tuple[str, str]]:
@@ -55,9 +56,14 @@ def _started_by(state: State, event: TaskEvent) -> State:
 
 
 def begin_unasked(state: State) -> State:
-    """claude has begun a turn: one that nobody asked for, if it has no message or did not begin ours."""
+    """claude has begun a turn: one that nobody asked for, if it has no message or did not begin ours.
+
+    One that resumes a conversation whose shells died with its last process begins it before it is up.
+    """
     turn = state.turn
     ours = turn is not None and (turn.state is not InteractionState.SENT or not state.confirms)
-    if state.unasked is not None or ours or state.phase not in (Phase.READY, Phase.BUSY):
+    if state.unasked is not None or ours or state.phase is Phase.ENDED:
         return state
-    return _replace(state, unasked=Unasked(state.woken_for or state.last_turn), woken_for="")
+    if state.phase is Phase.STARTING and not state.woken:
+        return state
+    return _replace(state, unasked=Unasked(state.woken_for or state.last_turn), woken=False, woken_for="")

@@ -246,7 +246,8 @@ def _initialized(state: State, event: Init) -> State:
         servers_down=event.servers_down,
     )
     state = begin_unasked(state)
-    return _replace(state, lacks=lacks(state)) if state.turn is not None else state
+    judged = state.turn is not None and not is_out_of_turn(state)
+    return _replace(state, lacks=lacks(state)) if judged else state
 
 
 def _is_asked(state: State) -> bool:
@@ -575,7 +576,7 @@ def _result(state: State, event: Result) -> State:
         state = _observed(state, event.total_cost_usd, event.modelUsage)
     state = _replace(_close_reply(state), last_stop="")
     turn = state.turn
-    if turn is None or (state.confirms and turn.state is InteractionState.SENT):
+    if turn is None or is_out_of_turn(state) or (state.confirms and turn.state is InteractionState.SENT):
         return _replace(state, unasked=None)
     # An error's `result` is prose about the error, not an answer; what the model said before it is kept.
     text = (event.result or "") if not event.is_error else ""

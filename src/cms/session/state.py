@@ -243,6 +243,7 @@ class State(msgspec.Struct, frozen=True):
     confirms: bool = False  # this binary says when it begins a message
     tasks: dict[str, tuple[str, str]] = {}  # task id -> (type, description)
     started_by: dict[str, str] = {}  # task id -> the interaction that started it
+    woken: bool = False  # it was told of a task's end, and has not begun a turn about it
     woken_for: str = ""  # the interaction that started the task whose end claude has not begun a turn about
     last_turn: str = ""  # the interaction that ended last
     unasked: Unasked | None = None
