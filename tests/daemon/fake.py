@@ -19,6 +19,7 @@ import trio
 from cms.config import Settings
 from cms.daemon.main import Fleet
 from cms.errors import Interrupted, NameTaken, NothingAsked, SessionNotFound, WrongStatus
+from cms.fleet.changes import Changes
 from cms.fleet.supervisor import Supervisor
 from cms.rpc.money import Grouping
 from cms.session.audit import AuditLog
@@ -51,6 +52,16 @@ def options(name: str) -> SessionOptions:
     return SessionOptions(name=name, work_dir="/")
 
 
+class NothingChanged(Changes):
+    """No session has a change."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def check_droppable(self, record: SessionRecord) -> None:
+        await trio.lowlevel.checkpoint()
+
+
 class FakeSupervisor(Supervisor):
     """Attributes named `..._calls` and the like are for tests to look at."""
 
@@ -71,6 +82,7 @@ class FakeSupervisor(Supervisor):
         self.raises: Exception | None = None  # what `get` raises, for errors on demand
         self.changed = trio.Condition()
         self.caps: dict[str, float] = {}
+        self.changes = NothingChanged()
         self._released: dict[str, trio.Event] = {}
         self._watchers: dict[str, list[trio.MemorySendChannel[Progress]]] = {}
 

@@ -8,9 +8,9 @@ import pytest
 from nodes.kit import Head, Host, Server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One engine for all tests of this process: a batch's id is used once."""
+    """One engine for the tests of a module, and no longer: others look whether a child of theirs is left."""
     engine = Server(tmp_path_factory.mktemp("engine"))
     yield engine
     engine.kill()
