@@ -30,7 +30,8 @@ from cms.containment._proc import (
 from cms.containment._strays import find, same_boot
 
 _POLL = 0.01
-#: Walks in a row that find nobody, where only a walk can tell: one may miss who forks while it looks.
+#: Walks in a row that find nobody, where only a walk can tell: one may miss who forks while it looks. So in
+#: one of them nobody on the whole machine may have forked, or nothing is proved.
 _CALM = 20
 
 
@@ -61,13 +62,16 @@ def end_tree(where: Whereabouts, *, deadline: float) -> Proof:
     root = _open(where.root)
     how: list[str] = []
     rounds = calm = 0
+    still = False
     try:
         alive = _members(where, root, leaf)
-        while not (empty := calm >= _CALM) and time.monotonic() < begun + deadline:
+        while not (empty := calm >= _CALM and still) and time.monotonic() < begun + deadline:
+            forks = _forks()
             if _is_empty(where, root, leaf):
                 calm = _CALM if where.namespace else calm + 1
+                still = still or where.namespace or leaf is not None or _forks() == forks
                 continue
-            rounds, calm = rounds + 1, 0
+            rounds, calm, still = rounds + 1, 0, False
             _strike(where, root, leaf, how)
             time.sleep(_POLL)
         if empty:
@@ -78,6 +82,14 @@ def end_tree(where: Whereabouts, *, deadline: float) -> Proof:
             os.close(root)
     seconds = time.monotonic() - begun
     return Proof(where.mechanism, alive, rounds, seconds, empty, left, tuple(dict.fromkeys(how)))
+
+
+def _forks() -> int:
+    """How often anything on this machine has forked since it was started."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("processes "):
+            return int(line.split()[1])
+    return time.monotonic_ns()  # it does not say: never the same, so nothing is proved
 
 
 def _leaf(where: Whereabouts) -> Leaf | None:
