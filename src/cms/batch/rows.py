@@ -248,7 +248,8 @@ def parse_slice(text: str) -> tuple[int | None, int | None]:
         raise BadValue(
             f"{shown(text)} is no slice", hint="A:B, the rows from number A (the first is 0) up to B"
         )
-    return tuple(None if one is None else int(one) for one in found.groups())  # type: ignore[return-value] # two
+    start, end = (None if one is None else int(one) for one in found.groups())
+    return start, end
 
 
 class Selection(Record, frozen=True):
