@@ -18,7 +18,7 @@ from cms.daemon.handlers.batches import BatchHandlers
 from cms.daemon.server import Server, open_listener
 from cms.errors import ChangeNotFound, CmsError, NameTaken, NothingAsked, UsageError, WrongStatus
 from cms.fleet.batches import open_batches
-from cms.rpc import audit, batches, changes, daemon, money, overview, questions, sessions
+from cms.rpc import audit, batches, changes, daemon, metrics, money, overview, questions, sessions
 from cms.rpc.client import Client, connect
 from cms.rpc.verbs import NOUNS, AnyVerb, Nothing, P, R, Verb, all_verbs
 from cms.rpc.wire import PROTOCOL
@@ -105,6 +105,7 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     name = sessions.NameParams("a")
     walk(daemon.HELLO, daemon.Hello("test", PROTOCOL))
     walk(daemon.DAEMON_STATUS, Nothing())
+    walk(metrics.DAEMON_METRICS, Nothing())
     walk(sessions.SESSION_SPAWN, sessions.SpawnParams(options("a"), GO))
     walk(sessions.SESSION_SEND, sessions.SendParams("a", GO, wait=False))
     done = walk(sessions.SESSIONS_WAIT, sessions.WaitParams(("a",))).done

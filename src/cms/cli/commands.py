@@ -62,6 +62,7 @@ COMMANDS: Final = (
     Command(("wait",), "cms.cli.sessions:wait", "NAME... [flags]", LOOKING, "many"),
     Command(("fleet",), "cms.cli.fleet:fleet", "--on URL [flags]", LOOKING),
     Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
+    Command(("metrics",), "cms.cli.metrics:metrics", "[flags]", SERVICE),
     Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
     Command(("config",), "cms.cli.config:config", "[flags]", SERVICE),
     Command(("trust",), "cms.cli.trust:trust", "[DIR] [flags]", SERVICE),

@@ -42,7 +42,8 @@ from cms.session.model import (
 from cms.session.questions import OpenQuestion, read_answer
 from cms.session.rounds import together
 from cms.session.verdict import delegate_result
-from cms.store import audit, money, sessions
+from cms.store import audit, counters, money, sessions
+from cms.store.counters import Figures
 from cms.store.records import Grouping, Total
 from cms.store.store import Store
 from cms.transcripts import environ_of, has_transcript
@@ -385,6 +386,10 @@ class Sessions:
         today = await self.store.read(money.account, DAY, now)
         ever = await self.store.read(money.account, ALL, now)
         return Budget(today, ever, tuple(await self.store.read(money.standings, now)))
+
+    async def figures(self) -> Figures:
+        """What the store holds, in numbers."""
+        return await self.store.read(counters.figures, time.time())
 
     async def audit(self, name: str, head: str = "") -> AuditLog:
         """The audit log of a session, checked (`Store.audit`); a deleted one is found by its name or id.

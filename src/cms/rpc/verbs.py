@@ -1,7 +1,7 @@
 """What a verb of the socket protocol is. Each is declared once, by the structs of its noun.
 
-`sessions`, `changes`, `questions`, `overview`, `audit`, `money`, `batches` and `daemon` hold the params, the
-results and the verbs of one noun each; a command loads only what it speaks of. Everything else comes from the
+The modules of `NOUNS` hold the params, the results and the verbs of one noun each; a command loads only what
+it speaks of. Everything else comes from the
 declaration: `Client.call` knows from it what it gets back, the server what it decodes, what may be cancelled,
 what a session may ask for. To add one, declare it, and bind it to what does it in `daemon.handlers`.
 """
@@ -19,7 +19,7 @@ R = TypeVar("R", bound=Record)
 Other = TypeVar("Other", bound=Record)
 
 #: The modules of this package that declare verbs.
-NOUNS = ("daemon", "sessions", "changes", "questions", "overview", "audit", "money", "batches")
+NOUNS = ("daemon", "sessions", "changes", "questions", "overview", "audit", "money", "batches", "metrics")
 
 
 class Nothing(Record, frozen=True):

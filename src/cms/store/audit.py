@@ -13,10 +13,13 @@ import msgspec
 from cms.errors import StoreError
 from cms.session import audit
 from cms.session.audit import AuditEntry, AuditRow, Broken
+from cms.store import counters
 from cms.store.database import Database
 from cms.store.rows import Value
 
 _FIELDS: Final = AuditEntry.__struct_fields__  # the columns, in order
+#: What of an entry is counted (`counters.add_entry`).
+_COUNTED: Final = tuple(_FIELDS.index(field) for field in ("kind", "tool", "verdict"))
 _OUTSIDE: Final = AuditEntry.__struct_encode_fields__
 _INSERT: Final = (
     f"INSERT INTO decisions (number, seal, {', '.join(_FIELDS)})"  # noqa: S608 - names of ours
@@ -62,6 +65,7 @@ def add_rows(db: Database, rows: Iterable[tuple[Value, ...]]) -> None:
         length, before = _head(db, str(session_id))
         sealed = audit.seal(before, length + 1, row)
         db.execute(_INSERT, (length + 1, sealed, session_id, *rest))
+        counters.add_entry(db, *(str(row[place]) for place in _COUNTED))
         db.execute(
             "INSERT INTO audit_heads VALUES (?, ?, ?) ON CONFLICT (session_id) DO UPDATE"
             " SET length = excluded.length, seal = excluded.seal",

@@ -14,6 +14,7 @@ import msgspec
 from cms.batch.forecast import Sample
 from cms.batch.model import ACTIVE, RESUMABLE, BatchRecord, BatchStatus, TaskStatus
 from cms.errors import StoreError, UsageError
+from cms.store import counters
 from cms.store.database import Database
 from cms.store.rows import to_json
 from cms.units import nearest
@@ -66,6 +67,8 @@ def create(db: Database, batch: BatchRecord) -> None:
 
 def save(db: Database, batch: BatchRecord) -> None:
     """A batch as it stands. Counts and money are the database's own and are not taken from it."""
+    if batch.status is BatchStatus.PARKED:
+        counters.add_park(db, batch.id)
     db.execute(
         "UPDATE batches SET status = ?, rest = ? WHERE id = ?",
         (batch.status.value, to_json(batch), batch.id),

@@ -470,7 +470,15 @@ def _v12(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX batch_results_batch ON batch_results (batch_id)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11, _v12)
+def _v13(db: sqlite3.Connection) -> None:
+    """What has happened so far, in numbers that only grow (`store.counters`)."""
+    db.execute(
+        "CREATE TABLE counters (name TEXT NOT NULL, label TEXT NOT NULL, value REAL NOT NULL,"
+        " PRIMARY KEY (name, label)) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11, _v12, _v13)
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -22,7 +22,7 @@ from cms.session.model import (
     Receipt,
     SessionRecord,
 )
-from cms.store import audit, money
+from cms.store import audit, counters, money
 from cms.store.database import Database
 from cms.store.rows import INTERACTIONS, SESSIONS, Value, to_json
 
@@ -102,6 +102,7 @@ def save_interaction(db: Database, interaction: Interaction) -> None:
         StoreError: its session is not in the store.
     """
     _claim(db, interaction.session_id)
+    counters.add_message(db, interaction)
     db.execute(INTERACTIONS.upsert, INTERACTIONS.to_row(interaction))
     _sign(db, interaction.session_id)
     if interaction.state in _SPENT:
@@ -126,6 +127,7 @@ def save_end(
     """
     save(db, record, *interactions)
     if receipt is not None:
+        counters.add_end(db, receipt)
         db.execute(
             "INSERT INTO receipts VALUES (?, ?, ?, ?, ?)",
             (record.id, process, receipt.at, receipt.reason, to_json(receipt)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cms._version import __version__
 from cms.config import Settings, find_claude
 from cms.daemon.call import Handler, Host, bind, quick
+from cms.daemon.metrics import of_daemon, of_store
 from cms.errors import CmsError
 from cms.rpc.daemon import (
     DAEMON_STATUS,
@@ -19,6 +20,7 @@ from cms.rpc.daemon import (
     Hello,
     HelloResult,
 )
+from cms.rpc.metrics import DAEMON_METRICS, Metrics
 from cms.rpc.verbs import Nothing
 from cms.rpc.wire import PROTOCOL
 
@@ -35,9 +37,11 @@ class DaemonHandlers:
         self._settings = settings
         self._containment = containment
         self._started = time.monotonic()
+        self._began = time.time()
         self.all: tuple[Handler, ...] = (
             bind(HELLO, quick(self.hello)),
             bind(DAEMON_STATUS, quick(self.status)),
+            bind(DAEMON_METRICS, quick(self.metrics)),
             bind(DAEMON_STOP, quick(self.stop)),
         )
 
@@ -63,6 +67,11 @@ class DaemonHandlers:
             claude=claude,
             idle_exit=self._settings.idle_exit,
         )
+
+    async def metrics(self, _params: Nothing) -> Metrics:
+        supervisor = self._supervisor
+        held = await supervisor.figures()
+        return Metrics((*of_store(held), *of_daemon(supervisor.live(), self._host.clients, self._began)))
 
     async def stop(self, params: DaemonStopParams) -> Nothing:
         await self._host.stop(params.grace)

@@ -1,0 +1,29 @@
+"""docs/machines.md stays true: every command in its `sh` blocks is run, in order, in one private world."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from cli.shell import Shell, shell
+from cms.daemon.metrics import of_daemon, of_store
+from cms.store.counters import Figures
+
+__all__ = ["shell"]
+
+DOCS = (Path(__file__).parents[2] / "docs" / "machines.md").read_text()
+
+
+def test_every_command_works(shell: Shell) -> None:
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)).splitlines()
+    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("cms ")]
+    assert commands
+    for words in commands:
+        shell.ok(*words)
+
+
+def test_every_metric_that_is_named_is_there() -> None:
+    families = [*of_store(Figures({}, {}, {}, {}, {}, (), 0.0)), *of_daemon((), 0, 0.0)]
+    named = set(re.findall(r"\bcms_[a-z_]+|\bprocess_[a-z_]+", DOCS))
+    assert named <= {family.name for family in families}
