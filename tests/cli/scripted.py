@@ -17,7 +17,17 @@ import msgspec
 from cms.errors import CmsError
 from cms.rpc.daemon import HelloResult
 from cms.rpc.verbs import all_verbs
-from cms.rpc.wire import PROTOCOL, SERVER_ERROR, ProgressNote, Request, Response, RpcError, error_data
+from cms.rpc.wire import (
+    PROTOCOL,
+    SERVER_ERROR,
+    Accepted,
+    ProgressNote,
+    Request,
+    Response,
+    RpcError,
+    error_data,
+    notification,
+)
 from cms.session.model import Progress, Record
 
 Answer = Record | CmsError | None
@@ -31,10 +41,13 @@ GONE = 2**22 + 1
 class ScriptedDaemon:
     """Made by `serve`."""
 
-    def __init__(self, script: Script, *, cancelled: Answer, progress: tuple[Progress, ...]) -> None:
+    def __init__(
+        self, script: Script, *, cancelled: Answer, progress: tuple[Progress, ...], accepted: str
+    ) -> None:
         self.script = dict(script)
         self.cancelled = cancelled
         self.progress = progress
+        self.accepted = accepted
         self.received: list[Record] = []
         self.waiting = threading.Event()  # a request is held back until it is cancelled
 
@@ -58,6 +71,10 @@ class ScriptedDaemon:
                     answer: Answer = HelloResult("test", PROTOCOL, GONE, "/home")
                 else:
                     self.received.append(params)
+                    if self.accepted:
+                        stream.write(
+                            notification("accepted", Accepted(request.id, "id", self.accepted, "name"))
+                        )
                     for progress in self.progress:
                         note = msgspec.json.encode(ProgressNote(request.id, progress))
                         stream.write(msgspec.json.encode(Request("progress", msgspec.Raw(note))) + b"\n")
@@ -93,9 +110,16 @@ def serve(
     *,
     cancelled: Answer = None,
     progress: tuple[Progress, ...] = (),
+    accepted: str = "",
 ) -> Iterator[ScriptedDaemon]:
-    """A daemon for this home, until the block ends."""
-    daemon = ScriptedDaemon(script, cancelled=cancelled, progress=progress)
+    """A daemon for this home, until the block ends.
+
+    Args:
+        cancelled: what it answers to a `cancel`.
+        progress: what it tells of each request.
+        accepted: the message that it says to have accepted before that; "": it says nothing.
+    """
+    daemon = ScriptedDaemon(script, cancelled=cancelled, progress=progress, accepted=accepted)
     home.mkdir(mode=0o700, exist_ok=True)
     path = home / "daemon.sock"
     with socket.socket(socket.AF_UNIX) as listener:

@@ -54,7 +54,7 @@ def test_a_signal_ends_the_command_and_all_that_it_started(agent: Path, home: Pa
     shown.wait_for(lambda raw: "Bash sleep 3600" in raw)
     os.kill(shown.process.pid, signum)
     assert shown.finish() == ExitCode.INTERRUPTED
-    assert shown.text.startswith("⊘ interrupted  fg")
+    assert shown.text.startswith("  Bash sleep 3600\n\n⊘ interrupted  fg")
     with sqlite3.connect(home / "cms.db") as tx:
         dump = "\n".join(tx.iterdump())
     tx.close()

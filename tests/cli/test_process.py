@@ -8,16 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli.conftest import Cms
-from cli.making import NOW, interaction, result, session
+from cli.making import NOW, interaction, reply, result, session
 from cli.scripted import ScriptedDaemon, serve
 from cli.terminal import OnTerminal
 from cli.test_commands import ACCEPTED, SCRIPT, always
 from cms.errors import ExitCode, Interrupted
 from cms.rpc.sessions import InteractionsResult, SessionsResult
-from cms.session.model import Outcome, Progress, SessionStatus
+from cms.session.model import Outcome, Progress, ProgressKind, Record, SessionStatus
 
 SESSIONS = SessionsResult((session(), session("docs", status=SessionStatus.BUSY)), 0.2468, 2)
 LIST = {"session.list": always(SESSIONS)}
@@ -103,6 +104,57 @@ def test_progress_stays_out_of_dumb_terminals_and_json(home: Path) -> None:
             assert shown.finish() == 0
         assert "Edit " not in shown.raw
         assert "\x1b[2K" not in shown.raw
+
+
+def told(*pieces: str | tuple[ProgressKind, str, str], message: str = "m1") -> tuple[Progress, ...]:
+    """Notes about a message: texts, and (kind, tool, text) of others."""
+    found: list[tuple[ProgressKind, str, str]] = [
+        ("text", "", one) if isinstance(one, str) else one for one in pieces
+    ]
+    return tuple(
+        Progress(name="fix-auth", kind=kind, text=text, tool=tool, interaction=message)
+        for kind, tool, text in found
+    )
+
+
+def test_the_answer_comes_as_it_is_written_and_once(home: Path) -> None:
+    notes = (
+        *told("of another message", ("turn", "", ""), message="m0"),
+        *told("First I \x1b[2Jlook.", ("tool", "Bash", "ls \x07"), ("denied", "Write", "protected")),
+        *told("It is ", "done.\n\nThe end."),
+    )
+    for verb, words in (("delegate", ("delegate", "fix-auth", "go")), ("send", ("send", "fix-auth", "go"))):
+        answers: dict[str, Record] = {
+            "delegate": msgspec.structs.replace(result(), response="It is done.\n\nThe end."),
+            "send": reply(text="It is done.\n\nThe end.\n"),
+        }
+        script = {f"session.{verb}": always(answers[verb])}
+        with serve(home, script, progress=notes, accepted="m1"):
+            shown = OnTerminal(*words)
+            assert shown.finish() == 0
+        text, _, rest = shown.text.partition("\nThe end.\n\n")
+        assert text == "First I ?[2Jlook.\n\n  Bash ls ?\n  refused: Write: protected\n\nIt is done.\n"
+        assert "fix-auth" in rest.splitlines()[0]
+        assert "The end." not in rest
+        assert "another" not in shown.raw
+
+
+def test_what_did_not_come_whole_is_printed_at_the_end(home: Path) -> None:
+    script = {"session.send": always(reply(text="one two three"))}
+    with serve(home, script, progress=told("one", " three"), accepted="m1"):
+        shown = OnTerminal("send", "fix-auth", "go", env={"TERM": "dumb"})
+        assert shown.finish() == 0
+    assert shown.text.startswith("one three\n\nfix-auth ")
+    assert shown.text.endswith("\none two three\n")
+    assert "\x1b[2K" not in shown.raw
+
+
+def test_a_pipe_gets_the_answer_at_the_end(cms_process: Cms, home: Path) -> None:
+    script = {"session.send": always(reply(text="one two"))}
+    with serve(home, script, progress=told("one", " two"), accepted="m1"):
+        ran = cms_process("send", "fix-auth", "go")
+    assert ran.out.count("one two") == 1
+    assert (ran.out.endswith("\n\none two\n"), ran.err) == (True, "")
 
 
 def test_ctrl_c_on_a_message_leaves_the_session_at_work(home: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cli.making import NOW, RECEIPT, UNPROVED, interaction, reply, result, session
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus
 from cms.cli import batch_render, render
+from cms.cli.progress import progress_line
 from cms.cli.terminal import Style
 from cms.session.model import (
     Denial,
@@ -292,16 +293,15 @@ def test_progress_in_one_line() -> None:
         max_turns=50,
     )
     assert (
-        render.progress_line(note, 12.4, TERMINAL)
-        == "⟳ fix-auth  Edit src/app.py  3/50 turns  $0.1234/$2.00  12s"
+        progress_line(note, 12.4, TERMINAL) == "⟳ fix-auth  Edit src/app.py  3/50 turns  $0.1234/$2.00  12s"
     )
-    assert render.progress_line(note, 12.4, ASCII).startswith("> fix-auth")
+    assert progress_line(note, 12.4, ASCII).startswith("> fix-auth")
 
 
 @given(text=st.text(max_size=200), tool=st.text(max_size=30), width=st.integers(20, 120))
 def test_progress_never_wraps(text: str, tool: str, width: int) -> None:
     style = Style(icons="unicode", colour=True, width=width, tty=True)
-    line = render.progress_line(Progress(name="fix-auth", kind="tool", tool=tool, text=text), 3.0, style)
+    line = progress_line(Progress(name="fix-auth", kind="tool", tool=tool, text=text), 3.0, style)
     assert render.display_width(line) < width
     assert "\n" not in line
     assert "\x1b" not in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from cms.cli import flags, io, render
@@ -75,7 +76,7 @@ def delegate(
     if foreground:
         from cms.cli import foreground as runner
 
-        return _show(runner.delegate(params, quiet=json), json=json)
+        return _show(*runner.delegate(params, quiet=json), json=json)
     return wait_and_show(SESSION_DELEGATE, params, who, detach=detach, json=json)
 
 
@@ -117,15 +118,16 @@ def continue_(
 def wait_and_show(
     verb: Verb[P, DelegateResult | AcceptedResult], params: P, name: str, *, detach: bool, json: bool
 ) -> int:
-    reply = io.work(verb, params, name=name, quiet=json or detach)
+    reply, shows = io.work(verb, params, name=name, quiet=json or detach)
     if isinstance(reply, AcceptedResult):
         return show_accepted(reply, detached=detach, json=json)
-    return _show(reply, json=json)
+    return _show(reply, shows, json=json)
 
 
-def _show(result: DelegateResult, *, json: bool) -> int:
+def _show(result: DelegateResult, shows: io.Shows, *, json: bool) -> int:
     if json:
         io.show_json(result)
     else:
-        io.show_lines(render.delegate_lines(result, io.out_style()))
+        rest = msgspec.structs.replace(result, response="") if shows(result.response) else result
+        io.show_lines(render.delegate_lines(rest, io.out_style()))
     return exit_code_of(result.status)

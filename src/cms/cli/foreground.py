@@ -21,7 +21,8 @@ import trio
 
 from cms.cli import terminal
 from cms.cli.batch_client import Port
-from cms.cli.progress import StatusLine
+from cms.cli.io import Shows, shows_nothing
+from cms.cli.progress import LiveAnswer, live_answer
 from cms.config import load_settings_and_file
 from cms.daemon.call import Handler
 from cms.daemon.handlers.batches import BatchHandlers
@@ -87,26 +88,27 @@ async def _scope_until(stop: trio.Event) -> AsyncIterator[tuple[trio.CancelScope
 # --- one delegation -------------------------------------------------------------------------------
 
 
-def delegate(params: DelegateParams, *, quiet: bool) -> DelegateResult:
+def delegate(params: DelegateParams, *, quiet: bool) -> tuple[DelegateResult, Shows]:
     """Do the task here and return its result, `interrupted` when a signal ended it.
 
     Raises:
         CmsError: it could not begin; `Interrupted`: a signal came before anything had begun.
     """
-    if quiet or not terminal.can_rewrite(sys.stderr, os.environ):
-        return _delegate(params, None)
-    style = terminal.style_of(sys.stderr, os.environ)
-    with StatusLine(sys.stderr, params.options.name, style) as line:
-        return _delegate(params, line.note)
+    if quiet or not (sys.stdout.isatty() or terminal.can_rewrite(sys.stderr, os.environ)):
+        return _delegate(params, None), shows_nothing
+    with live_answer(params.options.name) as live:
+        result = _delegate(params, live)
+    return result, live.shows
 
 
-def _delegate(params: DelegateParams, tell: Tell | None) -> DelegateResult:
+def _delegate(params: DelegateParams, live: LiveAnswer | None) -> DelegateResult:
     async def work(supervisor: Supervisor, stop: trio.Event) -> DelegateResult:
         async with _scope_until(stop) as (scope, nursery):
 
-            def accepted(interaction: Interaction) -> None:  # noqa: ARG001 - the supervisor's
-                if tell is not None:
-                    nursery.start_soon(_follow, supervisor, params.options.name, tell)
+            def accepted(interaction: Interaction) -> None:
+                if live is not None:
+                    live.expect(interaction.id)
+                    nursery.start_soon(_follow, supervisor, params.options.name, live.note)
 
             return await supervisor.delegate(
                 params.options, params.task, context=params.context, accepted=accepted, within=scope

@@ -1,7 +1,7 @@
 """The one place that opens the client: ask, or wait with progress. And the one that prints answers.
 
 Two kinds of command. One that only asks sends a request and prints the answer. One that starts work waits
-for its end (`work`) and shows on a terminal what happens meanwhile. Ctrl-C then asks the daemon to stop
+for its end (`work`) and shows on a terminal the answer as it comes. Ctrl-C then asks the daemon to stop
 waiting (`Client.call`): a delegation is stopped and still answers with its result, a session works on.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import msgspec
@@ -33,15 +33,26 @@ def daemon(*, start: bool = True, any_protocol: bool = False) -> Iterator[Client
         yield client
 
 
-def work(verb: Verb[P, R], params: P, *, name: str, quiet: bool) -> R:
-    """One request that takes long, with a status line on a terminal unless `quiet`."""
-    with daemon() as client:
-        if quiet or not terminal.can_rewrite(sys.stderr, os.environ):
-            return client.call(verb, params)
-        from cms.cli.progress import StatusLine
+#: Says whether an answer stands on the terminal already.
+Shows = Callable[[str], bool]
 
-        with StatusLine(sys.stderr, name, terminal.style_of(sys.stderr, os.environ)) as line:
-            return client.call(verb, params, on_progress=line.note)
+
+def work(verb: Verb[P, R], params: P, *, name: str, quiet: bool) -> tuple[R, Shows]:
+    """One request that takes long; on a terminal the answer is shown as it comes, unless `quiet`."""
+    with daemon() as client:
+        if quiet or not (sys.stdout.isatty() or terminal.can_rewrite(sys.stderr, os.environ)):
+            return client.call(verb, params), shows_nothing
+        from cms.cli.progress import live_answer
+
+        with live_answer(name) as live:
+            reply = client.call(
+                verb, params, on_accepted=lambda it: live.expect(it.interaction_id), on_progress=live.note
+            )
+        return reply, live.shows
+
+
+def shows_nothing(_answer: str) -> bool:
+    return False
 
 
 # --- printing -------------------------------------------------------------------------------------
@@ -63,11 +74,8 @@ def show_lines(lines: list[str]) -> None:
 
 def show(text: str) -> None:
     """Text for a person as it is, on stdout at once. Raises as `show_lines`."""
-    encoding = sys.stdout.encoding or "utf-8"
-    if terminal.c_locale(os.environ) and sys.stdout.isatty():
-        encoding = "ascii"  # Python writes UTF-8 all the same (PEP 538), which that terminal cannot show
     with _writing():
-        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+        sys.stdout.write(terminal.encodable(text, sys.stdout))
         sys.stdout.flush()
 
 

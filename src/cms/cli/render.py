@@ -23,7 +23,6 @@ from cms.session.model import (
     InteractionState,
     Limits,
     Outcome,
-    Progress,
     Question,
     Receipt,
     Reply,
@@ -144,7 +143,7 @@ def paint(text: str, colour: str, style: Style) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m" if style.colour and colour else text
 
 
-def _with_icon(word: str, icons: tuple[str, str, str], style: Style) -> str:
+def with_icon(word: str, icons: tuple[str, str, str], style: Style) -> str:
     if style.icons == "none":
         return word
     return f"{icons[0] if style.icons == 'unicode' else icons[1]} {word}"
@@ -152,11 +151,11 @@ def _with_icon(word: str, icons: tuple[str, str, str], style: Style) -> str:
 
 def status_word(status: SessionStatus, style: Style) -> str:
     """`● ready` (uncoloured, so that it can be measured)."""
-    return _with_icon(status.value, STATUS_ICONS[status], style)
+    return with_icon(status.value, STATUS_ICONS[status], style)
 
 
 def outcome_word(outcome: Outcome, style: Style) -> str:
-    return _with_icon(outcome.value, OUTCOME_ICONS[outcome], style)
+    return with_icon(outcome.value, OUTCOME_ICONS[outcome], style)
 
 
 def paint_status(status: SessionStatus, style: Style) -> str:
@@ -574,26 +573,3 @@ def _processes(label: str, found: Sequence[str], style: Style, *, most: int = 20
     lines = [f"  {label:<9}  {total}"]
     lines += [cut(f"    {one_line(each, style)}", style.width, style) for each in found]
     return lines if len(found) <= most else [*lines[: most + 1], f"    and {len(found) - most} more"]
-
-
-def progress_line(progress: Progress, elapsed: float, style: Style) -> str:
-    """The status line of a command that waits: what is done now, turns, cost, elapsed."""
-    what = one_line(progress.tool, style) or progress.kind
-    if progress.kind == "text":
-        what = "writing"
-    elif progress.kind in ("status", "turn"):
-        what = progress.status.value
-    detail = one_line(progress.text, style) if progress.kind not in ("text", "status", "turn") else ""
-    turns = (
-        f"{progress.turns}/{progress.max_turns}" if progress.max_turns is not None else f"{progress.turns}"
-    )
-    spent = cost(progress.cost)
-    if progress.max_cost is not None:
-        spent += f"/${progress.max_cost:.2f}"
-    figures = f"{turns} {'turns' if turns != '1' else 'turn'}  {spent}  {elapsed:.0f}s"
-    icon = _with_icon(progress.name, STATUS_ICONS[progress.status], style)
-    room = None if style.width is None else style.width - display_width(icon) - len(figures) - 5
-    doing = cut(f"{what} {detail}".strip(), max(room, 0) if room is not None else None, style)
-    return cut(
-        f"{icon}  {doing}  {figures}" if doing else f"{icon}  {figures}", (style.width or 81) - 1, style
-    )

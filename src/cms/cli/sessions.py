@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
+import msgspec
+
 from cms.cli import flags, io, render
 from cms.cli.declare import Parameter, Token
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
@@ -471,13 +473,14 @@ def show_accepted(reply: AcceptedResult, *, detached: bool, json: bool) -> int:
 def send_and_show(
     name: str, verb: Verb[P, Reply | AcceptedResult], params: P, *, detach: bool, json: bool
 ) -> int:
-    reply = io.work(verb, params, name=name, quiet=json or detach)
+    reply, shows = io.work(verb, params, name=name, quiet=json or detach)
     if isinstance(reply, AcceptedResult):
         return show_accepted(reply, detached=detach, json=json)
     if json:
         io.show_json(reply)
     else:
-        io.show_lines(render.reply_lines(reply, io.out_style()))
+        rest = msgspec.structs.replace(reply, text="") if shows(reply.text) else reply
+        io.show_lines(render.reply_lines(rest, io.out_style()))
     return reply_exit(reply)
 
 

@@ -34,6 +34,14 @@ def neutral(text: str) -> str:
     return text if text.isprintable() else _UNSAFE.sub("?", text.replace("\r\n", "\n"))
 
 
+def encodable(text: str, stream: TextIO, environ: Mapping[str, str] = os.environ) -> str:
+    """The text with what this stream cannot show replaced."""
+    encoding = stream.encoding or "utf-8"
+    if c_locale(environ) and stream.isatty():
+        encoding = "ascii"  # Python writes UTF-8 all the same (PEP 538), which that terminal cannot show
+    return text.encode(encoding, "replace").decode(encoding)
+
+
 class Style(msgspec.Struct, frozen=True):
     """How to render for one stream.
 
@@ -108,9 +116,8 @@ def can_rewrite(stream: TextIO, environ: Mapping[str, str]) -> bool:
 
 def rewrite(stream: TextIO, line: str = "") -> None:
     """Put a status line in the place of the one that stands there; without one, only take that away."""
-    encoding = stream.encoding or "ascii"
     try:
-        stream.write((ERASE + line).encode(encoding, "replace").decode(encoding))
+        stream.write(ERASE + encodable(line, stream))
         stream.flush()
     except OSError:
         pass  # the terminal went away; the work does not depend on it

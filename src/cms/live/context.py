@@ -140,6 +140,7 @@ class SessionContext:
             max_turns=limits.max_turns,
             tool=tool,
             at=self.now(),
+            interaction="" if self.state.turn is None else self.state.turn.id,
         )
 
     def entry(self, kind: EntryKind, verdict: str, detail: str = "", reason: str = "") -> AuditEntry:

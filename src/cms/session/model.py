@@ -554,3 +554,4 @@ class Progress(Record, frozen=True):
     max_turns: int | None = None
     tool: str = ""
     at: float = 0.0
+    interaction: str = ""  # the message that is being worked on; "": none
