@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from cms.batch.model import BatchOptions, TaskSpec
 from cms.errors import UsageError
 from cms.fleet import applying
 from cms.fleet.batches import open_batches
+from cms.fleet.supervisor import Supervisor
 from cms.options import Layer
 from cms.session.model import DelegateResult, Isolate, Outcome
 from cms.testing.script import call, prompt, say
@@ -47,7 +49,8 @@ async def test_what_passed_is_in_the_folder_before_the_verdict(tmp_path: Path, w
         assert seen(work) == after
         # Who judges it once more after a crash applies nothing twice, and finds it applied.
         (work / "code").write_text("mine\n")
-        assert await supervisor.merge_queue.land("one") == ()
+        with supervisor.merge_queue.turn("one") as turn:
+            assert await turn.land() == ()
         assert seen(work) == {**after, "code": "mine\n"}
         await supervisor.delete("one")
 
@@ -264,3 +267,84 @@ async def test_a_batch_of_isolated_tasks(tmp_path: Path, work: Path) -> None:
     assert "1 files, +1 -0" in report.read_text()
     lines = (work / "code").read_text().splitlines()
     assert set(lines) == {"old"} | (applied - {"c"})
+
+
+async def beaten(
+    supervisor: Supervisor, place: Path, first: str, second: str, **options: Any
+) -> DelegateResult:
+    """What became of the second of two in one folder: the first was applied before it ended."""
+    results: list[DelegateResult] = []
+
+    async def late() -> None:
+        wait = f"touch {place}/begun; while ! test -e {place}/go; do sleep 0.01; done"
+        results.append(
+            await delegate(
+                supervisor, bash(f"{second}; {wait}"), name="late", isolate="auto", apply="on-pass", **options
+            )
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(late)
+        await until((place / "begun").exists)
+        early = await delegate(supervisor, bash(first), name="early", isolate="auto", apply="on-pass")
+        assert early.status is Outcome.COMPLETED, early
+        (place / "go").touch()
+    return results[0]
+
+
+def solution(command: str) -> str:
+    """A line for a file: whoever is shown it runs the command."""
+    return prompt("Solve it", call("Bash", command=command), say("solved")).replace("\n", " ")
+
+
+async def test_a_conflict_is_put_right_by_the_session_that_has_it(tmp_path: Path, work: Path) -> None:
+    """It is told what the other has changed, and decides about the lines that both did; others stay."""
+    settings = make_settings(tmp_path)
+    twenty_lines(work)
+    (tmp_path / "line").write_text(solution("sed -i 's/^mine$/both/' code") + "\n")
+    first = f"sed -i -e 's/^15$/fifteen/' -e '/^3$/r {tmp_path}/line' -e '/^3$/d' code"
+    async with supervising(settings) as supervisor:
+        late = await beaten(
+            supervisor, tmp_path, first, "sed -i 's/^3$/mine/' code", verify=("test -s code",), repair=1
+        )
+        assert late.status is Outcome.COMPLETED, late
+        assert late.change is not None
+        assert late.change.state == "applied"
+        assert [one.status for one in late.rounds] == [Outcome.VERIFICATION_FAILED, Outcome.COMPLETED]
+        assert "not applied: code: both changed the same lines" in (late.rounds[0].error or "")
+        lines = (work / "code").read_text().splitlines()
+        assert lines[3] == "both"
+        assert lines[15] == "fifteen"
+        assert len(lines) == 20
+        starts = [row for row in (await supervisor.audit("late")).rows if row.entry.kind == "start"]
+        assert len(starts) == 1, "in the same process"
+        assert not supervisor.merge_queue._locks
+
+
+async def test_a_conflict_that_nobody_puts_right_stays_one(tmp_path: Path, work: Path) -> None:
+    settings = make_settings(tmp_path)
+    twenty_lines(work)
+    (tmp_path / "line").write_text(solution("true") + "\n")
+    first = f"sed -i -e '/^3$/r {tmp_path}/line' -e '/^3$/d' code"
+    async with supervising(settings) as supervisor:
+        late = await beaten(supervisor, tmp_path, first, "sed -i 's/^3$/mine/' code", repair=2)
+        assert late.status is Outcome.VERIFICATION_FAILED
+        assert "not applied: code: both changed" in (late.error or "")
+        assert late.change is not None
+        assert late.change.state == "kept"
+        assert len(late.rounds) == 3
+        assert "mine" not in (work / "code").read_text()
+
+
+async def test_what_fails_on_what_is_there_by_then_is_put_right(tmp_path: Path, work: Path) -> None:
+    """The check's output on the folder as it would be goes back to the session."""
+    settings = make_settings(tmp_path)
+    (tmp_path / "line").write_text(solution("rm b") + "\n")
+    check = f"if test -e a && test -e b; then cat {tmp_path}/line; false; fi"
+    async with supervising(settings) as supervisor:
+        late = await beaten(
+            supervisor, tmp_path, "touch a", "touch b; echo new > code", verify=(check,), repair=1
+        )
+        assert late.status is Outcome.COMPLETED, late
+        assert set(seen(work)) == {"a", "code", "gone", "sub", "sub/deep"}
+        assert (work / "code").read_text() == "new\n"

@@ -47,6 +47,7 @@ from cms.changes.model import (
 from cms.changes.names import as_text
 from cms.changes.preview import preview
 from cms.changes.reading import Reading
+from cms.changes.told import Others, Told, find_others, note_told
 from cms.changes.trees import CopyStart, note_copy, read_trees
 
 __all__ = [
@@ -62,11 +63,13 @@ __all__ = [
     "Forbids",
     "LeftOut",
     "Node",
+    "Others",
     "Outcome",
     "Reading",
     "Recovered",
     "Refusal",
     "Start",
+    "Told",
     "apply",
     "as_text",
     "bring_branch",
@@ -74,12 +77,14 @@ __all__ = [
     "discard",
     "excerpt",
     "find_applied",
+    "find_others",
     "fits_a_patch",
     "freeze",
     "load",
     "name_status",
     "note_copy",
     "note_start",
+    "note_told",
     "patch",
     "preview",
     "read_layer",

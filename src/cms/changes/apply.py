@@ -18,6 +18,7 @@ from cms.changes.model import UNBOUND, Entry, Forbids, Outcome, Recovered, Refus
 from cms.changes.names import as_text
 from cms.changes.planning import Plan, make_plan
 from cms.changes.stage import Failed, Overtaken
+from cms.changes.told import read_told
 from cms.changes.tree import Tree
 from cms.errors import ChangeUnreadable, WrongChange
 
@@ -67,7 +68,8 @@ def apply(
     def plan(tree: Tree, store: Store) -> Plan:
         if (applied := find_applied(keep)) is not None:
             raise WrongChange(f"the change is applied already, to {applied.folder}")
-        return make_plan(entries, target, tree, store, forbids, markers=conflict_markers)
+        told = read_told(keep)
+        return make_plan(entries, target, tree, store, forbids, told=told, markers=conflict_markers)
 
     return _change(keep, target, plan, "apply", partial=partial, dry_run=dry_run, wait=wait)
 
@@ -98,7 +100,7 @@ def revert(keep: Path, *, forbids: Forbids = _nothing, dry_run: bool = False, wa
     def plan(tree: Tree, store: Store) -> Plan:
         if read_history(keep).standing != event:
             raise WrongChange("the change is not applied any more")
-        return make_plan(entries, target, tree, store, forbids)
+        return make_plan(entries, target, tree, store, forbids, told={})
 
     return _change(keep, target, plan, "revert", partial=False, dry_run=dry_run, wait=wait)
 

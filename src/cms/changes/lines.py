@@ -123,19 +123,30 @@ class Merged(NamedTuple):
     conflicts: int
 
 
-def merge(ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str], keep: Path) -> Merged:
+def merge(
+    ours: bytes,
+    base: bytes,
+    theirs: bytes,
+    labels: tuple[str, str, str],
+    keep: Path,
+    *,
+    theirs_wins: bool = False,
+) -> Merged:
     """Merge two texts that came of a third: by git where it is there, else by ourselves.
 
     Args:
         ours: what is in the folder now.
         labels: of ours, of the base, of theirs, for the markers.
         keep: a change's own folder, for what git reads: what a crash leaves goes with the change.
+        theirs_wins: where both changed the same lines, theirs are taken, and that is no conflict.
     """
-    return _merge_by_git(ours, base, theirs, labels, keep) or merge_lines(ours, base, theirs, labels)
+    return _merge_by_git(ours, base, theirs, labels, keep, theirs_wins) or merge_lines(
+        ours, base, theirs, labels, theirs_wins=theirs_wins
+    )
 
 
 def _merge_by_git(
-    ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str], keep: Path
+    ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str], keep: Path, theirs_wins: bool
 ) -> Merged | None:
     if git.find() is None:
         return None
@@ -143,7 +154,7 @@ def _merge_by_git(
         place = Path(folder)
         for name, data in (("ours", ours), ("base", base), ("theirs", theirs)):
             (place / name).write_bytes(data)
-        argv = ["merge-file", "-p", "-q"]
+        argv = ["merge-file", "-p", "-q", *(["--theirs"] if theirs_wins else [])]
         for label in labels:
             argv += ["-L", label]
         try:
@@ -155,7 +166,9 @@ def _merge_by_git(
     return Merged(done.stdout, done.returncode)
 
 
-def merge_lines(ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str]) -> Merged:
+def merge_lines(
+    ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str, str], *, theirs_wins: bool = False
+) -> Merged:
     """The same without git. Two changes of the same lines, or of adjacent ones, are a conflict."""
     origin, left, right = split(base), split(ours), split(theirs)
     mine, yours = compare(origin, left), compare(origin, right)
@@ -179,7 +192,7 @@ def merge_lines(ours: bytes, base: bytes, theirs: bytes, labels: tuple[str, str,
         other = _side(origin, right, taken[1], first, end)
         if not taken[1] or one == other:
             text += one
-        elif not taken[0]:
+        elif not taken[0] or theirs_wins:
             text += other
         else:
             conflicts += 1

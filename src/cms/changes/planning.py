@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from cms.changes.content import Store
 from cms.changes.freeze import read_node
 from cms.changes.model import Entry, Forbids, Node, Refusal, Why
 from cms.changes.names import as_text
+from cms.changes.told import Told
 from cms.changes.tree import ThroughLink, Tree, node_type
 
 _LABELS: Final = ("folder", "before the task", "task")
@@ -90,11 +91,13 @@ def make_plan(
     store: Store,
     forbids: Forbids,
     *,
+    told: Mapping[bytes, Told],
     markers: bool = False,
 ) -> Plan:
     """Work it out. What the folder has now of the paths is kept in the store, and merged texts are put there.
 
     Args:
+        told: what the task was told of others' changes.
         folder: the target, as people know it.
         tree: the target, open.
 
@@ -104,7 +107,7 @@ def make_plan(
     busy = git.under_way(folder)
     if busy:
         return Plan(refused=(Refusal(b"", "repository", f"{folder} is in the middle of {busy}"),))
-    planner = _Planner(folder, tree, store, forbids, markers)
+    planner = _Planner(folder, tree, store, forbids, told, markers)
     for entry in entries:
         planner.add(entry)
     planner.settle()
@@ -112,11 +115,20 @@ def make_plan(
 
 
 class _Planner:
-    def __init__(self, folder: Path, tree: Tree, store: Store, forbids: Forbids, markers: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tree: Tree,
+        store: Store,
+        forbids: Forbids,
+        told: Mapping[bytes, Told],
+        markers: bool,
+    ) -> None:
         self.folder = folder
         self.tree = tree
         self.store = store
         self.forbids = forbids
+        self.told = told
         self.markers = markers
         self.device = os.fstat(tree.fd).st_dev
         self.steps: dict[bytes, Step] = {}
@@ -236,7 +248,7 @@ class _Planner:
             mode = after.mode if before is not None and now.mode == before.mode else now.mode
             return msgspec.structs.replace(now, mode=mode), False, 0
         if now.type == after.type == "file" and (before is None or before.type == "file"):
-            return self._merge(before, after, now)
+            return self._merge(entry.path, before, after, now)
         raise _Refused(
             "changed",
             "it was created in the folder meanwhile, and is another"
@@ -244,7 +256,7 @@ class _Planner:
             else "it was changed in the folder meanwhile",
         )
 
-    def _merge(self, before: Node | None, after: Node, now: Node) -> tuple[Node, bool, int]:
+    def _merge(self, path: bytes, before: Node | None, after: Node, now: Node) -> tuple[Node, bool, int]:
         mode = now.mode if before is None or after.mode == before.mode else after.mode
         if before is not None and now.mode not in (before.mode, mode) and after.mode != before.mode:
             raise _Refused("changed", "its permissions were changed in the folder meanwhile, in another way")
@@ -252,7 +264,8 @@ class _Planner:
             return msgspec.structs.replace(now, mode=mode), True, 0
         if before is not None and before.content == now.content:
             return msgspec.structs.replace(after, mode=mode), True, 0
-        if before is None and not self.markers:
+        answered = path in self.told and self.told[path].is_answered(now, after)
+        if before is None and not self.markers and not answered:
             raise _Refused("changed", "it was created in the folder meanwhile, and is another")
         texts = []
         for node in (now, before, after):
@@ -261,7 +274,9 @@ class _Planner:
             texts.append(b"" if node is None else self.store.read(node.content))
         if any(lines.is_binary(text) for text in texts):
             raise _Refused("changed", "it was changed in the folder meanwhile, and is no text")
-        merged = lines.merge(texts[0], texts[1], texts[2], _LABELS, self.store.folder.parent)
+        merged = lines.merge(
+            texts[0], texts[1], texts[2], _LABELS, self.store.folder.parent, theirs_wins=answered
+        )
         if merged.conflicts and not self.markers:
             places = "place" if merged.conflicts == 1 else "places"
             raise _Refused("conflict", f"both changed the same lines, in {merged.conflicts} {places}")

@@ -15,6 +15,7 @@ from cms.changes.content import Store
 from cms.changes.freeze import load
 from cms.changes.model import UNBOUND, Forbids, Node, Outcome, Refusal
 from cms.changes.planning import Step, make_plan
+from cms.changes.told import read_told
 from cms.changes.tree import Tree
 
 
@@ -37,7 +38,7 @@ def preview(
     try:
         with locks.hold(keep.parent, folder, wait), Tree(folder) as tree:
             store = Store(keep / "content", UNBOUND)
-            plan = make_plan(entries, folder, tree, store, forbids)
+            plan = make_plan(entries, folder, tree, store, forbids, told=read_told(keep))
             if not plan.refused:
                 writer = _Writer(tree, into, store, layer=layer)
                 for step in plan.steps:

@@ -149,6 +149,17 @@ def applied(summary: ChangeSummary, outcome: Outcome) -> ChangeSummary:
     return msgspec.structs.replace(summary, state="applied", note="; ".join(notes))
 
 
+def why_refused(outcome: Outcome, most: int) -> tuple[str, ...]:
+    """Why it was not applied, the first few by name, a line each."""
+    lines = [
+        f"not applied: {as_text(one.path)}: {one.detail}" if one.path else f"not applied: {one.detail}"
+        for one in outcome.refused[:most]
+    ]
+    if (more := len(outcome.refused) - most) > 0:
+        lines.append(f"not applied: {more} more paths")
+    return tuple(lines)
+
+
 def _names(paths: tuple[bytes, ...]) -> str:
     shown = [as_text(path) for path in paths[:5]]
     return ", ".join(shown) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")

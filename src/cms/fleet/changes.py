@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from cms import changes
-from cms.changes import Change, Forbids, Outcome
+from cms.changes import Change, Forbids, Others, Outcome, Refusal, Told
 from cms.config import Settings
 from cms.containment import Layer, Mechanism
 from cms.disk import ask_disk
@@ -68,6 +68,20 @@ async def end_cut_off(settings: Settings) -> None:
         return
     for one in found:
         log.warning("an apply to %s was cut off: %s", one.folder, one)
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """What an apply would do.
+
+    Attributes:
+        keep: where the change is kept.
+        layers: by which a check sees the folder with it applied.
+    """
+
+    keep: Path
+    change: Change
+    outcome: Outcome
+    layers: tuple[Layer, ...]
 
 
 class Changes:
@@ -280,19 +294,22 @@ class Changes:
 
     @asynccontextmanager
     async def previewed(
-        self, record: SessionRecord, environ: Mapping[str, str]
-    ) -> AsyncIterator[tuple[Outcome, tuple[Layer, ...]]]:
-        """What an apply would do now, and layers by which a check sees the folder with that done.
+        self, record: SessionRecord, environ: Mapping[str, str], *, live: bool
+    ) -> AsyncIterator[Preview]:
+        """What an apply would do now.
+
+        Args:
+            live: the session may go on with it meanwhile.
 
         Raises:
             CmsError, OSError: it cannot be made.
         """
-        keep, change, _ = await self.look(record)
+        keep, change, _ = await self.look(record, live=live)
         workspace = await self.find(record)
         if workspace is None:
             raise ChangeNotFound(f"{record.name} has no change of its own")
 
-        def work() -> tuple[Outcome, tuple[Layer, ...]]:
+        def work() -> Preview:
             into, layers = workspace.preview_layers()
             outcome = changes.preview(
                 keep,
@@ -301,7 +318,7 @@ class Changes:
                 forbids=_forbids(record, change, environ),
                 layer=workspace.begun.kind == "overlay",
             )
-            return outcome, layers
+            return Preview(keep, change, outcome, layers)
 
         what = f"the folder of {record.name}"
         try:
@@ -309,6 +326,21 @@ class Changes:
         finally:
             with trio.CancelScope(shield=True), suppress(MachineError):
                 await self._do(workspace.forget_checks, what)
+
+    async def find_others(self, seen: Preview, refused: Sequence[Refusal]) -> dict[bytes, Others]:
+        """What others have made of the texts at which it is refused. Raises as `changes.find_others`."""
+        folder = seen.change.folder
+        return await self._do(
+            lambda: changes.find_others(seen.keep, Path(folder), refused), f"the folder {folder}"
+        )
+
+    async def note_told(self, keep: Path, told: Sequence[Told]) -> None:
+        """Note what the session that made a change was told of others' changes.
+
+        Raises:
+            DiskTimeout, OSError: it is not noted.
+        """
+        await self._do(lambda: changes.note_told(keep, told), "a change")
 
     async def bring_branch(self, record: SessionRecord, branch: str, *, message: str) -> str:
         """Bring it as a branch, and give the commit that this stands at. Raises as `changes.bring_branch`."""

@@ -65,9 +65,9 @@ class Checked(msgspec.Struct, frozen=True):
         """A line for each failure."""
         return tuple(failure.line for failure in self.failures)
 
-    def with_failure(self, line: str) -> Checked:
-        """The same with one more line."""
-        return msgspec.structs.replace(self, failures=(*self.failures, Failure(line)))
+    def with_failures(self, *failures: Failure) -> Checked:
+        """The same with more of them."""
+        return msgspec.structs.replace(self, failures=(*self.failures, *failures))
 
 
 async def run_checks(

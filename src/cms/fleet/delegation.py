@@ -40,15 +40,19 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
-from cms.session.rounds import NextMessage, gone_on, next_round, no_room, to_repair
+from cms.session.rounds import Failure, NextMessage, gone_on, next_round, no_room, to_repair
 from cms.session.verdict import judge_delegation, status_of
 from cms.store import sessions
 from cms.store.store import Store
 
 if TYPE_CHECKING:
+    from cms.fleet.merge_queue import Turn
     from cms.fleet.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
+
+#: A message whose work has ended well, and whose verdict its checks decide.
+_ENDED_WELL = (InteractionState.CHECKING, InteractionState.UNCHECKED)
 
 Accepted = Callable[[Interaction], None]
 
@@ -239,9 +243,15 @@ class Delegations:
     async def _carry_out(
         self, one: Delegation, message: NextMessage, accepted: Accepted | None
     ) -> DelegateResult:
+        with self._supervisor.merge_queue.turn(one.name) as turn:
+            return await self._carry_through(one, message, accepted, turn)
+
+    async def _carry_through(
+        self, one: Delegation, message: NextMessage, accepted: Accepted | None, turn: Turn
+    ) -> DelegateResult:
         supervisor, before = self._supervisor, self._supervisor.runner(one.name)
         try:
-            work, checked = await self._work(one, message, accepted)
+            work, checked = await self._work(one, message, accepted, turn)
             lands = bool((await supervisor.get(one.name)).options.apply)
         except BaseException as error:
             await self._cut_off(one, before is not None, error)
@@ -254,7 +264,7 @@ class Delegations:
         # (Without a receipt of ours it had ended by itself.)
         receipt = receipt or record.receipt
         try:
-            checked = await self._land(record, work, receipt, checked)
+            checked = await self._land(record, work, receipt, checked, turn)
         except BaseException:
             reason = "it was cancelled before its change was applied"
             await self._judge(one.name, work, receipt, checked, cut_off=reason)
@@ -263,7 +273,12 @@ class Delegations:
         return await self._judge(one.name, work, receipt, checked, cut_off=checked.not_run)
 
     async def _land(
-        self, record: SessionRecord, work: Interaction, receipt: Receipt | None, checked: Checked
+        self,
+        record: SessionRecord,
+        work: Interaction,
+        receipt: Receipt | None,
+        checked: Checked,
+        turn: Turn,
     ) -> Checked:
         """Have the change of what would be completed applied, if that is wanted; what keeps it from that
         counts like a check that failed."""
@@ -278,14 +293,17 @@ class Delegations:
             cut_off=checked.not_run,
         )
         if would_be.outcome is Outcome.COMPLETED:
-            for line in await self._supervisor.merge_queue.land(record.name):
-                checked = checked.with_failure(line)
+            return checked.with_failures(*await turn.land())
         return checked
 
     async def _work(
-        self, one: Delegation, message: NextMessage, accepted: Accepted | None
+        self, one: Delegation, message: NextMessage, accepted: Accepted | None, turn: Turn
     ) -> tuple[Interaction, Checked]:
-        """Round after round, until it passes its checks or there is nothing to repair it with."""
+        """Round after round, until it passes its checks or there is nothing to repair it with.
+
+        Where its change is to be applied by itself, that it can be is one of the checks, as long as there is
+        a round to repair it in: then the turn to apply it is held when this returns.
+        """
         supervisor = self._supervisor
         begun = await self._submit(one, message)
         if accepted is not None:
@@ -294,6 +312,9 @@ class Delegations:
             work = await supervisor.work_ended(begun)
             checked = await self._check(one.name, work)
             record = await supervisor.get(one.name)
+            passed = work.state in _ENDED_WELL and not (checked.failures or checked.misfit or checked.not_run)
+            if passed and record.options.apply and work.round < record.options.repair:
+                checked = checked.with_failures(*await turn.rehearse())
             following = next_round(work, checked.failures, record.options.repair)
             if following is None or checked.not_run or checked.final:
                 return work, checked
@@ -303,10 +324,11 @@ class Delegations:
                     begun = await self._submit(
                         one, following, after=to_repair(work, checked.failed, checked.judge)
                     )
+                    await turn.note_told()
             except CmsError as error:
                 why = str(error)
             if why:
-                return work, checked.with_failure(f"not repaired: {why}")
+                return work, checked.with_failures(Failure(f"not repaired: {why}"))
 
     async def _submit(
         self, one: Delegation, message: NextMessage, *, after: Interaction | None = None
@@ -326,7 +348,7 @@ class Delegations:
         return interaction
 
     async def _check(self, name: str, work: Interaction) -> Checked:
-        if work.state not in (InteractionState.CHECKING, InteractionState.UNCHECKED):
+        if work.state not in _ENDED_WELL:
             return Checked()
         supervisor = self._supervisor
         record = await supervisor.get(name)
@@ -378,8 +400,9 @@ class Delegations:
             # An older cms stored it so before its checks were through.
             work = msgspec.structs.replace(last, state=InteractionState.UNCHECKED)
         checked = await self._check(session.name, work)
+        with self._supervisor.merge_queue.turn(session.name) as turn:
+            checked = await self._land(session, work, session.receipt, checked, turn)
         owed = None if checked.final else next_round(work, checked.failures, session.options.repair)
-        checked = await self._land(session, work, session.receipt, checked)
         return await self._judge(
             session.name,
             work,

@@ -38,10 +38,12 @@ class Failure(msgspec.Struct, frozen=True):
     Attributes:
         line: for the verdict.
         output: what was printed, its end at least.
+        advice: what a repair is told besides, in our words.
     """
 
     line: str
     output: str = ""
+    advice: str = ""
 
 
 class NextMessage(msgspec.Struct, frozen=True):
@@ -126,7 +128,8 @@ def _told(failures: Iterable[Failure]) -> Iterator[str]:
         most = min(MOST_EACH, room)
         output = failure.output.strip()
         room -= min(len(output), most)
-        yield f"{line}\n{quoted(output, most)}" if output and most > 0 else line
+        parts = [line, *([quoted(output, most)] if output and most > 0 else []), failure.advice]
+        yield "\n".join(filter(None, parts))
 
 
 def together(rounds: Sequence[Interaction]) -> Interaction:
