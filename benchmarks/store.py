@@ -35,7 +35,7 @@ def _ask(db: Database, count: int) -> list[Figure]:
     now = home.BEGAN + count * home.APART
     questions: dict[str, Callable[[], object]] = {
         "how many sessions there are, and what they cost": lambda: sessions.count(db),
-        "a page of 500 sessions": lambda: sessions.newest_first(db, limit=500),
+        "a page of 500 sessions": lambda: sessions.page(db, limit=500),
         "who waits for a person": lambda: sessions.unanswered(db, limit=500),
         "`cost --by session`": lambda: money.totals(db, "session", limit=500),
         "`cost --by session --since 7d`": lambda: money.totals(db, "session", since=now - WEEK, limit=500),

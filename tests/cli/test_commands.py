@@ -548,7 +548,10 @@ def test_the_json_of_commands_that_ask(cms: Cms, home: Path) -> None:
         output = cms("output", "fix-auth", "--json")
         history = cms("history", "fix-auth", "--json")
     assert listed.json() == {
-        "sessions": [SESSION_JSON, {**SESSION_JSON, "name": "docs"}],
+        "sessions": [
+            {**SESSION_JSON, "outcome": None},
+            {**SESSION_JSON, "name": "docs", "outcome": None},
+        ],
         "total": 2,
         "totalCostUsd": 0.2468,
         "more": False,

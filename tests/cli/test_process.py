@@ -55,12 +55,15 @@ def test_ascii_where_the_locale_or_the_stream_is(home: Path, env: dict[str, str]
     assert "> busy" in shown.raw
 
 
-def test_a_pipe_gets_neither_icons_nor_cuts(cms_process: Cms, home: Path) -> None:
+def test_a_pipe_gets_icons_where_it_can_and_never_cuts(cms_process: Cms, home: Path) -> None:
     long = session("n" * 64, model="claude-sonnet-4-5-20250929")
     with serve(home, {"session.list": always(SessionsResult((long,), 0.0, 1))}):
-        ran = cms_process("list", env={"COLUMNS": "40"})
-    assert f"{'n' * 64}  ready   claude-sonnet-4-5-20250929" in ran.out
-    assert ran.out.isascii()
+        ran = cms_process("list", env={"COLUMNS": "40", "LC_ALL": "C.UTF-8"})
+        plain = cms_process("list", env={"LC_ALL": "C"})
+    assert f"{'n' * 64}  ● ready  claude-sonnet-4-5-20250929" in ran.out
+    assert "\x1b" not in ran.out
+    assert f"{'n' * 64}  ready   claude-sonnet-4-5-20250929" in plain.out
+    assert plain.out.isascii()
 
 
 def test_an_answer_that_the_stream_cannot_carry(cms_process: Cms, home: Path) -> None:

@@ -13,6 +13,7 @@ from cli.making import NOW, RECEIPT, UNPROVED, interaction, reply, result, sessi
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus
 from cms.cli import batch_render, render
 from cms.cli.progress import progress_line
+from cms.cli.status import list_table, short_folder
 from cms.cli.terminal import Style
 from cms.session.model import (
     Denial,
@@ -40,24 +41,51 @@ def test_list_as_a_table() -> None:
         session("fix-auth"),
         session("old", status=SessionStatus.KILLED, created=NOW - 3 * 86400, turns=41, cost=1.5),
     ]
-    assert render.list_table(sessions, 1.6254, NOW, TERMINAL) == [
-        "NAME      STATUS    MODEL   TURNS     COST  MSGS  AGE",
-        "docs      ⟳ busy    haiku       3  $0.0020     2  just now",
-        "fix-auth  ● ready   sonnet      3  $0.1234     2  3m ago",
-        "old       ⊘ killed  sonnet     41  $1.5000     2  3d ago",
+    assert list_table(sessions, 1.6254, NOW, TERMINAL) == [
+        "NAME      STATUS    MODEL   TURNS     COST  MSGS  AGE       FOLDER",
+        "docs      ⟳ busy    haiku       3  $0.0020     2  just now  /srv/app",
+        "fix-auth  ● ready   sonnet      3  $0.1234     2  3m ago    /srv/app",
+        "old       ⊘ killed  sonnet     41  $1.5000     2  3d ago    /srv/app",
         "",
         "total: 3 sessions, 6 interactions, 47 turns, $1.6254",
     ]
-    assert render.list_table(sessions, 1.6254, NOW, ASCII)[1:4] == [
-        "docs      > busy    haiku       3  $0.0020     2  just now",
-        "fix-auth  * ready   sonnet      3  $0.1234     2  3m ago",
-        "old       / killed  sonnet     41  $1.5000     2  3d ago",
+    assert list_table(sessions, 1.6254, NOW, ASCII)[1:4] == [
+        "docs      > busy    haiku       3  $0.0020     2  just now  /srv/app",
+        "fix-auth  * ready   sonnet      3  $0.1234     2  3m ago    /srv/app",
+        "old       / killed  sonnet     41  $1.5000     2  3d ago    /srv/app",
     ]
-    assert render.list_table(sessions, 1.6254, NOW, PIPE)[1].startswith("docs      busy    haiku")
+    assert list_table(sessions, 1.6254, NOW, PIPE)[1].startswith("docs      busy    haiku")
+    active = list_table(sessions, 1.6254, NOW, TERMINAL, order="active")
+    assert (active[0].split()[6], active[3].split()[-2]) == ("ACTIVE", "now"), "when it last changed"
+
+
+def test_list_says_how_what_rests_has_ended() -> None:
+    rests = session("spent", status=SessionStatus.STOPPED)
+    lives = msgspec.structs.replace(session("lives"), id="2")
+    outcomes = {rests.id: Outcome.COST_EXCEEDED, lives.id: Outcome.NEEDS_INPUT}
+    lines = list_table([rests, lives], 0.2, NOW, TERMINAL, outcomes=outcomes)
+    assert lines[1].startswith("spent  $ cost_exceeded  sonnet")
+    assert lines[2].startswith("lives  ● ready ")
+    fine = list_table([rests], 0.2, NOW, TERMINAL, outcomes={rests.id: Outcome.COMPLETED})
+    assert fine[1].startswith("spent  □ stopped")
+
+
+def test_a_folder_gives_way_from_its_beginning() -> None:
+    record = session("a-name-of-some-length", status=SessionStatus.STOPPED)
+    options = msgspec.structs.replace(record.options, work_dir="/home/ann/src/clients/big/api")
+    record = msgspec.structs.replace(record, options=options)
+    outcomes = {record.id: Outcome.VERIFICATION_FAILED}
+    line = list_table([record], 0.2, NOW, TERMINAL, outcomes=outcomes, home="/home/ann")[1]
+    assert "…" in line
+    assert line.endswith("api")
+    wide = msgspec.structs.replace(TERMINAL, width=140)
+    line = list_table([record], 0.2, NOW, wide, outcomes=outcomes, home="/home/ann")[1]
+    assert line.endswith("  ~/src/clients/big/api")
+    assert short_folder("/home/annex/x", "/home/ann") == "/home/annex/x"
 
 
 def test_list_of_nothing_says_how_to_begin() -> None:
-    assert render.list_table([], 0.0, NOW, TERMINAL) == ["no sessions yet; start one: cms spawn NAME PROMPT"]
+    assert list_table([], 0.0, NOW, TERMINAL) == ["no sessions yet; start one: cms spawn NAME PROMPT"]
 
 
 @given(
@@ -73,13 +101,13 @@ def test_the_table_fits_80_columns_whatever_is_in_it(
     name: str, model: str, status: SessionStatus, cost: float, turns: int, age: float, style: Style
 ) -> None:
     record = session(name, model=model, status=status, cost=cost, turns=turns, created=NOW - age)
-    for line in render.list_table([record], cost, NOW, style):
+    for line in list_table([record], cost, NOW, style):
         assert render.display_width(line) <= 80
 
 
 def test_nothing_is_cut_in_a_pipe() -> None:
     name = "n" * 64
-    assert name in render.list_table([session(name)], 0.0, NOW, PIPE)[1]
+    assert name in list_table([session(name)], 0.0, NOW, PIPE)[1]
 
 
 @pytest.mark.parametrize("status", SessionStatus)

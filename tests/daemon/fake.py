@@ -31,6 +31,7 @@ from cms.session.model import (
     InteractionState,
     Limits,
     LiveSession,
+    Order,
     Outcome,
     Progress,
     ProgressKind,
@@ -45,6 +46,7 @@ from cms.session.model import (
 from cms.session.questions import OpenQuestion, read_answer
 from cms.session.verdict import delegate_result
 from cms.store.records import Total
+from cms.store.sessions import in_order
 from cms.store.trash import Retired
 
 
@@ -302,15 +304,27 @@ class FakeSupervisor(Supervisor):
         return "thinking" if self.records[name].status is SessionStatus.BUSY else ""
 
     async def sessions(
-        self, status: str = "", *, limit: int | None = None, after: str = "", saved_before: float = math.inf
+        self,
+        status: str = "",
+        *,
+        order: Order = "age",
+        limit: int | None = None,
+        after: str = "",
+        saved_before: float = math.inf,
     ) -> list[SessionRecord]:
         newest = [
             record
             for record in reversed(self.records.values())
             if status in ("", record.status) and record.last_saved <= saved_before
         ]
+        if order != "age":
+            newest = in_order(newest, order)
         names = [record.name for record in newest]
         return newest[names.index(after) + 1 if after else 0 :][:limit]
+
+    async def outcomes(self, records: Sequence[SessionRecord]) -> dict[str, Outcome]:
+        last = {one.id: self.said.get(one.name, [])[-1:] for one in records}
+        return {key: said[0].outcome for key, said in last.items() if said and said[0].outcome is not None}
 
     async def count(self, status: str = "") -> tuple[int, float]:
         found = await self.sessions(status)

@@ -97,7 +97,7 @@ async def checked(settings: Settings) -> None:
 async def judged(settings: Settings) -> None:
     """Nothing is completed that was not judged: such a delegation's session says so, too."""
     async with open_store(settings) as store:
-        for record in await store.read(sessions.newest_first):
+        for record in await store.read(sessions.page):
             found = await store.read(sessions.interactions, record.id)
             delegated = [one for one in found if one.type in DELEGATED]
             if delegated and delegated[-1] is found[-1]:

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from cms.errors import SessionNotFound
-from cms.session.model import SessionStatus
+from cms.session.model import Limits, Outcome, SessionStatus
 from cms.store import sessions
-from cms.testing.script import prompt, say
+from cms.testing.script import call, prompt, say
 from fleet.kit import make_options, make_settings, supervising
 
 
@@ -49,5 +49,28 @@ async def test_pages_and_sums_know_what_lives_better_than_the_store(tmp_path: Pa
             found, usd = await supervisor.count(status)
             assert found == expected
             assert usd == pytest.approx(sum(one.total_cost_usd for one in await supervisor.sessions(status)))
+        by_cost = ["rest-4", "rest-3", "rest-2", "rest-1", "rest-0", "live"]
+        assert [one.name for one in await supervisor.sessions(order="cost")] == by_cost
+        page = await supervisor.sessions(order="cost", after="rest-1", limit=2)
+        assert [one.name for one in page] == ["rest-0", "live"]
+        page = await supervisor.sessions(order="name", after="live", limit=2)
+        assert [one.name for one in page] == ["rest-0", "rest-1"]
         with pytest.raises(SessionNotFound):
             await supervisor.sessions(after="nobody")
+
+
+async def test_an_outcome_is_asked_for_like_a_status(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        for name, spent in (("dear", 3.0), ("cheap", 0.5)):
+            task = prompt("go", call("Read", file_path="/x").costing(spent), say("done"))
+            await supervisor.delegate(make_options(settings, name, limits=Limits(max_cost=1.0)), task)
+        await supervisor.create(make_options(settings, "new"))
+        known = await supervisor.sessions()
+        ended = await supervisor.outcomes(known)
+        by_name = {record.name: ended.get(record.id) for record in known}
+        assert by_name == {"new": None, "cheap": Outcome.COMPLETED, "dear": Outcome.COST_EXCEEDED}
+        for status in ("cost_exceeded", "stopped"):
+            assert [one.name for one in await supervisor.sessions(status)] == ["dear"]
+            assert (await supervisor.count(status))[0] == 1
+        assert await supervisor.sessions("needs_input") == []

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from benchmarks import home
 
+from cms.session.model import Order
 from cms.store import audit, money, sessions
 from cms.store.database import Database
 from cms.store.owners import Owner
@@ -63,9 +65,12 @@ def newest(number: int) -> float:
 
 
 FLAT: dict[str, Callable[[Database], object]] = {
-    "a page": lambda db: sessions.newest_first(db, limit=50),
-    "a page of a status": lambda db: sessions.newest_first(db, "completed", limit=50),
-    "a later page": lambda db: sessions.newest_first(db, limit=50, after=(newest(90), "")),
+    "a page": lambda db: sessions.page(db, limit=50),
+    "a page of a status": lambda db: sessions.page(db, "completed", limit=50),
+    "a later page": lambda db: sessions.page(db, limit=50, after=sessions.Place(0, newest(90), "")),
+    "how a page of them ended": lambda db: sessions.outcomes(
+        db, [one.id for one in sessions.page(db, limit=50)]
+    ),
     "those of a session": lambda db: sessions.started_by(db, "nobody"),
     "those that may live on": sessions.unkilled,
     "names that begin alike": lambda db: sessions.names(db, "task-00001", 1000),
@@ -83,6 +88,9 @@ def test_it_costs_the_same_in_a_large_home(small: Path, large: Path, what: str) 
 #: Steps for each session of the home, at most: what grows with it, and slowly.
 GROWS: dict[str, tuple[float, Callable[[Database], object]]] = {
     "how many": (2.0, sessions.count),
+    "those that cost most": (3.0, lambda db: sessions.page(db, order="cost", limit=50)),
+    "those with most turns": (3.0, lambda db: sessions.page(db, order="turns", limit=50)),
+    "those that ended so": (3.0, lambda db: sessions.page(db, "cost_exceeded", limit=50)),
     "costs by session": (5.0, lambda db: money.totals(db, "session", limit=50)),
     "costs by model": (5.0, lambda db: money.totals(db, "model")),
     "costs by day": (5.0, lambda db: money.totals(db, "day")),
@@ -116,14 +124,16 @@ def test_the_running_sums_say_what_the_ledger_says(large: Path) -> None:
         assert money.total(db, since=since).charges == exact
 
 
-def test_pages_hold_every_session_once_and_in_order(large: Path) -> None:
+@pytest.mark.parametrize("order", get_args(Order))
+def test_pages_hold_every_session_once_and_in_order(large: Path, order: Order) -> None:
     with opened(large) as db:
-        whole = sessions.newest_first(db)
+        whole = sessions.page(db, order=order)
+        assert whole == sessions.in_order(whole[::-1], order)
         paged = []
-        page = sessions.newest_first(db, limit=100)
+        page = sessions.page(db, order=order, limit=100)
         while page:
             paged += page
-            page = sessions.newest_first(db, limit=100, after=sessions.place_of(page[-1]))
+            page = sessions.page(db, order=order, limit=100, after=sessions.place_of(page[-1], order))
         assert [one.id for one in paged] == [one.id for one in whole]
         assert (len(whole), sum(one.total_cost_usd for one in whole)) == pytest.approx(sessions.count(db))
         but = [one.id for one in whole[:3]]

@@ -94,7 +94,7 @@ async def test_names_are_unique(settings: Settings) -> None:
             await store.write(sessions.add, twin)
         with pytest.raises(NameTaken):
             await store.write(sessions.save, twin)
-        assert await store.read(sessions.newest_first) == [making.session(1)]
+        assert await store.read(sessions.page) == [making.session(1)]
         with pytest.raises(StoreError):  # the same session twice is no renewal
             await store.write(sessions.add, making.session(1))
 
@@ -104,16 +104,16 @@ async def test_sessions_are_listed_newest_first(settings: Settings) -> None:
         for number in (2, 1, 3):
             status = SessionStatus.READY if number == 1 else SessionStatus.STOPPED
             await store.write(sessions.add, making.session(number, status=status))
-        assert [record.id for record in await store.read(sessions.newest_first)] == [
+        assert [record.id for record in await store.read(sessions.page)] == [
             "session-3",
             "session-2",
             "session-1",
         ]
-        assert [record.id for record in await store.read(sessions.newest_first, "stopped")] == [
+        assert [record.id for record in await store.read(sessions.page, "stopped")] == [
             "session-3",
             "session-2",
         ]
-        assert await store.read(sessions.newest_first, "killed") == []
+        assert await store.read(sessions.page, "killed") == []
         assert await store.read(sessions.names) == ["name-1", "name-2", "name-3"]
 
 
@@ -140,7 +140,7 @@ async def test_deleting_leaves_the_money(settings: Settings) -> None:
         await store.add_entry(making.entry())
         assert await store.write(sessions.delete, "session-1", 9000.0)
         assert not await store.write(sessions.delete, "session-1", 9000.0)
-        assert await store.read(sessions.newest_first) == []
+        assert await store.read(sessions.page) == []
         assert await store.read(sessions.interactions, "session-1") == []
         assert await store.read(reading.receipts, "session-1") == []
         assert await store.read(audit.entries, "session-1") == []
@@ -311,7 +311,7 @@ async def test_recovery_says_what_became_of_each(settings: Settings) -> None:
         [unsent] = await store.read(sessions.interactions, "session-4")
         assert recovery.interactions == (running, sent, queued, unsent)
 
-        six, five, four, three, two, one_ = await store.read(sessions.newest_first)
+        six, five, four, three, two, one_ = await store.read(sessions.page)
         assert recovery.sessions == (one_, two, four, five, six)
         assert (one_.status, one_.pid, one_.total_cost_usd, one_.cost_exact) == (
             SessionStatus.STOPPED,
@@ -386,7 +386,7 @@ async def test_a_full_store_loses_nothing_and_goes_on_later(
         await store.write(sessions.add, making.session(2))
         await store.add_entry(making.entry(5, of=2))
     async with open_store(settings) as store:
-        assert await store.read(sessions.newest_first) == [making.session(2)]
+        assert await store.read(sessions.page) == [making.session(2)]
         assert await store.read(audit.entries, "session-2") == [making.entry(5, of=2)]
     assert check(settings.database) == "ok"
 
@@ -399,7 +399,7 @@ async def test_a_full_disk_loses_nothing_and_the_journal_goes_on_later(small_dis
         await store.write(sessions.add, making.session(2))
         await store.add_entry(making.entry(5, of=2))
     async with open_store(settings) as store:
-        assert await store.read(sessions.newest_first) == [making.session(2), making.session(1)]
+        assert await store.read(sessions.page) == [making.session(2), making.session(1)]
         assert await store.read(sessions.interactions, "session-1") == acknowledged
         assert await store.read(audit.entries, "session-2") == [making.entry(5, of=2)]
     assert check(settings.database) == "ok"
@@ -481,7 +481,7 @@ async def test_a_damaged_database(settings: Settings) -> None:
     settings.database.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
     with pytest.raises(StoreError, match="damaged"):
         async with open_store(settings) as store:
-            await store.read(sessions.newest_first)
+            await store.read(sessions.page)
     assert not list((settings.home / "owners").iterdir())
 
 

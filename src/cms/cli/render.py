@@ -134,6 +134,16 @@ def cut(text: str, width: int | None, style: Style) -> str:
     return ("".join(kept) + mark)[: max(width, 0)]
 
 
+def cut_start(text: str, width: int, style: Style) -> str:
+    """The end of a text in at most `width` columns: of a path that is what tells it from others."""
+    if display_width(text) <= width:
+        return text
+    mark = "…" if style.icons == "unicode" else "..."
+    while text and display_width(text) + len(mark) > width:
+        text = text[1:]
+    return (mark + text)[: max(width, 0)]
+
+
 def cut_characters(text: str, limit: int) -> str:
     """The original's cut: so many characters, then `...`."""
     return text if len(text) <= limit else text[:limit] + "..."
@@ -143,7 +153,13 @@ def paint(text: str, colour: str, style: Style) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m" if style.colour and colour else text
 
 
+def icons_of(what: SessionStatus | Outcome) -> tuple[str, str, str]:
+    """The icon, its stand-in and the colour."""
+    return STATUS_ICONS[what] if isinstance(what, SessionStatus) else OUTCOME_ICONS[what]
+
+
 def with_icon(word: str, icons: tuple[str, str, str], style: Style) -> str:
+    """A word behind its icon, uncoloured, so that it can be measured."""
     if style.icons == "none":
         return word
     return f"{icons[0] if style.icons == 'unicode' else icons[1]} {word}"
@@ -179,6 +195,7 @@ def table(
     *,
     right: Collection[int] = (),
     shrink: Iterable[tuple[int, int]] = (),
+    from_end: Collection[int] = (),
     colours: tuple[int, Sequence[str]] = (0, ()),
 ) -> list[str]:
     """Rows in aligned columns, the heads first.
@@ -186,6 +203,7 @@ def table(
     Args:
         right: columns that are aligned to the right.
         shrink: where the style's width does not do: columns that give way in turn, each down to so much.
+        from_end: columns of which the end is kept where they are cut.
         colours: a column, and what its cell below the heads is painted in, row by row.
     """
     widths = [max(display_width(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -199,7 +217,7 @@ def table(
     def line(cells: Sequence[str], colour: str = "") -> str:
         out = []
         for position, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            text = cut(cell, width, style)
+            text = cut_start(cell, width, style) if position in from_end else cut(cell, width, style)
             gap = " " * (width - display_width(text))
             if position == colours[0]:
                 text = paint(text, colour, style)
@@ -295,48 +313,6 @@ def interaction_fate(last: Interaction, style: Style) -> str:
 
 
 # --- whole commands -------------------------------------------------------------------------------
-
-
-def list_table(
-    sessions: Sequence[SessionRecord], total_cost: float, now: float, style: Style, *, beyond: int = 0
-) -> list[str]:
-    """The table of `list`: newest first as given, cut to the style's width, a total below.
-
-    Args:
-        beyond: sessions that are counted in the cost, and not shown.
-    """
-    if not sessions:
-        return ["no sessions yet; start one: cms spawn NAME PROMPT"]
-    rows = [
-        (
-            session.name,
-            status_word(session.status, style),
-            session.options.model,
-            str(session.total_turns),
-            cost(session.total_cost_usd, exact=session.cost_exact),
-            str(session.interaction_count),
-            age(session.created, now),
-        )
-        for session in sessions
-    ]
-    heads = ("NAME", "STATUS", "MODEL", "TURNS", "COST", "MSGS", "AGE")
-    colours = [STATUS_ICONS[session.status][2] for session in sessions]
-    # The name and the model give way, the figures do not.
-    shrink = ((2, 10), (0, 12), (2, 5), (0, 4))
-    lines = table((heads, *rows), style, right=(3, 4, 5), shrink=shrink, colours=(1, colours))
-    if beyond:
-        more = f"the next: cms list --after {sessions[-1].name}"
-        there = count(len(sessions) + beyond, "session")
-        return [*lines, "", f"total: {there}, {cost(total_cost)}; {len(sessions)} shown; {more}"]
-    turns = sum(session.total_turns for session in sessions)
-    messages = sum(session.interaction_count for session in sessions)
-    sums = (
-        count(len(sessions), "session"),
-        count(messages, "interaction"),
-        count(turns, "turn"),
-        cost(total_cost),
-    )
-    return [*lines, "", f"total: {', '.join(sums)}"]
 
 
 def status_lines(

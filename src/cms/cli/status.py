@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from cms.cli import flags, io, render
 from cms.cli.declare import Parameter
 from cms.cli.flags import FullFlag, JsonFlag, NameFlag, NameWord
+from cms.cli.terminal import Style
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.json_output import json_object
 from cms.rpc.sessions import (
@@ -19,8 +22,12 @@ from cms.rpc.sessions import (
     ListParams,
     NameParams,
 )
-from cms.session.model import SessionStatus
+from cms.session.model import Order, Outcome, SessionRecord, SessionStatus, shown_as
 from cms.units import nearest
+
+_HEADS = ("NAME", "STATUS", "MODEL", "TURNS", "COST", "MSGS", "AGE", "FOLDER")
+#: What gives way on a narrow terminal, and how far: the folder, the name and the model, never a figure.
+_SHRINK = ((7, 16), (0, 16), (2, 6), (7, 6), (0, 10), (1, 9), (2, 5), (0, 4), (7, 0))
 
 
 def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
@@ -113,8 +120,17 @@ def history(
 def list_sessions(
     *,
     status: Annotated[
-        str, Parameter(name="--status", metavar="STATUS", help="Only sessions in this status.")
+        str,
+        Parameter(
+            name="--status",
+            metavar="STATUS",
+            help="Only sessions in this status, or whose last message ended so: busy, needs_input.",
+        ),
     ] = "",
+    sort: Annotated[
+        Order,
+        Parameter(name="--sort", metavar="FIELD", help="What to sort by.", show_choices=True),
+    ] = "age",
     limit: Annotated[
         int,
         Parameter(name="--limit", converter=flags.to_count, metavar="N", help="At most so many."),
@@ -129,10 +145,10 @@ def list_sessions(
     Examples::
 
         cms list
-        cms list --limit 20 --after fix-auth
-        cms list --status busy --json
+        cms list --sort cost --limit 20
+        cms list --status needs_input --json
     """
-    known = [each.value for each in SessionStatus]
+    known = list(dict.fromkeys(one.value for one in (*SessionStatus, *Outcome)))
     if status and status not in known:
         meant = nearest(status, known)
         raise UsageError(
@@ -140,17 +156,89 @@ def list_sessions(
             hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",
         )
     with io.daemon() as client:
-        reply = client.call(SESSION_LIST, ListParams(status=status, limit=limit, after=after))
+        reply = client.call(SESSION_LIST, ListParams(status=status, order=sort, limit=limit, after=after))
     if json:
-        io.show_json(json_object(reply, "sessions total total_cost_usd more"))
+        shown = [json_object(one, outcome=reply.outcomes.get(one.id)) for one in reply.sessions]
+        io.show_json({"sessions": shown, **json_object(reply, "total total_cost_usd more")})
     elif status and not reply.sessions:
         io.show_lines([f"no session is {status}"])
     elif after and not reply.sessions:
         io.show_lines([f"no session comes after {after}"])
     else:
         beyond = reply.total - len(reply.sessions) if reply.more or after else 0
-        table = render.list_table(
-            reply.sessions, reply.total_cost_usd, time.time(), io.out_style(), beyond=beyond
+        table = list_table(
+            reply.sessions,
+            reply.total_cost_usd,
+            time.time(),
+            io.out_style(),
+            outcomes=reply.outcomes,
+            home=os.environ.get("HOME", ""),
+            order=sort,
+            beyond=beyond,
         )
         io.show_lines(table)
     return ExitCode.COMPLETED
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def list_table(
+    sessions: Sequence[SessionRecord],
+    total_cost: float,
+    now: float,
+    style: Style,
+    *,
+    outcomes: Mapping[str, Outcome] | None = None,
+    home: str = "",
+    order: Order = "age",
+    beyond: int = 0,
+) -> list[str]:
+    """The sessions in the order they came, cut to the style's width, a total below.
+
+    Args:
+        outcomes: how the last message of each has ended, by its id.
+        home: the user's home folder, shown as `~`.
+        beyond: sessions that are counted in the cost, and not shown.
+    """
+    if not sessions:
+        return ["no sessions yet; start one: cms spawn NAME PROMPT"]
+    shown = [shown_as(one.status, (outcomes or {}).get(one.id)) for one in sessions]
+    active = order == "active"
+    rows = [
+        (
+            session.name,
+            render.with_icon(what.value, render.icons_of(what), style),
+            session.options.model,
+            str(session.total_turns),
+            render.cost(session.total_cost_usd, exact=session.cost_exact),
+            str(session.interaction_count),
+            render.age(session.last_saved if active else session.created, now),
+            render.one_line(short_folder(session.options.work_dir, home), style),
+        )
+        for session, what in zip(sessions, shown, strict=True)
+    ]
+    colours = [render.icons_of(what)[2] for what in shown]
+    heads = tuple("ACTIVE" if active and head == "AGE" else head for head in _HEADS)
+    lines = render.table(
+        (heads, *rows), style, right=(3, 4, 5), shrink=_SHRINK, from_end=(7,), colours=(1, colours)
+    )
+    if beyond:
+        sort = "" if order == "age" else f" --sort {order}"
+        more = f"the next: cms list{sort} --after {sessions[-1].name}"
+        there = render.count(len(sessions) + beyond, "session")
+        return [*lines, "", f"total: {there}, {render.cost(total_cost)}; {len(sessions)} shown; {more}"]
+    sums = (
+        render.count(len(sessions), "session"),
+        render.count(sum(session.interaction_count for session in sessions), "interaction"),
+        render.count(sum(session.total_turns for session in sessions), "turn"),
+        render.cost(total_cost),
+    )
+    return [*lines, "", f"total: {', '.join(sums)}"]
+
+
+def short_folder(path: str, home: str) -> str:
+    """A folder as people write it: `~/src/api`."""
+    if home and (path == home or path.startswith(home + "/")):
+        return "~" + path[len(home) :]
+    return path

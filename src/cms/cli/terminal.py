@@ -1,8 +1,8 @@
 """What a stream can show: icons, colour, width. Decided once per stream, from facts, and then a value.
 
-Rules (design.md, decision 11): icons and colour only on a terminal; `NO_COLOR` (any value) and `TERM=dumb`
-take colour away; under the C locale, or where the stream's encoding cannot carry the icons, they are ASCII.
-In a pipe nothing is cut to a width, because a program may be reading.
+Rules: colour only on a terminal; `NO_COLOR` (any value) and `TERM=dumb` take it away. Icons everywhere, as
+the original has them; under the C locale, or where the stream's encoding cannot carry them, a terminal gets
+ASCII ones and a pipe none. In a pipe nothing is cut to a width, because a program may be reading.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Style(msgspec.Struct, frozen=True):
     """How to render for one stream.
 
     Attributes:
-        icons: which set, or none at all (not a terminal).
+        icons: which set, or none at all.
         colour: SGR colour sequences may be written.
         width: columns, or None for "do not cut" (a pipe).
         tty: a terminal reads this, so control characters in an agent's text must not reach it.
@@ -98,9 +98,9 @@ def columns(stream: TextIO, environ: Mapping[str, str]) -> int:
 
 def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:
     """How to render for this stream."""
-    if not stream.isatty():
-        return Style()
     ascii_only = c_locale(environ) or not can_encode(stream.encoding)
+    if not stream.isatty():
+        return Style(icons="none" if ascii_only else "unicode")
     return Style(
         icons="ascii" if ascii_only else "unicode",
         colour="NO_COLOR" not in environ and environ.get("TERM", "") != "dumb",

@@ -29,10 +29,12 @@ from cms.session.judge import SCHEMA
 from cms.session.model import (
     ENDED,
     LIVE,
+    STATUSES,
     DelegateResult,
     Interaction,
     InteractionState,
     LiveSession,
+    Order,
     Outcome,
     Progress,
     Receipt,
@@ -45,6 +47,7 @@ from cms.session.verdict import delegate_result
 from cms.store import audit, counters, money, sessions
 from cms.store.counters import Figures
 from cms.store.records import Grouping, Total
+from cms.store.sessions import Place
 from cms.store.store import Store
 from cms.transcripts import environ_of, has_transcript
 from cms.units import nearest
@@ -100,12 +103,18 @@ class Sessions:
         return ""
 
     async def sessions(
-        self, status: str = "", *, limit: int | None = None, after: str = "", saved_before: float = math.inf
+        self,
+        status: str = "",
+        *,
+        order: Order = "age",
+        limit: int | None = None,
+        after: str = "",
+        saved_before: float = math.inf,
     ) -> list[SessionRecord]:
-        """Sessions, newest first. A session is shown those that it started.
+        """Sessions, newest first or in another order. A session is shown those that it started.
 
         Args:
-            status: only those that have it.
+            status: only those that have it; or an outcome, with which their last message has ended.
             limit: at most so many.
             after: the name of one: only those that come after it.
             saved_before: only those that nothing was saved of since.
@@ -113,38 +122,56 @@ class Sessions:
         Raises:
             SessionNotFound: `after` is none's name.
         """
-        place = sessions.place_of(await self.get(after)) if after else None
+        place = sessions.place_of(await self.get(after), order) if after else None
+        by_outcome = bool(status) and status not in STATUSES
         if inside := caller.get().session_id:
             stored = await self.store.read(sessions.started_by, inside)
-            found = [self._current(record) for record in stored]
+            found = sessions.in_order((self._current(record) for record in stored), order)
+            if by_outcome:
+                ended = await self.outcomes(found)
+                found = [record for record in found if ended.get(record.id) == status]
+        elif by_outcome:
+            found = await self._stored(status, order, limit, place, saved_before)
+            found = [self._current(record) for record in found]
         else:
-            most = -1 if limit is None else limit
             # What lives may be in another status than the store knows; it is in the store, wherever.
             live = {record.id: record for record in self._known()}
-            stored = await self.store.read(
-                sessions.newest_first,
-                status,
-                limit=most if most < 0 else most + len(live),
-                after=place,
-                saved_before=None if saved_before == math.inf else saved_before,
-            )
+            most = None if limit is None else limit + len(live)
+            stored = await self._stored(status, order, most, place, saved_before)
             found = [record for record in stored if record.id not in live]
-            found = sorted([*found, *live.values()], key=sessions.place_of, reverse=True)
+            found = sessions.in_order([*found, *live.values()], order)
         fitting = [
             record
             for record in found
-            if (not status or record.status == status)
-            and (place is None or sessions.place_of(record) < place)
+            if (not status or by_outcome or record.status == status)
+            and (place is None or sessions.comes_after(sessions.place_of(record, order), place, order))
             and record.last_saved <= saved_before
         ]
         return fitting[:limit]
 
+    async def _stored(
+        self, status: str, order: Order, limit: int | None, after: Place | None, saved_before: float
+    ) -> list[SessionRecord]:
+        return await self.store.read(
+            sessions.page,
+            status,
+            order=order,
+            limit=-1 if limit is None else limit,
+            after=after,
+            saved_before=None if saved_before == math.inf else saved_before,
+        )
+
+    async def outcomes(self, records: Sequence[SessionRecord]) -> dict[str, Outcome]:
+        """How the last message of each of those ended, by their ids."""
+        return await self.store.read(sessions.outcomes, [record.id for record in records])
+
     async def count(self, status: str = "") -> tuple[int, float]:
-        """How many sessions there are (in a status), and their cost. A session is told of its own."""
+        """How many `sessions` there are, and their cost. A session is told of its own."""
         if caller.get().session_id:
             known = await self.sessions(status)
             return len(known), sum(record.total_cost_usd for record in known)
-        live = self._known()
+        # (How a message ended is on disk for those that live, too.)
+        live = self._known() if status in ("", *STATUSES) else []
         stored, usd = await self.store.read(sessions.count, status, but=[record.id for record in live])
         fitting = [record for record in live if not status or record.status == status]
         return stored + len(fitting), usd + sum(record.total_cost_usd for record in fitting)

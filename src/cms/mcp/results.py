@@ -129,6 +129,7 @@ class Session(Result, frozen=True):
     depth: Annotated[int, described("0: a person started it. 1: you, or another client. 2: a session did.")]
     created: str
     activity: Annotated[str, described("What it is doing now.")] = ""
+    outcome: Annotated[Outcome | None, described("How its last message ended.")] = None
     error: str = ""
 
 
@@ -278,8 +279,8 @@ def cut(text: str, limit: int, offset: int = 0) -> tuple[str, bool]:
     return text[offset : offset + limit], len(text) > offset + limit
 
 
-def session_of(record: SessionRecord, activity: str = "") -> Session:
-    return Session.from_record(record, live=record.status in LIVE, activity=activity)
+def session_of(record: SessionRecord, activity: str = "", outcome: Outcome | None = None) -> Session:
+    return Session.from_record(record, live=record.status in LIVE, activity=activity, outcome=outcome)
 
 
 def answer_of(reply: Reply, limit: int) -> Answer:

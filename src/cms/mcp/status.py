@@ -38,7 +38,9 @@ class ListArguments(Params, frozen=True, kw_only=True):
 
 def list_(call: DaemonCall, given: ListArguments) -> Sessions:
     reply = call.call(SESSION_LIST, ListParams(status=str(given.status or ""), limit=given.limit))
-    shown = tuple(session_of(record) for record in reply.sessions[: given.limit])
+    shown = tuple(
+        session_of(one, outcome=reply.outcomes.get(one.id)) for one in reply.sessions[: given.limit]
+    )
     return Sessions.from_record(reply, sessions=shown, shown=len(shown))
 
 

@@ -11,6 +11,8 @@ from cms.session.model import (
     DelegateResult,
     Interaction,
     Limits,
+    Order,
+    Outcome,
     Receipt,
     Record,
     Reply,
@@ -187,20 +189,30 @@ MAX_LISTED = 5000
 
 
 class ListParams(Record, frozen=True):
-    """One page: at most `limit` sessions, newest first, from behind the one with the name `after` on."""
+    """One page: at most `limit` sessions in that order, from behind the one with the name `after` on.
+
+    Attributes:
+        status: only those in that status; or an outcome, with which their last message has ended.
+    """
 
     status: str = ""
+    order: Order = "age"
     limit: Annotated[int, msgspec.Meta(ge=1)] = LISTED
     after: str = ""
 
 
 class SessionsResult(Record, frozen=True):
-    """`total` and its cost are of all (in that status), shown or not."""
+    """`total` and its cost are of all (in that status), shown or not.
+
+    Attributes:
+        outcomes: by ids of sessions, how the last message of each has ended.
+    """
 
     sessions: tuple[SessionRecord, ...]
     total_cost_usd: float
     total: int
     more: bool = False
+    outcomes: dict[str, Outcome] = msgspec.field(default_factory=dict)
 
 
 class InteractionsParams(Record, frozen=True):

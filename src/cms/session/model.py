@@ -37,6 +37,8 @@ class SessionStatus(enum.StrEnum):
     COMPLETED = "completed"  # a delegation that was judged done; resumable
 
 
+#: As they are typed.
+STATUSES = frozenset(status.value for status in SessionStatus)
 #: Statuses in which a process is (or is about to be) alive.
 LIVE = frozenset({SessionStatus.STARTING, SessionStatus.READY, SessionStatus.BUSY, SessionStatus.PAUSED})
 
@@ -105,6 +107,22 @@ _EXIT_CODES = {
 def exit_code_of(outcome: Outcome) -> ExitCode:
     """The exit status of a command that waited for a delegation that ended so."""
     return _EXIT_CODES[outcome]
+
+
+def shown_as(status: SessionStatus, outcome: Outcome | None) -> SessionStatus | Outcome:
+    """What a list says of a session: of one that rests, how its last message ended where that was not well.
+
+    Args:
+        outcome: that of its last message; None: it has not ended, or there was none.
+    """
+    if status is not SessionStatus.STOPPED or outcome in (None, Outcome.COMPLETED):
+        return status
+    return outcome
+
+
+#: What sessions can be listed by: `age` is newest first, `active` the last that changed, `name` from A on,
+#: the others the most first.
+Order = Literal["age", "active", "name", "cost", "turns", "messages"]
 
 
 class Limits(Record, frozen=True):

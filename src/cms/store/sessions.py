@@ -6,8 +6,8 @@ last: its rows are signed (owners.py), and nobody else may change them while tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -17,8 +17,11 @@ from cms.session.model import (
     ENDED,
     LIVE,
     REPAIR,
+    STATUSES,
     Interaction,
     InteractionState,
+    Order,
+    Outcome,
     Receipt,
     SessionRecord,
 )
@@ -213,44 +216,104 @@ def by_id_start(db: Database, starts: Iterable[str]) -> list[SessionRecord]:
     return found
 
 
-def newest_first(
+class Place(NamedTuple):
+    """Where a session stands in an order: by a figure or its name, and among equals the newest first."""
+
+    value: float | str
+    created: float
+    id: str
+
+
+#: Each order: its column, and the same of a record.
+_ORDERS: Final[dict[Order, tuple[str, Callable[[SessionRecord], float | str]]]] = {
+    "age": ("created", lambda record: record.created),
+    "active": ("last_saved", lambda record: record.last_saved),
+    "name": ("name", lambda record: record.name),
+    "cost": ("total_cost_usd", lambda record: record.total_cost_usd),
+    "turns": ("json_extract(rest, '$.totalTurns')", lambda record: record.total_turns),
+    "messages": ("json_extract(rest, '$.interactionCount')", lambda record: record.interaction_count),
+}
+_RISING: Final = frozenset({"name"})
+
+
+def page(
     db: Database,
     status: str = "",
     *,
+    order: Order = "age",
     limit: int = -1,
-    after: tuple[float, str] | None = None,
+    after: Place | None = None,
     saved_before: float | None = None,
 ) -> list[SessionRecord]:
-    """Sessions, newest first.
+    """Sessions in an order.
 
     Args:
-        status: only those that have it.
+        status: only those that have it; or an outcome, with which their last message has ended.
         limit: at most so many; below 0: all.
         after: `place_of` a session: only those that come after it.
         saved_before: only those that nothing was saved of since that time.
     """
-    where: list[str] = ["TRUE"]
-    values: list[Value] = []
-    if status:
-        where.append("status = ?")
-        values.append(status)
-    if after is not None:
-        where.append("(created, id) < (?, ?)")
-        values += after
+    where, values = _in_status(status)
+    column, _ = _ORDERS[order]
+    if after is not None and order == "age":  # what an index answers
+        where += " AND (created, id) < (?, ?)"
+        values += after[1:]
+    elif after is not None:
+        past = ">" if order in _RISING else "<"
+        where += f" AND ({column} {past} ? OR ({column} = ? AND (created, id) < (?, ?)))"
+        values += (after.value, *after)
     if saved_before is not None:
-        where.append("last_saved <= ?")
+        where += " AND last_saved <= ?"
         values.append(saved_before)
-    return _sessions(db, f"{' AND '.join(where)} ORDER BY created DESC, id DESC LIMIT ?", *values, limit)
+    first = "" if order == "age" else f"{column} {'ASC' if order in _RISING else 'DESC'}, "
+    return _sessions(db, f"{where} ORDER BY {first}created DESC, id DESC LIMIT ?", *values, limit)
 
 
-def place_of(record: SessionRecord) -> tuple[float, str]:
-    """Where a session stands in the order of `newest_first`: one with a smaller place comes after it."""
-    return record.created, record.id
+def place_of(record: SessionRecord, order: Order = "age") -> Place:
+    """Where a session stands."""
+    return Place(_ORDERS[order][1](record), record.created, record.id)
+
+
+def comes_after(place: Place, other: Place, order: Order) -> bool:
+    """Whether a session with that place comes after the one with the other."""
+    if place.value != other.value and order in _RISING:
+        return str(place.value) > str(other.value)
+    return place < other
+
+
+def in_order(records: Iterable[SessionRecord], order: Order) -> list[SessionRecord]:
+    """The same order, of records that are at hand."""
+    found = sorted(records, key=lambda record: (record.created, record.id), reverse=True)
+    return sorted(found, key=lambda record: place_of(record, order).value, reverse=order not in _RISING)
+
+
+def _in_status(status: str) -> tuple[str, list[Value]]:
+    if not status:
+        return "TRUE", []
+    if status in STATUSES:
+        return "status = ?", [status]
+    last = (
+        "id IN (SELECT session_id FROM interactions AS one WHERE instr(rest, ?) > 0 AND number ="
+        " (SELECT max(number) FROM interactions AS all_ WHERE all_.session_id = one.session_id))"
+    )
+    return last, [f'"outcome":"{status}"']
+
+
+def outcomes(db: Database, ids: Iterable[str]) -> dict[str, Outcome]:
+    """How the last message of each of those sessions ended, by their ids; nothing of one that has not."""
+    rows: list[tuple[str, str]] = db.execute(
+        "SELECT session_id, json_extract(rest, '$.outcome') FROM json_each(?) AS asked JOIN interactions"
+        " ON session_id = asked.value AND number ="
+        " (SELECT max(number) FROM interactions AS all_ WHERE all_.session_id = asked.value)"
+        " WHERE json_extract(rest, '$.outcome') IS NOT NULL",
+        (to_json(list(ids)),),
+    ).fetchall()
+    return {session_id: Outcome(outcome) for session_id, outcome in rows}
 
 
 def count(db: Database, status: str = "", *, but: Sequence[str] = ()) -> tuple[int, float]:
-    """How many sessions there are (in a status), without those with the ids `but`, and what they cost."""
-    where, values = ("status = ?", [status]) if status else ("TRUE", [])
+    """How many sessions `page` finds in all, without those with the ids `but`, and what they cost."""
+    where, values = _in_status(status)
     row: tuple[int, float] = db.execute(
         "SELECT count(*), coalesce(sum(total_cost_usd), 0.0) FROM sessions"  # noqa: S608 - words of ours
         f" WHERE {where} AND id NOT IN (SELECT value FROM json_each(?))",

@@ -267,9 +267,13 @@ class SessionHandlers:
 
     async def list_(self, params: ListParams) -> SessionsResult:
         limit = min(params.limit, MAX_LISTED)
-        sessions = await self._supervisor.sessions(params.status, limit=limit, after=params.after)
+        sessions = await self._supervisor.sessions(
+            params.status, order=params.order, limit=limit, after=params.after
+        )
         total, usd = await self._supervisor.count(params.status)
-        return SessionsResult(tuple(sessions), usd, total, more=len(sessions) == limit < total)
+        ended = await self._supervisor.outcomes(sessions)
+        more = len(sessions) == limit < total
+        return SessionsResult(tuple(sessions), usd, total, more, ended)
 
     async def interactions(self, params: InteractionsParams) -> InteractionsResult:
         session = await self._supervisor.get(params.name)
