@@ -147,6 +147,20 @@ async def untrusted(here: Trial) -> str:
     return ran + _unless(result, Outcome.COMPLETED)
 
 
+async def work_tree(here: Trial) -> str:
+    git = ("git", "-C", str(here.work), "-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    agents = here.work.parent / "home" / ".claude" / "agents"
+    agents.mkdir(parents=True)
+    (agents / "side.md").write_text("---\nname: side\ndescription: d\nisolation: worktree\n---\nDo.\n")
+    sub = prompt("Make it", call("Write", file_path="a", content="x"), say("made"))
+    start = call("Agent", description="make", prompt=sub, subagent_type="side", run_in_background=False)
+    result = await here.delegate(prompt("Go", start, say("done")))
+    made = "a work tree was made; " if (here.work / ".claude" / "worktrees").exists() else ""
+    return made + _unless(result, Outcome.NEEDS_INPUT)
+
+
 async def time_limit(here: Trial) -> str:
     result = await here.delegate(prompt("Go", say("x").stalling("middle", 600)), Limits(max_time=15.0))
     return _unless(result, Outcome.TIME_EXCEEDED)
@@ -159,6 +173,7 @@ SCENARIOS: Final[dict[str, Callable[[Trial], Awaitable[str]]]] = {
     "cost": money,
     "late subagent": subagent,
     "untrusted folder": untrusted,
+    "work tree": work_tree,
     "time": time_limit,
 }
 

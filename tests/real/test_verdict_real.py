@@ -155,11 +155,15 @@ def test_a_reply_that_was_cut_off_is_no_end(world: World) -> None:
     assert (ran.code, ran.json()["error"]) == (1, "the model's last reply was cut off (pause_turn)"), ran.out
 
 
-def test_the_work_stays_where_it_is_checked(world: World) -> None:
-    """claude's own work trees: the work would lie in `.claude/worktrees`, and the check would not see it."""
+def repository(world: World) -> None:
     git = ("git", "-C", str(world.work_dir), "-c", "user.name=a", "-c", "user.email=a@b")
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+
+
+def test_the_work_stays_where_it_is_checked(world: World) -> None:
+    """claude's own work trees: the work would lie in `.claude/worktrees`, and the check would not see it."""
+    repository(world)
     look = {"description": "look", "prompt": prompt("Look", say("seen")), "subagent_type": "general-purpose"}
     apart, make = call("Agent", isolation="worktree", **look), call("Bash", command="touch made")
     flags = ("--preset", "full", "--verify", "test -e made")
@@ -167,6 +171,55 @@ def test_the_work_stays_where_it_is_checked(world: World) -> None:
     assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
     assert denials(ran) == [("EnterWorktree", "gate"), ("Agent", "gate")]
     assert not (world.work_dir / ".claude" / "worktrees").exists()
+
+
+def side_agent(world: World, isolation: str) -> ScriptedReply:
+    """A call of a subagent whose own definition wants it isolated, and that writes."""
+    agents = world.home / ".claude" / "agents"
+    agents.mkdir(parents=True)
+    (agents / "side.md").write_text(f"---\nname: side\ndescription: d\nisolation: {isolation}\n---\nDo.\n")
+    told = prompt("Make it", call("Bash", command="touch made"), WRITE, say("made"))
+    return call("Agent", description="make", prompt=told, subagent_type="side", run_in_background=False)
+
+
+@pytest.mark.parametrize("isolation", ["worktree", "remote"])
+def test_an_agent_that_is_isolated_by_its_definition(world: World, isolation: str) -> None:
+    """The call does not say it, so that the gate cannot see it. (Without a login, remote is a work tree.)"""
+    repository(world)
+    ran = delegate(world, side_agent(world, isolation), DONE, flags=("--preset", "full", "--verify", "true"))
+    assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
+    assert denials(ran) == [("WorktreeCreate", "gate")]
+    assert "work in the work dir" in world.cms("logs", "one", "--raw").out
+    assert not (world.work_dir / ".claude" / "worktrees").exists()
+
+
+def test_an_agent_whose_work_tree_a_hook_of_the_users_makes(world: World) -> None:
+    """claude takes the folder that one of its hooks names; nothing is done in there."""
+    repository(world)
+    agent = side_agent(world, "worktree")
+    tree = world.work_dir / "trees" / "x"
+    made = hook("WorktreeCreate", f"mkdir -p {tree} && echo {tree}")
+    (world.home / ".claude" / "settings.json").write_text(json.dumps(made))
+    ran = delegate(world, agent, DONE, flags=("--preset", "full", "--verify", "true"))
+    assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
+    assert denials(ran)[0] == ("WorktreeCreate", "gate")  # (and its calls, where that hook was quicker)
+    assert not list(tree.iterdir())
+
+
+def test_a_conversation_that_was_left_in_a_work_tree(world: World, claude: str) -> None:
+    """claude goes back there when it goes on."""
+    world.env["IS_SANDBOX"] = "1"
+    repository(world)
+    session = str(delegate(world, DONE).json()["sessionId"])
+    away = prompt("Go", call("EnterWorktree", name="side"), DONE)
+    resume = [claude, "-p", f"--resume={session}", "--dangerously-skip-permissions", away]
+    left = {**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}
+    subprocess.run(resume, cwd=world.work_dir, env=left, check=True, capture_output=True)
+    assert (world.work_dir / ".claude" / "worktrees" / "side").exists()
+    ran = world.cms("continue", "one", prompt("Work", WRITE, DONE), "--json")
+    assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
+    assert "side, where no check runs: begin a session in that folder" in str(ran.json()["error"])
+    assert not (world.work_dir / ".claude" / "worktrees" / "side" / "a.txt").exists()
 
 
 def test_a_plan_that_nobody_asked_for_does_not_end_the_work(world: World) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cms.protocol.messages import HookAnswer, PermitAnswer, RefuseAnswer
-from cms.session.gate import NOBODY, GateDecision, Rules, judge
+from cms.protocol.messages import (
+    HookAnswer,
+    Init,
+    PermitAnswer,
+    RefuseAnswer,
+    WorktreeAnswer,
+)
+from cms.session.gate import AWAY, NOBODY, GateDecision, Rules, judge
 from cms.session.model import OnViolation, Outcome, Preset, Question
-from cms.session.state import PendingCall
+from cms.session.state import Breach, Breached, PendingCall
 from cms.session.tool_input import describe
-from session.world import WORK, World, hook, located, permission, raw, rules
+from session.world import START, WORK, World, hook, located, permission, raw, rules, tasks, work_tree
 
 
 def verdict(tool: str, given: object, rules: Rules, kind: str = "hook") -> GateDecision:
@@ -232,3 +238,81 @@ def test_nothing_moves_the_work_out_of_the_folder_that_is_checked(preset: Preset
             hook("5", "Agent", {"prompt": "look"}),
         )
         assert world.words == {"1": "deny", "2": "deny", "3": "deny", "4": "deny", "5": "allow"}
+
+
+@pytest.mark.parametrize(
+    ("cwd", "word"),
+    [
+        (WORK, "allow"),
+        (f"{WORK}/sub", "allow"),
+        (f"{WORK}/.claude", "allow"),
+        ("", "allow"),  # claude does not say
+        (f"{WORK}/.claude/worktrees/agent-1", "deny"),
+        (f"{WORK}-2", "deny"),
+        ("/home/u", "deny"),
+    ],
+)
+@pytest.mark.parametrize("each", [rules("full"), rules("full", safety=False)])
+def test_a_subagent_works_where_the_session_does(cwd: str, word: str, each: Rules) -> None:
+    world = World(each).see(
+        hook("main", cwd=cwd), hook("sub", agent="a", cwd=cwd), hook("look", "Read", INSIDE, "a", cwd)
+    )
+    assert world.words == {"main": "allow", "sub": word, "look": word}
+
+
+def test_a_session_in_a_work_tree_is_at_home_there() -> None:
+    tree = f"{WORK}/.claude/worktrees/mine"
+    here = msgspec.structs.replace(rules("full"), folders=(tree,))
+    world = World(here).see(
+        hook("1", agent="a", cwd=tree), hook("2", agent="a", cwd=f"{WORK}/.claude/worktrees/other")
+    )
+    assert world.words == {"1": "allow", "2": "deny"}
+
+
+@pytest.mark.parametrize("each", [rules(), rules("full", safety=False), rules(permission_mode="acceptEdits")])
+def test_no_work_tree_is_made(each: Rules) -> None:
+    """Where one is made all the same (a hook of the user's can), nothing is done in it, wherever it lies."""
+    world = World(each).see(
+        hook("1", cwd=f"{WORK}/sub"),
+        hook("2", agent="a", cwd=f"{WORK}/trees/x"),
+        work_tree("3"),
+        hook("4", agent="b", cwd=f"{WORK}/sub"),
+        hook("5", agent="c", cwd=f"{WORK}/trees/x"),
+    )
+    answer = world.answers["3"].answer
+    assert isinstance(answer, WorktreeAnswer)
+    assert answer.hook_specific_output.worktree_path == f"/dev/null/{AWAY}"
+    assert world.words["2"] == world.words["4"] == world.words["1"]
+    assert world.words["5"] == "deny"
+    turn = world.state.turn
+    assert turn is not None
+    assert [(one.tool, one.detail) for one in turn.denials] == [
+        ("WorktreeCreate", "agent-1"),
+        ("Bash", "make"),
+    ]
+    assert turn.tool_calls == 4, "it is no tool call"
+    assert turn.refused == 2
+
+
+def test_a_refused_work_tree_does_not_end_the_turn_that_a_limit_ends() -> None:
+    """The answer to the hook says nothing to the main conversation."""
+    world = World().see(Breached(Breach(Outcome.TIME_EXCEEDED, "over", START)), work_tree("2"))
+    assert isinstance(world.answers["2"].answer, WorktreeAnswer)
+    assert world.state.turn is not None
+    assert world.state.turn.refused_at is None
+
+
+@pytest.mark.parametrize("where", [f"{WORK}/.claude/worktrees/side", "/elsewhere"])
+def test_a_turn_that_begins_elsewhere_is_ended(where: str) -> None:
+    world = World(rules("full")).see(Init(session_id="c", cwd=where), hook("1", cwd=where))
+    (told,) = world.breaches
+    assert told.breach.outcome is Outcome.FAILED
+    assert f"claude goes on in {where}, where no check runs" in told.breach.reason
+    assert world.words == {"1": "deny"}
+    assert not World(rules("full")).see(Init(session_id="c", cwd=WORK), hook("1")).breaches
+
+
+def test_work_in_the_cloud_is_ended() -> None:
+    world = World(rules("full")).see(hook("1", "Agent", {"prompt": "x"}), tasks("remote_agent"))
+    (told,) = world.breaches
+    assert told.breach.reason == "a subagent works in the cloud, where no check runs: task 0"

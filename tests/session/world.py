@@ -80,11 +80,20 @@ def raw(value: object) -> msgspec.Raw:
 
 
 def hook(
-    key: str, tool: str = "Bash", given: Mapping[str, object] | None = None, agent: str | None = None
+    key: str,
+    tool: str = "Bash",
+    given: Mapping[str, object] | None = None,
+    agent: str | None = None,
+    cwd: str = WORK,
 ) -> HookCallback:
     """A tool call that waits for our word."""
-    call = HookInput(tool, raw(given or {"command": "make"}), f"use-{key}", agent)
+    call = HookInput(tool, raw(given or {"command": "make"}), f"use-{key}", agent, "PreToolUse", cwd)
     return HookCallback(key, HookRequest("pre", call))
+
+
+def work_tree(key: str, name: str = "agent-1") -> HookCallback:
+    """A work tree that is to be made."""
+    return HookCallback(key, HookRequest("pre", HookInput(hook_event_name="WorktreeCreate", name=name)))
 
 
 def permission(key: str, tool: str = "Bash", given: Mapping[str, object] | None = None) -> CanUseTool:

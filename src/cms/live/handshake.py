@@ -31,6 +31,7 @@ from cms.protocol.messages import (
     SettingsReply,
     UsageReply,
 )
+from cms.protocol.tools import WORKTREE_HOOK
 from cms.protocol.versions import MINIMUM, standing
 from cms.session.fold import usage_of
 from cms.session.in_force import Expected, Found, check_in_force, is_pending
@@ -69,7 +70,7 @@ async def shake_hands(process: AgentProcess, expected: Expected) -> Greeting:
         AgentDied: it ended instead.
     """
     matcher = HookMatcher(("pre",), timeout=_HOOK_TIMEOUT)
-    answer = await process.request(Initialize({"PreToolUse": (matcher,)}))
+    answer = await process.request(Initialize({"PreToolUse": (matcher,), WORKTREE_HOOK: (matcher,)}))
     if answer.error:
         raise ProtocolError(f"claude refused to register the tool gate: {answer.error}")
     initialized = _read(answer, InitializeReply)

@@ -380,10 +380,15 @@ class ControlResponse(Event, frozen=True, tag_field="type", tag="control_respons
 
 
 class HookInput(msgspec.Struct, frozen=True, gc=False):
+    """What a hook is told: of a tool call, or of a work tree that is to be made (`name`)."""
+
     tool_name: str = ""
     tool_input: msgspec.Raw = msgspec.Raw(b"{}")
     tool_use_id: str = ""
     agent_id: str | None = None
+    hook_event_name: str = ""
+    cwd: str = ""  # where it would be done
+    name: str = ""
 
 
 class HookRequest(msgspec.Struct, frozen=True, gc=False, tag_field="subtype", tag="hook_callback"):
@@ -400,7 +405,7 @@ class PermissionRequest(msgspec.Struct, frozen=True, gc=False, tag_field="subtyp
 
 
 class HookCallback(Event, frozen=True):
-    """A tool call stands before its start and waits for our answer."""
+    """A tool call stands before its start, or a work tree before it is made, and waits for our answer."""
 
     request_id: str
     request: HookRequest
@@ -734,7 +739,18 @@ class RefuseAnswer(msgspec.Struct, tag_field="behavior", tag="deny"):
     interrupt: bool = False
 
 
-Answer = HookAnswer | PermitAnswer | RefuseAnswer
+class WorktreeOutput(msgspec.Struct, rename="camel"):
+    worktree_path: str
+    hook_event_name: Literal["WorktreeCreate"] = "WorktreeCreate"
+
+
+class WorktreeAnswer(msgspec.Struct, rename="camel"):
+    """Our word on one work tree: where it is."""
+
+    hook_specific_output: WorktreeOutput
+
+
+Answer = HookAnswer | WorktreeAnswer | PermitAnswer | RefuseAnswer
 
 
 class _Success(msgspec.Struct, tag_field="subtype", tag="success"):

@@ -16,5 +16,7 @@ PLAN_TOOL = "ExitPlanMode"
 ENTER_PLAN_TOOL = "EnterPlanMode"
 #: Moves all that follows into a work tree of its own.
 WORKTREE_TOOL = "EnterWorktree"
+#: No tool: the hook that claude asks before it makes a work tree, for a subagent as well.
+WORKTREE_HOOK = "WorktreeCreate"
 #: They look at the outside, or at what is planned.
 LOOKING_TOOLS = ("WebFetch", "WebSearch", "CronList")

@@ -20,8 +20,24 @@ from __future__ import annotations
 
 import msgspec
 
-from cms.protocol.messages import Answer, HookAnswer, PermitAnswer, PreToolUseOutput, RefuseAnswer
-from cms.session.gate import GateDecision, Rules, awaits_person, breach_of, judge, needs_paths
+from cms.protocol.messages import (
+    Answer,
+    HookAnswer,
+    PermitAnswer,
+    PreToolUseOutput,
+    RefuseAnswer,
+    WorktreeAnswer,
+    WorktreeOutput,
+)
+from cms.session.gate import (
+    GateDecision,
+    Rules,
+    awaits_person,
+    breach_of,
+    is_elsewhere,
+    judge,
+    needs_paths,
+)
 from cms.session.limits import (
     METER_EVERY,
     asks_budget_at,
@@ -34,6 +50,7 @@ from cms.session.limits import (
 from cms.session.model import Denial, Outcome
 from cms.session.startup import limit_passed, must_be_up_by, start_due
 from cms.session.state import (
+    CLOUD_TASK,
     Breach,
     PendingCall,
     Phase,
@@ -131,7 +148,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         state = msgspec.structs.replace(state, gate=())
     breach = turn.breach
     if breach is None:
-        breach = find_breach(state, rules, now)
+        breach = find_breach(state, rules, now) or _gone_away(state, rules, now)
         if breach is not None:
             actions.append(Note(breach))
     answered_main = False  # a call of the main conversation is answered with the breach
@@ -151,7 +168,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             if breach is not None:
                 actions.append(Note(breach))
         actions.append(_answer(call, decision, breach))
-        answered_main = answered_main or call.agent_id is None
+        answered_main = answered_main or call.of_main
     if breach is None:
         if wants_meter(state, now):
             actions.append(AskMeter())
@@ -166,6 +183,18 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
     elif not answered_main and (turn.refused_at is None or now >= turn.refused_at + PATIENCE):
         actions.append(SendInterrupt())
     return tuple(actions)
+
+
+def _gone_away(state: State, rules: Rules, now: float) -> Breach | None:
+    """Work that is done elsewhere than where its checks run."""
+    if is_elsewhere(state.cwd, rules):
+        # A conversation that was in a work tree of claude's when it was left goes on in there.
+        why = f"claude goes on in {state.cwd}, where no check runs: begin a session in that folder"
+        return Breach(Outcome.FAILED, why, now)
+    cloud = next((text for kind, text in state.tasks.values() if kind == CLOUD_TASK), None)
+    if cloud is None:
+        return None
+    return Breach(Outcome.FAILED, f"a subagent works in the cloud, where no check runs: {cloud}", now)
 
 
 def wake_at(state: State, rules: Rules) -> float | None:
@@ -239,6 +268,9 @@ def _answer(call: PendingCall, decision: GateDecision, breach: Breach | None) ->
             answer = PermitAnswer(_with_answers(call.input, decision.answers))
         else:
             answer = RefuseAnswer(decision.reason, interrupt=breach is not None)
+    elif call.kind == "worktree":
+        # A failure would be told to the model without our words; that this is no folder is told with them.
+        answer = WorktreeAnswer(WorktreeOutput(f"/dev/null/{decision.reason}"))
     elif decision.effect == "pass":
         answer = HookAnswer()
     elif decision.effect == "allow":

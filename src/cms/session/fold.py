@@ -42,7 +42,7 @@ from cms.protocol.messages import (
     User,
     blocks_of,
 )
-from cms.protocol.tools import PLAN_TOOL
+from cms.protocol.tools import PLAN_TOOL, WORKTREE_HOOK
 from cms.session.acts import is_loss, may_change
 from cms.session.background import NOTHING_YET, begin_unasked, follow_tasks
 from cms.session.model import Denial, InteractionState, TokenUsage
@@ -244,6 +244,8 @@ def _initialized(state: State, event: Init) -> State:
         version=event.claude_code_version,
         api_key_source=event.apiKeySource,
         servers_down=event.servers_down,
+        cwd=event.cwd,
+        been=state.been | {event.cwd},
     )
     state = begin_unasked(state)
     judged = state.turn is not None and not is_out_of_turn(state)
@@ -288,6 +290,11 @@ def _retrying(state: State, event: ApiRetry, now: float) -> State:
 def _pending_call(state: State, event: HookCallback | CanUseTool, now: float) -> PendingCall:
     if isinstance(event, HookCallback):
         hook = event.request.input
+        if hook.hook_event_name == WORKTREE_HOOK:
+            given = msgspec.Raw(msgspec.json.encode({"description": hook.name}))
+            return PendingCall.of(
+                event.request_id, "worktree", WORKTREE_HOOK, given, complete=state.seq, at=now
+            )
         streaming = hook.agent_id is None and state.open_message
         return PendingCall.of(
             event.request_id,
@@ -298,6 +305,8 @@ def _pending_call(state: State, event: HookCallback | CanUseTool, now: float) ->
             agent_id=hook.agent_id,
             complete=None if streaming else state.seq,
             at=now,
+            cwd=hook.cwd,
+            astray=state.kept_here and hook.agent_id is not None and hook.cwd not in state.been,
         )
     ask = event.request
     return PendingCall.of(
@@ -324,7 +333,12 @@ def _at_gate(state: State, call: PendingCall) -> State:
         state = _in_turn(
             state, repetitions={**repetitions, who: follow(repetitions.get(who), call.tool, call.input)}
         )
-    return _replace(state, gate=(*state.gate, call))
+    return _replace(
+        state,
+        gate=(*state.gate, call),
+        been=state.been | {call.cwd} if call.kind == "hook" and call.of_main else state.been,
+        kept_here=state.kept_here or call.kind == "worktree",
+    )
 
 
 def _in_call(state: State, request_id: str, /, **changes: object) -> State:
@@ -517,7 +531,7 @@ def _judged(state: State, event: Judged, now: float) -> State:
         plan=event.plan or turn.plan,
         # What a subagent is told ends the subagent, not the turn.
         refused_at=now
-        if turn.breach is not None and turn.refused_at is None and call.agent_id is None
+        if turn.breach is not None and turn.refused_at is None and call.of_main
         else turn.refused_at,
     )
 

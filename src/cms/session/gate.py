@@ -44,6 +44,7 @@ from cms.session.questions import AskedQuestion, Choice, PersonAnswer
 from cms.session.state import Breach, PendingCall, State
 
 #: What the model reads when a call is refused.
+AWAY = "refused: its work would lie where nobody looks and no check runs; work in the work dir"
 NOBODY = "refused: nobody is there to permit this (name it with --allow to permit it)"
 
 
@@ -135,9 +136,8 @@ def judge(call: PendingCall, rules: Rules) -> GateDecision:
         )
     if call.tool in (PLAN_TOOL, ENTER_PLAN_TOOL):
         return _by_plan(call, rules)
-    if call.tool == WORKTREE_TOOL or (call.tool in _AGENTS and given.isolation):
-        reason = "refused: its work would lie where nobody looks and no check runs; work in the work dir"
-        return GateDecision("deny", reason, detail)
+    if _leads_away(call, rules):
+        return GateDecision("deny", AWAY, detail)
     if call.tool == ANSWER_TOOL:
         return GateDecision("allow")  # words for us, whatever paths they name
     if rules.safety and (refused := _by_paths(call, rules)) is not None:
@@ -166,6 +166,31 @@ def _by_plan(call: PendingCall, rules: Rules) -> GateDecision:
         return GateDecision("deny", "the plan was noted; nothing is carried out now", plan=plan)
     reason = "nobody approves a plan here, and no file holds it: give the whole plan as your answer"
     return GateDecision("deny", reason, noted=True)
+
+
+def _leads_away(call: PendingCall, rules: Rules) -> bool:
+    """Whether the work would lie elsewhere than where its checks run: in a work tree, or in the cloud.
+
+    An agent's own definition can say so, too. claude asks before it makes a work tree (`worktree`); who works
+    in one all the same, because a hook of the user's made it, is known by where it works.
+    """
+    if call.kind == "worktree" or call.tool == WORKTREE_TOOL:
+        return True
+    if call.tool in _AGENTS and call.given.isolation:
+        return True
+    return call.agent_id is not None and (call.astray or is_elsewhere(call.cwd, rules))
+
+
+def is_elsewhere(folder: str, rules: Rules) -> bool:
+    """Whether a folder is none of the session's, or lies in one of claude's own work trees in there."""
+    return bool(folder) and not any(
+        _inside(folder, one) and not _inside(folder, f"{one.rstrip('/')}/.claude/worktrees")
+        for one in rules.folders
+    )
+
+
+def _inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def needs_paths(call: PendingCall, rules: Rules) -> bool:

@@ -54,7 +54,8 @@ from cms.session.repetition import Repetition
 from cms.session.tool_input import ToolInput, read_input
 
 #: Background work that owes us a further turn, by claude's `task_type`.
-AGENT_TASKS = frozenset({"local_agent", "local_workflow", "remote_agent"})
+CLOUD_TASK = "remote_agent"
+AGENT_TASKS = frozenset({"local_agent", "local_workflow", CLOUD_TASK})
 
 
 class Phase(enum.StrEnum):
@@ -73,8 +74,11 @@ class Breach(msgspec.Struct, frozen=True):
     api_status: int | None = None  # what claude was retrying against, where that is why
 
 
+CallKind = Literal["hook", "permission", "worktree"]
+
+
 class PendingCall(msgspec.Struct, frozen=True):
-    """A tool call that stands at the gate, or a permission question. Made by `of`.
+    """A tool call that stands at the gate, a permission question, or a work tree to be made. Made by `of`.
 
     Attributes:
         input: as it came.
@@ -82,13 +86,15 @@ class PendingCall(msgspec.Struct, frozen=True):
         complete: the `seq` from which a meter reading covers the reply that made the call; None while that
             reply is still being streamed.
         at: when it came.
+        cwd: where it would be done, "" if claude does not say.
+        astray: a subagent's, who works where the main conversation never was, though a work tree was refused.
         paths: where the paths that it names lead; None: that is still to be found out.
         looking: somebody is finding it out.
         person: what a person has said to it.
     """
 
     request_id: str
-    kind: Literal["hook", "permission"]
+    kind: CallKind
     tool: str
     input: msgspec.Raw
     given: ToolInput
@@ -101,12 +107,14 @@ class PendingCall(msgspec.Struct, frozen=True):
     paths: tuple[NamedPath, ...] | None
     looking: bool = False
     person: PersonAnswer | None = None
+    cwd: str = ""
+    astray: bool = False
 
     @classmethod
     def of(
         cls,
         request_id: str,
-        kind: Literal["hook", "permission"],
+        kind: CallKind,
         tool: str,
         input: msgspec.Raw,  # noqa: A002 - claude's word for it
         *,
@@ -115,6 +123,8 @@ class PendingCall(msgspec.Struct, frozen=True):
         complete: int | None = None,
         blocked_path: str = "",
         at: float = 0.0,
+        cwd: str = "",
+        astray: bool = False,
     ) -> PendingCall:
         """A call that has just come, its input read."""
         given, readable = read_input(input)
@@ -131,7 +141,14 @@ class PendingCall(msgspec.Struct, frozen=True):
             blocked_path=blocked_path,
             at=at,
             paths=None if given.paths else (),
+            cwd=cwd,
+            astray=astray,
         )
+
+    @property
+    def of_main(self) -> bool:
+        """Whether the main conversation makes it, whose turn an answer can end."""
+        return self.agent_id is None and self.kind != "worktree"
 
     @property
     def whole(self) -> str:
@@ -238,6 +255,9 @@ class State(msgspec.Struct, frozen=True):
     owes_since: float | None = None  # since when it is claude's turn to come up, and not its hooks'
     waits_since: float | None = None  # since when a message waits for that
     servers_down: tuple[str, ...] = ()  # MCP servers that should be there
+    cwd: str = ""  # where its turn began
+    been: frozenset[str] = frozenset()  # where the main conversation has worked
+    kept_here: bool = False  # a work tree was to be made, and was refused
     turn: Turn | None = None
     idle: bool | None = None  # None: this binary never said
     confirms: bool = False  # this binary says when it begins a message
