@@ -149,8 +149,8 @@ async def untrusted(here: Trial) -> str:
 
 async def work_tree(here: Trial) -> str:
     git = ("git", "-C", str(here.work), "-c", "user.name=a", "-c", "user.email=a@b")
-    subprocess.run([*git, "init", "-q"], check=True)
-    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    await trio.run_process([*git, "init", "-q"])
+    await trio.run_process([*git, "commit", "-q", "--allow-empty", "-m", "first"])
     agents = here.work.parent / "home" / ".claude" / "agents"
     agents.mkdir(parents=True)
     (agents / "side.md").write_text("---\nname: side\ndescription: d\nisolation: worktree\n---\nDo.\n")
