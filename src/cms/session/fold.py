@@ -42,7 +42,7 @@ from cms.protocol.messages import (
     User,
     blocks_of,
 )
-from cms.protocol.tools import PLAN_TOOL, WORKTREE_HOOK
+from cms.protocol.tools import PLAN_TOOL
 from cms.session.acts import is_loss, may_change
 from cms.session.background import NOTHING_YET, begin_unasked, follow_tasks
 from cms.session.model import Denial, InteractionState, TokenUsage
@@ -75,6 +75,7 @@ from cms.session.state import (
     Turn,
     agents,
     is_out_of_turn,
+    pending_call,
 )
 from cms.session.tool_input import ToolInput, read_input
 
@@ -104,7 +105,7 @@ def fold(state: State, event: Event, now: float) -> State:
         case Result():
             return _result(state, event)
         case HookCallback() | CanUseTool():
-            return _at_gate(state, _pending_call(state, event, now))
+            return _at_gate(state, pending_call(state, event, now))
         case ControlCancelRequest(request_id=key):
             return _replace(state, gate=tuple(call for call in state.gate if call.request_id != key))
         case LookingUp(request_id=key):
@@ -285,40 +286,6 @@ def _retrying(state: State, event: ApiRetry, now: float) -> State:
         return state
     since = state.turn.retry_since if state.turn.retry is not None else now
     return _in_turn(state, retry=event, retry_since=since)
-
-
-def _pending_call(state: State, event: HookCallback | CanUseTool, now: float) -> PendingCall:
-    if isinstance(event, HookCallback):
-        hook = event.request.input
-        if hook.hook_event_name == WORKTREE_HOOK:
-            given = msgspec.Raw(msgspec.json.encode({"description": hook.name}))
-            return PendingCall.of(
-                event.request_id, "worktree", WORKTREE_HOOK, given, complete=state.seq, at=now
-            )
-        streaming = hook.agent_id is None and state.open_message
-        return PendingCall.of(
-            event.request_id,
-            "hook",
-            hook.tool_name,
-            hook.tool_input,
-            tool_use_id=hook.tool_use_id,
-            agent_id=hook.agent_id,
-            complete=None if streaming else state.seq,
-            at=now,
-            cwd=hook.cwd,
-            astray=state.kept_here and hook.agent_id is not None and hook.cwd not in state.been,
-        )
-    ask = event.request
-    return PendingCall.of(
-        event.request_id,
-        "permission",
-        ask.tool_name,
-        ask.input,
-        tool_use_id=ask.tool_use_id,
-        complete=state.seq,
-        blocked_path=ask.blocked_path or "",
-        at=now,
-    )
 
 
 def _at_gate(state: State, call: PendingCall) -> State:

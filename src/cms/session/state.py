@@ -41,10 +41,13 @@ import msgspec
 
 from cms.protocol.messages import (
     ApiRetry,
+    CanUseTool,
     Event,
+    HookCallback,
     RateLimitInfo,
     Result,
 )
+from cms.protocol.tools import WORKTREE_HOOK
 from cms.session.budget import Grant
 from cms.session.ledger import EPSILON, Charge, Ledger
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
@@ -402,6 +405,44 @@ class Ended(Local, frozen=True):
 
     returncode: int | None
     exact: bool
+
+
+# --- what claude asks, told to the state ----------------------------------------------------------
+
+
+def pending_call(state: State, event: HookCallback | CanUseTool, now: float) -> PendingCall:
+    """What has come to the gate."""
+    if isinstance(event, HookCallback):
+        hook = event.request.input
+        if hook.hook_event_name == WORKTREE_HOOK:
+            given = msgspec.Raw(msgspec.json.encode({"description": hook.name}))
+            return PendingCall.of(
+                event.request_id, "worktree", WORKTREE_HOOK, given, complete=state.seq, at=now
+            )
+        streaming = hook.agent_id is None and state.open_message
+        return PendingCall.of(
+            event.request_id,
+            "hook",
+            hook.tool_name,
+            hook.tool_input,
+            tool_use_id=hook.tool_use_id,
+            agent_id=hook.agent_id,
+            complete=None if streaming else state.seq,
+            at=now,
+            cwd=hook.cwd,
+            astray=state.kept_here and hook.agent_id is not None and hook.cwd not in state.been,
+        )
+    ask = event.request
+    return PendingCall.of(
+        event.request_id,
+        "permission",
+        ask.tool_name,
+        ask.input,
+        tool_use_id=ask.tool_use_id,
+        complete=state.seq,
+        blocked_path=ask.blocked_path or "",
+        at=now,
+    )
 
 
 # --- questions to a state ------------------------------------------------------------------------
