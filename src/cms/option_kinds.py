@@ -70,7 +70,7 @@ ISOLATE: Final = Kind(units.check_isolation, Isolate, "HOW")
 APPLY: Final = Kind(units.choice("on-pass"), Apply, "WHEN")
 VIOLATION: Final = Kind(units.choice(*get_args(OnViolation)), OnViolation, "WHAT")
 
-Group = Literal["", "batch", "table", "task", "limits", "safety", "claude", "news"]
+Group = Literal["", "batch", "table", "nodes", "task", "limits", "safety", "claude", "news"]
 Combine = Literal["later", "adds_up", "own", "stricter"]
 #: Who may say it: a command by its flag; [defaults] and profiles ("profile"); a file of tasks, for all of
 #: them ("file") or for one ("task"). What MCP tools take says `Option.tool`.
@@ -102,6 +102,8 @@ class Option(msgspec.Struct, frozen=True):
 
     Attributes:
         kind, help: how it is written, and what `--help` says of it.
+        default: what holds where nobody says anything, in the words of `--help`, if no number below says it.
+        common: the commands with many flags whose short help shows it; elsewhere `--help-all` does.
         flag: by default `--` and the field's name. Without the hyphens it is the key in TOML.
         metavar: by default the kind's.
         group: where `--help` shows it.
@@ -120,6 +122,8 @@ class Option(msgspec.Struct, frozen=True):
     flag: str = ""
     metavar: str = ""
     group: Group = ""
+    default: str = ""
+    common: frozenset[Way] = frozenset()
     ways: frozenset[Way] = frozenset({"delegate", "spawn", "batch", "file", "task", "profile"})
     combine: Combine = "later"
     child: lineage.Child = "own"

@@ -77,6 +77,9 @@ _LIMIT: Final[frozenset[Way]] = _ALL | {"continue"}
 _CHECK: Final[frozenset[Way]] = _ALL - {"spawn"}
 _TASK: Final[frozenset[Way]] = frozenset({"file", "task"})
 _CONTEXT: Final[frozenset[Way]] = _TASK | {"delegate"}
+#: In whose short help an option stands.
+_STARTS: Final[frozenset[Way]] = frozenset({"delegate", "spawn"})
+_COMMON: Final[frozenset[Way]] = _STARTS | {"batch"}
 
 
 _limit = partial(Option, group="limits", ways=_LIMIT)
@@ -104,7 +107,9 @@ class Layer(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(
             MODEL,
-            "sonnet, opus, haiku, or a model's full id. [default: sonnet]",
+            "sonnet, opus, haiku or a full model id.",
+            default="sonnet",
+            common=_COMMON,
             tool=Tool(
                 "sonnet (default), opus (harder work, about twice the price), haiku (simple work, a "
                 "twentieth), or a model's full id.",
@@ -117,7 +122,9 @@ class Layer(Record, frozen=True, omit_defaults=True):
         Preset | None,
         Option(
             PRESET,
-            "What it may do (`cms help` explains each). [default: edit]",
+            "read-only, review, edit, full or plan.",
+            default="edit",
+            common=_COMMON,
             child="preset",
             tool=Tool(
                 "What it may do, by default edit. read-only: search and read. review: the same, told to "
@@ -131,7 +138,9 @@ class Layer(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(
             FOLDER,
-            "The folder to work in; by default the current one.",
+            "Work in this folder.",
+            default="the current one",
+            common=_STARTS,
             ways=_SESSION,
             child="within",
             tool=Tool(
@@ -147,6 +156,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         _limit(
             MONEY,
             "Stop when the session has cost this much.",
+            common=_COMMON,
             child="left",
             aliases=("maxBudget",),
             delegation=_COST,
@@ -170,6 +180,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         _limit(
             COUNT,
             "Stop after this many model calls.",
+            common=_COMMON,
             delegation=_TURNS,
             task=_TURNS,
             tool=Tool(
@@ -183,7 +194,8 @@ class Layer(Record, frozen=True, omit_defaults=True):
         float | None,
         _limit(
             SECONDS,
-            "Stop a message that takes longer: 90, 90s, 15m, 2h.",
+            "Stop a message that takes longer (90s, 15m, 2h).",
+            common=_STARTS,
             tool=Tool(
                 "Minutes for one message. Off by default.",
                 _NEW,
@@ -197,18 +209,18 @@ class Layer(Record, frozen=True, omit_defaults=True):
         float | None,
         _limit(
             SECONDS,
-            "Stop when claude says nothing for so long while at work.",
+            "Stop when Claude is working but silent for this long.",
             # claude's own tools take ten minutes at most.
             delegation=1800.0,
             task=1800.0,
         ),
     ] = None
-    max_tool_calls: Annotated[int | None, _limit(COUNT, "Stop before one more tool call than this.")] = None
+    max_tool_calls: Annotated[int | None, _limit(COUNT, "Allow at most this many tool calls.")] = None
     max_repeats: Annotated[
         int | None,
         _limit(
             COUNT,
-            "Stop when the very same tool call comes again after so many in a row.",
+            "Allow the same tool call this many times in a row.",
             delegation=10,
             task=10,
         ),
@@ -217,7 +229,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         float | None,
         _limit(
             SECONDS,
-            "Stop when the API has failed for so long without one answer.",
+            "Stop when the API has done nothing but fail for this long.",
             # claude's own retries take some eight minutes. But a batch waits for the API better than a
             # session does (it gives the place to nobody else meanwhile), so it takes over sooner.
             delegation=900.0,
@@ -226,13 +238,13 @@ class Layer(Record, frozen=True, omit_defaults=True):
     ] = None
     max_memory: Annotated[
         int | None,
-        _limit(SIZE, "Memory of the whole process tree, where the machine can: 512M, 2G.", child="least"),
+        _limit(SIZE, "Memory for the whole process tree: 512M, 2G.", child="least"),
     ] = None
     max_procs: Annotated[
         int | None,
         _limit(
             COUNT,
-            "Processes of the whole tree. Where the kernel counts, threads do; claude has ten or more.",
+            "Processes in the tree; threads may count, and claude alone has ten or more.",
             child="least",
         ),
     ] = None
@@ -240,7 +252,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(
             TEXT,
-            "What the agent should know besides the task.",
+            "Background for the task.",
             group="task",
             ways=_CONTEXT,
             tool=Tool("What it should know besides the task.", {"delegate": ""}, Meta(max_length=_LONG)),
@@ -250,7 +262,8 @@ class Layer(Record, frozen=True, omit_defaults=True):
         Texts | None,
         Option(
             COMMANDS,
-            "A shell command that must pass in the work dir. Repeatable.",
+            "Shell command that must succeed in the end. Repeatable.",
+            common=_COMMON,
             group="task",
             ways=_CHECK,
             combine="own",
@@ -269,7 +282,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(
             SCHEMA,
-            "A JSON Schema (a file, or JSON) that its answer must fit: `output` in --json.",
+            "JSON Schema (a file, or JSON) for the answer; --json has it as `output`.",
             group="task",
             ways=_CHECK | {"continue"},
             tool=Tool(
@@ -283,7 +296,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(
             QUESTION,
-            "Ask a second, read-only session this about the work; only a pass completes it.",
+            "Ask a second, read-only session this about the work; it must pass.",
             group="task",
             ways=_CHECK,
             tool=Tool(
@@ -297,20 +310,23 @@ class Layer(Record, frozen=True, omit_defaults=True):
         float | None,
         Option(
             MONEY,
-            "What judging may cost, besides --max-cost; $0.50 unless given.",
+            "What the judge may cost, on top of --max-cost.",
+            default="0.50",
             group="task",
             ways=_CHECK,
         ),
     ] = None
     judge_model: Annotated[
         str | None,
-        Option(MODEL, "The judge's model; by default the session's own.", group="task", ways=_CHECK),
+        Option(MODEL, "The judge's model.", group="task", ways=_CHECK, default="the session's"),
     ] = None
     repair: Annotated[
         int | None,
         Option(
             TRIES,
-            "When a check fails, give what it printed back to the session, at most N times.",
+            "When a check fails, have the session fix it, up to N times.",
+            default="0",
+            common=_STARTS,
             group="task",
             ways=_CHECK | {"continue"},
             tool=Tool(
@@ -324,7 +340,8 @@ class Layer(Record, frozen=True, omit_defaults=True):
         int | None,
         Option(
             TRIES,
-            "Further tries of a task that failed without having changed anything.",
+            "Retry a task that failed without changing anything, up to N times.",
+            default="0",
             group="task",
             ways=_TASK | {"batch"},
             tool=Tool("Further tries, where trying again is safe.", {"task": ""}, Meta(ge=0, le=10)),
@@ -335,14 +352,14 @@ class Layer(Record, frozen=True, omit_defaults=True):
     tags: Annotated[
         Texts | None,
         Option(
-            TEXTS, "A word of your own to know it by. Repeatable.", "--tag", metavar="TAG", combine="adds_up"
+            TEXTS, "Label it with a word of your own. Repeatable.", "--tag", metavar="TAG", combine="adds_up"
         ),
     ] = None
     safety: Annotated[
         bool | None,
         _safety(
             SWITCH,
-            "Switch the protected paths and the gate off. Recorded, and told loudly.",
+            "Turn off protected paths and permission checks. This is recorded.",
             "--no-safety",
             ways=_SESSION,
             child="safety",
@@ -352,16 +369,20 @@ class Layer(Record, frozen=True, omit_defaults=True):
     trust_project: Annotated[
         bool | None,
         _safety(
-            SWITCH, "Trust what its folder configures this once: `cms trust`.", ways=_SESSION, child="granted"
+            SWITCH,
+            "Trust the folder's own configuration this once (`cms trust`).",
+            ways=_SESSION,
+            child="granted",
         ),
     ] = None
     allowed_tools: Annotated[
         Texts | None,
         _safety(
             RULES,
-            "Permit what this rule names, like 'Bash(pytest *)'; several with commas. Repeatable.",
+            "Also allow this, like 'Bash(pytest *)'. Repeatable.",
             "--allow",
             metavar="RULE",
+            common=_COMMON,
             combine="own",
             child="known",
             noun="rule",
@@ -376,18 +397,20 @@ class Layer(Record, frozen=True, omit_defaults=True):
             ),
         ),
     ] = None
-    disallowed_tools: Annotated[Texts | None, _forbid(RULES, "Rules for what is refused, with commas.")] = (
+    disallowed_tools: Annotated[
+        Texts | None, _forbid(RULES, "Also refuse this, like 'WebFetch'. Repeatable.")
+    ] = None
+    protect: Annotated[Texts | None, _forbid(TEXTS, "Also protect these paths from writes. Repeatable.")] = (
         None
     )
-    protect: Annotated[Texts | None, _forbid(TEXTS, "One more protected path (a glob). Repeatable.")] = None
     protect_read: Annotated[
-        Texts | None, _forbid(TEXTS, "A path that may not even be read (a glob). Repeatable.")
+        Texts | None, _forbid(TEXTS, "Also keep these paths from being read. Repeatable.")
     ] = None
     allow_write: Annotated[
         Texts | None,
         _safety(
             TEXTS,
-            "Take a path out of the protected ones (a glob); a place of its own is opened. Repeatable.",
+            "Allow writes to these protected paths, or to a place outside the work dir. Repeatable.",
             combine="own",
             child="known",
             noun="writable path",
@@ -395,14 +418,16 @@ class Layer(Record, frozen=True, omit_defaults=True):
     ] = None
     writes: Annotated[
         Writes | None,
-        _safety(WRITES, "Where its writes last: workdir (default) or anywhere.", child="writes"),
+        _safety(WRITES, "Where its writes are kept: workdir or anywhere.", child="writes", default="workdir"),
     ] = None
     isolate: Annotated[
         Isolate | None,
         _safety(
             ISOLATE,
-            "Leave its folder as it is: what it writes becomes a change to look at (cms diff) and to apply "
-            "(cms apply). Alone it means auto.",
+            "Keep its changes apart for `cms diff` and `cms apply`. --isolate alone means auto.",
+            metavar="[HOW]",
+            default="no",
+            common=_COMMON,
             child="isolated",
             tool=Tool(
                 "auto: it works in a view of its own of the folder, which stays as it is; what it wrote "
@@ -415,8 +440,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         Apply | None,
         Option(
             APPLY,
-            "on-pass: with --isolate, apply its change when it is completed, one after the other in a folder "
-            "and checked again on what is there by then.",
+            "on-pass: apply the isolated change once the task is completed and its checks pass again.",
             group="task",
             ways=_CHECK,
             child="granted",
@@ -424,13 +448,14 @@ class Layer(Record, frozen=True, omit_defaults=True):
         ),
     ] = None
     env_deny: Annotated[
-        Texts | None, _forbid(TEXTS, "An environment variable it does not get ('AWS_*'). Repeatable.")
+        Texts | None, _forbid(TEXTS, "Hide these environment variables ('AWS_*'). Repeatable.")
     ] = None
     on_violation: Annotated[
         OnViolation | None,
         _safety(
             VIOLATION,
-            "A touch of a protected path: stop the work, or deny the call and go on. [default: stop]",
+            "When it touches a protected path: stop, or deny the call and go on.",
+            default="stop",
             child="stop",
         ),
     ] = None
@@ -438,7 +463,9 @@ class Layer(Record, frozen=True, omit_defaults=True):
         float | None,
         _safety(
             SECONDS,
-            "Hold a question or a missing permission so long for `cms answer`, instead of refusing it.",
+            "Let its questions wait this long for `cms answer`.",
+            default="refused at once",
+            common=_STARTS,
             tool=Tool(
                 "How long a question or a permission of its waits for `answer`; then it is refused. By "
                 "default not at all, which is right unless you detach.",
@@ -453,7 +480,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         ContainmentLevel | None,
         _safety(
             LEVEL,
-            "Refuse to start where the machine holds less than this: A (most) to E (`cms doctor`).",
+            "Refuse to start below this level: A (strongest) to E (`cms doctor`).",
             combine="stricter",
             child="stricter",
         ),
@@ -462,7 +489,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         bool | None,
         _safety(
             SWITCH,
-            "Let it start sessions itself, within its own preset, folder and limits.",
+            "Let it start sessions of its own, within its preset, folder and limits.",
             ways=_SESSION,
             tool=Tool(
                 "It may itself start agents with these tools, within its own preset, folder and maxCost.",
@@ -470,28 +497,28 @@ class Layer(Record, frozen=True, omit_defaults=True):
             ),
         ),
     ] = None
-    system_prompt: Annotated[str | None, _claude(TEXT, "Replace the system prompt.")] = None
+    system_prompt: Annotated[str | None, _claude(TEXT, "Replace Claude's system prompt.")] = None
     append_system_prompt: Annotated[
         str | None,
         _claude(
             TEXT,
-            "Add to the system prompt.",
+            "Append to Claude's system prompt.",
             tool=Tool("Added to its system prompt.", _NEW, Meta(max_length=_LONG), key="systemPrompt"),
         ),
     ] = None
-    agent: Annotated[str | None, _claude(TEXT, "One of claude's configured agents.", metavar="AGENT")] = None
+    agent: Annotated[str | None, _claude(TEXT, "Use one of Claude's configured agents.", metavar="AGENT")] = (
+        None
+    )
     permission_mode: Annotated[
         str | None, _claude(MODE, "Override the preset's permission mode.", ways=_SESSION, child="mode")
     ] = None
     effort: Annotated[str | None, _claude(TEXT, "How hard the model thinks.", metavar="LEVEL")] = None
-    fallback_model: Annotated[
-        str | None, _claude(MODEL, "The model to use when the first is overloaded.")
-    ] = None
+    fallback_model: Annotated[str | None, _claude(MODEL, "Model to use when the first is overloaded.")] = None
     add_dirs: Annotated[
         Texts | None,
         _claude(
             FOLDERS,
-            "One more folder to work in. Repeatable.",
+            "Also work in this folder. Repeatable.",
             "--add-dir",
             combine="own",
             child="within",
@@ -502,7 +529,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         Texts | None,
         _claude(
             FILES,
-            "MCP servers: a file, or JSON. Repeatable.",
+            "MCP servers to load: a file, or JSON. Repeatable.",
             ways=_SESSION,
             combine="own",
             child="known",
@@ -510,7 +537,10 @@ class Layer(Record, frozen=True, omit_defaults=True):
         ),
     ] = None
     settings: Annotated[
-        str | None, _claude(FILE, "Settings: a file, or JSON.", ways=_SESSION, child="known", noun="settings")
+        str | None,
+        _claude(
+            FILE, "Claude settings to load: a file, or JSON.", ways=_SESSION, child="known", noun="settings"
+        ),
     ] = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ from cli import snapshot
 from cli.conftest import Cms
 from cli.shell import Shell, shell
 from cli.test_top import ESCAPES
+from cms._version import __version__
 from cms.cli.commands import COMMANDS, FAMILIES
+from cms.cli.help import Page, lines, page_of
+from cms.cli.terminal import Style
 from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
@@ -23,21 +27,37 @@ PATHS = [
     *((names[0],) for names, *_ in COMMANDS),
     *((children, name) for children, (_, _, commands) in FAMILIES.items() for name, *_ in commands),
 ]
-#: Commands that take over the terminal or the process: they have no one object to print.
-WITHOUT_JSON = {("mcp",), ("help",), ("daemon", "run")}
+#: Commands with so many flags that the short help has the common ones alone.
+LONG = (("delegate",), ("spawn",), ("batch",))
 
 
-@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+@pytest.mark.parametrize("path", [*PATHS, ("batch",)], ids=" ".join)
 def test_the_help_of_a_command(path: tuple[str, ...], cms: Cms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ran = cms(*path, "--help")
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.isascii()
     assert max(len(line) for line in ran.out.splitlines()) <= 80
-    assert ran.out.startswith(f"usage: cms {' '.join(path)}")
-    assert "Example" in ran.out
-    assert ("--json" in ran.out) is (path not in WITHOUT_JSON)
+    assert f"\nUsage: cms {' '.join(path)}" in ran.out
+    assert "\nExamples:\n  " in ran.out
+    assert "--json" in ran.out
     snapshot.check(f"help/{'-'.join(path)}.txt", ran.out)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert cms(*path, "--help").out.count("\n") <= 45, "it is to fit a screen"
+
+
+@pytest.mark.parametrize("path", LONG, ids=" ".join)
+def test_the_whole_help_has_every_flag(
+    path: tuple[str, ...], cms: Cms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    short, whole = cms(*path, "--help").out, cms(*path, "--help-all").out
+    assert "--add-dir" not in short
+    assert "\n  --add-dir DIR " in whole
+    assert cms("help", *path, "--help-all").out == whole
+    assert max(len(line) for line in whole.splitlines()) <= 80
+    assert [name for flag in page_of(path).flags for name in flag.names if name not in whole] == []
+    snapshot.check(f"help/{'-'.join(path)}-all.txt", whole)
 
 
 def test_the_help_of_batch_is_that_of_the_command_and_of_the_family(
@@ -51,19 +71,46 @@ def test_the_help_of_batch_is_that_of_the_command_and_of_the_family(
     assert cms("help", "batch", "shwo").err.startswith(
         "cms: there is no command 'shwo'\n     did you mean 'show'?"
     )
-    assert "  cancel " in ran.out
-    snapshot.check("help/batch.txt", ran.out)
+    assert "\nCommands: show, pause," in ran.out
+    assert "\n  cancel " in cms("batch", "--help-all").out
 
 
 def test_the_overview(cms: Cms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ran = cms("help")
-    assert ran.out == cms("--help").out == cms().out
-    assert ran.out.isascii()
-    assert max(len(line) for line in ran.out.splitlines()) <= 80
+    assert ran.out == cms("--help").out == cms("-h").out == cms().out
+    whole = cms("--help-all").out
+    for text in (ran.out, whole):
+        assert text.isascii()
+        assert max(len(line) for line in text.splitlines()) <= 80
     for path in PATHS:
-        assert f"\n  {path[0]}" in ran.out, f"{path} is not in the overview"
+        assert re.search(rf"\n  (also: .*)?\b{path[0]}\b", ran.out), f"{path} is not in the overview"
+        assert f"\n  {path[0]} " in whole
+    assert ran.out.count("\n") <= 50, "it is to fit a screen"
     snapshot.check("help/overview.txt", ran.out)
+    snapshot.check("help/overview-all.txt", whole)
+
+
+def test_help_and_version_as_json(cms: Cms) -> None:
+    ran = cms("delegate", "--help", "--json")
+    assert ran.out == cms("help", "delegate", "--json").out
+    page = msgspec.json.decode(ran.out, type=Page)
+    assert page == page_of(["delegate"])
+    assert page.usage[0] == "cms delegate NAME TASK [flags]"
+    (cost,) = (flag for flag in page.flags if flag.names == ("--max-cost",))
+    assert (cost.default, cost.value, cost.group, cost.common) == ("2.00", "USD", "Limits", True)
+    root = msgspec.json.decode(cms("--json").out, type=Page)
+    assert {one.name for one in root.commands} >= {"delegate", "batch", "doctor"}
+    assert cms("--version", "--json").json() == {"version": __version__}
+
+
+def test_help_has_colour_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = page_of(["status"])
+    plain = lines(page, Style(), 80)
+    coloured = lines(page, Style(colour=True, tty=True), 80)
+    assert "\x1b" not in "".join(plain)
+    assert [ESCAPES.sub("", line) for line in coloured] == plain
+    assert "\x1b[1;32mUsage:\x1b[0m cms status NAME [flags]" in coloured
 
 
 # --- JSON -----------------------------------------------------------------------------------------

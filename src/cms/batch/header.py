@@ -10,7 +10,7 @@ from cms import units
 from cms.batch.model import Axis, BatchOptions, BestOf
 from cms.batch.rows import parse_filter, parse_slice, table_format
 from cms.batch.table import MATRIX
-from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, TRIES, Kind, Option, Texts
+from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, TRIES, Kind, Option, Texts, Way
 from cms.options import Layer, options_of
 from cms.session.model import Record
 from cms.units import BadValue
@@ -41,6 +41,8 @@ def _share(value: object) -> float:
     return share
 
 
+#: The short help of `cms batch` shows it.
+_COMMON: Final[frozenset[Way]] = frozenset({"batch"})
 SHARE: Final = Kind(_share, float, "SHARE")
 FILTERS: Final = Kind(_filters, Texts, "FILTER", many=True)
 SLICE: Final = Kind(_slice, str, "A:B")
@@ -53,64 +55,78 @@ class Header(Record, frozen=True, omit_defaults=True):
     defaults: Layer = Layer()
     max_parallel: Annotated[
         int | None,
-        Option(COUNT, "Tasks at once. [default: what memory and cores allow]", group="batch"),
+        Option(COUNT, "Tasks to run at once.", group="batch", default="by memory and cores", common=_COMMON),
     ] = None
-    max_cost: Annotated[float | None, Option(MONEY, "What all tasks together may cost.", group="batch")] = (
-        None
-    )
+    max_cost: Annotated[
+        float | None,
+        Option(
+            MONEY,
+            "Stop at this total cost.",
+            group="batch",
+            default="no limit",
+            common=_COMMON,
+        ),
+    ] = None
     max_time: Annotated[
-        float | None, Option(SECONDS, "Stop the batch after: 90, 15m, 8h, 2d.", group="batch")
+        float | None,
+        Option(
+            SECONDS,
+            "Stop after this long (15m, 8h, 2d).",
+            group="batch",
+            default="no limit",
+            common=_COMMON,
+        ),
     ] = None
     max_work: Annotated[
         float | None,
         Option(
             SECONDS,
-            "The same, without the time in which it rests for the API or a person.",
+            "The same, not counting time spent waiting for the API or paused.",
             group="batch",
         ),
     ] = None
     max_tokens: Annotated[
         int | None,
-        Option(COUNT, "Start nothing more when all tasks have taken so many tokens.", group="batch"),
+        Option(COUNT, "Start no more tasks once this many tokens are used.", group="batch"),
     ] = None
     fail_on_error: Annotated[
         float | None,
         Option(
             SHARE,
-            "Start nothing more when more than this share (0.1), or number (5), of the tasks ended in error.",
+            "Start no more tasks once this share (0.1) or number (5) of them ended in error.",
             group="batch",
         ),
     ] = None
     stagger: Annotated[
-        float | None, Option(SECONDS, "Time between two starts. [default: by cores]", group="batch")
+        float | None,
+        Option(SECONDS, "Wait this long between two starts.", group="batch", default="by cores"),
     ] = None
     keep_alive: Annotated[
-        bool | None, Option(SWITCH, "Leave the sessions of completed tasks alive.", group="batch")
+        bool | None, Option(SWITCH, "Keep the sessions of completed tasks alive.", group="batch")
     ] = None
     fresh: Annotated[
         bool | None,
-        Option(SWITCH, "Older sessions with the tasks' names make room: they become NAME~1.", group="batch"),
+        Option(SWITCH, "Rename older sessions with these names to NAME~1.", group="batch"),
     ] = None
     data: Annotated[
         str | None,
         Option(
             TEXT,
-            "A table (CSV, TSV, JSON Lines, Parquet; - is CSV on stdin): each task for each row.",
+            "Run each task once per row (CSV, TSV, JSON Lines, Parquet).",
             metavar="FILE",
-            group="table",
+            group="batch",
+            common=_COMMON,
         ),
     ] = None
     row_name: Annotated[
         str | None,
-        Option(
-            TEXT, "The field that rows are named by. [default: their number]", metavar="FIELD", group="table"
-        ),
+        Option(TEXT, "Name rows by this field.", metavar="FIELD", group="table", default="their number"),
     ] = None
     filter: Annotated[
         tuple[str, ...] | None,
         Option(
             FILTERS,
-            "Only rows where it holds: FIELD=VALUE, !=, ~REGEX, !~REGEX, <N, >N. Repeatable.",
+            "Only rows where this holds: FIELD=VALUE, !=, ~REGEX, !~REGEX, <N, >N. Repeatable.",
             group="table",
         ),
     ] = None
@@ -118,89 +134,96 @@ class Header(Record, frozen=True, omit_defaults=True):
         int | None,
         Option(
             TRIES,
-            "Take the rows in the order of chance that this number gives.",
+            "Shuffle the rows with this seed.",
             metavar="SEED",
             group="table",
         ),
     ] = None
-    slice: Annotated[
-        str | None, Option(SLICE, "Of those, only from number A (the first is 0) up to B.", group="table")
-    ] = None
-    limit: Annotated[int | None, Option(COUNT, "Of those, at most so many.", group="table")] = None
+    slice: Annotated[str | None, Option(SLICE, "Only rows A to B-1, counted from 0.", group="table")] = None
+    limit: Annotated[int | None, Option(COUNT, "At most this many rows.", group="table")] = None
     attempts: Annotated[
         int | None,
-        Option(COUNT, "Do each task so many times; pass@1 and pass@N are in the report.", group="table"),
+        Option(COUNT, "Run each task N times and report pass@1 and pass@N.", group="table", default="1"),
     ] = None
     best_of: Annotated[
         BestOf | None,
         Option(
             BEST_OF,
-            "Choose one attempt of each: that passed its checks, or its judge, or gave what most did.",
+            "Keep one attempt of each task: one that passed verify or judge, or by vote.",
             group="table",
         ),
     ] = None
     matrix: Annotated[
         tuple[Axis, ...] | None,
-        Option(MATRIX, "Do each task with each of these: model=opus,haiku. Repeatable.", group="table"),
+        Option(MATRIX, "Run each task with each of these: model=opus,haiku. Repeatable.", group="table"),
     ] = None
     on: Annotated[
         str | None,
         Option(
-            TEXT, "Have nodes do the tasks: the engine's temporal:// address.", metavar="URL", group="batch"
+            TEXT,
+            "Have nodes do the tasks, through the engine at this temporal:// address.",
+            metavar="URL",
+            group="nodes",
         ),
     ] = None
     label: Annotated[
-        str | None, Option(TEXT, "Only nodes that have this label.", metavar="LABEL", group="batch")
+        str | None, Option(TEXT, "Only nodes with this label.", metavar="LABEL", group="nodes")
     ] = None
     artifacts: Annotated[
         str | None,
-        Option(TEXT, "A folder that all hosts share, for what cannot travel.", metavar="DIR", group="batch"),
+        Option(TEXT, "Folder that all hosts share, for large files.", metavar="DIR", group="nodes"),
     ] = None
     repo: Annotated[
         str | None,
         Option(
             TEXT,
-            "Each task has a checkout of its own at its node: a folder, URL or URL#REF.",
+            "Check this out at the node for each task: a folder, URL or URL#REF.",
             metavar="REPO",
-            group="batch",
+            group="nodes",
         ),
     ] = None
     rerun_lost: Annotated[
-        bool | None, Option(SWITCH, "Begin tasks anew whose node was lost.", group="batch")
+        bool | None, Option(SWITCH, "Start tasks again whose node was lost.", group="nodes")
     ] = None
     cache: Annotated[
         bool | None,
         Option(
-            SWITCH, "Do every task, also where an earlier batch has its result.", "--no-cache", group="batch"
+            SWITCH, "Run every task, even if an earlier batch has its result.", "--no-cache", group="batch"
         ),
     ] = None
     out: Annotated[
         str | None,
-        Option(TEXT, "Write each result here as it comes, a line of JSON.", metavar="FILE", group="news"),
+        Option(
+            TEXT,
+            "Write each result here as it comes (JSON Lines).",
+            metavar="FILE",
+            group="news",
+            common=_COMMON,
+        ),
     ] = None
     report: Annotated[
         str | None,
-        Option(TEXT, "Write a report at the end: .md or .html.", metavar="FILE", group="news"),
+        Option(
+            TEXT, "Write a report at the end (.md or .html).", metavar="FILE", group="news", common=_COMMON
+        ),
     ] = None
     patches: Annotated[
         str | None,
-        Option(
-            TEXT, "Write the change of each isolated task here, a patch a task.", metavar="DIR", group="news"
-        ),
+        Option(TEXT, "Write the change of each isolated task here as a patch.", metavar="DIR", group="news"),
     ] = None
     on_done: Annotated[
         str | None,
-        Option(TEXT, "Run this when the batch ends (JSON on stdin).", metavar="CMD", group="news"),
+        Option(TEXT, "Run this when the batch ends; it gets JSON on stdin.", metavar="CMD", group="news"),
     ] = None
     on_fail: Annotated[
-        str | None, Option(TEXT, "Run this when tasks did not complete.", metavar="CMD", group="news")
+        str | None, Option(TEXT, "Run this when some tasks did not complete.", metavar="CMD", group="news")
     ] = None
     on_park: Annotated[
-        str | None, Option(TEXT, "Run this when a usage limit parks it.", metavar="CMD", group="news")
+        str | None, Option(TEXT, "Run this when a usage limit pauses the batch.", metavar="CMD", group="news")
     ] = None
-    webhook: Annotated[str | None, Option(TEXT, "POST the same JSON there.", metavar="URL", group="news")] = (
-        None
-    )
+    webhook: Annotated[
+        str | None, Option(TEXT, "POST the same JSON to this address.", metavar="URL", group="news")
+    ] = None
 
 
 #: The options of a whole batch, by their fields.

@@ -26,18 +26,18 @@ def audit(
     *,
     name_flag: NameFlag = None,
     verify: Annotated[
-        bool, flags.switch("--verify", "Only say whether the log is what was written; exits with 1 if not.")
+        bool, flags.switch("--verify", "Only check the seals; exit with 1 if one is broken.")
     ] = False,
     head: Annotated[
-        str, flags.text_flag("--head", "A seal noted earlier that the log must still contain.", "SEAL")
+        str, flags.text_flag("--head", "Check that the log still has this earlier seal.", "SEAL")
     ] = "",
     json: JsonFlag = False,
 ) -> int:
-    """Show every decision about a session: calls allowed and refused and why, limits, starts and ends.
+    """Show every decision about a session, and why.
 
-    Each row is sealed with the one before it, so that a changed, missing or added row is found. The head is
-    the newest seal: noted elsewhere, it proves later what the log was. The log of a deleted session stays;
-    it is found by its name or, once that is taken again, by its id.
+    Each row is sealed with the one before it, so a changed, missing or added row shows. Note the newest seal
+    (the head) elsewhere to prove later what the log was. The log outlives a deleted session: find it by its
+    name, or by its id once the name is taken again.
 
     Examples::
 

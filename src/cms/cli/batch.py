@@ -44,7 +44,7 @@ from cms.units import check_prompt
 _HERE = Path()
 
 OptionsOf = Callable[[Header, str], BatchOptions]
-IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
+IdWord = Annotated[str | None, flags.word("The batch's id, or its first letters.")]
 
 
 @takes("batch", HEADER)
@@ -60,48 +60,47 @@ def run(
     *,
     file: Annotated[
         str | None,
-        flags.text_flag("--file", "The tasks: JSON, JSON Lines or TOML; - is stdin.", "FILE", BATCH),
+        flags.text_flag("--file", "Tasks to run: JSON, JSON Lines or TOML; - reads stdin.", "FILE", BATCH),
     ] = None,
     prompt: Annotated[
         str | None,
-        flags.text_flag(
-            "--prompt", "The one task, instead of a file: with --data, of each row.", "TEXT", BATCH
-        ),
+        flags.text_flag("--prompt", "One task instead of a file; with --data, one per row.", "TEXT", BATCH),
     ] = None,
     resume: Annotated[
-        str | None, flags.text_flag("--resume", "Go on with a batch that was stopped.", "ID", BATCH)
+        str | None,
+        flags.text_flag("--resume", "Go on with a batch that was stopped or interrupted.", "ID", BATCH),
     ] = None,
     plan: Annotated[
-        bool, flags.switch("--plan", "Forecast cost, time and memory; start nothing.", BATCH)
+        bool, flags.switch("--plan", "Show what it would cost and take; start nothing.", BATCH)
     ] = False,
     whole: Annotated[BatchFlags, Parameter(name="*")] = BatchFlags(),  # noqa: B008 - it is frozen
     detach: Annotated[
         bool,
-        flags.switch("--detach", "Do not wait: the daemon does it, and goes on after a restart.", BATCH),
+        flags.switch("--detach", "Return at once; the daemon does the work."),
     ] = False,
     foreground: Annotated[
-        bool, flags.switch("--foreground", "Work inside this command, without the daemon.", BATCH)
+        bool, flags.switch("--foreground", "Do the work in this command, without the daemon.", rare=True)
     ] = False,
     said: Annotated[TaskFlags, Parameter(name="*")] = TaskFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
-    """Run a file of tasks, each a delegation under limits, many at once.
+    """Run many tasks from a file or a table, in parallel, under limits.
 
-    A task has the keys of `cms delegate` in camelCase, and `needs` (names of tasks that must complete first),
-    `retries`, `retryOn`, `retryActed`. In a prompt {{needs.NAME.response}} is what another task answered.
-    What a task leaves open is the flag's word, then that of the file's `defaults`.
+    A task takes the flags of `cms delegate` as camelCase keys, and also `needs` (tasks that must complete
+    first), `retries`, `retryOn` and `retryActed`. {{needs.NAME.response}} in a prompt is the answer of that
+    task. A flag applies to tasks that do not set the key themselves; after that come the file's `defaults`.
 
-    With a table each task is done for each of its rows; {{row.FIELD}} in a prompt is a value of the row.
+    With --data, each task runs once per row; {{row.FIELD}} in a prompt is a value of the row.
 
-    Every state is on disk: after Ctrl-C, a crash or a reboot `--resume ID` goes on, nothing is done twice.
-    The exit code is that of the worst task (`cms help`).
+    Progress is on disk: after Ctrl-C, a crash or a reboot, `--resume ID` goes on and repeats nothing. The
+    exit code is that of the worst task (see `cms --help-all`).
 
     Examples::
 
         cms batch --file tasks.json --max-parallel 8 --max-cost 20
+        cms batch --data bugs.csv --prompt 'Fix {{row.title}}' --verify pytest
         cms batch --file night.jsonl --detach --out results.jsonl --report night.html
         cms batch --file tasks.toml --plan
-        cms batch --data bugs.csv --prompt 'Fix {{row.title}}' --verify pytest
         cms batch --resume tasks-3f9a1c
     """
     _check(file, prompt, resume, whole.header, plan=plan, detach=detach, foreground=foreground)

@@ -29,7 +29,7 @@ from cms.rpc.batches import (
     BatchWithdrawParams,
 )
 
-TaskWords = Annotated[str, flags.word("Names of tasks.")]
+TaskWords = Annotated[str, flags.word("The tasks' names.")]
 
 _OF_BATCH = {field: HEADER[field] for field in ALTERABLE}
 _OF_TASKS = {field: OPTIONS[field] for field in ALTERABLE_TASKS}
@@ -54,9 +54,9 @@ def set_(
     reason: ReasonFlag = "",
     json: JsonFlag = False,
 ) -> int:
-    """Change the limits of a batch, at work or at rest, and options of its tasks that are still to be begun.
+    """Change a batch's limits, and options of tasks not yet started.
 
-    What runs runs on as it was begun. A limit that is passed already ends the batch at once.
+    Running tasks keep what they started with. A limit already passed ends the batch at once.
 
     Examples::
 
@@ -76,18 +76,18 @@ def requeue(
     /,
     *names: TaskWords,
     failed: Annotated[
-        bool, flags.switch("--failed", "All that failed, their checks too (the default).")
+        bool, flags.switch("--failed", "All that failed, also by their checks (the default).")
     ] = False,
     errored: Annotated[
-        bool, flags.switch("--errored", "Only those that ended otherwise than by their checks.")
+        bool, flags.switch("--errored", "Only those that failed for another reason than their checks.")
     ] = False,
     reason: ReasonFlag = "",
     json: JsonFlag = False,
 ) -> int:
-    """Do tasks of a batch again that did not complete, and those that were skipped because of them.
+    """Run tasks of a batch again that did not complete.
 
-    A batch that was over or at rest goes on, the daemon does it. Each task begins anew, in a new session;
-    what it cost before counts on. What was cancelled is done again only by its name.
+    Tasks skipped because of them run too. A finished or stopped batch goes on in the daemon. Each task starts
+    over in a new session, and its earlier cost still counts. Cancelled tasks run again only if you name them.
 
     Examples::
 
@@ -110,9 +110,10 @@ def cancel(
     reason: ReasonFlag = "",
     json: JsonFlag = False,
 ) -> int:
-    """Give a batch up, or some of its tasks: what runs is ended, what waits is cancelled.
+    """Cancel a batch, or some of its tasks.
 
-    Its sessions can still be continued. Tasks that need a cancelled one are skipped.
+    Running tasks are ended; their sessions can still be continued. Tasks that need a cancelled one are
+    skipped.
 
     Examples::
 

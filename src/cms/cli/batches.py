@@ -43,12 +43,12 @@ _BATCH = (
     " source=options.source work_dir=options.work_dir warnings"
 )
 
-IdWord = Annotated[str | None, flags.word("The batch's id, or the beginning of it.")]
-ReasonFlag = Annotated[str, flags.text_flag("--reason", "Why, for `cms audit ID`.", "TEXT")]
+IdWord = Annotated[str | None, flags.word("The batch's id, or its first letters.")]
+ReasonFlag = Annotated[str, flags.text_flag("--reason", "Note the reason in `cms audit ID`.", "TEXT")]
 
 
 def batches(*, json: JsonFlag = False) -> int:
-    """List all batches, newest first.
+    """List batches, newest first.
 
     Examples::
 
@@ -79,16 +79,16 @@ def show(
     batch: IdWord = None,
     /,
     *,
-    failed: Annotated[bool, flags.switch("--failed", "Only tasks that did not complete.")] = False,
+    failed: Annotated[bool, flags.switch("--failed", "Show only tasks that did not complete.")] = False,
     follow: Annotated[
-        bool, flags.switch("--follow", "Stay until it ends, and show each task that does.")
+        bool, flags.switch("--follow", "Wait until it ends, and show each task as it ends.")
     ] = False,
     report: Annotated[
-        str, flags.text_flag("--report", "Write a report of it as it stands: .md or .html.", "FILE")
+        str, flags.text_flag("--report", "Write a report of it as it stands (.md or .html).", "FILE")
     ] = "",
     json: JsonFlag = False,
 ) -> int:
-    """Show a batch and its tasks: status, cost, time, and why one did not complete.
+    """Show a batch and its tasks, and why one did not complete.
 
     Examples::
 
@@ -136,7 +136,9 @@ def _write_report(path: str, text: str, work_dir: str) -> None:
 
 
 def pause(batch: IdWord = None, /, *, reason: ReasonFlag = "", json: JsonFlag = False) -> int:
-    """Start no more tasks of a batch; what runs runs on. `cms batch resume` undoes it.
+    """Start no more tasks of a batch; running ones finish.
+
+    `cms batch resume` undoes it.
 
     Example::
 
@@ -146,7 +148,9 @@ def pause(batch: IdWord = None, /, *, reason: ReasonFlag = "", json: JsonFlag = 
 
 
 def stop(batch: IdWord = None, /, *, reason: ReasonFlag = "", json: JsonFlag = False) -> int:
-    """Bring a batch to rest: what runs is ended so that it can go on. `cms batch resume` goes on.
+    """Stop a batch so that it can go on later.
+
+    Running tasks are ended in a way that they can go on from. `cms batch resume` goes on.
 
     Example::
 
@@ -156,9 +160,9 @@ def stop(batch: IdWord = None, /, *, reason: ReasonFlag = "", json: JsonFlag = F
 
 
 def resume(batch: IdWord = None, /, *, json: JsonFlag = False) -> int:
-    """Go on with a batch that was paused or stopped; the daemon does it, this command does not wait.
+    """Go on with a paused or stopped batch, in the daemon.
 
-    `cms batch --resume ID` waits for it, and takes other limits.
+    Does not wait. `cms batch --resume ID` does, and takes other limits.
 
     Example::
 

@@ -25,18 +25,16 @@ def _amount(flag: str, help_text: str) -> Parameter:
 
 def set_(
     *,
-    daily: Annotated[
-        float | None, _amount("--daily", "What may be spent from one midnight to the next.")
-    ] = None,
+    daily: Annotated[float | None, _amount("--daily", "Cap for a day, midnight to midnight.")] = None,
     total: Annotated[
-        float | None, _amount("--total", "What may be spent ever, all that was spent so far included.")
+        float | None, _amount("--total", "Cap for all time, including what is already spent.")
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Cap what all sessions together may spend. Holds at once, for sessions at work too.
+    """Cap what all sessions together may spend.
 
-    A cap is passed by at most one API call of each session at work. A message that gets nothing is not sent,
-    and ends with cost_exceeded (exit code 4).
+    Applies at once, also to sessions at work. Each session at work may pass a cap by at most one API call. A
+    message that finds nothing left is not sent and ends with cost_exceeded (exit code 4).
 
     Example::
 
@@ -54,7 +52,7 @@ def clear(
     total: Annotated[bool, flags.switch("--total", "Only the cap of everything.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Take the caps off again, both unless one is named.
+    """Remove the caps: the one you name, or both.
 
     Example::
 
@@ -65,7 +63,7 @@ def clear(
 
 
 def show(*, json: JsonFlag = False) -> int:
-    """Show what was spent, and what is left under each cap.
+    """Show what was spent and what is left under each cap.
 
     Example::
 

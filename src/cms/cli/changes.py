@@ -41,15 +41,15 @@ def diff(
     /,
     *,
     name_flag: NameFlag = None,
-    stat: Annotated[bool, flags.switch("--stat", "The files and the numbers only.")] = False,
-    patch: Annotated[bool, flags.switch("--patch", "The patch only.")] = False,
+    stat: Annotated[bool, flags.switch("--stat", "Show only the files and the numbers.")] = False,
+    patch: Annotated[bool, flags.switch("--patch", "Show only the patch.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show what an isolated session has changed, against what it started from.
+    """Show what an isolated session changed.
 
-    Its folder is as it was until `cms apply`. Deletions, modes, links and binary files are told, too; what
-    git ignores is counted only. Without a flag the numbers come first, then the patch. In a pipe --patch is
-    what `git apply` takes.
+    The folder stays as it is until `cms apply`. Without flags the numbers come first, then the patch.
+    Deletions, modes, links and binary files are shown too; files that git ignores are only counted. In a
+    pipe, --patch prints what `git apply` takes.
 
     Examples::
 
@@ -82,22 +82,22 @@ def apply(
     *,
     name_flag: NameFlag = None,
     conflict_markers: Annotated[
-        bool, flags.switch("--conflict-markers", "Write what conflicts, with markers in it.")
+        bool, flags.switch("--conflict-markers", "Write conflicts too, with conflict markers.")
     ] = False,
     branch: Annotated[
-        str, flags.text_flag("--branch", "Bring it as a branch; the files stay as they are.", "NAME")
+        str, flags.text_flag("--branch", "Make a branch of it; leave the files as they are.", "NAME")
     ] = "",
-    pr: Annotated[bool, flags.switch("--pr", "With --branch: have `gh` open a pull request.")] = False,
+    pr: Annotated[bool, flags.switch("--pr", "With --branch, open a pull request with `gh`.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Bring what an isolated session has changed into its folder: all of it, or nothing.
+    """Write an isolated session's changes to its folder, all or nothing.
 
-    Where the folder has moved on, texts are merged; what others changed in the same lines is a conflict, and
-    then nothing is written and all conflicts are named. Protected paths are refused, and so are links that
-    lead out of the folder. After a crash the folder is as it was, or as it should be.
+    If the folder has changed since, text is merged. Where others changed the same lines it is a conflict:
+    nothing is written, and every conflict is named. Protected paths and links that lead out of the folder are
+    refused. After a crash the folder is either as it was or as it should be.
 
-    With --branch the session's commits (or one commit made of what it left) become a branch of the folder's
-    repository instead. Exit code 1: it was not applied.
+    With --branch, the session's commits (or one commit of all it left) become a branch of the folder's
+    repository instead. Exit code 1: not applied.
 
     Examples::
 
@@ -125,7 +125,9 @@ def apply(
 
 
 def discard(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
-    """Drop what an isolated session has changed. Its folder stays as it is; the session can be continued.
+    """Drop an isolated session's changes.
+
+    Its folder stays as it is, and the session can be continued.
 
     Example::
 
@@ -151,10 +153,10 @@ def export(
     name_flag: NameFlag = None,
     json: JsonFlag = False,
 ) -> int:
-    """Write what an isolated session has changed to a place of yours.
+    """Write an isolated session's changes to a patch or a new folder.
 
-    A name that ends in .patch or .diff is a patch; any other one is a new folder with the patch, the files
-    as the session left them, and a list of all that it changed. Nothing that is there is written over.
+    A name that ends in .patch or .diff becomes a patch. Any other name becomes a new folder with the patch,
+    the files as the session left them, and a list of all it changed. Existing files are never overwritten.
 
     Examples::
 

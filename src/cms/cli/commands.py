@@ -7,20 +7,21 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-DELEGATION: Final = "Delegation"
+DELEGATION: Final = "Tasks"
 SESSIONS: Final = "Sessions"
-LOOKING: Final = "Looking on"
+LOOKING: Final = "Watching"
 MONEY: Final = "Money"
-SERVICE: Final = "Service"
+SERVICE: Final = "Setup and service"
 #: In the order in which `cms --help` shows them.
 GROUPS: Final = (DELEGATION, SESSIONS, LOOKING, MONEY, SERVICE)
 
 
 class Command(NamedTuple):
-    """One command. `target`: `module:function`; `usage`: what follows its name.
+    """One command. `target`: `module:function`; `usage`: what follows its name, a line for each usual form.
 
     `session`: which sessions its first argument can name: "any", "live" (with a process), "many" (of any,
-    several of them), "" (none that is there already).
+    several of them), "" (none that is there already). `common`: `cms help` says what it is for; the others it
+    only names.
     """
 
     names: tuple[str, ...]
@@ -28,55 +29,86 @@ class Command(NamedTuple):
     usage: str
     group: str
     session: str = ""
+    common: bool = True
 
 
 #: In the order in which a person meets them.
 COMMANDS: Final = (
-    Command(("delegate",), "cms.cli.delegation:delegate", "NAME TASK [flags]", DELEGATION),
-    Command(("continue",), "cms.cli.delegation:continue_", "NAME MESSAGE [flags]", DELEGATION, "any"),
+    Command(
+        ("delegate",),
+        "cms.cli.delegation:delegate",
+        "NAME TASK [flags]\nNAME --task-file FILE [flags]\nNAME TASK --detach [flags]",
+        DELEGATION,
+    ),
+    Command(
+        ("continue",),
+        "cms.cli.delegation:continue_",
+        "NAME MESSAGE [flags]\nNAME MESSAGE --max-cost USD [flags]",
+        DELEGATION,
+        "any",
+    ),
     Command(("diff",), "cms.cli.changes:diff", "NAME [flags]", DELEGATION, "any"),
     Command(("apply",), "cms.cli.changes:apply", "NAME [flags]", DELEGATION, "any"),
-    Command(("discard",), "cms.cli.changes:discard", "NAME [flags]", DELEGATION, "any"),
-    Command(("export",), "cms.cli.changes:export", "NAME TARGET [flags]", DELEGATION, "any"),
-    Command(("batches",), "cms.cli.batches:batches", "[flags]", DELEGATION),
-    Command(("spawn",), "cms.cli.spawn:spawn", "NAME PROMPT [flags]", SESSIONS),
-    Command(("send", "input"), "cms.cli.sessions:send", "NAME MESSAGE [flags]", SESSIONS, "any"),
+    Command(("discard",), "cms.cli.changes:discard", "NAME [flags]", DELEGATION, "any", common=False),
+    Command(("export",), "cms.cli.changes:export", "NAME TARGET [flags]", DELEGATION, "any", common=False),
+    Command(("batches",), "cms.cli.batches:batches", "[flags]", DELEGATION, common=False),
+    Command(
+        ("spawn",),
+        "cms.cli.spawn:spawn",
+        "NAME PROMPT [flags]\nNAME --prompt-file FILE [flags]\nNAME PROMPT --detach [flags]",
+        SESSIONS,
+    ),
+    Command(
+        ("send", "input"),
+        "cms.cli.sessions:send",
+        "NAME MESSAGE [flags]\nNAME --message-file FILE [flags]\nNAME - [flags] < FILE",
+        SESSIONS,
+        "any",
+    ),
     Command(("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS, "any"),
-    Command(("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS, "live"),
-    Command(("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS, "any"),
-    Command(("rename",), "cms.cli.sessions:rename", "NAME NEW-NAME [flags]", SESSIONS, "any"),
-    Command(("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS, "live"),
+    Command(("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS, "live", common=False),
+    Command(
+        ("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS, "any", common=False
+    ),
+    Command(("rename",), "cms.cli.sessions:rename", "NAME NEW-NAME [flags]", SESSIONS, "any", common=False),
+    Command(("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS, "live", common=False),
     Command(("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS, "live"),
     Command(("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS, "live"),
-    Command(("delete",), "cms.cli.sessions:delete", "NAME... [flags]", SESSIONS, "many"),
-    Command(("cleanup",), "cms.cli.sessions:cleanup", "[flags]", SESSIONS),
+    Command(("delete",), "cms.cli.sessions:delete", "NAME... [flags]", SESSIONS, "many", common=False),
+    Command(("cleanup",), "cms.cli.sessions:cleanup", "[flags]", SESSIONS, common=False),
     Command(("status",), "cms.cli.status:status", "NAME [flags]", LOOKING, "any"),
     Command(("output",), "cms.cli.status:output", "NAME [flags]", LOOKING, "any"),
-    Command(("history",), "cms.cli.status:history", "NAME [flags]", LOOKING, "any"),
+    Command(("history",), "cms.cli.status:history", "NAME [flags]", LOOKING, "any", common=False),
     Command(("list",), "cms.cli.status:list_sessions", "[flags]", LOOKING),
     Command(("top",), "cms.cli.top:top", "[flags]", LOOKING),
     Command(("logs",), "cms.cli.logs:logs", "NAME [flags]", LOOKING, "any"),
-    Command(("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING, "any"),
+    Command(("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING, "any", common=False),
     Command(("ask",), "cms.cli.questions:ask", "[NAME] [flags]", LOOKING, "any"),
-    Command(("answer",), "cms.cli.questions:answer", "NAME ANSWER... [flags]", LOOKING, "any"),
+    Command(
+        ("answer",),
+        "cms.cli.questions:answer",
+        "NAME ANSWER... [flags]\nNAME allow|deny [flags]",
+        LOOKING,
+        "any",
+    ),
     Command(("wait",), "cms.cli.sessions:wait", "NAME... [flags]", LOOKING, "many"),
-    Command(("fleet",), "cms.cli.fleet:fleet", "--on URL [flags]", LOOKING),
+    Command(("fleet",), "cms.cli.fleet:fleet", "--on URL [flags]", LOOKING, common=False),
     Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
-    Command(("metrics",), "cms.cli.metrics:metrics", "[flags]", SERVICE),
-    Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE),
+    Command(("metrics",), "cms.cli.metrics:metrics", "[flags]", SERVICE, common=False),
+    Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE, common=False),
     Command(("config",), "cms.cli.config:config", "[flags]", SERVICE),
-    Command(("trust",), "cms.cli.trust:trust", "[DIR] [flags]", SERVICE),
+    Command(("trust",), "cms.cli.trust:trust", "[DIR] [flags]", SERVICE, common=False),
     Command(("doctor",), "cms.cli.selftest:doctor", "[flags]", SERVICE),
-    Command(("drill",), "cms.cli.selftest:drill", "[flags]", SERVICE),
+    Command(("drill",), "cms.cli.selftest:drill", "[flags]", SERVICE, common=False),
     Command(("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
-    Command(("mcp",), "cms.cli.mcp:mcp", "", SERVICE),
+    Command(("mcp",), "cms.cli.mcp:mcp", "", SERVICE, common=False),
     Command(("demo",), "cms.cli.selftest:demo", "[flags]", SERVICE),
-    Command(("help",), "cms.cli.help:help_", "[COMMAND...]", SERVICE),
+    Command(("help",), "cms.cli.help:help_", "[COMMAND...]", SERVICE, common=False),
 )
 #: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
 FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
     "batch": (
-        "Run a file of tasks, each a delegation; show, steer and cancel batches.",
+        "Run many tasks from a file or a table, in parallel.",
         DELEGATION,
         (
             ("show", "cms.cli.batches:show", "ID [flags]"),
@@ -89,7 +121,7 @@ FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "budget": (
-        "What all sessions together may spend, in a day and in all.",
+        "Cap what all sessions together may spend.",
         MONEY,
         (
             ("set", "cms.cli.budget:set_", "[flags]"),
@@ -98,7 +130,7 @@ FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "node": (
-        "Do tasks of other machines' batches, from an engine that all of them reach.",
+        "Run tasks of batches from other machines.",
         SERVICE,
         (
             ("status", "cms.cli.node:status", "[flags]"),
@@ -107,7 +139,7 @@ FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
         ),
     ),
     "daemon": (
-        "The process that owns the live sessions. Started by itself when needed.",
+        "Look after the background process that owns the live sessions.",
         SERVICE,
         (
             ("run", "cms.cli.daemon:run", ""),

@@ -123,7 +123,7 @@ def _by_command_line(app: App, given: Sequence[str], wanted: str) -> list[Candid
         for argument in arguments
         for name in argument.names
         if name.startswith("--") and (argument.show or name not in words)
-    ] + [("--help", "Explain this command.")]
+    ] + [("--help", "Explain this command."), ("--help-all", "Explain all of it.")]
 
 
 def _first_line(app: App) -> str:

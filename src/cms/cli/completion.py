@@ -78,13 +78,13 @@ def completion(
     /,
     *,
     install: Annotated[
-        bool, flags.switch("--install", "Write it to where the shell looks, instead of printing it.")
+        bool, flags.switch("--install", "Install it where the shell looks, instead of printing it.")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Print the script that completes commands, flags and session names in a shell, or install it.
+    """Print or install the completion script of a shell.
 
-    The script asks cms on each TAB, so it stays right when cms changes.
+    The script asks cms on each TAB, so it never goes stale.
 
     Examples::
 
@@ -100,8 +100,9 @@ def completion(
     script = SCRIPTS[shell]
     if not install:
         if json:
-            raise UsageError("--json is for --install: the script is no object")
-        io.show(script)
+            io.show_json({"shell": shell, "script": script})
+        else:
+            io.show(script)
         return ExitCode.COMPLETED
     path = place(shell)
     try:

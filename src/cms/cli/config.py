@@ -60,11 +60,11 @@ class ConfigView(Record, frozen=True):
 def config(
     *,
     init: Annotated[
-        bool, flags.switch("--init", "Write a file to begin with, all of it commented out.")
+        bool, flags.switch("--init", "Write a config.toml to start from, all commented out.")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show the settings with where each comes from, and the profiles.
+    """Show the settings, where each comes from, and the profiles.
 
     The file is config.toml in CMS_HOME. In it, keys are the flags' names without the hyphens in front::
 

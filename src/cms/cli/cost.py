@@ -43,7 +43,7 @@ def _to_since(_: object, tokens: Sequence[Token]) -> float:
 def cost(
     *,
     by: Annotated[
-        Grouping, Parameter(name="--by", metavar="WHAT", help="What the rows are: session, model or day.")
+        Grouping, Parameter(name="--by", metavar="WHAT", help="Group by session, model or day.")
     ] = "session",
     since: Annotated[
         float | None,
@@ -51,18 +51,18 @@ def cost(
             name="--since",
             converter=_to_since,
             metavar="TIME",
-            help="Only what was spent since: today, 24h, 7d, or a date.",
+            help="Count only since then: today, 24h, 7d or a date.",
         ),
     ] = None,
     limit: Annotated[
-        int, Parameter(name="--limit", converter=flags.to_count, metavar="N", help="At most so many rows.")
+        int, Parameter(name="--limit", converter=flags.to_count, metavar="N", help="Show at most N rows.")
     ] = ROWS,
     json: JsonFlag = False,
 ) -> int:
-    """Show what was spent, by session, model or day, with a bar for each.
+    """Show what was spent, by session, model or day.
 
-    From the ledger, so sessions that were deleted count too, and a fork counts only what it spent itself.
-    `>=` stands before what is at least so much: a process died before it said.
+    Comes from the ledger, so deleted sessions count too, and a fork counts only what it spent itself. `>=`
+    marks an amount that may be higher: a process died before it reported.
 
     Examples::
 

@@ -14,7 +14,7 @@ from typing import Annotated, BinaryIO
 from cyclopts import Parameter
 
 from cms.cli import flags, io, render
-from cms.cli.flags import JsonFlag
+from cms.cli.flags import JsonErrorFlag, JsonFlag
 from cms.config import load_settings, load_settings_and_file
 from cms.errors import CmsError, DaemonUnavailable, ExitCode
 from cms.json_output import json_object
@@ -26,8 +26,8 @@ _LEAVING = 30.0  # seconds on top of the grace, for force and proof
 _POLL = 0.25  # seconds between two looks at the log with --follow
 
 
-def run() -> int:
-    """Run the daemon in this terminal, until Ctrl-C or `cms daemon stop`.
+def run(*, json: JsonErrorFlag = False) -> int:  # noqa: ARG001 - `cms.cli.app` looks at it
+    """Run the daemon in this terminal until Ctrl-C or `cms daemon stop`.
 
     Example::
 
@@ -42,8 +42,7 @@ def run() -> int:
 def unit(*, json: JsonFlag = False) -> int:
     """Print a systemd user unit for the daemon.
 
-    Run by it, the daemon has a delegated cgroup (level A in `cms doctor`), starts with the login, and is
-    ended by systemd with all that it started.
+    Run by systemd, the daemon has a cgroup of its own (level A in `cms doctor`) and starts when you log in.
 
     Example::
 
@@ -61,9 +60,9 @@ def unit(*, json: JsonFlag = False) -> int:
 
 
 def status(*, json: JsonFlag = False) -> int:
-    """Show whether a daemon runs, and what it holds. Starts none.
+    """Show whether the daemon runs, and what it does.
 
-    Exits with 11 when none runs.
+    Exits with 11 when none runs. Does not start one.
 
     Example::
 
@@ -90,14 +89,14 @@ def stop(
             name="--grace",
             converter=flags.to_seconds,
             metavar="TIME",
-            help="What the sessions get to end by themselves before force is used.",
+            help="Give sessions this long to end before they are killed.",
         ),
     ] = 10.0,
     json: JsonFlag = False,
 ) -> int:
-    """Stop every session gracefully, then the daemon. The sessions can be resumed.
+    """Stop every session, then the daemon.
 
-    Works on a daemon of any version, and is done when there is none.
+    The sessions can be resumed. Works on a daemon of any version; succeeds if none runs.
 
     Example::
 
@@ -126,7 +125,7 @@ def logs(
     *,
     lines: Annotated[
         int,
-        Parameter(name="--lines", converter=flags.to_count, metavar="N", help="How many of the last lines."),
+        Parameter(name="--lines", converter=flags.to_count, metavar="N", help="Show the last N lines."),
     ] = 50,
     follow: Annotated[
         bool,
@@ -134,7 +133,7 @@ def logs(
             name=("--follow", "-f"),
             negative=(),
             show_default=False,
-            help="Go on and print what comes, until Ctrl-C.",
+            help="Keep printing new lines until Ctrl-C.",
         ),
     ] = False,
     json: JsonFlag = False,

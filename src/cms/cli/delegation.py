@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
-from cms.cli.option_flags import DelegateFlags, LimitFlags, typed
+from cms.cli.option_flags import TASK, DelegateFlags, LimitFlags, typed
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
 from cms.errors import UsageError
 from cms.options import DELEGATION, limits_of
@@ -23,33 +23,35 @@ from cms.rpc.sessions import (
 from cms.rpc.verbs import P, Verb
 from cms.session.model import DelegateResult, exit_code_of
 
-DetachFlag = Annotated[
-    bool, flags.switch("--detach", "Do not wait: the daemon does the work, the terminal may be closed.")
-]
+DetachFlag = Annotated[bool, flags.switch("--detach", "Return at once; the daemon does the work.")]
 
 
 def delegate(
     name: NameWord = None,
-    task: Annotated[str | None, flags.word("What is to be done; - reads it from stdin.")] = None,
+    task: Annotated[str | None, flags.word("What to do; - reads it from stdin.")] = None,
     /,
     *,
     name_flag: NameFlag = None,
-    task_flag: Annotated[str | None, flags.text_flag("--task", "The task, instead of TASK.")] = None,
+    task_flag: Annotated[
+        str | None, flags.text_flag("--task", "The task, instead of TASK.", group=TASK, rare=True)
+    ] = None,
     task_file: Annotated[
-        str | None, flags.text_flag("--task-file", "Read the task from a file.", "FILE")
+        str | None, flags.text_flag("--task-file", "Read the task from this file.", "FILE", TASK)
     ] = None,
     detach: DetachFlag = False,
     foreground: Annotated[
-        bool, flags.switch("--foreground", "Work inside this command, without the daemon: all ends with it.")
+        bool,
+        flags.switch(
+            "--foreground", "Do the work in this command, without the daemon; everything ends with it."
+        ),
     ] = False,
     said: Annotated[DelegateFlags, Parameter(name="*")] = DelegateFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
-    """Have one task done under limits, with nobody there to ask.
+    """Have one task done under limits, with nobody watching.
 
-    Unless given, the task may cost $2.00 and take 50 turns. The session is stopped at the end and can be
-    continued. What the preset does not permit is refused and reported. Ctrl-C stops the work. The exit code
-    says how it ended (`cms help`).
+    The session is stopped at the end and can be continued with `cms continue`. What the preset does not allow
+    is refused and reported. Ctrl-C stops the work. The exit code says how it ended (see `cms --help-all`).
 
     Examples::
 
@@ -92,9 +94,9 @@ def continue_(
     said: Annotated[LimitFlags, Parameter(name="*")] = LimitFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
-    """Follow up on a delegated session, under its limits.
+    """Send a follow-up to a delegated session.
 
-    Cost, turns and tool calls count over the whole session: where one is used up, raise it here.
+    Limits of cost, turns and tool calls count for the whole session. When one is used up, raise it here.
 
     Examples::
 

@@ -72,10 +72,15 @@ def _words(_: object, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 # --- the flags ------------------------------------------------------------------------------------
 
-OUTPUT = Group("Output", sort_key=13)
+#: Of a flag that names none.
+NO_GROUP = Group("Flags", sort_key=9)
+#: Beside a flag's own group: only `--help-all` shows it.
+RARE = Group("(rare)")
 
 
-def text_flag(flag: str, help_text: str, metavar: str = "TEXT", group: Group | None = None) -> Parameter:
+def text_flag(
+    flag: str, help_text: str, metavar: str = "TEXT", group: Group | None = None, *, rare: bool = False
+) -> Parameter:
     """A flag with a text, which may begin with a hyphen: `--message --foo` says "--foo"."""
     return grouped(
         Parameter(
@@ -87,6 +92,7 @@ def text_flag(flag: str, help_text: str, metavar: str = "TEXT", group: Group | N
             show_default=_unless_empty,
         ),
         group,
+        rare=rare,
     )
 
 
@@ -95,9 +101,9 @@ def word(help_text: str) -> Parameter:
     return Parameter(help=help_text, converter=_word)
 
 
-def switch(flag: str, help_text: str, group: Group | None = None) -> Parameter:
+def switch(flag: str, help_text: str, group: Group | None = None, *, rare: bool = False) -> Parameter:
     """A flag without a value."""
-    return grouped(Parameter(name=flag, help=help_text, negative=(), show_default=False), group)
+    return grouped(Parameter(name=flag, help=help_text, negative=(), show_default=False), group, rare=rare)
 
 
 def many(flag: str, help_text: str, metavar: str, group: Group | None = None) -> Parameter:
@@ -116,9 +122,14 @@ def many(flag: str, help_text: str, metavar: str, group: Group | None = None) ->
     )
 
 
-def grouped(parameter: Parameter, group: Group | None) -> Parameter:
-    """The flag in a group of the help; None: among the others."""
-    return parameter if group is None else Parameter.combine(parameter, Parameter(group=group))
+def grouped(parameter: Parameter, group: Group | None, *, rare: bool = False) -> Parameter:
+    """The flag in a group of the help; None: among the others.
+
+    Args:
+        rare: only `--help-all` shows it.
+    """
+    groups = (*((group,) if group else ()), *((RARE,) if rare else ()))
+    return Parameter.combine(parameter, Parameter(group=groups)) if groups else parameter
 
 
 def _unless_empty(value: object) -> str:
@@ -126,13 +137,17 @@ def _unless_empty(value: object) -> str:
 
 
 NameWord = Annotated[str | None, word("The session's name.")]
-NameFlag = Annotated[str | None, text_flag("--name", "The session's name, instead of NAME.", "NAME")]
-JsonFlag = Annotated[
-    bool, switch("--json", "Print one JSON object on stdout; all else goes to stderr.", OUTPUT)
+NameFlag = Annotated[
+    str | None, text_flag("--name", "The session's name, instead of NAME.", "NAME", rare=True)
 ]
-StopFlag = Annotated[bool, switch("--stop", "Stop the session after the answer; it can be resumed.")]
-DetachFlag = Annotated[bool, switch("--detach", "Do not wait: return once the message is safely stored.")]
-FullFlag = Annotated[bool, switch("--full", "Nothing cut.")]
+JsonFlag = Annotated[bool, switch("--json", "Print one JSON object on stdout.")]
+#: Of commands that serve until they are ended: they have no answer, only errors.
+JsonErrorFlag = Annotated[bool, switch("--json", "Print an error as one JSON object on stdout.")]
+StopFlag = Annotated[bool, switch("--stop", "Stop the session after the answer.")]
+DetachFlag = Annotated[
+    bool, switch("--detach", "Return as soon as the message is stored; do not wait for the answer.")
+]
+FullFlag = Annotated[bool, switch("--full", "Cut nothing.")]
 
 
 # --- names and texts, positional or by flag -------------------------------------------------------

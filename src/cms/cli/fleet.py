@@ -12,10 +12,12 @@ from cms.errors import ExitCode, UsageError
 
 def fleet(
     *,
-    on: Annotated[str, flags.text_flag("--on", "The engine: temporal://HOST:7233/NAMESPACE.", "URL")] = "",
+    on: Annotated[
+        str, flags.text_flag("--on", "Address of the engine: temporal://HOST:7233/NAMESPACE.", "URL")
+    ] = "",
     json: JsonFlag = False,
 ) -> int:
-    """Show the nodes of an engine, what they have, and what each does.
+    """Show the nodes of an engine and what they do.
 
     Examples::
 

@@ -51,24 +51,24 @@ def logs(
             name=("--follow", "-f"),
             negative=(),
             show_default=False,
-            help="Go on with what comes, until the session's process has ended, or Ctrl-C.",
+            help="Follow until the session's process ends, or Ctrl-C.",
         ),
     ] = False,
     last: Annotated[
         int | None,
         Parameter(
-            name="--last", converter=flags.to_count, metavar="N", help="Begin with the last N messages."
+            name="--last", converter=flags.to_count, metavar="N", help="Start with the last N messages."
         ),
     ] = None,
     raw: Annotated[
-        bool, flags.switch("--raw", "The stream-json lines that claude wrote, exactly as they were.")
+        bool, flags.switch("--raw", "Print claude's stream-json lines exactly as they were.")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show a session as a person reads it: prompts, text, tool calls, refusals, costs.
+    """Show what a session did: prompts, text, tool calls, costs.
 
-    From any shell, while it works or years later. With -f also what comes, the text as it streams; many may
-    watch at once, and none of them slows the session. With -f and --json, one JSON object a line.
+    Works while the session runs and long after. With -f it follows, streaming text as it comes; any number of
+    terminals may follow without slowing the session. With -f and --json it prints one JSON object per line.
 
     Examples::
 

@@ -6,12 +6,13 @@ import gc
 import importlib.util
 import sys
 
+from cms.cli.flags import JsonErrorFlag
 from cms.config import load_settings
 from cms.errors import ExitCode, MachineError, UsageError
 
 
-def mcp() -> int:
-    """Offer the sessions as tools to a client like Claude Code, on stdin and stdout.
+def mcp(*, json: JsonErrorFlag = False) -> int:  # noqa: ARG001 - `cms.cli.app` looks at it
+    """Serve MCP on stdin and stdout, for Claude Code and other clients.
 
     Not for typing: `cms setup` tells Claude Code to start it.
 

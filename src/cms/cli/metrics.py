@@ -55,6 +55,8 @@ def metrics(
             name="--listen",
             converter=_to_address,
             metavar="HOST:PORT",
+            accepts_keys=False,
+            n_tokens=1,
             help="Serve them at http://HOST:PORT/metrics until Ctrl-C; loopback only.",
         ),
     ] = None,

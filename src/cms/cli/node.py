@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from cms.cli import flags, io, node_render
-from cms.cli.flags import JsonFlag
+from cms.cli.flags import JsonErrorFlag, JsonFlag
 from cms.config import load_settings
 from cms.errors import CmsError, ExitCode, UsageError
 from cms.folders import check_folder
@@ -26,31 +26,31 @@ def run(
     *,
     on: Annotated[
         str,
-        flags.text_flag("--on", "The engine: temporal://HOST:7233/NAMESPACE.", "URL"),
+        flags.text_flag("--on", "Address of the engine: temporal://HOST:7233/NAMESPACE.", "URL"),
     ] = "",
     slots: Annotated[
         str,
-        flags.text_flag("--slots", "Tasks at once, or auto: what memory and cores bear.", "N"),
+        flags.text_flag("--slots", "Tasks to run at once; auto: by memory and cores.", "N"),
     ] = "auto",
-    labels: Annotated[
-        str, flags.text_flag("--labels", "What this machine has that others lack: gpu,big.", "A,B")
-    ] = "",
+    labels: Annotated[str, flags.text_flag("--labels", "What sets this machine apart: gpu,big.", "A,B")] = "",
     work: Annotated[
-        str, flags.text_flag("--work", "Where repositories are checked out. [default: CMS_HOME-work]", "DIR")
+        str, flags.text_flag("--work", "Check out repositories here. [default: CMS_HOME-work]", "DIR")
     ] = "",
     dev_server: Annotated[
         bool,
-        flags.switch("--dev-server", "Run an engine here as well, on loopback; for a first try, and tests."),
+        flags.switch("--dev-server", "Also run an engine here, on loopback, for a first try."),
     ] = False,
     port: Annotated[
         int,
-        Parameter(name="--port", converter=flags.to_count, metavar="N", help="Where --dev-server listens."),
+        Parameter(name="--port", converter=flags.to_count, metavar="N", help="Port of the --dev-server."),
     ] = 7233,
+    json: JsonErrorFlag = False,  # noqa: ARG001 - `cms.cli.app` looks at it
 ) -> int:
-    """Do tasks of other machines' batches: take them from an engine, and have this machine's daemon do them.
+    """Run tasks of batches from other machines, taken from an engine.
 
-    Ctrl-C or SIGTERM drains: nothing more is taken, what runs runs on; a second one stops what runs.
-    A node that is cut off from its engine ends its sessions before anybody may call them lost.
+    This machine's daemon does the tasks. Ctrl-C or SIGTERM drains the node: it takes nothing more and
+    finishes what runs; a second one stops that too. A node cut off from its engine ends its sessions before
+    anyone counts them as lost.
 
     Examples::
 
@@ -92,10 +92,12 @@ def _labels(text: str) -> tuple[str, ...]:
 
 def drain(
     *,
-    wait: Annotated[bool, flags.switch("--wait", "Stay until its last task has ended.")] = False,
+    wait: Annotated[bool, flags.switch("--wait", "Wait until its last task has ended.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Have the node of this home take nothing more, and leave after its last task. 11: none runs.
+    """Have this node take nothing more and leave after its last task.
+
+    Exits with 11 when no node runs.
 
     Example::
 
@@ -116,7 +118,9 @@ def drain(
 
 
 def status(*, json: JsonFlag = False) -> int:
-    """Show the node of this home and what it does. Exits with 11 when none runs.
+    """Show this node and what it does.
+
+    Exits with 11 when no node runs.
 
     Example::
 

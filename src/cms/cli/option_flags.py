@@ -23,18 +23,28 @@ from cms.units import check_name
 
 F = TypeVar("F")
 
-LIMITS = Group("Limits", sort_key=10)
-BATCH = Group("The batch", sort_key=1)
+TASK = Group("Task", sort_key=2)
+SESSION = Group("Session", sort_key=2)
+BATCH = Group("Batch", sort_key=1)
+LIMITS = Group("Limits", sort_key=3)
+_EACH_TASK = Group("Each task", sort_key=2)
 _GROUPS: Final = {
     "batch": BATCH,
-    "table": Group("Rows, cells, attempts", sort_key=1.5),
-    "news": Group("News", sort_key=3),
+    "table": Group("Rows and attempts", sort_key=1.5),
+    "nodes": Group("Other machines", sort_key=6),
+    "news": Group("Results", sort_key=6.5),
     "limits": LIMITS,
-    "safety": Group("Safety", sort_key=11),
-    "claude": Group("Handed to claude", sort_key=12),
+    "safety": Group("Safety", sort_key=4),
+    "claude": Group("Passed to claude", sort_key=5),
+}
+#: Where an option stands that has no group of its own.
+_OWN: Final[Mapping[Way, Group]] = {
+    "delegate": TASK,
+    "continue": TASK,
+    "spawn": SESSION,
+    "batch": _EACH_TASK,
 }
 _NOTHING: Final = Layer()
-_TASKS = Group("Defaults of tasks", sort_key=2)
 
 
 def takes(way: Way, table: Mapping[str, Option] = OPTIONS) -> Callable[[type[F]], type[F]]:
@@ -68,27 +78,24 @@ def typed(flags: object, table: Mapping[str, Option] = OPTIONS) -> dict[str, obj
 
 
 def _parameter(option: Option, way: Way) -> Parameter:
-    names, text, group = option.flags, option.help, _GROUPS.get(option.group)
-    if way == "batch" and option.group in ("limits", "task"):
-        group = _TASKS
-        if option.group == "limits":
-            names = ("--task-" + names[0].removeprefix("--"),)
-            text = "Of each task."
-            if option.task is not None:
-                text += f" [default: {_default(option)}]"
+    names, group = option.flags, _GROUPS.get(option.group) or _OWN.get(way)
+    if way == "batch" and option.group == "limits":
+        names, group = ("--task-" + names[0].removeprefix("--"),), _EACH_TASK
+    rare = way not in option.common and way in ("delegate", "spawn", "batch")
     if option.kind is SWITCH:
-        return switch(names[0], text, group)
+        return switch(names[0], option.help, group, rare=rare)
     is_choice = get_origin(option.kind.type) is Literal  # cyclopts knows what to do with these
+    default = _default(option, way)
     flag = Parameter(
         name=names,
-        help=text,
+        help=option.help,
         metavar=option.metavar or option.kind.metavar,
         converter=None if is_choice else _converter(option),
         negative=(),
         allow_leading_hyphen=option.kind.many or option.kind.type is str,
-        show_default=False,
+        show_default=lambda _: default,
     )
-    return grouped(flag, group)
+    return grouped(flag, group, rare=rare)
 
 
 def _converter(option: Option) -> Callable[[object, Sequence[Token]], object]:
@@ -99,8 +106,13 @@ def _converter(option: Option) -> Callable[[object, Sequence[Token]], object]:
     return convert
 
 
-def _default(option: Option) -> str:
-    value = option.task or 0
+def _default(option: Option, way: Way) -> str:
+    """What holds where the flag is not given, in words."""
+    if way == "continue":
+        return ""  # what the session has
+    value = {"delegate": option.delegation, "batch": option.task}.get(way)
+    if value is None:
+        return option.default or ("no limit" if option.group == "limits" else "")
     if option.kind is SECONDS:
         return f"{value / 60:g}m"
     return f"{value:.2f}" if option.kind is MONEY else f"{value:g}"
@@ -114,7 +126,7 @@ class SessionFlags:
     """What was typed about a session that is to begin."""
 
     profile: Annotated[
-        str, text_flag("--profile", "Take what no flag says from this profile (`cms config`).", "NAME")
+        str, text_flag("--profile", "Use this profile of config.toml (`cms config`).", "NAME", rare=True)
     ] = ""
 
     @property

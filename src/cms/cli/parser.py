@@ -2,24 +2,26 @@
 
 Commands are named as strings, `module:function`: cyclopts imports a command's module when that command is
 called, so `cms daemon` does not pay for `delegate`. cyclopts itself is two thirds of what a fast command
-would take; a plain line does without it (`cms.cli.quick`). rich, which it uses for help and for its own error
-panels, is only loaded by `--help` and by a usage error.
+would take; a plain line does without it (`cms.cli.quick`). Help is ours (`cms.cli.help`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from typing import Literal, get_args, get_origin
 
 from cyclopts import App, CycloptsError, Group, UnknownCommandError
 from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from cms._version import __version__
-from cms.cli.commands import COMMANDS, FAMILIES, GROUPS
-from cms.cli.flags import mark_hyphens, shorten, unmark
-from cms.cli.help import EPILOGUE, TwoColumns
-from cms.errors import UsageError
+from cms.cli import io
+from cms.cli.commands import COMMANDS, FAMILIES
+from cms.cli.flags import NO_GROUP, mark_hyphens, shorten, unmark
+from cms.cli.help import explain
+from cms.errors import ExitCode, UsageError
 from cms.units import nearest
 
 
@@ -27,53 +29,35 @@ def build() -> App:
     """The whole command line. Cheap: nothing but names."""
     app = App(
         name="cms",
-        help="Run many Claude Code sessions: kept alive, held to limits, provably stopped.",
+        help="Run many Claude Code sessions under limits, in containers, alone or in batches.",
         usage="cms COMMAND [arguments] [flags]",
-        version=__version__,
-        help_format="plaintext",
-        help_formatter=TwoColumns(),
-        help_epilogue=EPILOGUE,
+        help_flags=(),
+        version_flags=(),
         group_arguments=Group("Arguments", sort_key=0),
-        group_parameters=Group("Flags", sort_key=9),
-        group_commands=Group("Flags", sort_key=9),
+        group_parameters=NO_GROUP,
         print_error=False,
         exit_on_error=False,
     )
-    groups = {name: Group(name, sort_key=number) for number, name in enumerate(GROUPS, 1)}
-    for names, target, usage, group, _ in COMMANDS:
-        app.command(
-            target,
-            name=names,
-            group=groups[group],
-            usage=f"cms {names[0]} {usage}",
-            help_epilogue="",
-            help_formatter=TwoColumns(),
-        )
-    for children, (text, group, commands) in FAMILIES.items():
-        parent = App(
-            name=children,
-            help=text,
-            usage=f"cms {children} {'|'.join(name for name, _, _ in commands)} [flags]",
-            help_epilogue="",
-            group=groups[group],
-            group_commands=Group("Commands", sort_key=1),
-        )
+    for names, target, usage, *_ in COMMANDS:
+        app.command(target, name=names, usage=_forms(names[0], usage))
+    for family, (text, _, commands) in FAMILIES.items():
+        parent = App(name=family, help=text, usage=f"cms {family} COMMAND [flags]")
         app.command(parent)
         for name, target, usage in commands:
-            parent.command(
-                target, name=name, usage=f"cms {children} {name} {usage}".strip(), help_epilogue=""
-            )
+            parent.command(target, name=name, usage=_forms(f"{family} {name}", usage))
     return app
 
 
-def summon(app: App) -> None:
-    """Load every command, because the overview shows the first line of each."""
-    for name in app:
-        app[name]
+def _forms(command: str, usage: str) -> str:
+    """The usual forms of a command, a line each."""
+    return "\n".join(f"cms {command} {form}".rstrip() for form in usage.split("\n"))
 
 
 #: Families that are commands as well: what does it, and what follows the name.
-BOTH = {"batch": "--file FILE [flags]", "node": "--on URL [flags]"}
+BOTH = {
+    "batch": "--file FILE [flags]\n--data TABLE --prompt TEXT [flags]\n--resume ID [flags]",
+    "node": "--on URL [flags]\n--dev-server [flags]",
+}
 
 
 def complete(app: App, family: str) -> None:
@@ -84,7 +68,7 @@ def complete(app: App, family: str) -> None:
     children = app[family]
     children.default(run)
     children.help = run.__doc__
-    children.usage = f"cms {family} {BOTH[family]}\n       {children.usage}"
+    children.usage = _forms(family, BOTH[family])
 
 
 def find(words: list[str]) -> Callable[[], object]:
@@ -93,17 +77,31 @@ def find(words: list[str]) -> Callable[[], object]:
     Raises:
         UsageError: it stands for none.
     """
+    flags = words[: words.index("--")] if "--" in words else words
+    json = "--json" in flags
+    if not {"-h", "--help", "--help-all"}.isdisjoint(flags) or set(words) <= {"--json"}:
+        path = list(takewhile(lambda word: not word.startswith("-"), words))
+        whole = "--help-all" in flags
+        if path[:1] == ["help"] and whole:
+            path = path[1:]
+        return partial(explain, path, whole=whole, json=json)
+    if words[:1] == ["--version"]:
+        return partial(_show_version, json=json)
     app = build()
-    complete(app, words[0] if words else "")
-    if not words or words[0] in ("-h", "--help"):
-        summon(app)
-    elif words[0] in FAMILIES and words[1:2] in ([], ["-h"], ["--help"]):
-        summon(app[words[0]])
+    complete(app, words[0])
     try:
         command, bound, _ = app.parse_args(mark_hyphens(words))
     except CycloptsError as error:
         raise _explain(error, app) from None
     return lambda: command(*bound.args, **bound.kwargs)
+
+
+def _show_version(*, json: bool) -> int:
+    if json:
+        io.show_json({"version": __version__})
+    else:
+        io.show_lines([__version__])
+    return ExitCode.COMPLETED
 
 
 # --- usage errors ---------------------------------------------------------------------------------

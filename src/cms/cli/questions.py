@@ -41,11 +41,11 @@ _UNANSWERED = (
 
 
 def ask(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
-    """List what waits for a person, in all sessions or in one: questions, and permissions nobody gave.
+    """List questions and permissions that wait for a person.
 
-    With --ask-timeout (spawn, delegate) a session waits that long for `cms answer`, and is refused then.
-    Without, its message has ended with needs_input; `cms answer` goes on with it. While a session waits,
-    --max-time goes on and --max-silence does not.
+    With --ask-timeout (spawn, delegate) a session waits that long for `cms answer`; then the call is refused.
+    Without it, the message has ended with needs_input, and `cms answer` goes on with the session. While a
+    session waits, --max-time runs on and --max-silence does not.
 
     Examples::
 
@@ -71,18 +71,20 @@ def answer(
     name: NameWord = None,
     /,
     *answers: Annotated[
-        str, flags.word("One for each question: a choice, its number, or your own words; or allow, deny.")
+        str, flags.word("A choice, its number or your own words, one per question; or allow, deny.")
     ],
     name_flag: NameFlag = None,
-    id_: Annotated[str, flags.text_flag("--id", "Which, where several wait (`cms ask` tells).", "ID")] = "",
-    deny: Annotated[bool, flags.switch("--deny", "Refuse the call instead of answering it.")] = False,
-    message: Annotated[str, flags.text_flag("--message", "With a refusal: why, for the model.")] = "",
+    id_: Annotated[
+        str, flags.text_flag("--id", "Which question, if several wait (see `cms ask`).", "ID")
+    ] = "",
+    deny: Annotated[bool, flags.switch("--deny", "Refuse the tool call.")] = False,
+    message: Annotated[str, flags.text_flag("--message", "With a refusal, tell the model why.")] = "",
     json: JsonFlag = False,
 ) -> int:
-    """Answer what a session asks, or allow or deny what it wants to do.
+    """Answer a session's question, or allow or deny a tool call.
 
-    Several choices are joined with commas where the question takes several. What no longer waits is answered
-    by a message to the session, whose end this command then waits for.
+    If a question takes several choices, join them with commas. If the session no longer waits, the answer is
+    sent as a message and its end is waited for.
 
     Examples::
 

@@ -28,11 +28,11 @@ _PROMISES = {
 
 
 def doctor(*, json: JsonFlag = False) -> int:
-    """Show what this machine can guarantee, what is missing and how to get it.
+    """Check what this machine can guarantee.
 
-    Looks at containment by doing each step once, at claude and its login (spending nothing), at CMS_HOME and
-    at the daemon. Exits with 0 if sessions can run here and every kill is one that holds (level C or better),
-    else with 1. The levels are explained in SECURITY.md.
+    Tries each step of containment once, and looks at claude and its login (spending nothing), CMS_HOME and
+    the daemon. Exits with 0 if sessions can run and every kill is certain (level C or better), else with 1.
+    SECURITY.md explains the levels.
 
     Example::
 
@@ -51,23 +51,25 @@ def doctor(*, json: JsonFlag = False) -> int:
 def drill(
     *,
     quick: Annotated[
-        bool, flags.switch("--quick", "Fewer cases and smaller ones: half a minute instead of one or two.")
+        bool, flags.switch("--quick", "Run fewer, smaller cases: half a minute instead of one or two.")
     ] = False,
     only: Annotated[
         tuple[str, ...],
-        flags.many("--only", "Only kill, freeze, walls, caps, folder, limits or crash. Repeatable.", "GROUP"),
+        flags.many(
+            "--only", "Run only kill, freeze, walls, caps, folder, limits or crash. Repeatable.", "GROUP"
+        ),
     ] = (),
     strict: Annotated[
-        bool, flags.switch("--strict", "Fail also on what this machine does not promise (`cms doctor`).")
+        bool, flags.switch("--strict", "Also fail on what this machine does not promise (`cms doctor`).")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Certify this machine before a night run: try on it what must not happen.
+    """Test this machine for real before a night run.
 
-    Programs made to outlive a kill, to get past the walls and the caps, run in this machine's containers with
-    a simulated agent; the limits, and the daemon's own SIGKILL, are tried with the real claude on a scripted
-    model, if there is a claude. Costs nothing, calls nobody, and cleans up. Exits with 0 if everything that
-    this machine promises held, else with 1.
+    Runs programs that try to outlive a kill or to get past the walls and caps, in this machine's containers.
+    The limits and a SIGKILL of the daemon are tried with the real claude on a scripted model, if there is a
+    claude. Costs nothing, contacts nobody and cleans up. Exits with 0 if everything this machine promises
+    held, else with 1.
 
     Examples::
 
@@ -81,10 +83,10 @@ def drill(
 
 
 def demo(*, json: JsonFlag = False) -> int:
-    """Show a whole delegation on this machine: free, offline, with a scripted model.
+    """Show a whole delegation on this machine, free and offline.
 
-    The real Claude Code edits a file in a scratch repository under limits, and a write to a protected path
-    is refused. Needs no account.
+    The real Claude Code, on a scripted model, edits a file in a scratch repository under limits; a write to a
+    protected path is refused. Needs no account.
 
     Example::
 

@@ -60,12 +60,14 @@ _DELETED = (
 _WAITED = "*session last_interaction=last"
 
 MessageWord = Annotated[str | None, flags.word("The message; - reads it from stdin.")]
-MessageFlag = Annotated[str | None, flags.text_flag("--message", "The message, instead of MESSAGE.")]
-MessageFile = Annotated[
-    str | None, flags.text_flag("--message-file", "Read the message from a file.", "FILE")
+MessageFlag = Annotated[
+    str | None, flags.text_flag("--message", "The message, instead of MESSAGE.", rare=True)
 ]
-ForceFlag = Annotated[bool, flags.switch("--force", "Kill it first if it is alive.")]
-PurgeFlag = Annotated[bool, flags.switch("--purge", "Remove the raw log and the audit log too.")]
+MessageFile = Annotated[
+    str | None, flags.text_flag("--message-file", "Read the message from this file.", "FILE")
+]
+ForceFlag = Annotated[bool, flags.switch("--force", "Kill it first if it is running.")]
+PurgeFlag = Annotated[bool, flags.switch("--purge", "Also delete the raw log and the audit log.")]
 
 
 def send(
@@ -82,7 +84,7 @@ def send(
 ) -> int:
     """Send a message to a session and print the answer.
 
-    A session that is not alive is resumed first, by itself. `input` is the same command.
+    A session that is not running is resumed first. `input` is the same command.
 
     Examples::
 
@@ -109,7 +111,7 @@ def resume(
     detach: DetachFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Bring a stopped or paused session back, days later too.
+    """Bring back a stopped or paused session, even days later.
 
     With a message, also send it and print the answer.
 
@@ -135,16 +137,16 @@ def pause(
     *,
     name_flag: NameFlag = None,
     freeze: Annotated[
-        bool, flags.switch("--freeze", "Also stop every process of the session at once, where it stands.")
+        bool, flags.switch("--freeze", "Stop every process of the session where it stands.")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Keep a session alive, but let it take no more messages. `cms resume` undoes it.
+    """Let a session take no more messages until `cms resume`.
 
-    Without --freeze it finishes what it does. A frozen session uses no processor; the clock of its limits
-    (--max-time, --max-silence) stands still with it. It can be killed as it is, and is thawed to be stopped.
-    An API call that was under way may have to be made again, and paid again. A pause ends with the process:
-    what was stopped, or lost in a crash, is brought back by the next message.
+    Without --freeze it finishes what it is doing. A frozen session uses no processor, and its clocks (--max-
+    time, --max-silence) stop. It can be killed as it is, and is thawed to be stopped. An API call under way
+    may have to be made, and paid, again. A pause ends with the process: the next message brings back a
+    session that was stopped or lost.
 
     Examples::
 
@@ -160,25 +162,25 @@ def pause(
 def fork(
     name: NameWord = None,
     new_name: Annotated[str | None, flags.word("The name of the new session.")] = None,
-    message: Annotated[str | None, flags.word("What to go on with; - reads it from stdin.")] = None,
+    message: Annotated[str | None, flags.word("The first message; - reads it from stdin.")] = None,
     /,
     *,
     name_flag: NameFlag = None,
     new_name_flag: Annotated[
-        str | None, flags.text_flag("--new-name", "The new session's name, instead of NEW-NAME.", "NAME")
+        str | None, flags.text_flag("--new-name", "The new name, instead of NEW-NAME.", "NAME", rare=True)
     ] = None,
     message_flag: MessageFlag = None,
     message_file: MessageFile = None,
     model: Annotated[
-        str, flags.text_flag("--model", "Another model than the first session's.", "MODEL")
+        str, flags.text_flag("--model", "Use another model than the first session.", "MODEL")
     ] = "",
     detach: DetachFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Branch a conversation into a new session, which goes on from there by itself.
+    """Branch a conversation into a new session.
 
-    The first session is not stopped, nor does it notice. The new one has its preset, limits and folder; its
-    cost, turns and messages count from zero. Without a message it is told to go on.
+    The first session is not touched. The new one has the same preset, limits and folder; its cost, turns and
+    messages start at zero. Without a message it is told to go on.
 
     Examples::
 
@@ -212,7 +214,7 @@ def _pick_two_names(
 
 
 def interrupt(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
-    """End what a session is doing now; it stays alive and takes the next message.
+    """Interrupt what a session is doing; it stays alive.
 
     Example::
 
@@ -231,14 +233,14 @@ def rename(
     *,
     name_flag: NameFlag = None,
     new_name_flag: Annotated[
-        str | None, flags.text_flag("--new-name", "The new name, instead of NEW-NAME.", "NAME")
+        str | None, flags.text_flag("--new-name", "The new name, instead of NEW-NAME.", "NAME", rare=True)
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Give a session another name, alive or not. Its history, figures and logs stay with it.
+    """Give a session another name.
 
-    While a delegation of it is under way it keeps its name. Whoever waits for it by the old name finds
-    nobody there any more.
+    History, costs and logs stay with it. It keeps its name while a delegation is under way. Commands that
+    wait for the old name no longer find it.
 
     Example::
 
@@ -261,15 +263,14 @@ def stop(
             name="--grace",
             converter=flags.to_seconds,
             metavar="TIME",
-            help="What the whole stop may take before force is used.",
+            help="Give it this long to end before it is killed.",
         ),
     ] = 10.0,
     json: JsonFlag = False,
 ) -> int:
-    """End a session gracefully; it can be resumed.
+    """End a session; it can be resumed.
 
-    What it is doing is interrupted first, so that the conversation stays whole. The answer says how it
-    ended and whether that was proved.
+    What it is doing is interrupted first, so the conversation stays whole.
 
     Example::
 
@@ -288,15 +289,15 @@ def kill(
     name_flag: NameFlag = None,
     force_local: Annotated[
         bool,
-        flags.switch("--force-local", "Without the daemon and its store: for when they do not answer."),
+        flags.switch("--force-local", "Kill without the daemon, for when it does not answer."),
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """End a session and everything that it started, by force.
+    """End a session and everything it started, by force.
 
-    The answer is the receipt: what was alive, what was done, how long it took, what is left. Exits with 0
-    only when it is proved that nothing is. Until then (status `error`) no other session is started in its
-    folder; kill it again. What was killed can be resumed.
+    Prints a receipt: what was alive, what was done, what is left. Exits with 0 only if it is proved that
+    nothing is left. Until then the session's status is `error` and no other session starts in its folder;
+    kill it again. A killed session can be resumed.
 
     Example::
 
@@ -323,13 +324,11 @@ def delete(
     purge: PurgeFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Remove sessions for good: their messages, answers and receipts.
+    """Delete sessions with their messages, answers and receipts.
 
-    A live one is left alone without --force; the others go all the same, and the exit code tells.
-
-    What was spent stays in the ledger (`cms cost`), and the audit log stays (`cms audit NAME`). The raw log
-    is moved to the folder `trash` in CMS_HOME, which `cms cleanup` empties; --purge removes both at once.
-    Claude's own record of the conversation is claude's and stays.
+    Live sessions are skipped without --force; the others are deleted, and the exit code tells. Costs stay in
+    the ledger (`cms cost`), and the audit log stays (`cms audit NAME`). The raw log moves to `trash` in
+    CMS_HOME until `cms cleanup`; --purge deletes both at once. Claude's own record of the conversation stays.
 
     Examples::
 
@@ -377,19 +376,17 @@ def cleanup(
     *,
     days: Annotated[
         float,
-        Parameter(
-            name="--days", converter=_to_days, metavar="N", help="How old is old: unchanged for N days."
-        ),
+        Parameter(name="--days", converter=_to_days, metavar="N", help="Unchanged for at least N days."),
     ] = 7,
-    dry_run: Annotated[bool, flags.switch("--dry-run", "Change nothing; say what would be removed.")] = False,
-    force: Annotated[bool, flags.switch("--force", "Live sessions too: they are killed first.")] = False,
+    dry_run: Annotated[bool, flags.switch("--dry-run", "Only show what would be deleted.")] = False,
+    force: Annotated[bool, flags.switch("--force", "Also kill and delete live sessions.")] = False,
     purge: PurgeFlag = False,
     json: JsonFlag = False,
 ) -> int:
-    """Remove the sessions that have not changed for days, and name them.
+    """Delete sessions that have not changed for days.
 
-    As `cms delete` for each. Live sessions are left alone and named, too. Raw logs that have been in the
-    trash for as long are removed; with --purge so are the audit logs of sessions deleted as long ago.
+    Works like `cms delete` on each. Live sessions are skipped and named. Raw logs as old are removed from the
+    trash; with --purge, so are the audit logs of sessions deleted as long ago.
 
     Examples::
 
@@ -413,20 +410,23 @@ def cleanup(
 def wait(
     *names: Annotated[str, flags.word("The sessions' names.")],
     name_flag: NameFlag = None,
-    any_: Annotated[bool, flags.switch("--any", "Return when the first of them is through.")] = False,
-    all_: Annotated[bool, flags.switch("--all", "Return when all are through (the default).")] = False,
+    any_: Annotated[bool, flags.switch("--any", "Return when the first has finished.")] = False,
+    all_: Annotated[bool, flags.switch("--all", "Return when all have finished (the default).")] = False,
     timeout: Annotated[
         float | None,
         Parameter(
-            name="--timeout", converter=flags.to_seconds, metavar="TIME", help="Give up after: 90, 15m, 2h."
+            name="--timeout",
+            converter=flags.to_seconds,
+            metavar="TIME",
+            help="Give up after this long: 90s, 15m, 2h.",
         ),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Wait until sessions have nothing left to do: no message under way or waiting, each verdict given.
+    """Wait until sessions have finished all their messages.
 
-    Exits with the code of the first, in the order given, whose last message did not end well (`cms help`),
-    with 0 when all did, and with 6 when the time is over. Ctrl-C stops the waiting, and nothing else.
+    Exits with the code of the first session, in the order given, whose last message did not end well; with 0
+    if all did; with 6 on timeout. Ctrl-C ends only the waiting.
 
     Examples::
 

@@ -23,13 +23,13 @@ SCOPES: tuple[Scope, ...] = ("project", "user")
 def setup(
     *,
     for_all: Annotated[
-        bool, flags.switch("--global", "For every project of this user (Claude Code's user scope).")
+        bool, flags.switch("--global", "For all your projects (Claude Code's user scope).")
     ] = False,
     local: Annotated[
-        bool, flags.switch("--local", "For the project in the current folder (its .mcp.json).")
+        bool, flags.switch("--local", "For the project in the current folder (.mcp.json).")
     ] = False,
     uninstall: Annotated[
-        bool, flags.switch("--uninstall", "Take the server and the guide back, everything else as it was.")
+        bool, flags.switch("--uninstall", "Remove the server and the guide; leave the rest as it was.")
     ] = False,
     guide: Annotated[
         bool | None,
@@ -37,16 +37,16 @@ def setup(
             name="--guide",
             negative="--no-guide",
             show_default=False,
-            help="Install the strategy guide as a skill; --no-guide removes it.",
+            help="Install a guide for Claude as a skill; --no-guide removes it.",
         ),
     ] = None,
-    dry_run: Annotated[bool, flags.switch("--dry-run", "Tell what would be done, and do nothing.")] = False,
+    dry_run: Annotated[bool, flags.switch("--dry-run", "Show what would be done; do nothing.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Let Claude Code use cms: register its MCP server, and check that it connects.
+    """Register cms with Claude Code as an MCP server.
 
-    Without flags, on a terminal, it asks. Uses `claude mcp add`; files are backed up first, and doing it
-    again changes nothing. --uninstall without a scope looks at both.
+    Without flags it asks. It uses `claude mcp add` and checks that Claude Code connects. Files are backed up
+    first, and running it again changes nothing. --uninstall without a scope looks at both.
 
     Examples::
 

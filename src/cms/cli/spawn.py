@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from cms.cli import flags
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
-from cms.cli.option_flags import LIMITS, SpawnFlags
+from cms.cli.option_flags import LIMITS, SESSION, SpawnFlags
 from cms.cli.sessions import send_and_show
 from cms.errors import UsageError
 from cms.options import Layer
@@ -17,32 +17,37 @@ from cms.rpc.sessions import SESSION_SPAWN, SpawnParams
 
 def spawn(
     name: NameWord = None,
-    prompt: Annotated[str | None, flags.word("The first prompt; - reads it from stdin.")] = None,
+    prompt: Annotated[str | None, flags.word("The first message; - reads it from stdin.")] = None,
     /,
     *,
     name_flag: NameFlag = None,
-    prompt_flag: Annotated[str | None, flags.text_flag("--prompt", "The prompt, instead of PROMPT.")] = None,
+    prompt_flag: Annotated[
+        str | None, flags.text_flag("--prompt", "The prompt, instead of PROMPT.", group=SESSION, rare=True)
+    ] = None,
     prompt_file: Annotated[
-        str | None, flags.text_flag("--prompt-file", "Read the prompt from a file.", "FILE")
+        str | None, flags.text_flag("--prompt-file", "Read the prompt from this file.", "FILE", SESSION)
     ] = None,
     stop: StopFlag = False,
     detach: DetachFlag = False,
     max_budget: Annotated[
         float | None,
-        Parameter(
-            name="--max-budget",
-            converter=flags.to_money,
-            metavar="USD",
-            group=LIMITS,
-            help="The same as --max-cost.",
+        flags.grouped(
+            Parameter(
+                name="--max-budget",
+                converter=flags.to_money,
+                metavar="USD",
+                help="The same as --max-cost.",
+            ),
+            LIMITS,
+            rare=True,
         ),
     ] = None,
     said: Annotated[SpawnFlags, Parameter(name="*")] = SpawnFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
-    """Start a live session, send it a prompt, print the answer.
+    """Start a session, send it a prompt and print the answer.
 
-    The session stays alive for `cms send`, from any shell. There are no limits unless given.
+    The session stays alive for `cms send` from any shell.
 
     Examples::
 

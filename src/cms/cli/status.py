@@ -31,7 +31,7 @@ _SHRINK = ((7, 16), (0, 16), (2, 6), (7, 6), (0, 10), (1, 9), (2, 5), (0, 4), (7
 
 
 def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFlag = False) -> int:
-    """Show one session: status, cost, turns, limits, pid, what it does now, how it last ended.
+    """Show one session: what it does, cost, limits, how it last ended.
 
     Example::
 
@@ -54,10 +54,10 @@ def output(
     /,
     *,
     name_flag: NameFlag = None,
-    full: Annotated[bool, flags.switch("--full", "The response alone, nothing else.")] = False,
+    full: Annotated[bool, flags.switch("--full", "Print the answer alone, uncut.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show the last prompt, when it was, and the response.
+    """Show the last prompt and its answer.
 
     Examples::
 
@@ -92,11 +92,11 @@ def history(
     full: FullFlag = False,
     last: Annotated[
         int | None,
-        Parameter(name="--last", converter=flags.to_count, metavar="N", help="Only the newest N."),
+        Parameter(name="--last", converter=flags.to_count, metavar="N", help="Show only the newest N."),
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Show every interaction: number, type, time, prompt, response, cost, duration.
+    """Show every message of a session and its answer.
 
     Example::
 
@@ -124,23 +124,23 @@ def list_sessions(
         Parameter(
             name="--status",
             metavar="STATUS",
-            help="Only sessions in this status, or whose last message ended so: busy, needs_input.",
+            help="Show only sessions with this status or outcome: busy, needs_input.",
         ),
     ] = "",
     sort: Annotated[
         Order,
-        Parameter(name="--sort", metavar="FIELD", help="What to sort by.", show_choices=True),
+        Parameter(name="--sort", metavar="FIELD", help="Sort by this.", show_choices=True),
     ] = "age",
     limit: Annotated[
         int,
-        Parameter(name="--limit", converter=flags.to_count, metavar="N", help="At most so many."),
+        Parameter(name="--limit", converter=flags.to_count, metavar="N", help="Show at most N."),
     ] = LISTED,
     after: Annotated[
-        str, Parameter(name="--after", metavar="NAME", help="Only those that come after this one.")
+        str, Parameter(name="--after", metavar="NAME", help="Show only those after this one.")
     ] = "",
     json: JsonFlag = False,
 ) -> int:
-    """List sessions, newest first, with the total of all.
+    """List sessions, newest first.
 
     Examples::
 

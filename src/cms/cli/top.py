@@ -60,14 +60,12 @@ def top(
     *,
     interval: Annotated[
         float,
-        Parameter(
-            name="--interval", converter=flags.to_seconds, metavar="TIME", help="Time between two looks."
-        ),
+        Parameter(name="--interval", converter=flags.to_seconds, metavar="TIME", help="Refresh this often."),
     ] = 1.0,
-    once: Annotated[bool, flags.switch("--once", "Print it once, without keys.")] = False,
+    once: Annotated[bool, flags.switch("--once", "Print once and leave.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show all live sessions, renewed each second: cost and turns against their limits, what each does now.
+    """Watch all live sessions: what each does, its cost and limits.
 
     Also the memory and the number of processes of each. Where stdout is no terminal it is printed once, as
     plain text. Keys: arrows (or n, u) choose a session; l opens its logs (Ctrl-C comes back), p pauses or

@@ -49,28 +49,28 @@ class TrustList(Record, frozen=True):
 
 
 def trust(
-    dir: Annotated[str | None, flags.word("The folder; by default the current one.")] = None,  # noqa: A002
+    dir: Annotated[str | None, flags.word("The folder. [default: the current one]")] = None,  # noqa: A002
     /,
     *,
-    yes: Annotated[bool, flags.switch("--yes", "Trust what is shown, without a question.")] = False,
-    remove: Annotated[bool, flags.switch("--remove", "Trust the folder no more.")] = False,
-    list_: Annotated[bool, flags.switch("--list", "List the folders that are trusted.")] = False,
+    yes: Annotated[bool, flags.switch("--yes", "Trust what is shown without asking.")] = False,
+    remove: Annotated[bool, flags.switch("--remove", "Stop trusting the folder.")] = False,
+    list_: Annotated[bool, flags.switch("--list", "List the trusted folders.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show what a folder's own configuration would start, and trust it.
+    """Show what a folder's own Claude configuration would start, and trust it.
 
     A repository can bring hooks, MCP servers, helper commands, plugins, environment variables, and skills,
-    commands and agents with commands or rights (.claude, .mcp.json). Sessions leave all of it out until its
-    user trusts it. CLAUDE.md, rules, and plain skills reach the model without.
+    commands and agents with commands or rights (.claude, .mcp.json). Sessions ignore all of it until you
+    trust it. CLAUDE.md, rules and plain skills reach the model without trust.
 
-    Trust is for what is there now. When that changes it is left out again, and the difference is shown here.
-    No project raises a preset: its permission rules are never in force, trusted or not; name what is needed
-    with --allow. What was accepted in claude's own trust dialog counts as it is at the first look.
+    You trust what is there now. When it changes, it is ignored again and the difference is shown here. The
+    folder's permission rules never count, trusted or not: use --allow. What you accepted in Claude's own
+    trust dialog counts as it was at the first look.
 
-    Without --yes it asks on a terminal; elsewhere it only shows. Exit code 1: not trusted.
+    On a terminal it asks; elsewhere it only shows, unless --yes. Exit code 1: not trusted.
 
-    In config.toml, [settings] `trust = ["~/src/mine/**"]` trusts folders whatever they hold;
-    --trust-project trusts them for one session.
+    `trust = ["~/src/mine/**"]` under [settings] in config.toml trusts folders whatever they hold; --trust-
+    project trusts one for a single session.
 
     Examples::
 
