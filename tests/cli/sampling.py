@@ -25,6 +25,8 @@ def _of(kind: inspect.Type, path: str, *, full: bool) -> object:
             return _of(next(one for one in types if not isinstance(one, inspect.NoneType)), path, full=full)
         case inspect.VarTupleType(item_type=item):
             return (_of(item, f"{path}[0]", full=full),) if full else ()
+        case inspect.TupleType(item_types=items):
+            return tuple(_of(one, f"{path}[{n}]", full=full) for n, one in enumerate(items))
         case inspect.DictType(key_type=key, value_type=value):
             return {_of(key, path, full=full): _of(value, f"{path}{{}}", full=full)} if full else {}
         case inspect.LiteralType(values=values):

@@ -48,6 +48,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("answer", "one", "yes"),
     ("audit", "one"),
     ("audit", "one", "--verify"),
+    ("search", "word"),
     ("cleanup",),
     ("cleanup", "--dry-run"),
     ("wait", "one"),

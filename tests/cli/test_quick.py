@@ -23,7 +23,7 @@ assert not declare.LIGHT
 def _one_instant() -> Iterator[None]:
     """`--since 15m` is the same for both readers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cms.cli.cost.time", SimpleNamespace(time=lambda: 1_800_000_000.0))
+        patch.setattr("cms.cli.flags.time", SimpleNamespace(time=lambda: 1_800_000_000.0))
         yield
 
 

@@ -18,7 +18,7 @@ from cms.daemon.handlers.batches import BatchHandlers
 from cms.daemon.server import Server, open_listener
 from cms.errors import ChangeNotFound, CmsError, NameTaken, NothingAsked, UsageError, WrongStatus
 from cms.fleet.batches import open_batches
-from cms.rpc import audit, batches, changes, daemon, metrics, money, overview, questions, sessions
+from cms.rpc import audit, batches, changes, daemon, metrics, money, overview, questions, search, sessions
 from cms.rpc.client import Client, connect
 from cms.rpc.verbs import NOUNS, AnyVerb, Nothing, P, R, Verb, all_verbs
 from cms.rpc.wire import PROTOCOL
@@ -133,6 +133,7 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk.refused(changes.CHANGE_EXPORT, changes.ExportParams("a", "/nowhere/x.patch"), ChangeNotFound)
     walk(questions.SESSIONS_QUESTIONS, questions.QuestionsParams())
     walk.refused(questions.SESSION_ANSWER, questions.AnswerParams("a", ("yes",)), NothingAsked)
+    assert walk(search.SEARCH_FIND, search.SearchParams("done", session="a")).hits
     walk(audit.SESSION_AUDIT, audit.AuditParams("a"))
     walk(money.BUDGET_SET, money.SetBudgetParams({"day": 1000.0}))
     walk(money.BUDGET_GET, Nothing())

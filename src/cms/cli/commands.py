@@ -83,6 +83,7 @@ COMMANDS: Final = (
     Command(("top",), "cms.cli.top:top", "[flags]", LOOKING),
     Command(("logs",), "cms.cli.logs:logs", "NAME [flags]", LOOKING, "any"),
     Command(("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING, "any", common=False),
+    Command(("search",), "cms.cli.search:search", "WORD... [flags]", LOOKING),
     Command(("ask",), "cms.cli.questions:ask", "[NAME] [flags]", LOOKING, "any"),
     Command(
         ("answer",),

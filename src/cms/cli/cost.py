@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from datetime import datetime
 from typing import Annotated
 
 from cms.cli import flags, io, render
-from cms.cli.declare import Parameter, Token
+from cms.cli.declare import Parameter
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
 from cms.json_output import json_object
 from cms.rpc.money import LEDGER_TOTALS, ROWS, CostParams, CostResult, CostRow, Grouping
-from cms.units import parse_seconds
 
 _BAR = 24  # columns of the longest bar
 _FIGURES = 38  # columns between the name and the bar, and one to spare
-
-
-def parse_since(text: str, now: float) -> float:
-    """`7d`, `24h`, `today`, `2026-11-22`, `2026-11-22T08:00` (local time) as seconds since the epoch.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if text.casefold() == "today":
-        return datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
-    try:
-        if "-" in text:
-            return datetime.fromisoformat(text).timestamp()
-        return now - parse_seconds(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a time: write today, 24h, 7d, or a date like 2026-11-22") from None
-
-
-def _to_since(_: object, tokens: Sequence[Token]) -> float:
-    return parse_since(tokens[0].value, time.time())
 
 
 def cost(
@@ -49,7 +25,7 @@ def cost(
         float | None,
         Parameter(
             name="--since",
-            converter=_to_since,
+            converter=flags.to_since,
             metavar="TIME",
             help="Count only since then: today, 24h, 7d or a date.",
         ),

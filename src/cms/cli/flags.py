@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -32,6 +34,26 @@ def to_money(_: object, tokens: Sequence[Token]) -> float:
 
 def to_count(_: object, tokens: Sequence[Token]) -> int:
     return parse_count(tokens[0].value)
+
+
+def parse_since(text: str, now: float) -> float:
+    """`7d`, `24h`, `today`, `2026-11-22`, `2026-11-22T08:00` (local time) as seconds since the epoch.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text.casefold() == "today":
+        return datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    try:
+        if "-" in text:
+            return datetime.fromisoformat(text).timestamp()
+        return now - parse_seconds(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a time: write today, 24h, 7d, or a date like 2026-11-22") from None
+
+
+def to_since(_: object, tokens: Sequence[Token]) -> float:
+    return parse_since(tokens[0].value, time.time())
 
 
 #: Stands for a lone `-` while cyclopts parses, which would take that for a flag. No argv can hold a NUL.

@@ -37,6 +37,7 @@ from cms.daemon.handlers.changes import ChangeHandlers
 from cms.daemon.handlers.daemon import DaemonHandlers
 from cms.daemon.handlers.money import MoneyHandlers
 from cms.daemon.handlers.questions import QuestionHandlers
+from cms.daemon.handlers.search import SearchHandlers
 from cms.daemon.handlers.sessions import SessionHandlers
 from cms.errors import (
     CmsError,
@@ -168,6 +169,7 @@ class Server:
             *ChangeHandlers(supervisor).all,
             *QuestionHandlers(supervisor).all,
             *MoneyHandlers(supervisor).all,
+            *SearchHandlers(supervisor, self).all,
             *extra,
         )
         self.handlers = {handler.verb.name: handler for handler in handlers}

@@ -32,6 +32,7 @@ from cms.fleet.changes import end_cut_off
 from cms.fleet.delegation import Accepted, Delegation, Delegations
 from cms.fleet.merge_queue import MergeQueue
 from cms.fleet.processes import Processes
+from cms.fleet.search import Search, open_search
 from cms.fleet.sessions import elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
@@ -83,14 +84,21 @@ async def open_supervisor(
     mechanism = await find_mechanism(settings.containment)
     # What the caller's block raises is the caller's, and comes out as it went in: not in a group of ours.
     raised: BaseException | None = None
-    async with open_store(settings) as store:
+    async with open_store(settings) as store, open_search(settings, store) as search:
         recovery = await store.write(recover, time.time())
         await end_cut_off(settings)
         unkilled = Unkilled(store)
         try:
             async with trio.open_nursery() as nursery:
                 supervisor = Supervisor(
-                    settings, store, mechanism, nursery, recovery, unkilled, child_sockets=child_sockets
+                    settings,
+                    store,
+                    mechanism,
+                    nursery,
+                    recovery,
+                    unkilled,
+                    search,
+                    child_sockets=child_sockets,
                 )
                 nursery.start_soon(at_own_door, "the clearing", supervisor.clear_left_scratch)
                 try:
@@ -119,6 +127,7 @@ class Supervisor(Processes):
 
     Attributes:
         recovery: what an earlier process left behind when it died, as it now stands.
+        search: what was said and done, by words.
     """
 
     def __init__(
@@ -129,12 +138,14 @@ class Supervisor(Processes):
         nursery: trio.Nursery,
         recovery: Recovery,
         unkilled: Unkilled,
+        search: Search,
         *,
         child_sockets: MakeChildSockets | None = None,
     ) -> None:
         super().__init__(settings, store, mechanism, nursery, unkilled)
         self.recovery = recovery
         self.merge_queue = MergeQueue(self)
+        self.search = search
         self._delegations = Delegations(self, nursery)
         if child_sockets is not None:
             self._child_sockets = child_sockets(self)
@@ -478,4 +489,5 @@ class Supervisor(Processes):
             log = raw_log_path(self.settings.raw, record.id)
             gone = retire(log, self.settings.trash, name, purge=purge, now=time.time())
             await self.changes.remove(record)
+            await self.search.forget(record.id)
         return record, receipt, gone

@@ -19,7 +19,18 @@ R = TypeVar("R", bound=Record)
 Other = TypeVar("Other", bound=Record)
 
 #: The modules of this package that declare verbs.
-NOUNS = ("daemon", "sessions", "changes", "questions", "overview", "audit", "money", "batches", "metrics")
+NOUNS = (
+    "daemon",
+    "sessions",
+    "changes",
+    "questions",
+    "overview",
+    "audit",
+    "money",
+    "search",
+    "batches",
+    "metrics",
+)
 
 
 class Nothing(Record, frozen=True):

@@ -8,6 +8,7 @@ In reading order:
   message needs of these three at once), `recovery` (after a crash), `batches`, `batch_intake`, `batch_tasks`
 - `schema` (the migrations), `rows` (records to rows), `records` (values that only the store knows), `owners`
   (which processes have the store open), `errors` (what SQLite and the disk throw becomes `StoreError`)
+- `search_index`: the words of what was said, in a database of its own
 - beside the database: `rawlog` (each line to and from claude), `trash` (the logs of deleted sessions),
   `read_only` (a look at names without opening the store)
 """
