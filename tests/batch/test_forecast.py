@@ -4,6 +4,7 @@ import heapq
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from cms.batch.forecast import (
     ENOUGH,
@@ -13,6 +14,7 @@ from cms.batch.forecast import (
     Load,
     Sample,
     Terms,
+    View,
     default_parallel,
     forecast,
     guess,
@@ -98,3 +100,15 @@ def test_time_left() -> None:
     assert time_left(0, 0.0, 5, [], 2) is None
     assert time_left(2, 20.0, 4, [], 2) == 20.0
     assert time_left(1, 10.0, 0, [9.5], 2) == 1.0
+
+
+def test_the_copies_of_isolated_tasks_must_fit_on_the_disk() -> None:
+    guesses = {EDIT: guess(EDIT, samples(5))}
+    load = Load({EDIT: 10}, 20.0, 2.0)
+    assert forecast(load, guesses, terms()).disk is None
+    room = 10 * 2**30
+    fits = forecast(replace(load, views=[(View(2**30, room), 8), (View(0, room), 2)]), guesses, terms())
+    assert (fits.disk, fits.disk_available, fits.fits) == (8 * 2**30, room, True)
+    full = forecast(replace(load, views=[(View(2**30, room, whole=False), 11)]), guesses, terms())
+    assert "the copies of isolated tasks take about 11.0 GiB, and 10.0 GiB are free" in full.problems
+    assert "too large to be measured" in full.notes[0]

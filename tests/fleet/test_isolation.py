@@ -19,7 +19,7 @@ from cms.daemon.handlers.sessions import SessionHandlers
 from cms.errors import ChangeNotFound, MachineError, UsageError, WrongChange, WrongStatus
 from cms.fleet import applying
 from cms.fleet.supervisor import Supervisor
-from cms.live.workspace import copy_tree, find_workspace, layer_home, make_readable, remove_tree
+from cms.live.workspace import copy_tree, find_workspace, layer_home, make_readable, measure_tree, remove_tree
 from cms.rpc.sessions import CleanupParams
 from cms.session.model import Isolate, Outcome
 from cms.testing.script import call, prompt, say
@@ -513,3 +513,19 @@ def test_a_tree_goes_whatever_is_in_it(tmp_path: Path) -> None:
     assert not tree.exists()
     assert tmp_path.exists()
     remove_tree(tree)
+
+
+async def test_what_a_view_takes_of_the_disk_is_known_before(tmp_path: Path, work: Path) -> None:
+    settings = make_settings(tmp_path)
+    (work / "big").write_bytes(os.urandom(300_000))
+    async with supervising(settings) as supervisor:
+        assert await supervisor.changes.view(make_options(settings)) is None
+        overlay = await supervisor.changes.view(make_options(settings, isolate="overlay"))
+        copy = await supervisor.changes.view(make_options(settings, isolate="copy"))
+        assert overlay is not None
+        assert copy is not None
+        assert overlay.bytes == 0
+        assert 300_000 <= copy.bytes < 600_000
+        assert copy.free > 0
+        assert copy.whole
+    assert measure_tree(work, 0.0)[1] is False

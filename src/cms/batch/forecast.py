@@ -89,10 +89,25 @@ def _like(sample: Sample, kind: Kind, parts: int) -> bool:
     return (sample.model, sample.preset, sample.work_dir)[:parts] == ours[:parts]
 
 
+class View(msgspec.Struct, frozen=True):
+    """What an isolated task takes of the disk before it writes anything.
+
+    Attributes:
+        bytes: of its copy of the folder; 0 with an overlay.
+        free: bytes where it lies.
+        whole: the folder was measured to its end.
+    """
+
+    bytes: int
+    free: int
+    whole: bool = True
+
+
 class Load(msgspec.Struct, frozen=True):
     """What is to be done: how many of each kind, the sum of their limits, and the longest chain in seconds.
 
     Attributes:
+        views: of the isolated tasks, and how many tasks have such a one.
         limits: US dollars that all tasks together may spend; None if one has no limit.
         dearest: the largest limit of one task.
     """
@@ -101,6 +116,7 @@ class Load(msgspec.Struct, frozen=True):
     limits: float | None
     dearest: float | None
     chain: float = 0.0
+    views: Sequence[tuple[View, int]] = ()
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -114,7 +130,15 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Forecast(Record, frozen=True):
-    """What `--plan` tells. `problems`: why it cannot fit; `notes`: what else there is to know."""
+    """What `--plan` tells.
+
+    Attributes:
+        memory, memory_available: bytes, of all sessions that are at work at once.
+        disk, disk_available: bytes that the copies of isolated tasks take before these write anything; None:
+            no task is isolated.
+        problems: why it cannot fit.
+        notes: what else there is to know.
+    """
 
     tasks: int
     parallel: int
@@ -130,6 +154,8 @@ class Forecast(Record, frozen=True):
     fits: bool
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    disk: int | None = None
+    disk_available: int | None = None
 
 
 def never_fits(dearest: float | None, max_cost: float | None) -> str:
@@ -179,6 +205,13 @@ def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecas
             f"{parallel} sessions at once take about {memory / 2**30:.1f} GiB, and "
             f"{terms.memory / 2**30:.1f} GiB are free"
         )
+    disk = sum(view.bytes * count for view, count in load.views)
+    free = min((view.free for view, _ in load.views), default=0)
+    if disk > free:
+        copies = f"the copies of isolated tasks take about {disk / 2**30:.1f} GiB"
+        problems.append(f"{copies}, and {free / 2**30:.1f} GiB are free")
+    if not all(view.whole for view, _ in load.views):
+        notes.append("a work dir is too large to be measured: its copies take more disk than is told")
     if known < tasks:
         notes.append(
             f"there is no history for {tasks - known} of {tasks} tasks: for those only their limits are known"
@@ -198,6 +231,8 @@ def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecas
         fits=not problems,
         problems=tuple(problems),
         notes=tuple(notes),
+        disk=disk if load.views else None,
+        disk_available=free if load.views else None,
     )
 
 

@@ -177,12 +177,18 @@ def plan_lines(plan: Forecast, style: Style) -> list[str]:
         ("cost", f"{guess}{limit}"),
         ("time", time),
         ("memory", f"about {size(plan.memory)} of {size(plan.memory_available)} free"),
+        *([("disk", _disk(plan.disk, plan.disk_available))] if plan.disk is not None else []),
         ("history", f"{count(plan.samples, 'delegation')} like them" if plan.samples else "none"),
     ]
     lines = [f"  {label:<8} {value}" for label, value in rows]
     lines += [f"  note: {text}" for text in plan.notes]
     lines += [paint(f"  does not fit: {text}", "31", style) for text in plan.problems]
     return [*lines, "it fits" if plan.fits else "it cannot fit: nothing was started"]
+
+
+def _disk(wanted: int, free: int | None) -> str:
+    copies = f"about {size(wanted)} for copies of the folder" if wanted else "only what isolated tasks write"
+    return f"{copies}; {size(free or 0)} free"
 
 
 def progress_line(batch: BatchRecord, style: Style) -> str:

@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import trio
 
 from cms.batch.ends import Found, Report, Used
+from cms.batch.forecast import View
 from cms.batch.retry import Remains
 from cms.config import find_claude
 from cms.disk import ask_disk
@@ -67,6 +68,9 @@ class BatchSessions(Protocol):
         Raises:
             CmsError: one of them cannot be told.
         """
+
+    async def view(self, options: SessionOptions) -> View | None:
+        """What an isolated session takes of the disk before it writes anything; None: it is not isolated."""
 
     async def used(self, name: str) -> Used:
         """What the session of that name has taken so far; nothing if there is none."""
@@ -129,6 +133,9 @@ class SupervisorSessions:
             raise Untold("claude does not tell its version")
         state = await ask_disk(partial(folder_state, Path(work_dir)), work_dir, seconds=_LOOK)
         return f"{version} {state}"
+
+    async def view(self, options: SessionOptions) -> View | None:
+        return await self._supervisor.changes.view(options)
 
     async def used(self, name: str) -> Used:
         session = await self._find(name)

@@ -156,6 +156,8 @@ class Batches:
         memory = machine.available_memory()
         kinds: dict[Kind, int] = {}
         guesses: dict[Kind, forecast.Guess] = {}
+        crew = self._make_crew(record)
+        views: dict[tuple[str, str], tuple[forecast.View | None, int]] = {}
         times: list[float] = []
         after = -1
         while tasks := await self.store.read(batch_tasks.page, batch_id, after, _PAGE):
@@ -166,10 +168,14 @@ class Batches:
                 if kind not in guesses:
                     guesses[kind] = forecast.guess(kind, history)
                 times.append(guesses[kind].duration)
+                place = made.work_dir, made.isolate
+                view, count = views[place] if place in views else (await crew.view(made), 0)
+                views[place] = view, count + 1
             after = tasks[-1].seq
         _, limits, dearest = await self.store.read(batch_intake.caps, batch_id)
         graph = await self.store.read(batch_intake.graph, batch_id, len(times))
-        load = Load(kinds, limits, dearest, graph.longest(times))
+        isolated = [(view, count) for view, count in views.values() if view is not None]
+        load = Load(kinds, limits, dearest, graph.longest(times), isolated)
         foreseen = forecast.forecast(
             load,
             guesses,

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +22,7 @@ import msgspec
 import trio
 
 from cms import changes
+from cms.batch.forecast import View
 from cms.changes import Change, Forbids, Others, Outcome, Refusal, Told
 from cms.config import Settings
 from cms.containment import Layer, Mechanism
@@ -39,6 +42,7 @@ from cms.live.workspace import (
     find_workspace,
     layer_home,
     make_readable,
+    measure_tree,
     open_workspace,
     remove_tree,
 )
@@ -52,6 +56,8 @@ log = logging.getLogger(__name__)
 
 #: Seconds for work on a change, which may be many gigabytes.
 _PATIENCE: Final = 1800.0
+#: Seconds in which a folder is measured.
+_MEASURING: Final = 5.0
 #: Threads for that.
 _THREADS: Final = 4
 
@@ -108,6 +114,27 @@ class Changes:
         """
         if options.isolated:
             await choose(self._mechanism, self._settings, options)
+
+    async def view(self, options: SessionOptions) -> View | None:
+        """What a session with these options takes of the disk before it writes anything; None: no view.
+
+        Raises:
+            UsageError: it cannot be isolated as it asks.
+            DiskTimeout: its folder does not answer.
+        """
+        if not options.isolated:
+            return None
+        kind, _ = await choose(self._mechanism, self._settings, options)
+
+        def look() -> View:
+            self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            free = shutil.disk_usage(self._settings.home).free
+            if kind == "overlay":
+                return View(0, free)
+            found, whole = measure_tree(Path(options.work_dir), time.monotonic() + _MEASURING)
+            return View(found, free, whole=whole)
+
+        return await ask_disk(look, f"the folder {options.work_dir}", seconds=2 * _MEASURING)
 
     async def open(self, record: SessionRecord, settings: Settings) -> Workspace | None:
         """The view that a session's process is to work in; None: it works in its folder.

@@ -16,11 +16,12 @@ import trio
 
 from cms.batch import retry
 from cms.batch.ends import Found, Report, Used
+from cms.batch.forecast import View
 from cms.batch.model import Place, Task
 from cms.errors import ClaudeUnfit, CmsError
 from cms.fleet.batch_sessions import BatchSessions, News
 from cms.groups import single_error
-from cms.session.model import DelegateResult, Outcome, Record
+from cms.session.model import DelegateResult, Outcome, Record, SessionOptions
 
 
 class Job(Record, frozen=True):
@@ -131,6 +132,13 @@ class Crew(Protocol):
             CmsError: that cannot be told.
         """
 
+    async def view(self, options: SessionOptions) -> View | None:
+        """What a task with these options takes of our disk before it writes anything; None: nothing of ours.
+
+        Raises:
+            CmsError: it cannot be isolated as it asks.
+        """
+
     async def used(self, task: Task) -> Used:
         """What the session of the task's name has taken so far; nothing if there is none."""
 
@@ -224,6 +232,9 @@ class LocalCrew:
 
     async def around(self, task: Task) -> str:
         return await self._sessions.around(task.options.session.work_dir)
+
+    async def view(self, options: SessionOptions) -> View | None:
+        return await self._sessions.view(options)
 
     async def used(self, task: Task) -> Used:
         return await self._sessions.used(task.name)

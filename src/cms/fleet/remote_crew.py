@@ -24,6 +24,7 @@ from cms._version import __version__
 from cms.batch import retry
 from cms.batch.address import parse
 from cms.batch.ends import AtWork, Found, Report, Used
+from cms.batch.forecast import View
 from cms.batch.model import BatchRecord, Place, Task
 from cms.batch.remote import (
     AHEAD,
@@ -52,7 +53,7 @@ from cms.fleet.batch_sessions import News
 from cms.fleet.crew import Elsewhere, Job, Lost, NotDone
 from cms.fleet.folder_state import Untold
 from cms.protocol.framing import LineBuffer
-from cms.session.model import Outcome
+from cms.session.model import Outcome, SessionOptions
 
 log = logging.getLogger(__name__)
 
@@ -425,6 +426,9 @@ class RemoteCrew:
 
     async def around(self, task: Task) -> str:
         raise Untold(f"what the folder of {task.name} holds at a node is not looked at")
+
+    async def view(self, _options: SessionOptions) -> View | None:
+        return None
 
     async def used(self, task: Task) -> Used:
         return Used(task.cost)  # tokens are not told by nodes

@@ -16,6 +16,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, TypeVar
@@ -419,6 +420,27 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
     except RecursionError:  # an agent can make folders deeper than that
         subprocess.run(["/bin/rm", "-rf", "--", str(folder)], check=True)
+
+
+def measure_tree(folder: Path, until: float) -> tuple[int, bool]:
+    """Bytes on disk that a copy of a folder takes, and whether that is all of it.
+
+    Args:
+        until: `time.monotonic()` at which to give up.
+    """
+    total, todo = 0, [folder]
+    while todo:
+        try:
+            for entry in os.scandir(todo.pop()):
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(Path(entry))
+                elif entry.is_file(follow_symlinks=False):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+        except OSError:
+            continue  # it is told when it is to be copied
+        if time.monotonic() > until:
+            return total, False
+    return total, True
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -26,6 +26,7 @@ import msgspec
 import trio
 
 from cms.batch.ends import Found, Report, Used
+from cms.batch.forecast import View
 from cms.batch.retry import Remains
 from cms.errors import ClaudeUnfit, NameTaken
 from cms.fleet.batch_sessions import News
@@ -69,6 +70,7 @@ class FakeSessions:
         self.most = 0
         self.starts: list[float] = []
         self.surroundings = "v1 clean"
+        self.views: dict[str, View] = {}
 
     async def begin(
         self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
@@ -153,6 +155,9 @@ class FakeSessions:
 
     async def around(self, work_dir: str) -> str:
         return self.surroundings
+
+    async def view(self, options: SessionOptions) -> View | None:
+        return self.views.get(options.isolate)
 
     async def used(self, name: str) -> Used:
         session = self.sessions.get(name)
