@@ -39,6 +39,8 @@ class World:
             "TMPDIR": str(self.tmp),
             "ANTHROPIC_API_KEY": "test",
             **environment(url),
+            # Where our packages are, if the interpreter does not know (these tests as another user).
+            **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
         }
 
     def start(self, *words: str, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:

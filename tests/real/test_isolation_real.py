@@ -1,32 +1,48 @@
-"""Isolated tasks on the real binary: three at once in one folder, two applied in turn, the third kept."""
+"""Isolated tasks on the real binary: three at once in one folder, two applied in turn, the third told."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
+import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
 
+import cms
 from cms.testing.script import call, prompt, say
+from containment import test_ordinary_user as ordinary
 from real.conftest import World
 from real.test_places_real import git
 
 pytestmark = pytest.mark.real
 
-CHECK = "python3 -c 'import app; assert app.two() == 2'"
+CHECK = f"{sys.executable} -m pytest -q -p no:cacheprovider"
 APP = "def one():\n    return 1\n\n\ndef two():\n    return 2\n"
+TESTS = "import app\n\n\ndef test_both():\n    assert (app.one(), app.two()) == (1, 2)\n"
 
 
 def task(name: str, script: str, meet: Path) -> str:
-    """What the model does: it waits until all have begun, so that all start from the same folder."""
+    """What the model does: each has begun and has done its work before the first one ends."""
     all_there = f"[ $(ls {meet} | wc -l) -ge 3 ]"
-    wait = f"touch {meet}/{name}; for n in $(seq 500); do {all_there} && break; sleep 0.02; done; "
-    return prompt(f"Do {name}", call("Bash", command=wait + script), say(f"{name} is done"))
+    wait = f"touch {meet}/{name}; for n in $(seq 900); do {all_there} && break; sleep 0.02; done"
+    return prompt(f"Do {name}", call("Bash", command=f"{script}; {wait}"), say(f"{name} is done"))
 
 
-def run_three(world: World, how: str) -> dict[str, dict[str, object]]:
-    """Three tasks at once; gives their results."""
+def solution(command: str) -> str:
+    """A line for a file: whoever is shown it runs the command."""
+    return prompt("Solve it", call("Bash", command=command), say("solved")).replace("\n", " ")
+
+
+def run_three(world: World, how: str, solved: str) -> dict[str, dict[str, object]]:
+    """Three tasks at once; gives their results.
+
+    Args:
+        solved: what a task does that is told of the other's change.
+    """
     scripts = {
         "header": "sed -i '1i # header' app.py",
         "notes": "echo notes > notes.txt; rm old.txt",
@@ -34,43 +50,46 @@ def run_three(world: World, how: str) -> dict[str, dict[str, object]]:
     }
     meet = world.root / "meet"
     meet.mkdir()
-    tasks = {name: task(name, script, meet) for name, script in scripts.items()}
+    tasks = {}
+    for name, script in scripts.items():
+        if name != "notes":
+            line = world.root / f"line-{name}"
+            line.write_text(f"# {solution(solved)}\n")
+            script += f"; sed -i '1r {line}' app.py"
+        tasks[name] = task(name, script, meet)
     flags = (
-        *(f"--isolate={how}", "--apply", "on-pass", "--verify", CHECK),
+        *(f"--isolate={how}", "--apply", "on-pass", "--verify", CHECK, "--repair", "2"),
         *("--preset", "full", "--allow-write", str(meet), "--json"),
     )
     children = {name: world.start("delegate", name, text, *flags) for name, text in tasks.items()}
     results = {}
     for name, child in children.items():
-        out, err = child.communicate(timeout=120)
+        out, err = child.communicate(timeout=180)
         results[name] = json.loads(out)
         assert "status" in results[name], (name, out, err)
     return results
 
 
-@pytest.mark.parametrize(("how", "repository"), [("overlay", True), ("copy", False)])
-def test_three_tasks_in_one_folder(world: World, how: str, repository: bool) -> None:
-    here = world.work_dir
+def begin(here: Path, *, repository: bool) -> None:
+    """A project with its tests, something untracked, and cms's litter ignored."""
     (here / "app.py").write_text(APP)
+    (here / "test_app.py").write_text(TESTS)
     (here / "old.txt").write_text("old\n")
     (here / "untracked").mkdir()
     (here / "untracked" / "data").write_text("data\n")
     if repository:
         (here / ".gitignore").write_text("__pycache__\n")
         git(here, "init", "-q", "-b", "main")
-        git(here, "add", "app.py", "old.txt", ".gitignore")
+        git(here, "add", "app.py", "test_app.py", "old.txt", ".gitignore")
         git(here, "commit", "-qm", "first")
-    results = run_three(world, how)
-    statuses = {name: str(result["status"]) for name, result in results.items()}
-    assert statuses.pop("notes") == "completed", results
-    assert sorted(statuses.values()) == ["completed", "verification_failed"], results
-    (lost,) = (name for name, status in statuses.items() if status != "completed")
-    (won,) = set(statuses) - {lost}
-    assert "not applied: app.py" in str(results[lost]["error"])
-    assert (here / "app.py").read_text() == f"# {won}\n{APP}"
+
+
+def check_applied(here: Path, *, repository: bool) -> None:
+    """What holds whoever came first: the folder passes its tests, and holds nothing but what was applied."""
     assert (here / "notes.txt").read_text() == "notes\n"
     assert not (here / "old.txt").exists()
-    subprocess.run(["/bin/sh", "-c", CHECK], cwd=here, check=True, env={"PATH": "/usr/bin:/bin"})
+    assert (here / "untracked" / "data").read_text() == "data\n"
+    subprocess.run(["/bin/sh", "-c", CHECK], cwd=here, check=True)
     if repository:
         assert set(git(here, "status", "--porcelain").splitlines()) == {
             " M app.py",
@@ -78,6 +97,26 @@ def test_three_tasks_in_one_folder(world: World, how: str, repository: bool) -> 
             "?? notes.txt",
             "?? untracked/",
         }
+
+
+@pytest.mark.parametrize(("how", "repository"), [("overlay", True), ("worktree", True), ("copy", False)])
+def test_of_three_tasks_the_third_conflicts_is_told_and_keeps_its_change(
+    world: World, how: str, repository: bool
+) -> None:
+    here = world.work_dir
+    begin(here, repository=repository)
+    results = run_three(world, how, "true")
+    statuses = {name: str(result["status"]) for name, result in results.items()}
+    assert statuses.pop("notes") == "completed", results
+    assert sorted(statuses.values()) == ["completed", "verification_failed"], results
+    (lost,) = (name for name, status in statuses.items() if status != "completed")
+    (won,) = set(statuses) - {lost}
+    assert "not applied: app.py" in str(results[lost]["error"])
+    rounds = results[lost]["rounds"]
+    assert isinstance(rounds, list)
+    assert len(rounds) == 3, "it was told twice"
+    assert (here / "app.py").read_text().startswith(f"# {won}\n")
+    check_applied(here, repository=repository)
     shown = world.cms("diff", lost)
     assert shown.code == 0, shown
     assert f"+# {lost}" in shown.out
@@ -87,3 +126,47 @@ def test_three_tasks_in_one_folder(world: World, how: str, repository: bool) -> 
     assert f"+# {lost}" in exported.read_text()
     assert world.cms("delete", lost, won, "notes").code == 0
     assert not list((world.cms_home / "layers").iterdir())
+
+
+def test_the_third_puts_its_conflict_right_and_is_applied_too(world: World) -> None:
+    here = world.work_dir
+    begin(here, repository=True)
+    results = run_three(world, "overlay", "sed -i 's/^# header$/# both/; s/^# rival$/# both/' app.py")
+    assert {str(result["status"]) for result in results.values()} == {"completed"}, results
+    assert "# both\n" in (here / "app.py").read_text()
+    check_applied(here, repository=True)
+
+
+def test_as_an_ordinary_user() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("these tests run as an ordinary user already")
+    python = ordinary.interpreter()
+    packages, source = sysconfig.get_paths()["purelib"], str(Path(cms.__file__).parents[1])
+    if python is None or not all(map(ordinary.runnable_by_nobody, (packages, source, str(ordinary.ROOT)))):
+        pytest.skip("an ordinary user cannot run what is installed")
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        done = subprocess.run(
+            [
+                *(python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", f"--basetemp={folder}/t"),
+                *(f"--rootdir={ordinary.ROOT}", "-c", f"{ordinary.ROOT}/pyproject.toml"),
+                *(__file__, "-k", "third_conflicts and copy or puts_its_conflict_right"),
+            ],
+            env={
+                "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
+                "HOME": folder,
+                "TMPDIR": folder,
+                "PYTHONPATH": os.pathsep.join((source, str(ordinary.ROOT / "tests"), packages)),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            cwd=folder,
+            user=ordinary.NOBODY,
+            group=ordinary.NOBODY,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
