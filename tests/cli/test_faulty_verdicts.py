@@ -10,7 +10,6 @@ import os
 import random
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from cli.forge import Forge, private_world
+from cli.kill_load import Worker, kill_again_and_again
 from cms.config import Settings
-from cms.errors import CmsError, DaemonUnavailable
 from cms.rpc.client import Client, connect
 from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
 from cms.rpc.sessions import (
@@ -59,32 +58,14 @@ FIRST = (
 SECOND = "sleep 0.03; echo pass >> second-NAME"
 
 
-class Worker:
-    """One client that delegates for as long as the gate is open, and keeps what it was told."""
+class Checker(Worker):
+    """One that delegates, and keeps what it was told."""
 
     def __init__(self, number: int, settings: Settings, gate: threading.Event) -> None:
-        self.over = False
+        super().__init__(number, settings, gate, SEED)
         self.told: dict[str, DelegateResult] = {}  # by name; of the newest message
-        self.results = 0
-        self._number = number
-        self._settings = settings
-        self._gate = gate
-        self._dice = random.Random(SEED * 1000 + number)  # noqa: S311 (repeatable, not secret)
-        self._count = 0
-
-    def run(self) -> None:
-        while not self.over:
-            if not self._gate.wait(0.1):
-                continue
-            try:
-                with connect(self._settings, start=False) as client:
-                    while self._gate.is_set() and not self.over:
-                        self._act(client)
-            except DaemonUnavailable:
-                time.sleep(0.002)  # it has just been killed
 
     def _act(self, client: Client) -> None:
-        self._count += 1
         kind = self._dice.choice(("good", "good", "bad", "mend"))
         name = f"{kind}-{self._number}-{self._count}"
         touch = call("Bash", command=f"touch good-{name}")
@@ -98,30 +79,17 @@ class Worker:
             verify=tuple(one.replace("NAME", name) for one in (FIRST, SECOND)),
             repair=2 if kind == "mend" else self._dice.choice((0, 0, 1)),
         )
-        try:
-            delegate = DelegateParams(options, prompt("Work", *work, say("done")))
-            self._note(name, client.call(SESSION_DELEGATE, delegate))
-            if self._dice.random() < 0.3:
-                del self.told[name]
-                more = ContinueParams(name, prompt("Go on", say("done again")))
-                self._note(name, client.call(SESSION_CONTINUE, more))
-        except DaemonUnavailable:
-            raise
-        except CmsError:
-            return
+        delegate = DelegateParams(options, prompt("Work", *work, say("done")))
+        self._note(name, client.call(SESSION_DELEGATE, delegate))
+        if self._dice.random() < 0.3:
+            del self.told[name]
+            more = ContinueParams(name, prompt("Go on", say("done again")))
+            self._note(name, client.call(SESSION_CONTINUE, more))
 
     def _note(self, name: str, result: object) -> None:
         assert isinstance(result, DelegateResult)
         self.told[name] = result
         self.results += 1
-
-
-def wait(workers: list[Worker], more: int) -> None:
-    """Until they were given so many more results."""
-    wanted, end = sum(worker.results for worker in workers) + more, time.monotonic() + 30
-    while sum(worker.results for worker in workers) < wanted:
-        assert time.monotonic() < end, "no results"
-        time.sleep(0.005)
 
 
 @pytest.fixture
@@ -131,26 +99,9 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
 
 def test_no_verdict_that_the_folder_contradicts(settings: Settings, tmp_path: Path) -> None:
     dice, gate = random.Random(SEED), threading.Event()  # noqa: S311 (repeatable, not secret)
-    workers = [Worker(number, settings, gate) for number in range(CLIENTS)]
-    threads = [threading.Thread(target=worker.run) for worker in workers]
+    workers = [Checker(number, settings, gate) for number in range(CLIENTS)]
     forge = Forge(tmp_path / "daemon.log")
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in range(KILLS):
-            assert forge("start").startswith("started "), (tmp_path / "daemon.log").read_text()[-2000:]
-            gate.set()
-            wait(workers, dice.randrange(MOST_RESULTS))
-            time.sleep(dice.uniform(0.0, LONGEST))  # any instant
-            gate.clear()
-            assert forge("kill").startswith("gone ")
-    finally:
-        for worker in workers:
-            worker.over = True
-        gate.set()
-        for thread in threads:
-            thread.join()
-    assert forge("start").startswith("started ")
+    kill_again_and_again(forge, workers, gate, dice, kills=KILLS, most=MOST_RESULTS, longest=LONGEST)
     seen: Counter[str] = Counter()
     told = {name: result for worker in workers for name, result in worker.told.items()}
     with connect(settings, start=False) as client:
