@@ -47,6 +47,8 @@ async def test_what_passed_is_in_the_folder_before_the_verdict(tmp_path: Path, w
         assert (result.change.state, result.change.files) == ("applied", 2)
         after = {"code": "new\n", "sub": "/", "sub/deep": "deep\n"}
         assert seen(work) == after
+        rows = (await supervisor.audit("one")).rows
+        assert [one.entry.verdict for one in rows if one.entry.kind == "change"] == ["applied"]
         # Who judges it once more after a crash applies nothing twice, and finds it applied.
         (work / "code").write_text("mine\n")
         with supervisor.merge_queue.turn("one") as turn:

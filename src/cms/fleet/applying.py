@@ -5,6 +5,7 @@ One at a time for each session, and not while it is at work, but for looking.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 
 from cms.changes import Change, Outcome, as_text
 from cms.errors import WrongStatus
+from cms.session.audit import AuditEntry
 from cms.session.model import LIVE, ChangeSummary, SessionRecord
 from cms.store import sessions
 
@@ -49,7 +51,8 @@ async def show(supervisor: Supervisor, name: str) -> Shown:
         keep, change, fresh = await supervisor.changes.look(record, live=live)
         summary = await supervisor.changes.summary(record, keep, change, fresh=fresh)
         if summary != record.change and not live:
-            record = await _save(supervisor, record, summary)
+            record = msgspec.structs.replace(record, change=summary)
+            await supervisor.store.write(sessions.save, record)
         return Shown(record, change, summary, keep, live)
 
 
@@ -80,7 +83,8 @@ async def _apply(supervisor: Supervisor, record: SessionRecord, *, conflict_mark
     environ = supervisor.settings_of(record).environ
     outcome = await supervisor.changes.apply(record, environ, conflict_markers=conflict_markers)
     if outcome.applied:
-        await _save(supervisor, record, applied(summary, outcome))
+        told = applied(summary, outcome)
+        await _save(supervisor, record, told, "applied", record.options.work_dir)
     return outcome
 
 
@@ -101,7 +105,8 @@ async def bring_branch(supervisor: Supervisor, name: str, branch: str) -> str:
         commit = await supervisor.changes.bring_branch(record, branch, message=message)
         if summary.state == "kept":
             note = f"it is branch {branch} of {record.options.work_dir}"
-            await _save(supervisor, record, msgspec.structs.replace(summary, state="exported", note=note))
+            summary = msgspec.structs.replace(summary, state="exported", note=note)
+        await _save(supervisor, record, summary, "branched", f"{branch} at {commit}")
         return commit
 
 
@@ -117,7 +122,7 @@ async def discard(supervisor: Supervisor, name: str) -> ChangeSummary:
     async with _at_rest(supervisor, name, "have its change discarded") as record:
         summary = await _summary(supervisor, record)
         await supervisor.changes.discard(record)
-        await _save(supervisor, record, None)
+        await _save(supervisor, record, None, "discarded", record.options.work_dir)
         return summary
 
 
@@ -134,8 +139,8 @@ async def export(supervisor: Supervisor, name: str, target: Path) -> tuple[int, 
         summary = await _summary(supervisor, record)
         files, whole = await supervisor.changes.export(record, target)
         if whole and summary.state == "kept":
-            note = f"it is in {target}"
-            await _save(supervisor, record, msgspec.structs.replace(summary, state="exported", note=note))
+            summary = msgspec.structs.replace(summary, state="exported", note=f"it is in {target}")
+        await _save(supervisor, record, summary, "exported", str(target))
         return files, whole
 
 
@@ -180,8 +185,20 @@ async def _summary(supervisor: Supervisor, record: SessionRecord) -> ChangeSumma
 
 
 async def _save(
-    supervisor: Supervisor, record: SessionRecord, summary: ChangeSummary | None
-) -> SessionRecord:
+    supervisor: Supervisor, record: SessionRecord, summary: ChangeSummary | None, done: str, where: str
+) -> None:
+    """Store what is to be told of a change from now on, and for good what was done with it."""
+    told = "" if summary is None else summary.note
+    entry = AuditEntry(
+        session_id=record.id,
+        interaction_id="",
+        at=time.time(),
+        tool="",
+        detail=where,
+        verdict=done,
+        reason=told,
+        cost=record.total_cost_usd,
+        kind="change",
+    )
     record = msgspec.structs.replace(record, change=summary)
-    await supervisor.store.write(sessions.save, record)
-    return record
+    await supervisor.store.write(sessions.save_change, record, entry)

@@ -28,7 +28,9 @@ Value = str | int | float | None
 FIRST: Final = "0" * 64
 
 #: What a line can be about.
-EntryKind = Literal["call", "message", "start", "safety", "limit", "end", "tripwire", "delete", "batch"]
+EntryKind = Literal[
+    "call", "message", "start", "safety", "limit", "end", "tripwire", "delete", "batch", "change"
+]
 
 
 class AuditEntry(Record, frozen=True):
@@ -39,7 +41,7 @@ class AuditEntry(Record, frozen=True):
         detail: what it was about, in a line: the path, the command, the prompt, the mechanism; of a `delete`
             the name that the session had.
         verdict: one word: `allowed` or `refused` of a `call`, the outcome of a `limit`, whether an `end` was
-            `proved`; what was done to a `batch`, whose id then stands for the session's.
+            `proved`; what was done to a `batch`, whose id then stands for the session's, or with a `change`.
         cost: the session's dollars so far.
         tool_use_id: claude's id of the `call`; "" in entries of earlier versions. One call can have two
             entries: about what the gate leaves to it, claude asks.

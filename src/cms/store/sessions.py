@@ -76,6 +76,12 @@ def save(db: Database, record: SessionRecord, *interactions: Interaction) -> Non
         save_interaction(db, interaction)
 
 
+def save_change(db: Database, record: SessionRecord, entry: AuditEntry) -> None:
+    """A session with what became of its change, and its audit log's line about that. Raises as `save`."""
+    save(db, record)
+    audit.add(db, (entry,))
+
+
 def rename(db: Database, session_id: str, name: str) -> None:
     """Gives a session another name, by which alone it is found from now on.
 
