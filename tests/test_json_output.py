@@ -16,7 +16,7 @@ from cli.sampling import sample
 from cli.test_json_values import ANSWERS
 from cms import json_output
 from cms.batch.model import BatchRecord
-from cms.cli import audit, batches, logs, questions, sessions, top
+from cms.cli import audit, batches, log_lines, questions, sessions, top
 from cms.json_output import FORMS, MONEY, TIMES, camel, encode, fields_of, iso, json_object, plain, value_at
 from cms.rpc.questions import Unanswered
 from cms.rpc.sessions import Deleted, Waited
@@ -40,7 +40,7 @@ BY_COMMAND: tuple[tuple[type[Record], str], ...] = (
     (Unanswered, questions._UNANSWERED),
     (AuditRow, audit._ROW),
     (BatchRecord, batches._BATCH),
-    (Moment, logs._MOMENT),
+    (Moment, log_lines.MOMENT),
 )
 
 

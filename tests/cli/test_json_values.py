@@ -13,7 +13,7 @@ from cli.conftest import Cms
 from cli.sampling import sample
 from cli.scripted import Answer, serve
 from cli.test_commands import always
-from cms.cli.logs import JsonTeller
+from cms.cli.log_lines import JsonTeller
 from cms.errors import SessionNotFound
 from cms.rpc.batches import BatchProblems, BatchTasksResult
 from cms.rpc.sessions import (

@@ -8,24 +8,45 @@ missed in the file. Only one that falls hopelessly behind skips to the present, 
 
 from __future__ import annotations
 
+import os
+import re
+import select
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
-from cms.cli.terminal import Style
+from cms.cli.keys import Keyboard, has_keyboard
+from cms.cli.log_lines import (
+    MOMENT,
+    Joiner,
+    JsonTeller,
+    LineTeller,
+    RawTeller,
+    Teller,
+    Told,
+    join_pieces,
+    verdict_lines,
+)
 from cms.config import load_settings
 from cms.errors import CmsError, ExitCode, UsageError
-from cms.json_output import encode, json_object
+from cms.json_output import json_object
 from cms.rpc.client import Client
-from cms.rpc.sessions import SESSION_GET, SESSION_WATCH, NameParams, WatchParams
-from cms.session.model import LIVE
+from cms.rpc.sessions import (
+    SESSION_GET,
+    SESSION_INTERACTIONS,
+    SESSION_WATCH,
+    InteractionsParams,
+    NameParams,
+    WatchParams,
+)
+from cms.session.model import LIVE, Interaction
 from cms.session.transcript import Moment, Transcript
 from cms.store.rawlog import Entry, raw_log_path, read_entries
 
@@ -33,11 +54,8 @@ from cms.store.rawlog import Entry, raw_log_path, read_entries
 MAX_LAG = 64 * 1024 * 1024
 #: Seconds between two looks where the daemon tells nothing (a prompt that nobody answers yet).
 _LOOK = 0.25
-_LONGEST = 400  # characters of a line in a pipe, where no terminal says how long it may be
-
-
-#: What `--json` tells of a moment. `cost`: of the message that is done.
-_MOMENT = "-piece"
+#: What `--json` tells of how the last message ended.
+_VERDICT = "outcome error reasons cost cost_exact turns duration:ms ended"
 
 
 def logs(
@@ -51,7 +69,7 @@ def logs(
             name=("--follow", "-f"),
             negative=(),
             show_default=False,
-            help="Follow until the session's process ends, or Ctrl-C.",
+            help="Follow until the session's process ends, or q.",
         ),
     ] = False,
     last: Annotated[
@@ -60,88 +78,155 @@ def logs(
             name="--last", converter=flags.to_count, metavar="N", help="Start with the last N messages."
         ),
     ] = None,
+    since: Annotated[
+        float | None,
+        Parameter(
+            name="--since",
+            converter=flags.to_since,
+            metavar="TIME",
+            help="Only what happened since then: 10m, 2h, today, or a date.",
+        ),
+    ] = None,
+    grep: Annotated[
+        str,
+        flags.text_flag("--grep", "Only what matches this regular expression (Python's).", "PATTERN"),
+    ] = "",
     raw: Annotated[
         bool, flags.switch("--raw", "Print claude's stream-json lines exactly as they were.")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Show what a session did: prompts, text, tool calls, costs.
+    """Show what a session did: prompts, answers, tool calls, verdict.
 
-    Works while the session runs and long after. With -f it follows, streaming text as it comes; any number of
-    terminals may follow without slowing the session. With -f and --json it prints one JSON object per line.
+    Works while the session runs and long after. With -f it follows, streaming text as it comes (with --grep,
+    each answer once it is complete); any number of terminals may follow without slowing the session. With -f
+    and --json it prints one JSON object per line.
 
     Examples::
 
         cms logs fix-auth --last 1
         cms logs fix-auth -f
+        cms logs fix-auth --since 10m --grep 'pytest|refused'
         cms logs fix-auth --raw | jq .type
     """
     who = flags.pick_name("logs", name, name_flag)
-    if raw and (json or last is not None):
-        raise UsageError("--raw prints the lines as they are: give it without --json and --last")
+    sieve = Sieve(since, _pattern(grep))
+    if raw and (json or last is not None or not sieve.open):
+        raise UsageError(
+            "--raw prints the lines as they are: give it without --json, --last, --since and --grep"
+        )
     with io.daemon() as client:
         session = client.call(SESSION_GET, NameParams(name=who)).session
-        path = raw_log_path(load_settings().raw, session.id)
-        if raw:
-            teller: Teller = RawTeller(sys.stdout.buffer)
-        elif json and follow:
-            teller = JsonTeller(sys.stdout.buffer)
-        elif json:
-            return _show_object(who, session.status, path, last)
-        else:
-            teller = LineTeller(io.out_style())
-        log = Log(path)
+        log = Log(raw_log_path(load_settings().raw, session.id))
+        if json and not follow:
+            return _show_object(client, who, session.status, log, sieve, last)
+        make = RawTeller if raw else JsonTeller
+        teller = make(sys.stdout.buffer) if raw or json else LineTeller(io.out_style())
+        following = follow and session.status in LIVE
         try:
-            teller.tell(log.past(last))
-            if follow and session.status in LIVE:
-                _follow(client, who, log, teller)
+            teller.tell(sieve.of(log.past(last)))
+            left = following and not _follow(client, who, log, sieve, teller)
         except KeyboardInterrupt:
             if not follow:
                 raise
+            left = True
         teller.close()
-    if follow and session.status not in LIVE:
+        if isinstance(teller, LineTeller) and not left:
+            _show_verdict(client, who, sieve)
+    if follow and not following:
         io.warn(f"cms: {who} is {session.status.value}: nothing more comes")
     return ExitCode.COMPLETED
 
 
-def _show_object(name: str, status: str, path: Path, last: int | None) -> int:
-    told = join_pieces(moment for _, found in Log(path).past(last) for moment in found)
-    moments = [json_object(moment, _MOMENT) for moment in told]
-    io.show_json(json_object(name=name, status=status, path=str(path), moments=moments))
+def _pattern(text: str) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise UsageError(f"--grep {text!r} is no regular expression: {error}") from None
+
+
+def _last_end(client: Client, name: str) -> Interaction | None:
+    """The last message, if it is over."""
+    reply = client.call(SESSION_INTERACTIONS, InteractionsParams(name=name, last=1))
+    return next((one for one in reply.interactions if one.outcome is not None), None)
+
+
+def _show_verdict(client: Client, name: str, sieve: Sieve) -> None:
+    try:
+        end = _last_end(client, name)
+    except CmsError:
+        return  # the daemon left while it was followed, and with it who knows
+    if end is not None and sieve.pattern is None and (end.ended or end.timestamp) >= (sieve.since or 0.0):
+        io.show_lines(verdict_lines(end, io.out_style()))
+
+
+def _show_object(client: Client, name: str, status: str, log: Log, sieve: Sieve, last: int | None) -> int:
+    end = _last_end(client, name)
+    told = join_pieces(moment for _, found in sieve.of(log.past(last)) for moment in found)
+    io.show_json(
+        json_object(
+            name=name,
+            status=status,
+            path=str(log.path),
+            moments=[json_object(moment, MOMENT) for moment in told],
+            verdict=None if end is None else json_object(end, _VERDICT),
+        )
+    )
     return ExitCode.COMPLETED
 
 
-def _follow(client: Client, name: str, log: Log, teller: Teller) -> None:
-    """Tell what comes until the daemon says that the process has ended."""
-    news, over = threading.Event(), threading.Event()
+def _follow(client: Client, name: str, log: Log, sieve: Sieve, teller: Teller) -> bool:
+    """Tell what comes until the process has ended; False where the person has left before."""
+    over = threading.Event()
+    # The descriptors stay open: the thread may outlive this, as long as the command lives.
+    wake, alarm = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def tell(_: object = None) -> None:
+        with suppress(BlockingIOError):  # it is full of news already
+            os.write(alarm, b".")
 
     def watch() -> None:
         try:
-            client.call(SESSION_WATCH, WatchParams(name=name), on_progress=lambda _: news.set())
+            client.call(SESSION_WATCH, WatchParams(name=name), on_progress=tell)
         except (CmsError, OSError):
             pass  # it has ended just now, or the daemon has: what is in the log is all there is
         over.set()
-        news.set()
+        tell()
 
-    watcher = threading.Thread(target=watch, name="cms-watch", daemon=True)
-    watcher.start()
-    while not over.is_set():
-        news.wait(_LOOK)
-        news.clear()
-        _pump(log, teller)
-    _pump(log, teller)
+    threading.Thread(target=watch, name="cms-watch", daemon=True).start()
+    with _leave_by_key(wake) as wants_to_leave:
+        while not over.is_set():
+            if wants_to_leave():
+                return False
+            _pump(log, sieve, teller)
+    _pump(log, sieve, teller)
+    teller.tell(sieve.rest())
+    return True
 
 
-def _pump(log: Log, teller: Teller) -> None:
+@contextmanager
+def _leave_by_key(wake: int) -> Iterator[Callable[[], bool]]:
+    """What waits for news, and says whether somebody pressed q; without a keyboard nobody does."""
+    if not has_keyboard():
+
+        def wait() -> bool:
+            if select.select([wake], [], [], _LOOK)[0]:
+                os.read(wake, 4096)
+            return False
+
+        yield wait
+        return
+    with Keyboard() as keys:
+        yield lambda: keys.wait(_LOOK, wake) in ("q", "Q", "escape") or keys.gone
+
+
+def _pump(log: Log, sieve: Sieve, teller: Teller) -> None:
     if (skipped := log.catch_up(MAX_LAG)) > 0:
         teller.note(f"{render.size(skipped)} of log left out: this watcher is slow (cms logs shows all)")
-    teller.tell(log.news())
+    teller.tell(sieve.of(log.news()))
 
 
 # --- reading --------------------------------------------------------------------------------------
-
-#: A record of the log, and what it means to a person.
-Told = tuple[Entry, tuple[Moment, ...]]
 
 
 class Log:
@@ -184,141 +269,32 @@ class Log:
         return behind
 
 
-def join_pieces(moments: Iterable[Moment]) -> Iterator[Moment]:
-    """Streamed text as whole texts."""
-    open_text: Moment | None = None
-    for moment in moments:
-        if moment.piece and open_text is not None:
-            open_text = msgspec.structs.replace(open_text, text=open_text.text + moment.text)
-            continue
-        if open_text is not None:
-            yield open_text
-            open_text = None
-        if moment.piece:
-            open_text = moment
-        else:
-            yield moment
-    if open_text is not None:
-        yield open_text
+class Sieve:
+    """Lets through what happened since a time and matches a pattern; a streamed text when it is whole."""
 
+    def __init__(self, since: float | None = None, pattern: re.Pattern[str] | None = None) -> None:
+        self.since = since
+        self.pattern = pattern
+        self._joiner = Joiner()
 
-# --- telling --------------------------------------------------------------------------------------
+    @property
+    def open(self) -> bool:
+        """Whether everything comes through."""
+        return self.since is None and self.pattern is None
 
+    def of(self, told: Iterable[Told]) -> Iterator[Told]:
+        for entry, moments in told:
+            if self.since is not None and entry.at < self.since:
+                continue
+            if self.pattern is not None:
+                moments = tuple(whole for one in moments for whole in self._joiner.take(one))
+                moments = self._matching(moments)
+            yield entry, moments
 
-class Teller:
-    """Writes moments, each in its own way. What it writes is flushed before it returns."""
+    def rest(self) -> Iterator[Told]:
+        """Nothing more comes: what of a text has come by now."""
+        yield Entry(0.0, "out", b"", 0), self._matching(self._joiner.close())
 
-    def tell(self, told: Iterable[Told]) -> None:
-        raise NotImplementedError
-
-    def note(self, text: str) -> None:
-        """A word of ours."""
-        io.warn(f"cms: {text}")
-
-    def close(self) -> None:
-        """Nothing more comes."""
-
-
-class RawTeller(Teller):
-    """The lines of claude's stdout, byte for byte."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def tell(self, told: Iterable[Told]) -> None:
-        for entry, _ in told:
-            if entry.direction == "out":
-                self._stream.write(entry.line + b"\n")
-        self._stream.flush()
-
-
-class JsonTeller(Teller):
-    """One object a line; streamed text in pieces, as it came."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-
-    def tell(self, told: Iterable[Told]) -> None:
-        for _, moments in told:
-            for moment in moments:
-                self._stream.write(encode(json_object(moment, _MOMENT)))
-        self._stream.flush()
-
-
-class LineTeller(Teller):
-    """For a person: a time and a word before everything but the model's text, which stands as it is."""
-
-    def __init__(self, style: Style) -> None:
-        self._style = style
-        self._in_text = False
-
-    def tell(self, told: Iterable[Told]) -> None:
-        out: list[str] = []
-        for _, moments in told:
-            for moment in moments:
-                out += self._write(moment)
-            if len(out) > 1000:
-                io.show("".join(out))
-                out.clear()
-        if out:
-            io.show("".join(out))
-
-    def note(self, text: str) -> None:
-        self.close()
-        io.show(f"-- {text}\n")
-
-    def close(self) -> None:
-        if self._in_text:
-            io.show("\n")
-            self._in_text = False
-
-    def _write(self, moment: Moment) -> list[str]:
-        style = self._style
-        if moment.kind == "text":
-            text = render.safe(moment.text, style)
-            if moment.subagent:
-                text = "".join(f"  | {line}\n" for line in text.split("\n"))
-            before = "\n" if self._in_text and not moment.piece else ""
-            self._in_text = not text.endswith("\n") if text else self._in_text
-            if not moment.piece and self._in_text:
-                text, self._in_text = text + "\n", False
-            return [before, text]
-        lines = moment_lines(moment, style)
-        before = "\n" if self._in_text else ""
-        self._in_text = False
-        return [before, *(line + "\n" for line in lines)]
-
-
-def moment_lines(moment: Moment, style: Style) -> list[str]:
-    """A moment that is no text, in lines: only a prompt takes more than one."""
-    clock = render.clock(moment.at, style)[11:]
-    sub = "| " if moment.subagent else ""
-    tool = f"{moment.tool} " if moment.tool else ""
-
-    def line(word: str, text: str, colour: str) -> str:
-        head = f"{clock} {word:<8} {sub}"
-        room = (_LONGEST if style.width is None else style.width) - render.display_width(head)
-        return render.paint(head + render.cut(render.one_line(text, style), room, style), colour, style)
-
-    match moment.kind:
-        case "start":
-            day = render.clock(moment.at, style)[:10]
-            return ["", line("start", f"claude, on {day}", "2")]
-        case "prompt":
-            first, *rest = render.safe(moment.text, style).split("\n")
-            return ["", line("prompt", first, "1"), *(f"         {more}".rstrip() for more in rest)]
-        case "tool":
-            return [line("tool", tool + moment.text, "36")]
-        case "failed":
-            return [line("failed", moment.text, "33")]
-        case "refused":
-            return [line("refused", tool + moment.text, "31")]
-        case "asks" | "answered" | "retry" | "note" | "stderr":
-            return [line(moment.kind, moment.text, "33" if moment.kind == "asks" else "2")]
-        case "done":
-            cost = "" if moment.cost is None else render.cost(moment.cost)
-            word = "error" if moment.is_error else "done"
-            text = "  ".join(part for part in (cost, moment.text) if part)
-            return [line(word, text, "31" if moment.is_error else "32")]
-        case "text":
-            return render.safe(moment.text, style).split("\n")
+    def _matching(self, moments: Iterable[Moment]) -> tuple[Moment, ...]:
+        pattern = self.pattern
+        return tuple(one for one in moments if pattern is None or pattern.search(f"{one.tool} {one.text}"))

@@ -12,7 +12,8 @@ since the message was sent; the ledger, which knows crashes, may say otherwise.
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Final, Literal
 
 import msgspec
 
@@ -65,6 +66,7 @@ class Moment(Record, frozen=True):
         tool: the tool that it is about, or "".
         subagent: it happened in a subagent.
         piece: part of a streamed text; the next piece goes on where it stops.
+        begins: the first piece of its text.
         cost: US dollars that the message took (`done` only), None where that is not known.
         is_error: an end that was not well.
     """
@@ -75,6 +77,7 @@ class Moment(Record, frozen=True):
     tool: str = ""
     subagent: bool = False
     piece: bool = False
+    begins: bool = False
     cost: float | None = None
     is_error: bool = False
 
@@ -130,6 +133,7 @@ class Transcript:
         self._refused: set[str] = set()  # tool_use_ids
         self._uses: dict[str, str] = {}  # request id -> tool_use_id
         self._streamed = ""  # id of the reply that is being streamed
+        self._begins = True  # the next piece is the first of its text
         self._seen: set[str] = set()  # ids of replies of which text was streamed
         self._total: float | None = None
         self._before: float | None = None
@@ -154,7 +158,7 @@ class Transcript:
         written = _written.decode(line)
         if written.type == "user" and written.message is not None:
             self._before = self._total
-            return (Moment(at, "prompt", written.message.content),)
+            return (Moment(at, "prompt", _SCRIPT.sub("", written.message.content)),)
         if written.request is not None:
             match written.request.subtype:
                 case "initialize":
@@ -198,7 +202,7 @@ class Transcript:
             case User():
                 sub = event.parent_tool_use_id is not None
                 return tuple(
-                    Moment(at, "failed", _text_of(block.content), subagent=sub)
+                    Moment(at, "failed", without_tags(_text_of(block.content)), subagent=sub)
                     for block in event.blocks
                     if isinstance(block, ToolResultBlock)
                     and block.is_error
@@ -219,7 +223,7 @@ class Transcript:
             case PermissionDenied(tool_name=tool, message=message, tool_use_id=use):
                 if use not in self._refused:
                     self._refused.add(use)
-                    return (Moment(at, "refused", message, tool),)
+                    return (Moment(at, "refused", without_tags(message), tool),)
             case Result():
                 return (self._done(at, event),)
             case ApiRetry():
@@ -238,10 +242,13 @@ class Transcript:
     def _stream(self, at: float, line: StreamEvent) -> tuple[Moment, ...]:
         event = line.event
         if event.type == "message_start" and event.message is not None:
-            self._streamed = event.message.id
+            self._streamed, self._begins = event.message.id, True
+        elif event.type == "content_block_start":
+            self._begins = True
         elif event.type == "content_block_delta" and event.delta is not None and event.delta.text:
             self._seen.add(self._streamed)
-            return (Moment(at, "text", event.delta.text, piece=True),)
+            begins, self._begins = self._begins, False
+            return (Moment(at, "text", event.delta.text, piece=True, begins=begins),)
         return ()
 
     def _assistant(self, at: float, line: Assistant) -> tuple[Moment, ...]:
@@ -251,7 +258,7 @@ class Transcript:
             if isinstance(block, ToolUseBlock):
                 found.append(Moment(at, "tool", arguments_of(block.input), block.name, subagent=sub))
             elif isinstance(block, TextBlock) and block.text and (sub or line.message.id not in self._seen):
-                found.append(Moment(at, "text", block.text, subagent=sub))
+                found.append(Moment(at, "text", unwrapped(block.text), subagent=sub))
         return tuple(found)
 
     def _done(self, at: float, result: Result) -> Moment:
@@ -264,10 +271,37 @@ class Transcript:
         self._seen.clear()
         text = ""
         if result.is_error or result.subtype != "success":
-            text = (
-                result.result or " ".join(result.errors) or result.terminal_reason or result.subtype
-            ).strip()
+            text = result.result or " ".join(result.errors) or result.terminal_reason or result.subtype
+            text = without_tags(text)
         return Moment(at, "done", text, cost=cost, is_error=result.is_error)
+
+
+# --- without tags ---------------------------------------------------------------------------------
+
+#: What claude wraps around texts that a machine made; what is in the first kind is for the model alone.
+_ASIDE: Final = re.compile(
+    r"<(system-reminder|local-command-caveat|command-message)>.*?(?:</\1>|\Z)|\[structured-output-enforce\]",
+    re.DOTALL,
+)
+#: What a rehearsal's model is to say (`testing.script`): nobody wrote it for a session to read.
+_SCRIPT: Final = re.compile(r"\s*<cms-script>.*?</cms-script>", re.DOTALL)
+_WRAPPERS: Final = (
+    "tool_use_error|command-name|command-args|local-command-stdout|local-command-stderr"
+    "|bash-input|bash-stdout|bash-stderr"
+)
+_TAG: Final = re.compile(f"</?(?:{_WRAPPERS})>")
+_WRAPPED: Final = re.compile(rf"\s*<({_WRAPPERS})>(.*)</\1>\s*\Z", re.DOTALL)
+
+
+def without_tags(text: str) -> str:
+    """A text that claude made for the model, as a person reads it."""
+    return _TAG.sub("", _ASIDE.sub("", text)).strip()
+
+
+def unwrapped(text: str) -> str:
+    """The same for what the model may have said itself: only where a tag is around all of it."""
+    found = _WRAPPED.match(text)
+    return text if found is None else found.group(2)
 
 
 # --- arguments in a line --------------------------------------------------------------------------
