@@ -20,10 +20,12 @@ from cms.config import Settings
 from cms.daemon.main import Fleet
 from cms.errors import Interrupted, NameTaken, NothingAsked, SessionNotFound, WrongStatus
 from cms.fleet.changes import Changes
+from cms.fleet.session_hooks import SessionHooks
 from cms.fleet.supervisor import Supervisor
 from cms.rpc.money import Grouping
 from cms.session.audit import AuditLog
 from cms.session.budget import Account, Budget, Cap, stand
+from cms.session.hooks import Hooks
 from cms.session.model import (
     LIVE,
     DelegateResult,
@@ -64,6 +66,19 @@ class NothingChanged(Changes):
         await trio.lowlevel.checkpoint()
 
 
+class NoHooks(SessionHooks):
+    """Nobody is told anything."""
+
+    def __init__(self) -> None:
+        pass
+
+    async def check(self, hooks: Hooks) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def follow(self, interaction: Interaction, hooks: Hooks) -> None:
+        pass
+
+
 class FakeSupervisor(Supervisor):
     """Attributes named `..._calls` and the like are for tests to look at."""
 
@@ -85,6 +100,7 @@ class FakeSupervisor(Supervisor):
         self.changed = trio.Condition()
         self.caps: dict[str, float] = {}
         self.changes = NothingChanged()
+        self.hooks = NoHooks()
         self._released: dict[str, trio.Event] = {}
         self._watchers: dict[str, list[trio.MemorySendChannel[Progress]]] = {}
 

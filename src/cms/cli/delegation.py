@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
+from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.option_flags import TASK, DelegateFlags, LimitFlags, typed
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
 from cms.errors import UsageError
@@ -45,6 +46,11 @@ def delegate(
             "--foreground", "Do the work in this command, without the daemon; everything ends with it."
         ),
     ] = False,
+    on_done: OnDone = "",
+    on_fail: OnFail = "",
+    on_ask: OnAsk = "",
+    webhook: Webhook = "",
+    notify: Notify = (),
     said: Annotated[DelegateFlags, Parameter(name="*")] = DelegateFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
@@ -74,7 +80,13 @@ def delegate(
         )
     said.warn()
     context = said.layer.context or ""
-    params = DelegateParams(options=options, task=text or "", context=context, detach=detach)
+    params = DelegateParams(
+        options=options,
+        task=text or "",
+        context=context,
+        detach=detach,
+        hooks=hooks(on_done, on_fail, on_ask, webhook, notify),
+    )
     if foreground:
         from cms.cli import foreground as runner
 
@@ -91,6 +103,11 @@ def continue_(
     message_flag: MessageFlag = None,
     message_file: MessageFile = None,
     detach: DetachFlag = False,
+    on_done: OnDone = "",
+    on_fail: OnFail = "",
+    on_ask: OnAsk = "",
+    webhook: Webhook = "",
+    notify: Notify = (),
     said: Annotated[LimitFlags, Parameter(name="*")] = LimitFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
@@ -113,6 +130,7 @@ def continue_(
         repair=layer.repair,
         json_schema=layer.json_schema,
         detach=detach,
+        hooks=hooks(on_done, on_fail, on_ask, webhook, notify),
     )
     return wait_and_show(SESSION_CONTINUE, params, who, detach=detach, json=json)
 

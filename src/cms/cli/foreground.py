@@ -103,16 +103,20 @@ def delegate(params: DelegateParams, *, quiet: bool) -> tuple[DelegateResult, Sh
 
 def _delegate(params: DelegateParams, live: LiveAnswer | None) -> DelegateResult:
     async def work(supervisor: Supervisor, stop: trio.Event) -> DelegateResult:
+        await supervisor.hooks.check(params.hooks)
         async with _scope_until(stop) as (scope, nursery):
 
             def accepted(interaction: Interaction) -> None:
+                supervisor.hooks.follow(interaction, params.hooks)
                 if live is not None:
                     live.expect(interaction.id)
                     nursery.start_soon(_follow, supervisor, params.options.name, live.note)
 
-            return await supervisor.delegate(
+            result = await supervisor.delegate(
                 params.options, params.task, context=params.context, accepted=accepted, within=scope
             )
+        await supervisor.hooks.drained()
+        return result
 
     return _run(work)
 

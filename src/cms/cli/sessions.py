@@ -10,6 +10,7 @@ import msgspec
 from cms.cli import flags, io, render
 from cms.cli.declare import Parameter, Token
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
+from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.terminal import Style
 from cms.errors import CmsError, DaemonUnavailable, ExitCode, HomeUnusable, StoreError, UsageError
 from cms.json_output import json_object
@@ -80,6 +81,11 @@ def send(
     message_file: MessageFile = None,
     stop: StopFlag = False,
     detach: DetachFlag = False,
+    on_done: OnDone = "",
+    on_fail: OnFail = "",
+    on_ask: OnAsk = "",
+    webhook: Webhook = "",
+    notify: Notify = (),
     json: JsonFlag = False,
 ) -> int:
     """Send a message to a session and print the answer.
@@ -96,7 +102,13 @@ def send(
     text = flags.pick_text("send", "message", word=word, flag=message_flag, file=message_file)
     if stop and detach:
         raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
-    params = SendParams(name=who, message=text or "", stop=stop, wait=not detach)
+    params = SendParams(
+        name=who,
+        message=text or "",
+        stop=stop,
+        wait=not detach,
+        hooks=hooks(on_done, on_fail, on_ask, webhook, notify),
+    )
     return send_and_show(who, SESSION_SEND, params, detach=detach, json=json)
 
 

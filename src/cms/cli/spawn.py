@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from cms.cli import flags
 from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
+from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.option_flags import LIMITS, SESSION, SpawnFlags
 from cms.cli.sessions import send_and_show
 from cms.errors import UsageError
@@ -42,6 +43,11 @@ def spawn(
             rare=True,
         ),
     ] = None,
+    on_done: OnDone = "",
+    on_fail: OnFail = "",
+    on_ask: OnAsk = "",
+    webhook: Webhook = "",
+    notify: Notify = (),
     said: Annotated[SpawnFlags, Parameter(name="*")] = SpawnFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
@@ -62,5 +68,11 @@ def spawn(
         raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
     options = said.options(who, over=Layer(max_cost=max_budget))
     said.warn()
-    params = SpawnParams(options=options, prompt=text or "", stop=stop, wait=not detach)
+    params = SpawnParams(
+        options=options,
+        prompt=text or "",
+        stop=stop,
+        wait=not detach,
+        hooks=hooks(on_done, on_fail, on_ask, webhook, notify),
+    )
     return send_and_show(who, SESSION_SPAWN, params, detach=detach, json=json)

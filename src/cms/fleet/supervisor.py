@@ -33,6 +33,7 @@ from cms.fleet.delegation import Accepted, Delegation, Delegations
 from cms.fleet.merge_queue import MergeQueue
 from cms.fleet.processes import Processes
 from cms.fleet.search import Search, open_search
+from cms.fleet.session_hooks import SessionHooks
 from cms.fleet.sessions import elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
@@ -101,6 +102,7 @@ async def open_supervisor(
                     child_sockets=child_sockets,
                 )
                 nursery.start_soon(at_own_door, "the clearing", supervisor.clear_left_scratch)
+                nursery.start_soon(at_own_door, "what is still to be told", supervisor.hooks.recover)
                 try:
                     yield supervisor
                 except GeneratorExit:
@@ -147,11 +149,16 @@ class Supervisor(Processes):
         self.merge_queue = MergeQueue(self)
         self.search = search
         self._delegations = Delegations(self, nursery)
+        self.hooks = SessionHooks(self, nursery)
         if child_sockets is not None:
             self._child_sockets = child_sockets(self)
 
     def __repr__(self) -> str:
         return f"<Supervisor {self.settings.home} live={self.live_count()}>"
+
+    def close(self) -> None:
+        super().close()
+        self.hooks.close()
 
     # --- making and finding -----------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 
 from cms.rpc.verbs import Verb
+from cms.session.hooks import Hooks
 from cms.session.model import (
     DelegateResult,
     Interaction,
@@ -30,6 +31,7 @@ class SpawnParams(Record, frozen=True):
     prompt: str
     stop: bool = False  # stop the process after the answer
     wait: bool = True  # False: answer as soon as the message is accepted
+    hooks: Hooks = Hooks()
 
 
 class SendParams(Record, frozen=True):
@@ -40,6 +42,7 @@ class SendParams(Record, frozen=True):
     stop: bool = False  # stop the process after the answer
     resume: bool = False  # a paused one goes on first
     wait: bool = True  # False: answer as soon as the message is accepted
+    hooks: Hooks = Hooks()
 
 
 class ForkParams(Record, frozen=True):
@@ -59,6 +62,7 @@ class DelegateParams(Record, frozen=True):
     task: str
     context: str = ""
     detach: bool = False  # answer once accepted; the work belongs to the daemon
+    hooks: Hooks = Hooks()
 
 
 class ContinueParams(Record, frozen=True):
@@ -70,6 +74,7 @@ class ContinueParams(Record, frozen=True):
     repair: int | None = None  # rounds of repair from now on; None: as before
     json_schema: str | None = None  # that its answers must fit from now on; None: as before
     detach: bool = False
+    hooks: Hooks = Hooks()
 
 
 class AcceptedResult(Record, frozen=True):

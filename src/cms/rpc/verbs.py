@@ -1,9 +1,9 @@
 """What a verb of the socket protocol is. Each is declared once, by the structs of its noun.
 
 The modules of `NOUNS` hold the params, the results and the verbs of one noun each; a command loads only what
-it speaks of. Everything else comes from the
-declaration: `Client.call` knows from it what it gets back, the server what it decodes, what may be cancelled,
-what a session may ask for. To add one, declare it, and bind it to what does it in `daemon.handlers`.
+it speaks of. Everything else comes from the declaration: `Client.call` knows from it what it gets back, the
+server what it decodes, what may be cancelled, what a session may ask for. To add one, declare it, and bind it
+to what does it in `daemon.handlers`.
 """
 
 from __future__ import annotations

@@ -478,7 +478,18 @@ def _v13(db: sqlite3.Connection) -> None:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11, _v12, _v13)
+def _v14(db: sqlite3.Connection) -> None:
+    """Hooks of messages (`store.hooks`), apart from what is listed: their addresses are secrets."""
+    db.execute(
+        "CREATE TABLE hooks (interaction_id TEXT PRIMARY KEY NOT NULL, owner TEXT NOT NULL,"
+        " hooks TEXT NOT NULL) WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    *(_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11, _v12),
+    *(_v13, _v14),
+)
 
 
 def connect(path: Path) -> sqlite3.Connection:

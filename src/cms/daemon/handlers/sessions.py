@@ -68,6 +68,7 @@ from cms.rpc.sessions import (
     WatchParams,
 )
 from cms.session.audit import AuditLog
+from cms.session.hooks import Hooks
 from cms.session.model import (
     LIVE,
     DelegateResult,
@@ -118,15 +119,19 @@ class SessionHandlers:
     # --- work ---------------------------------------------------------------------------------
 
     async def spawn(self, call: Call, params: SpawnParams) -> Reply | AcceptedResult:
+        await self._supervisor.hooks.check(params.hooks)
         session = await self._supervisor.create(params.options)
         interaction = await self._supervisor.submit(session.name, params.prompt, type="spawn")
+        self._supervisor.hooks.follow(interaction, params.hooks)
         return await self._answer(call, session.name, interaction, wait=params.wait, stop=params.stop)
 
     async def send(self, call: Call, params: SendParams) -> Reply | AcceptedResult:
+        await self._supervisor.hooks.check(params.hooks)
         if params.resume and (await self._supervisor.get(params.name)).status in LIVE:  # perhaps paused
             await self._supervisor.resume(params.name)
         kind = "resume" if params.resume else "send"
         interaction = await self._supervisor.submit(params.name, params.message, type=kind)
+        self._supervisor.hooks.follow(interaction, params.hooks)
         return await self._answer(call, params.name, interaction, wait=params.wait, stop=params.stop)
 
     async def fork(self, call: Call, params: ForkParams) -> Reply | AcceptedResult:
@@ -136,20 +141,23 @@ class SessionHandlers:
 
     async def delegate(self, call: Call, params: DelegateParams) -> DelegateResult | AcceptedResult:
         name = params.options.name
+        await self._supervisor.hooks.check(params.hooks)
         if params.detach:
             interaction = await self._supervisor.start_delegate(
                 params.options, params.task, context=params.context
             )
+            self._supervisor.hooks.follow(interaction, params.hooks)
             return _accepted(name, interaction)
         return await self._supervisor.delegate(
             params.options,
             params.task,
             context=params.context,
-            accepted=partial(call.accepted, name),
+            accepted=partial(self._accepted, call, name, params.hooks),
             within=call.scope,
         )
 
     async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
+        await self._supervisor.hooks.check(params.hooks)
         if params.detach:
             interaction = await self._supervisor.start_continue(
                 params.name,
@@ -158,6 +166,7 @@ class SessionHandlers:
                 repair=params.repair,
                 json_schema=params.json_schema,
             )
+            self._supervisor.hooks.follow(interaction, params.hooks)
             return _accepted(params.name, interaction)
         return await self._supervisor.continue_(
             params.name,
@@ -165,9 +174,13 @@ class SessionHandlers:
             limits=params.limits,
             repair=params.repair,
             json_schema=params.json_schema,
-            accepted=partial(call.accepted, params.name),
+            accepted=partial(self._accepted, call, params.name, params.hooks),
             within=call.scope,
         )
+
+    def _accepted(self, call: Call, name: str, hooks: Hooks, interaction: Interaction) -> None:
+        self._supervisor.hooks.follow(interaction, hooks)
+        call.accepted(name, interaction)
 
     async def _answer(
         self, call: Call, name: str, interaction: Interaction, *, wait: bool, stop: bool
