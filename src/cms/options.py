@@ -82,7 +82,7 @@ _STARTS: Final[frozenset[Way]] = frozenset({"delegate", "spawn"})
 _COMMON: Final[frozenset[Way]] = _STARTS | {"batch"}
 
 
-_limit = partial(Option, group="limits", ways=_LIMIT)
+_limit = partial(Option, group="limits", ways=_LIMIT, child="least")
 _safety = partial(Option, group="safety")
 _forbid = partial(_safety, combine="adds_up", child="joined")
 _claude = partial(Option, group="claude")
@@ -238,14 +238,13 @@ class Layer(Record, frozen=True, omit_defaults=True):
     ] = None
     max_memory: Annotated[
         int | None,
-        _limit(SIZE, "Memory for the whole process tree: 512M, 2G.", child="least"),
+        _limit(SIZE, "Memory for the whole process tree: 512M, 2G."),
     ] = None
     max_procs: Annotated[
         int | None,
         _limit(
             COUNT,
             "Processes in the tree; threads may count, and claude alone has ten or more.",
-            child="least",
         ),
     ] = None
     context: Annotated[
@@ -267,7 +266,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             group="task",
             ways=_CHECK,
             combine="own",
-            child="known",
+            child="checks",
             noun="check",
             tool=Tool(
                 "Shell commands, run in its folder when it says it is done, that must succeed; else the "
@@ -506,11 +505,19 @@ class Layer(Record, frozen=True, omit_defaults=True):
             tool=Tool("Added to its system prompt.", _NEW, Meta(max_length=_LONG), key="systemPrompt"),
         ),
     ] = None
-    agent: Annotated[str | None, _claude(TEXT, "Use one of Claude's configured agents.", metavar="AGENT")] = (
-        None
-    )
+    agent: Annotated[
+        str | None,
+        _claude(TEXT, "Use one of Claude's configured agents.", metavar="AGENT", child="same", noun="agent"),
+    ] = None
     permission_mode: Annotated[
-        str | None, _claude(MODE, "Override the preset's permission mode.", ways=_SESSION, child="mode")
+        str | None,
+        _claude(
+            MODE,
+            "Override the preset's permission mode.",
+            ways=_SESSION,
+            child="mode",
+            noun="permission mode",
+        ),
     ] = None
     effort: Annotated[str | None, _claude(TEXT, "How hard the model thinks.", metavar="LEVEL")] = None
     fallback_model: Annotated[str | None, _claude(MODEL, "Model to use when the first is overloaded.")] = None

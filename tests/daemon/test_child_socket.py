@@ -42,7 +42,7 @@ from cms.rpc.sessions import (
     SpawnParams,
     StopParams,
 )
-from cms.rpc.verbs import Nothing, P, R, Verb
+from cms.rpc.verbs import Nothing, P, R, Verb, all_verbs
 from cms.rpc.wire import PROTOCOL
 from cms.session.lineage import scope
 from cms.session.model import DelegateResult, Limits, Outcome, Record, Reply, SessionOptions
@@ -184,6 +184,27 @@ async def test_a_child_works_in_no_place_that_is_protected(tmp_path: Path) -> No
         await inside.spawn("child", work_dir=str(work / "sub"))
 
 
+async def test_a_child_s_folder_is_the_one_that_it_was_given(tmp_path: Path) -> None:
+    """Its parent writes there, and can put a link in its place before the child is started again."""
+    async with house(tmp_path) as supervisor:
+        home = Path(supervisor.settings.environ["HOME"])
+        (home / ".ssh").mkdir()
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        for name in ("work", "more"):
+            (Path(inside.work_dir) / name).mkdir()
+        work, more = (Path(inside.work_dir) / name for name in ("work", "more"))
+        await inside.spawn("child", work_dir=str(work), add_dirs=(str(more),))
+        await inside.ask(SESSION_STOP, StopParams("child"))
+        for folder in (work, more):
+            was = folder.rename(f"{folder}-was")
+            folder.symlink_to(home / ".ssh")
+            with pytest.raises(UsageError, match=f"{folder} leads elsewhere now"):
+                await inside.ask(SESSION_SEND, SendParams("child", "go on"))
+            folder.unlink()
+            was.rename(folder)
+        await inside.ask(SESSION_SEND, SendParams("child", "go on"))
+
+
 async def test_what_the_environment_moves_is_closed_to_a_child_as_to_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,9 +267,14 @@ async def test_it_sees_and_reaches_what_is_below_it_and_nothing_else(tmp_path: P
                 with pytest.raises(SessionNotFound) as caught:
                     await ask()
                 assert not caught.value.nearest  # not even that it exists
+            with pytest.raises(SessionNotFound) as caught:
+                await who.ask(SESSION_LIST, ListParams(after=name))
+            assert not caught.value.nearest
         with pytest.raises(SessionNotFound) as caught:
             await inside.ask(SESSION_GET, NameParams("strangr"))
         assert not caught.value.nearest
+        listed = await inside.ask(SESSION_LIST, ListParams(after="grandchild"))
+        assert [one.name for one in listed.sessions] == ["child"]
         assert (await supervisor.get("stranger")).status == "ready"
 
 
@@ -265,6 +291,19 @@ async def test_what_no_session_may_ask_for(tmp_path: Path, verb: Verb[P, Record]
         inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
         with pytest.raises(UsageError, match="may not call"):
             await inside.ask(verb, params)
+
+
+def test_every_way_to_name_a_session_is_looked_at() -> None:
+    """A text in the params of a verb that a session may ask for: it names one, or nothing of anybody's."""
+    texts = {
+        field.name
+        for verb in all_verbs().values()
+        if verb.inside
+        for field in msgspec.structs.fields(verb.params)
+        if field.type in (str, str | None, tuple[str, ...])
+    }
+    plain = {"version", "prompt", "message", "task", "context", "json_schema", "status", "order"}
+    assert texts - plain <= {"name", "names", "after"}
 
 
 async def test_depth_and_fan_out_end(tmp_path: Path) -> None:

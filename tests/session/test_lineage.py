@@ -48,11 +48,11 @@ options = st.builds(
     limits=st.builds(
         Limits,
         max_cost=amounts,
-        max_memory=st.none() | st.integers(1, 100),
-        max_procs=st.none() | st.integers(1, 9),
+        **{name: st.none() | st.integers(1, 9) for name in Limits.__struct_fields__ if name != "max_cost"},
     ),
     safety=st.booleans(),
-    permission_mode=st.sampled_from(("", "plan", "bypassPermissions")),
+    permission_mode=st.sampled_from(("", "plan", "dontAsk", "bypassPermissions")),
+    agent=st.sampled_from(("", "reviewer", "builder")),
     allowed_tools=some(RULES),
     disallowed_tools=some(RULES),
     add_dirs=st.lists(folders, max_size=2).map(tuple),
@@ -60,7 +60,7 @@ options = st.builds(
     settings=st.sampled_from(("", "s1", "s2")),
     protect=some(("p1", "p2")),
     protect_read=some(("p1", "p2")),
-    allow_write=some(("w1", "w2")),
+    allow_write=some(("w1", "./w2")),
     writes=st.sampled_from(("workdir", "anywhere")),
     verify=some(("v1", "v2")),
     fork_of=st.sampled_from(("", "conversation")),
@@ -77,9 +77,8 @@ options = st.builds(
 #: What a child may say whatever its parent is. What a parent may not do its child must not do for it: a new
 #: option needs a rule in the table, or a place here.
 HARMLESS = {
-    *("model", "system_prompt", "append_system_prompt", "agent", "fallback_model", "effort"),
+    *("model", "system_prompt", "append_system_prompt", "fallback_model", "effort"),
     *("ask_timeout", "allow_cms", "tags"),
-    *("max_turns", "max_time", "max_silence", "max_tool_calls", "max_repeats", "max_retry_time"),
     *(
         "context",
         "json_schema",
@@ -116,7 +115,8 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     assert have.trust_project or not child.trust_project
     assert have.isolate == "no" or child.isolate != "no"
     assert have.apply or not child.apply
-    assert child.permission_mode in ("", have.permission_mode)
+    assert child.permission_mode == have.permission_mode or have.permission_mode == "bypassPermissions"
+    assert child.agent == have.agent or not have.agent
     assert child.on_violation == "stop" or have.on_violation == "deny"
     roots = (have.work_dir, *have.add_dirs)
     assert all(within(folder, roots) for folder in (child.work_dir, *child.add_dirs))
@@ -128,7 +128,9 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     assert child.writes == "workdir" or have.writes == "anywhere"
     assert set(child.mcp_config) <= set(have.mcp_config)
     assert child.settings in ("", have.settings)
-    assert have.preset == "full" or set(child.verify) <= set(have.verify)
+    asks = have.permission_mode not in ("", "bypassPermissions")
+    every_command = have.preset == "full" and not have.disallowed_tools and not asks
+    assert every_command or set(child.verify) <= set(have.verify)
     assert not child.fork_of
     assert set(child.env_deny) >= set(have.env_deny)
     if have.require_containment is not None:
@@ -137,7 +139,7 @@ def test_a_child_has_nothing_that_its_parent_has_not(
     if have.limits.max_cost is not None:
         assert child.limits.max_cost is not None
         assert 0 < child.limits.max_cost <= have.limits.max_cost - spent
-    for key in ("max_memory", "max_procs"):
+    for key in Limits.__struct_fields__:
         cap = getattr(have.limits, key)
         assert cap is None or getattr(child.limits, key) <= cap
 
@@ -148,6 +150,44 @@ def test_a_child_may_be_as_its_parent_is(have: SessionOptions) -> None:
     have = replace(have, fork_of="")
     child = narrow(have, record(have))
     assert child == have
+
+
+def test_what_a_parent_says_of_its_own_folder_holds_in_a_child_s() -> None:
+    """`./` is another place for a child that works further down."""
+    have = SessionOptions(
+        name="parent",
+        work_dir="/work",
+        protect=("./a/x", "b/c", "~/d", "../e"),
+        protect_read=("./a/y",),
+        allow_write=("./a/.env", ".npmrc"),
+        disallowed_tools=(
+            "Bash(./run)",
+            "Edit(a/**)",
+            "Write(./a/x)",
+            "Read(/a/y)",
+            "Read(.env)",
+            "Read(//etc/x)",
+            "Read(~/x)",
+            "Write",
+        ),
+    )
+    same = narrow(SessionOptions("child", "/work", protect=("f",)), record(have))
+    assert same.protect == ("f", *have.protect)
+    child = narrow(SessionOptions("child", "/work/a", allow_write=("./.env", ".npmrc")), record(have))
+    assert child.protect == ("/work/a/x", "b/c", "~/d", "/e")
+    assert child.protect_read == ("/work/a/y",)
+    assert child.disallowed_tools == (
+        "Bash(./run)",
+        "Edit(//work/a/**)",
+        "Write(//work/a/x)",
+        "Read(//work/a/y)",
+        "Read(.env)",
+        "Read(//etc/x)",
+        "Read(~/x)",
+        "Write",
+    )
+    with pytest.raises(UsageError, match="writable path"):
+        narrow(SessionOptions("child", "/work/a", allow_write=("./a/.env",)), record(have))
 
 
 def test_a_folder_beside_the_parent_s_is_not_inside_of_it() -> None:

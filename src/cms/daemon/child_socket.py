@@ -24,6 +24,7 @@ class _Names(msgspec.Struct):
 
     name: str = ""
     names: tuple[str, ...] = ()
+    after: str = ""
 
 
 class ChildSocket:
@@ -64,7 +65,7 @@ class ChildSocket:
             named = msgspec.json.decode(params, type=_Names)
         except UNREADABLE as error:
             raise UsageError(f"bad params for {verb.name}: {error}") from None
-        for name in (*named.names, *((named.name,) if named.name else ())):
+        for name in filter(None, (*named.names, named.name, named.after)):
             try:
                 session = await self._find(name)
             except SessionNotFound:

@@ -101,6 +101,27 @@ class Children:
         home, places = await ask_disk(look, f"the folders of {options.name!r}")
         check_outside(home, places, child=child)
 
+    async def check_unmoved(self, record: SessionRecord) -> None:
+        """Whether the folders of a session that a session started are still those that it was given.
+
+        They lie where its parent writes, which could put a link to any place in their stead: a work dir is
+        writable, wherever it lies. What a person names may be a link.
+
+        Raises:
+            UsageError: one is not.
+            DiskTimeout: its folders do not answer.
+        """
+        options = record.options
+        if not record.started_by:
+            return
+        real = await ask_disk(lambda: real_folders(options), f"the folders of {options.name!r}")
+        for was, now in zip((options.work_dir, *options.add_dirs), real, strict=True):
+            if was != now:
+                raise UsageError(
+                    f"{was} leads elsewhere now, to {now}: a session may not be started there again",
+                    hint="start another one in a folder of its own",
+                )
+
     def check_room(self) -> None:
         """Whether one more process may come up for whoever calls. No await between this and the process.
 

@@ -96,6 +96,7 @@ class Processes(Sessions):
         settings = self.settings_of(record)
         find_claude(settings)
         await self.children.check_folders(record.options, settings.environ, child=bool(record.started_by))
+        await self.children.check_unmoved(record)
         rules = await load_rules(record.options, settings.environ)
         workspace = await self.changes.open(record, settings)
         if workspace is not None:

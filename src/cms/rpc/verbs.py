@@ -47,7 +47,7 @@ class AnyVerb:
         cancellable: a `cancel` ends it early, and its answer says so. The others are short, or not to be left
             half done.
         inside: a session may ask for it at its child socket, about sessions below it. Whatever it names
-            stands in the params as `name` or `names`.
+            stands in the params as `name`, `names` or `after`.
         idempotent: asked twice it does no more than asked once, so it can be asked again when nobody knows
             what became of it.
         while_stopping: a daemon that is about to leave still does it.

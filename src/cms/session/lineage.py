@@ -17,6 +17,7 @@ What it then starts is its child, and a child is never more than its parent:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Final, Literal, TypeVar
@@ -24,7 +25,9 @@ from typing import Final, Literal, TypeVar
 import msgspec
 
 from cms.errors import UsageError
+from cms.protocol.tools import READ_TOOLS, WRITE_TOOLS
 from cms.session.model import Limits, Preset, Record, SessionOptions, SessionRecord
+from cms.session.path_rules import anchor
 
 T = TypeVar("T")
 
@@ -98,12 +101,13 @@ def is_child(record: SessionRecord, caller: Caller) -> bool:
 # --- power ------------------------------------------------------------------------------------------
 
 #: What a child may have. "own": what it says; "preset", "safety", "mode", "stop", "writes": no more than its
-#: parent; "within": a folder inside of its parent's; "known": nothing that its parent has not; "joined": what
-#: either has; "stricter"; "left": no more than its parent has left; "least": no more than its parent;
-#: "granted": only what its parent was granted; "isolated": if its parent is, so is it.
+#: parent; "same": what its parent has, if that has something; "within": a folder inside of its parent's;
+#: "known", "checks": nothing that its parent has not; "joined": what either has; "stricter"; "left": no more
+#: than its parent has left; "least": no more than its parent; "granted": only what its parent was granted;
+#: "isolated": if its parent is, so is it.
 Child = Literal[
-    "own", "preset", "safety", "mode", "stop", "writes", "within", "known", "joined", "stricter", "left",
-    "least", "granted", "isolated",
+    "own", "preset", "safety", "mode", "stop", "writes", "same", "within", "known", "checks", "joined",
+    "stricter", "left", "least", "granted", "isolated",
 ]  # fmt: skip
 
 
@@ -133,7 +137,7 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
     Raises:
         UsageError: they ask for more than can be cut: say so instead of doing something else.
     """
-    have = parent.options
+    have = _as_seen_from(parent.options, options.work_dir)
     if options.fork_of:
         raise _more(f"conversation {options.fork_of!r}", "it does not have that itself", "leave it out")
     changes: dict[str, object] = {}
@@ -146,10 +150,11 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
                 raise _more("the safety net off", "its own is on", "leave it on")
             case "writes" if have.writes == "workdir" and options.writes != "workdir":
                 raise _more(f"writes {options.writes}", "its own stay in its folders", "leave it out")
-            case "mode" if options.permission_mode not in ("", have.permission_mode):
-                raise _more(
-                    f"permission mode {options.permission_mode}", "its own is another", "leave it out"
-                )
+            case "mode" | "same" if asked and asked != given and (given or rule.child == "mode"):
+                raise _more(f"{rule.noun} {asked}", "its own is another", "leave it out")
+            case "mode" | "same" if given and given != "bypassPermissions":
+                # (A mode asks where the preset alone would not, unless it is the one that never does.)
+                changes[field] = given
             case "stop" if (asked, given) == ("deny", "stop"):
                 raise _more("on-violation deny", "its own is stop", "leave it out")
             case "granted" if asked and not given:
@@ -160,8 +165,8 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
                 changes[field] = given
             case "within":
                 _check_within(_each(asked), (have.work_dir, *have.add_dirs))
-            case "known" if field != "verify" or have.preset != "full":  # checks run as they are
-                if more := [one for one in _each(asked) if one not in _each(given)]:
+            case "known" | "checks" if rule.child == "known" or not _runs_all(have):
+                if more := [one for one in _each(asked) if _plain(one, field, options) not in _each(given)]:
                     raise _more(f"{rule.noun} {more[0]!r}", "it does not have that itself", "leave it out")
             case "joined":
                 changes[field] = joined(_each(asked), _each(given))
@@ -172,6 +177,43 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
     return msgspec.structs.replace(
         options, limits=msgspec.structs.replace(options.limits, **limits), **changes
     )
+
+
+def _runs_all(have: SessionOptions) -> bool:
+    """Whether a session may run every command: so may a child's checks, which run as they are."""
+    free = have.permission_mode in ("", "bypassPermissions") and not have.disallowed_tools
+    return have.preset == "full" and free
+
+
+#: A rule about files, whose path is taken from the folder that claude works in.
+_FROM_HERE: Final = re.compile(r"(?P<tool>\w+)\((?P<path>(?:\.{0,2}/(?!/)|[^/~:]+/)[^:]*)\)")
+
+
+def _as_seen_from(have: SessionOptions, folder: str) -> SessionOptions:
+    """The options with what they say of places in the work dir (`./`), for somebody who works in another."""
+    here = have.work_dir
+    opened = joined(have.allow_write, tuple(anchor(one, here) for one in have.allow_write))
+    if folder == here:
+        return msgspec.structs.replace(have, allow_write=opened)
+
+    def rule(text: str) -> str:
+        found = _FROM_HERE.fullmatch(text)
+        if found is None or found["tool"] not in (*READ_TOOLS, *WRITE_TOOLS):
+            return text
+        return f"{found['tool']}(/{anchor('./' + found['path'].lstrip('/'), here)})"
+
+    return msgspec.structs.replace(
+        have,
+        protect=tuple(anchor(one, here) for one in have.protect),
+        protect_read=tuple(anchor(one, here) for one in have.protect_read),
+        allow_write=opened,
+        disallowed_tools=tuple(map(rule, have.disallowed_tools)),
+    )
+
+
+def _plain(value: str, field: str, options: SessionOptions) -> str:
+    """A value as it is looked for among the parent's."""
+    return anchor(value, options.work_dir) if field == "allow_write" else value
 
 
 def check_outside(home: str, places: Iterable[str], *, child: bool) -> None:

@@ -113,10 +113,16 @@ def _anchored(pattern: str, home: str, work_dir: str) -> str:
     """The pattern with `~`, `.` and `..` at its beginning replaced by what they stand for."""
     if pattern == "~" or pattern.startswith("~/"):
         pattern = home + pattern[1:]
-    elif pattern.split("/")[0] in (".", ".."):
-        pattern = posixpath.join(work_dir, pattern)
     # normpath keeps two slashes at the beginning.
+    pattern = anchor(pattern, work_dir)
     return "/" + posixpath.normpath(pattern).lstrip("/") if pattern.startswith("/") else pattern
+
+
+def anchor(pattern: str, work_dir: str) -> str:
+    """The pattern with `.` and `..` at its beginning replaced by what they stand for."""
+    if pattern.split("/")[0] not in (".", ".."):
+        return pattern
+    return posixpath.normpath(posixpath.join(work_dir, pattern))
 
 
 class _Protected(msgspec.Struct, frozen=True):
