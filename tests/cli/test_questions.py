@@ -112,7 +112,7 @@ def test_a_permission_is_allowed_or_denied(shell: Shell) -> None:
         asked = wait_for_question(shell, name)
         assert (asked["kind"], asked["detail"]) == ("permission", f"touch {path}")
         assert asked["whole"] == f"touch {path}\ntrue \u202e"
-        assert "  | true \\u202e\n" in shell.ok("ask", name).out
+        assert " true \\u202e\n" in shell.ok("ask", name).out
         assert f"{name} wants to use Bash touch " in shell.ok("ask", name).out
         wrong = shell.cms("answer", name, "perhaps")
         assert (wrong.code, f"cms answer {name} allow" in wrong.err) == (2, True)
@@ -217,6 +217,8 @@ def test_all_of_a_command_is_shown_escaped_before_it_is_permitted() -> None:
     long = msgspec.structs.replace(asked, whole="x" * 12_000)
     lines = ask_lines(QuestionsResult((long,), ()), 100.0, Style(tty=True, width=20))
     assert "  | [2000 more characters: cms ask s --json has all of it]" in lines
+    spaces = msgspec.structs.replace(asked, detail="rm 'a  b'", whole="rm 'a  b'")
+    assert "  | rm 'a  b'" in ask_lines(QuestionsResult((spaces,), ()), 0.0, Style())
     short = msgspec.structs.replace(asked, whole=asked.detail)
     assert len(ask_lines(QuestionsResult((short,), ()), 100.0, Style())) == 2
 

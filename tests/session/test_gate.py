@@ -316,3 +316,28 @@ def test_work_in_the_cloud_is_ended() -> None:
     world = World(rules("full")).see(hook("1", "Agent", {"prompt": "x"}), tasks("remote_agent"))
     (told,) = world.breaches
     assert told.breach.reason == "a subagent works in the cloud, where no check runs: task 0"
+
+
+@pytest.mark.parametrize(
+    ("tool", "given", "whole"),
+    [
+        ("Bash", {"command": "a\nb", "description": "harmless", "timeout": 5}, "a\nb"),
+        (
+            "Bash",
+            {"command": "a", "dangerouslyDisableSandbox": True, "run_in_background": True},
+            "a\ndangerouslyDisableSandbox: true\nrun_in_background: true",
+        ),
+        ("Write", {"file_path": "/x", "content": "one\ntwo"}, "/x\ncontent: one\ntwo"),
+        ("mcp__x__run", {"command": "ls", "script": "rm -rf ~"}, "ls\nscript: rm -rf ~"),
+        (
+            "mcp__x__run",
+            {"command": "ls", "file_path": "/x", "args": ["a"]},
+            'ls\nfile_path: /x\nargs: ["a"]',
+        ),
+        ("mcp__x__run", {"script": "rm"}, '{"script":"rm"}'),
+        ("mcp__x__run", {"command": "ls", "file_path": 7}, "ls\nfile_path: 7"),
+        ("mcp__x__run", ["rm"], '["rm"]'),
+    ],
+)
+def test_who_permits_a_call_sees_all_that_it_is_given(tool: str, given: object, whole: str) -> None:
+    assert PendingCall.of("r", "permission", tool, raw(given)).whole == whole

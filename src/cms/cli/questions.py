@@ -202,7 +202,8 @@ def _open_lines(one: OpenQuestion, now: float, style: Style, *, by_id: bool) -> 
 
 def _whole_lines(one: OpenQuestion, style: Style) -> list[str]:
     """All of what is to be permitted, escaped, where the line above does not have all of it."""
-    if not one.whole or (one.whole == one.detail and one.detail.isprintable()):
+    plain = one.detail.isprintable() and one.detail == " ".join(one.detail.split())
+    if not one.whole or (one.whole == one.detail and plain):
         return []
     whole, more = one.whole[:_SHOWN], len(one.whole) - _SHOWN
     mark = "|" if style.icons != "unicode" else "\u2502"

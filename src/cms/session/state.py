@@ -39,6 +39,7 @@ from typing import Literal
 
 import msgspec
 
+from cms.errors import UNREADABLE
 from cms.protocol.messages import (
     ApiRetry,
     CanUseTool,
@@ -155,9 +156,23 @@ class PendingCall(msgspec.Struct, frozen=True):
 
     @property
     def whole(self) -> str:
-        """All that a person who permits it should see; of a tool that we do not know its input."""
+        """All that a person who permits it should see: the command or the file, and what else it is given."""
         known = self.given.command or self.given.target
-        return known or bytes(self.input).decode("utf-8", "backslashreplace")
+        try:
+            fields = msgspec.json.decode(self.input, type=dict[str, object])
+        except UNREADABLE:
+            known = None
+        if known is None:
+            return bytes(self.input).decode("utf-8", "backslashreplace")
+        # (What a shell command is for, its maker says. It is not what it does.)
+        left_out = ("description", "timeout") if self.tool == "Bash" else ()
+        main = next(name for name, value in fields.items() if value == known)
+        more = [
+            f"{name}: {value if isinstance(value, str) else msgspec.json.encode(value).decode()}"
+            for name, value in fields.items()
+            if name != main and name not in left_out
+        ]
+        return "\n".join((known, *more))
 
     @property
     def target(self) -> NamedPath | None:
