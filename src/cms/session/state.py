@@ -35,6 +35,7 @@ Rules, in prose first:
 from __future__ import annotations
 
 import enum
+from contextlib import suppress
 from typing import Literal
 
 import msgspec
@@ -157,12 +158,10 @@ class PendingCall(msgspec.Struct, frozen=True):
     @property
     def whole(self) -> str:
         """All that a person who permits it should see: the command or the file, and what else it is given."""
-        known = self.given.command or self.given.target
-        try:
+        known, fields = self.given.command or self.given.target, {}
+        with suppress(*UNREADABLE):
             fields = msgspec.json.decode(self.input, type=dict[str, object])
-        except UNREADABLE:
-            known = None
-        if known is None:
+        if known is None or not fields:
             return bytes(self.input).decode("utf-8", "backslashreplace")
         # (What a shell command is for, its maker says. It is not what it does.)
         left_out = ("description", "timeout") if self.tool == "Bash" else ()
