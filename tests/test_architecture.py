@@ -38,7 +38,7 @@ ONLY: dict[str, frozenset[str]] = {
     # The fakes stand for the other side: what they shared with us they could not prove.
     "testing": frozenset({"testing", "protocol", "errors", "session"}),
     "batch": frozenset({"batch", "errors", "units", "session", "protocol", "option_kinds", "options"}),
-    "containment": frozenset({"containment", "disk", "errors"}),
+    "containment": frozenset({"containment", "disk", "errors", "units"}),
     "changes": frozenset({"changes", "errors", "units"}),
 }
 

@@ -110,14 +110,25 @@ def read_config(home: Path) -> ConfigFile:
     """
     path = home / NAME
     try:
-        text = path.read_bytes()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return ConfigFile()
     except OSError as error:
         raise HomeUnusable(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: {_lower(str(error))}", hint=_HELP) from None
+    return parse_config(path, text)[0]
+
+
+def parse_config(path: Path, text: str) -> tuple[ConfigFile, dict[str, dict[str, object]]]:
+    """A file, and its tables as they stand in it.
+
+    Raises:
+        UsageError: it makes no sense; the message says where.
+    """
     try:
         raw = msgspec.toml.decode(text, type=dict[str, dict[str, object]])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except msgspec.DecodeError as error:
         raise UsageError(f"{path}: {_lower(str(error))}", hint=_HELP) from None
     for key in raw:
         if key not in _TABLES:
@@ -131,7 +142,7 @@ def read_config(home: Path) -> ConfigFile:
     profiles = {
         name: _as_table(path, f"profiles.{name}", one) for name, one in raw.get("profiles", {}).items()
     }
-    return ConfigFile(
+    found = ConfigFile(
         settings=settings,
         defaults=_layer(path, "defaults", defaults),
         profiles={name: _layer(path, f"profiles.{name}", table) for name, table in profiles.items()},
@@ -140,6 +151,7 @@ def read_config(home: Path) -> ConfigFile:
             **{f"profiles.{name}": table for name, table in profiles.items()},
         },
     )
+    return found, raw
 
 
 def _table(path: Path, where: str, raw: object, kind: type[S]) -> S:
@@ -151,7 +163,7 @@ def _table(path: Path, where: str, raw: object, kind: type[S]) -> S:
             raise UsageError(f"{path}: [{where}] {_lower(str(error))}", hint=_HELP) from None
         key = unknown["field"]
         hint = _nearest(key, kind.__struct_encode_fields__)
-        raise UsageError(f"{path}: [{where}] knows no {key!r}", hint=hint) from None
+        raise UsageError(f"{path}: [{where}] has no key {key!r}", hint=hint) from None
 
 
 def _as_table(path: Path, where: str, raw: object) -> dict[str, object]:
@@ -164,15 +176,15 @@ def _as_table(path: Path, where: str, raw: object) -> dict[str, object]:
 def _layer(path: Path, where: str, table: Mapping[str, object]) -> Layer:
     said: dict[str, object] = {}
     for key, value in table.items():
-        option = _KEYS.get(key)
+        option = KEYS.get(key)
         if option is None or "profile" not in option.ways:
-            known = [one for one, other in _KEYS.items() if "profile" in other.ways]
+            known = [one for one, other in KEYS.items() if "profile" in other.ways]
             meant = option or OPTIONS.get(key)
             typed = meant is not None and "profile" not in meant.ways
-            hint = "that has to be typed each time" if typed else _nearest(key, known)
-            raise UsageError(f"{path}: [{where}] knows no {key!r}", hint=hint)
+            hint = "it has to be given as a flag each time" if typed else _nearest(key, known)
+            raise UsageError(f"{path}: [{where}] has no key {key!r}", hint=hint)
         if option.field in said:
-            raise UsageError(f"{path}: [{where}] says {key} twice, under two names")
+            raise UsageError(f"{path}: [{where}] sets {key} twice, under two names")
         try:
             said[option.field] = option.read(value)
         except BadValue as error:
@@ -180,15 +192,15 @@ def _layer(path: Path, where: str, table: Mapping[str, object]) -> Layer:
     return msgspec.structs.replace(Layer(), **said)
 
 
-#: What weakens a session is no key: it is said each time, and loudly.
-_KEYS = {flag.removeprefix("--"): option for option in OPTIONS.values() for flag in option.flags}
+#: The options by their keys. What weakens a session is no key of the file: it is typed each time.
+KEYS = {flag.removeprefix("--"): option for option in OPTIONS.values() for flag in option.flags}
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
     if near := nearest(word, names):
         return f"did you mean {near!r}?"
-    return f"there are: {', '.join(names)}" if names else "`cms config` shows what there is"
+    return f"one of {', '.join(names)}" if names else "`cms config` shows what is set"
 
 
 def _lower(text: str) -> str:

@@ -101,13 +101,38 @@ class BadValue(UsageError):
     """A value that cannot be meant."""
 
 
-def nearest(word: str, choices: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """The choice most like the word, or ""."""
-    import difflib  # only when something is wrong already
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice that the word is a slip of, or "": a letter in three may be wrong, or its end missing.
 
-    by_fold = {choice.casefold(): choice for choice in choices}
-    found = difflib.get_close_matches(word.casefold(), by_fold, n=1, cutoff=cutoff)
-    return by_fold[found[0]] if found else ""
+    A suggestion that is no near miss is worse than none.
+    """
+    said = word.casefold().lstrip("-")
+    found, best = "", (len(said) / 3, True)
+    for choice in choices:
+        meant = choice.casefold().lstrip("-")
+        distance = float(abs(len(meant) - len(said)))
+        if len(said) >= 3 and meant.startswith(said):
+            distance = min(distance, 1.0)
+        elif distance <= best[0]:
+            distance = _slips(said, meant)
+        here = (distance, said[:1] != meant[:1])
+        if here < best or (here == best and not found):
+            found, best = choice, here
+    return found
+
+
+def _slips(one: str, other: str) -> int:
+    """How many letters are wrong, missing, too many, or swapped with the next one."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, letter in enumerate(one, 1):
+        earlier, before, row = before, row, [i]
+        for j, wanted in enumerate(other, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == wanted:
+                cost = min(cost, earlier[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
 
 
 def meant(word: str, choices: Sequence[str]) -> str:
@@ -267,7 +292,7 @@ def check_model(value: object) -> str:
     model = check_word(value)
     if not model.strip() or any(letter.isspace() for letter in model):
         raise BadValue(f"{model!r} is not a model", hint="sonnet, opus, haiku, or a model's full id")
-    if model not in MODELS and model.isalpha() and nearest(model, MODELS, cutoff=0.75):
+    if model not in MODELS and model.isalpha() and nearest(model, MODELS):
         raise BadValue(f"there is no model {model!r}", hint=meant(model, MODELS))
     return model
 

@@ -47,7 +47,7 @@ def test_a_budget_is_set_shown_held_and_cleared(shell: Shell) -> None:
         ((), "budget set needs --daily, --total or both"),
         (("--daily", "0"), "'0' is not a positive amount in US dollars"),
         (("--daily", "much"), "'much' is not an amount in US dollars"),
-        (("--weekly", "5"), "there is no flag '--weekly'"),
+        (("--weekly", "5"), "unknown flag '--weekly'"),
     ],
 )
 def test_what_cannot_be_a_budget(shell: Shell, words: tuple[str, ...], error: str) -> None:

@@ -347,22 +347,22 @@ SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ("sned x y", "there is no command 'sned'", f"did you mean 'send'? {LISTS}"),
-        ("frobnicate", "there is no command 'frobnicate'", LISTS),
-        ("help sedn", "there is no command 'sedn'", f"did you mean 'send'? {LISTS}"),
+        ("sned x y", "unknown command 'sned'", f"did you mean 'send'? {LISTS}"),
+        ("frobnicate", "unknown command 'frobnicate'", LISTS),
+        ("help sedn", "unknown command 'sedn'", f"did you mean 'send'? {LISTS}"),
         (
             "daemon stat",
-            "there is no command 'stat'",
+            "unknown command 'stat'",
             "did you mean 'status'? " + COMMANDS_OF.format("daemon"),
         ),
-        ("batch shwo x", "there is no command 'shwo'", "did you mean 'show'? " + FLAGS.format("batch")),
+        ("batch shwo x", "unknown command 'shwo'", "did you mean 'show'? " + FLAGS.format("batch")),
         (
             "batch tasks.json",
             "unexpected argument 'tasks.json'",
-            "a file goes by flag: --file; " + FLAGS.format("batch"),
+            "give the file with --file; " + FLAGS.format("batch"),
         ),
-        ("send x --mesage y", "there is no flag '--mesage'", f"did you mean '--message'? {SEND}"),
-        ("send x --zzz y", "there is no flag '--zzz'", SEND),
+        ("send x --mesage y", "unknown flag '--mesage'", f"did you mean '--message'? {SEND}"),
+        ("send x --zzz y", "unknown flag '--zzz'", SEND),
         ("send x --message", "--message needs a value", SEND),
         ("send x y z", "unexpected argument 'z'", f"quote a text of several words; {SEND}"),
         ("send", "send needs the name of a session", "usage: cms send NAME MESSAGE (cms send --help)"),
@@ -422,7 +422,7 @@ def test_a_usage_error_with_json_is_an_object_too(cms: Cms) -> None:
     assert ran.json() == {
         "error": {
             "code": "usage",
-            "message": "there is no flag '--mesage'",
+            "message": "unknown flag '--mesage'",
             "hint": "did you mean '--message'? `cms send --help` lists its flags",
         }
     }

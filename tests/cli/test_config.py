@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cli.shell import Shell, shell
 from cms.config import load_settings_and_file
+from cms.config_edit import change, place_of
 from cms.config_file import ConfigFile, read_config
 from cms.errors import UsageError
 from cms.options import Layer
@@ -103,8 +104,9 @@ def test_a_profile_that_is_not_there(shell: Shell, file: Path) -> None:
 
 
 def test_a_file_to_begin_with(shell: Shell) -> None:
-    assert "no profiles" in shell.ok("config", "--init").out
     path = shell.home / "config.toml"
+    assert f"wrote {path}" in shell.ok("config", "--init").out
+    assert "no profiles" in shell.ok("config").out
     assert read_config(shell.home) == ConfigFile()
     kept = path.read_text()
     # Every line that is commented out would hold as it stands.
@@ -115,13 +117,86 @@ def test_a_file_to_begin_with(shell: Shell) -> None:
     path.unlink()
 
 
+KEPT = """\
+# mine
+[settings]  # of this machine
+grace = "3s"  # short
+
+[profiles.night]
+max-cost = 5
+allow = [
+  "Bash(make *)",
+]
+
+# the end
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "before", "after"),
+    [
+        ("grace", ["10s"], 'grace = "3s"  # short', 'grace = "10s"  # short'),
+        ("idle-exit", ["never"], "# short\n", '# short\nidle-exit = "never"\n'),
+        ("profiles.night.max-cost", ["7.5"], "max-cost = 5\n", "max-cost = 7.5\n"),
+        ("profiles.night.max-cost", [], "max-cost = 5\n", ""),
+        ("profiles.night.preset", ["full"], '",\n]\n', '",\n]\npreset = "full"\n'),
+        ("defaults.model", ["opus"], "# the end\n", '# the end\n\n[defaults]\nmodel = "opus"\n'),
+        ("model", ["opus"], "# the end\n", '# the end\n\n[defaults]\nmodel = "opus"\n'),
+        ("profiles.day.max-turns", ["9"], "end\n", "end\n\n[profiles.day]\nmax-turns = 9\n"),
+        ("trust", ["~/a/**", "~/b/**"], "# short\n", '# short\ntrust = ["~/a/**", "~/b/**"]\n'),
+    ],
+)
+def test_setting_a_key_changes_its_line_alone(
+    tmp_path: Path, key: str, values: list[str], before: str, after: str
+) -> None:
+    (tmp_path / "config.toml").write_text(KEPT)
+    change(tmp_path, place_of(key), values)
+    assert (tmp_path / "config.toml").read_text() == KEPT.replace(before, after, 1)
+    assert [one.name for one in tmp_path.iterdir()] == ["config.toml"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "said"),
+    [
+        ("profiles.night.max-cost", ["-1"], "max-cost: '-1' is not a positive amount"),
+        ("profiles.night.allow", ["Read"], "cannot change allow in"),
+        ("defaults.max-kost", ["1"], "there is no setting 'max-kost' (did you mean 'max-cost'?)"),
+        ("grase", ["1"], "there is no setting 'grase' (did you mean 'grace'?)"),
+        ("defaults.no-safety", ["true"], "no-safety' (it has to be given as a flag"),
+        ("profile.night.model", ["opus"], "there is no table [profile.night]"),
+        ("grace", ["soon"], "'soon' is not a duration"),
+        ("model", ["a", "b"], "model takes one value"),
+        ("model", [], "model is not set in [defaults]"),
+    ],
+)
+def test_a_key_that_cannot_be_set_leaves_the_file_alone(
+    tmp_path: Path, key: str, values: list[str], said: str
+) -> None:
+    (tmp_path / "config.toml").write_text(KEPT)
+    with pytest.raises(UsageError) as caught:
+        change(tmp_path, place_of(key), values)
+    assert said in str(caught.value)
+    assert (tmp_path / "config.toml").read_text() == KEPT
+
+
+def test_set_get_and_unset(shell: Shell) -> None:
+    told = shell.ok("config", "set", "profiles.night.max-cost", "5").out
+    assert told == f"set max-cost in [profiles.night] of {shell.home / 'config.toml'}\n"
+    assert shell.ok("config", "get", "profiles.night.max-cost").out == "5\n"
+    assert read_config(shell.home).profiles["night"].max_cost == 5
+    assert shell.ok("config", "get", "grace", "--json").json()["value"] == 5.0
+    shell.ok("config", "unset", "profiles.night.max-cost")
+    refused = shell.cms("config", "get", "profiles.night.max-cost")
+    assert (refused.code, "is not set" in refused.err) == (1, True)
+
+
 def test_a_daemon_reads_the_file_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     here = Shell(tmp_path)
     here.home.mkdir()
     (here.home / "config.toml").write_text("[settings]\ngrase = 1\n")
     ran = here.cms("list", "--json")
     assert ran.code == 2
-    assert "[settings] knows no 'grase'" in ran.err
+    assert "[settings] has no key 'grase'" in ran.err
     assert "did you mean 'grace'?" in ran.err
     (here.home / "config.toml").write_text('[settings]\nidle-exit = "7m"\n')
     assert here.ok("list", "--json").json()["total"] == 0
@@ -135,11 +210,11 @@ def test_a_daemon_reads_the_file_and_says_what_is_wrong_with_it(tmp_path: Path) 
     [
         ("x = [", "invalid value"),
         ("[profile.x]\nmodel = 'opus'", "there is no table [profile] (did you mean 'profiles'?)"),
-        ("[profiles.n]\nmax-kost = 1", "[profiles.n] knows no 'max-kost' (did you mean 'max-cost'?)"),
+        ("[profiles.n]\nmax-kost = 1", "[profiles.n] has no key 'max-kost' (did you mean 'max-cost'?)"),
         ("[profiles.n]\nmax_cost = 1", "(did you mean 'max-cost'?)"),
-        ("[profiles.n]\nno-safety = true", "(that has to be typed each time)"),
-        ("[defaults]\nsafety = false", "(that has to be typed each time)"),
-        ("[defaults]\nallow = ['a']\nallowed-tools = ['b']", "[defaults] says allowed-tools twice"),
+        ("[profiles.n]\nno-safety = true", "(it has to be given as a flag each time)"),
+        ("[defaults]\nsafety = false", "(it has to be given as a flag each time)"),
+        ("[defaults]\nallow = ['a']\nallowed-tools = ['b']", "[defaults] sets allowed-tools twice"),
         ("[profiles.n]\npreset = 'fulll'", "[profiles.n] preset: cannot be 'fulll' (did you mean 'full'?)"),
         ("[profiles.n]\nmax-cost = -1", "[profiles.n] max-cost: '-1' is not a positive amount"),
         ("[profiles.n]\nmax-cost = nan", "max-cost: 'nan' is not a positive amount"),

@@ -97,6 +97,25 @@ def test_models() -> None:
         units.check_model(" ")
 
 
+@pytest.mark.parametrize(
+    ("word", "choices", "meant"),
+    [
+        ("--notify", ("--no-safety", "--name", "--json"), ""),
+        ("--mesage", ("--message", "--json"), "--message"),
+        ("--MaxCost", ("--max-cost", "--max-procs"), "--max-cost"),
+        ("--max", ("--max-cost", "--stop"), "--max-cost"),
+        ("--quiet", ("--quick", "--json"), ""),
+        ("sned", ("spawn", "send", "stop"), "send"),
+        ("stat", ("stop", "status"), "status"),
+        ("ls", ("list", "logs"), ""),
+        ("remove", ("rename", "resume", "delete"), ""),
+        ("xyz", (), ""),
+    ],
+)
+def test_a_suggestion_is_a_near_miss_or_none(word: str, choices: tuple[str, ...], meant: str) -> None:
+    assert units.nearest(word, choices) == meant
+
+
 def test_permission_modes_name_the_nearest() -> None:
     assert units.check_permission_mode("acceptEdits") == "acceptEdits"
     with pytest.raises(UsageError) as caught:

@@ -69,7 +69,7 @@ def test_the_help_of_batch_is_that_of_the_command_and_of_the_family(
     assert "--file FILE" in ran.out
     assert cms("help", "batch", "show").out == cms("batch", "show", "--help").out
     assert cms("help", "batch", "shwo").err.startswith(
-        "cms: there is no command 'shwo'\n     did you mean 'show'?"
+        "cms: unknown command 'shwo'\n     did you mean 'show'?"
     )
     assert "\nCommands: show, pause," in ran.out
     assert "\n  cancel " in cms("batch", "--help-all").out

@@ -275,7 +275,7 @@ def test_a_dry_run_tells_and_does_nothing(machine: Machine, scope: str) -> None:
     before = machine.everything()
     ran = machine.setup(scope, "--guide", "--dry-run")
     assert ran.code == 0
-    assert ran.out.startswith("would do:")
+    assert ran.out.startswith("Would do:")
     assert "claude mcp add --scope" in ran.out
     assert "write the guide" in ran.out
     assert machine.everything() == before
@@ -322,9 +322,11 @@ def test_the_entry_names_what_was_chosen_for_this_user(machine: Machine, tmp_pat
 @pytest.mark.parametrize(
     ("words", "env", "code", "told"),
     [
-        ((), {}, 2, "setup needs a flag where it cannot ask"),
-        (("--global", "--local"), {}, 2, "give one"),
-        (("--uninstall", "--guide"), {}, 2, "takes the guide with it"),
+        ((), {}, 2, "setup cannot ask here"),
+        (("--json",), {}, 2, "setup cannot ask here"),
+        (("--guide",), {}, 2, "setup cannot ask here"),
+        (("--global", "--local"), {}, 2, "exclude each other"),
+        (("--uninstall", "--guide"), {}, 2, "also removes the guide"),
         (("--global",), {"FAKE_FAILS": "add"}, 1, "`claude mcp add --scope user"),
         (("--global",), {"CMS_CLAUDE": "/nowhere"}, 1, "CMS_CLAUDE names"),
         (("--global",), {"FAKE_STATUS": "✘ Failed to connect"}, 1, "does not connect"),

@@ -73,7 +73,7 @@ def _fail(error: CmsError, words: Sequence[str]) -> int:
             io.show_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
         except (OSError, CmsError):
             pass  # stdout takes nothing any more; stderr and the exit code still tell
-    io.warn(f"cms: {' '.join(error.message.split())}")
+    io.warn(f"cms: {' '.join(error.message.split())}", colour="1;31")
     if error.hint:
         io.warn(f"     {' '.join(error.hint.split())}")
     return int(error.exit_code)

@@ -97,7 +97,6 @@ COMMANDS: Final = (
     Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
     Command(("metrics",), "cms.cli.metrics:metrics", "[flags]", SERVICE, common=False),
     Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE, common=False),
-    Command(("config",), "cms.cli.config:config", "[flags]", SERVICE),
     Command(("trust",), "cms.cli.trust:trust", "[DIR] [flags]", SERVICE, common=False),
     Command(("doctor",), "cms.cli.selftest:doctor", "[flags]", SERVICE),
     Command(("drill",), "cms.cli.selftest:drill", "[flags]", SERVICE, common=False),
@@ -128,6 +127,15 @@ FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {
             ("set", "cms.cli.budget:set_", "[flags]"),
             ("show", "cms.cli.budget:show", "[flags]"),
             ("clear", "cms.cli.budget:clear", "[flags]"),
+        ),
+    ),
+    "config": (
+        "Show the settings, where each comes from, and the profiles.",
+        SERVICE,
+        (
+            ("get", "cms.cli.config:get", "KEY [flags]"),
+            ("set", "cms.cli.config:set_", "KEY VALUE... [flags]"),
+            ("unset", "cms.cli.config:unset", "KEY [flags]"),
         ),
     ),
     "node": (

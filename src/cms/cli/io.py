@@ -97,13 +97,31 @@ def _writing() -> Iterator[None]:
         raise MachineError(f"cannot write the answer: {error.strerror}") from None
 
 
-def warn(text: str) -> None:
-    """A line for a person that is no answer, on stderr."""
-    ascii_only = terminal.c_locale(os.environ)
-    encoding = "ascii" if ascii_only else sys.stderr.encoding or "ascii"
+def warn(text: str, *, colour: str = "33") -> None:
+    """A line for a person that is no answer, on stderr.
+
+    On a terminal it is broken between words, and has colour: `cms:` in front, and commands in backticks.
+    """
+    style = terminal.style_of(sys.stderr, os.environ)
+    encoding = "ascii" if terminal.c_locale(os.environ) else sys.stderr.encoding or "ascii"
+    if style.tty:
+        text = _on_terminal(terminal.neutral(text), style, colour)
     try:
-        if sys.stderr.isatty():
-            text = terminal.neutral(text)
         print(text.encode(encoding, "replace").decode(encoding), file=sys.stderr, flush=True)
     except OSError:
         pass  # nobody reads it, and the exit code still tells
+
+
+def _on_terminal(text: str, style: terminal.Style, colour: str) -> str:
+    import re
+    import textwrap
+
+    # A command stays in one line, to be copied.
+    whole = re.sub(r"`[^`]{1,60}`", lambda found: found[0].replace(" ", "\0"), text)
+    indent = " " * 5 if text.startswith(("cms: ", " " * 5)) else ""
+    lines = textwrap.wrap(
+        whole, style.width or 80, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+    text = "\n".join(lines).replace("\0", " ")
+    text = re.sub(r"`[^`\n]{1,60}`", lambda found: terminal.paint(found[0], "36", style), text)
+    return re.sub("^cms:", terminal.paint("cms:", colour, style), text)

@@ -53,15 +53,19 @@ def _forms(command: str, usage: str) -> str:
     return "\n".join(f"cms {command} {form}".rstrip() for form in usage.split("\n"))
 
 
-#: Families that are commands as well: what does it, and what follows the name.
+#: Families that are commands as well (`run` in their module), and what follows the name.
 BOTH = {
     "batch": "--file FILE [flags]\n--data TABLE --prompt TEXT [flags]\n--resume ID [flags]",
     "node": "--on URL [flags]\n--dev-server [flags]",
+    "config": "[flags]\nset KEY VALUE\nget KEY",
 }
 
 
+_BY_FLAG = {"batch": "give the file with --file; ", "node": "give the engine with --on; "}
+
+
 def complete(app: App, family: str) -> None:
-    """`batch` and `node` are commands as well as families. Not in `build`: a function is wanted at once."""
+    """Make the family's own command. Not in `build`: its function is wanted at once."""
     if family not in BOTH:
         return
     run = import_module(f"cms.cli.{family}").run
@@ -122,7 +126,7 @@ def check_command(app: App, word: str) -> str:
 def _unknown(what: str, word: str, names: Sequence[str], otherwise: str) -> UsageError:
     meant = nearest(word, names)
     return UsageError(
-        f"there is no {what} {shorten(word)!r}",
+        f"unknown {what} {shorten(word)!r}",
         hint=f"did you mean {meant!r}? {otherwise}" if meant else otherwise,
     )
 
@@ -143,7 +147,7 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
         word = error.token.keyword or error.token.value
         if " " in word:
             return UsageError(
-                f"unknown flag {shorten(word)!r}", hint="a text that begins with a hyphen goes after `--`"
+                f"unknown flag {shorten(word)!r}", hint="put a text that begins with a hyphen after `--`"
             )
         return _unknown("flag", word, [*known, "--help"], ask)
     if isinstance(error, MissingArgumentError) and error.argument is not None:
@@ -154,14 +158,10 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
             names = [name for name, *_ in FAMILIES[chain][2]]
             if nearest(word, names):
                 return _unknown("command", word, names, ask)
-            by_flag = BOTH[chain].partition(" ")[0]
-            what = "a file" if chain == "batch" else "an engine"
-            return UsageError(
-                f"unexpected argument {shorten(word)!r}", hint=f"{what} goes by flag: {by_flag}; {ask}"
-            )
-        return UsageError(
-            f"unexpected argument {shorten(word)!r}", hint=f"quote a text of several words; {ask}"
-        )
+            hint = _BY_FLAG.get(chain, "")
+        else:
+            hint = "quote a text of several words; "
+        return UsageError(f"unexpected argument {shorten(word)!r}", hint=hint + ask)
     if (
         isinstance(error, CoercionError)
         and error.token is not None

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
 from cms.cli.terminal import Style, neutral
+from cms.cli.terminal import paint as paint  # those who render take it from here
 from cms.rpc.sessions import AcceptedResult
 from cms.session.model import (
     ChangeSummary,
@@ -147,10 +148,6 @@ def cut_start(text: str, width: int, style: Style) -> str:
 def cut_characters(text: str, limit: int) -> str:
     """The original's cut: so many characters, then `...`."""
     return text if len(text) <= limit else text[:limit] + "..."
-
-
-def paint(text: str, colour: str, style: Style) -> str:
-    return f"\x1b[{colour}m{text}\x1b[0m" if style.colour and colour else text
 
 
 def icons_of(what: SessionStatus | Outcome) -> tuple[str, str, str]:

@@ -55,14 +55,14 @@ def setup(
         cms setup --uninstall
     """
     if for_all and local:
-        raise UsageError("--global and --local: give one", hint="run it twice for both")
+        raise UsageError("--global and --local exclude each other", hint="run it twice for both")
     if uninstall and guide is not None:
-        raise UsageError("--uninstall takes the guide with it", hint="leave out --guide and --no-guide")
+        raise UsageError("--uninstall also removes the guide", hint="leave out --guide and --no-guide")
     if not uninstall:
         check_sdk()
     scope: Scope = "project" if local else "user"
-    if not (for_all or local or uninstall or dry_run or json) and guide is None:
-        scope, guide = _ask()
+    if not (for_all or local or uninstall or dry_run):
+        scope, guide = _ask(guide)
     work = Setup(load_settings_and_file(), Path.cwd(), dry=dry_run)
     if uninstall:
         report = work.uninstall((scope,) if for_all or local else SCOPES)
@@ -79,33 +79,47 @@ def report_lines(report: Report) -> list[str]:
     """What was done, for a person."""
     lines = [f"  {step}" for step in report.steps]
     if report.dry_run:
-        return ["would do:" if report.changed else "nothing to do:", *lines]
+        return ["Would do:" if report.changed else "Nothing to do:", *lines]
     if not report.changed:
-        lines.append("nothing was changed")
+        lines.append("Nothing changed.")
     if report.action == "uninstall":
         return lines
     match report.health:
         case "connected":
-            lines.append("Claude Code connects to cms; one that runs already needs a restart.")
+            lines.append("Claude Code connects to cms. Restart it if it is running.")
         case "pending approval":
-            lines.append("The server works. Claude Code asks once to approve it: start `claude` here.")
+            lines.append("The server works. Start `claude` here and approve it once.")
         case _:
-            lines.append(f"registered, but Claude Code does not connect: {report.detail}")
-            lines.append("  `claude mcp get cms` looks again; `cms mcp < /dev/null` shows its own words")
+            lines.append(f"Registered, but Claude Code does not connect: {report.detail}")
+            lines.append("  Look again with `claude mcp get cms`; `cms mcp < /dev/null` shows the error.")
     return lines
 
 
-def _ask() -> tuple[Scope, bool]:
-    """Scope and guide from a person.
+_WIZARD = """\
+This registers cms with Claude Code as an MCP server, so that Claude can hand tasks to other sessions.
+It backs up Claude Code's settings, runs `claude mcp add`, and checks that Claude Code connects.
+`cms setup --uninstall` takes it back.
+
+"""
+
+
+def _ask(guide: bool | None) -> tuple[Scope, bool]:
+    """Scope and guide from a person; the guide only where no flag says it.
 
     Raises:
         UsageError: nobody is there to ask.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError("setup needs a flag where it cannot ask", hint="cms setup --global, or --local")
-    where = _question("Register cms for all projects, or this one only? [A/t] ", "at")
-    guide = _question("Install the strategy guide as a skill for Claude? [Y/n] ", "yn")
-    return ("project" if where == "t" else "user"), guide == "y"
+        raise UsageError(
+            "setup cannot ask here whether to register for all projects",
+            hint="use `cms setup --global`, or `cms setup --local` for this project",
+        )
+    sys.stderr.write(_WIZARD)
+    where = _question(f"For [A]ll projects, or only for [t]his one ({Path.cwd()})? [A/t] ", "at")
+    if guide is None:
+        sys.stderr.write("\nA short guide, as a skill, tells Claude when delegating pays and how to do it.\n")
+        guide = _question("Install the guide? [Y/n] ", "yn") == "y"
+    return ("project" if where == "t" else "user"), guide
 
 
 def _question(text: str, letters: str) -> str:
@@ -115,7 +129,7 @@ def _question(text: str, letters: str) -> str:
         sys.stderr.flush()
         line = sys.stdin.readline()
         if not line:
-            raise UsageError("no answer", hint="cms setup --global, or --local")
+            raise UsageError("no answer", hint="use `cms setup --global` or `cms setup --local`")
         answer = line.strip().lower()[:1] or letters[0]
         if answer in letters:
             return answer

@@ -109,6 +109,10 @@ def style_of(stream: TextIO, environ: Mapping[str, str]) -> Style:
     )
 
 
+def paint(text: str, colour: str, style: Style) -> str:
+    return f"\x1b[{colour}m{text}\x1b[0m" if style.colour and colour else text
+
+
 def can_rewrite(stream: TextIO, environ: Mapping[str, str]) -> bool:
     """Whether a line on this stream can be erased and written again (for live progress)."""
     return stream.isatty() and environ.get("TERM", "") not in ("", "dumb")

@@ -8,7 +8,6 @@ process. Who names one (`CMS_CONTAINMENT`) gets that one or an error, never anot
 
 from __future__ import annotations
 
-import difflib
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from cms.containment._model import Attempt, Guarantee, Report, Spec
 from cms.containment._portable import PortableMechanism
 from cms.containment._unshare import UnshareMechanism
 from cms.errors import CmsError, ContainmentError, UsageError
+from cms.units import nearest
 
 _WITHIN = 10.0
 AUTO = "auto"
@@ -54,10 +54,10 @@ async def probe(name: str = AUTO) -> Report:
 
 async def _find(name: str) -> tuple[Mechanism, Report]:
     if name not in (AUTO, *NAMES):
-        near = difflib.get_close_matches(name, NAMES, n=1)
+        near = nearest(name, NAMES)
         raise UsageError(
             f"there is no containment mechanism {name!r}",
-            hint=f"did you mean {near[0]!r}?" if near else f"{AUTO}, or one of {', '.join(NAMES)}",
+            hint=f"did you mean {near!r}?" if near else f"{AUTO}, or one of {', '.join(NAMES)}",
         )
     if name not in _kept:
         _kept[name] = await _search(name)
