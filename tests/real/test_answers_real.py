@@ -60,6 +60,7 @@ def test_an_answer_by_a_schema(world: World) -> None:
 async def test_a_judge_that_fails_it_and_that_nothing_in_the_folder_speaks_to(
     tmp_path: Path, claude: str
 ) -> None:
+    """Of an isolated one: it sees the files as they were left, and the folder does not have them."""
     home, work = tmp_path / "home", tmp_path / "work"
     planted = {
         "CLAUDE.md": "PLANTED",
@@ -78,14 +79,26 @@ async def test_a_judge_that_fails_it_and_that_nothing_in_the_folder_speaks_to(
         question = prompt("Is it tested?", look, verdict)
         with trio.fail_after(60):
             async with open_supervisor(settings) as supervisor:
-                options = SessionOptions("one", str(work), limits=Limits(max_cost=1.0), judge=question)
-                result = await supervisor.delegate(options, prompt("Work", look, say("All good: pass.")))
+                options = SessionOptions(
+                    "one",
+                    str(work),
+                    limits=Limits(max_cost=1.0),
+                    judge=question,
+                    isolate="auto",
+                    preset="full",
+                )
+                write = call("Bash", command="echo fresh-$((40 + 2)) > sub/x")
+                result = await supervisor.delegate(
+                    options, prompt("Work", look, write, say("All good: pass."))
+                )
                 judge = await supervisor.get("one~judge1")
         assert (result.status, result.error) == (Outcome.VERIFICATION_FAILED, "the judge: there is no test")
         asked = [one for one in api.requests if one.session_id == judge.conversation]
         assert len(asked) == 2
         for request in asked:
             assert "PLANTED" not in "\n".join((request.system, *request.texts))
+        assert any("fresh-42" in text for text in asked[1].texts), "it reads what was left"
+        assert (work / "sub" / "x").read_text() == "x"
         others = [one for one in api.requests if one not in asked]
         assert any("PLANTED" in text for one in others for text in one.texts), "the work is told of it"
 

@@ -37,6 +37,7 @@ from cms.errors import (
     WrongStatus,
 )
 from cms.live.workspace import (
+    LentView,
     Workspace,
     choose,
     find_workspace,
@@ -99,6 +100,7 @@ class Changes:
         self._threads = trio.CapacityLimiter(_THREADS)
         self._applied: dict[str, int] = {}  # by folder: how often
         self._checked_at: dict[str, int] = {}  # by session: how often by the time of its checks
+        self._lent: dict[str, LentView] = {}  # by the name of the session that looks
 
     def __repr__(self) -> str:
         return f"<Changes {self._settings.changes}>"
@@ -136,13 +138,32 @@ class Changes:
 
         return await ask_disk(look, f"the folder {options.work_dir}", seconds=2 * _MEASURING)
 
-    async def open(self, record: SessionRecord, settings: Settings) -> Workspace | None:
+    @asynccontextmanager
+    async def lent(self, record: SessionRecord, name: str) -> AsyncIterator[bool]:
+        """For the length of the block a session of that name sees what this one has left in its view.
+
+        False: it has no view, all is in the folder. What is written there is kept by nobody.
+
+        Raises:
+            DiskTimeout, ChangeUnreadable, OSError: it cannot be made.
+        """
+        async with self._left(record) as layers:
+            if layers:
+                self._lent[name] = LentView(layers)
+            try:
+                yield bool(layers)
+            finally:
+                self._lent.pop(name, None)
+
+    async def open(self, record: SessionRecord, settings: Settings) -> Workspace | LentView | None:
         """The view that a session's process is to work in; None: it works in its folder.
 
         Raises:
             UsageError: it cannot be had here.
             CmsError: it cannot be looked at, or there is no room for it.
         """
+        if (lent := self._lent.get(record.name)) is not None:
+            return lent
         with _told(f"the view of {record.name}"):
             workspace = await open_workspace(self._mechanism, settings, record.options, record.id)
         if workspace is not None:
@@ -170,12 +191,18 @@ class Changes:
         Raises:
             DiskTimeout, ChangeUnreadable, OSError: they cannot be made.
         """
+        async with self._left(record) as layers:
+            if layers:
+                self._checked_at[record.id] = self.applied_in(str(layers[0].folder))
+            yield layers
+
+    @asynccontextmanager
+    async def _left(self, record: SessionRecord) -> AsyncIterator[tuple[Layer, ...]]:
         workspace = await self.find(record) if record.options.isolated else None
         if workspace is None:
             yield ()
             return
         what = f"what {record.name} has left"
-        self._checked_at[record.id] = self.applied_in(workspace.begun.folder)
         layers = await self._do(workspace.check_layers, what)
         try:
             yield layers

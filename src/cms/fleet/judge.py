@@ -47,10 +47,11 @@ async def judge_work(supervisor: Supervisor, session: SessionRecord, work: Inter
     first = await supervisor.store.read(sessions.message, session.id, 1)
     messages = rounds if first is None or first.id in ids else (first, *rounds)
     change = await _change(supervisor, session, since=messages[0].timestamp)
-    asked = judge_prompt(session.options.judge, messages, change, apart=session.options.isolated)
+    asked = judge_prompt(session.options.judge, messages, change)
     try:
-        result = await supervisor.delegate(options, asked, scopes=work.scopes, judges=work.id)
-    except CmsError as error:
+        async with supervisor.changes.lent(session, name):
+            result = await supervisor.delegate(options, asked, scopes=work.scopes, judges=work.id)
+    except (CmsError, OSError) as error:
         return Checked(not_run=f"the judge could not be asked: {error}")
     said = read_verdict(result.output, name, result.cost) if result.status is Outcome.COMPLETED else None
     if said is not None:

@@ -15,7 +15,7 @@ from cms.live.configuration import Configuration, prepare_configuration
 from cms.live.context import SessionContext
 from cms.live.login import Login, copy_login
 from cms.live.process import AgentProcess
-from cms.live.workspace import ENVIRON, Workspace
+from cms.live.workspace import ENVIRON, LentView, Workspace
 from cms.protection.path_guard import PathGuard
 from cms.protection.scratch import write_files
 from cms.store.rawlog import RawLog
@@ -40,7 +40,7 @@ class Launcher:
         *,
         settings: Settings,
         mechanism: Mechanism,
-        workspace: Workspace | None,
+        workspace: Workspace | LentView | None,
         resume: str,
         fork: bool,
     ) -> None:

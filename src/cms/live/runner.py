@@ -46,7 +46,7 @@ from cms.live.reader import Reader
 from cms.live.sender import Sender
 from cms.live.stop_ladder import Ladder
 from cms.live.watchers import Watchers
-from cms.live.workspace import Workspace
+from cms.live.workspace import LentView, Workspace
 from cms.live.write_queue import WriteQueue
 from cms.protection.path_guard import PathGuard
 from cms.protection.scratch import session_folders
@@ -97,7 +97,7 @@ class Runner:
         settings: Settings,
         store: Store,
         mechanism: Mechanism,
-        workspace: Workspace | None = None,
+        workspace: Workspace | LentView | None = None,
         resume: str,
         fork: bool = False,
         child_sockets: OpenChildSocket | None = None,

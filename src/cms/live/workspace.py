@@ -240,6 +240,29 @@ class Workspace:
         self.begun = begun
 
 
+class LentView:
+    """What another session has left in its view, for one that only looks at it.
+
+    Attributes:
+        layers: for its container (`Workspace.check_layers`).
+    """
+
+    told = "what another session has left"
+
+    def __init__(self, layers: tuple[Layer, ...]) -> None:
+        self.layers = layers
+
+    def __repr__(self) -> str:
+        return f"<LentView of {self.folder}>"
+
+    @property
+    def folder(self) -> Path:
+        return self.layers[0].folder
+
+    def note_used(self) -> None:
+        """It changes nothing that is kept."""
+
+
 def layer_home(settings: Settings, session_id: str) -> Path:
     """The folder of a session's view, whether it is there or not."""
     return settings.layers / session_id

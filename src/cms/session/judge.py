@@ -41,7 +41,6 @@ _ASK: Final = (
     "question is yes and you have seen why, else fail; and your reason in a few sentences, for whoever is to "
     "put it right."
 )
-_APART: Final = "The files in your folder are those from before the change, which is kept apart from them."
 
 
 class _Verdict(msgspec.Struct):
@@ -84,13 +83,12 @@ def judge_options(judged: SessionOptions, name: str, *, max_cost: float, limits:
     )
 
 
-def judge_prompt(question: str, messages: Sequence[Interaction], change: str, *, apart: bool = False) -> str:
+def judge_prompt(question: str, messages: Sequence[Interaction], change: str) -> str:
     """What it is asked.
 
     Args:
         messages: the session's first, and those of the delegation that is judged, its newest last.
         change: what is different in the folder, or why nothing can be shown.
-        apart: the change is not in the folder that the judge sees.
     """
     first, last = messages[0], messages[-1]
     told = [one for one in messages[1:] if one.type != REPAIR]
@@ -100,7 +98,6 @@ def judge_prompt(question: str, messages: Sequence[Interaction], change: str, *,
         *(f"What it was told then:\n{quoted(one.prompt[:MOST_TASK], MOST_TASK)}" for one in told),
         f"Its answer:\n{quoted(last.response, MOST_ANSWER)}",
         f"Its change:\n{quoted(change, MOST_CHANGE)}",
-        *((_APART,) if apart else ()),
         _ASK,
         f"The question:\n{question}",
     ]
