@@ -43,6 +43,7 @@ from cms.option_kinds import (
     SECONDS,
     SIZE,
     SWITCH,
+    TAGS,
     TEXT,
     TEXTS,
     TRIES,
@@ -350,9 +351,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
     retry_acted: Annotated[bool | None, Option(SWITCH, ways=_TASK)] = None
     tags: Annotated[
         Texts | None,
-        Option(
-            TEXTS, "Label it with a word of your own. Repeatable.", "--tag", metavar="TAG", combine="adds_up"
-        ),
+        Option(TAGS, "Label it with a word of your own. Repeatable.", "--tag", combine="adds_up"),
     ] = None
     safety: Annotated[
         bool | None,

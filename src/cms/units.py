@@ -242,6 +242,17 @@ def check_words(value: object) -> tuple[str, ...]:
     return tuple(check_word(one) for one in value)
 
 
+def check_tags(value: object) -> tuple[str, ...]:
+    """Words of a person's own: one line each, no comma, and no sign before it that would say something."""
+    tags = check_words(value)
+    for tag in tags:
+        if not 1 <= len(tag) <= MAX_NAME or not tag.isprintable() or "," in tag or tag != tag.strip():
+            raise BadValue(f"{shown(tag)} is no tag", hint=f"1 to {MAX_NAME} characters, without commas")
+        if tag[0] in "+-":
+            raise BadValue(f"{shown(tag)} is no tag", hint="a tag does not begin with + or -")
+    return tuple(dict.fromkeys(tags))
+
+
 def check_commands(value: object) -> tuple[str, ...]:
     """Shell commands, each of which does something: an empty one passes, and checks nothing."""
     commands = check_words(value)

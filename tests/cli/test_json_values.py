@@ -34,6 +34,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("resume", "one"),
     ("fork", "one", "two"),
     ("rename", "one", "two"),
+    ("tag", "one", "mine"),
     ("delegate", "one", "task"),
     ("continue", "one", "more"),
     ("interrupt", "one"),

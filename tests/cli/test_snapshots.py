@@ -183,6 +183,7 @@ def test_the_shape_of_what_each_command_prints(shell: Shell) -> None:
         (0, ("resume", "one")),
         (2, ("interrupt", "one")),
         (0, ("rename", "two", "other")),
+        (0, ("tag", "other", "mine")),
         (0, ("stop", "one")),
         (0, ("kill", "other")),
         (3, ("delegate", "three", prompt("go", ask))),
@@ -267,6 +268,8 @@ def test_every_answer_reads_well_without_colour_and_icons(shell: Shell) -> None:
         ("ask",),
         ("cost",),
         ("cost", "--by", "day"),
+        ("cost", "--by", "tag"),
+        ("tag", "plain", "mine"),
         ("search", "answer"),
         ("cleanup", "--dry-run", "--days", "0"),
         ("pause", "plain"),
@@ -287,7 +290,7 @@ def test_every_answer_reads_well_without_colour_and_icons(shell: Shell) -> None:
 
 
 def test_json_is_the_only_thing_on_stdout_when_a_command_fails(shell: Shell) -> None:
-    for words in (("status",), ("fork", "a"), ("cost", "--by", "week"), ("nonsense",), ("wait", "--any")):
+    for words in (("status",), ("fork", "a"), ("cost", "--by", "weak"), ("nonsense",), ("wait", "--any")):
         ran = shell.cms(*words, "--json")
         assert ran.code == 2
         error = msgspec.json.decode(ran.out, type=dict[str, dict[str, str]])["error"]

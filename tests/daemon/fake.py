@@ -22,13 +22,13 @@ from cms.errors import Interrupted, NameTaken, NothingAsked, SessionNotFound, Wr
 from cms.fleet.changes import Changes
 from cms.fleet.session_hooks import SessionHooks
 from cms.fleet.supervisor import Supervisor
-from cms.rpc.money import Grouping
 from cms.session.audit import AuditLog
 from cms.session.budget import Account, Budget, Cap, stand
 from cms.session.hooks import Hooks
 from cms.session.model import (
     LIVE,
     DelegateResult,
+    Grouping,
     Interaction,
     InteractionState,
     Limits,
@@ -327,11 +327,14 @@ class FakeSupervisor(Supervisor):
         limit: int | None = None,
         after: str = "",
         saved_before: float = math.inf,
+        tags: Sequence[str] = (),
     ) -> list[SessionRecord]:
         newest = [
             record
             for record in reversed(self.records.values())
-            if status in ("", record.status) and record.last_saved <= saved_before
+            if status in ("", record.status)
+            and record.last_saved <= saved_before
+            and set(tags) <= set(record.options.tags)
         ]
         if order != "age":
             newest = in_order(newest, order)
@@ -342,8 +345,8 @@ class FakeSupervisor(Supervisor):
         last = {one.id: self.said.get(one.name, [])[-1:] for one in records}
         return {key: said[0].outcome for key, said in last.items() if said and said[0].outcome is not None}
 
-    async def count(self, status: str = "") -> tuple[int, float]:
-        found = await self.sessions(status)
+    async def count(self, status: str = "", *, tags: Sequence[str] = ()) -> tuple[int, float]:
+        found = await self.sessions(status, tags=tags)
         return len(found), sum(record.total_cost_usd for record in found)
 
     async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:

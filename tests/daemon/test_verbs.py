@@ -119,6 +119,9 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk.refused(sessions.SESSION_RENAME, sessions.RenameParams("b", "no name"), UsageError)
     assert walk(sessions.SESSION_RENAME, sessions.RenameParams("b", "x")).session.name == "x"
     assert walk(sessions.SESSION_RENAME, sessions.RenameParams("x", "b")).session.status == "ready"
+    assert walk(sessions.SESSION_TAG, sessions.TagParams("b", ("x", "y"))).session.options.tags == ("x", "y")
+    walk.refused(sessions.SESSION_TAG, sessions.TagParams("b", ("-x",)), UsageError)
+    assert len(walk(sessions.SESSION_LIST, sessions.ListParams(tags=("x",))).sessions) == 1
     walk(overview.SESSIONS_OVERVIEW, Nothing())
     assert walk(sessions.SESSION_STOP, sessions.StopParams("b")).receipt is not None
     assert walk(sessions.SESSION_KILL, name).receipt is not None

@@ -92,3 +92,23 @@ async def test_what_was_on_its_way_to_the_store_takes_nothing_back(tmp_path: Pat
         await supervisor.store.write(sessions.save, msgspec.structs.replace(before, total_turns=7))
         found = await supervisor.get("new")
         assert (found.id, found.options.name, found.total_turns) == (before.id, "new", 7)
+
+
+async def test_one_that_works_gets_tags_and_keeps_them(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    gate = tmp_path / "work" / "gate"
+    tool = call("Bash", command=f"touch at-work-one; while [ ! -e {gate} ]; do sleep 0.05; done")
+    async with supervising(settings) as supervisor:
+        await supervisor.create(make_options(settings, "one", tags=("old",)))
+        sent = await supervisor.submit("one", prompt("go", tool, say("done")), type="spawn")
+        await at_work(supervisor, "one")
+        assert (await supervisor.tag("one", ["new"], ["old"])).options.tags == ("new",)
+        assert [one.name for one in await supervisor.sessions(tags=["new"])] == ["one"]
+        assert await supervisor.sessions(tags=["old"]) == []
+        assert await supervisor.count(tags=["new"]) == (1, (await supervisor.get("one")).total_cost_usd)
+        gate.touch()
+        await supervisor.wait(sent)
+        await supervisor.stop("one")
+        assert (await supervisor.get("one")).options.tags == ("new",)
+        with pytest.raises(SessionNotFound):
+            await supervisor.tag("two", ["x"], [])

@@ -71,6 +71,9 @@ COMMANDS: Final = (
         ("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS, "any", common=False
     ),
     Command(("rename",), "cms.cli.sessions:rename", "NAME NEW-NAME [flags]", SESSIONS, "any", common=False),
+    Command(
+        ("tag",), "cms.cli.tag:tag", "NAME [TAG...] [--remove TAG] [flags]", SESSIONS, "any", common=False
+    ),
     Command(("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS, "live", common=False),
     Command(("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS, "live"),
     Command(("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS, "live"),

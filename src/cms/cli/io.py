@@ -81,9 +81,14 @@ def show(text: str) -> None:
 
 def show_json(answer: Mapping[str, object] | msgspec.Struct) -> None:
     """The one object of a command with `--json`, on stdout; always UTF-8. Raises as `show_lines`."""
+    show_bytes(encode(answer))
+
+
+def show_bytes(data: bytes) -> None:
+    """What a program reads, on stdout as it is. Raises as `show_lines`."""
     with _writing():
         sys.stdout.flush()
-        sys.stdout.buffer.write(encode(answer))
+        sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
 

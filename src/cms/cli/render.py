@@ -340,6 +340,7 @@ def status_lines(
                     else "",
                 ),
                 ("limits", limits_words(limits)),
+                ("tags", one_line(", ".join(session.options.tags), style)),
                 ("interactions", str(session.interaction_count)),
                 ("pid", "" if session.pid is None else str(session.pid)),
                 ("created", f"{clock(session.created, style)} ({age(session.created, now)})"),

@@ -138,6 +138,9 @@ def list_sessions(
     after: Annotated[
         str, Parameter(name="--after", metavar="NAME", help="Show only those after this one.")
     ] = "",
+    tag: Annotated[
+        tuple[str, ...], flags.many("--tag", "Show only those with this tag; with all, if repeated.", "TAG")
+    ] = (),
     json: JsonFlag = False,
 ) -> int:
     """List sessions, newest first.
@@ -156,10 +159,13 @@ def list_sessions(
             hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",
         )
     with io.daemon() as client:
-        reply = client.call(SESSION_LIST, ListParams(status=status, order=sort, limit=limit, after=after))
+        params = ListParams(status=status, order=sort, limit=limit, after=after, tags=tag)
+        reply = client.call(SESSION_LIST, params)
     if json:
         shown = [json_object(one, outcome=reply.outcomes.get(one.id)) for one in reply.sessions]
         io.show_json({"sessions": shown, **json_object(reply, "total total_cost_usd more")})
+    elif tag and not reply.sessions:
+        io.show_lines([f"no such session is tagged {' and '.join(tag)}"])
     elif status and not reply.sessions:
         io.show_lines([f"no session is {status}"])
     elif after and not reply.sessions:

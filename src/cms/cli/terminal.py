@@ -21,7 +21,7 @@ ERASE = "\r\x1b[2K"
 Icons = Literal["unicode", "ascii", "none"]
 
 #: Every character outside of ASCII that this package writes by itself.
-PROBE = "○◐●⟳⏸□⊘✗✓…█▏▎▍▌▋▊▉"
+PROBE = "○◐●⟳⏸□⊘✗✓…█▏▎▍▌▋▊▉▁▂▃▄▅▆▇"
 
 
 #: What moves the cursor, ends the line, or turns the direction of what follows: a terminal would show

@@ -31,6 +31,7 @@ from cms.session.model import (
     LIVE,
     STATUSES,
     DelegateResult,
+    Grouping,
     Interaction,
     InteractionState,
     LiveSession,
@@ -46,7 +47,7 @@ from cms.session.rounds import together
 from cms.session.verdict import delegate_result
 from cms.store import audit, counters, money, sessions
 from cms.store.counters import Figures
-from cms.store.records import Grouping, Total
+from cms.store.records import Total
 from cms.store.sessions import Place
 from cms.store.store import Store
 from cms.transcripts import environ_of, has_transcript
@@ -110,6 +111,7 @@ class Sessions:
         limit: int | None = None,
         after: str = "",
         saved_before: float = math.inf,
+        tags: Sequence[str] = (),
     ) -> list[SessionRecord]:
         """Sessions, newest first or in another order. A session is shown those that it started.
 
@@ -118,6 +120,7 @@ class Sessions:
             limit: at most so many.
             after: the name of one: only those that come after it.
             saved_before: only those that nothing was saved of since.
+            tags: only those that have all of them.
 
         Raises:
             SessionNotFound: `after` is none's name.
@@ -131,13 +134,13 @@ class Sessions:
                 ended = await self.outcomes(found)
                 found = [record for record in found if ended.get(record.id) == status]
         elif by_outcome:
-            found = await self._stored(status, order, limit, place, saved_before)
+            found = await self._stored(status, order, limit, place, saved_before, tags)
             found = [self._current(record) for record in found]
         else:
             # What lives may be in another status than the store knows; it is in the store, wherever.
             live = {record.id: record for record in self._known()}
             most = None if limit is None else limit + len(live)
-            stored = await self._stored(status, order, most, place, saved_before)
+            stored = await self._stored(status, order, most, place, saved_before, tags)
             found = [record for record in stored if record.id not in live]
             found = sessions.in_order([*found, *live.values()], order)
         fitting = [
@@ -146,11 +149,18 @@ class Sessions:
             if (not status or by_outcome or record.status == status)
             and (place is None or sessions.comes_after(sessions.place_of(record, order), place, order))
             and record.last_saved <= saved_before
+            and set(tags) <= set(record.options.tags)
         ]
         return fitting[:limit]
 
     async def _stored(
-        self, status: str, order: Order, limit: int | None, after: Place | None, saved_before: float
+        self,
+        status: str,
+        order: Order,
+        limit: int | None,
+        after: Place | None,
+        saved_before: float,
+        tags: Sequence[str],
     ) -> list[SessionRecord]:
         return await self.store.read(
             sessions.page,
@@ -159,21 +169,27 @@ class Sessions:
             limit=-1 if limit is None else limit,
             after=after,
             saved_before=None if saved_before == math.inf else saved_before,
+            tags=tags,
         )
 
     async def outcomes(self, records: Sequence[SessionRecord]) -> dict[str, Outcome]:
         """How the last message of each of those ended, by their ids."""
         return await self.store.read(sessions.outcomes, [record.id for record in records])
 
-    async def count(self, status: str = "") -> tuple[int, float]:
+    async def count(self, status: str = "", *, tags: Sequence[str] = ()) -> tuple[int, float]:
         """How many `sessions` there are, and their cost. A session is told of its own."""
         if caller.get().session_id:
-            known = await self.sessions(status)
+            known = await self.sessions(status, tags=tags)
             return len(known), sum(record.total_cost_usd for record in known)
         # (How a message ended is on disk for those that live, too.)
         live = self._known() if status in ("", *STATUSES) else []
-        stored, usd = await self.store.read(sessions.count, status, but=[record.id for record in live])
-        fitting = [record for record in live if not status or record.status == status]
+        but = [record.id for record in live]
+        stored, usd = await self.store.read(sessions.count, status, but=but, tags=tags)
+        fitting = [
+            record
+            for record in live
+            if (not status or record.status == status) and set(tags) <= set(record.options.tags)
+        ]
         return stored + len(fitting), usd + sum(record.total_cost_usd for record in fitting)
 
     def runner(self, name: str) -> Runner | None:
@@ -440,7 +456,7 @@ class Sessions:
         return await self.store.write(audit.forget_deleted, before, dry_run=dry_run)
 
     async def totals(self, by: Grouping, *, since: float | None = None, limit: int = -1) -> list[Total]:
-        """What was spent, by session, model or day; at most so many rows, if `limit` is not below 0."""
+        """What was spent, by whatever; at most so many rows, if `limit` is not below 0."""
         return await self.store.read(money.totals, by, since=since, limit=limit)
 
     async def total(self, since: float | None = None) -> Total:

@@ -17,7 +17,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -447,6 +447,20 @@ class Supervisor(Processes):
                     runner.rename(new_name)
                     runners[new_name] = runner
             return await self.get(new_name)
+
+    async def tag(self, name: str, add: Sequence[str], remove: Sequence[str]) -> SessionRecord:
+        """Give a session tags and take others away, alive or not.
+
+        Raises:
+            SessionNotFound, StoreError: nothing was changed.
+            WrongStatus: nor then: it lives in another cms process.
+        """
+        async with self.turn(name):
+            record = await self.get(name)
+            tags = await self.store.write(sessions.tag, record.id, add, remove)
+            if (runner := self.known(name)) is not None:
+                runner.set_tags(tags)
+            return await self.get(name)
 
     async def delete(
         self, name: str, *, force: bool = False, purge: bool = False

@@ -147,6 +147,10 @@ class Runner:
         with suppress(StoreError):  # the old name stands there, and finds it too
             self._note_whereabouts()
 
+    def set_tags(self, tags: tuple[str, ...]) -> None:
+        """Those that it has in the store. (A save on its way takes nothing back: `store.sessions.save`.)"""
+        self._context.update(options=msgspec.structs.replace(self.record.options, tags=tags))
+
     @property
     def record(self) -> SessionRecord:
         """The session as it stands, always current."""

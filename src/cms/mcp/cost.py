@@ -10,14 +10,15 @@ import msgspec
 from cms.mcp.call import DaemonCall
 from cms.mcp.results import Money, Result, described
 from cms.mcp.tool import Params, tool
-from cms.rpc.money import BUDGET_GET, LEDGER_TOTALS, CostParams, Grouping
+from cms.rpc.money import BUDGET_GET, LEDGER_TOTALS, CostParams
 from cms.rpc.verbs import Nothing
+from cms.session.model import Grouping
 
 
 class Spent(Result, frozen=True):
     SHOWS = "cost=usage.cost_usd input_tokens=usage.input_tokens output_tokens=usage.output_tokens"
 
-    what: Annotated[str, described("A session's name, a model, or a day.")]
+    what: Annotated[str, described("A session's name, a model, a tag, a day or a week.")]
     cost: Money
     exact: Annotated[bool, described("False: at least this much; a process died before it told.")]
     input_tokens: int

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 
 from cms.rpc.verbs import Nothing, Verb
 from cms.session.budget import Budget
-from cms.session.model import Record, TokenUsage
+from cms.session.model import Grouping, Record, TokenUsage
 
 
 class SetBudgetParams(Record, frozen=True):
@@ -21,9 +21,6 @@ BUDGET_GET = Verb("budget.get", Nothing, Budget, idempotent=True)
 BUDGET_SET = Verb("budget.set", SetBudgetParams, Budget, idempotent=True)
 
 
-Grouping = Literal["session", "model", "day"]
-
-
 ROWS = 500  # of one answer
 
 
@@ -34,7 +31,7 @@ class CostParams(Record, frozen=True):
 
 
 class CostRow(Record, frozen=True):
-    """`key` is a session's id, a model or a day; `name` the session's name."""
+    """`key` is a session's id, a model, a tag ("": none), a day or an ISO week; `name` the session's name."""
 
     key: str
     name: str

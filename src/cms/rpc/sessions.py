@@ -124,6 +124,14 @@ class RenameParams(Record, frozen=True):
     new_name: str
 
 
+class TagParams(Record, frozen=True):
+    """Tags for a session, alive or not; what it has of `remove` it loses."""
+
+    name: str
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+
 class StopParams(Record, frozen=True):
     name: str
     grace: float = 10.0  # seconds for the whole ladder before force
@@ -179,6 +187,7 @@ SESSION_RESUME = Verb("session.resume", NameParams, SessionResult, inside=True, 
 SESSION_INTERRUPT = Verb("session.interrupt", NameParams, SessionResult, inside=True)
 SESSION_PAUSE = Verb("session.pause", PauseParams, SessionResult, inside=True, idempotent=True)
 SESSION_RENAME = Verb("session.rename", RenameParams, SessionResult)
+SESSION_TAG = Verb("session.tag", TagParams, SessionResult, idempotent=True)
 SESSION_STOP = Verb("session.stop", StopParams, StopResult, inside=True, idempotent=True)
 SESSION_KILL = Verb("session.kill", NameParams, StopResult, inside=True, idempotent=True)
 SESSION_DELETE = Verb("session.delete", DeleteParams, Deleted)
@@ -198,16 +207,18 @@ class ListParams(Record, frozen=True):
 
     Attributes:
         status: only those in that status; or an outcome, with which their last message has ended.
+        tags: only those that have all of them.
     """
 
     status: str = ""
     order: Order = "age"
     limit: Annotated[int, msgspec.Meta(ge=1)] = LISTED
     after: str = ""
+    tags: tuple[str, ...] = ()
 
 
 class SessionsResult(Record, frozen=True):
-    """`total` and its cost are of all (in that status), shown or not.
+    """`total` and its cost are of all (in that status, with those tags), shown or not.
 
     Attributes:
         outcomes: by ids of sessions, how the last message of each has ended.

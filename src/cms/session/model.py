@@ -11,7 +11,7 @@ original tool read them so.
 from __future__ import annotations
 
 import enum
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -123,6 +123,10 @@ def shown_as(status: SessionStatus, outcome: Outcome | None) -> SessionStatus | 
 #: What sessions can be listed by: `age` is newest first, `active` the last that changed, `name` from A on,
 #: the others the most first.
 Order = Literal["age", "active", "name", "cost", "turns", "messages"]
+
+#: What charges are summed up by; those by time are in its order, the others dearest first.
+Grouping = Literal["session", "model", "tag", "day", "week"]
+IN_TIME: Final[frozenset[Grouping]] = frozenset({"day", "week"})
 
 
 class Limits(Record, frozen=True):

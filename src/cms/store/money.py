@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import date
 from typing import Final
 
 import msgspec
@@ -15,13 +16,15 @@ import msgspec
 from cms.errors import StoreError
 from cms.session import budget
 from cms.session.budget import Account, Cap, Grant, Hold, Standing, account_of, grant, scopes_of, stand
-from cms.session.model import TokenUsage
+from cms.session.model import IN_TIME, Grouping, TokenUsage
 from cms.store.database import Database
-from cms.store.records import Charge, Grouping, Total
-from cms.store.rows import Value, to_json
+from cms.store.records import Charge, Total
+from cms.store.rows import TAGGED, Value, to_json
 
 #: A day is what the user's calendar says it is; the stored times stay UTC.
 _DAY: Final = "date({at}, 'unixepoch', 'localtime')"
+#: The Monday of an ISO week stands for it, until it is told.
+_MONDAY: Final = "date({at}, 'unixepoch', 'localtime', 'weekday 0', '-6 days')"
 _COUNTS: Final = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 _FIGURES: Final = (*_COUNTS, "cost_usd", "charges", "exact")
 #: A row of the ledger in the shape of the running sums.
@@ -33,6 +36,14 @@ _SUMS: Final = ", ".join(
         "coalesce(min(exact), 1) AS exact",
     )
 )
+_DEAREST: Final = "sum(cost_usd) DESC, 1"
+#: What the rows are, and their order.
+_KEYS: Final[dict[Grouping, tuple[str, str]]] = {
+    "model": ("model", _DEAREST),
+    "tag": ("coalesce(tag, '')", _DEAREST),
+    "day": (_DAY.format(at="at"), "1 DESC"),
+    "week": (_MONDAY.format(at="at"), "1 DESC"),
+}
 _QUARTER: Final = 900  # seconds; the running sums by model are kept for each
 
 # --- the ledger -------------------------------------------------------------------------------------
@@ -127,26 +138,46 @@ def tokens(db: Database, session_name: str) -> int:
 
 
 def totals(db: Database, by: Grouping, *, since: float | None = None, limit: int = -1) -> list[Total]:
-    """What was spent, by session and model dearest first, by day (local time) oldest first.
+    """What was spent, by session, model and tag dearest first, by day and week (local time) oldest first.
+
+    What has several tags counts for each; what has none is under "".
 
     Args:
-        limit: at most so many (of days the newest); below 0: all.
+        limit: at most so many (of days and weeks the newest); below 0: all.
     """
     if by == "session":
         return _totals(db, *_by_session(since, limit))
-    source, values = _by_quarter(since)
-    key, order = ("model", "sum(cost_usd) DESC, 1") if by == "model" else (_DAY.format(at="at"), "1 DESC")
+    key, order = _KEYS[by]
+    source, values = _by_tag(since) if by == "tag" else _by_quarter(since)
     query = f"SELECT {key}, '', {_SUMS} FROM {source} GROUP BY 1 ORDER BY {order} LIMIT ?"  # noqa: S608
     found = _totals(db, query, [*values, limit])
-    return found[::-1] if by == "day" else found
+    if by == "week":
+        found = [msgspec.structs.replace(one, key=_iso_week(one.key)) for one in found]
+    return found[::-1] if by in IN_TIME else found
+
+
+def _iso_week(monday: str) -> str:
+    return f"{date.fromisoformat(monday):%G-W%V}"
+
+
+def _by_tag(since: float | None) -> tuple[str, list[Value]]:
+    source, values = _session_sums(since)
+    tagged = (
+        f"SELECT sessions.id, value AS tag FROM sessions, json_each(rest, '$.options.tags') WHERE {TAGGED}"  # noqa: S608
+    )
+    return f"{source} LEFT JOIN ({tagged}) AS tagged ON tagged.id = session_id", values
+
+
+def _session_sums(since: float | None) -> tuple[str, list[Value]]:
+    if since is None:
+        return "session_costs", []
+    rows = f"SELECT session_id, session_name, {_AS_SUMS} FROM ledger INDEXED BY ledger_at WHERE at >= ?"  # noqa: S608
+    sums = f"SELECT session_id, max(session_name) AS session_name, {_SUMS}"
+    return f"({sums} FROM ({rows}) GROUP BY session_id)", [since]
 
 
 def _by_session(since: float | None, limit: int) -> tuple[str, list[Value]]:
-    source, values = "session_costs", list[Value]()
-    if since is not None:
-        rows = f"SELECT session_id, session_name, {_AS_SUMS} FROM ledger INDEXED BY ledger_at WHERE at >= ?"  # noqa: S608
-        sums = f"SELECT session_id, max(session_name) AS session_name, {_SUMS}"
-        source, values = f"({sums} FROM ({rows}) GROUP BY session_id)", [since]
+    source, values = _session_sums(since)
     # As it is called now; what was deleted, as it was called last.
     query = (
         f"SELECT session_id, coalesce(name, session_name), {', '.join(_FIGURES)} FROM {source}"  # noqa: S608

@@ -6,12 +6,7 @@ it. Units are the model's: US dollars, seconds since the epoch.
 
 from __future__ import annotations
 
-from typing import Literal
-
 from cms.session.model import Interaction, Record, SessionRecord, TokenUsage
-
-#: What charges are summed up by.
-Grouping = Literal["session", "model", "day"]
 
 
 class Charge(Record, frozen=True):
@@ -38,7 +33,8 @@ class Total(Record, frozen=True):
     """What a group of charges comes to.
 
     Attributes:
-        key: the session id, the model, the day (`2026-11-22`, in local time) or "" for everything.
+        key: the session id, the model, the tag, the day (`2026-11-22`, in local time), the ISO week
+            (`2026-W47`); "" for everything, and for what has no tag.
         name: the session's name where charges are grouped by session, kept after the session is deleted.
     """
 

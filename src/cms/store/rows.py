@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -97,3 +97,6 @@ INTERACTIONS = Table(
     "interactions",
     ("id", "session_id", "number", "type", "state", "timestamp", "ended", "cost", "prompt", "response"),
 )
+
+#: Of a session: it has tags. By the text, which is quick, for most have none.
+TAGGED: Final = """instr(sessions.rest, '"tags":[]') = 0"""

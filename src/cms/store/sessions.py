@@ -27,7 +27,7 @@ from cms.session.model import (
 )
 from cms.store import audit, counters, money
 from cms.store.database import Database
-from cms.store.rows import INTERACTIONS, SESSIONS, Value, to_json
+from cms.store.rows import INTERACTIONS, SESSIONS, TAGGED, Value, to_json
 
 _LIVE: Final = ", ".join(f"'{status}'" for status in sorted(LIVE))
 _OPEN: Final = ", ".join(f"'{state}'" for state in InteractionState if state not in ENDED)
@@ -38,6 +38,8 @@ _IN_USE: Final = (
     f"(status IN ({_LIVE}) OR id IN"  # noqa: S608 - words of ours
     f" (SELECT session_id FROM interactions WHERE state IN ({_OPEN})))"
 )
+
+_TAGS: Final = "SELECT value FROM json_each(sessions.rest, '$.options.tags')"
 
 # --- writing ----------------------------------------------------------------------------------------
 
@@ -58,18 +60,18 @@ def add(db: Database, record: SessionRecord, interaction: Interaction | None = N
 def save(db: Database, record: SessionRecord, *interactions: Interaction) -> None:
     """A session as it is now, whether or not it was known, and interactions of it.
 
-    One that is known keeps the name that it has here: only `rename` gives it another, so that nothing that
-    was on its way meanwhile takes that back.
+    One that is known keeps the name and the tags that it has here: only `rename` and `tag` give it others, so
+    that nothing that was on its way meanwhile takes them back.
 
     Raises:
         NameTaken: it is new, and another one has its name.
         WrongStatus: it lives in another process.
     """
-    name = _claim(db, record.id)
-    if name is None:
+    known = _claim(db, record.id)
+    if known is None:
         _check_name(db, record)
     else:
-        record = _renamed(record, name)
+        record = _with(record, *known)
     db.execute(SESSIONS.upsert, SESSIONS.to_row(record))
     _sign(db, record.id)
     for interaction in interactions:
@@ -91,15 +93,29 @@ def rename(db: Database, session_id: str, name: str) -> None:
     """
     _claim(db, session_id)
     for record in _sessions(db, "id = ?", session_id):
-        record = _renamed(record, name)
+        record = _with(record, name, record.options.tags)
         _check_name(db, record)
         db.execute(SESSIONS.upsert, SESSIONS.to_row(record))
 
 
-def _renamed(record: SessionRecord, name: str) -> SessionRecord:
-    if record.name == name:
+def tag(db: Database, session_id: str, add: Sequence[str], remove: Sequence[str]) -> tuple[str, ...]:
+    """Gives a session tags and takes others away; gives those that it has then.
+
+    Raises:
+        WrongStatus: it lives in another process.
+    """
+    known = _claim(db, session_id)
+    tags = () if known is None else known[1]
+    tags = tuple(dict.fromkeys(one for one in (*tags, *add) if one not in remove))
+    for record in _sessions(db, "id = ?", session_id):
+        db.execute(SESSIONS.upsert, SESSIONS.to_row(_with(record, record.name, tags)))
+    return tags
+
+
+def _with(record: SessionRecord, name: str, tags: tuple[str, ...]) -> SessionRecord:
+    if (record.name, record.options.tags) == (name, tags):
         return record
-    options = msgspec.structs.replace(record.options, name=name)
+    options = msgspec.structs.replace(record.options, name=name, tags=tags)
     return msgspec.structs.replace(record, name=name, options=options)
 
 
@@ -174,18 +190,19 @@ def _check_name(db: Database, record: SessionRecord) -> None:
         raise NameTaken(record.name)
 
 
-def _claim(db: Database, session_id: str) -> str | None:
+def _claim(db: Database, session_id: str) -> tuple[str, tuple[str, ...]] | None:
     """Fails if another living store is at work on the session. Within the transaction: one wins.
 
-    Gives its name; None if it is not known.
+    Gives its name and its tags; None if it is not known.
     """
-    row: tuple[str, str, str, bool] | None = db.execute(
-        f"SELECT owner, name, status, {_IN_USE} FROM sessions WHERE id = ?",  # noqa: S608 - words of ours
+    row: tuple[str, str, str, bool, str | None] | None = db.execute(
+        f"SELECT owner, name, status, {_IN_USE}, json_extract(rest, '$.options.tags')"  # noqa: S608
+        " FROM sessions WHERE id = ?",
         (session_id,),
     ).fetchone()
     if row is None:
         return None
-    owner, name, status, in_use = row
+    owner, name, status, in_use, tags = row
     pid = db.living_pid(owner) if in_use else None
     if pid is not None:
         raise WrongStatus(
@@ -194,7 +211,7 @@ def _claim(db: Database, session_id: str) -> str | None:
             "use it from here",
             hint=f"another cms has it (pid {pid}): go on there, or end that",
         )
-    return name
+    return name, msgspec.json.decode(tags or "[]", type=tuple[str, ...])
 
 
 def _sign(db: Database, session_id: str) -> None:
@@ -250,6 +267,7 @@ def page(
     limit: int = -1,
     after: Place | None = None,
     saved_before: float | None = None,
+    tags: Sequence[str] = (),
 ) -> list[SessionRecord]:
     """Sessions in an order.
 
@@ -258,8 +276,9 @@ def page(
         limit: at most so many; below 0: all.
         after: `place_of` a session: only those that come after it.
         saved_before: only those that nothing was saved of since that time.
+        tags: only those that have all of them.
     """
-    where, values = _in_status(status)
+    where, values = _in_status(status, tags)
     column, _ = _ORDERS[order]
     if after is not None and order == "age":  # what an index answers
         where += " AND (created, id) < (?, ?)"
@@ -293,16 +312,21 @@ def in_order(records: Iterable[SessionRecord], order: Order) -> list[SessionReco
     return sorted(found, key=lambda record: place_of(record, order).value, reverse=order not in _RISING)
 
 
-def _in_status(status: str) -> tuple[str, list[Value]]:
+def _in_status(status: str, tags: Sequence[str]) -> tuple[str, list[Value]]:
+    where, values = "TRUE", list[Value]()
+    for one in tags:
+        # By the text first, which is quick: most have none.
+        where += f" AND {TAGGED} AND EXISTS ({_TAGS} WHERE value = ?)"
+        values.append(one)
     if not status:
-        return "TRUE", []
+        return where, values
     if status in STATUSES:
-        return "status = ?", [status]
+        return f"{where} AND status = ?", [*values, status]
     last = (
         "id IN (SELECT session_id FROM interactions AS one WHERE instr(rest, ?) > 0 AND number ="
         " (SELECT max(number) FROM interactions AS all_ WHERE all_.session_id = one.session_id))"
     )
-    return last, [f'"outcome":"{status}"']
+    return f"{where} AND {last}", [*values, f'"outcome":"{status}"']
 
 
 def outcomes(db: Database, ids: Iterable[str]) -> dict[str, Outcome]:
@@ -317,9 +341,11 @@ def outcomes(db: Database, ids: Iterable[str]) -> dict[str, Outcome]:
     return {session_id: Outcome(outcome) for session_id, outcome in rows}
 
 
-def count(db: Database, status: str = "", *, but: Sequence[str] = ()) -> tuple[int, float]:
+def count(
+    db: Database, status: str = "", *, but: Sequence[str] = (), tags: Sequence[str] = ()
+) -> tuple[int, float]:
     """How many sessions `page` finds in all, without those with the ids `but`, and what they cost."""
-    where, values = _in_status(status)
+    where, values = _in_status(status, tags)
     row: tuple[int, float] = db.execute(
         "SELECT count(*), coalesce(sum(total_cost_usd), 0.0) FROM sessions"  # noqa: S608 - words of ours
         f" WHERE {where} AND id NOT IN (SELECT value FROM json_each(?))",

@@ -16,6 +16,7 @@ from cms.rpc.money import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.budget import Budget
+from cms.session.model import IN_TIME
 
 if TYPE_CHECKING:
     from cms.fleet.supervisor import Supervisor
@@ -44,7 +45,7 @@ class MoneyHandlers:
         found = await self._supervisor.totals(params.by, since=params.since, limit=params.limit + 1)
         more = len(found) > params.limit
         if more:
-            found.pop(0 if params.by == "day" else -1)
+            found.pop(0 if params.by in IN_TIME else -1)
         rows = tuple(CostRow(one.key, one.name, one.usage, one.exact) for one in found)
         total = await self._supervisor.total(params.since)
         return CostResult(rows, total.usage, total.exact, more)

@@ -38,6 +38,7 @@ from cms.rpc.sessions import (
     SESSION_SEND,
     SESSION_SPAWN,
     SESSION_STOP,
+    SESSION_TAG,
     SESSION_WATCH,
     SESSIONS_CLEANUP,
     SESSIONS_WAIT,
@@ -62,6 +63,7 @@ from cms.rpc.sessions import (
     SpawnParams,
     StopParams,
     StopResult,
+    TagParams,
     Waited,
     WaitParams,
     WaitResult,
@@ -79,7 +81,7 @@ from cms.session.model import (
 )
 from cms.store.rawlog import raw_log_path
 from cms.store.trash import Retired, empty_trash
-from cms.units import check_name
+from cms.units import check_name, check_tags
 
 if TYPE_CHECKING:
     from cms.fleet.supervisor import Supervisor
@@ -104,6 +106,7 @@ class SessionHandlers:
             bind(SESSION_INTERRUPT, quick(self.interrupt)),
             bind(SESSION_PAUSE, quick(self.pause)),
             bind(SESSION_RENAME, quick(self.rename)),
+            bind(SESSION_TAG, quick(self.tag)),
             bind(SESSION_STOP, quick(self.stop)),
             bind(SESSION_KILL, quick(self.kill)),
             bind(SESSION_DELETE, quick(self.delete)),
@@ -214,6 +217,10 @@ class SessionHandlers:
     async def rename(self, params: RenameParams) -> SessionResult:
         return self._session(await self._supervisor.rename(params.name, check_name(params.new_name)))
 
+    async def tag(self, params: TagParams) -> SessionResult:
+        add = check_tags(params.add)
+        return self._session(await self._supervisor.tag(params.name, add, params.remove))
+
     async def stop(self, params: StopParams) -> StopResult:
         return StopResult(*await self._supervisor.stop(params.name, grace=params.grace))
 
@@ -281,9 +288,9 @@ class SessionHandlers:
     async def list_(self, params: ListParams) -> SessionsResult:
         limit = min(params.limit, MAX_LISTED)
         sessions = await self._supervisor.sessions(
-            params.status, order=params.order, limit=limit, after=params.after
+            params.status, order=params.order, limit=limit, after=params.after, tags=params.tags
         )
-        total, usd = await self._supervisor.count(params.status)
+        total, usd = await self._supervisor.count(params.status, tags=params.tags)
         ended = await self._supervisor.outcomes(sessions)
         more = len(sessions) == limit < total
         return SessionsResult(tuple(sessions), usd, total, more, ended)
