@@ -9,7 +9,9 @@ import pytest
 
 from cms.errors import NameTaken, SessionNotFound, WrongStatus
 from cms.session.model import Outcome, SessionStatus
-from cms.store import sessions
+from cms.store import batch_tasks, sessions
+from cms.store.database import Database
+from cms.store.rows import to_json
 from cms.testing.script import call, prompt, say
 from fleet.kit import at_work, make_options, make_settings, supervising, toil
 
@@ -28,7 +30,9 @@ async def test_one_that_rests_is_found_by_its_new_name_alone_with_all_that_it_ha
             await supervisor.get("old")
         assert [one.prompt for one in await supervisor.interactions("new")] == [GO]
         assert [row.name for row in await supervisor.totals("session")] == ["new"]
-        assert (await supervisor.audit("new")).rows
+        log = await supervisor.audit("new")
+        assert [(row.entry.kind, row.entry.detail) for row in log.rows][-1] == ("rename", "old -> new")
+        assert log.broken is None
         await supervisor.create(make_options(settings, "old"))  # the name is free again
         reply = await supervisor.wait(await supervisor.submit("new", GO, type="send"))
         assert (reply.name, reply.outcome) == ("new", Outcome.COMPLETED)
@@ -92,6 +96,50 @@ async def test_what_was_on_its_way_to_the_store_takes_nothing_back(tmp_path: Pat
         await supervisor.store.write(sessions.save, msgspec.structs.replace(before, total_turns=7))
         found = await supervisor.get("new")
         assert (found.id, found.options.name, found.total_turns) == (before.id, "new", 7)
+
+
+@pytest.mark.parametrize(
+    ("status", "go_on", "held"),
+    [("running", False, True), ("waiting", True, True), ("waiting", False, False), ("failed", True, False)],
+)
+async def test_a_batch_that_works_with_it_finds_it_again(
+    tmp_path: Path, status: str, *, go_on: bool, held: bool
+) -> None:
+    settings = make_settings(tmp_path)
+
+    def enter(db: Database) -> None:
+        rest = to_json(batch_tasks._Rest(go_on=go_on))
+        db.execute(
+            "INSERT INTO batches (id, created, status, owner, rest) VALUES ('b', 1, 'stopped', '', '')"
+        )
+        db.execute(
+            "INSERT INTO batch_tasks (batch_id, seq, name, line, status, spec, rest) VALUES"
+            " ('b', 0, 'task', 1, ?, '', ?)",
+            (status, rest),
+        )
+
+    async with supervising(settings) as supervisor:
+        await supervisor.create(make_options(settings, "task"))
+        await supervisor.store.write(enter)
+        if held:
+            with pytest.raises(WrongStatus, match="batch b works in it"):
+                await supervisor.rename("task", "other")
+        assert (await supervisor.rename("task", "task~1", by_batch=held)).name == "task~1"
+
+
+async def test_who_was_started_by_one_that_lives_keeps_its_name(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        parent = await supervisor.create(make_options(settings, "parent"))
+        child = await supervisor.create(make_options(settings, "child"))
+        await supervisor.store.write(
+            sessions.save, msgspec.structs.replace(child, started_by=parent.id, depth=1)
+        )
+        await supervisor.wait(await supervisor.submit("parent", GO, type="spawn"))
+        with pytest.raises(WrongStatus, match="parent started it"):
+            await supervisor.rename("child", "other")
+        await supervisor.stop("parent")
+        assert (await supervisor.rename("child", "other")).name == "other"
 
 
 async def test_one_that_works_gets_tags_and_keeps_them(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ class SupervisorSessions:
         # No name that a person can give holds a tilde.
         taken = frozenset(await self._supervisor.store.read(sessions.names, f"{name}~"))
         number = next(n for n in range(1, len(taken) + 2) if f"{name}~{n}" not in taken)
-        await self._supervisor.rename(name, f"{name}~{number}")
+        await self._supervisor.rename(name, f"{name}~{number}", by_batch=True)
 
     async def allowed_tools(self, name: str) -> tuple[str, ...]:
         session = await self._find(name)

@@ -53,7 +53,7 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
-from cms.store import money, sessions
+from cms.store import batch_tasks, money, sessions
 from cms.store.rawlog import raw_log_path
 from cms.store.records import Recovery
 from cms.store.recovery import recover
@@ -424,13 +424,17 @@ class Supervisor(Processes):
         )
         return await self.create(options, parent=parent)
 
-    async def rename(self, name: str, new_name: str) -> SessionRecord:
+    async def rename(self, name: str, new_name: str, *, by_batch: bool = False) -> SessionRecord:
         """Give a session another name, alive or not. All that is its own goes by its id, and stays.
+
+        Args:
+            by_batch: a batch whose task has the name makes room for another try.
 
         Raises:
             UsageError: no session can be called so.
             SessionNotFound, NameTaken, StoreError: nothing was changed.
-            WrongStatus: it is being delegated to, by name; or it lives in another cms process.
+            WrongStatus: somebody works with it by its name (a delegation, a batch, the session that started
+                it); or it lives in another cms process.
         """
         check_name(re.sub(r"~[0-9]+\Z", "", new_name))  # `batch_sessions` makes room like that
         async with self.turn(name):
@@ -440,13 +444,35 @@ class Supervisor(Processes):
                 raise WrongStatus(name, str(record.status), "be renamed", hint=hint)
             if record.status in LIVE and name not in self._runners:
                 raise elsewhere(record, "be renamed")
+            if not by_batch:
+                await self._check_not_needed(record)
             await self._save_lost(name)
-            await self.store.write(sessions.rename, record.id, new_name)
+            entry = AuditEntry(
+                session_id=record.id,
+                interaction_id="",
+                at=time.time(),
+                tool="",
+                detail=f"{name} -> {new_name}",
+                verdict="renamed",
+                cost=record.total_cost_usd,
+                kind="rename",
+            )
+            await self.store.write(sessions.rename, record.id, new_name, entry)
             for runners in (self._runners, self._unsaved):
                 if (runner := runners.pop(name, None)) is not None:
                     runner.rename(new_name)
                     runners[new_name] = runner
             return await self.get(new_name)
+
+    async def _check_not_needed(self, record: SessionRecord) -> None:
+        """Fails if the session's name is what a batch or a session that lives knows it by."""
+        if batch := await self.store.read(batch_tasks.batch_that_needs, record.name):
+            hint = f"batch {batch} works in it by its name: once that task is over"
+            raise WrongStatus(record.name, str(record.status), "be renamed", hint=hint)
+        starters = [one.record for one in self._runners.values() if one.record.id == record.started_by]
+        if starters:
+            hint = f"{starters[0].name} started it and knows it by its name: once that has ended"
+            raise WrongStatus(record.name, str(record.status), "be renamed", hint=hint)
 
     async def tag(self, name: str, add: Sequence[str], remove: Sequence[str]) -> SessionRecord:
         """Give a session tags and take others away, alive or not.

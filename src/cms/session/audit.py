@@ -29,7 +29,7 @@ FIRST: Final = "0" * 64
 
 #: What a line can be about.
 EntryKind = Literal[
-    "call", "message", "start", "safety", "limit", "end", "tripwire", "delete", "batch", "change"
+    "call", "message", "start", "safety", "limit", "end", "tripwire", "delete", "batch", "change", "rename"
 ]
 
 
@@ -39,7 +39,7 @@ class AuditEntry(Record, frozen=True):
     Attributes:
         tool: of a `call`.
         detail: what it was about, in a line: the path, the command, the prompt, the mechanism; of a `delete`
-            the name that the session had.
+            the name that the session had, of a `rename` both names.
         verdict: one word: `allowed` or `refused` of a `call`, the outcome of a `limit`, whether an `end` was
             `proved`; what was done to a `batch`, whose id then stands for the session's, or with a `change`.
         cost: the session's dollars so far.

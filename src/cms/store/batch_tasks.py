@@ -291,6 +291,16 @@ def _get(db: Database, batch_id: str, seq: int) -> Task | None:
     return next(iter(_tasks(db, "batch_id = ? AND seq = ?", batch_id, seq)), None)
 
 
+def batch_that_needs(db: Database, name: str) -> str:
+    """The batch with a task that works in the session of that name, or will go on in it; "" if none does."""
+    row: tuple[str] | None = db.execute(
+        "SELECT batch_id FROM batch_tasks WHERE batch_id IN (SELECT id FROM batches) AND name = ?"
+        " AND (status = 'running' OR status = 'waiting' AND instr(rest, '\"goOn\":true') > 0)",
+        (name,),
+    ).fetchone()
+    return "" if row is None else row[0]
+
+
 def named(db: Database, batch_id: str, names: Sequence[str]) -> list[Task]:
     """The tasks of these names."""
     marks = ", ".join("?" * len(names))

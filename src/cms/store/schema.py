@@ -486,9 +486,16 @@ def _v14(db: sqlite3.Connection) -> None:
     )
 
 
+def _v15(db: sqlite3.Connection) -> None:
+    """What has tags is found among what has none. By the text, as in `_v9`."""
+    db.execute(
+        """CREATE INDEX sessions_tagged ON sessions (created, id) WHERE instr(rest, '"tags":[]') = 0"""
+    )
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     *(_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11, _v12),
-    *(_v13, _v14),
+    *(_v13, _v14, _v15),
 )
 
 

@@ -84,8 +84,8 @@ def save_change(db: Database, record: SessionRecord, entry: AuditEntry) -> None:
     audit.add(db, (entry,))
 
 
-def rename(db: Database, session_id: str, name: str) -> None:
-    """Gives a session another name, by which alone it is found from now on.
+def rename(db: Database, session_id: str, name: str, entry: AuditEntry) -> None:
+    """Gives a session another name, by which alone it is found from now on; `entry` is kept for good.
 
     Raises:
         NameTaken: another one has it.
@@ -96,6 +96,7 @@ def rename(db: Database, session_id: str, name: str) -> None:
         record = _with(record, name, record.options.tags)
         _check_name(db, record)
         db.execute(SESSIONS.upsert, SESSIONS.to_row(record))
+        audit.add(db, (entry,))
 
 
 def tag(db: Database, session_id: str, add: Sequence[str], remove: Sequence[str]) -> tuple[str, ...]:
