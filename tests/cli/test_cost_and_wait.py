@@ -129,7 +129,7 @@ def test_wait_for_all_and_for_the_first(shell: Shell) -> None:
     assert (both.returncode, err) == (0, "")
     assert out.index('"name":"slow"') < out.index('"name":"quick"')
     # What is through already is not waited for; a name may be given by flag, and twice.
-    assert shell.ok("wait", "--name", "slow").out.startswith("slow  completed  $0.0000")
+    assert shell.ok("wait", "--name", "slow").out.startswith("slow  ✓ completed  $0.0000")
     assert shell.ok("wait", "slow", "slow", "--json").json()["waiting"] == []
 
 
