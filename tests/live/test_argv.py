@@ -245,3 +245,14 @@ def test_nothing_is_invented_and_nothing_of_ours_leaks(environ: dict[str, str]) 
     assert set(child) - ours <= set(environ)
     assert not [key for key in child if key.startswith("CMS_") or key == "CLAUDECODE"]
     assert all(child[key] == environ[key] for key in set(child) - ours)
+
+
+def test_what_may_not_be_read_is_a_rule_of_claudes_own() -> None:
+    unreadable = (".env", "keys/**", "/home/u/a[1]", "a/*.pem")
+    command = build_command(CLAUDE, OPTIONS, folder=FOLDER, session_id=ID, unreadable=unreadable)
+    assert values(list(command.argv), "--disallowedTools") == [
+        *("Read(//**/.env)", "Read(//**/.env/**)"),
+        *("Read(//**/keys)", "Read(//**/keys/**)"),
+        *("Read(//home/u/a\\[1\\])", "Read(//home/u/a\\[1\\]/**)"),
+        *("Read(//**/a/*.pem)", "Read(//**/a/*.pem/**)"),
+    ]

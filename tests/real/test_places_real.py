@@ -217,6 +217,33 @@ def test_what_may_not_be_read_is_not_there(world: World, repository: Path) -> No
     assert (repository / ".env").read_text() == SECRET
 
 
+def test_what_may_not_be_read_comes_in_by_no_other_way(world: World, repository: Path) -> None:
+    """Without walls: what Grep finds, what CLAUDE.md brings along, what a link leads to."""
+    (repository / "keys").mkdir()
+    (repository / "keys" / "a (1).py").write_text("hunter2 = 1")
+    (repository / "keys" / "CLAUDE.md").write_text("hunter2 nested")
+    (repository / "link").symlink_to("keys")  # (which claude's search does not follow)
+    (repository / "CLAUDE.md").write_text("@.env @keys/CLAUDE.md")
+    (repository / "open.txt").write_text("hunter2? not here")
+    find = call("Grep", pattern="hunter2", output_mode="content")
+    task = prompt("Look", find, call("Glob", pattern="**/*.py"), say("done"))
+    hide = ("--protect-read", ".env", "--protect-read", "./keys", "--preset", "read-only")
+    env = {"CMS_CONTAINMENT": "portable"}
+    ran = world.cms("delegate", "one", task, *hide, "--json", env=env)
+    assert ran.json()["status"] == "completed", ran
+    told = world.cms("logs", "one", "--raw").out
+    assert "open.txt:1:hunter2?" in told
+    for secret in ("hunter2 = 1", "hunter2 nested", SECRET.strip(), "a (1).py"):
+        assert secret not in told
+    sent = "".join(path.read_text() for path in (world.home / ".claude").rglob("*.jsonl"))
+    assert SECRET.strip() not in sent
+    for name, where in (("two", "keys/a (1).py"), ("three", "link/CLAUDE.md")):
+        again = prompt("Read", call("Read", file_path=str(repository / where)), say("done"))
+        ran = world.cms("delegate", name, again, *hide, "--json", env=env)
+        assert ran.json()["status"] == "protected_path", ran
+        assert '"totalViolations":1' in ran.out
+
+
 def test_without_safety_everything_is_written_and_told(world: World, repository: Path) -> None:
     ran = run_all(world, ("echo KEY=1 > .env",), "one", "--no-safety")
     assert (repository / ".env").read_text() == "KEY=1\n"

@@ -8,6 +8,7 @@ import pytest
 from cms.protocol.messages import (
     HookAnswer,
     Init,
+    PermissionDenied,
     PermitAnswer,
     RefuseAnswer,
     WorktreeAnswer,
@@ -16,7 +17,7 @@ from cms.session.gate import AWAY, NOBODY, GateDecision, Rules, judge
 from cms.session.model import OnViolation, Outcome, Preset, Question
 from cms.session.state import Breach, Breached, PendingCall
 from cms.session.tool_input import describe
-from session.world import START, WORK, World, hook, located, permission, raw, rules, tasks, work_tree
+from session.world import START, WORK, World, calls, hook, located, permission, raw, rules, tasks, work_tree
 
 
 def verdict(tool: str, given: object, rules: Rules, kind: str = "hook") -> GateDecision:
@@ -119,6 +120,56 @@ def test_reads_are_refused_where_a_person_said_so() -> None:
         answer = verdict(tool, given, given_rules)
         assert (answer.effect, answer.violation) == ("deny", True)
     assert verdict("Read", {"file_path": "public"}, given_rules).effect == "allow"
+
+
+@pytest.mark.parametrize(
+    ("tool", "given"),
+    [
+        ("LSP", {"operation": "hover", "filePath": "secrets/key", "line": 1}),
+        ("mcp__fs__get", {"uri": "file:///home/u/project/secrets/a%20b"}),
+        ("mcp__fs__get", {"filename": "secrets"}),
+        ("mcp__fs__get", {"options": [{"from": ["~/project/secrets/x"]}]}),
+        ("mcp__fs__get", {"source_dir": "secrets"}),
+        ("NewTool", {"x": ["a"] * 300 + ["secrets/x"]}),
+    ],
+)
+def test_what_may_not_be_read_is_found_under_whatever_name(tool: str, given: dict[str, object]) -> None:
+    for safety, word in ((True, "deny"), (False, "allow")):
+        assert verdict(tool, given, rules("full", protect_read=["secrets"], safety=safety)).effect == word
+    assert verdict(tool, given, rules("full", protect_read=["other"])).effect == (
+        "deny" if tool == "NewTool" else "allow"
+    )
+    assert verdict(tool, given, rules("full")).effect == "allow"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"text": "what secrets do I have? see secrets/x and /etc"},
+        {"query": "secrets"},
+        {"url": "https://example.org/secrets/x"},
+        {"content": "a\n/etc/passwd"},
+        {"interpreter": "/usr/bin/python3"},  # (where it could be written: only what is named as a path)
+    ],
+)
+def test_words_are_no_paths(given: dict[str, object]) -> None:
+    assert verdict("mcp__x__do", given, rules("full", protect_read=["secrets"])).effect == "allow"
+
+
+@pytest.mark.parametrize("on_violation", ["stop", "deny"])
+def test_what_claude_refuses_to_read_by_our_rules_is_a_violation_too(on_violation: OnViolation) -> None:
+    each = rules(protect_read=["secrets"], on_violation=on_violation)
+    world = World(each).see(
+        calls("1", "Read", file_path=f"{WORK}/public"),
+        PermissionDenied(tool_use_id="use-1", tool_name="Read", message="no"),
+        calls("2", "Read", file_path=f"{WORK}/secrets/key"),
+        PermissionDenied(tool_use_id="use-2", tool_name="Read", message="no"),
+    )
+    turn = world.state.turn
+    assert turn is not None
+    stops = on_violation == "stop"
+    assert [told.breach.outcome for told in world.breaches] == [Outcome.PROTECTED_PATH] * stops
+    assert [one.violation for one in turn.denials] == [False, stops]
 
 
 def test_without_the_net_all_is_allowed_but_questions() -> None:

@@ -7,12 +7,10 @@ import pytest
 
 from cms.errors import ExitCode
 from cms.protocol.messages import (
-    Assistant,
     DeniedCall,
     Event,
     Informational,
     Init,
-    MessageBody,
     PermissionDenied,
     RateLimitEvent,
     RateLimitInfo,
@@ -27,6 +25,7 @@ from session.world import (
     RUNNING,
     START,
     World,
+    calls,
     hook,
     raw,
     result,
@@ -256,11 +255,6 @@ def test_what_an_unasked_turn_said_is_no_answer() -> None:
 
 
 # --- refused by somebody else -----------------------------------------------------------------------
-
-
-def calls(key: str, tool: str, **given: object) -> Assistant:
-    block = {"type": "tool_use", "id": f"use-{key}", "name": tool, "input": given}
-    return Assistant(MessageBody(raw([block]), f"m{key}", "model"))
 
 
 def test_what_claude_refuses_after_the_gate_let_it_through() -> None:

@@ -96,6 +96,11 @@ def work_tree(key: str, name: str = "agent-1") -> HookCallback:
     return HookCallback(key, HookRequest("pre", HookInput(hook_event_name="WorktreeCreate", name=name)))
 
 
+def calls(key: str, tool: str, **given: object) -> Assistant:
+    block = {"type": "tool_use", "id": f"use-{key}", "name": tool, "input": given}
+    return Assistant(MessageBody(raw([block]), f"m{key}", "model"))
+
+
 def permission(key: str, tool: str = "Bash", given: Mapping[str, object] | None = None) -> CanUseTool:
     """A permission question, about the tool use that the hook of the same number was about."""
     return CanUseTool(key, PermissionRequest(tool, f"use-{key.removeprefix('p')}", raw(given or {})))
@@ -238,7 +243,7 @@ def rules(
 
 def located(call: PendingCall, rules: Rules) -> PathsFound:
     """Where the paths of a call lead, on a disk without links."""
-    names = call.given.paths
+    names = call.names
     return PathsFound(call.request_id, tuple(rules.paths.locate(name, resolver()) for name in names))
 
 

@@ -92,6 +92,7 @@ def build_command(
     turns: int | None = None,
     server: Sequence[str] = (),
     config_root: str = "",
+    unreadable: Sequence[str] = (),
 ) -> Command:
     """The whole argv of a session's process, and the files that it names.
 
@@ -105,6 +106,8 @@ def build_command(
         budget: USD that this process may spend: claude's own second lock behind our gate.
         turns: API calls a message may take, likewise.
         server: starts our MCP server, for a session that may use cms.
+        unreadable: patterns of what must not be read: claude keeps to them where no call comes to our gate,
+            in what Grep finds and in what CLAUDE.md brings along (measured: 2.1.332).
         config_root: what it takes for the project's own configuration; "": the work dir.
     """
     arrangement = ARRANGEMENTS[options.preset]
@@ -130,7 +133,8 @@ def build_command(
         argv.append(f"--tools={','.join(arrangement.tools)}")
     # One `--flag=value` per value: the flags take lists, and would swallow what follows.
     argv += [f"--allowedTools={rule}" for rule in options.allowed_tools]
-    argv += [f"--disallowedTools={rule}" for rule in options.disallowed_tools]
+    hidden = [rule for pattern in unreadable for rule in _read_rules(pattern)]
+    argv += [f"--disallowedTools={rule}" for rule in (*options.disallowed_tools, *hidden)]
     for flag, value in (
         ("--agent", options.agent),
         ("--fallback-model", options.fallback_model),
@@ -179,6 +183,13 @@ def _texts(options: SessionOptions, server: Sequence[str]) -> Iterator[tuple[str
             {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}, options.work_dir
         )
         yield "--mcp-config", "mcp-cms.json", msgspec.json.encode({"mcpServers": {"cms": entry}}).decode()
+
+
+def _read_rules(pattern: str) -> tuple[str, str]:
+    """A pattern of ours as rules of claude's: of the place, and of all below it."""
+    place = re.sub(r"([\\\[\]()])", r"\\\1", pattern.removesuffix("/**").rstrip("/"))
+    anchored = f"/{place}" if place.startswith("/") else f"//**/{place}"
+    return f"Read({anchored})", f"Read({anchored}/**)"
 
 
 def _names(*patterns: str) -> Callable[[str], object]:

@@ -138,4 +138,5 @@ class Launcher:
             turns=None if limits.max_turns is None else max(limits.max_turns - state.turns, 1),
             server=(sys.executable, "-P", "-m", "cms", "mcp") if child_socket is not None else (),
             config_root=str(configuration.root),
+            unreadable=self._path_guard.unreadable,
         )

@@ -47,7 +47,7 @@ class PathLookup:
                 nursery.start_soon(self._look, call)
 
     async def _look(self, call: PendingCall) -> None:
-        names = call.given.paths
+        names = call.names
         try:
             paths = await ask_disk(
                 lambda: tuple(locate(self._rules, name) for name in names),

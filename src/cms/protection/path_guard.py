@@ -59,6 +59,11 @@ class PathGuard:
     def __repr__(self) -> str:
         return f"<PathGuard {len(self.paths.protected)} protected, {len(self._lost)} lost>"
 
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """The patterns of what must not be read."""
+        return self._rules.read_paths.patterns if self._rules.safety else ()
+
     async def prepare(self, programs: Sequence[str] = (), *, walls: bool = True) -> ProtectedPaths:
         """Look for what is protected, and note what it is.
 

@@ -20,3 +20,10 @@ WORKTREE_TOOL = "EnterWorktree"
 WORKTREE_HOOK = "WorktreeCreate"
 #: They look at the outside, or at what is planned.
 LOOKING_TOOLS = ("WebFetch", "WebSearch", "CronList")
+#: Whose inputs we know: what else names a file does so by whatever name.
+KNOWN_TOOLS = frozenset(
+    {
+        *READ_TOOLS, *WRITE_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, *LOOKING_TOOLS, QUESTION_TOOL, ANSWER_TOOL,
+        PLAN_TOOL, ENTER_PLAN_TOOL, WORKTREE_TOOL, WORKTREE_HOOK, "Bash",
+    }
+)  # fmt: skip

@@ -37,6 +37,7 @@ from cms.session.gate import (
     is_elsewhere,
     judge,
     needs_paths,
+    touched,
 )
 from cms.session.limits import (
     METER_EVERY,
@@ -148,7 +149,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         state = msgspec.structs.replace(state, gate=())
     breach = turn.breach
     if breach is None:
-        breach = find_breach(state, rules, now) or _gone_away(state, rules, now)
+        breach = find_breach(state, rules, now) or _gone_away(state, rules, now) or touched(state, rules, now)
         if breach is not None:
             actions.append(Note(breach))
     answered_main = False  # a call of the main conversation is answered with the breach

@@ -158,7 +158,13 @@ def fold(state: State, event: Event, now: float) -> State:
         case Began() if state.phase is Phase.READY:
             return _began(state, event, now)
         case Breached(breach=breach) if state.turn is not None and state.turn.breach is None:
-            return _in_turn(state, breach=breach)
+            denials = tuple(
+                _replace(one, violation=True, reason=breach.reason)
+                if breach.denied and (one.by, one.detail) == ("claude", breach.denied)
+                else one
+                for one in state.turn.denials
+            )
+            return _in_turn(state, breach=breach, denials=denials)
         case InterruptSent(unasked=True) if state.unasked is not None:
             return _replace(state, unasked=_replace(state.unasked, interrupted_at=now))
         case InterruptSent():
@@ -318,7 +324,7 @@ def _paths_found(state: State, event: PathsFound) -> State:
     names = tuple(path.name for path in event.paths)
     gate = tuple(
         _replace(call, looking=False, paths=event.paths)
-        if call.request_id == event.request_id and call.given.paths == names
+        if call.request_id == event.request_id and call.names == names
         else call
         for call in state.gate
     )
@@ -332,7 +338,7 @@ def _person_answered(state: State, event: PersonAnswered, now: float) -> State:
     state = _replace(state, last_heard=now)
     if call is None:
         return state
-    paths = None if call.given.paths else ()
+    paths = None if call.names else ()
     return _in_call(state, call.request_id, person=event.answer, paths=paths)
 
 

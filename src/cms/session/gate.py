@@ -253,11 +253,16 @@ def _by_paths(call: PendingCall, rules: Rules) -> GateDecision | None:
         if pattern := rules.protects(target):
             return GateDecision("deny", f"{target.name} is protected ({pattern})", detail, violation=True)
         return None
+    if call.guessed is None and rules.read_paths.patterns:
+        return GateDecision(
+            "deny", "refused: it names more than we look at, and some may not be read", detail
+        )
     for path in call.paths:
+        named = path.name in call.given.paths
         if pattern := rules.read_paths.match(path):
             reason = f"{path.name} is protected from reading ({pattern})"
-            return GateDecision("deny", reason, detail, violation=True)
-        if call.tool not in _READS and (pattern := rules.protects(path)):
+            return GateDecision("deny", reason, detail, violation=named)
+        if named and call.tool not in _READS and (pattern := rules.protects(path)):
             reason = f"{path.name} is protected ({pattern}), and {call.tool} may write"
             return GateDecision("deny", reason, detail)
     return None
@@ -280,6 +285,19 @@ def _by_preset(call: PendingCall, rules: Rules) -> GateDecision:
             return GateDecision("deny", f"{where} is outside of the work dir (preset edit)", detail)
         return GateDecision("pass", detail=detail)
     return GateDecision("deny", f"{tool} is not in preset {rules.preset}", detail)
+
+
+def touched(state: State, rules: Rules, now: float) -> Breach | None:
+    """claude has the rules of what may not be read (`live.argv`), and refuses before it asks us."""
+    if state.turn is None or not (rules.safety and rules.stop_on_violation):
+        return None
+    for one in state.turn.denials:
+        if one.by == "claude" and one.tool in _READS:
+            path = rules.read_paths.locate(one.detail, str)  # (where it leads claude has looked)
+            if pattern := rules.read_paths.match(path):
+                why = f"{one.detail} is protected from reading ({pattern})"
+                return Breach(Outcome.PROTECTED_PATH, why, now, denied=one.detail)
+    return None
 
 
 def breach_of(decision: GateDecision, rules: Rules, now: float) -> Breach | None:

@@ -49,14 +49,14 @@ from cms.protocol.messages import (
     RateLimitInfo,
     Result,
 )
-from cms.protocol.tools import WORKTREE_HOOK
+from cms.protocol.tools import KNOWN_TOOLS, WORKTREE_HOOK
 from cms.session.budget import Grant
 from cms.session.ledger import EPSILON, Charge, Ledger
 from cms.session.model import Denial, InteractionState, Outcome, Question, TokenUsage
 from cms.session.path_rules import NamedPath
 from cms.session.questions import PersonAnswer
 from cms.session.repetition import Repetition
-from cms.session.tool_input import ToolInput, read_input
+from cms.session.tool_input import ToolInput, guess_paths, read_input
 
 #: Background work that owes us a further turn, by claude's `task_type`.
 CLOUD_TASK = "remote_agent"
@@ -77,6 +77,7 @@ class Breach(msgspec.Struct, frozen=True):
     reason: str
     at: float
     api_status: int | None = None  # what claude was retrying against, where that is why
+    denied: str = ""  # what a call was about that claude refused by itself, and that is why
 
 
 CallKind = Literal["hook", "permission", "worktree"]
@@ -93,6 +94,7 @@ class PendingCall(msgspec.Struct, frozen=True):
         at: when it came.
         cwd: where it would be done, "" if claude does not say.
         astray: a subagent's, who works where the main conversation never was, though a work tree was refused.
+        guessed: what may be paths in the input of a tool that we do not know; None: too much to look at.
         paths: where the paths that it names lead; None: that is still to be found out.
         looking: somebody is finding it out.
         person: what a person has said to it.
@@ -114,6 +116,7 @@ class PendingCall(msgspec.Struct, frozen=True):
     person: PersonAnswer | None = None
     cwd: str = ""
     astray: bool = False
+    guessed: tuple[str, ...] | None = ()
 
     @classmethod
     def of(
@@ -133,6 +136,7 @@ class PendingCall(msgspec.Struct, frozen=True):
     ) -> PendingCall:
         """A call that has just come, its input read."""
         given, readable = read_input(input)
+        guessed = () if tool in KNOWN_TOOLS else guess_paths(input)
         return cls(
             request_id=request_id,
             kind=kind,
@@ -145,10 +149,16 @@ class PendingCall(msgspec.Struct, frozen=True):
             complete=complete,
             blocked_path=blocked_path,
             at=at,
-            paths=None if given.paths else (),
+            guessed=guessed,
+            paths=None if given.paths or guessed else (),
             cwd=cwd,
             astray=astray,
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The paths that are to be looked up."""
+        return tuple(dict.fromkeys((*self.given.paths, *(self.guessed or ()))))
 
     @property
     def of_main(self) -> bool:

@@ -5,6 +5,10 @@ The input is the agent's, and of tools that we may not know: any field can have 
 
 from __future__ import annotations
 
+import re
+from typing import Final
+from urllib.parse import unquote
+
 import msgspec
 
 from cms.errors import UNREADABLE
@@ -39,6 +43,7 @@ class ToolInput(msgspec.Struct, frozen=True):
     skill: str | None = None
     description: str | None = None
     isolation: str | None = None
+    code: str | None = msgspec.field(default=None, name="filePath")  # LSP's word for a file
     plan: str = ""
     questions: tuple[QuestionInput, ...] = ()
 
@@ -50,7 +55,8 @@ class ToolInput(msgspec.Struct, frozen=True):
     @property
     def paths(self) -> tuple[str, ...]:
         """The paths that it names, each once."""
-        return tuple(dict.fromkeys(path for path in (self.target, self.path) if path is not None))
+        named = (self.target, self.path, self.code)
+        return tuple(dict.fromkeys(path for path in named if path is not None))
 
     @property
     def detail(self) -> str:
@@ -68,6 +74,7 @@ class ToolInput(msgspec.Struct, frozen=True):
             self.url,
             self.pattern,
             self.path,
+            self.code,
             self.query,
             self.skill,
             self.description,
@@ -89,6 +96,7 @@ _TEXTS = (
     "skill",
     "description",
     "isolation",
+    "filePath",
 )
 
 
@@ -105,6 +113,43 @@ def _piecemeal(raw: msgspec.Raw) -> ToolInput:
         except (KeyError, *UNREADABLE):
             continue
     return msgspec.convert(texts, ToolInput)
+
+
+#: Texts of one input that are looked at, and characters of a path.
+MOST_TEXTS: Final = 256
+_LONGEST: Final = 4096
+#: Arguments that mean a file by their name: all texts in them are paths, those without a slash, too.
+_FILE_WORDS: Final = re.compile(
+    r"(?i)path|file|dir(ectory|s)?$|folder|uri|root|cwd|source|dest(ination)?$|^(src|dst)$"
+)
+
+
+def guess_paths(raw: msgspec.Raw) -> tuple[str, ...] | None:
+    """The paths that the input of a tool that we do not know may name; None: more than are looked at."""
+    try:
+        todo: list[tuple[str, object]] = [("", msgspec.json.decode(raw))]
+    except UNREADABLE:
+        return None
+    found: dict[str, None] = {}
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, dict):
+            todo += ((key, inner) for key, inner in value.items())
+        elif isinstance(value, list):
+            todo += ((name, inner) for inner in value)
+        elif isinstance(value, str) and (path := _path_of(name, value)):
+            found[path] = None
+        if len(todo) > MOST_TEXTS or len(found) > MOST_TEXTS:
+            return None
+    return tuple(found)
+
+
+def _path_of(name: str, text: str) -> str:
+    if text.startswith("file:"):
+        return unquote(re.sub(r"^file:(//[^/]*)?", "", text))
+    if len(text) > _LONGEST or "\n" in text or "://" in text:
+        return ""
+    return text if "/" in text or text.startswith("~") or _FILE_WORDS.search(name) else ""
 
 
 def read_input(raw: msgspec.Raw) -> tuple[ToolInput, bool]:
