@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import unquote
 
 import msgspec
 
@@ -122,6 +121,7 @@ _LONGEST: Final = 4096
 _FILE_WORDS: Final = re.compile(
     r"(?i)path|file|dir(ectory|s)?$|folder|uri|root|cwd|source|dest(ination)?$|^(src|dst)$"
 )
+_ESCAPED: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 
 
 def guess_paths(raw: msgspec.Raw) -> tuple[str, ...] | None:
@@ -146,7 +146,8 @@ def guess_paths(raw: msgspec.Raw) -> tuple[str, ...] | None:
 
 def _path_of(name: str, text: str) -> str:
     if text.startswith("file:"):
-        return unquote(re.sub(r"^file:(//[^/]*)?", "", text))
+        place = re.sub(r"^file:(//[^/]*)?", "", text).encode("utf-8", "surrogateescape")
+        return _ESCAPED.sub(lambda found: bytes.fromhex(found[1].decode()), place).decode("utf-8", "replace")
     if len(text) > _LONGEST or "\n" in text or "://" in text:
         return ""
     return text if "/" in text or text.startswith("~") or _FILE_WORDS.search(name) else ""
