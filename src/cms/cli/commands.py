@@ -84,6 +84,7 @@ COMMANDS: Final = (
     Command(("history",), "cms.cli.status:history", "NAME [flags]", LOOKING, "any", common=False),
     Command(("list",), "cms.cli.status:list_sessions", "[flags]", LOOKING),
     Command(("top",), "cms.cli.top:top", "[flags]", LOOKING),
+    Command(("view",), "cms.cli.view:view", "[flags]", LOOKING),
     Command(("logs",), "cms.cli.logs:logs", "NAME [flags]", LOOKING, "any"),
     Command(("audit",), "cms.cli.audit:audit", "NAME [flags]", LOOKING, "any", common=False),
     Command(("search",), "cms.cli.search:search", "WORD... [flags]", LOOKING),

@@ -12,12 +12,14 @@ Whatever goes wrong here is told (`warn`) and forgotten.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import msgspec
+import trio
 
 from cms.batch import report, scores
 from cms.batch.model import BatchRecord, TaskView, view
@@ -26,6 +28,7 @@ from cms.config import caller_environ
 from cms.disk import NotOurs, ask_disk, open_own, replace_own
 from cms.errors import CmsError, DiskTimeout
 from cms.json_output import encode
+from cms.page.document import batch_report
 from cms.protection.links import locate
 from cms.protection.rules import build_path_rules
 from cms.store import batch_scores, batch_tasks, batches
@@ -193,14 +196,17 @@ def write_own_report(path: Path, text: str, work_dir: str) -> None:
 
 async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
     """The report of a batch as it stands, as Markdown or as a page."""
-    gathered = report.Gathering()
+    gathered = report.Gathering(report.PAGE_ROWS if html else report.ROWS)
     after = -1
     while tasks := await store.read(batch_tasks.page, batch.id, after, _PAGE):
         gathered.add([view(task) for task in tasks])
         after = tasks[-1].seq
     passed = await scores_of(store, batch)
     found = gathered.found(await store.read(batches.cost_by_model, batch.id), passed)
-    return report.page(batch, found) if html else report.markdown(batch, found)
+    if not html:
+        return report.markdown(batch, found)
+    # Ten thousand rows take the better part of a second: not on trio's thread.
+    return await trio.to_thread.run_sync(batch_report, batch, found, time.time())
 
 
 async def scores_of(store: Store, batch: BatchRecord) -> tuple[CellScore, ...]:

@@ -128,9 +128,14 @@ class BatchTasksResult(Record, frozen=True):
 
 
 class BatchScoresResult(Record, frozen=True):
-    """What passed, cell by cell; empty where every task is done once and there is no matrix."""
+    """What passed, cell by cell; empty where every task is done once and there is no matrix.
+
+    Attributes:
+        cost_by_model: US dollars.
+    """
 
     scores: tuple[CellScore, ...]
+    cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class BatchReportResult(Record, frozen=True):

@@ -166,6 +166,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was hung up, or lost: then it carries no more requests."""
+        return self._socket.fileno() < 0
+
     def close(self) -> None:
         """Hang up. A request under way counts as cancelled."""
         self._socket.close()

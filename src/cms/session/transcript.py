@@ -126,9 +126,14 @@ _written = msgspec.json.Decoder(_Written)
 
 
 class Transcript:
-    """Folds raw lines, oldest first. `read` gives what a line adds."""
+    """Folds raw lines, oldest first. `read` gives what a line adds.
+
+    Attributes:
+        spent: US dollars that claude has counted in what was read, over all its processes.
+    """
 
     def __init__(self) -> None:
+        self.spent = 0.0
         self._calls: dict[str, tuple[str, str]] = {}  # request id -> (tool, its arguments)
         self._refused: set[str] = set()  # tool_use_ids
         self._uses: dict[str, str] = {}  # request id -> tool_use_id
@@ -217,7 +222,7 @@ class Transcript:
                 if ask.tool_name == QUESTION_TOOL:
                     return (Moment(at, "asks", arguments_of(ask.input), ask.tool_name),)
             case ControlResponse(response=reply):
-                self._total = msgspec.json.decode(reply.response, type=UsageReply).session.total_cost_usd
+                self._count(msgspec.json.decode(reply.response, type=UsageReply).session.total_cost_usd)
                 if self._before is None:
                     self._before = self._total
             case PermissionDenied(tool_name=tool, message=message, tool_use_id=use):
@@ -261,13 +266,20 @@ class Transcript:
                 found.append(Moment(at, "text", unwrapped(block.text), subagent=sub))
         return tuple(found)
 
+    def _count(self, total: float) -> None:
+        """A reading of claude's own total. The first of a process says where it begins."""
+        if self._total is not None:
+            self.spent += max(0.0, total - self._total)
+        self._total = total
+
     def _done(self, at: float, result: Result) -> Moment:
         cost = None
         if result.total_cost_usd is not None:
             if self._before is not None:
                 cost = max(0.0, result.total_cost_usd - self._before)
             # A later result, unasked, counts from here.
-            self._total = self._before = result.total_cost_usd
+            self._count(result.total_cost_usd)
+            self._before = self._total
         self._seen.clear()
         text = ""
         if result.is_error or result.subtype != "success":

@@ -189,7 +189,8 @@ class BatchHandlers:
 
     async def scores(self, params: BatchParams) -> BatchScoresResult:
         record = await self._store.read(batches.find, params.id)
-        return BatchScoresResult(await scores_of(self._store, record))
+        costs = dict(await self._store.read(batches.cost_by_model, record.id))
+        return BatchScoresResult(await scores_of(self._store, record), costs)
 
 
 #: Characters of responses in one page: a line of the protocol is bounded.

@@ -1,0 +1,58 @@
+"""What a person may do from a page: stop, kill, answer. Only where the server was started with `--act`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from cms.rpc.questions import SESSION_ANSWER, AnswerParams
+from cms.rpc.sessions import SESSION_KILL, SESSION_STOP, NameParams, StopParams, StopResult
+from cms.session.model import Record
+from cms.view.ask import Daemon
+
+#: Bytes of one.
+MOST = 256 * 1024
+
+
+class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One act, as a page posts it. The last four are for `answer` (`rpc.questions.AnswerParams`)."""
+
+    act: Literal["stop", "kill", "answer"]
+    name: str
+    id: str = ""
+    texts: tuple[str, ...] = ()
+    deny: bool = False
+    message: str = ""
+
+
+class Done(Record, frozen=True):
+    """What is told of it. `hint`: what to do where it was not done."""
+
+    message: str
+    hint: str = ""
+
+
+def carry_out(daemon: Daemon, act: Act) -> Done:
+    """Do it, and wait until it is done.
+
+    Raises:
+        CmsError: it was not.
+    """
+    if act.act == "answer":
+        told = daemon.call(SESSION_ANSWER, AnswerParams(act.name, act.texts, act.id, act.deny, act.message))
+        more = f"; {told.left} more to answer" if told.left else ""
+        return Done(f"{told.session.name}: {'refused' if act.deny else 'answered'}{more}")
+    if act.act == "stop":
+        return _ended("stopped", daemon.call(SESSION_STOP, StopParams(act.name)))
+    return _ended("killed", daemon.call(SESSION_KILL, NameParams(act.name)))
+
+
+def _ended(how: str, result: StopResult) -> Done:
+    name, receipt = result.session.name, result.receipt
+    if receipt is None:
+        return Done(f"{name}: it was not running")
+    if receipt.empty:
+        return Done(f"{name}: {how}, nothing of it is left running")
+    left = f"{len(receipt.left)} of its processes may be left" if receipt.left else "that cannot be proved"
+    return Done(f"{name}: {how}, but {left}", hint=f"cms status {name} has more")
