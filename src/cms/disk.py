@@ -86,6 +86,22 @@ def read_small(path: Path, most: int) -> bytes:
     return data
 
 
+def read_part(path: Path, start: int, most: int) -> bytes:
+    """At most `most` bytes of a regular file from `start` on, or (below 0) so many before its end.
+
+    What an agent may have put there: a link is not followed, a pipe not waited for.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | _FILE), "rb") as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        file.seek(max(info.st_size + start, 0) if start < 0 else start)
+        return file.read(most)
+
+
 def open_own(path: Path, agents: Path) -> int:
     """A descriptor to read and append to a file of ours, made if it is not there (0600).
 

@@ -36,12 +36,21 @@ def has_transcript(record: SessionRecord, environ: Mapping[str, str]) -> bool:
     """
     if not record.claude_session_id:
         return False
-    environ = environ_of(record, environ)
-    folder = environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME") or Path.home(), ".claude")
+    return find_transcript(record.claude_session_id, environ_of(record, environ)) is not None
+
+
+def find_transcript(conversation_id: str, environ: Mapping[str, str]) -> Path | None:
+    """Where a conversation is kept; None: nowhere. It looks at the disk, as `has_transcript`."""
     try:
-        return any(
-            (project / f"{record.claude_session_id}.jsonl").is_file()
-            for project in Path(folder, "projects").iterdir()
-        )
+        for project in projects_folder(environ).iterdir():
+            if (path := project / f"{conversation_id}.jsonl").is_file():
+                return path
     except OSError:
-        return False
+        pass
+    return None
+
+
+def projects_folder(environ: Mapping[str, str]) -> Path:
+    """The folder with a folder of conversations for each work dir."""
+    folder = environ.get("CLAUDE_CONFIG_DIR") or Path(environ.get("HOME") or Path.home(), ".claude")
+    return Path(folder, "projects")

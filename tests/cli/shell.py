@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -132,7 +133,14 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
-    here = Shell(tmp_path_factory.mktemp("shell"))
+    with open_shell(tmp_path_factory.mktemp("shell")) as here:
+        yield here
+
+
+@contextmanager
+def open_shell(root: Path) -> Iterator[Shell]:
+    """A shell in that folder, of which nothing is left at the end."""
+    here = Shell(root)
     yield here
     here.close()
     here.cms("batches")  # where the last daemon was killed, the next one clears up behind it

@@ -127,6 +127,7 @@ def test_the_icons_are_the_originals() -> None:
         "ready": "●",
         "busy": "⟳",
         "paused": "⏸",
+        "attached": "⌨",  # ours: the original could not
         "stopped": "□",
         "killed": "⊘",
         "failed": "✗",

@@ -16,7 +16,15 @@ from cms.batch.model import BatchOptions, TaskSpec
 from cms.config import Settings
 from cms.daemon.handlers.batches import BatchHandlers
 from cms.daemon.server import Server, open_listener
-from cms.errors import ChangeNotFound, CmsError, NameTaken, NothingAsked, UsageError, WrongStatus
+from cms.errors import (
+    ChangeNotFound,
+    CmsError,
+    ContainmentError,
+    NameTaken,
+    NothingAsked,
+    UsageError,
+    WrongStatus,
+)
 from cms.fleet.batches import open_batches
 from cms.rpc import audit, batches, changes, daemon, metrics, money, overview, questions, search, sessions
 from cms.rpc.client import Client, connect
@@ -123,6 +131,8 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk.refused(sessions.SESSION_TAG, sessions.TagParams("b", ("-x",)), UsageError)
     assert len(walk(sessions.SESSION_LIST, sessions.ListParams(tags=("x",))).sessions) == 1
     walk(overview.SESSIONS_OVERVIEW, Nothing())
+    by_hand = sessions.AttachParams("c", "/dev/null", "a person")  # which is no terminal
+    walk.refused(sessions.SESSION_ATTACH, by_hand, ContainmentError)
     assert walk(sessions.SESSION_STOP, sessions.StopParams("b")).receipt is not None
     assert walk(sessions.SESSION_KILL, name).receipt is not None
     walk.refused(sessions.SESSION_INTERRUPT, name, WrongStatus)

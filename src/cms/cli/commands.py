@@ -66,6 +66,7 @@ COMMANDS: Final = (
         "any",
     ),
     Command(("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS, "any"),
+    Command(("attach",), "cms.cli.attach:attach", "NAME [flags]", SESSIONS, "any"),
     Command(("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS, "live", common=False),
     Command(
         ("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS, "any", common=False

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cyclopts.argument import Argument
 
 _SESSION = {name: command.session for command in COMMANDS for name in command.names}
-_LIVE = frozenset({"starting", "ready", "busy", "paused"})
+_LIVE = frozenset({"starting", "ready", "busy", "paused", "attached"})
 _SHELLS = ("bash", "zsh", "fish")
 
 Candidate = tuple[str, str]

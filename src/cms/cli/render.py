@@ -39,6 +39,7 @@ STATUS_ICONS: dict[SessionStatus, tuple[str, str, str]] = {
     SessionStatus.READY: ("●", "*", "32"),
     SessionStatus.BUSY: ("⟳", ">", "33"),
     SessionStatus.PAUSED: ("⏸", "=", "36"),
+    SessionStatus.ATTACHED: ("⌨", "&", "36"),
     SessionStatus.STOPPED: ("□", "-", "2"),
     SessionStatus.KILLED: ("⊘", "/", "31"),
     SessionStatus.FAILED: ("✗", "x", "31"),

@@ -12,6 +12,7 @@ child is killed.
 
 from __future__ import annotations
 
+import errno
 import functools
 import marshal
 import os
@@ -60,10 +61,16 @@ class _Attempt:
     def __init__(self, spec: Spec, plan: Plan) -> None:
         self.name = spec.label or spec.argv[0]
         self.umask = spec.umask
+        self.terminal = spec.terminal is not None
         self.plan = plan
         make_in, make_out = (_socket_in, _socket_out) if spec.sockets else (os.pipe, os.pipe)
+        terminal = () if spec.terminal is None else _open_terminal(spec.terminal)
         (stdin, our_stdin), (our_stdout, stdout), (our_stderr, stderr) = make_in(), make_out(), os.pipe()
         self.theirs: tuple[int, ...] = (stdin, stdout, stderr)
+        if terminal:
+            for fd in self.theirs:
+                os.close(fd)
+            self.theirs = terminal
         self.streams = Streams(
             trio.lowlevel.FdStream(our_stdin),
             trio.lowlevel.FdStream(our_stdout),
@@ -88,6 +95,7 @@ class _Attempt:
                 letter.write(_shim_code())
                 orders.control = theirs.fileno()
                 orders.stdio = self.theirs
+                orders.terminal = self.terminal
                 orders.supervisor = os.getpid()
                 # A folder that is covered shows the mode of the upper layer, which is new.
                 orders.modes = tuple(
@@ -184,7 +192,10 @@ async def launch(
         ContainmentError: the container could not be made, or the command not be run; nothing is left of it.
         WorkDirError: the command cannot start in its `cwd`.
     """
-    attempt = _Attempt(spec, plan)
+    try:
+        attempt = _Attempt(spec, plan)
+    except OSError as error:
+        raise ContainmentError(f"{spec.label or spec.argv[0]}: {spec.terminal}: {error.strerror}") from error
     try:
         with trio.move_on_after(START_WITHIN):
             if delegation is not None:
@@ -237,6 +248,20 @@ def _readable(data: bytes) -> int:
     os.write(writer, data)
     os.close(writer)
     return reader
+
+
+def _open_terminal(path: Path) -> tuple[int, int, int]:
+    """The same terminal three times. It is not ours, whoever's controlling terminal it becomes.
+
+    Raises:
+        OSError: it is no terminal of this user.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not os.isatty(fd) or os.fstat(fd).st_uid != os.geteuid():
+        os.close(fd)
+        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+    os.set_blocking(fd, True)
+    return fd, os.dup(fd), os.dup(fd)
 
 
 def _socket_in() -> tuple[int, int]:

@@ -135,6 +135,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
         open_files: the soft limit on open files of each process; 0: ours.
         sockets: stdin and stdout are sockets. A pipe is opened by any process of the same user through
             /proc/PID/fd, a socket by none. For what speaks a protocol: `echo > /dev/stdout` needs a pipe.
+        terminal: a pseudo-terminal's device that is stdin, stdout and stderr instead, and the command's
+            controlling terminal; nobody else's may it be. `Container.stdin` and its like lead nowhere then.
     """
 
     argv: tuple[str, ...]
@@ -156,6 +158,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     umask: int = -1
     open_files: int = 0
     sockets: bool = False
+    terminal: Path | None = None
     sandbox: bool = False
 
 

@@ -96,6 +96,7 @@ class Orders:
         "seccomp",
         "stdio",
         "supervisor",
+        "terminal",
         "user_namespace",
     )
 
@@ -108,6 +109,7 @@ class Orders:
         *,
         control: int = -1,
         stdio: tuple[int, ...] = (),
+        terminal: bool = False,
         supervisor: int = -1,
         leaf: bytes = b"",
         marker: bytes = b"",
@@ -126,6 +128,7 @@ class Orders:
         self.cwd = cwd
         self.control = control
         self.stdio = stdio
+        self.terminal = terminal
         self.supervisor = supervisor
         self.leaf = leaf
         self.marker = marker
@@ -334,6 +337,9 @@ class Shim:
             os.setsid()
             for target, fd in enumerate(orders.stdio):
                 os.dup2(fd, target)
+            if orders.terminal:
+                stage = "terminal"
+                self.take_terminal()
             stage = "chdir"
             os.chdir(orders.cwd)
             stage = "limits"
@@ -361,6 +367,13 @@ class Shim:
             os.write(executing, b"!")
         finally:
             os._exit(127)
+
+    def take_terminal(self) -> None:
+        """Stdin is the controlling terminal from now on: Ctrl-C and a hang-up reach the command."""
+        import fcntl
+        import termios
+
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     # --- while it runs, and at its end --------------------------------------------------------------
 

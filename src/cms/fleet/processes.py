@@ -9,6 +9,8 @@ import logging
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -29,6 +31,8 @@ from cms.store import sessions
 from cms.store.store import Store
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made", bound=Runner)
 
 
 class Processes(Sessions):
@@ -68,6 +72,7 @@ class Processes(Sessions):
             await runner.wait_gone()
             runner = None
         if runner is not None:
+            runner.check_not_held("be sent to")
             return runner
         runner = await self._bring_up(name)
         if runner.record.interaction_count == 0 or runner.record.total_turns > 0:
@@ -84,6 +89,15 @@ class Processes(Sessions):
         return runner
 
     async def _bring_up(self, name: str) -> Runner:
+        return self._begin(await self._prepare(name, Runner))
+
+    def _begin(self, runner: Made) -> Made:
+        name = runner.record.name
+        self._runners[name] = runner
+        self._nursery.start_soon(at_own_door, f"session {name}", partial(self._run, runner))
+        return runner
+
+    async def _prepare(self, name: str, kind: type[Made], terminal: Path | None = None) -> Made:
         await self._save_lost(name)
         record = await self.get(name)
         if record.status in LIVE:
@@ -103,7 +117,7 @@ class Processes(Sessions):
             layered = (record.options.work_dir, str(workspace.folder))
             rules = msgspec.structs.replace(rules, layered=layered)
         self.children.check_room()
-        runner = Runner(
+        return kind(
             record,
             rules=rules,
             settings=settings,
@@ -113,10 +127,8 @@ class Processes(Sessions):
             resume=record.claude_session_id or record.options.fork_of,
             fork=bool(record.options.fork_of) and not record.claude_session_id,
             child_sockets=self._child_sockets if record.options.allow_cms else None,
+            terminal=terminal,
         )
-        self._runners[name] = runner
-        self._nursery.start_soon(at_own_door, f"session {name}", partial(self._run, runner))
-        return runner
 
     async def _save_lost(self, name: str) -> None:
         """Before anything new is written about a session: what the store missed. The caller has its lock."""
@@ -184,6 +196,7 @@ class Processes(Sessions):
             runner = self._runners.get(name)
             if runner is None or runner.ending:
                 raise WrongStatus(name, str(record.status), "be paused", hint="only what is alive can be")
+            runner.check_not_held("be paused")
             await runner.wait_ready()
             runner.set_paused(True)
             if freeze:

@@ -20,13 +20,14 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 import msgspec
 import trio
 
 from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Mechanism, find_mechanism
-from cms.errors import UsageError, WrongStatus
+from cms.errors import ContainmentError, UsageError, WrongStatus
 from cms.fleet.admission import check_containment
 from cms.fleet.changes import end_cut_off
 from cms.fleet.delegation import Accepted, Delegation, Delegations
@@ -37,6 +38,7 @@ from cms.fleet.session_hooks import SessionHooks
 from cms.fleet.sessions import elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
+from cms.live.attached import AttachedRunner
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket
 from cms.options import Layer, limits_of, resolve
@@ -273,6 +275,54 @@ class Supervisor(Processes):
             )
             await runner.accept(interaction, *(() if after is None else (after,)))
         return interaction
+
+    # --- by hand ----------------------------------------------------------------------------------
+
+    async def attach(
+        self, name: str, terminal: Path, who: str, *, max_cost: float | None = None
+    ) -> tuple[AttachedRunner, Receipt | None]:
+        """Let a person have a session in claude's own interface; gives how the process before it was ended.
+
+        What it is doing is broken off. It is theirs once this returns, until they leave claude, or until it
+        is ended as any session.
+
+        Args:
+            terminal: the device of a pseudo-terminal, which nobody else has for a controlling one.
+            who: has it, for those who find it taken.
+            max_cost: what it may cost from now on, in US dollars; None: as before.
+
+        Raises:
+            CmsError: they do not have it. The process before it may be ended all the same.
+        """
+        record = await self.get(name)
+        if (runner := self._runners.get(name)) is not None:
+            runner.check_not_held("be taken over")
+        if record.options.safety and not self.mechanism.guarantees.protected_paths.strong:
+            raise ContainmentError(
+                f"nothing would hold {name!r} to its protected paths: this machine has no walls for it, and "
+                "claude's own interface has no gate",
+                hint="`cms doctor` shows what is missing",
+            )
+        if record.claude_session_id and not await self.can_continue(record):
+            raise WrongStatus(name, "without a conversation", "be taken over", hint="claude has removed it")
+        _, stopped = await self.stop(name, reason=f"taken over by {who}")
+        while await self.under_way.wait_over(name):
+            pass
+        if max_cost is not None:
+            await self._set_terms(name, Limits(max_cost=max_cost), None, None)
+        async with self.turn(name):
+            record = await self.get(name)
+            if name in self._runners:
+                raise WrongStatus(name, str(record.status), "be taken over", hint="try again")
+            most = record.options.limits.max_cost
+            if most is not None and record.total_cost_usd >= most:
+                hint = f"cms attach {name} --max-cost {2 * most:g}"
+                raise UsageError(f"{name!r} has spent ${record.total_cost_usd:.4f} of ${most:.4f}", hint=hint)
+            held = await self._prepare(name, AttachedRunner, terminal)
+            held.hold(who, await self.children.scopes(record))
+            self._begin(held)
+            await held.wait_ready()
+        return held, stopped
 
     # --- delegations ------------------------------------------------------------------------------
 

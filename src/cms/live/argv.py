@@ -64,6 +64,15 @@ _WRITES = (
 _REVIEW = "Review only: read, judge, and report findings with file and line. Change nothing."
 
 
+#: How claude is spoken to by a program.
+_PROTOCOL: Final = (
+    "-p",
+    "--input-format=stream-json",
+    "--output-format=stream-json",
+    "--verbose",
+    "--include-partial-messages",
+    "--permission-prompt-tool=stdio",
+)
 #: The file of `--settings`.
 SETTINGS_FILE: Final = "settings.json"
 
@@ -93,6 +102,7 @@ def build_command(
     server: Sequence[str] = (),
     config_root: str = "",
     unreadable: Sequence[str] = (),
+    by_hand: bool = False,
 ) -> Command:
     """The whole argv of a session's process, and the files that it names.
 
@@ -109,16 +119,12 @@ def build_command(
         unreadable: patterns of what must not be read: claude keeps to them where no call comes to our gate,
             in what Grep finds and in what CLAUDE.md brings along (measured: 2.1.332).
         config_root: what it takes for the project's own configuration; "": the work dir.
+        by_hand: claude's own interface, for a person: no protocol, and nothing that only `-p` knows.
     """
     arrangement = ARRANGEMENTS[options.preset]
     argv = [
         *claude,
-        "-p",
-        "--input-format=stream-json",
-        "--output-format=stream-json",
-        "--verbose",
-        "--include-partial-messages",
-        "--permission-prompt-tool=stdio",
+        *(() if by_hand else _PROTOCOL),
         f"--permission-mode={options.permission_mode or arrangement.mode}",
         f"--model={options.model}",
     ]
@@ -140,7 +146,7 @@ def build_command(
         ("--fallback-model", options.fallback_model),
         ("--effort", options.effort),
         # (claude takes no file; `json_schema` bounds it.)
-        ("--json-schema", options.json_schema),
+        ("--json-schema", "" if by_hand else options.json_schema),
     ):
         if value:
             argv.append(f"{flag}={value}")
@@ -148,30 +154,32 @@ def build_command(
         argv.append(f"--project-config-root={config_root}")
     argv += [f"--add-dir={added}" for added in options.add_dirs]
     files: dict[Path, bytes] = {}
-    for flag, name, text in _texts(options, server):
+    for flag, name, text in _texts(options, server, by_hand=by_hand):
         files[folder / name] = text.encode("utf-8", "surrogateescape")
         argv.append(f"{flag}={folder / name}")
     if server:
         # The daemon judges each request by who asks; nobody would be there to permit it here.
         argv.append("--allowedTools=mcp__cms")
-    if budget is not None:
+    if budget is not None and not by_hand:
         argv.append(f"--max-budget-usd={budget:.6f}")
-    if turns is not None:
+    if turns is not None and not by_hand:
         argv.append(f"--max-turns={turns}")
     return Command(tuple(argv), files)
 
 
-def _texts(options: SessionOptions, server: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+def _texts(
+    options: SessionOptions, server: Sequence[str], *, by_hand: bool
+) -> Iterator[tuple[str, str, str]]:
     """What claude is given in files: flag, name of the file, text."""
     if options.system_prompt:
         yield "--system-prompt-file", "system-prompt.txt", options.system_prompt
     appended = [options.append_system_prompt] if options.append_system_prompt else []
     if options.preset == "review":
         appended.append(_REVIEW)
-    if options.delegated:
+    if options.delegated and not by_hand:
         appended.append(_ATTENDED if options.ask_timeout else _UNATTENDED)
-        if options.safety and options.writes == "workdir":
-            appended.append(_WRITES)
+    if options.delegated and options.safety and options.writes == "workdir":
+        appended.append(_WRITES)
     if appended:
         yield "--append-system-prompt-file", "append-system-prompt.txt", "\n\n".join(appended)
     if options.settings:

@@ -12,7 +12,7 @@ Everything here touches the disk, the project's too: call it in a thread (`cms.d
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -62,6 +62,16 @@ class Configuration(msgspec.Struct, frozen=True):
     def take_place(self, options: SessionOptions) -> SessionOptions:
         """The options with what claude is given instead of the user's files."""
         return msgspec.structs.replace(options, settings=self.settings, mcp_config=self.mcp_config)
+
+    def with_status_line(self, command: Callable[[str], str]) -> Configuration:
+        """With a status line command, made from the one that is in force without it ("": none is)."""
+        said = decode_object(self.settings.encode()) or {}
+        given = (found.get("statusLine") for found in (said, self.expected.project, self.expected.user))
+        line: dict[str, object] = next((one for one in given if isinstance(one, dict)), {})
+        before = line.get("command")
+        ours = command(before if isinstance(before, str) else "")
+        said = {**said, "statusLine": {**line, "type": "command", "command": ours}}
+        return msgspec.structs.replace(self, settings=msgspec.json.encode(said).decode())
 
     @property
     def environ(self) -> dict[str, str]:

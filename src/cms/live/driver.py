@@ -386,7 +386,7 @@ class Driver:
     async def refuse(self, interaction: Interaction, outcome: Outcome, why: str) -> None:
         """This one is not sent: give it an end, and wait until that is stored."""
         self._settled = trio.Event()
-        self._store_end(ended(interaction, outcome, why, at=self._context.now()))
+        self.store_end(ended(interaction, outcome, why, at=self._context.now()))
         await self.wait_settled()
 
     async def wait_settled(self) -> None:
@@ -439,9 +439,10 @@ class Driver:
         )
         context.fold(Settled())
         self.activity = ""
-        self._store_end(finished)
+        self.store_end(finished)
 
-    def _store_end(self, finished: Interaction) -> None:
+    def store_end(self, finished: Interaction) -> None:
+        """A message has ended so: have it stored, and then whoever waits told."""
         context = self._context
         self._current = None
         pending = self._pending.update(finished)

@@ -13,6 +13,7 @@ from cms.errors import MachineError
 from cms.live.argv import Command, build_command, build_environment
 from cms.live.configuration import Configuration, prepare_configuration
 from cms.live.context import SessionContext
+from cms.live.conversation_meter import FIGURES, status_command
 from cms.live.login import Login, copy_login
 from cms.live.process import AgentProcess
 from cms.live.workspace import ENVIRON, LentView, Workspace
@@ -28,6 +29,7 @@ class Launcher:
         workspace: the view of its folder that it works in, where that is not the folder itself.
         resume: the conversation that the process goes on with; "": a new one.
         fork: it branches off from that one.
+        terminal: where a person is to have it, in claude's own interface.
 
     Attributes:
         login: what it logs in with, where that is a copy; kept up by a task (`Login.keep`).
@@ -43,6 +45,7 @@ class Launcher:
         workspace: Workspace | LentView | None,
         resume: str,
         fork: bool,
+        terminal: Path | None = None,
     ) -> None:
         self._context = context
         self._path_guard = path_guard
@@ -51,6 +54,7 @@ class Launcher:
         self._workspace = workspace
         self._resume = resume
         self._fork = fork
+        self._terminal = terminal
         self.login: Login | None = None
 
     async def configure(self, folder: Path) -> Configuration:
@@ -93,6 +97,11 @@ class Launcher:
                 await ask_disk(self._workspace.note_used, "cms's own folder")
             except OSError as error:
                 raise MachineError(f"its view cannot be noted: {error.strerror}") from error
+        if self._terminal is not None:
+            figures = scratch / FIGURES
+            configuration = configuration.with_status_line(
+                lambda before: status_command(figures, before, record.name)
+            )
         command = self._command(claude, configuration, child_socket)
         await ask_disk(lambda: write_files(command.files), "what a session is started with")
         return await AgentProcess.start(
@@ -114,6 +123,7 @@ class Launcher:
             scratch=scratch,
             configuration=configuration.folder,
             login=self.login,
+            terminal=self._terminal,
             paths=paths,
             log=raw,
             label=record.name,
@@ -139,4 +149,5 @@ class Launcher:
             server=(sys.executable, "-P", "-m", "cms", "mcp") if child_socket is not None else (),
             config_root=str(configuration.root),
             unreadable=self._path_guard.unreadable,
+            by_hand=self._terminal is not None,
         )

@@ -106,6 +106,7 @@ class AgentProcess:
         scratch: Path | None = None,
         configuration: Path | None = None,
         login: Login | None = None,
+        terminal: Path | None = None,
         paths: ProtectedPaths = NO_PATHS,
         max_memory: int | None = None,
         max_procs: int | None = None,
@@ -117,6 +118,7 @@ class AgentProcess:
             scratch: its scratch folder; it does not see those of others.
             configuration: a folder that it reads and does not write.
             login: its login, where it is not to see the user's own: a folder in `configuration`.
+            terminal: what it is on, instead of the streams of a protocol.
             paths: what it must not write, or not even read.
 
         Raises:
@@ -138,6 +140,7 @@ class AgentProcess:
             umask=settings.umask,
             open_files=settings.open_files,
             sockets=True,
+            terminal=terminal,
         )
         try:
             container = await mechanism.start(walled(spec, paths, agent=True))

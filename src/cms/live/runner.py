@@ -87,7 +87,13 @@ class Runner:
         resume: the conversation that the process goes on with; "": a new one.
         fork: it branches off from that one.
         child_sockets: opens the way through which it may use cms, for as long as it lives; None: it may not.
+        terminal: where a person is to have it, in claude's own interface (`attached.AttachedRunner`).
+
+    Attributes:
+        held_by: who has it by hand; "": nobody, and it takes messages.
     """
+
+    held_by = ""
 
     def __init__(
         self,
@@ -101,6 +107,7 @@ class Runner:
         resume: str,
         fork: bool = False,
         child_sockets: OpenChildSocket | None = None,
+        terminal: Path | None = None,
     ) -> None:
         self._child_sockets = child_sockets
         self._settings = settings
@@ -127,8 +134,10 @@ class Runner:
             workspace=workspace,
             resume=resume,
             fork=fork,
+            terminal=terminal,
         )
         self._process: AgentProcess | None = None
+        self._process_id = ""
         self._ready = trio.Event()
         self._opened = False
         self._ladder: Ladder | None = None
@@ -249,8 +258,20 @@ class Runner:
             with trio.CancelScope(shield=True):
                 await self._final.write()
 
+    def check_not_held(self, wanted: str) -> None:
+        """Nobody has it by hand.
+
+        Raises:
+            WrongStatus: somebody has.
+        """
+        if self.held_by:
+            name = self.record.name
+            hint = f"{self.held_by} has it: leave claude there, or end it with `cms stop {name}`"
+            raise WrongStatus(name, "attached", wanted, hint=hint)
+
     def _check_open(self) -> None:
         name = self.record.name
+        self.check_not_held("take a message")
         if self._end.has_begun():
             raise WrongStatus(name, "stopping", "take a message", hint="try again in a moment")
         if self._context.paused:
@@ -443,7 +464,7 @@ class Runner:
 
     def _take(self, process: AgentProcess) -> None:
         self._context.fold(Launched())
-        process_id = f"{self.record.id}/{process.pid}@{self._context.now():.3f}"
+        self._process_id = process_id = f"{self.record.id}/{process.pid}@{self._context.now():.3f}"
         self._driver.take(process, process_id)
         self._final.take(process, process_id, self._path_guard)
         walls = self._path_guard.started(process.container)
@@ -452,7 +473,7 @@ class Runner:
         mode = f", permission mode {options.permission_mode}" if options.permission_mode else ""
         how = f"{process.container.mechanism}, pid {process.pid}, {options.preset}, {options.model}{mode}"
         entries = (
-            self._context.entry("start", "started", how),
+            self._context.entry("start", "attached" if self.held_by else "started", how),
             *entries_of_walls(walls, self._context.entry),
         )
         self._note_whereabouts()

@@ -43,6 +43,7 @@ class Ladder:
         reason: str,
         *,
         interrupt: Callable[[], Awaitable[None]] | None,
+        eof: bool = True,
         total: float = math.inf,
         at: float,
     ) -> Receipt:
@@ -51,6 +52,7 @@ class Ladder:
         Args:
             reason: for the receipt.
             interrupt: ends the turn in flight and returns when it is over; None if there is none.
+            eof: the end of its input would end it.
             total: seconds for all that is polite.
             at: the time that the receipt is dated with.
         """
@@ -61,7 +63,8 @@ class Ladder:
             if interrupt is not None:
                 await self._step("interrupt", interrupt)
             self._process.close_stdin()
-            if not await self._step("eof", container.wait):
+            await trio.lowlevel.checkpoint()  # in a hurry nothing is asked
+            if not (eof and await self._step("eof", container.wait)):
                 container.terminate()
                 await self._step("terminate", container.wait)
         return await self.kill(reason, at=at)

@@ -77,6 +77,24 @@ class ContinueParams(Record, frozen=True):
     hooks: Hooks = Hooks()
 
 
+class AttachParams(Record, frozen=True):
+    """Have a session's conversation in claude's own interface, on a terminal, until it is left."""
+
+    name: str
+    terminal: str  # the device of a pseudo-terminal whose other end the asker holds
+    who: str  # has it, for those who find it taken
+    max_cost: float | None = None  # USD that the session may cost from now on; None: as before
+
+
+class AttachResult(Record, frozen=True):
+    """It was left. `stopped`: how the process before it was ended, None if there was none."""
+
+    session: SessionRecord
+    interaction: Interaction
+    receipt: Receipt | None
+    stopped: Receipt | None
+
+
 class AcceptedResult(Record, frozen=True):
     """The answer to a call that did not wait."""
 
@@ -101,6 +119,8 @@ SESSION_DELEGATE = Verb(
 SESSION_CONTINUE = Verb(
     "session.continue", ContinueParams, DelegateResult, cancellable=True, inside=True
 ).or_(AcceptedResult)
+#: It is accepted when claude is up, and cancelled when the terminal goes away.
+SESSION_ATTACH = Verb("session.attach", AttachParams, AttachResult, cancellable=True)
 
 
 # --- a session's life ---------------------------------------------------------------------------

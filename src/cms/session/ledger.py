@@ -42,6 +42,14 @@ class Charge(msgspec.Struct, frozen=True):
     usage: dict[str, TokenUsage] = {}
     interaction_id: str = ""
 
+    def within_total(self) -> Charge:
+        """With no more money per model than the total grew by: the rest was charged already."""
+        rest, usage = self.usd, {}
+        for model, more in self.usage.items():
+            usage[model] = msgspec.structs.replace(more, cost_usd=min(more.cost_usd, rest))
+            rest -= usage[model].cost_usd
+        return msgspec.structs.replace(self, usage=usage)
+
 
 class Ledger(msgspec.Struct, frozen=True):
     """A session's ledger.
@@ -90,8 +98,8 @@ class Ledger(msgspec.Struct, frozen=True):
             self,
             spent=self.spent + paid,
             seen=max(total, self.seen or 0.0),
-            models=_merged(self.models, grown),
-            seen_models=_merged(self.seen_models, grown),
+            models=merged(self.models, grown),
+            seen_models=merged(self.seen_models, grown),
         )
         return ledger, Charge(paid, total, grown)
 
@@ -116,8 +124,9 @@ def _no_tokens(usage: TokenUsage) -> bool:
     )
 
 
-def _merged(left: Mapping[str, TokenUsage], right: Mapping[str, TokenUsage]) -> dict[str, TokenUsage]:
-    merged = dict(left)
+def merged(left: Mapping[str, TokenUsage], right: Mapping[str, TokenUsage]) -> dict[str, TokenUsage]:
+    """The sums per model."""
+    sums = dict(left)
     for model, usage in right.items():
-        merged[model] = merged.get(model, TokenUsage()) + usage
-    return merged
+        sums[model] = sums.get(model, TokenUsage()) + usage
+    return sums

@@ -30,6 +30,7 @@ class SessionStatus(enum.StrEnum):
     READY = "ready"  # a live process, nothing to do
     BUSY = "busy"  # a live process at work
     PAUSED = "paused"  # a live process that accepts no message
+    ATTACHED = "attached"  # a person has it in claude's own interface; it accepts no message
     STOPPED = "stopped"  # ended gracefully; resumable
     KILLED = "killed"  # ended by force; resumable
     FAILED = "failed"  # the process died or could not start; resumable where a conversation exists
@@ -40,7 +41,15 @@ class SessionStatus(enum.StrEnum):
 #: As they are typed.
 STATUSES = frozenset(status.value for status in SessionStatus)
 #: Statuses in which a process is (or is about to be) alive.
-LIVE = frozenset({SessionStatus.STARTING, SessionStatus.READY, SessionStatus.BUSY, SessionStatus.PAUSED})
+LIVE = frozenset(
+    {
+        SessionStatus.STARTING,
+        SessionStatus.READY,
+        SessionStatus.BUSY,
+        SessionStatus.PAUSED,
+        SessionStatus.ATTACHED,
+    }
+)
 
 
 class InteractionState(enum.StrEnum):
@@ -61,6 +70,8 @@ class InteractionState(enum.StrEnum):
 DELEGATED = frozenset({"delegate", "continue", "repair"})
 #: The type of a message that tells a session of its failed checks; it belongs to the delegation before it.
 REPAIR = "repair"
+#: The type of what stands for all that a person said in claude's own interface, from taking over to leaving.
+BY_HAND = "attach"
 #: States in which nobody works on an interaction any more.
 ENDED = frozenset(
     {
@@ -274,7 +285,7 @@ class Interaction(Record, frozen=True):
     id: str  # the message's UUID, ours
     session_id: str
     number: int  # 1 is the session's first
-    type: str  # "spawn", "send", "resume", "fork", "delegate", "continue", "repair"
+    type: str  # "spawn", "send", "resume", "fork", "delegate", "continue", "repair", "attach"
     prompt: str
     timestamp: float  # when it was accepted
     state: InteractionState = InteractionState.QUEUED

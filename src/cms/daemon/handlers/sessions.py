@@ -23,6 +23,7 @@ from cms.groups import single_error
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.rpc.sessions import (
     MAX_LISTED,
+    SESSION_ATTACH,
     SESSION_CONTINUE,
     SESSION_DELEGATE,
     SESSION_DELETE,
@@ -43,6 +44,8 @@ from cms.rpc.sessions import (
     SESSIONS_CLEANUP,
     SESSIONS_WAIT,
     AcceptedResult,
+    AttachParams,
+    AttachResult,
     CleanupParams,
     CleanupResult,
     ContinueParams,
@@ -103,6 +106,7 @@ class SessionHandlers:
             bind(SESSION_FORK, self.fork),
             bind(SESSION_DELEGATE, self.delegate),
             bind(SESSION_CONTINUE, self.continue_),
+            bind(SESSION_ATTACH, self.attach),
             bind(SESSION_INTERRUPT, quick(self.interrupt)),
             bind(SESSION_PAUSE, quick(self.pause)),
             bind(SESSION_RENAME, quick(self.rename)),
@@ -184,6 +188,19 @@ class SessionHandlers:
     def _accepted(self, call: Call, name: str, hooks: Hooks, interaction: Interaction) -> None:
         self._supervisor.hooks.follow(interaction, hooks)
         call.accepted(name, interaction)
+
+    async def attach(self, call: Call, params: AttachParams) -> AttachResult:
+        runner, stopped = await self._supervisor.attach(
+            params.name, Path(params.terminal), params.who, max_cost=params.max_cost
+        )
+        call.accepted(params.name, runner.interaction)
+        with call.scope:
+            await runner.wait_gone()
+        if call.scope.cancelled_caught:
+            runner.stop("its terminal is gone")
+            await runner.wait_gone()
+        ended = await self._supervisor.work_ended(runner.interaction)
+        return AttachResult(runner.record, ended, runner.receipt, stopped)
 
     async def _answer(
         self, call: Call, name: str, interaction: Interaction, *, wait: bool, stop: bool
