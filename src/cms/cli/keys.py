@@ -82,12 +82,17 @@ class Keyboard:
         self.give_back()
 
     def take(self) -> None:
-        """Keys come one by one, and are not shown."""
-        tty.setcbreak(self._fd)
+        """Keys come one by one, and are not shown. What was typed before is not lost."""
+        tty.setcbreak(self._fd, termios.TCSADRAIN)
 
     def give_back(self) -> None:
         """The terminal as it was."""
         termios.tcsetattr(self._fd, termios.TCSADRAIN, self._cooked)
+
+    def forget(self) -> None:
+        """What was typed by now."""
+        self._typed = ""
+        termios.tcflush(self._fd, termios.TCIFLUSH)
 
     def _on_continue(self, _signum: int, _frame: FrameType | None) -> None:
         self.take()

@@ -58,8 +58,14 @@ class Joiner:
 
     def close(self) -> tuple[Moment, ...]:
         """What is left: nothing more comes."""
-        whole, self._open = self._open, None
-        return () if whole is None else (whole,)
+        whole = self.open
+        self._open = None
+        return whole
+
+    @property
+    def open(self) -> tuple[Moment, ...]:
+        """What is not whole yet."""
+        return () if self._open is None else (self._open,)
 
 
 # --- telling --------------------------------------------------------------------------------------
@@ -204,7 +210,7 @@ class Flow:
             self._used += len(self._gap)
         self._gap = ""
         while self._room is not None and self._used + width > self._room:
-            head = _fitting(word, self._room - self._used)
+            head = fitting(word, self._room - self._used)
             out += f"{head}\n{self._indent}"
             word, self._used = word[len(head) :], 0
             width = render.display_width(word)
@@ -218,7 +224,7 @@ class Flow:
         return out
 
 
-def _fitting(word: str, room: int) -> str:
+def fitting(word: str, room: int) -> str:
     """As much of a word as fits; at least a letter."""
     used = 0
     for place, letter in enumerate(word):
@@ -265,7 +271,8 @@ def moment_lines(moment: Moment, style: Style) -> list[str]:
     def line(word: str, text: str, colour: str) -> str:
         head = head_of(moment.at, word, style) + sub
         room = (_LONGEST if style.width is None else style.width) - render.display_width(head)
-        return render.paint(head + render.cut(render.one_line(text, style), room, style), colour, style)
+        whole = head + render.cut(render.one_line(text, style), room, style)
+        return render.paint(whole.rstrip(), colour, style)
 
     match moment.kind:
         case "start":

@@ -256,8 +256,8 @@ class Log:
                 found.append(told)
         return found[prompts[-last] :] if len(prompts) >= last else found
 
-    def catch_up(self, most: int) -> int:
-        """Skip to the present if more than `most` bytes are unread; gives how many were skipped."""
+    def catch_up(self, most: int, leave: int = 0) -> int:
+        """If more than `most` bytes are unread, skip all but the last `leave`; gives how many it skipped."""
         try:
             behind = self.path.stat().st_size - self.offset
         except OSError:
@@ -265,8 +265,8 @@ class Log:
         if behind <= most:
             return 0
         # The next whole record: the reader drops what it finds cut.
-        self.offset += behind
-        return behind
+        self.offset += behind - leave
+        return behind - leave
 
 
 class Sieve:

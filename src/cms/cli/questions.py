@@ -195,7 +195,7 @@ def _open_lines(one: OpenQuestion, now: float, style: Style, *, by_id: bool) -> 
         ]
     found = [render.paint(f"{one.name} asks, and waits {left} more", "1", style)]
     for question in one.questions:
-        found += _question_lines(question, style)
+        found += question_lines(question, style)
     blanks = " ".join("ANSWER" for _ in one.questions)
     return [*found, f"  cms answer {one.name} {blanks}{number}"]
 
@@ -207,20 +207,20 @@ def _whole_lines(one: OpenQuestion, style: Style) -> list[str]:
         return []
     whole, more = one.whole[:_SHOWN], len(one.whole) - _SHOWN
     mark = "|" if style.icons != "unicode" else "\u2502"
-    lines = [f"  {mark} {_escape(line)}" for line in whole.split("\n")]
+    lines = [f"  {mark} {escape(line)}" for line in whole.split("\n")]
     if more > 0:
         lines.append(f"  {mark} [{more} more characters: cms ask {one.name} --json has all of it]")
     return lines
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """With each character that a terminal would not show as itself written as in a string of Python's."""
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
     )
 
 
-def _question_lines(question: AskedQuestion, style: Style) -> list[str]:
+def question_lines(question: AskedQuestion, style: Style) -> list[str]:
     several = " (several, with commas)" if question.multi_select else ""
     found = [f"  {render.one_line(question.question, style)}{several}"]
     for number, choice in enumerate(question.choices, 1):

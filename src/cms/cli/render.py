@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 
-from cms.cli.terminal import Style, neutral
+from cms.cli.terminal import PROBE, Style, neutral
 from cms.cli.terminal import paint as paint  # those who render take it from here
 from cms.rpc.sessions import AcceptedResult
 from cms.session.model import (
@@ -60,6 +60,10 @@ OUTCOME_ICONS: dict[Outcome, tuple[str, str, str]] = {
     Outcome.RATE_LIMITED: ("%", "%", "33"),
     Outcome.INTERRUPTED: ("⊘", "/", "33"),
 }
+
+
+#: Takes away the icons that this package writes by itself: each is a column wide.
+_OUR_OWN = str.maketrans("", "", PROBE)
 
 
 # --- small pieces ---------------------------------------------------------------------------------
@@ -114,12 +118,12 @@ def one_line(text: str, style: Style) -> str:
 
 
 def display_width(text: str) -> int:
-    """Columns that a text takes: wide East Asian letters take two, combining marks none."""
-    if text.isascii():
+    """Columns that a text takes: wide letters and emoji take two, what is added to a letter none."""
+    if text.isascii() or text.translate(_OUR_OWN).isascii():
         return len(text)
-    from unicodedata import combining, east_asian_width  # a shared library: only where needed
+    from rich.cells import cell_len  # has the tables of wcwidth; only where needed
 
-    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
+    return cell_len(text)
 
 
 def cut(text: str, width: int | None, style: Style) -> str:
@@ -133,6 +137,8 @@ def cut(text: str, width: int | None, style: Style) -> str:
         if room < 0:
             break
         kept.append(letter)
+    while kept and display_width("".join(kept)) > width - len(mark):  # emoji that are made of several
+        kept.pop()
     return ("".join(kept) + mark)[: max(width, 0)]
 
 

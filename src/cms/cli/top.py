@@ -1,36 +1,39 @@
 """`cms top`: every live session on one screen, renewed each second, with keys to act on one.
 
-A frame is lines made from one answer of the daemon (`frame`, pure). The rest of the module is a terminal in
-raw mode, and gives it back as it was however it ends. No curses: it would read the terminal's description
-where the person asked for none, and the frame needs nothing but "home" and "clear to the end".
+What is shown is made in `top_frames`. Here is a terminal whose keys come one by one, and that is given back
+as it was however this ends. No curses: it would read the terminal's description where the person asked for
+none, and a frame needs nothing but "home" and "clear to the end".
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
 import subprocess
 import sys
-import termios
 import time
-import tty
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
 
 from cms.cli import flags, io, render, terminal
-from cms.cli.cost import bar
 from cms.cli.flags import JsonFlag
-from cms.cli.terminal import Style
+from cms.cli.keys import Keyboard, has_keyboard
+from cms.cli.log_lines import Joiner
+from cms.cli.logs import Log
+from cms.cli.top_frames import Page, View, frame, ordered, permission_lines, whole_table
+from cms.config import load_settings
 from cms.errors import CmsError, ExitCode
 from cms.json_output import json_object
 from cms.rpc.client import Client
 from cms.rpc.overview import SESSIONS_OVERVIEW, OverviewResult
+from cms.rpc.questions import SESSION_ANSWER, SESSIONS_QUESTIONS, AnswerParams, QuestionsParams
 from cms.rpc.sessions import (
     SESSION_INTERRUPT,
     SESSION_KILL,
@@ -44,16 +47,18 @@ from cms.rpc.sessions import (
     StopResult,
 )
 from cms.rpc.verbs import Nothing, P, Verb
-from cms.session.model import LiveSession, SessionStatus
+from cms.session.model import SessionStatus
+from cms.session.questions import OpenQuestion, choose
+from cms.session.transcript import Moment
+from cms.store.rawlog import raw_log_path
 
 #: What `--json` tells of a live session. `memory` in bytes.
-_LIVE = "*session activity frozen queued open_questions=questions processes memory"
-_BAR = 6  # columns
-_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
-_HOME, _REST_OF_LINE, _BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
-_ARROWS = {b"\x1b[A": "u", b"\x1b[B": "n", b"\x1bOA": "u", b"\x1bOB": "n"}
-_KEYS = "q quit  l logs  p pause/resume  f freeze  i interrupt  s stop  k kill"
-_KEYS_NARROW = "q quit l logs p pause f freeze i interrupt s stop k kill"
+_LIVE: Final = "*session activity frozen queued open_questions=questions processes memory task since"
+#: Another screen without a cursor, where what is too long is cut and not wrapped; and back.
+_ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l\x1b[?7l", "\x1b[?7h\x1b[?25h\x1b[?1049l"
+_HOME, _CLEAR = "\x1b[H", "\x1b[2K"
+_TAIL: Final = 256 * 1024  # bytes at a log's end that are read for its last lines
+_MOMENTS: Final = 200  # of a log that are kept for that
 
 
 def top(
@@ -67,122 +72,33 @@ def top(
 ) -> int:
     """Watch all live sessions: what each does, its cost and limits.
 
-    Also the memory and the number of processes of each. Where stdout is no terminal it is printed once, as
-    plain text. Keys: arrows (or n, u) choose a session; l opens its logs (Ctrl-C comes back), p pauses or
-    resumes, f freezes, i interrupts, s stops, k kills it (after a y); q leaves. Nothing is ended by leaving.
+    Those that wait for you come first, then the busy ones. Keys: arrows or j/k select, Enter shows details, a
+    answers a question, l follows the log, p pauses, f freezes, i interrupts, s stops, x kills (after a y), ?
+    lists them all, q leaves. Leaving ends no session. Where stdout is no terminal it prints once.
 
     Examples::
 
         cms top
         cms top --once --json
     """
-    watching = not once and not json and sys.stdin.isatty() and sys.stdout.isatty()
+    watching = not once and not json and has_keyboard()
     with io.daemon() as client:
         if not watching or os.environ.get("TERM", "") in ("", "dumb"):
-            reply = client.call(SESSIONS_OVERVIEW, Nothing())
+            reply = ordered(client.call(SESSIONS_OVERVIEW, Nothing()))
             if json:
                 io.show_json(json_object(reply, sessions=[json_object(one, _LIVE) for one in reply.sessions]))
             else:
-                io.show_lines(table(reply, io.out_style()))
+                io.show_lines(whole_table(reply, _home(), io.out_style()))
             return ExitCode.COMPLETED
         Screen(client, interval).run()
     return ExitCode.COMPLETED
 
 
-# --- lines ----------------------------------------------------------------------------------------
-
-
-def table(reply: OverviewResult, style: Style, chosen: str = "") -> list[str]:
-    """A head, a line for each session, what it does below it, and totals."""
-    if not reply.sessions:
-        return ["no live sessions; start one: cms spawn NAME PROMPT", "", _total(reply)]
-    longest = max(len(one.session.name) for one in reply.sessions)
-    gap = " " * (_BAR + 1) if _has_bars(style) else ""
-    name_width = longest if style.width is None else min(longest, max(8, style.width - 52 - 2 * len(gap)))
-    head = f"  {'NAME':<{name_width}}  {'STATUS':<10} {gap}{'COST':>13} {gap}{'TURNS':>7}"
-    head += f" {'MEM':>9} {'PROCS':>5}"
-    found = [render.paint(render.cut(head, style.width, style).rstrip(), "1", style)]
-    for one in reply.sessions:
-        found += _session_lines(one, name_width, style, chosen=one.session.name == chosen)
-    return [*found, "", render.cut(_total(reply), style.width, style)]
-
-
-def _session_lines(one: LiveSession, name_width: int, style: Style, *, chosen: bool) -> list[str]:
-    session, limits = one.session, one.session.options.limits
-    mark = "> " if chosen else "  "
-    name = render.cut(session.name, name_width, style)
-    word = "frozen" if one.frozen else session.status.value
-    icon = render.STATUS_ICONS[session.status]
-    status = word if style.icons == "none" else f"{icon[0] if style.icons == 'unicode' else icon[1]} {word}"
-    spent = ("" if session.cost_exact else ">") + render.cost(session.total_cost_usd)
-    if limits.max_cost is not None:
-        spent += f"/{limits.max_cost:.2f}"
-    turns = str(session.total_turns)
-    if limits.max_turns is not None:
-        turns += f"/{limits.max_turns}"
-    cells = [
-        mark + name + " " * (name_width - render.display_width(name)),
-        " " + render.paint(f"{status:<10}", icon[2], style),
-        _against(session.total_cost_usd, limits.max_cost, style) + f"{spent:>13}",
-        _against(session.total_turns, limits.max_turns, style) + f"{turns:>7}",
-        f"{render.size(one.memory):>9}",
-        f"{one.processes:>5}",
-    ]
-    line = " ".join(cells)
-    doing = [one.activity] if one.activity and not one.questions else []
-    if one.questions:
-        doing.append(f"asks {render.count(one.questions, 'question')}: cms ask {session.name}")
-    if one.queued:
-        doing.append(f"{render.count(one.queued, 'message')} waiting")
-    if not doing:
-        return [line]
-    text = render.cut(
-        "    " + render.one_line("; ".join(doing), style), None if style.width is None else style.width, style
-    )
-    return [line, render.paint(text, "2", style)]
-
-
-def _against(value: float, most: float | None, style: Style) -> str:
-    """A bar of what is used of a limit; nothing where no bar can be drawn."""
-    if not _has_bars(style):
+def _home() -> str:
+    try:
+        return str(Path.home())
+    except RuntimeError:
         return ""
-    if not most:
-        return " " * (_BAR + 1)
-    drawn = bar(value, most, _BAR, style)
-    colour = "31" if value >= 0.9 * most else "33" if value >= 0.7 * most else "32"
-    return render.paint(drawn, colour, style) + " " * (_BAR + 1 - len(drawn))
-
-
-def _has_bars(style: Style) -> bool:
-    """On a terminal that is wide enough."""
-    return style.width is not None and style.width >= 76
-
-
-def _total(reply: OverviewResult) -> str:
-    sums = (
-        render.count(len(reply.sessions), "live session"),
-        f"{sum(one.session.status is SessionStatus.BUSY for one in reply.sessions)} busy",
-        render.size(sum(one.memory for one in reply.sessions)),
-        f"{render.cost(reply.spent_today)} today",
-    )
-    return f"total: {', '.join(sums)}"
-
-
-def frame(reply: OverviewResult, chosen: str, message: str, height: int, style: Style) -> list[str]:
-    """A whole screen: as much of the table as fits around the chosen session, then the keys."""
-    body = table(reply, style, chosen)
-    room = max(3, height - 2)
-    if len(body) > room:
-        head, tail, rows = body[0], body[-1], body[1:-2]
-        at = next((n for n, line in enumerate(rows) if line.startswith(f"> {chosen}")), 0)
-        first = min(max(0, at - (room - 3) // 2), max(0, len(rows) - (room - 2)))
-        body = [head, *rows[first : first + room - 2], tail]
-    body += [""] * (room - len(body))
-    keys = _KEYS if style.width is None or len(_KEYS) <= style.width else _KEYS_NARROW
-    return [*body, render.cut(message, style.width, style), render.cut(keys, style.width, style)][:height]
-
-
-# --- the screen -----------------------------------------------------------------------------------
 
 
 class Screen:
@@ -191,15 +107,13 @@ class Screen:
     def __init__(self, client: Client, interval: float) -> None:
         self._client = client
         self._interval = interval
-        self._fd = sys.stdin.fileno()
-        self._chosen = ""
-        self._message = ""
+        self._view = View(OverviewResult((), 0.0, 0.0), home=_home())
+        self._answers: tuple[str, ...] = ()  # to the questions of the open call that came before
         self._confirm: Callable[[], None] | None = None
-        self._reply = OverviewResult((), 0.0, 0.0)
+        self._tail: Tail | None = None
         self._stop = False
-        self._typed = b""  # and not acted on yet
         self._resized = -1  # readable when the window has changed
-        self._cooked = termios.tcgetattr(self._fd)
+        self._keyboard = Keyboard()
 
     def run(self) -> None:
         """Until q, Ctrl-C or the daemon's end."""
@@ -211,96 +125,143 @@ class Screen:
                         self._look()
                         due = time.monotonic() + self._interval
                     self._paint()
-                    key = self._key(max(0.0, due - time.monotonic()))
+                    key = self._keyboard.wait(due - time.monotonic(), self._resized)
+                    self._stop = self._keyboard.gone
                     if key:
                         self._press(key)
                         due = 0.0
         except KeyboardInterrupt:
             pass  # another way to leave
 
+    def _change(self, **changes: object) -> None:
+        self._view = msgspec.structs.replace(self._view, **changes)
+
     # --- frames ---
 
     def _look(self) -> None:
-        self._reply = self._client.call(SESSIONS_OVERVIEW, Nothing())
-        names = self._names()
-        if self._chosen not in names:
-            self._chosen = names[0] if names else ""
+        """Ask the daemon how things are."""
+        before = self._names()
+        reply = ordered(self._client.call(SESSIONS_OVERVIEW, Nothing()))
+        self._change(reply=reply)
+        chosen, names = self._view.chosen, self._names()
+        if chosen not in names:
+            at = before.index(chosen) if chosen in before else 0
+            self._change(chosen=names[min(at, len(names) - 1)] if names else "")
+            if self._view.page != "help":
+                self._change(page="list")
+        self._look_closer()
+
+    def _look_closer(self) -> None:
+        """What the chosen one waits for, and the end of its log where that is shown."""
+        one = self._view.session
+        found: OpenQuestion | None = None
+        shown = "" if self._view.open is None else self._view.open.id
+        if one is not None and one.questions:
+            asked = self._client.call(SESSIONS_QUESTIONS, QuestionsParams(one.session.name)).open
+            found = next((each for each in asked if each.id == shown), asked[0] if asked else None)
+        if self._view.page == "answer" and (found is None or found.id != shown):
+            self._answers = ()
+            self._change(page="list", typed="", asked=0, message="that question waits no more")
+        self._change(open=found)
+        if one is not None and self._view.page in ("list", "details"):
+            if self._tail is None or self._tail.session_id != one.session.id:
+                self._tail = Tail(one.session.id)
+            self._change(moments=self._tail.look())
 
     def _names(self) -> list[str]:
-        return [one.session.name for one in self._reply.sessions]
+        return [one.session.name for one in self._view.reply.sessions]
 
-    def _paint(self) -> None:
+    def _size(self) -> tuple[int, terminal.Style]:
         style = terminal.style_of(sys.stdout, os.environ)
         try:
             size = os.get_terminal_size(sys.stdout.fileno())
-            height, style = size.lines, msgspec.structs.replace(style, width=size.columns or style.width)
         except OSError:
-            height = 24
-        lines = frame(self._reply, self._chosen, self._message, height or 24, style)
-        io.show(_HOME + f"{_REST_OF_LINE}\r\n".join(lines) + _REST_OF_LINE + _BELOW)
+            return 24, style
+        return size.lines or 24, msgspec.structs.replace(style, width=size.columns or style.width)
+
+    def _paint(self) -> None:
+        height, style = self._size()
+        lines = frame(self._view, height, style)
+        # Each line is cleared before it is written: where it fills the width, its end stands at the cursor.
+        io.show(_HOME + "\r\n".join(_CLEAR + line for line in lines))
 
     # --- keys ---
 
-    def _key(self, patience: float) -> str:
-        """One key, or "" when none came in time or the window has changed."""
-        if self._typed:
-            return self._take_key()
-        ready = select.select([self._fd, self._resized], [], [], patience)[0]
-        if self._resized in ready:
-            os.read(self._resized, 512)
-        if self._fd not in ready:
-            return ""
-        self._typed = os.read(self._fd, 64)
-        if not self._typed:
-            self._stop = True  # the terminal is gone
-        return self._take_key()
-
-    def _take_key(self) -> str:
-        """The first of what was typed; a sequence that is no arrow is one unknown key."""
-        length = 3 if self._typed[:1] == b"\x1b" else 1
-        key, self._typed = self._typed[:length], self._typed[length:]
-        return _ARROWS.get(key, key[:1].decode("ascii", "replace"))
-
     def _press(self, key: str) -> None:
-        self._message = ""
         confirm, self._confirm = self._confirm, None
-        if key in ("q", "\x03", "\x04"):
+        page = self._view.page
+        self._change(message="")
+        if key == "interrupt":
             self._stop = True
         elif confirm is not None:
             if key in ("y", "Y"):
                 self._do(confirm)
-        elif key in ("n", "u"):
-            self._move(1 if key == "n" else -1)
-        elif self._chosen:
-            self._act(key, self._chosen)
+        elif page == "answer":
+            self._press_answering(key)
+        elif key == "q":
+            self._stop = True
+        elif key == "?" or page == "help":
+            self._turn("list" if page == "help" else "help")
+        elif key == "enter":
+            self._turn("list" if page == "details" else "details")
+        elif key == "escape":
+            self._turn("list")
+        elif not self._move(key) and self._view.chosen:
+            self._act(key, self._view.chosen)
 
-    def _move(self, by: int) -> None:
-        names = self._names()
+    def _turn(self, page: Page) -> None:
+        if page != "details" or self._view.session is not None:
+            self._change(page=page, typed="", asked=0)
+
+    def _move(self, key: str) -> bool:
+        """Choose another one, if that is what the key is for."""
+        names, (height, _) = self._names(), self._size()
+        steps = {
+            "up": -1,
+            "k": -1,
+            "down": 1,
+            "j": 1,
+            "page up": 3 - height // 2,
+            "page down": height // 2 - 3,
+        }
+        steps |= {"home": -len(names), "g": -len(names), "end": len(names), "G": len(names)}
+        if key not in steps:
+            return False
         if names:
-            at = names.index(self._chosen) if self._chosen in names else 0
-            self._chosen = names[max(0, min(len(names) - 1, at + by))]
+            at = names.index(self._view.chosen) if self._view.chosen in names else 0
+            self._change(chosen=names[max(0, min(len(names) - 1, at + steps[key]))], moments=())
+        return True
 
     def _act(self, key: str, name: str) -> None:
-        client = self._client
-        live = next((one for one in self._reply.sessions if one.session.name == name), None)
-        resting = live is not None and (live.frozen or live.session.status is SessionStatus.PAUSED)
+        client, one = self._client, self._view.session
+        frozen = one is not None and one.frozen
+        resting = frozen or (one is not None and one.session.status is SessionStatus.PAUSED)
         match key:
+            case "a":
+                self._begin_answer()
             case "l":
                 self._logs(name)
-            case "p" if resting:
+            case "p" | "f" if frozen or (key == "p" and resting):
                 self._do(lambda: self._tell(client.call(SESSION_RESUME, NameParams(name))))
             case "p" | "f":
                 params = PauseParams(name, freeze=key == "f")
-                self._do(lambda: self._tell(client.call(SESSION_PAUSE, params)))
+                what = "frozen" if params.freeze else ""
+                self._do(lambda: self._tell(client.call(SESSION_PAUSE, params), what))
             case "i":
-                self._do(lambda: self._tell(client.call(SESSION_INTERRUPT, NameParams(name))))
+                self._ask(
+                    f"interrupt {name}",
+                    lambda: self._tell(client.call(SESSION_INTERRUPT, NameParams(name)), "interrupted"),
+                )
             case "s":
                 self._ask(f"stop {name}", lambda: self._end(name, SESSION_STOP, StopParams(name)))
-            case "k":
+            case "x":
                 self._ask(f"kill {name}", lambda: self._end(name, SESSION_KILL, NameParams(name)))
+            case _:
+                self._change(message="? lists the keys")
 
     def _ask(self, what: str, act: Callable[[], None]) -> None:
-        self._message, self._confirm = f"{what}? y: yes, any other key: no", act
+        self._confirm = act
+        self._change(message=f"{what}? y: yes, any other key: no")
 
     def _do(self, act: Callable[[], None]) -> None:
         """Carry out; what cannot be done is told on the screen, unless the daemon itself is gone."""
@@ -309,17 +270,19 @@ class Screen:
         except CmsError as error:
             if error.exit_code is ExitCode.DAEMON_UNAVAILABLE:
                 raise
-            self._message = str(error)
+            self._change(message=str(error))
 
-    def _tell(self, reply: SessionResult) -> None:
-        self._message = f"{reply.session.name}: {reply.session.status.value}"
+    def _tell(self, reply: SessionResult, what: str = "") -> None:
+        self._change(message=f"{reply.session.name}: {what or reply.session.status.value}")
 
     def _end(self, name: str, verb: Verb[P, StopResult], params: P) -> None:
-        self._message = f"ending {name} ..."
+        self._change(message=f"ending {name} ...")
         self._paint()
         reply = self._client.call(verb, params)
+        # What was typed meanwhile was meant for what stood there before.
+        self._keyboard.forget()
         how = render.end_words(reply.session, reply.receipt, io.out_style())
-        self._message = f"{reply.session.name}: {how}"
+        self._change(message=f"{reply.session.name}: {how}")
 
     def _logs(self, name: str) -> None:
         """Hand the terminal over, and take it back."""
@@ -331,22 +294,70 @@ class Screen:
                 subprocess.run([sys.executable, "-m", "cms", "logs", name, "-f", "--last", "3"], check=False)
             finally:
                 signal.signal(signal.SIGINT, before)
+            self._look()
+            if name not in self._names():
+                io.show(f"-- {name} is no longer alive; Enter goes back to cms top ")
+                sys.stdin.readline()
+
+    # --- a person's answer ---
+
+    def _begin_answer(self) -> None:
+        self._look_closer()
+        self._answers = ()
+        if self._view.open is None:
+            self._change(message=f"{self._view.chosen} asks nothing")
+        else:
+            self._change(page="answer", typed="", asked=0)
+
+    def _press_answering(self, key: str) -> None:
+        view, one = self._view, self._view.open
+        if key == "escape" or one is None:
+            self._turn("list")
+        elif one.kind == "permission":
+            if key in ("n", "N"):
+                self._send_answer(one, ("deny",))
+            elif key in ("y", "Y"):
+                height, style = self._size()
+                if permission_lines(one, height - 4, style)[1]:
+                    self._send_answer(one, ("allow",))
+                else:
+                    self._change(message="nobody allows what cannot be seen: make the window bigger")
+        elif key == "backspace":
+            self._change(typed=view.typed[:-1])
+        elif key == "clear":
+            self._change(typed="")
+        elif key == "enter" and view.typed.strip():
+            self._answers += (view.typed.strip(),)
+            self._change(typed="", asked=view.asked + 1)
+            if len(self._answers) == len(one.questions):
+                self._send_answer(one, self._answers)
+        elif len(key) == 1:
+            self._change(typed=view.typed + key)
+
+    def _send_answer(self, one: OpenQuestion, texts: tuple[str, ...]) -> None:
+        self._turn("list")
+
+        def send() -> None:
+            reply = self._client.call(SESSION_ANSWER, AnswerParams(one.name, texts, one.id))
+            more = f"; {render.count(reply.left, 'question')} left" if reply.left else ""
+            said = [choose(asked, text) for asked, text in zip(one.questions, texts, strict=False)] or texts
+            self._change(message=f"{one.name}: told {'; '.join(said)}{more}", open=None)
+
+        self._do(send)
 
     # --- the terminal ---
 
     @contextmanager
     def _taken(self) -> Iterator[None]:
         """Keys one by one, unseen; another screen; a word when the window changes."""
-        self._cooked = termios.tcgetattr(self._fd)
         self._resized, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         wakeup = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
         handlers = [(number, signal.signal(number, _nothing)) for number in (signal.SIGWINCH, signal.SIGTSTP)]
         try:
-            tty.setcbreak(self._fd)
-            io.show(_ENTER)
-            yield
+            with self._keyboard:
+                io.show(_ENTER)
+                yield
         finally:
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._cooked)
             signal.set_wakeup_fd(wakeup)
             for number, handler in handlers:
                 signal.signal(number, handler)
@@ -357,12 +368,31 @@ class Screen:
     @contextmanager
     def _given_back(self) -> Iterator[None]:
         io.show(_LEAVE)
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, self._cooked)
+        self._keyboard.give_back()
         try:
             yield
         finally:
-            tty.setcbreak(self._fd)
+            self._keyboard.take()
             io.show(_ENTER)
+
+
+class Tail:
+    """The newest moments of a session's log, read as it grows."""
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self._log = Log(raw_log_path(load_settings().raw, session_id))
+        self._log.catch_up(_TAIL, leave=_TAIL)
+        self._joiner = Joiner()
+        self._moments: deque[Moment] = deque(maxlen=_MOMENTS)
+
+    def look(self) -> tuple[Moment, ...]:
+        """With a text that is still being written."""
+        self._log.catch_up(_TAIL * 16, leave=_TAIL)
+        for _, moments in self._log.news():
+            for moment in moments:
+                self._moments += self._joiner.take(moment)
+        return (*self._moments, *self._joiner.open)
 
 
 def _nothing(_signum: int, _frame: FrameType | None) -> None:

@@ -72,6 +72,7 @@ from cms.session.state import (
     StandingKnown,
     may_owe,
 )
+from cms.session.transcript import first_line
 from cms.session.verdict import api_part, conclude, response_of
 from cms.store import money, sessions, turns
 from cms.store.store import Store
@@ -85,6 +86,8 @@ class Driver:
 
     Attributes:
         activity: what the agent is doing, in a line.
+        task: what the newest message begins with.
+        since: when that was begun, or else ended.
         begun: claude has said that it began a message.
         refusal: claude's own words on why it does not come up.
         lookup: finds out where the paths of calls lead; its `run` is a task.
@@ -102,6 +105,8 @@ class Driver:
         pending: PendingMessages,
     ) -> None:
         self.activity = ""
+        self.task = ""
+        self.since = context.now()
         self.begun = False
         self.refusal = ""
         self.lookup = PathLookup(rules.paths, self.apply)
@@ -380,6 +385,7 @@ class Driver:
         """This message is being written."""
         self._settled = trio.Event()
         self._set_current(interaction)
+        self.task, self.since = first_line(interaction.prompt), self._context.now()
         command = interaction.prompt.lstrip().startswith("/")
         self.apply(Began(interaction.id, granted, command=command, before=interaction.before))
 
@@ -445,6 +451,7 @@ class Driver:
         """A message has ended so: have it stored, and then whoever waits told."""
         context = self._context
         self._current = None
+        self.since = context.now()
         pending = self._pending.update(finished)
         context.update(
             status=context.status(),

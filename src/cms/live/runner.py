@@ -366,6 +366,8 @@ class Runner:
             questions=len(self.questions()),
             processes=0 if taken is None else taken.processes,
             memory=0 if taken is None else taken.rss if taken.memory is None else taken.memory,
+            task=self._driver.task,
+            since=self._driver.since,
         )
 
     @property

@@ -491,6 +491,8 @@ class LiveSession(Record, frozen=True):
         questions: calls that wait for a person.
         processes: of its tree, cms's own helpers not counted.
         memory: bytes of the tree, as the cgroup counts where there is one, else resident.
+        task: the beginning of the message that it works on, or else of its last; "": it has had none.
+        since: when that was begun, or else when it came to rest.
     """
 
     session: SessionRecord
@@ -500,6 +502,8 @@ class LiveSession(Record, frozen=True):
     questions: int
     processes: int
     memory: int
+    task: str = ""
+    since: float = 0.0
 
 
 class Violation(Record, frozen=True):

@@ -163,7 +163,7 @@ class Transcript:
         written = _written.decode(line)
         if written.type == "user" and written.message is not None:
             self._before = self._total
-            return (Moment(at, "prompt", _SCRIPT.sub("", written.message.content)),)
+            return (Moment(at, "prompt", plain_prompt(written.message.content)),)
         if written.request is not None:
             match written.request.subtype:
                 case "initialize":
@@ -297,6 +297,7 @@ _ASIDE: Final = re.compile(
 )
 #: What a rehearsal's model is to say (`testing.script`): nobody wrote it for a session to read.
 _SCRIPT: Final = re.compile(r"\s*<cms-script>.*?</cms-script>", re.DOTALL)
+_TASK: Final = 200  # characters of a prompt's first line
 _WRAPPERS: Final = (
     "tool_use_error|command-name|command-args|local-command-stdout|local-command-stderr"
     "|bash-input|bash-stdout|bash-stderr"
@@ -314,6 +315,16 @@ def unwrapped(text: str) -> str:
     """The same for what the model may have said itself: only where a tag is around all of it."""
     found = _WRAPPED.match(text)
     return text if found is None else found.group(2)
+
+
+def plain_prompt(text: str) -> str:
+    """A prompt without what a rehearsal's model is to say."""
+    return _SCRIPT.sub("", text)
+
+
+def first_line(prompt: str) -> str:
+    """What a prompt begins with, for where there is a line for it."""
+    return next((line for one in plain_prompt(prompt).split("\n") if (line := one.strip())), "")[:_TASK]
 
 
 # --- arguments in a line --------------------------------------------------------------------------
