@@ -208,6 +208,14 @@ def test_the_text_around_a_project_s_entry_is_left_as_it_is(machine: Machine) ->
     assert machine.shared.read_text() == HAND_MADE.replace('"n": 1.0', '"n": 2.00')
 
 
+def test_a_pipe_or_a_device_in_the_place_of_the_projects_file_holds_nobody_up(machine: Machine) -> None:
+    for make_one in (os.mkfifo, lambda path: Path(path).symlink_to("/dev/zero")):
+        make_one(machine.shared)
+        ran = machine.setup("--local")
+        assert (ran.code, "not a regular file" in ran.err) == (1, True), ran
+        machine.shared.unlink()
+
+
 def test_what_claude_wrote_into_its_own_file_since_is_kept(machine: Machine) -> None:
     machine.report("--global")
     found = msgspec.json.decode(machine.own.read_bytes(), type=dict[str, object])

@@ -101,6 +101,13 @@ COMMANDS: Final = (
     Command(("fleet",), "cms.cli.fleet:fleet", "--on URL [flags]", LOOKING, common=False),
     Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
     Command(("metrics",), "cms.cli.metrics:metrics", "[flags]", SERVICE, common=False),
+    Command(
+        ("schedule",),
+        "cms.cli.schedule:schedule",
+        "NAME WHEN [flags] -- COMMAND...",
+        SERVICE,
+        common=False,
+    ),
     Command(("completion",), "cms.cli.completion:completion", "SHELL [flags]", SERVICE, common=False),
     Command(("trust",), "cms.cli.trust:trust", "[DIR] [flags]", SERVICE, common=False),
     Command(("doctor",), "cms.cli.selftest:doctor", "[flags]", SERVICE),

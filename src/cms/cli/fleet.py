@@ -28,7 +28,7 @@ def fleet(
     from cms.nodes.start import missing
 
     if not on:
-        raise UsageError("fleet needs --on URL", hint="cms fleet --on temporal://127.0.0.1")
+        raise UsageError("fleet needs --on URL", hint="the engine that nodes share: docs/scale-out.md")
     address = parse(on)
     try:
         from cms.nodes.look import look

@@ -145,6 +145,8 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
             name for argument in error.argument_collection for name in argument.names if name[:2] == "--"
         ]
         word = error.token.keyword or error.token.value
+        if chain == "schedule":
+            ask = "the command goes after `--`: cms schedule NAME WHEN -- COMMAND..."
         if " " in word:
             return UsageError(
                 f"unknown flag {shorten(word)!r}", hint="put a text that begins with a hyphen after `--`"

@@ -17,6 +17,8 @@ from collections.abc import MutableMapping
 
 import trio
 
+from cms.systemd import exec_word, quoted
+
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 #: Lines of the unit, with the reason beside each that is not obvious.
 _UNIT = """\
@@ -91,12 +93,6 @@ def unit(environ: MutableMapping[str, str]) -> str:
     home = environ.get("CMS_HOME", "")
     return _UNIT.format(
         path="~/.config/systemd/user/cms.service",
-        command=f"{_quoted(sys.executable.replace('$', '$$'))} -P -m cms",
-        environment=f"Environment={_quoted(f'CMS_HOME={os.path.abspath(home)}')}\n" if home else "",  # noqa: PTH100
+        command=f"{exec_word(sys.executable)} -P -m cms",
+        environment=f"Environment={quoted(f'CMS_HOME={os.path.abspath(home)}')}\n" if home else "",  # noqa: PTH100
     )
-
-
-def _quoted(text: str) -> str:
-    """As systemd reads it: quotes where there is room, `%` doubled."""
-    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{text}"' if any(letter.isspace() or letter in "\"'\\" for letter in text) else text

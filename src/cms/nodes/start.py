@@ -31,6 +31,7 @@ from cms.rpc.client import connect as connect_daemon
 from cms.rpc.daemon import DAEMON_STATUS
 from cms.rpc.verbs import Nothing
 from cms.session.model import ContainmentLevel
+from cms.systemd import exec_word, quoted
 
 #: Per cent of the time that something waited for memory (PSI, the last ten seconds): more is pressure.
 PRESSURE: Final = 10.0
@@ -217,6 +218,6 @@ def unit(environ: Mapping[str, str]) -> str:
     home = environ.get("CMS_HOME", "")
     return _UNIT.format(
         path="~/.config/systemd/user/cms-node.service",
-        command=f"{sys.executable} -P -m cms",
-        environment=f"Environment=CMS_HOME={os.path.abspath(home)}\n" if home else "",  # noqa: PTH100
+        command=f"{exec_word(sys.executable)} -P -m cms",
+        environment=f"Environment={quoted(f'CMS_HOME={os.path.abspath(home)}')}\n" if home else "",  # noqa: PTH100
     )

@@ -12,11 +12,16 @@ import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from cms.disk import read_small
 from cms.errors import HomeUnusable, MachineError
 from cms.session.model import Record
+
+#: Bytes. Claude Code's own file holds all of its history, and reaches some ten million.
+MAX_FILE: Final = 256 * 1024 * 1024
 
 
 class Before(Record, frozen=True):
@@ -158,13 +163,13 @@ def digest(data: bytes) -> str:
 
 
 def read(path: Path) -> bytes | None:
-    """A file's bytes, None if there is none.
+    """A file's bytes, None if there is none. What lies in a project may be an agent's, a pipe for instance.
 
     Raises:
-        MachineError: it cannot be read.
+        MachineError: it cannot be read, or is no regular file, or far too long for settings.
     """
     try:
-        return path.read_bytes()
+        return read_small(path, MAX_FILE)
     except FileNotFoundError:
         return None
     except OSError as error:
