@@ -33,7 +33,19 @@ from cms.session.model import DelegateResult, Interaction, Receipt, SessionRecor
 
 #: Fields that hold a time, in seconds since the epoch.
 TIMES: Final = frozenset(
-    {"asked", "at", "created", "ended", "expires", "last_saved", "resets_at", "since", "started", "timestamp"}
+    {
+        "asked",
+        "at",
+        "created",
+        "ended",
+        "expires",
+        "heard",
+        "last_saved",
+        "resets_at",
+        "since",
+        "started",
+        "timestamp",
+    }
     | {"until"}
 )
 #: Fields that hold US dollars.

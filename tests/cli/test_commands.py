@@ -14,6 +14,7 @@ from cli.scripted import Answer, serve
 from cms.cli.sessions import reply_exit
 from cms.errors import ExitCode, NameTaken, SessionNotFound, StoreError
 from cms.rpc.daemon import DaemonStatus, DaemonStopParams
+from cms.rpc.overview import UsageResult
 from cms.rpc.sessions import (
     AcceptedResult,
     ContinueParams,
@@ -53,6 +54,7 @@ SCRIPT = {
     "session.get": always(SessionResult(session(limits=Limits(max_cost=2.0, max_turns=50)), "Edit a.py")),
     "session.list": always(SessionsResult((session(), session("docs")), 0.2468, 2)),
     "session.interactions": always(InteractionsResult(session(), (interaction(),))),
+    "usage.get": always(UsageResult((), 0.0)),
     "daemon.status": always(DaemonStatus(7, "0.1", "/h", 3.0, 1, 2, 1, "bwrap (B)", "/bin/claude", 600.0)),
     "daemon.stop": always(Nothing()),
 }
@@ -237,6 +239,7 @@ def test_the_other_commands_ask_for_what_they_say(cms: Cms, home: Path) -> None:
         NameParams("fix-auth"),
         NameParams("fix-auth"),
         InteractionsParams("fix-auth", 1),
+        Nothing(),
         InteractionsParams("fix-auth", 1),
         InteractionsParams("fix-auth", 3),
         ListParams(),

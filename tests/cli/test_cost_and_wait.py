@@ -224,3 +224,23 @@ def unknown() -> Interaction:
 )
 def test_exit_codes_of_waiting(reply: WaitResult, first: bool, code: int) -> None:
     assert sessions.wait_exit(reply, first=first) == code
+
+
+# --- usage ----------------------------------------------------------------------------------------
+
+
+def test_what_a_session_heard_of_the_plan_is_told_wherever_it_is_looked_for(shell: Shell) -> None:
+    work = prompt("go", say("x").limited("allowed_warning", utilization=0.92, resets_in=7200))
+    shell.ok("spawn", "planned", work)
+    (window,) = shell.ok("usage", "--json").list("windows")
+    assert (window["name"], window["used"], window["status"]) == ("five_hour", 0.92, "allowed_warning")
+    assert (window["heardFrom"], window["heardBy"]) == ("planned", "rate_limit_event")
+    assert abs(datetime.fromisoformat(str(window["heard"])).timestamp() - time.time()) < 60
+    assert "5 hours  92%" in shell.ok("usage").out
+    assert "92% until" in shell.ok("status", "planned").out
+    assert "plan 92% of 5 hours" in shell.ok("top", "--once").out
+    assert 'cms_plan_used_ratio{window="five_hour"} 0.92' in shell.ok("metrics").out
+    tasks = shell.work_dir / "planned.jsonl"
+    tasks.write_text(json.dumps({"name": "t", "prompt": "go"}) + "\n")
+    assert "limits   5 hours 92%" in shell.ok("batch", "--file", str(tasks), "--plan").out
+    shell.ok("kill", "planned")

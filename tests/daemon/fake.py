@@ -45,6 +45,7 @@ from cms.session.model import (
     SessionStatus,
     TokenUsage,
 )
+from cms.session.plan_usage import UsageWindow
 from cms.session.questions import OpenQuestion, read_answer
 from cms.session.verdict import delegate_result
 from cms.store.records import Total
@@ -138,6 +139,9 @@ class FakeSupervisor(Supervisor):
 
     def live_count(self) -> int:
         return sum(record.status in LIVE for record in self.records.values())
+
+    async def plan_usage(self) -> tuple[UsageWindow, ...]:
+        return ()
 
     async def create(
         self, options: SessionOptions, *, parent: SessionRecord | None = None, judges: str = ""

@@ -114,6 +114,7 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk(daemon.HELLO, daemon.Hello("test", PROTOCOL))
     walk(daemon.DAEMON_STATUS, Nothing())
     walk(metrics.DAEMON_METRICS, Nothing())
+    walk(overview.USAGE_GET, Nothing())
     walk(sessions.SESSION_SPAWN, sessions.SpawnParams(options("a"), GO))
     walk(sessions.SESSION_SEND, sessions.SendParams("a", GO, wait=False))
     done = walk(sessions.SESSIONS_WAIT, sessions.WaitParams(("a",))).done

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from cms.session.model import Record
+from cms.session.plan_usage import UsageWindow
 
 #: Samples of a kind that make a history.
 ENOUGH: Final = 3
@@ -138,6 +139,7 @@ class Forecast(Record, frozen=True):
             no task is isolated.
         problems: why it cannot fit.
         notes: what else there is to know.
+        plan_usage: how much of the subscription's windows is used, as it was heard last.
     """
 
     tasks: int
@@ -156,6 +158,7 @@ class Forecast(Record, frozen=True):
     notes: tuple[str, ...] = ()
     disk: int | None = None
     disk_available: int | None = None
+    plan_usage: tuple[UsageWindow, ...] = ()
 
 
 def never_fits(dearest: float | None, max_cost: float | None) -> str:

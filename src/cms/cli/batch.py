@@ -8,6 +8,7 @@ is ended in a way that it can go on from, and `cms batch resume` goes on.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -240,7 +241,7 @@ def _start(
         if json:
             io.show_json(forecast)
         else:
-            io.show_lines(render.plan_lines(forecast, io.out_style()))
+            io.show_lines(render.plan_lines(forecast, time.time(), io.out_style()))
         return ExitCode.COMPLETED if forecast.fits else ExitCode.USAGE
     if problems:
         port.ask(BATCH_DISCARD, params)

@@ -28,6 +28,7 @@ from cms.cli.render import (
     table,
 )
 from cms.cli.terminal import Style
+from cms.cli.usage import plan_line
 
 #: status: (icon, its ASCII stand-in, SGR colour).
 TASK_ICONS: dict[TaskStatus, tuple[str, str, str]] = {
@@ -167,7 +168,7 @@ def batches_table(batches: Sequence[BatchRecord], now: float, style: Style) -> l
     return table((heads, *rows), style, right=(2, 3), shrink=((0, 12), (1, 6)))
 
 
-def plan_lines(plan: Forecast, style: Style) -> list[str]:
+def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
     """What `--plan` tells."""
     limit = "no limit" if plan.cost_limit is None else f"at most {cost(plan.cost_limit)} by their limits"
     guess = f"about ${plan.cost:.2f}, up to ${plan.cost_high:.2f}; " if plan.known else ""
@@ -178,6 +179,7 @@ def plan_lines(plan: Forecast, style: Style) -> list[str]:
         ("time", time),
         ("memory", f"about {size(plan.memory)} of {size(plan.memory_available)} free"),
         *([("disk", _disk(plan.disk, plan.disk_available))] if plan.disk is not None else []),
+        *([("limits", used)] if (used := plan_line(plan.plan_usage, now, style)) else []),
         ("history", f"{count(plan.samples, 'delegation')} like them" if plan.samples else "none"),
     ]
     lines = [f"  {label:<8} {value}" for label, value in rows]

@@ -100,6 +100,7 @@ COMMANDS: Final = (
     Command(("wait",), "cms.cli.sessions:wait", "NAME... [flags]", LOOKING, "many"),
     Command(("fleet",), "cms.cli.fleet:fleet", "--on URL [flags]", LOOKING, common=False),
     Command(("cost",), "cms.cli.cost:cost", "[flags]", MONEY),
+    Command(("usage",), "cms.cli.usage:usage", "[flags]", LOOKING, common=False),
     Command(("metrics",), "cms.cli.metrics:metrics", "[flags]", SERVICE, common=False),
     Command(
         ("schedule",),

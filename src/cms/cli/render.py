@@ -320,9 +320,15 @@ def interaction_fate(last: Interaction, style: Style) -> str:
 
 
 def status_lines(
-    session: SessionRecord, activity: str, last: Interaction | None, now: float, style: Style
+    session: SessionRecord,
+    activity: str,
+    last: Interaction | None,
+    now: float,
+    style: Style,
+    *,
+    plan: str = "",
 ) -> list[str]:
-    """Everything `status` tells."""
+    """Everything `status` tells. `plan`: how much of the plan is used, in a line."""
     limits = session.options.limits
     spent = cost(session.total_cost_usd, exact=session.cost_exact)
     not_understood = ", ".join(
@@ -365,6 +371,7 @@ def status_lines(
                 ("error", one_line(session.error, style)),
                 ("not understood", not_understood),
                 ("claude", session.claude_version),
+                ("plan", plan),
             )
         ),
     ]

@@ -37,15 +37,22 @@ def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFl
 
         cms status fix-auth
     """
+    from cms.cli.usage import plan_line  # not above: `list` does without
+    from cms.rpc.overview import USAGE_GET
+    from cms.rpc.verbs import Nothing
+
     who = flags.pick_name("status", name, name_flag)
     with io.daemon() as client:
         reply = client.call(SESSION_GET, NameParams(name=who))
         recent = client.call(SESSION_INTERACTIONS, InteractionsParams(name=who, last=1))
+        plan = client.call(USAGE_GET, Nothing()).windows if not json else ()
     last = recent.interactions[-1] if recent.interactions else None
     if json:
         io.show_json(json_object(reply.session, activity=reply.activity, last_interaction=last))
     else:
-        io.show_lines(render.status_lines(reply.session, reply.activity, last, time.time(), io.out_style()))
+        now, style = time.time(), io.out_style()
+        line = plan_line(plan, now, style)
+        io.show_lines(render.status_lines(reply.session, reply.activity, last, now, style, plan=line))
     return ExitCode.COMPLETED
 
 

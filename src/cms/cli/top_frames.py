@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from cms.cli import render
+from cms.cli import render, usage
 from cms.cli.cost import bar
 from cms.cli.log_lines import fitting, moment_lines
 from cms.cli.questions import escape, question_lines
@@ -141,12 +141,14 @@ def list_lines(view: View, room: int, style: Style) -> list[str]:
 
 def sums_line(reply: OverviewResult) -> str:
     asking = sum(one.questions > 0 for one in reply.sessions)
+    plan = usage.brief(reply.plan, reply.at, Style(tty=True))
     words = (
         render.count(len(reply.sessions), "live session"),
         f"{sum(one.session.status is SessionStatus.BUSY for one in reply.sessions)} busy",
         f"{asking} waiting for you" if asking else "",
         render.size(sum(one.memory for one in reply.sessions)),
         f"{render.cost(reply.spent_today)} today",
+        f"plan {plan}" if plan else "",
     )
     return ", ".join(word for word in words if word)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cms._version import __version__
 from cms.session.model import LiveSession, SessionStatus, TokenUsage
+from cms.session.plan_usage import UsageWindow
 from cms.store.counters import Figures
 from cms.telemetry.metrics import MOST, Family, Sample, by_label, gauge
 
@@ -21,6 +22,7 @@ def of_store(held: Figures) -> Iterator[Family]:
     known = dict.fromkeys((status.value for status in SessionStatus), 0.0)
     yield by_label("cms_sessions", "gauge", "Sessions, by status.", "status", {**known, **held.sessions})
     yield from _money(held)
+    yield from _plan(held.plan)
     so_far = held.counters
 
     def count(name: str) -> Mapping[str, float]:
@@ -78,6 +80,22 @@ def _money(held: Figures) -> Iterator[Family]:
     ):
         samples = tuple(Sample(getattr(one, field), {"scope": one.scope}) for one in held.budgets)
         yield Family(name, "gauge", help_, samples)
+
+
+def _plan(windows: Sequence[UsageWindow]) -> Iterator[Family]:
+    running = windows[:MOST]
+    used = tuple(Sample(one.used, {"window": one.name}) for one in running if one.used is not None)
+    yield Family(
+        "cms_plan_used_ratio", "gauge", "Part of the subscription's window that is used, 0 to 1.", used
+    )
+    ends = tuple(Sample(one.resets_at, {"window": one.name}) for one in running if one.resets_at is not None)
+    yield Family(
+        "cms_plan_resets_timestamp_seconds", "gauge", "When that window resets, since the epoch.", ends
+    )
+    heard = tuple(Sample(one.heard, {"window": one.name}) for one in running)
+    yield Family(
+        "cms_plan_heard_timestamp_seconds", "gauge", "When claude told that, since the epoch.", heard
+    )
 
 
 def _by_model(spent: Mapping[str, TokenUsage]) -> dict[str, TokenUsage]:

@@ -35,7 +35,7 @@ from cms.fleet.crew import Crew, LocalCrew
 from cms.fleet.remote_crew import RemoteCrew
 from cms.fleet.supervisor import Supervisor
 from cms.groups import at_own_door
-from cms.store import batch_intake, batch_steering, batch_tasks, batches
+from cms.store import batch_intake, batch_steering, batch_tasks, batches, plan_usage
 from cms.store.batch_intake import NewTask
 from cms.store.store import Store
 
@@ -189,7 +189,8 @@ class Batches:
         )
         multiplied = table_words(options)
         notes = (*foreseen.notes, multiplied) if multiplied else foreseen.notes
-        return msgspec.structs.replace(foreseen, notes=notes)
+        used = tuple(await self.store.read(plan_usage.windows))
+        return msgspec.structs.replace(foreseen, notes=notes, plan_usage=used)
 
     async def discard(self, batch_id: str) -> None:
         """Forget a batch that was never started."""

@@ -42,10 +42,11 @@ from cms.session.model import (
     Reply,
     SessionRecord,
 )
+from cms.session.plan_usage import UsageWindow
 from cms.session.questions import OpenQuestion, read_answer
 from cms.session.rounds import together
 from cms.session.verdict import delegate_result
-from cms.store import audit, counters, money, sessions
+from cms.store import audit, counters, money, plan_usage, sessions
 from cms.store.counters import Figures
 from cms.store.records import Total
 from cms.store.sessions import Place
@@ -429,6 +430,10 @@ class Sessions:
         today = await self.store.read(money.account, DAY, now)
         ever = await self.store.read(money.account, ALL, now)
         return Budget(today, ever, tuple(await self.store.read(money.standings, now)))
+
+    async def plan_usage(self) -> tuple[UsageWindow, ...]:
+        """The subscription's windows, as claude told them last."""
+        return tuple(await self.store.read(plan_usage.windows))
 
     async def figures(self) -> Figures:
         """What the store holds, in numbers."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import trio
@@ -49,6 +49,8 @@ from cms.session.decide import (
 from cms.session.fold import is_piece
 from cms.session.gate import GateDecision, Rules, asked_questions, held
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
+from cms.session.plan_events import told_by
+from cms.session.plan_usage import UsageWindow
 from cms.session.questions import OpenQuestion, PersonAnswer
 from cms.session.startup import waits_for
 from cms.session.state import (
@@ -74,9 +76,11 @@ from cms.session.state import (
 )
 from cms.session.transcript import first_line
 from cms.session.verdict import api_part, conclude, response_of
-from cms.store import money, sessions, turns
+from cms.store import money, plan_usage, sessions, turns
 from cms.store.store import Store
 
+#: Seconds after which what is told of the plan once more is stored, for the time at which it was heard.
+_PLAN_EVERY = 60.0
 #: Seconds for the end of a process that has not come up within a limit.
 _GIVE_UP = 1.0
 
@@ -124,6 +128,8 @@ class Driver:
         self._lines_before = (context.record.unknown_lines, context.record.noise_lines)
         self._settled = trio.Event()
         self._sleeps_until = math.inf
+        self._plan_said: frozenset[UsageWindow] = frozenset()
+        self._plan_stored = -math.inf
 
     def __repr__(self) -> str:
         return f"<Driver {self._context.state.phase} activity={self.activity!r}>"
@@ -144,6 +150,8 @@ class Driver:
             self.activity = doing
         if self._watchers and (note := note_of(event)) is not None:
             self._watchers.notify(context.progress(*note))
+        if windows := told_by(event):
+            self._store_plan_usage(windows)
         if is_piece(event):
             return  # what becomes due with time is the clock's
         if isinstance(event, HookStarted) and before.phase is Phase.STARTING:
@@ -339,6 +347,16 @@ class Driver:
         )
         record = context.record
         self._ask_budget(lambda: self._store.write(turns.spend, record, rows, key, now))
+
+    def _store_plan_usage(self, windows: Sequence[UsageWindow]) -> None:
+        """Keep what claude tells of the plan: where it is news, and now and then where it is not."""
+        now, name = self._context.now(), self._context.record.name
+        said = frozenset(windows)
+        if said == self._plan_said and now < self._plan_stored + _PLAN_EVERY:
+            return
+        self._plan_said, self._plan_stored = said, now
+        heard = [msgspec.structs.replace(one, heard=now, heard_from=name) for one in windows]
+        self._writes.after(lambda: self._store.write(plan_usage.save, heard))
 
     def check_budget(self) -> None:
         """Learn anew what the interaction in flight may still spend of the shared money."""

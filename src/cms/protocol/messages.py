@@ -284,6 +284,7 @@ class RateLimitInfo(msgspec.Struct, frozen=True):
     resetsAt: float | None = None  # noqa: N815 - claude's name; epoch seconds
     rateLimitType: str | None = None  # noqa: N815 - claude's name
     utilization: float | None = None
+    unifiedWindows: msgspec.Raw = msgspec.Raw(b"")  # noqa: N815 - claude's name; see `session.plan_usage`
 
 
 class RateLimitEvent(Event, frozen=True, tag_field="type", tag="rate_limit_event"):

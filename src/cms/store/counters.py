@@ -14,7 +14,8 @@ import msgspec
 from cms.protocol import tools
 from cms.session.budget import ALL, DAY, Standing
 from cms.session.model import Interaction, Receipt, TokenUsage
-from cms.store import money
+from cms.session.plan_usage import UsageWindow
+from cms.store import money, plan_usage
 from cms.store.database import Database
 
 #: What is counted, and by which words its `label` is made.
@@ -45,6 +46,7 @@ class Figures(msgspec.Struct, frozen=True):
         counters: name -> label -> so far.
         spent: what each model took since ever.
         budgets: of the day and of all, where they have a cap.
+        plan: the subscription's windows, as they were told last.
         today: US dollars spent today, with what was counted for calls of unknown price.
     """
 
@@ -55,6 +57,7 @@ class Figures(msgspec.Struct, frozen=True):
     tasks: dict[str, int]
     budgets: tuple[Standing, ...]
     today: float
+    plan: tuple[UsageWindow, ...] = ()
 
 
 def add(db: Database, name: CounterName, label: str = "", amount: float = 1.0) -> None:
@@ -123,6 +126,7 @@ def figures(db: Database, at: float) -> Figures:
         tasks=_counted(db, "SELECT status, sum(tasks) FROM batch_counts GROUP BY 1"),
         budgets=tuple(one for one in money.standings(db, at) if one.scope in (ALL, DAY)),
         today=money.account(db, DAY, at).used,
+        plan=tuple(one for one in plan_usage.windows(db) if not one.over(at)),
     )
 
 

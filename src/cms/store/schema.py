@@ -493,9 +493,14 @@ def _v15(db: sqlite3.Connection) -> None:
     )
 
 
+def _v16(db: sqlite3.Connection) -> None:
+    """What claude tells of the plan's windows (`store.plan_usage`)."""
+    db.execute("CREATE TABLE plan_windows (name TEXT PRIMARY KEY NOT NULL, rest TEXT NOT NULL) WITHOUT ROWID")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     *(_v1, _v2, _v3, _v4, _v5, _v6, _v7, _v8, _v9, _v10, _v11, _v12),
-    *(_v13, _v14, _v15),
+    *(_v13, _v14, _v15, _v16),
 )
 
 

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from cms.daemon.call import Handler, bind, quick
-from cms.rpc.overview import SESSIONS_OVERVIEW, OverviewResult
+from cms.rpc.overview import SESSIONS_OVERVIEW, USAGE_GET, OverviewResult, UsageResult
 from cms.rpc.questions import (
     SESSION_ANSWER,
     SESSIONS_QUESTIONS,
@@ -31,6 +31,7 @@ class QuestionHandlers:
             bind(SESSIONS_QUESTIONS, quick(self.questions)),
             bind(SESSION_ANSWER, quick(self.answer)),
             bind(SESSIONS_OVERVIEW, quick(self.overview)),
+            bind(USAGE_GET, quick(self.usage)),
         )
 
     async def questions(self, params: QuestionsParams) -> QuestionsResult:
@@ -50,4 +51,8 @@ class QuestionHandlers:
 
     async def overview(self, _params: Nothing) -> OverviewResult:
         budget = await self._supervisor.budget()
-        return OverviewResult(tuple(self._supervisor.live()), budget.today.spent, time.time())
+        plan = await self._supervisor.plan_usage()
+        return OverviewResult(tuple(self._supervisor.live()), budget.today.spent, time.time(), plan)
+
+    async def usage(self, _params: Nothing) -> UsageResult:
+        return UsageResult(await self._supervisor.plan_usage(), time.time())

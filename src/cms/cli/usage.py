@@ -1,0 +1,108 @@
+"""`cms usage`: how much of the subscription's windows is used, as claude told it last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from cms.cli import io, render
+from cms.cli.cost import bar
+from cms.cli.flags import JsonFlag
+from cms.cli.terminal import Style
+from cms.errors import ExitCode
+from cms.json_output import json_object
+from cms.rpc.overview import USAGE_GET
+from cms.rpc.verbs import Nothing
+from cms.session.plan_usage import UsageWindow, fullest
+
+_BAR: Final = 20
+_HEADS: Final = ("WINDOW", "USED", "RESETS", "HEARD", "FROM", "BY")
+
+
+def usage(*, json: JsonFlag = False) -> int:
+    """Show how much of your plan's limits is used.
+
+    Claude reports this to sessions that run on a subscription; an API key has no such limits. Nobody is asked
+    for it: this is what was heard last, by which session, and when.
+
+    Examples::
+
+        cms usage
+        cms usage --json
+    """
+    with io.daemon() as client:
+        found = client.call(USAGE_GET, Nothing())
+    if json:
+        windows = [json_object(one, over=one.over(found.at)) for one in found.windows]
+        io.show_json(json_object(windows=windows, at=found.at))
+    else:
+        io.show_lines(lines(found.windows, time.time(), io.out_style()))
+    return ExitCode.COMPLETED
+
+
+def lines(windows: Sequence[UsageWindow], now: float, style: Style) -> list[str]:
+    """The table."""
+    if not windows:
+        return ["claude has reported no plan limits yet: it does when a session runs on a subscription"]
+    rows = [_HEADS, *(_row(one, now, style) for one in windows)]
+    widths = [max(render.display_width(row[place]) for row in rows) for place in range(len(_HEADS))]
+    bars = ["", *(bar(0 if one.over(now) else one.used or 0, 1, _BAR, style) for one in windows)]
+    found: list[str] = []
+    for row, drawn in zip(rows, bars, strict=True):
+        cells = (
+            cell + " " * (width - render.display_width(cell)) for cell, width in zip(row, widths, strict=True)
+        )
+        found.append("  ".join((*cells, drawn)).rstrip())
+    return [render.paint(found[0], "1", style), *found[1:]]
+
+
+def _row(one: UsageWindow, now: float, style: Style) -> tuple[str, ...]:
+    return (
+        render.one_line(one.called, style),
+        _used(one, now),
+        "" if one.resets_at is None else _when(one.resets_at, now, style),
+        render.age(one.heard, now),
+        render.one_line(one.heard_from, style),
+        one.heard_by,
+    )
+
+
+def _used(one: UsageWindow, now: float) -> str:
+    if one.over(now):
+        return "not known"  # it has begun anew since
+    told = "not told" if one.used is None else f"{one.used:.0%}"
+    return f"{told}, full" if one.status == "rejected" else told
+
+
+def _when(at: float, now: float, style: Style) -> str:
+    """`14:05`, or with its date if that is not today's; `in 42m` behind it, while that is to come."""
+    clock, today = render.clock(at, style)[:-3], render.clock(now, style)[:10]
+    shown = clock.removeprefix(today).strip()
+    if at <= now:
+        return f"{shown} (was)"
+    minutes = int((at - now) // 60)
+    left = (
+        f"{minutes}m" if minutes < 60 else f"{minutes // 60}h" if minutes < 48 * 60 else f"{minutes // 1440}d"
+    )
+    return f"{shown} (in {left})"
+
+
+def brief(windows: Sequence[UsageWindow], now: float, style: Style) -> str:
+    """The fullest window that runs, beside other figures: `92% of 5 hours`; "" where none is known."""
+    one = fullest(windows, now)
+    return "" if one is None else f"{_used(one, now)} of {render.one_line(one.called, style)}"
+
+
+def plan_line(windows: Sequence[UsageWindow], now: float, style: Style) -> str:
+    """All windows that run, in a line: `5 hours 92% until 14:05 (in 42m), 7 days 30% ...; heard 3m ago`.
+
+    "" where nothing was heard, or all have begun anew since.
+    """
+    running = [one for one in windows if not one.over(now)]
+    said = ", ".join(
+        f"{render.one_line(one.called, style)} {_used(one, now)}"
+        + ("" if one.resets_at is None else f" until {_when(one.resets_at, now, style)}")
+        for one in running
+    )
+    return f"{said}; heard {render.age(max(one.heard for one in running), now)}" if running else ""
