@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cms.errors import ClaudeNotFound, UsageError
-from cms.session.lineage import Caller, ChildLimits
+from cms.session.callers import Caller, ChildLimits
 from cms.session.model import ContainmentLevel
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from cms.config import caller
 from cms.errors import UsageError
 from cms.fleet import session_hooks
 from cms.fleet.supervisor import Supervisor
+from cms.session.callers import Caller
 from cms.session.hooks import Hooks, event_of
-from cms.session.lineage import Caller
 from cms.session.model import Interaction, Outcome
 from cms.store import hooks as stored
 from cms.store.database import Database

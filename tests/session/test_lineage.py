@@ -12,7 +12,8 @@ from msgspec.structs import replace
 from cms.errors import UsageError
 from cms.live.argv import ARRANGEMENTS
 from cms.options import OPTIONS, narrow
-from cms.session.lineage import Caller, ChildLimits, check_depth, check_room, scope
+from cms.session.callers import Caller, ChildLimits
+from cms.session.lineage import check_depth, check_room, scope
 from cms.session.model import PRESETS, Limits, SessionOptions, SessionRecord, SessionStatus
 
 CAPS = ChildLimits()

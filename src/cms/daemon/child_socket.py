@@ -15,7 +15,7 @@ import msgspec
 
 from cms.errors import UNREADABLE, SessionNotFound, UsageError
 from cms.rpc.verbs import AnyVerb
-from cms.session.lineage import Caller
+from cms.session.callers import Caller
 from cms.session.model import SessionRecord
 
 

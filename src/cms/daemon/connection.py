@@ -41,7 +41,7 @@ from cms.rpc.wire import (
     error_data,
     notification,
 )
-from cms.session.lineage import Caller
+from cms.session.callers import Caller
 from cms.session.model import Interaction, Progress, Record
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from cms.live.runner import Runner
 from cms.options import narrow
 from cms.protection.links import locate
 from cms.protection.rules import load_rules, real_folders
+from cms.session.callers import ChildLimits
 from cms.session.gate import Rules
-from cms.session.lineage import ChildLimits, check_depth, check_outside, check_room, scope
+from cms.session.lineage import check_depth, check_outside, check_room, scope
 from cms.session.model import LIVE, SessionOptions, SessionRecord, SessionStatus
 
 

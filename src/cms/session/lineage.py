@@ -26,31 +26,11 @@ import msgspec
 
 from cms.errors import UsageError
 from cms.protocol.tools import READ_TOOLS, WRITE_TOOLS
-from cms.session.model import Limits, Preset, Record, SessionOptions, SessionRecord
+from cms.session.callers import Caller, ChildLimits
+from cms.session.model import Limits, Preset, SessionOptions, SessionRecord
 from cms.session.path_rules import anchor
 
 T = TypeVar("T")
-
-
-class Caller(Record, frozen=True):
-    """Who asks for something to be done.
-
-    Attributes:
-        depth: that of the sessions it starts.
-        session_id: the session that asks; "" for a person or an MCP client outside of cms.
-        counted: `ChildLimits.max_children` holds. Not for a batch: it has a bound of its own.
-    """
-
-    depth: int = 0
-    session_id: str = ""
-    counted: bool = True
-
-
-class ChildLimits(Record, frozen=True):
-    """How far sessions may multiply."""
-
-    max_depth: int = 2
-    max_children: int = 8
 
 
 def scope(session_id: str) -> str:
