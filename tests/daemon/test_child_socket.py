@@ -302,7 +302,7 @@ def test_every_way_to_name_a_session_is_looked_at() -> None:
         for field in msgspec.structs.fields(verb.params)
         if field.type in (str, str | None, tuple[str, ...])
     }
-    plain = {"version", "prompt", "message", "task", "context", "json_schema", "status", "order"}
+    plain = {"version", "prompt", "message", "task", "context", "json_schema", "status", "order", "tags"}
     assert texts - plain <= {"name", "names", "after"}
 
 
