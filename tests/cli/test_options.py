@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import get_args
 
-import msgspec
 import pytest
 
 from cli.conftest import Cms
@@ -39,6 +38,7 @@ from cms.option_kinds import (
     SECONDS,
     SIZE,
     SWITCH,
+    TAGS,
     TEXT,
     TEXTS,
     TRIES,
@@ -65,6 +65,7 @@ SAMPLES: dict[Kind, tuple[object, object]] = {
     TEXT: ("word", "word"),
     QUESTION: ("a question", "a question"),
     TEXTS: (["one"], ("one",)),
+    TAGS: (["one"], ("one",)),
     COMMANDS: (["make"], ("make",)),
     RULES: (["Read"], ("Read",)),
     MODEL: ("haiku", "haiku"),
@@ -82,8 +83,6 @@ SAMPLES: dict[Kind, tuple[object, object]] = {
     ISOLATE: ("overlay", "overlay"),
     APPLY: ("on-pass", "on-pass"),
 }
-
-ALL = pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))
 
 
 def sample(option: Option, here: Path) -> tuple[object, object]:
@@ -114,8 +113,9 @@ class House:
         self._cms = cms
         self.daemon: ScriptedDaemon
 
-    def config(self, table: str, key: str, value: object) -> None:
-        (self.home / "config.toml").write_text(f"[{table}]\n{key} = {json.dumps(value)}\n")
+    def config(self, table: str, **keys: object) -> None:
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in keys.items()]
+        (self.home / "config.toml").write_text(f"[{table}]\n{''.join(lines)}")
 
     def run(self, *words: str) -> tuple[int, str]:
         ran = self._cms(*words)
@@ -146,17 +146,14 @@ class House:
         assert isinstance(params, SpawnParams)
         return params.options
 
-    def continued(self, option: Option) -> object:
-        """What `continue` says of an option, and that it says nothing else."""
+    def continued(self) -> Callable[[Option], object]:
+        """What `continue` says of an option."""
         (params,) = self.daemon.of(ContinueParams)
         assert isinstance(params, ContinueParams)
-        if option.field not in Limits.__struct_fields__:
-            assert params.limits in (None, Limits())
-            return getattr(params, option.field)
-        assert params.limits is not None
-        value = getattr(params.limits, option.field)
-        assert params.limits == msgspec.structs.replace(Limits(), **{option.field: value})
-        return value
+        limits = params.limits or Limits()
+        return lambda option: getattr(
+            limits if option.field in Limits.__struct_fields__ else params, option.field
+        )
 
     def added(self) -> TaskOptions:
         (created,) = self.daemon.of(BatchCreateParams)
@@ -208,6 +205,26 @@ def found_in_task(option: Option, task: TaskOptions) -> object:
     return found_in_session(option, task.session)
 
 
+def found(house: House, way: str) -> Callable[[Option], object]:
+    """What the daemon was told of an option by this way in."""
+    if way == "delegate":
+        options, context = house.delegated()
+        return lambda option: found_in_session(option, options, context)
+    if way == "spawn":
+        spawned = house.spawned()
+        return lambda option: found_in_session(option, spawned)
+    if way == "continue":
+        return house.continued()
+    added = house.added()
+    return lambda option: found_in_task(option, added)
+
+
+def check_arrived(house: House, way: str, meant: Mapping[str, object]) -> None:
+    """Hold what the daemon was told against what was meant; what nobody said a word of is as ever."""
+    look = found(house, way)
+    assert {field: look(OPTIONS[field]) for field in meant} == meant
+
+
 # --- flags ----------------------------------------------------------------------------------------------
 
 
@@ -217,64 +234,89 @@ def flags_of(option: Option, way: Way) -> tuple[str, ...]:
     return option.flags
 
 
-FLAGS: list[tuple[Option, Way, str]] = [
-    (option, way, flag)
+WAYS: tuple[Way, ...] = ("delegate", "spawn", "continue", "batch")
+BEGINNINGS: dict[str, tuple[str, ...]] = {
+    "delegate": ("delegate", "x", "go"),
+    "spawn": ("spawn", "x", "go"),
+    "continue": ("continue", "x", "go"),
+    "batch": ("batch", "--file", "tasks.json", "--detach"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("which", range(max(len(option.flags) for option in OPTIONS.values())))
+def test_flags(house: House, way: Way, which: int) -> None:
+    """All options at once, each by its first flag, then by its second ..."""
+    house.file()
+    words: list[str] = []
+    meant: dict[str, object] = {}
+    for option in OPTIONS.values():
+        flags = flags_of(option, way)
+        if way in option.ways and which < len(flags):
+            written, meant[option.field] = sample(option, house.here)
+            words += flag_words(option, flags[which], written)
+    code, err = house.run(*BEGINNINGS[way], *words)
+    assert code == 0, err
+    check_arrived(house, way, meant)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_flag_says_one_thing(house: House, way: Way) -> None:
+    """Of what is not said nothing arrives; which of two is meant is seen one by one."""
+    house.file()
+    for option in OPTIONS.values():
+        if option.group != "limits" or way not in option.ways:
+            continue
+        written, meant = sample(option, house.here)
+        house.daemon.received.clear()
+        code, err = house.run(*BEGINNINGS[way], *flag_words(option, flags_of(option, way)[0], written))
+        assert code == 0, err
+        look = found(house, way)
+        others = [each for each in OPTIONS.values() if each.group == "limits" and way in each.ways]
+        told = {each.field: look(each) for each in others}
+        house.daemon.received.clear()
+        assert house.run(*BEGINNINGS[way])[0] == 0
+        look = found(house, way)
+        assert told == {**{each.field: look(each) for each in others}, option.field: meant}
+
+
+REFUSED = [
+    (way, flag)
     for option in OPTIONS.values()
-    for way in ("delegate", "spawn", "continue", "batch")
+    for way in WAYS
     for flag in flags_of(option, way)
+    if way not in option.ways
 ]
 
 
-@pytest.mark.parametrize(("option", "way", "flag"), FLAGS, ids=[f"{way} {flag}" for _, way, flag in FLAGS])
-def test_flags(house: House, option: Option, way: Way, flag: str) -> None:
-    written, meant = sample(option, house.here)
-    words = flag_words(option, flag, written)
-    first = {
-        "delegate": ("delegate", "x", "go"),
-        "spawn": ("spawn", "x", "go"),
-        "continue": ("continue", "x", "go"),
-        "batch": ("batch", "--file", house.file(), "--detach"),
-    }[way]
-    if option.field in ("repair", "judge_max_cost", "judge_model") and way == "delegate":
-        words += ["--judge", "Is it good?"]  # there must be something to repair, and a judge
-    code, err = house.run(*first, *words)
-    if way not in option.ways:
-        assert (code, f"there is no flag {flag!r}" in err) == (2, True)
-        assert not house.daemon.received
-        return
-    assert code == 0, err
-    match way:
-        case "delegate":
-            assert found_in_session(option, *house.delegated()) == meant
-        case "spawn":
-            assert found_in_session(option, house.spawned()) == meant
-        case "continue":
-            assert house.continued(option) == meant
-        case _:
-            assert found_in_task(option, house.added()) == meant
+@pytest.mark.parametrize(("way", "flag"), REFUSED, ids=[" ".join(each) for each in REFUSED])
+def test_a_flag_that_a_command_does_not_have(house: House, way: Way, flag: str) -> None:
+    house.file()
+    code, err = house.run(*BEGINNINGS[way], flag, "1")
+    assert (code, f"unknown flag {flag!r}" in err) == (2, True), err
+    assert not house.daemon.received
 
 
 # --- the person's file ----------------------------------------------------------------------------------
 
 
-@ALL
-@pytest.mark.parametrize(
-    "by", ["delegate", "spawn", "batch", "delegate tool", "spawn tool", "batch_start tool"]
-)
-@pytest.mark.parametrize("table", ["defaults", "profiles.night"])
-def test_the_person_s_file(house: House, option: Option, table: str, by: str) -> None:
-    written, meant = sample(option, house.here)
-    house.config(table, option.flags[-1].removeprefix("--"), written)
-    profile = table != "defaults"
+BY = ("delegate", "spawn", "batch", "delegate tool", "spawn tool", "batch_start tool")
+
+
+def key_of(option: Option) -> str:
+    return option.flags[-1].removeprefix("--")
+
+
+def ask(house: House, by: str, *, profile: bool) -> str:
+    """Begin something with nothing but what the person's file says; gives why that was refused."""
     flags = ("--profile", "night") if profile else ()
     argument: dict[str, object] = {"profile": "night"} if profile else {}
-    refused = ""
     try:
         match by:
             case "delegate" | "spawn":
-                _, refused = house.run(by, "x", "go", *flags)
+                return house.run(by, "x", "go", *flags)[1]
             case "batch":
-                _, refused = house.run("batch", "--file", house.file(), "--detach", *flags)
+                return house.run("batch", "--file", house.file(), "--detach", *flags)[1]
             case "delegate tool":
                 house.tool("delegate", {"name": "x", "task": "go", **argument})
             case "spawn tool":
@@ -283,40 +325,61 @@ def test_the_person_s_file(house: House, option: Option, table: str, by: str) ->
                 tasks = [{"name": "t", "task": "p"}]
                 house.tool("batch_start", {"tasks": tasks, "maxCost": 1.0, **argument})
     except UsageError as error:
-        refused = error.message
-    if "profile" not in option.ways:
-        assert f"[{table}] knows no '{option.flags[-1].removeprefix('--')}'" in refused
-        assert not house.daemon.received
-        return
-    if "delegate" in by:
-        assert found_in_session(option, *house.delegated()) == meant
-    elif "spawn" in by:
-        meant = meant if "spawn" in option.ways else getattr(SessionOptions("x", "/"), option.field)
-        assert found_in_session(option, house.spawned()) == meant
-    else:
-        assert found_in_task(option, house.added()) == meant
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("table", ["defaults", "profiles.night"])
+def test_the_person_s_file(house: House, table: str, by: str) -> None:
+    way = by.removesuffix(" tool").replace("batch_start", "batch")
+    meant: dict[str, object] = {}
+    keys: dict[str, object] = {}
+    for option in OPTIONS.values():
+        if "profile" in option.ways:
+            keys[key_of(option)], value = sample(option, house.here)
+            if way == "spawn" and "spawn" not in option.ways:
+                value = getattr(SessionOptions("x", "/"), option.field)
+            meant[option.field] = value
+    house.config(table, **keys)
+    ask(house, by, profile=table != "defaults")
+    check_arrived(house, way, meant)
+
+
+@pytest.mark.parametrize("by", ["delegate", "batch_start tool"])
+@pytest.mark.parametrize("table", ["defaults", "profiles.night"])
+def test_what_the_person_s_file_cannot_say(house: House, table: str, by: str) -> None:
+    for option in OPTIONS.values():
+        if "profile" not in option.ways:
+            house.config(table, **{key_of(option): sample(option, house.here)[0]})
+            refused = ask(house, by, profile=table != "defaults")
+            assert f"[{table}] has no key {key_of(option)!r}" in refused
+    assert not house.daemon.received
 
 
 # --- files of tasks -------------------------------------------------------------------------------------
 
 
-KEYS: list[tuple[Option, str]] = [
-    (option, key)
-    for option in OPTIONS.values()
-    for key in dict.fromkeys((option.key, option.field, option.field.replace("_", "-"), *option.aliases))
-]
+def keys_of(option: Option) -> list[str]:
+    return list(dict.fromkeys((option.key, option.field, option.field.replace("_", "-"), *option.aliases)))
 
 
-@pytest.mark.parametrize(("option", "key"), KEYS, ids=[key for _, key in KEYS])
+@pytest.mark.parametrize("which", range(max(len(keys_of(option)) for option in OPTIONS.values())))
 @pytest.mark.parametrize("way", ["file", "task"])
-def test_files_of_tasks(house: House, option: Option, way: Way, key: str) -> None:
-    written, meant = sample(option, house.here)
-    said = {key.removeprefix("!"): not written if key.startswith("!") else written}
+def test_files_of_tasks(house: House, way: Way, which: int) -> None:
+    """All options at once, each by its first key, then by its second ..."""
+    said: dict[str, object] = {}
+    meant: dict[str, object] = {}
+    for option in OPTIONS.values():
+        assert way in option.ways
+        if which < len(keys_of(option)):
+            key = keys_of(option)[which]
+            written, meant[option.field] = sample(option, house.here)
+            said[key.removeprefix("!")] = not written if key.startswith("!") else written
     file = house.file(said) if way == "task" else house.file(defaults=said)
     code, err = house.run("batch", "--file", file, "--detach")
-    assert way in option.ways
     assert code == 0, err
-    assert found_in_task(option, house.added()) == meant
+    check_arrived(house, "batch", meant)
 
 
 # --- tools ----------------------------------------------------------------------------------------------
@@ -326,42 +389,45 @@ def test_files_of_tasks(house: House, option: Option, way: Way, key: str) -> Non
 BATCH_KEYS = {"max_cost": "taskMaxCost", "max_time": "taskMaxMinutes"}
 
 
-@ALL
-@pytest.mark.parametrize("name", get_args(ToolName))
-def test_tools(house: House, option: Option, name: ToolName) -> None:
-    said = option.tool
-    key = (said.key if said is not None else "") or option.key
-    if said is None and key == "systemPrompt":
+def key_in(option: Option, name: ToolName) -> str:
+    """How a tool calls an option, or would."""
+    key = (option.tool.key if option.tool is not None else "") or option.key
+    if option.tool is None and key == "systemPrompt":
         key = "replaceSystemPrompt"  # the other one means what is added
-    if name == "batch_start":
-        key = BATCH_KEYS.get(option.field, key)
-    written, meant = sample(option, house.here)
-    if option.kind in (SECONDS, MONEY):
-        written = 1.5 if option.kind is SECONDS else meant
-    given = {key: written}
+    return BATCH_KEYS.get(option.field, key) if name == "batch_start" else key
+
+
+def call_of(name: ToolName, given: dict[str, object]) -> tuple[str, dict[str, object]]:
     task: dict[str, object] = {"name": "t", "task": "p"}
-    tool, arguments = {
+    calls: dict[ToolName, tuple[str, dict[str, object]]] = {
         "delegate": ("delegate", {"name": "x", "task": "go", **given}),
         "spawn": ("spawn", {"name": "x", "prompt": "go", **given}),
         "continue": ("continue", {"name": "x", "message": "go", **given}),
         "batch_start": ("batch_start", {"tasks": [task], "maxCost": 5.0, **given}),
         "task": ("batch_start", {"tasks": [{**task, **given}], "maxCost": 5.0}),
-    }[name]
-    if said is None or name not in said.on:
+    }
+    return calls[name]
+
+
+@pytest.mark.parametrize("name", get_args(ToolName))
+def test_tools(house: House, name: ToolName) -> None:
+    given: dict[str, object] = {}
+    meant: dict[str, object] = {}
+    for option in OPTIONS.values():
+        written, value = sample(option, house.here)
+        if option.kind in (SECONDS, MONEY):
+            written = 1.5 if option.kind is SECONDS else value
+        key = key_in(option, name)
+        if option.tool is not None and name in option.tool.on:
+            given[key], meant[option.field] = written, value
+            continue
+        tool, arguments = call_of(name, {key: written})
         with pytest.raises(UsageError, match=f"unknown field `{key}`"):
             house.tool(tool, arguments)
-        assert not house.daemon.received
-        return
+    assert not house.daemon.received
+    tool, arguments = call_of(name, given)
     house.tool(tool, arguments)
-    match name:
-        case "delegate":
-            assert found_in_session(option, *house.delegated()) == meant
-        case "spawn":
-            assert found_in_session(option, house.spawned()) == meant
-        case "continue":
-            assert house.continued(option) == meant
-        case _:
-            assert found_in_task(option, house.added()) == meant
+    check_arrived(house, {"batch_start": "batch", "task": "batch"}.get(name, name), meant)
 
 
 # --- a check that checks nothing ------------------------------------------------------------------------
@@ -379,7 +445,7 @@ def test_a_check_that_checks_nothing_is_a_mistake_by_every_way_in(house: House, 
             code, err = house.run("batch", "--file", file, "--detach")
             assert (code, "check nothing" in err) == (2, True), err
     for table, flags in (("defaults", ()), ("profiles.night", ("--profile", "night"))):
-        house.config(table, "verify", ["make", command])
+        house.config(table, verify=["make", command])
         code, err = house.run("delegate", "x", "go", *flags)
         assert (code, "check nothing" in err) == (2, True), err
     (house.home / "config.toml").unlink()
