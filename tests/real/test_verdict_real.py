@@ -61,6 +61,10 @@ def test_commands_of_claudes_own(world: World) -> None:
     for command in ("/cost", "/clear"):
         ran = world.cms("send", "one", command, "--json")
         assert (ran.code, ran.json()["outcome"]) == (0, "completed"), ran.out
+    for command in ("/nosuch", "/plan it", "/exit"):  # (an unknown one goes to the model)
+        ran = world.cms("send", "one", command, "--json")
+        unknown = command == "/nosuch"
+        assert (ran.code, ran.json()["outcome"]) == ((0, "completed") if unknown else (1, "failed")), ran.out
     ran = world.cms("delegate", "two", "/cost", "--json")
     assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
     assert "the model was not asked" in str(ran.json()["reasons"])

@@ -27,6 +27,7 @@ from session.world import (
     World,
     calls,
     hook,
+    permission,
     raw,
     result,
     rules,
@@ -255,6 +256,17 @@ def test_what_an_unasked_turn_said_is_no_answer() -> None:
 
 
 # --- refused by somebody else -----------------------------------------------------------------------
+
+
+def test_what_a_hook_of_the_users_permitted_meanwhile_was_done() -> None:
+    """claude asks its own hooks and us at once, and takes the answer that comes first."""
+    refused = [hook("1", "Bash", {"command": "touch a"}), permission("p1", "Bash", {"command": "touch a"})]
+    world = World(rules()).see(REPLY, *refused, tool_result("1"), result(), IDLE)
+    (done,) = world.settled
+    assert (done.outcome, done.reasons) == (Outcome.COMPLETED, ())
+    world = World(rules()).see(REPLY, *refused, tool_result("1", error=True), result(), IDLE)
+    (done,) = world.settled
+    assert (done.outcome, done.reasons[1:]) == (Outcome.NEEDS_INPUT, ("1 tool call(s) refused",))
 
 
 def test_what_claude_refuses_after_the_gate_let_it_through() -> None:

@@ -45,7 +45,8 @@ from cms.protocol.messages import (
 from cms.protocol.tools import PLAN_TOOL
 from cms.session.acts import is_loss, may_change
 from cms.session.background import NOTHING_YET, begin_unasked, follow_tasks
-from cms.session.model import Denial, InteractionState, TokenUsage
+from cms.session.model import InteractionState, TokenUsage
+from cms.session.refusals import permit, refuse
 from cms.session.repetition import follow
 from cms.session.startup import lacks
 from cms.session.state import (
@@ -136,7 +137,7 @@ def fold(state: State, event: Event, now: float) -> State:
         case TasksChanged() | TaskStarted() | TaskUpdated() | TaskNotification():
             return follow_tasks(state, event)
         case PermissionDenied():
-            return _denied(state, event.tool_use_id, event.tool_name, event.message)
+            return refuse(state, event.tool_use_id, event.tool_name, event.message)
         case Informational(content=text, prevent_continuation=True) if not _is_asked(state):
             return _in_turn(state, blocked=text.strip() or "claude did not go on with it")
         case ApiRetry():
@@ -261,30 +262,6 @@ def _initialized(state: State, event: Init) -> State:
 
 def _is_asked(state: State) -> bool:
     return state.turn is not None and state.turn.asked
-
-
-def _denied(state: State, use: str, tool: str, reason: str, given: ToolInput | None = None) -> State:
-    """claude refused a call by itself: by its mode, by the user's own rule or hook, or as none that it knows.
-
-    That it does so is said in up to three ways; a call counts once.
-    """
-    turn = state.turn
-    if turn is None or use in turn.denied_ids:
-        return state
-    _, known = turn.calls.get(use, ("", None))
-    given = given or known or ToolInput()
-    at_work = {key: acts for key, acts in turn.at_work.items() if key != use}
-    # What it was let through for, where nothing more is told of it.
-    loss = is_loss(tool, given) or turn.at_work.get(use, False)
-    denial = Denial(tool, given.detail, reason, by="claude")
-    return _in_turn(
-        state,
-        denials=(*turn.denials, denial),
-        denied_ids=turn.denied_ids | {use},
-        refused=turn.refused + loss,
-        at_work=at_work,
-        calls={key: call for key, call in turn.calls.items() if key != use},
-    )
 
 
 def _retrying(state: State, event: ApiRetry, now: float) -> State:
@@ -446,6 +423,7 @@ def _user(state: State, line: User) -> State:
         return state
     at_work, calls, acted = dict(turn.at_work), dict(turn.calls), turn.acted
     refused: list[ToolResultBlock] = []
+    ran: list[str] = []
     for block in line.blocks:
         if not isinstance(block, ToolResultBlock):
             continue
@@ -455,12 +433,16 @@ def _user(state: State, line: User) -> State:
             refused.append(block)
             continue
         calls.pop(use, None)
+        if use in turn.unpermitted and not block.is_error:
+            ran.append(use)
         if use in at_work:
             acted += at_work.pop(use) and not block.is_error
     state = _in_turn(state, at_work=at_work, calls=calls, acted=acted)
+    for use in ran:
+        state = permit(state, use)
     for block in refused:
         tool, given = calls.get(block.tool_use_id, ("", ToolInput()))
-        state = _denied(state, block.tool_use_id, tool, _words(block), given)
+        state = refuse(state, block.tool_use_id, tool, _words(block), given)
     return state
 
 
@@ -500,6 +482,9 @@ def _judged(state: State, event: Judged, now: float) -> State:
         calls=turn.calls if allowed else {k: v for k, v in turn.calls.items() if k != call.tool_use_id},
         texts=(*turn.texts, turn.last_text) if told else turn.texts,
         last_text="" if told else turn.last_text,
+        unpermitted={**turn.unpermitted, call.tool_use_id: (call.tool, call.given)}
+        if event.denial is not None and event.denial.by == "nobody"
+        else turn.unpermitted,
         questions=(*turn.questions, *event.questions),
         plan=event.plan or turn.plan,
         # What a subagent is told ends the subagent, not the turn.
@@ -572,7 +557,7 @@ def _result(state: State, event: Result) -> State:
         given, _ = read_input(call.tool_input)
         # (Its reason was told before, where claude tells reasons.)
         reason = "refused by claude's permission mode, or by a rule or a hook of your own"
-        state = _denied(state, call.tool_use_id, call.tool_name, reason, given)
+        state = refuse(state, call.tool_use_id, call.tool_name, reason, given)
     return _in_turn(
         state,
         result=event,

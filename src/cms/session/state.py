@@ -234,6 +234,7 @@ class Turn(msgspec.Struct, frozen=True):
     plan: str = ""
     denials: tuple[Denial, ...] = ()
     denied_ids: frozenset[str] = frozenset()
+    unpermitted: dict[str, tuple[str, ToolInput]] = {}  # tool_use_id -> what was refused: nobody was there
     questions: tuple[Question, ...] = ()
     result: Result | None = None  # the newest
     breach: Breach | None = None

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -39,8 +40,8 @@ _FINISHED = frozenset({"completed", "stop_hook_prevented"})
 #: How the model's last reply ends where it is whole. (`pause_turn`, `refusal`, `max_tokens` and the like are
 #: cut off. claude asks again after some of them, and takes the rest, known or not, for an end.)
 _WHOLE = frozenset({"", "end_turn", "stop_sequence", "tool_use"})
-#: How claude begins to say that there is no such command of its own.
-_UNKNOWN = ("Unknown command", "Unknown slash command", "Unknown skill")
+#: How claude says that there is no such command of its own, or none here.
+_UNKNOWN = re.compile(r"Unknown (slash )?command|Unknown skill|/\S+ isn't available in this environment")
 
 
 NOT_ASKED: Final = "claude answered by itself: the model was not asked"
@@ -138,7 +139,7 @@ def _conclude_success(turn: Turn, reasons: list[str]) -> Conclusion:
     said = " ".join(turn.texts)
     if not turn.asked:
         reasons.insert(0, NOT_ASKED)
-        if turn.blocked or not turn.command or said.startswith(_UNKNOWN):
+        if turn.blocked or not turn.command or _UNKNOWN.match(said):
             error = turn.blocked or (said if turn.command else "") or NOT_ASKED
             return Conclusion(Outcome.FAILED, error, tuple(reasons))
         return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
