@@ -57,7 +57,8 @@ def test_it_is_never_wider_than_the_terminal_and_shows_the_newest(width: int, sp
 
 def test_csv_is_read_back_as_it_was_and_starts_no_formula() -> None:
     usage = TokenUsage(1, 2, 3, 4, 0.1 + 0.2)
-    rows = [CostRow("id", 'a "b", c', usage, exact=False), CostRow("=HYPERLINK(1)", "", usage, exact=True)]
+    small = TokenUsage(1, 2, 3, 4, 2e-05)
+    rows = [CostRow("id", 'a "b", c', usage, exact=False), CostRow("=HYPERLINK(1)", "", small, exact=True)]
     found = list(csv.reader(StringIO(as_csv(rows).decode())))
     assert found == [
         [
@@ -65,5 +66,5 @@ def test_csv_is_read_back_as_it_was_and_starts_no_formula() -> None:
             *("cache_creation_input_tokens", "cost_usd", "exact"),
         ],
         ["id", 'a "b", c', "1", "2", "3", "4", "0.3", "false"],
-        ["'=HYPERLINK(1)", "", "1", "2", "3", "4", "0.3", "true"],
+        ["'=HYPERLINK(1)", "", "1", "2", "3", "4", "0.00002", "true"],
     ]

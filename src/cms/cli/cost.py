@@ -79,9 +79,14 @@ def as_csv(rows: Sequence[CostRow]) -> bytes:
     names = TokenUsage.__struct_fields__
     writer.writerow(("key", "name", *names, "exact"))
     for row in rows:
-        figures = [plain(name, getattr(row.usage, name)) for name in names]
+        figures = [_figure(plain(name, getattr(row.usage, name))) for name in names]
         writer.writerow((_cell(row.key), _cell(row.name), *figures, str(row.exact).lower()))
     return text.getvalue().encode(errors="replace")
+
+
+def _figure(value: object) -> str:
+    """A number without an exponent: not every spreadsheet knows one."""
+    return f"{value:.10f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
 def _cell(text: str) -> str:

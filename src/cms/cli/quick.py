@@ -15,7 +15,14 @@ from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_typ
 from cms.cli.commands import COMMANDS
 
 #: What has its declarations from `cms.cli.declare`.
-MODULES = ("cms.cli.cost", "cms.cli.metrics", "cms.cli.sessions", "cms.cli.status", "cms.cli.usage")
+MODULES = (
+    "cms.cli.cost",
+    "cms.cli.search",
+    "cms.cli.metrics",
+    "cms.cli.sessions",
+    "cms.cli.status",
+    "cms.cli.usage",
+)
 _TARGETS = {
     name: command.target
     for command in COMMANDS

@@ -30,8 +30,10 @@ from cms.store.rows import to_json
 #: In the order in which they come.
 KINDS: Final[tuple[TextKind, ...]] = ("prompt", "call", "answer")
 
+#: Deleted words leave the file at once where SQLite can do that; older ones cannot read what it then writes.
+_SECURE: Final = sqlite3.sqlite_version_info >= (3, 42)
 #: Of the tables below; an index of another version is made anew.
-VERSION: Final = 1
+VERSION: Final = 3 if _SECURE else 2
 #: Characters of one text that are searched.
 MAX_TEXT: Final = 200_000
 #: What one step takes at most: messages, and characters of them.
@@ -209,8 +211,7 @@ class Index:
             for statement in _TABLES:
                 self._db.execute(statement)
             self._db.execute("INSERT INTO progress VALUES (?)", (newest + 1,))
-            # Words of deleted texts go at once, where SQLite can (3.42).
-            with suppress(sqlite3.Error):
+            if _SECURE:
                 self._db.execute("INSERT INTO texts (texts, rank) VALUES ('secure-delete', 1)")
             self._db.execute(f"PRAGMA user_version = {VERSION}")
 
