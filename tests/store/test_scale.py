@@ -76,6 +76,8 @@ FLAT: dict[str, Callable[[Database], object]] = {
     "names that begin alike": lambda db: sessions.names(db, "task-00001", 1000),
     "a deleted one": lambda db: audit.find_deleted(db, f"task-{home._DELETED - 1:06d}"),
     "left open": sessions.left_open,
+    "those with a tag": lambda db: sessions.page(db, tags=["x"], limit=50),
+    "how many have a tag": lambda db: sessions.count(db, tags=["x"]),
 }
 
 
