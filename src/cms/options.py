@@ -17,7 +17,7 @@ To add an option: a field here, and one of the same name in `session.model` (`Li
 # No `from __future__ import annotations`: the table is made of the annotations themselves.
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, ClassVar, Final, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -69,6 +69,7 @@ from cms.session.model import (
     SessionRecord,
     Writes,
 )
+from cms.session.terms import Terms
 
 _set = msgspec.structs.replace
 
@@ -124,6 +125,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         Option(
             PRESET,
             "read-only, review, edit, full or plan.",
+            ways=_LIMIT,
             default="edit",
             common=_COMMON,
             child="preset",
@@ -131,7 +133,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
                 "What it may do, by default edit. read-only: search and read. review: the same, told to "
                 "report findings. edit: also edit files in its folder and run harmless commands. plan: make "
                 "a plan, carry out nothing. full: everything; only for work that needs it.",
-                _TOOLS,
+                {**_TOOLS, "continue": "Another preset from now on."},
             ),
         ),
     ] = None
@@ -265,14 +267,18 @@ class Layer(Record, frozen=True, omit_defaults=True):
             "Shell command that must succeed in the end. Repeatable.",
             common=_COMMON,
             group="task",
-            ways=_CHECK,
+            ways=_CHECK | {"continue"},
             combine="own",
             child="checks",
             noun="check",
             tool=Tool(
                 "Shell commands, run in its folder when it says it is done, that must succeed; else the "
                 "outcome is verification_failed. Cheaper and surer than asking it whether it is done.",
-                {"delegate": "", "task": "Shell commands that must succeed when it says it is done."},
+                {
+                    "delegate": "",
+                    "continue": "One more check from now on.",
+                    "task": "Shell commands that must succeed when it says it is done.",
+                },
                 Meta(max_length=20),
                 Meta(min_length=1, max_length=2000, examples=["pytest -q"]),
             ),
@@ -380,6 +386,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             "Also allow this, like 'Bash(pytest *)'. Repeatable.",
             "--allow",
             metavar="RULE",
+            ways=_LIMIT,
             common=_COMMON,
             combine="own",
             child="known",
@@ -388,7 +395,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             other="--allowed-tools",
             tool=Tool(
                 "Permission rules for commands that the preset does not allow, as narrow as they can be.",
-                _TOOLS,
+                {**_TOOLS, "continue": "More rules from now on: those that `refused` names, say."},
                 Meta(max_length=50),
                 Meta(min_length=1, max_length=500, examples=["Bash(pytest *)"]),
                 key="allow",
@@ -603,6 +610,30 @@ def session_options(layer: Layer, name: str, work_dir: str, *, delegated: bool) 
     }
     kept = {field: said[field] for field in SessionOptions.__struct_fields__ if field in said}
     return _set(SessionOptions(name, work_dir, limits=limits_of(layer), delegated=delegated), **kept)
+
+
+def change(options: SessionOptions, terms: Terms) -> SessionOptions:
+    """A session's options with what is to be different from now on, by each option's rule."""
+    now = msgspec.structs.asdict(terms)
+    said = Layer(**{field: now[field] for field in _CONTINUED}, **_limits(terms.limits))
+    before = Layer(**{field: getattr(options, field) for field in _CONTINUED}, **_limits(options.limits))
+    layer = resolve(said, before)
+    return _set(options, limits=limits_of(layer), **{field: getattr(layer, field) for field in _CONTINUED})
+
+
+def _limits(limits: Limits | None) -> dict[str, Any]:
+    return {} if limits is None else msgspec.structs.asdict(limits)
+
+
+def terms_of(layer: Layer) -> Terms:
+    """What it says, of a follow-up."""
+    limits = limits_of(layer)
+    said = {field: getattr(layer, field) for field in _CONTINUED}
+    return Terms(limits=None if limits == Limits() else limits, **said)
+
+
+#: What a follow-up may change besides the limits.
+_CONTINUED: Final = tuple(field for field in Terms.__struct_fields__ if field != "limits")
 
 
 def narrow(options: SessionOptions, parent: SessionRecord) -> SessionOptions:

@@ -47,6 +47,19 @@ def parse_seconds(text: str) -> float:
     return value
 
 
+def time_word(seconds: float) -> str:
+    """What `parse_seconds` reads: `2h`, `90m`, `45s`."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """`1 file`, `3 files`; `nouns`: where it is no mere s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
+
+
 def parse_money(text: str) -> float:
     """`2`, `0.50`, `$1.25` as US dollars.
 

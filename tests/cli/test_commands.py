@@ -559,7 +559,12 @@ def test_the_json_of_commands_that_ask(cms: Cms, home: Path) -> None:
         "totalCostUsd": 0.2468,
         "more": False,
     }
-    assert status.json() == {**SESSION_JSON, "activity": "Edit a.py", "lastInteraction": INTERACTION_JSON}
+    assert status.json() == {
+        **SESSION_JSON,
+        "activity": "Edit a.py",
+        "lastInteraction": INTERACTION_JSON,
+        "nextStep": None,
+    }
     assert output.json() == {**INTERACTION_JSON, "name": "fix-auth", "status": "ready", "change": None}
     assert history.json() == {
         "name": "fix-auth",
@@ -595,6 +600,7 @@ def test_the_json_of_commands_that_act(cms: Cms, home: Path) -> None:
             "outcome": "completed",
             "questions": [],
             "denials": [],
+            "nextStep": None,
         }
         assert cms("delegate", "fix-auth", "go", "--json").json() == {
             "status": "completed",
@@ -617,6 +623,7 @@ def test_the_json_of_commands_that_act(cms: Cms, home: Path) -> None:
             "output": None,
             "rounds": [],
             "verified": [],
+            "nextStep": None,
             "judge": None,
         }
         status = cms("daemon", "status", "--json").json()

@@ -44,7 +44,7 @@ def test_a_limit_has_its_exit_code(cms_process: Cms, agent: Path) -> None:
     task = prompt("Spend", *(call("Read", file_path=str(agent)).costing(0.05) for _ in range(10)))
     ran = cms_process("delegate", "fg", "--foreground", "--max-cost", "0.10", "--task", task)
     assert ran.code == ExitCode.COST_EXCEEDED, ran
-    assert ran.out.startswith("cost_exceeded  fg  $0.1")
+    assert ran.out.startswith("$ cost_exceeded  fg  $0.1")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -65,7 +65,7 @@ def test_a_delegation_waits_for_its_answer_and_goes_on(shell: Shell) -> None:
     assert "  cms answer builder ANSWER ANSWER" in listed
     # One answer is not enough, and changes nothing.
     refused = shell.cms("answer", "builder", "Postgres")
-    assert (refused.code, "asks 2 question(s), and 1 answer(s) came" in refused.err) == (2, True)
+    assert (refused.code, "asks 2 questions, and 1 answer came" in refused.err) == (2, True)
     assert shell.ok("answer", "builder", "2", "logs, AUTH").out == "builder: told Postgres; Logs, Auth\n"
     out, err = working.communicate(timeout=30)
     assert working.returncode == 0, err

@@ -175,7 +175,7 @@ def test_status_tells_what_became_of_an_interrupted_turn_and_how_it_ended() -> N
     record = session(status=SessionStatus.STOPPED, pid=None, receipt=RECEIPT)
     last = interaction(state=InteractionState.INTERRUPTED, error="the daemon was killed")
     lines = render.status_lines(record, "", last, NOW, TERMINAL)
-    fate = "#2 send, interrupted: the daemon was killed; what it did before stands, resume to go on"
+    fate = "#2 send, interrupted: the daemon was killed; what it did before stands"
     assert f"  last message  {fate}" in lines
     assert "  last end      stop: interrupt, then eof ended it in 300 ms, proved empty (pidns)" in lines
     assert not any(line.startswith("  pid") for line in lines)
@@ -260,9 +260,74 @@ def test_a_delegate_result() -> None:
         "tools: Read, Edit",
         "",
         "All tests pass.",
-        "",
-        "go on with: cms continue fix-auth MESSAGE",
     ]
+
+
+def test_an_end_names_the_next_step_and_says_nothing_twice() -> None:
+    limit = "$0.2500 spent of $0.1000"
+    spent = msgspec.structs.replace(
+        result(outcome=Outcome.COST_EXCEEDED),
+        error=limit,
+        reasons=(limit, "1 tool call refused"),
+        safety=Safety(denials=(Denial("Read", "/etc/hosts", limit),)),
+        response="",
+        next_step='cms continue fix-auth "go on" --max-cost 0.35',
+    )
+    assert render.delegate_lines(spent, TERMINAL)[1:] == [
+        "error: $0.2500 spent of $0.1000",
+        "tools: Read, Edit",
+        "refused: Read /etc/hosts",
+        "",
+        'next: cms continue fix-auth "go on" --max-cost 0.35',
+    ]
+    asks = msgspec.structs.replace(
+        result(outcome=Outcome.NEEDS_INPUT),
+        error="Which one?",
+        questions=(Question("Which one?", options=("a", "b")),),
+        response="",
+        next_step="cms answer fix-auth ANSWER",
+    )
+    assert render.delegate_lines(asks, TERMINAL)[1:] == [
+        "tools: Read, Edit",
+        "asks: Which one?",
+        "  - a",
+        "  - b",
+        "",
+        "next: cms answer fix-auth ANSWER",
+    ]
+    answer = msgspec.structs.replace(
+        reply(outcome=Outcome.NEEDS_INPUT, text=""),
+        error="Which one?",
+        questions=asks.questions,
+        next_step=asks.next_step,
+    )
+    assert render.reply_lines(answer, TERMINAL)[1:] == [
+        "? needs_input",
+        "asks: Which one?",
+        "  - a",
+        "  - b",
+        "",
+        "next: cms answer fix-auth ANSWER",
+    ]
+
+
+def test_status_says_how_the_last_message_ended() -> None:
+    record = session(status=SessionStatus.COMPLETED, pid=None, receipt=RECEIPT)
+    options = msgspec.structs.replace(record.options, verify=("make test",), delegated=True)
+    record = msgspec.structs.replace(record, options=options)
+    good = msgspec.structs.replace(interaction(), outcome=Outcome.COMPLETED)
+    lines = render.status_lines(record, "", good, NOW, TERMINAL, next_step="cms continue fix-auth MESSAGE")
+    assert "  last message  #2 send: ✓ completed" in lines
+    assert "  check passed  make test" in lines
+    assert lines[-1].split(maxsplit=1) == ["next", "cms continue fix-auth MESSAGE"]
+    error = "$0.2 spent of $0.1"
+    spent = msgspec.structs.replace(
+        interaction(state=InteractionState.INTERRUPTED, error=error), outcome=Outcome.COST_EXCEEDED
+    )
+    record = msgspec.structs.replace(record, status=SessionStatus.STOPPED, error=error)
+    lines = render.status_lines(record, "", spent, NOW, TERMINAL)
+    assert f"  last message  #2 send: $ cost_exceeded: {error}" in lines
+    assert not [line for line in lines if "check" in line or line.startswith("  error")]
 
 
 def test_a_good_ends_notes_are_notes_and_its_checks_are_told() -> None:

@@ -14,7 +14,7 @@ __all__ = ["shell"]
 def test_a_paused_session_takes_no_message_until_it_is_resumed(shell: Shell) -> None:
     pid = shell.ok("spawn", "resting", prompt("hello", say("here")), "--json").json()["pid"]
     paused = shell.ok("pause", "resting")
-    assert paused.out == f"resting  paused  pid {pid}\n"
+    assert paused.out == f"resting  ⏸ paused  pid {pid}\n"
     refused = shell.cms("send", "resting", "hello?")
     assert refused.code == 2
     assert "session 'resting' is paused: cannot take a message" in refused.err
@@ -69,7 +69,7 @@ def test_a_frozen_session_stands_still_and_goes_on(shell: Shell) -> None:
     assert (refused.code, "is paused: cannot be interrupted" in refused.err) == (2, True)
     assert counter.stat().st_size == size  # two commands took longer than it needs for the next line
     assert shell.ok("resume", "ice", "--json").json()["status"] == "busy"
-    assert shell.ok("wait", "ice").out.startswith("ice  completed  $")
+    assert shell.ok("wait", "ice").out.startswith("ice  ✓ completed  $")
     assert counter.read_text().splitlines()[-1] == "20"
 
 

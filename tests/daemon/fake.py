@@ -31,7 +31,6 @@ from cms.session.model import (
     Grouping,
     Interaction,
     InteractionState,
-    Limits,
     LiveSession,
     Order,
     Outcome,
@@ -47,6 +46,7 @@ from cms.session.model import (
 )
 from cms.session.plan_usage import UsageWindow
 from cms.session.questions import OpenQuestion, read_answer
+from cms.session.terms import Terms
 from cms.session.verdict import delegate_result
 from cms.store.records import Total
 from cms.store.sessions import in_order
@@ -216,9 +216,7 @@ class FakeSupervisor(Supervisor):
         name: str,
         message: str,
         *,
-        limits: Limits | None = None,
-        repair: int | None = None,
-        json_schema: str | None = None,
+        terms: Terms = Terms(),  # noqa: B008 - it is frozen
         accepted: Callable[[Interaction], None] | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
@@ -263,9 +261,7 @@ class FakeSupervisor(Supervisor):
         name: str,
         message: str,
         *,
-        limits: Limits | None = None,
-        repair: int | None = None,
-        json_schema: str | None = None,
+        terms: Terms = Terms(),  # noqa: B008 - it is frozen
     ) -> Interaction:
         return await self.submit(name, message, type="continue")
 

@@ -46,6 +46,7 @@ from cms.rpc.verbs import Nothing, P, R, Verb, all_verbs
 from cms.rpc.wire import PROTOCOL
 from cms.session.lineage import scope
 from cms.session.model import DelegateResult, Limits, Outcome, Record, Reply, SessionOptions
+from cms.session.terms import Terms
 from cms.testing.script import call, prompt, say
 from fleet.kit import make_options, make_settings, supervising
 
@@ -131,16 +132,25 @@ async def test_a_child_has_the_environment_of_its_parent_and_not_the_one_it_name
 async def test_a_follow_up_gives_a_child_no_more_than_its_parent_has(tmp_path: Path) -> None:
     async with house(tmp_path) as supervisor:
         limits = Limits(max_cost=1.0, max_memory=2**30, max_procs=200)
-        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True, limits=limits))
+        inside = Inside(
+            supervisor, await spawn(supervisor, "parent", allow_cms=True, preset="edit", limits=limits)
+        )
         await inside.ask(SESSION_DELEGATE, DelegateParams(SessionOptions("child", inside.work_dir), "x"))
         more = Limits(max_cost=50.0, max_memory=2**36, max_procs=9999, max_turns=7)
-        await inside.ask(SESSION_CONTINUE, ContinueParams("child", "x", more))
+        await inside.ask(SESSION_CONTINUE, ContinueParams(name="child", message="x", limits=more))
         have = (await supervisor.get("child")).options.limits
         assert have.max_cost is not None
         assert have.max_cost <= 1.0
         assert (have.max_memory, have.max_procs, have.max_turns) == (2**30, 200, 7)
+        for params in (
+            ContinueParams(name="child", message="x", preset="full"),
+            ContinueParams(name="child", message="x", allowed_tools=("Bash",)),
+            ContinueParams(name="child", message="x", verify=("touch /x",)),
+        ):
+            with pytest.raises(UsageError, match="a session may not start one with"):
+                await inside.ask(SESSION_CONTINUE, params)
         # A person may, as with any session.
-        await supervisor.continue_("child", "x", limits=Limits(max_procs=300))
+        await supervisor.continue_("child", "x", terms=Terms(limits=Limits(max_procs=300)))
         assert (await supervisor.get("child")).options.limits.max_procs == 300
 
 

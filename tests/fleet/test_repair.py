@@ -11,6 +11,7 @@ from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
 from cms.fleet.batches import open_batches
 from cms.fleet.supervisor import Supervisor
 from cms.session.model import DelegateResult, Interaction, Limits, Outcome, SessionStatus
+from cms.session.terms import Terms
 from cms.testing.script import ScriptedReply, call, prompt, say
 from fleet.kit import at_work, consistent, delegate, last, make_options, make_settings, supervising
 
@@ -68,7 +69,7 @@ async def test_no_more_rounds_than_were_given(tmp_path: Path) -> None:
         assert len(await messages(supervisor)) == 3
         assert result.can_continue
         assert not result.repairable
-        again = await supervisor.continue_("one", prompt("Once more", FIX, say("now")), repair=0)
+        again = await supervisor.continue_("one", prompt("Once more", FIX, say("now")), terms=Terms(repair=0))
         assert again.status is Outcome.COMPLETED
         assert again.rounds == ()
         assert (await supervisor.get("one")).options.repair == 0

@@ -11,6 +11,7 @@ from cms.errors import SessionNotFound, UsageError
 from cms.fleet.batches import open_batches
 from cms.json_output import encode
 from cms.session.model import Outcome
+from cms.session.terms import Terms
 from cms.testing.script import ScriptedReply, call, prompt, say
 from fleet.kit import consistent, delegate, last, make_options, make_settings, supervising
 
@@ -64,10 +65,14 @@ async def test_a_follow_up_can_be_asked_for_another_shape(tmp_path: Path) -> Non
     async with supervising(settings) as supervisor:
         assert (await delegate(supervisor, prompt("Go", say("seven")))).output == ""
         with pytest.raises(UsageError):
-            await supervisor.continue_("one", "As JSON", json_schema="[]")
-        typed = await supervisor.continue_("one", prompt("As JSON", give(a=7)), json_schema=SCHEMA)
+            await supervisor.continue_("one", "As JSON", terms=Terms(json_schema="[]"))
+        typed = await supervisor.continue_(
+            "one", prompt("As JSON", give(a=7)), terms=Terms(json_schema=SCHEMA)
+        )
         assert (typed.status, typed.output) == (Outcome.COMPLETED, '{"a":7}')
-        loose = await supervisor.continue_("one", prompt("In words", say("seven")), json_schema="")
+        loose = await supervisor.continue_(
+            "one", prompt("In words", say("seven")), terms=Terms(json_schema="")
+        )
         assert (loose.status, loose.output) == (Outcome.COMPLETED, "")
     await consistent(settings)
 

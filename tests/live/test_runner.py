@@ -32,6 +32,7 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
+from cms.session.terms import Terms
 from cms.store import audit, money, sessions, turns
 from cms.store.database import Database
 from cms.store.rawlog import raw_log_path, read_lines
@@ -101,7 +102,7 @@ async def test_a_follow_up_has_what_is_left_of_the_limit_or_a_higher_one(tmp_pat
         assert third.status is Outcome.COST_EXCEEDED
         assert third.cost == 0
         assert "not sent" in (third.error or "")
-        fourth = await supervisor.continue_("one", again, limits=Limits(max_cost=1.0))
+        fourth = await supervisor.continue_("one", again, terms=Terms(limits=Limits(max_cost=1.0)))
         assert fourth.status is Outcome.COMPLETED
         assert fourth.cost == pytest.approx(0.12, abs=0.001)
         record = await supervisor.get("one")
@@ -830,7 +831,9 @@ async def test_limits_raised_after_a_full_disk_stay_raised(tmp_path: Path) -> No
         disk.writes = 0
         await supervisor.stop("one")
         disk.writes = 1000
-        again = await supervisor.continue_("one", prompt("On", say("two")), limits=Limits(max_turns=5))
+        again = await supervisor.continue_(
+            "one", prompt("On", say("two")), terms=Terms(limits=Limits(max_turns=5))
+        )
         assert again.response == "two"
         assert (await supervisor.get("one")).options.limits.max_turns == 5
     await consistent(settings)

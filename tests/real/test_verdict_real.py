@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections.abc import Mapping
 
@@ -31,6 +32,19 @@ def hook(event: str, command: str, matcher: str = "") -> dict[str, object]:
 
 def delegate(world: World, *replies: ScriptedReply, flags: tuple[str, ...] = (), task: str = "Work") -> Ran:
     return world.cms("delegate", "one", prompt(task, *replies), *flags, "--json")
+
+
+def test_the_next_step_that_is_named_does_what_was_refused(world: World) -> None:
+    command = call("Bash", command="npm run build; echo made > made.txt")
+    first = delegate(world, command, DONE)
+    assert (first.code, first.json()["status"]) == (3, "needs_input"), first.out
+    words = shlex.split(str(first.json()["nextStep"]))
+    assert words[:4] == ["cms", "continue", "one", "go on"]
+    assert set(words[4::2]) == {"--allow"}
+    assert world.cms("status", "one", "--json").json()["nextStep"] == first.json()["nextStep"]
+    again = world.cms("continue", "one", prompt("Go on", command, DONE), *words[4:], "--json")
+    assert (again.code, again.json()["status"]) == (0, "completed"), (words, again.out)
+    assert (world.work_dir / "made.txt").read_text() == "made\n"
 
 
 def denials(ran: Ran) -> list[tuple[str, str]]:

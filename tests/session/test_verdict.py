@@ -170,7 +170,7 @@ def test_a_turn_that_came_to_its_own_end(reason: str | None) -> None:
 def test_refused_each_time_it_wanted_to_act_it_did_nothing(tool: str) -> None:
     found = verdict(REPLY, *refused("1", tool), result(0.1), IDLE)
     assert found.outcome is Outcome.NEEDS_INPUT
-    assert "1 tool call(s) refused" in found.reasons
+    assert "1 tool call refused" in found.reasons
 
 
 def test_reading_and_delegating_are_no_acts() -> None:
@@ -185,13 +185,13 @@ def test_an_act_that_failed_is_no_act() -> None:
 
 def test_having_acted_it_is_completed_and_the_refusals_are_told() -> None:
     found = verdict(REPLY, *refused("1", "Bash"), *done("2", "Edit"), result(0.1), IDLE)
-    assert found == Conclusion(Outcome.COMPLETED, "", ("1 tool call(s) refused",))
+    assert found == Conclusion(Outcome.COMPLETED, "", ("1 tool call refused",))
 
 
 def test_a_refused_read_takes_nothing_from_a_task_that_only_reads() -> None:
     found = verdict(REPLY, *done("1", "Read"), *refused("2", "Read"), result(0.1), IDLE)
     assert found.outcome is Outcome.COMPLETED
-    assert found.reasons == ("1 tool call(s) refused",)
+    assert found.reasons == ("1 tool call refused",)
 
 
 # --- asked nothing, or answering nothing -----------------------------------------------------------

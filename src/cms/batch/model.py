@@ -319,6 +319,7 @@ class TaskResult(Record, frozen=True):
     place: Place | None = None  # None: on this machine
     patch: str = ""  # the file with what it changed in its checkout
     change: ChangeSummary | None = None  # of an isolated one
+    next_step: str | None = None  # with its session, where that is here
 
 
 class Task(Record, frozen=True):
@@ -389,6 +390,7 @@ class TaskView(Record, frozen=True, kw_only=True):
     host: str = ""
     patch: str = ""  # the file with what it changed there
     change: ChangeSummary | None = None
+    next_step: str | None = None  # with its session (`session.next_step`)
 
 
 def result_of(
@@ -416,6 +418,7 @@ def result_of(
         place=place,
         patch=patch,
         change=result.change,
+        next_step=result.next_step if place is None else None,
     )
 
 
@@ -454,6 +457,7 @@ def view(task: Task) -> TaskView:
         host=result.place.host if result.place is not None else "",
         patch=result.patch,
         change=result.change,
+        next_step=result.next_step,
     )
 
 

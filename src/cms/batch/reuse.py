@@ -45,5 +45,5 @@ def reused(task: Task) -> End:
     """The end of a task that has the result of another."""
     result = task.result or TaskResult()
     # The session of that result has another name, or is gone; and it took no time.
-    kept = msgspec.structs.replace(result, can_continue=False, duration=0.0)
+    kept = msgspec.structs.replace(result, can_continue=False, duration=0.0, next_step=None)
     return End(Fate(task.status), kept, undone=True)

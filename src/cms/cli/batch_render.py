@@ -22,6 +22,7 @@ from cms.cli.render import (
     count,
     cut,
     display_width,
+    next_lines,
     one_line,
     paint,
     size,
@@ -83,13 +84,15 @@ def task_line(task: TaskView, style: Style) -> str:
 
 
 def left_lines(task: TaskView, style: Style) -> list[str]:
-    """What a task has left behind: its change, and the beginning of its answer."""
+    """What a task has left behind: its change, the beginning of its answer, how to go on with it by hand."""
     lines = []
     if task.change is not None and not task.change.empty:
         lines.append(f"    {change_words(task.change, task.name, style)}")
     if task.response:
         room = None if style.width is None else style.width - 4
         lines.append(f"    {cut(one_line(task.response[:_EXCERPT], style), room, style)}")
+    if task.status is not TaskStatus.COMPLETED:
+        lines += next_lines(task.next_step, style, indent="    ")
     return lines
 
 

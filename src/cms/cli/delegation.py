@@ -10,10 +10,10 @@ from cyclopts import Parameter
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
-from cms.cli.option_flags import TASK, DelegateFlags, LimitFlags, typed
+from cms.cli.option_flags import TASK, DelegateFlags, LimitFlags
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
 from cms.errors import UsageError
-from cms.options import DELEGATION, limits_of
+from cms.options import DELEGATION, terms_of
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
     SESSION_DELEGATE,
@@ -122,16 +122,9 @@ def continue_(
     """
     who, word = flags.pick_name_and_word("continue", name, message, name_flag, "message")
     text = flags.pick_text("continue", "message", word=word, flag=message_flag, file=message_file)
-    layer = said.layer
-    params = ContinueParams(
-        name=who,
-        message=text or "",
-        limits=limits_of(layer) if typed(said) else None,
-        repair=layer.repair,
-        json_schema=layer.json_schema,
-        detach=detach,
-        hooks=hooks(on_done, on_fail, on_ask, webhook, notify),
-    )
+    terms = msgspec.structs.asdict(terms_of(said.layer))
+    told = hooks(on_done, on_fail, on_ask, webhook, notify)
+    params = ContinueParams(name=who, message=text or "", detach=detach, hooks=told, **terms)
     return wait_and_show(SESSION_CONTINUE, params, who, detach=detach, json=json)
 
 

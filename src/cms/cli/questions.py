@@ -28,6 +28,7 @@ from cms.rpc.questions import (
 )
 from cms.rpc.sessions import SESSION_CONTINUE, SESSION_SEND, ContinueParams, SendParams
 from cms.session.model import Question
+from cms.session.next_step import next_step
 from cms.session.questions import AskedQuestion, OpenQuestion, choose
 from cms.transcripts import has_transcript
 
@@ -139,11 +140,12 @@ def _go_on(asked: Unanswered, texts: tuple[str, ...], *, json: bool) -> int:
     if not questions:
         raise UsageError(
             f"{name} wanted a permission, and its message has ended without",
-            hint=f"start such work with --allow or --ask-timeout; go on: cms continue {name} MESSAGE",
+            hint=next_step(asked.session, asked.interaction) or "",
         )
     if len(texts) != len(questions):
         raise UsageError(
-            f"{name} asked {len(questions)} question(s), and {len(texts)} answer(s) came",
+            f"{name} asked {render.count(len(questions), 'question')}, and "
+            f"{render.count(len(texts), 'answer')} came",
             hint=f"one answer for each, in their order; cms ask {name} shows them",
         )
     text = "\n".join(
@@ -240,8 +242,5 @@ def _ended_lines(one: Unanswered, now: float, style: Style) -> list[str]:
             for number, label in enumerate(question.options, 1)
         ]
     found += [f"  {line}" for line in render.denial_lines(last.denials, style, most=3)]
-    if last.questions:
-        blanks = " ".join("ANSWER" for _ in last.questions)
-        return [*found, f"  cms answer {name} {blanks}"]
-    verb = "continue" if one.session.options.delegated else "send"
-    return [*found, f"  cms {verb} {name} MESSAGE"]
+    step = next_step(one.session, last)
+    return [*found, f"  {render.safe(step, style)}"] if step else found

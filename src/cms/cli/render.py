@@ -31,6 +31,10 @@ from cms.session.model import (
     SessionStatus,
     Walls,
 )
+from cms.units import plural
+
+#: `1 turn`, `3 turns`.
+count = plural
 
 #: status: (icon, its ASCII stand-in, SGR colour).
 STATUS_ICONS: dict[SessionStatus, tuple[str, str, str]] = {
@@ -95,10 +99,6 @@ def age(then: float, now: float) -> str:
 
 def clock(then: float, style: Style) -> str:
     return datetime.fromtimestamp(then, style.zone).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def size(number: int) -> str:
@@ -289,19 +289,34 @@ def question_lines(questions: Sequence[Question], style: Style) -> list[str]:
     return lines
 
 
-def denial_lines(denials: Sequence[Denial], style: Style, *, most: int = 10) -> list[str]:
+def denial_lines(
+    denials: Sequence[Denial], style: Style, *, most: int = 10, told: str | None = None
+) -> list[str]:
+    """A line for each refused call. `told`: a reason that was told before."""
     lines = []
     for denial in denials[:most]:
         what = f"{one_line(denial.tool, style)} {cut(one_line(denial.detail, style), 60, style)}".rstrip()
-        lines.append(f"refused: {what}: {one_line(denial.reason, style).removeprefix('refused: ')}")
+        why = "" if denial.reason == told else one_line(denial.reason, style).removeprefix("refused: ")
+        lines.append(f"refused: {what}: {why}" if why else f"refused: {what}")
     if len(denials) > most:
         lines.append(f"refused: {len(denials) - most} more")
     return lines
 
 
+def next_lines(step: str | None, style: Style, *, indent: str = "") -> list[str]:
+    """The command that goes on from here (`session.next_step`)."""
+    return [f"{indent}{paint('next:', '1', style)} {safe(step, style)}"] if step else []
+
+
+def answered_well(last: Interaction) -> bool:
+    return last.state is InteractionState.DONE and last.outcome in (None, Outcome.COMPLETED)
+
+
 def interaction_fate(last: Interaction, style: Style) -> str:
-    """What became of a message, in a line; for an answered one only when."""
+    """What became of a message, in a line."""
     why = f": {one_line(last.error, style)}" if last.error else ""
+    if last.outcome is not None and last.state not in (InteractionState.DOUBTFUL, InteractionState.UNCHECKED):
+        return f"#{last.number} {last.type}: {paint_outcome(last.outcome, style)}{why}"
     words = {
         InteractionState.QUEUED: "stored, not sent yet",
         InteractionState.SENT: "sent, not begun yet",
@@ -309,7 +324,7 @@ def interaction_fate(last: Interaction, style: Style) -> str:
         InteractionState.CHECKING: "answered, being checked",
         InteractionState.DONE: "answered",
         InteractionState.FAILED: f"failed{why}",
-        InteractionState.INTERRUPTED: f"interrupted{why}; what it did before stands, resume to go on",
+        InteractionState.INTERRUPTED: f"interrupted{why}; what it did before stands",
         InteractionState.UNCHECKED: f"answered, not checked{why}",
         InteractionState.DOUBTFUL: f"in doubt{why}; it may have reached claude or not, and is not sent again",
     }[last.state]
@@ -327,9 +342,12 @@ def status_lines(
     style: Style,
     *,
     plan: str = "",
+    next_step: str | None = None,
 ) -> list[str]:
     """Everything `status` tells. `plan`: how much of the plan is used, in a line."""
     limits = session.options.limits
+    passed = session.options.verify if last is not None and last.outcome is Outcome.COMPLETED else ()
+    told = "" if last is None else last.error
     spent = cost(session.total_cost_usd, exact=session.cost_exact)
     not_understood = ", ".join(
         f"{count(number, word)}"
@@ -367,11 +385,13 @@ def status_lines(
                 *walls_fields(session.walls, style),
                 *(("cap hit", one_line(hit, style)) for hit in session.caps_hit),
                 ("last message", "" if last is None else interaction_fate(last, style)),
+                *(("check passed", one_line(check, style)) for check in passed),
                 ("last end", "" if session.receipt is None else receipt_line(session.receipt)),
-                ("error", one_line(session.error, style)),
+                ("error", "" if session.error == told else one_line(session.error, style)),
                 ("not understood", not_understood),
                 ("claude", session.claude_version),
                 ("plan", plan),
+                ("next", "" if next_step is None else safe(next_step, style)),
             )
         ),
     ]
@@ -404,7 +424,7 @@ def output_lines(
         f"prompt:  {one_line(cut_characters(last.prompt, 100), style)}",
         f"time:    {clock(last.timestamp, style)}",
     ]
-    if last.state is not InteractionState.DONE:
+    if not answered_well(last):
         lines.append(f"state:   {interaction_fate(last, style)}")
     if session is not None and session.change is not None:
         lines.append(f"change:  {change_words(session.change, session.name, style)}")
@@ -426,7 +446,7 @@ def history_lines(
             f"{cost(item.cost, exact=item.cost_exact)}  {seconds(item.duration)}"
         )
         lines.append(paint(head, "1", style))
-        if item.state is not InteractionState.DONE:
+        if not answered_well(item):
             lines.append(f"  {interaction_fate(item, style)}")
         lines += _block("prompt", item.prompt, 200, style, full=full)
         if item.response:
@@ -449,13 +469,16 @@ def reply_lines(reply: Reply, style: Style) -> list[str]:
     figures = (cost(reply.cost), count(reply.turns, "turn"), seconds(reply.duration / 1000))
     lines = ["  ".join((reply.name, paint_status(reply.status, style), *figures))]
     if reply.is_error or reply.outcome is not Outcome.COMPLETED:
-        why = f": {one_line(reply.error, style)}" if reply.error else ""
+        asks = any(one.question == reply.error for one in reply.questions)
+        why = f": {one_line(reply.error, style)}" if reply.error and not asks else ""
         outcome = reply.outcome if reply.outcome is not Outcome.COMPLETED else Outcome.FAILED
         lines.append(f"{paint_outcome(outcome, style)}{why}")
-    lines += denial_lines(reply.denials, style)
+    lines += denial_lines(reply.denials, style, told=reply.error)
     lines += question_lines(reply.questions, style)
     if reply.text:
         lines += ["", *safe(reply.text, style).split("\n")]
+    if (step := next_lines(reply.next_step, style)) and reply.outcome is not Outcome.COMPLETED:
+        lines += ["", *step]
     return lines
 
 
@@ -467,10 +490,14 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
         seconds(result.duration / 1000),
     )
     lines = ["  ".join((paint_outcome(result.status, style), result.name, *figures))]
-    if result.error:
+    if result.error and not any(one.question == result.error for one in result.questions):
         lines.append(f"error: {one_line(result.error, style)}")
+    known = (
+        result.error,
+        f"{count(len(result.safety.denials), 'tool call')} refused",
+    )  # they are named below
     label = "note" if result.status is Outcome.COMPLETED else "because"  # (a good end needs no reason)
-    lines += [f"{label}: {one_line(why, style)}" for why in result.reasons if why != result.error]
+    lines += [f"{label}: {one_line(why, style)}" for why in result.reasons if why not in known]
     lines += [f"check passed: {one_line(check, style)}" for check in result.verified]
     if (said := result.judge) is not None:
         why = one_line(said.reason, style) if said.verdict == "pass" else ""  # else it is the error
@@ -487,14 +514,15 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     if result.safety.total_violations:
         lines.append(f"safety: {count(result.safety.total_violations, 'violation')}")
         lines += [f"  {one_line(violation.message, style)}" for violation in result.safety.violations]
-    lines += denial_lines([denial for denial in result.safety.denials if not denial.violation], style)
+    denials = [denial for denial in result.safety.denials if not denial.violation]
+    lines += denial_lines(denials, style, told=result.error)
     lines += question_lines(result.questions, style)
     if result.receipt is not None and not result.receipt.empty:
         lines.append(f"end: {receipt_line(result.receipt)}")
     if result.response:
         lines += ["", *safe(result.response, style).split("\n")]
-    if result.can_continue:
-        lines += ["", f"go on with: cms continue {result.name} MESSAGE"]
+    if step := next_lines(result.next_step, style):
+        lines += ["", *step]
     return lines
 
 

@@ -58,7 +58,7 @@ _DELETED = (
     "name=session.name id=session.id status=session.status total_cost_usd=session.total_cost_usd"
     " log log_bytes receipt audited"
 )
-_WAITED = "*session last_interaction=last"
+_WAITED = "*session last_interaction=last next_step"
 
 MessageWord = Annotated[str | None, flags.word("The message; - reads it from stdin.")]
 MessageFlag = Annotated[
@@ -576,7 +576,11 @@ def cleanup_lines(reply: CleanupResult, days: float, *, dry_run: bool) -> list[s
 
 def wait_lines(reply: WaitResult, style: Style) -> list[str]:
     """A line for each that is through, and one for those that are not."""
-    found = [_waited_line(one, style) for one in reply.done]
+    found = []
+    for one in reply.done:
+        found.append(_waited_line(one, style))
+        if one.last is not None and one.last.outcome is not Outcome.COMPLETED:
+            found += render.next_lines(one.next_step, style, indent="  ")
     if reply.waiting:
         found.append(f"still at work: {', '.join(reply.waiting)}")
     return found

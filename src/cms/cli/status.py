@@ -48,11 +48,18 @@ def status(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonFl
         plan = client.call(USAGE_GET, Nothing()).windows if not json else ()
     last = recent.interactions[-1] if recent.interactions else None
     if json:
-        io.show_json(json_object(reply.session, activity=reply.activity, last_interaction=last))
+        io.show_json(
+            json_object(
+                reply.session, activity=reply.activity, last_interaction=last, next_step=recent.next_step
+            )
+        )
     else:
         now, style = time.time(), io.out_style()
         line = plan_line(plan, now, style)
-        io.show_lines(render.status_lines(reply.session, reply.activity, last, now, style, plan=line))
+        step = recent.next_step
+        io.show_lines(
+            render.status_lines(reply.session, reply.activity, last, now, style, plan=line, next_step=step)
+        )
     return ExitCode.COMPLETED
 
 

@@ -42,6 +42,7 @@ from cms.session.model import (
     Reply,
     SessionRecord,
 )
+from cms.session.next_step import next_step
 from cms.session.plan_usage import UsageWindow
 from cms.session.questions import OpenQuestion, read_answer
 from cms.session.rounds import together
@@ -387,6 +388,7 @@ class Sessions:
             outcome=done.outcome or Outcome.FAILED,
             questions=done.questions,
             denials=done.denials,
+            next_step=next_step(record, done),
         )
 
     async def whole(

@@ -41,7 +41,7 @@ from cms.groups import at_own_door, single_error
 from cms.live.attached import AttachedRunner
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket
-from cms.options import Layer, limits_of, resolve
+from cms.options import change
 from cms.session import lineage
 from cms.session.audit import AuditEntry
 from cms.session.judge import SCHEMA
@@ -55,6 +55,7 @@ from cms.session.model import (
     SessionRecord,
     SessionStatus,
 )
+from cms.session.terms import Terms
 from cms.store import batch_tasks, money, sessions
 from cms.store.rawlog import raw_log_path
 from cms.store.records import Recovery
@@ -309,7 +310,7 @@ class Supervisor(Processes):
         while await self.under_way.wait_over(name):
             pass
         if max_cost is not None:
-            await self._set_terms(name, Limits(max_cost=max_cost), None, None)
+            await self._set_terms(name, Terms(limits=Limits(max_cost=max_cost)))
         async with self.turn(name):
             record = await self.get(name)
             if name in self._runners:
@@ -364,25 +365,23 @@ class Supervisor(Processes):
         name: str,
         message: str,
         *,
-        limits: Limits | None = None,
-        repair: int | None = None,
-        json_schema: str | None = None,
+        terms: Terms = Terms(),  # noqa: B008 - it is frozen
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
     ) -> DelegateResult:
-        """A follow-up to a session, under its limits, or under those given from now on. Else like `delegate`.
+        """A follow-up to a session. Else like `delegate`.
 
         Args:
-            repair: how many rounds of repair it may have from now on; None: as before.
-            json_schema: that its answers must fit from now on; None: as before.
+            terms: what is to be different from now on. What is alive and has nothing to do is stopped
+                first: its process was started under the old ones.
 
         Raises:
             SessionNotFound, WrongStatus, WorkDirError, ClaudeNotFound, StoreError: nothing was started.
             Interrupted: as there.
         """
-        if limits is not None or repair is not None or json_schema is not None:
-            await self._set_terms(name, limits or Limits(), repair, json_schema)
+        if not terms.empty:
+            await self._set_terms(name, terms)
         return await self._delegations.carry_out(
             name, message, "continue", accepted=accepted, scopes=scopes, within=within
         )
@@ -410,23 +409,19 @@ class Supervisor(Processes):
             raise WrongStatus(name, str(session.status), "be judged")
         return await self._delegations.judge_again(session, last)
 
-    async def _set_terms(
-        self, name: str, limits: Limits, repair: int | None, json_schema: str | None
-    ) -> None:
-        await self.answers.check(json_schema or "")
+    async def _set_terms(self, name: str, terms: Terms) -> None:
+        await self.answers.check(terms.json_schema or "")
+        runner = self.runner(name)
+        if runner is not None and runner.quiet:
+            # Refused, if it is, before anything is ended.
+            await self.children.narrow_again(runner.record, change(runner.record.options, terms))
+            await self.stop(name, reason="it goes on under other terms")
         async with self.turn(name):
             record = await self.get(name)
             if name in self._runners:
                 raise WrongStatus(name, str(record.status), "change its limits", hint=f"cms stop {name}")
             await self._save_lost(name)
-            layers = (Layer(**msgspec.structs.asdict(one)) for one in (limits, record.options.limits))
-            wanted = msgspec.structs.replace(
-                record.options,
-                limits=limits_of(resolve(*layers)),
-                repair=record.options.repair if repair is None else repair,
-                json_schema=record.options.json_schema if json_schema is None else json_schema,
-            )
-            options = await self.children.narrow_again(record, wanted)
+            options = await self.children.narrow_again(record, change(record.options, terms))
             record = msgspec.structs.replace(record, options=options)
             await self.store.write(sessions.save, record)
             await self._cap_children(record)
@@ -442,12 +437,10 @@ class Supervisor(Processes):
         name: str,
         message: str,
         *,
-        limits: Limits | None = None,
-        repair: int | None = None,
-        json_schema: str | None = None,
+        terms: Terms = Terms(),  # noqa: B008 - it is frozen
     ) -> Interaction:
         """Like `continue_`, but returns once accepted."""
-        go_on = partial(self.continue_, name, message, limits=limits, repair=repair, json_schema=json_schema)
+        go_on = partial(self.continue_, name, message, terms=terms)
         return await self._delegations.start(lambda accepted: go_on(accepted=accepted))
 
     # --- the record -----------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ class Refusal(Result, frozen=True):
     detail: str
     reason: str
     protected_path: bool
+    allow: Annotated[tuple[str, ...], described("The rules that would have allowed it.")] = ()
 
 
 class Ask(Result, frozen=True):
@@ -212,6 +213,10 @@ class DelegationVerdict(Result, frozen=True):
     can_continue: bool = False
     questions: tuple[Ask, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    next_step: Annotated[
+        str | None,
+        described("How a person goes on, in a shell. Of `continue` the flags are arguments: maxCost, allow."),
+    ] = None
 
 
 class Ended(Result, frozen=True):

@@ -42,7 +42,7 @@ from cms.mcp.results import (
     verdict_of,
 )
 from cms.mcp.tool import Params, tool
-from cms.options import limits_of
+from cms.options import terms_of
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
     SESSION_DELEGATE,
@@ -66,7 +66,7 @@ from cms.rpc.sessions import (
     StopParams,
     WaitParams,
 )
-from cms.session.model import DelegateResult, Limits, Reply, SessionStatus
+from cms.session.model import DelegateResult, Reply, SessionStatus
 
 
 @takes("delegate")
@@ -105,14 +105,8 @@ class ContinueArguments(Options, frozen=True, kw_only=True):
 
 
 def continue_(call: DaemonCall, given: ContinueArguments) -> DelegationVerdict:
-    limits = limits_of(given.layer)
-    params = ContinueParams(
-        name=given.name,
-        message=given.message,
-        limits=None if limits == Limits() else limits,
-        repair=given.layer.repair,
-        detach=given.detach,
-    )
+    terms = msgspec.structs.asdict(terms_of(given.layer))
+    params = ContinueParams(name=given.name, message=given.message, detach=given.detach, **terms)
     reply = call.call(SESSION_CONTINUE, params)
     return _verdict(reply, given.max_chars)
 

@@ -403,6 +403,7 @@ class PermissionRequest(msgspec.Struct, frozen=True, gc=False, tag_field="subtyp
     tool_use_id: str = ""
     input: msgspec.Raw = msgspec.Raw(b"{}")
     blocked_path: str | None = None
+    permission_suggestions: msgspec.Raw = msgspec.Raw(b"[]")  # what it would change if a person agreed
 
 
 class HookCallback(Event, frozen=True):

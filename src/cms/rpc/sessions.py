@@ -11,7 +11,6 @@ from cms.session.hooks import Hooks
 from cms.session.model import (
     DelegateResult,
     Interaction,
-    Limits,
     Order,
     Outcome,
     Receipt,
@@ -20,6 +19,7 @@ from cms.session.model import (
     SessionOptions,
     SessionRecord,
 )
+from cms.session.terms import Terms
 
 # --- work ---------------------------------------------------------------------------------------
 
@@ -65,14 +65,11 @@ class DelegateParams(Record, frozen=True):
     hooks: Hooks = Hooks()
 
 
-class ContinueParams(Record, frozen=True):
-    """A follow-up to a delegated session, under its limits (or raised ones)."""
+class ContinueParams(Terms, frozen=True):
+    """A follow-up to a delegated session, under its terms or those given from now on."""
 
     name: str
     message: str
-    limits: Limits | None = None
-    repair: int | None = None  # rounds of repair from now on; None: as before
-    json_schema: str | None = None  # that its answers must fit from now on; None: as before
     detach: bool = False
     hooks: Hooks = Hooks()
 
@@ -259,6 +256,7 @@ class InteractionsParams(Record, frozen=True):
 class InteractionsResult(Record, frozen=True):
     session: SessionRecord
     interactions: tuple[Interaction, ...]
+    next_step: str | None = None  # after the newest (`session.next_step`)
 
 
 class WatchParams(Record, frozen=True):
@@ -280,6 +278,7 @@ class Waited(Record, frozen=True):
 
     session: SessionRecord
     last: Interaction | None
+    next_step: str | None = None
 
 
 class WaitResult(Record, frozen=True):

@@ -221,5 +221,13 @@ def describe(standing: Standing) -> str:
     return f"{what} is {state}: {', '.join(parts)}, {_money(left)} left; {advice}"
 
 
+def raising(reason: str) -> str:
+    """The command that gives room again where `describe` said this; "" where it did not."""
+    for scope, flag in ((DAY, "--daily"), (ALL, "--total")):
+        if reason.startswith(name_of(scope)):
+            return f"cms budget set {flag} USD"
+    return "cms budget show" if reason.startswith("the budget ") else ""
+
+
 def _money(usd: float) -> str:
     return f"${usd:.4f}"

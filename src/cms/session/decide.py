@@ -49,6 +49,7 @@ from cms.session.limits import (
     wants_meter,
 )
 from cms.session.model import Denial, Outcome
+from cms.session.permission_rules import permitting
 from cms.session.startup import limit_passed, must_be_up_by, start_due
 from cms.session.state import (
     CLOUD_TASK,
@@ -163,12 +164,13 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
             continue
         if breach is None and now < call.at + rules.ask_timeout and awaits_person(call, rules):
             continue
-        decision = judge(call, rules)
+        # (Of a call that ends with the turn nobody finds out where its paths lead.)
+        decision = GateDecision("pass") if needs_paths(call, rules) else judge(call, rules)
         if breach is None:
             breach = breach_of(decision, rules, now)
             if breach is not None:
                 actions.append(Note(breach))
-        actions.append(_answer(call, decision, breach))
+        actions.append(_answer(call, decision, breach, rules.folders))
         answered_main = answered_main or call.of_main
     if breach is None:
         if wants_meter(state, now):
@@ -257,12 +259,15 @@ def _wait_for_start(state: State, rules: Rules, now: float) -> tuple[Action, ...
     return (GiveUp(breach),) if breach is not None or (until is not None and now >= until) else ()
 
 
-def _answer(call: PendingCall, decision: GateDecision, breach: Breach | None) -> AnswerCall:
+def _answer(
+    call: PendingCall, decision: GateDecision, breach: Breach | None, folders: tuple[str, ...] = ()
+) -> AnswerCall:
     if breach is not None and decision.effect != "deny":
         decision = GateDecision("deny", breach.reason, decision.detail or call.given.detail)
     denial = None
     if decision.effect == "deny" and not (decision.questions or decision.plan or decision.noted):
-        denial = Denial(call.tool, decision.detail, decision.reason, decision.by, decision.violation)
+        allow = permitting(call, folders) if decision.by == "nobody" else ()
+        denial = Denial(call.tool, decision.detail, decision.reason, decision.by, decision.violation, allow)
     answer: Answer
     if call.kind == "permission":
         if decision.effect == "allow":

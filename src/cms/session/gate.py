@@ -45,7 +45,7 @@ from cms.session.state import Breach, PendingCall, State
 
 #: What the model reads when a call is refused.
 AWAY = "refused: its work would lie where nobody looks and no check runs; work in the work dir"
-NOBODY = "refused: nobody is there to permit this (name it with --allow to permit it)"
+NOBODY = "refused: nobody is there to permit this"
 
 
 class InFolders(msgspec.Struct, frozen=True):
@@ -284,7 +284,12 @@ def _by_preset(call: PendingCall, rules: Rules) -> GateDecision:
             where = "" if target is None else target.name
             return GateDecision("deny", f"{where} is outside of the work dir (preset edit)", detail)
         return GateDecision("pass", detail=detail)
-    return GateDecision("deny", f"{tool} is not in preset {rules.preset}", detail)
+    return GateDecision("deny", not_in_preset(tool, rules.preset), detail)
+
+
+def not_in_preset(tool: str, preset: Preset) -> str:
+    """Why a call is refused that another preset allows."""
+    return f"{tool} is not in preset {preset}"
 
 
 def touched(state: State, rules: Rules, now: float) -> Breach | None:

@@ -253,6 +253,7 @@ class Denial(Record, frozen=True):
     reason: str
     by: Literal["gate", "nobody", "person", "claude"] = "gate"
     violation: bool = False  # it touched a protected path
+    allow: tuple[str, ...] = ()  # the rules that would have permitted it, as far as that is known
 
 
 class Question(Record, frozen=True):
@@ -481,6 +482,7 @@ class Reply(Record, frozen=True):
     outcome: Outcome = Outcome.COMPLETED
     questions: tuple[Question, ...] = ()
     denials: tuple[Denial, ...] = ()
+    next_step: str | None = None
 
 
 class LiveSession(Record, frozen=True):
@@ -547,6 +549,7 @@ class DelegateResult(Record, frozen=True):
         judge: what it said of the last round.
         repairable: what checks it failed is stored, and was not given back to its session yet.
         verified: the checks that it passed, all that there were.
+        next_step: the command that goes on from here (`session.next_step`).
     """
 
     status: Outcome
@@ -573,6 +576,7 @@ class DelegateResult(Record, frozen=True):
     repairable: bool = False
     change: ChangeSummary | None = None
     verified: tuple[str, ...] = ()
+    next_step: str | None = None
 
 
 ProgressKind = Literal["status", "text", "tool", "denied", "retry", "rate_limit", "note", "turn"]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from cms.errors import UsageError
 from cms.session.model import Record
+from cms.units import plural
 
 
 class Choice(Record, frozen=True):
@@ -87,7 +88,8 @@ def read_answer(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, messag
         return PersonAnswer(allow, {}, message)
     if len(texts) != len(asked.questions):
         raise UsageError(
-            f"{asked.name} asks {len(asked.questions)} question(s), and {len(texts)} answer(s) came",
+            f"{asked.name} asks {plural(len(asked.questions), 'question')}, and "
+            f"{plural(len(texts), 'answer')} came",
             hint=f"one answer for each, in their order; cms ask {asked.name} shows them",
         )
     pairs = zip(asked.questions, texts, strict=True)

@@ -98,6 +98,7 @@ class PendingCall(msgspec.Struct, frozen=True):
         paths: where the paths that it names lead; None: that is still to be found out.
         looking: somebody is finding it out.
         person: what a person has said to it.
+        suggestions: JSON: what claude would change if a person permitted it.
     """
 
     request_id: str
@@ -117,6 +118,7 @@ class PendingCall(msgspec.Struct, frozen=True):
     cwd: str = ""
     astray: bool = False
     guessed: tuple[str, ...] | None = ()
+    suggestions: msgspec.Raw = msgspec.Raw(b"[]")
 
     @classmethod
     def of(
@@ -130,6 +132,7 @@ class PendingCall(msgspec.Struct, frozen=True):
         agent_id: str | None = None,
         complete: int | None = None,
         blocked_path: str = "",
+        suggestions: msgspec.Raw = msgspec.Raw(b"[]"),  # noqa: B008 - it is frozen
         at: float = 0.0,
         cwd: str = "",
         astray: bool = False,
@@ -148,6 +151,7 @@ class PendingCall(msgspec.Struct, frozen=True):
             agent_id=agent_id,
             complete=complete,
             blocked_path=blocked_path,
+            suggestions=suggestions,
             at=at,
             guessed=guessed,
             paths=None if given.paths or guessed else (),
@@ -466,6 +470,7 @@ def pending_call(state: State, event: HookCallback | CanUseTool, now: float) -> 
         tool_use_id=ask.tool_use_id,
         complete=state.seq,
         blocked_path=ask.blocked_path or "",
+        suggestions=ask.permission_suggestions,
         at=now,
     )
 

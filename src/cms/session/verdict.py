@@ -32,8 +32,10 @@ from cms.session.model import (
     SessionStatus,
     Violation,
 )
+from cms.session.next_step import next_step
 from cms.session.rounds import together, told
 from cms.session.state import Phase, State, Turn, agents, is_over, shells
+from cms.units import plural
 
 #: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
 _FINISHED = frozenset({"completed", "stop_hook_prevented"})
@@ -88,7 +90,7 @@ def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
         return Conclusion(Outcome.FAILED, "nothing was in flight")
     reasons: list[str] = []
     if turn.denials:
-        reasons.append(f"{len(turn.denials)} tool call(s) refused")
+        reasons.append(f"{plural(len(turn.denials), 'tool call')} refused")
     left = shells(state)
     if left:
         reasons.append(f"still running in the background: {', '.join(left)}")
@@ -283,4 +285,5 @@ def delegate_result(
         repairable=bool(judged.repair) and has_conversation,
         change=session.change,
         verified=session.options.verify if outcome is Outcome.COMPLETED else (),
+        next_step=next_step(session, judged, has_conversation=has_conversation),
     )

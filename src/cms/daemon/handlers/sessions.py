@@ -82,6 +82,7 @@ from cms.session.model import (
     Reply,
     SessionRecord,
 )
+from cms.session.next_step import next_step
 from cms.store.rawlog import raw_log_path
 from cms.store.trash import Retired, empty_trash
 from cms.units import check_name, check_tags
@@ -166,21 +167,13 @@ class SessionHandlers:
     async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
         await self._supervisor.hooks.check(params.hooks)
         if params.detach:
-            interaction = await self._supervisor.start_continue(
-                params.name,
-                params.message,
-                limits=params.limits,
-                repair=params.repair,
-                json_schema=params.json_schema,
-            )
+            interaction = await self._supervisor.start_continue(params.name, params.message, terms=params)
             self._supervisor.hooks.follow(interaction, params.hooks)
             return _accepted(params.name, interaction)
         return await self._supervisor.continue_(
             params.name,
             params.message,
-            limits=params.limits,
-            repair=params.repair,
-            json_schema=params.json_schema,
+            terms=params,
             accepted=partial(self._accepted, call, params.name, params.hooks),
             within=call.scope,
         )
@@ -314,9 +307,8 @@ class SessionHandlers:
 
     async def interactions(self, params: InteractionsParams) -> InteractionsResult:
         session = await self._supervisor.get(params.name)
-        return InteractionsResult(
-            session, tuple(await self._supervisor.interactions(params.name, params.last))
-        )
+        found = await self._supervisor.interactions(params.name, params.last)
+        return InteractionsResult(session, tuple(found), next_step(session, found[-1] if found else None))
 
     async def watch(self, call: Call, params: WatchParams) -> SessionResult:
         await self._supervisor.get(params.name)  # an unknown name is told at once
@@ -348,8 +340,9 @@ class SessionHandlers:
         )
 
     async def _waited(self, name: str) -> Waited:
-        last = await self._supervisor.interactions(name, 1)
-        return Waited(await self._supervisor.get(name), last[0] if last else None)
+        last = next(iter(await self._supervisor.interactions(name, 1)), None)
+        session = await self._supervisor.get(name)
+        return Waited(session, last, next_step(session, last))
 
     async def audit(self, params: AuditParams) -> AuditLog:
         return await self._supervisor.audit(params.name, params.head)

@@ -83,6 +83,10 @@ class Gate:
         if verdict.granted is None:
             request = {"subtype": "can_use_tool", "tool_name": name, "display_name": name, "input": given}
             request |= agent | {"tool_use_id": tool_use_id}
+            rule: Line = {"toolName": name}
+            if isinstance(command := given.get("command"), str):
+                rule["ruleContent"] = command
+            request["permission_suggestions"] = [{"type": "addRules", "rules": [rule], "behavior": "allow"}]
             verdict = self._ask_host(name, request, scope)
         return PermissionDecision(
             verdict.granted,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -67,7 +67,8 @@ def parse(argv: Sequence[str]) -> Options:
     Raises:
         ValueError: a number is none.
     """
-    given = dict(_pairs(argv))
+    pairs = list(_pairs(argv))
+    given = dict(pairs)
     turns, budget = given.get("--max-turns"), given.get("--max-budget-usd")
     mode = given.get("--permission-mode", "default")
     if "--dangerously-skip-permissions" in given:
@@ -81,8 +82,8 @@ def parse(argv: Sequence[str]) -> Options:
         mode="default" if mode == "manual" else mode,
         host_decides=given.get("--permission-prompt-tool") == "stdio",
         tools=None if given.get("--tools", "default") == "default" else _names(given["--tools"]),
-        allowed=_names(given.get("--allowedTools", "")),
-        disallowed=_names(given.get("--disallowedTools", "")),
+        allowed=_rules(pairs, "--allowedTools"),
+        disallowed=_rules(pairs, "--disallowedTools"),
         max_turns=None if turns is None else int(turns),
         max_budget=None if budget is None else float(budget),
         partial="--include-partial-messages" in given,
@@ -109,6 +110,11 @@ def _pairs(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
         if not equals and flag not in _SWITCHES and waiting and not waiting[-1].startswith("-"):
             value = waiting.pop()
         yield _SYNONYMS.get(flag, flag), value
+
+
+def _rules(pairs: Iterable[tuple[str, str]], flag: str) -> tuple[str, ...]:
+    """A flag that adds up."""
+    return tuple(name for given, value in pairs if given == flag for name in _names(value))
 
 
 def _names(value: str) -> tuple[str, ...]:
