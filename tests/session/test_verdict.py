@@ -266,7 +266,7 @@ def test_what_a_hook_of_the_users_permitted_meanwhile_was_done() -> None:
     assert (done.outcome, done.reasons) == (Outcome.COMPLETED, ())
     world = World(rules()).see(REPLY, *refused, tool_result("1", error=True), result(), IDLE)
     (done,) = world.settled
-    assert (done.outcome, done.reasons[1:]) == (Outcome.NEEDS_INPUT, ("1 tool call(s) refused",))
+    assert (done.outcome, done.reasons[1:]) == (Outcome.NEEDS_INPUT, ("1 tool call refused",))
 
 
 def test_what_claude_refuses_after_the_gate_let_it_through() -> None:
