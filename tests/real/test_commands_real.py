@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from cli.terminal import OnTerminal
 from cms.testing.script import call, prompt, say
 from real.conftest import World
 
@@ -151,8 +152,8 @@ def test_the_log_follows_a_session_and_ends_with_it(world: World) -> None:
     for watcher in watchers:
         out, err = watcher.communicate(timeout=30)
         assert (watcher.returncode, err) == (0, "")
-        assert "\nHere.\n" in out
-        assert "\nOne two three four five.\n" in out
+        assert " answer   Here.\n" in out
+        assert " answer   One two three four five.\n" in out
         assert out.count(" done ") == 2
 
 
@@ -186,3 +187,15 @@ def test_cleanup_spares_what_lives(world: World) -> None:
     reply = world.cms("cleanup", "--days", "0", "--json").json()
     assert [one["name"] for one in items(reply["deleted"])] == ["ended"]
     assert reply["live"] == ["alive"]
+
+
+def test_an_answer_is_shown_as_it_is_written_and_once(world: World) -> None:
+    said = "All of it, word for word. " * 4 + "\n\nThe end."
+    script = prompt(
+        "tell", call("Bash", command="echo hi").saying("First I look."), say(said).chunked(9, 0.01)
+    )
+    shown = OnTerminal("delegate", "told", "--task", script, env=world.env, cwd=world.work_dir)
+    assert shown.finish() == 0
+    assert shown.text.startswith("First I look.\n\n  Bash echo hi\n\nAll of it, word for word. ")
+    assert shown.text.count("The end.") == 1
+    assert shown.text.index("The end.") < shown.text.index("completed")

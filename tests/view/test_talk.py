@@ -43,9 +43,11 @@ def test_what_is_new_is_told_from_where_it_grew(tmp_path: Path) -> None:
         log.append("out", piece("lo")[1], 3.0)
         assert talk.read() == 1
         assert texts(talk, 1) == ["Hello"]
-        log.append("in", prompt("two"), 4.0)
+        log.extend("out", piece("Again", "n"), 3.5)
         assert talk.read() == 2
-    assert texts(talk) == ["one", "Hello", "two"]
+        log.append("in", prompt("two"), 4.0)
+        assert talk.read() == 3
+    assert texts(talk) == ["one", "Hello", "Again", "two"]
     assert talk.told(2)["from"] == 2
 
 

@@ -40,7 +40,7 @@ class AnswerText:
         self._begun = False
         self._pieces: list[str] = []
         self._above: Literal["", "text", "line"] = ""  # what was written last
-        self._parted = False  # the next text is another paragraph
+        self._parted = True  # the next text is another paragraph
 
     def expect(self, interaction_id: str) -> None:
         """The answer to this message is wanted, and those to what follows from it (rounds of repair)."""
@@ -53,8 +53,10 @@ class AnswerText:
 
     def add(self, text: str) -> str:
         """A piece of the answer, as it may be written."""
-        gap = "\n" if self._parted and self._above else ""
         self._pieces.append(text)
+        if self._parted and not (text := text.lstrip("\n")):
+            return ""
+        gap = "\n" if self._parted and self._above else ""
         self._above, self._parted, self.at_start = "text", False, text.endswith("\n")
         return gap + neutral(text)
 

@@ -23,7 +23,7 @@ from cms.live.path_lookup import PathLookup
 from cms.live.pending import PendingMessage, PendingMessages, ended
 from cms.live.process import AgentProcess
 from cms.live.resource_caps import ResourceCap
-from cms.live.watchers import Watchers, activity_of, note_of
+from cms.live.watchers import Notes, Watchers, activity_of
 from cms.live.write_queue import WriteQueue
 from cms.protocol.messages import CanUseTool, Event, GetUsage, HookStarted, Interrupt, Result
 from cms.protocol.tools import QUESTION_TOOL
@@ -121,6 +121,7 @@ class Driver:
         self._store = store
         self._writes = writes
         self._watchers = watchers
+        self._notes = Notes()
         self._pending = pending
         self._process: AgentProcess | None = None
         self._process_id = ""
@@ -148,7 +149,7 @@ class Driver:
         context.fold(event)
         if (doing := activity_of(event)) is not None:
             self.activity = doing
-        if self._watchers and (note := note_of(event)) is not None:
+        if self._watchers and (note := self._notes.of(event)) is not None:
             self._watchers.notify(context.progress(*note))
         if windows := told_by(event):
             self._store_plan_usage(windows)

@@ -115,19 +115,33 @@ def activity_of(event: Event) -> str | None:
             return None
 
 
-def note_of(event: Event) -> tuple[ProgressKind, str] | None:
-    """What a watcher is told of an event; None if nothing."""
-    match event:
-        case StreamEvent(event=api, parent_tool_use_id=None) if api.delta is not None and api.delta.text:
-            return "text", api.delta.text
-        case ApiRetry():
-            return "retry", _retry(event)
-        case RateLimitEvent(rate_limit_info=info):
-            return "rate_limit", f"{info.rateLimitType}: {info.status}"
-        case Result():
-            return "turn", ""
-        case _:
-            return None
+class Notes:
+    """What watchers are told of events that come one after the other."""
+
+    def __init__(self) -> None:
+        self._said = False  # the model has said something in this turn
+        self._apart = False  # and what comes is another reply
+
+    def of(self, event: Event) -> tuple[ProgressKind, str] | None:
+        """What is told of this one; None: nothing. An empty line stands between two replies of the model."""
+        match event:
+            case StreamEvent(event=api, parent_tool_use_id=None):
+                if api.delta is not None and api.delta.text:
+                    gap = "\n\n" if self._apart else ""
+                    self._said, self._apart = True, False
+                    return "text", gap + api.delta.text
+                if api.type == "message_start":
+                    self._apart = self._said
+            case ApiRetry():
+                return "retry", _retry(event)
+            case RateLimitEvent(rate_limit_info=info):
+                return "rate_limit", f"{info.rateLimitType}: {info.status}"
+            case Result():
+                self._said = self._apart = False
+                return "turn", ""
+            case _:
+                pass
+        return None
 
 
 def _retry(event: ApiRetry) -> str:

@@ -57,7 +57,7 @@ class Talk:
         """The moments from `first` on, as JSON. `dropped`: those before all that are kept."""
         begin = max(0, first - self._first)
         moments = [
-            json_object(moment, "-piece", **({"more": cut} if cut else {}))
+            json_object(moment, "-piece -begins", **({"more": cut} if cut else {}))
             for moment, cut in zip(self._moments[begin:], self._cut[begin:], strict=True)
         ]
         return {"from": begin, "dropped": self._first, "moments": moments}
@@ -69,7 +69,7 @@ class Talk:
     def _add(self, moment: Moment) -> int:
         streams = moment.kind == "text" and moment.piece
         before = 0
-        if streams and self._open:
+        if streams and self._open and not moment.begins:
             before = len(self._moments[-1].text)
             last = self._moments[-1]
             room = LONGEST - len(last.text)
