@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import example, given
+import trio
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cms.config import Settings
@@ -182,6 +183,82 @@ async def test_a_supervisor_finds_what_a_session_did_and_forgets_what_it_deletes
         assert told(await supervisor.search.find("are gnus", limit=9))[0] == ("two", 1, "answer")
         await supervisor.delete("two", force=True)
         assert told(await supervisor.search.find("gnus", limit=9)) == []
+
+
+# --- whatever happens -------------------------------------------------------------------------------
+
+
+_DEEDS = st.tuples(
+    st.sampled_from(["begin", "answer", "call", "delete", "delete unheard", "step", "find", "reopen"]),
+    st.integers(0, 4),
+)
+
+
+class World:
+    """The store, and what ought to be found in it: of each session by message the kinds of its texts."""
+
+    def __init__(self, home: Path) -> None:
+        self.settings = Settings(home=home)
+        self.truth: dict[int, list[set[str]]] = {}
+        self.lives = 0  # no session that is new has the number of one that was deleted
+
+    async def live(self, deeds: list[tuple[str, int]]) -> None:
+        while deeds:
+            async with searching(self.settings.home) as (store, search):
+                while deeds:
+                    deed, place = deeds.pop(0)
+                    if deed == "reopen":
+                        break
+                    of = [*self.truth, 0][min(place, len(self.truth))]
+                    await self.do(store, search, deed, of)
+                await self.check(search)
+
+    async def do(self, store: Store, search: Search, deed: str, of: int) -> None:
+        messages = self.truth.get(of, [])
+        match deed:
+            case "begin":
+                if not messages:
+                    self.lives += 1
+                    of, messages = self.lives, self.truth.setdefault(self.lives, [])
+                messages.append({"prompt"})
+                await say_in(store, of, len(messages), asked="word", state=InteractionState.RUNNING)
+            case "answer" if messages:
+                messages[-1].add("answer")
+                await say_in(store, of, len(messages), asked="word", answered="word")
+            case "call" if messages and "answer" not in messages[-1]:
+                messages[-1].add("call")
+                await store.write(audit.add, [call_of(of, "Bash", f"word {len(messages)}", len(messages))])
+            case "delete" | "delete unheard" if messages:
+                del self.truth[of]
+                await store.write(sessions.delete, f"session-{of}", 1.0)
+                if deed == "delete":
+                    await search.forget(f"session-{of}")
+            case "step":
+                await search._catch_up(0.0)
+            case "find":
+                await self.check(search)
+
+    async def check(self, search: Search) -> None:
+        found = set(told(await search.find("word", limit=100)))
+        assert found == {
+            (f"name-{of}", number, kind)
+            for of, messages in self.truth.items()
+            for number, kinds in enumerate(messages, 1)
+            for kind in kinds
+        }
+
+
+@given(st.lists(_DEEDS, max_size=25))
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@example(
+    [("begin", 9), ("begin", 9), ("find", 0), ("delete unheard", 1), ("begin", 9), ("begin", 9), ("find", 0)]
+)
+def test_what_is_there_is_found_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, deeds: list[tuple[str, int]]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search_index, "STEP", 2)
+        trio.run(World(tmp_path_factory.mktemp("world") / "home").live, list(deeds))
 
 
 # --- the question -----------------------------------------------------------------------------------
