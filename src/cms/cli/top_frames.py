@@ -35,7 +35,7 @@ _KEYS: Final = {
     "answer": "enter send  esc back",
     "permission": "y allow  n deny  esc back",
 }
-_HELP: Final = (
+HELP: Final = (
     ("up, k / down, j", "choose a session; page up and down, home and end"),
     ("enter", "its details and the end of its log, and back"),
     ("a", "answer its question, or allow or deny what it waits for"),
@@ -486,6 +486,6 @@ def _too_long(one: OpenQuestion) -> str:
 
 
 def _help_lines(style: Style) -> list[str]:
-    width = max(len(keys) for keys, _ in _HELP)
-    lines = [render.cut(f"  {keys:<{width}}  {what}", style.width, style) for keys, what in _HELP]
+    width = max(len(keys) for keys, _ in HELP)
+    lines = [render.cut(f"  {keys:<{width}}  {what}", style.width, style) for keys, what in HELP]
     return [paint("keys of cms top", "1", style), "", *lines]
