@@ -83,7 +83,8 @@ def test_every_weather(world: World) -> None:
     lines = (world.work_dir / "out.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["name"] for line in lines) == sorted(str(one["name"]) for one in made)
     page = (world.work_dir / "report.html").read_text()
-    assert "What did not complete" in page
+    assert "<title>Batch " in page
+    assert '"status":"failed"' in page
     continued = world.cms("continue", "p0", prompt("More", say("gladly")), env=env)
     assert "gladly" in continued.out
 

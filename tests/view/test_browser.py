@@ -18,13 +18,11 @@ import pytest
 
 from cli.shell import Shell, shell
 from cms.testing.script import call, prompt, say
-from view.browser import Browser, Page, chromium
+from view.browser import Page
 from view.checker import faults
 
 __all__ = ["shell"]
 
-PROGRAM = chromium()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium (apt-get install chromium)")
 
 HOSTILE = (
     "<script>document.title = 'owned'</script><img src='http://evil.example/x' onerror='window.owned = 1'>"
@@ -52,24 +50,6 @@ class Server:
     def end(self) -> None:
         self._child.send_signal(signal.SIGINT)
         assert self._child.wait(10) == 0
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    assert PROGRAM is not None
-    here = Browser(PROGRAM, tmp_path_factory.mktemp("browser"))
-    yield here
-    here.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    here = browser.page()
-    here.look()
-    yield here
-    assert here.complaints() == []
-    assert [one for one in here.asked() if not one.startswith(("http://127.0.0.1:", "file:///"))] == []
-    here.close()
 
 
 @pytest.fixture(scope="module")

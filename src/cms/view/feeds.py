@@ -48,7 +48,7 @@ _ALL_EACH: Final = 5.0
 #: Bytes of a patch that a page shows.
 _PATCH: Final = 2 * 1024 * 1024
 #: A batch's tasks are read again after so many times what it took: 10,000 of them take a while.
-_RESTS: Final = 20.0
+_RESTS: Final = 8.0
 
 
 class Feed(Protocol):

@@ -63,7 +63,7 @@ export function makeTable({ label, columns, groups, text, key, now }) {
     const first = state.page * PAGE;
     const part = found.slice(first, first + PAGE);
     const shown = found.length
-      ? `${first + 1}–${first + part.length} of ${found.length.toLocaleString("en")}`
+      ? `${first + 1} to ${first + part.length} of ${found.length.toLocaleString("en")}`
       : "none";
     return [
       el(
