@@ -151,6 +151,17 @@ def test_answering_a_question(shell: Shell, server: Server, page: Page) -> None:
     page.until_text("thanks", "#conversation")
 
 
+def test_answering_what_has_ended(shell: Shell, server: Server, page: Page) -> None:
+    ask = call("AskUserQuestion", questions=[QUESTION])
+    assert shell.cms("delegate", "ended", prompt("go", ask, say("thanks"))).code == 3
+    open_session(page, server, "ended")
+    page.click("form label", "2")
+    page.click("form button", "Answer and go on")
+    page.until_text("ended: answered, and at work again", "#said")
+    page.until_text("The answer to your question 'Which database?': 2", "#conversation")
+    page.until("!document.querySelector('form')")
+
+
 def test_allowing_and_denying_what_a_session_wants(shell: Shell, server: Server, page: Page) -> None:
     bash = [call("Bash", command=f"echo {word} > {word}") for word in ("one", "two")]
     shell.ok("spawn", "wants", prompt("go", *bash, say("thanks")), "--ask-timeout", "5m", "--detach")

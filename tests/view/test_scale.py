@@ -1,4 +1,4 @@
-"""Two hundred live sessions and a batch of ten thousand tasks, on the page; a scripted daemon tells of them."""
+"""Two hundred live sessions and a batch of ten thousand tasks on the page; a daemon tells of them by script."""
 
 from __future__ import annotations
 

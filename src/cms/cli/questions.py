@@ -27,9 +27,8 @@ from cms.rpc.questions import (
     Unanswered,
 )
 from cms.rpc.sessions import SESSION_CONTINUE, SESSION_SEND, ContinueParams, SendParams
-from cms.session.model import Question
 from cms.session.next_step import next_step
-from cms.session.questions import AskedQuestion, OpenQuestion, choose
+from cms.session.questions import AskedQuestion, OpenQuestion, answers_as_message, choose
 from cms.transcripts import has_transcript
 
 #: What `--json` tells of a message that ended because a person was needed.
@@ -142,16 +141,7 @@ def _go_on(asked: Unanswered, texts: tuple[str, ...], *, json: bool) -> int:
             f"{name} wanted a permission, and its message has ended without",
             hint=next_step(asked.session, asked.interaction) or "",
         )
-    if len(texts) != len(questions):
-        raise UsageError(
-            f"{name} asked {render.count(len(questions), 'question')}, and "
-            f"{render.count(len(texts), 'answer')} came",
-            hint=f"one answer for each, in their order; cms ask {name} shows them",
-        )
-    text = "\n".join(
-        f"The answer to your question {question.question!r}: {_choice(question, word)}"
-        for question, word in zip(questions, texts, strict=True)
-    )
+    text = answers_as_message(name, questions, texts)
     if asked.session.options.delegated:
         from cms.cli.delegation import wait_and_show
 
@@ -161,12 +151,6 @@ def _go_on(asked: Unanswered, texts: tuple[str, ...], *, json: bool) -> int:
     from cms.cli.sessions import send_and_show
 
     return send_and_show(name, SESSION_SEND, SendParams(name=name, message=text), detach=False, json=json)
-
-
-def _choice(question: Question, text: str) -> str:
-    if text.isdecimal() and 1 <= int(text) <= len(question.options):
-        return question.options[int(text) - 1]
-    return text
 
 
 # --- lines ----------------------------------------------------------------------------------------

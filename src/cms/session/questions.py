@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from cms.errors import UsageError
-from cms.session.model import Record
+from cms.session.model import Question, Record
 from cms.units import plural
 
 
@@ -94,6 +94,29 @@ def read_answer(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, messag
         )
     pairs = zip(asked.questions, texts, strict=True)
     return PersonAnswer(True, {question.question: choose(question, text) for question, text in pairs})
+
+
+def answers_as_message(name: str, questions: Sequence[Question], texts: Sequence[str]) -> str:
+    """The answers to what a message has asked that is over: the message by which the session goes on.
+
+    Raises:
+        UsageError: these are more or fewer than it asked.
+    """
+    if len(texts) != len(questions):
+        raise UsageError(
+            f"{name} asked {plural(len(questions), 'question')}, and {plural(len(texts), 'answer')} came",
+            hint=f"one answer for each, in their order; cms ask {name} shows them",
+        )
+    return "\n".join(
+        f"The answer to your question {question.question!r}: {_option(question, text)}"
+        for question, text in zip(questions, texts, strict=True)
+    )
+
+
+def _option(question: Question, text: str) -> str:
+    """The option that is meant by its words, or by its number from 1."""
+    by_number = text.isdecimal() and 1 <= int(text) <= len(question.options)
+    return question.options[int(text) - 1] if by_number and text not in question.options else text
 
 
 def choose(question: AskedQuestion, text: str) -> str:

@@ -6,9 +6,21 @@ from typing import Literal
 
 import msgspec
 
-from cms.rpc.questions import SESSION_ANSWER, AnswerParams
-from cms.rpc.sessions import SESSION_KILL, SESSION_STOP, NameParams, StopParams, StopResult
+from cms.errors import NothingAsked
+from cms.rpc.questions import SESSION_ANSWER, SESSIONS_QUESTIONS, AnswerParams, QuestionsParams
+from cms.rpc.sessions import (
+    SESSION_CONTINUE,
+    SESSION_KILL,
+    SESSION_SEND,
+    SESSION_STOP,
+    ContinueParams,
+    NameParams,
+    SendParams,
+    StopParams,
+    StopResult,
+)
 from cms.session.model import Record
+from cms.session.questions import answers_as_message
 from cms.view.ask import Daemon
 
 #: Bytes of one.
@@ -16,7 +28,11 @@ MOST = 256 * 1024
 
 
 class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One act, as a page posts it. The last four are for `answer` (`rpc.questions.AnswerParams`)."""
+    """One act, as a page posts it. The last four are for `answer` (`rpc.questions.AnswerParams`).
+
+    Attributes:
+        id: of what waits; "": the message has ended, and the answer is a new one.
+    """
 
     act: Literal["stop", "kill", "answer"]
     name: str
@@ -40,12 +56,27 @@ def carry_out(daemon: Daemon, act: Act) -> Done:
         CmsError: it was not.
     """
     if act.act == "answer":
-        told = daemon.call(SESSION_ANSWER, AnswerParams(act.name, act.texts, act.id, act.deny, act.message))
-        more = f"; {told.left} more to answer" if told.left else ""
-        return Done(f"{told.session.name}: {'refused' if act.deny else 'answered'}{more}")
+        return _answer(daemon, act)
     if act.act == "stop":
         return _ended("stopped", daemon.call(SESSION_STOP, StopParams(act.name)))
     return _ended("killed", daemon.call(SESSION_KILL, NameParams(act.name)))
+
+
+def _answer(daemon: Daemon, act: Act) -> Done:
+    """What waits is answered where it stands; what has ended by asking, by a message (as by `cms answer`)."""
+    if act.id:
+        told = daemon.call(SESSION_ANSWER, AnswerParams(act.name, act.texts, act.id, act.deny, act.message))
+        more = f"; {told.left} more to answer" if told.left else ""
+        return Done(f"{told.session.name}: {'refused' if act.deny else 'answered'}{more}")
+    asked = daemon.call(SESSIONS_QUESTIONS, QuestionsParams(act.name)).unanswered
+    if not asked:
+        raise NothingAsked(act.name)
+    text = answers_as_message(act.name, asked[0].interaction.questions, act.texts)
+    if asked[0].session.options.delegated:
+        daemon.call(SESSION_CONTINUE, ContinueParams(act.name, text, detach=True))
+    else:
+        daemon.call(SESSION_SEND, SendParams(act.name, text, wait=False))
+    return Done(f"{act.name}: answered, and at work again")
 
 
 def _ended(how: str, result: StopResult) -> Done:

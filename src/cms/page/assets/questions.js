@@ -13,7 +13,7 @@ export function questionForms(data, act) {
     { class: "asks", "aria-labelledby": "asks-title", "data-key": "asks" },
     el("h2", { id: "asks-title" }, questions.length ? "It waits for you" : "It needed a person"),
     questions.map((one) => (act ? form(session.name, one, data) : told(session.name, one, data))),
-    unanswered && ended(session.name, unanswered),
+    unanswered && (act && unanswered.questions.length ? goOn(session.name, unanswered) : ended(session.name, unanswered)),
   );
 }
 
@@ -44,29 +44,7 @@ function form(name, one, data) {
   return el(
     "form",
     { "data-key": `ask-${one.id}`, "data-answer": one.id, "data-name": name },
-    one.questions.map((question, place) => {
-      const several = question.multiSelect;
-      return el(
-        "fieldset",
-        { "data-question": place },
-        el("legend", { dir: "auto" }, question.question),
-        question.choices.map((choice, at) =>
-          el(
-            "label",
-            { class: "choice" },
-            // The label as it came: what is shown may differ in what would not be seen.
-            Object.assign(el("input", { type: several ? "checkbox" : "radio", name: `q${place}`, value: at + 1 }), { label: choice.label }),
-            el("span", { dir: "auto" }, choice.label, choice.description && el("span", { class: "under" }, choice.description)),
-          ),
-        ),
-        el(
-          "label",
-          {},
-          el("span", {}, question.choices.length ? "Or in your own words" : "Your answer"),
-          el("input", { name: `own${place}`, autocomplete: "off" }),
-        ),
-      );
-    }),
+    one.questions.map((question, place) => answerField(question, question.choices, place)),
     left(one, data),
     el(
       "p",
@@ -74,6 +52,42 @@ function form(name, one, data) {
       el("button", { type: "submit", value: "answer" }, "Answer"),
       el("button", { type: "submit", value: "deny", class: "danger" }, "Refuse to answer"),
     ),
+  );
+}
+
+function answerField(question, choices, place) {
+  return el(
+    "fieldset",
+    { "data-question": place },
+    el("legend", { dir: "auto" }, question.question),
+    choices.map((choice, at) =>
+      el(
+        "label",
+        { class: "choice" },
+        // The label as it came: what is shown may differ in what would not be seen.
+        Object.assign(
+          el("input", { type: question.multiSelect ? "checkbox" : "radio", name: `q${place}`, value: at + 1 }),
+          { label: choice.label },
+        ),
+        el("span", { dir: "auto" }, choice.label, choice.description && el("span", { class: "under" }, choice.description)),
+      ),
+    ),
+    el(
+      "label",
+      {},
+      el("span", {}, choices.length ? "Or in your own words" : "Your answer"),
+      el("input", { name: `own${place}`, autocomplete: "off" }),
+    ),
+  );
+}
+
+function goOn(name, one) {
+  return el(
+    "form",
+    { "data-key": "unanswered", "data-answer": "", "data-name": name },
+    one.questions.map((question, place) => answerField(question, question.options.map((label) => ({ label })), place)),
+    el("p", { class: "dim" }, "Its message has ended; your answer is a new one, which costs as such."),
+    el("p", { class: "acts" }, el("button", { type: "submit", value: "answer" }, "Answer and go on")),
   );
 }
 
