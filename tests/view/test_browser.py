@@ -183,7 +183,7 @@ def test_killing_and_stopping(shell: Shell, server: Server, page: Page) -> None:
         shell.ok("spawn", name, prompt("go", say("hello")))
     open_session(page, server, "kill-me")
     page.click("button", "Kill")
-    page.until_text("Every process of it is ended", "dialog")
+    page.until_text("every process that it started", "dialog")
     assert page.js("document.activeElement.innerText") == "Leave it"
     assert faults(page) == []
     page.press("Escape")

@@ -1,4 +1,4 @@
-"""Two hundred live sessions and a batch of ten thousand tasks on the page; a daemon tells of them by script."""
+"""200 live sessions and a batch of 10,000 tasks on the page, as a scripted daemon tells of them."""
 
 from __future__ import annotations
 

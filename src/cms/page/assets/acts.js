@@ -4,8 +4,8 @@ import { el, show } from "./dom.js";
 import { answersOf } from "./questions.js";
 
 const WORDS = {
-  stop: { title: "Stop this session?", text: "It is ended politely and can be resumed later.", button: "Stop it" },
-  kill: { title: "Kill this session?", text: "Every process of it is ended by force, at once. It can be resumed later.", button: "Kill it" },
+  stop: { title: "Stop this session?", text: "is ended politely and can be resumed later.", button: "Stop it" },
+  kill: { title: "Kill this session?", text: "and every process that it started are ended by force, at once. It can be resumed later.", button: "Kill it" },
 };
 
 export function act(main, settings) {

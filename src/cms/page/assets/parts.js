@@ -33,7 +33,7 @@ export function chip(state) {
 export function costCell(spent, exact, limit) {
   return [
     el("span", {}, money(spent, exact)),
-    limit ? el("span", { class: "dim" }, ` of ${cap(limit)}`) : null,
+    limit ? el("span", { class: "dim of" }, ` of ${cap(limit)}`) : null,
     meter(spent, limit),
   ];
 }

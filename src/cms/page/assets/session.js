@@ -41,7 +41,7 @@ export function sessionPage(main, act) {
       section(
         "cost",
         "Cost",
-        cost && cost.points.length > 1
+        cost && cost.points.length > 1 && session.totalCostUsd > 0
           ? costChart(
               cost.points.map(([at, usd]) => [at, usd]),
               session.limits.maxCost,

@@ -29,7 +29,7 @@ export function sessionsPage(main) {
         value: (one) => one.name.toLowerCase(),
         cell: (one) => [
           link("sessions", one.name, one.file),
-          one.openQuestions > 0 && el("span", { class: "chip wait" }, ` ${count(one.openQuestions, "question")}`),
+          one.openQuestions > 0 && [" ", el("span", { class: "chip wait" }, count(one.openQuestions, "question"))],
           one.activity && el("span", { class: "under", dir: "auto" }, one.activity),
         ],
       },
