@@ -37,6 +37,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.model import LIVE, Interaction, LiveSession, SessionRecord
+from cms.session.next_step import next_step
 from cms.store.rawlog import raw_log_path
 from cms.view.ask import Daemon
 from cms.view.talk import Talk
@@ -127,6 +128,7 @@ class SessionFeed:
                 session=data.session_row(record, None if last is None else last.outcome, live),
                 activity="" if live is None else live.activity,
                 live=None if live is None else data.live_facts(live),
+                next_step=next_step(record, last),
                 interactions=[data.interaction(one) for one in found.interactions],
                 questions=asked.open,
                 unanswered=None if ended is None else json_object(ended, "questions denials"),

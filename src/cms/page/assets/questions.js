@@ -13,7 +13,7 @@ export function questionForms(data, act) {
     { class: "asks", "aria-labelledby": "asks-title", "data-key": "asks" },
     el("h2", { id: "asks-title" }, questions.length ? "It waits for you" : "It needed a person"),
     questions.map((one) => (act ? form(session.name, one, data) : told(session.name, one, data))),
-    unanswered && (act && unanswered.questions.length ? goOn(session.name, unanswered) : ended(session.name, unanswered)),
+    unanswered && (act && unanswered.questions.length ? goOn(session.name, unanswered) : ended(unanswered, data.nextStep)),
   );
 }
 
@@ -107,7 +107,7 @@ function told(name, one, data) {
   );
 }
 
-function ended(name, one) {
+function ended(one, nextStep) {
   return el(
     "div",
     { "data-key": "unanswered" },
@@ -117,7 +117,7 @@ function ended(name, one) {
     ]),
     one.denials.slice(0, 5).map((denial) => el("p", { dir: "auto" }, `${denial.tool} ${denial.detail}: ${denial.reason}`)),
     el("p", { class: "dim" }, "Its message has ended; it goes on with:"),
-    block(one.questions.length ? `cms answer ${name} ${one.questions.map(() => "ANSWER").join(" ")}` : `cms continue ${name} MESSAGE`),
+    nextStep && block(nextStep),
   );
 }
 

@@ -37,7 +37,7 @@ export function sessionPage(main, act) {
       data.live ? liveFacts(data.live) : null,
       questionForms(data, act),
       section("facts", "At a glance", sessionFacts(session, last, now, live)),
-      last && section("verdict", "Checks and verdict", verdict(session, last)),
+      last && section("verdict", "Checks and verdict", verdict(session, last), !live && goOn(data)),
       section(
         "cost",
         "Cost",
@@ -198,6 +198,11 @@ function verdict(session, last) {
     last.response && [el("h3", {}, "Answer"), block(last.response)],
     last.output !== null && [el("h3", {}, "Output"), block(JSON.stringify(last.output, null, 2))],
   ];
+}
+
+function goOn(data) {
+  if (!data.nextStep || data.unanswered) return null; // said above
+  return [el("h3", {}, "To go on"), block(data.nextStep)];
 }
 
 function checkWord(last) {
