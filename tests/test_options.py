@@ -42,9 +42,16 @@ def without_none(kind: object) -> object:
 
 def test_every_field_of_a_session_is_an_option() -> None:
     fields = {*SessionOptions.__struct_fields__, *Limits.__struct_fields__} - NO_OPTIONS
-    tasks = set(TaskOptions.__struct_fields__) - {"session", "prompt", "needs", "row", "origin"}
+    tasks = set(TaskOptions.__struct_fields__) - {
+        "session",
+        "prompt",
+        "needs",
+        "row",
+        "origin",
+        "attachments",
+    }
     assert fields | tasks == set(OPTIONS)
-    assert set(options_of(TaskSpec)) - set(OPTIONS) == {"name", "prompt", "needs"}
+    assert set(options_of(TaskSpec)) - set(OPTIONS) == {"name", "prompt", "needs", "attach"}
 
 
 @ALL

@@ -106,6 +106,11 @@ class Settings(msgspec.Struct, frozen=True):
         return self.home / "live"
 
     @property
+    def attachments(self) -> Path:
+        """The folder of the files that go with messages."""
+        return self.home / "attachments"
+
+    @property
     def layers(self) -> Path:
         """The folder with what isolated sessions write, a folder a session."""
         return self.home / "layers"

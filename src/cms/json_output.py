@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from cms.session.model import DelegateResult, Interaction, Receipt, SessionRecord
+from cms.session.model import Attachment, DelegateResult, Interaction, Receipt, SessionRecord
 
 #: Fields that hold a time, in seconds since the epoch.
 TIMES: Final = frozenset(
@@ -81,7 +81,9 @@ FORMS: Final[Mapping[type, str]] = {
     Interaction: (
         "number type timestamp prompt response cost duration:ms id state ended cost_exact turns is_error"
         " error outcome tools_used tool_calls denials questions usage round output judge"
+        " attachments"
     ),
+    Attachment: "-id",
     DelegateResult: "-api_status -resets_at -repairable",
     Receipt: "-left_ids",
 }

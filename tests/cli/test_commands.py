@@ -523,6 +523,7 @@ INTERACTION_JSON: dict[str, object] = {
     "usage": {},
     "output": None,
     "round": 0,
+    "attachments": [],
     "judge": None,
 }
 RECEIPT_JSON: dict[str, object] = {

@@ -27,6 +27,7 @@ from cms.session.budget import Account, Budget, Cap, stand
 from cms.session.hooks import Hooks
 from cms.session.model import (
     LIVE,
+    Attachment,
     DelegateResult,
     Grouping,
     Interaction,
@@ -173,6 +174,7 @@ class FakeSupervisor(Supervisor):
         round: int = 0,  # noqa: A002 - as in Supervisor
         before: float = 0.0,
         after: Interaction | None = None,
+        attachments: tuple[Attachment, ...] = (),
     ) -> Interaction:
         record = await self.get(name)
         interaction = Interaction(
@@ -207,6 +209,7 @@ class FakeSupervisor(Supervisor):
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
         judges: str = "",
+        attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         await self.create(options)
         return await self.continue_(options.name, context + task, accepted=accepted, within=within)
@@ -220,6 +223,7 @@ class FakeSupervisor(Supervisor):
         accepted: Callable[[Interaction], None] | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         with within or trio.CancelScope():
             return await self._carry_out(name, message, accepted)
@@ -252,7 +256,14 @@ class FakeSupervisor(Supervisor):
         )
         return DelegateResult(status, name, reply.text, None, 0.01, 1, 5, (), True, Safety())
 
-    async def start_delegate(self, options: SessionOptions, task: str, *, context: str = "") -> Interaction:
+    async def start_delegate(
+        self,
+        options: SessionOptions,
+        task: str,
+        *,
+        context: str = "",
+        attachments: tuple[Attachment, ...] = (),
+    ) -> Interaction:
         await self.create(options)
         return await self.submit(options.name, context + task, type="delegate")
 
@@ -262,6 +273,7 @@ class FakeSupervisor(Supervisor):
         message: str,
         *,
         terms: Terms = Terms(),  # noqa: B008 - it is frozen
+        attachments: tuple[Attachment, ...] = (),
     ) -> Interaction:
         return await self.submit(name, message, type="continue")
 
@@ -384,6 +396,9 @@ class FakeSupervisor(Supervisor):
 
     async def audit(self, name: str, head: str = "") -> AuditLog:
         return AuditLog(name, self.records[name].id, (), None)
+
+    async def sweep_attachments(self, before: float) -> None:
+        await trio.lowlevel.checkpoint()
 
     async def forget_audits(self, before: float, *, dry_run: bool) -> int:
         return 0

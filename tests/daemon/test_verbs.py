@@ -26,7 +26,19 @@ from cms.errors import (
     WrongStatus,
 )
 from cms.fleet.batches import open_batches
-from cms.rpc import audit, batches, changes, daemon, metrics, money, overview, questions, search, sessions
+from cms.rpc import (
+    attachments,
+    audit,
+    batches,
+    changes,
+    daemon,
+    metrics,
+    money,
+    overview,
+    questions,
+    search,
+    sessions,
+)
 from cms.rpc.client import Client, connect
 from cms.rpc.verbs import NOUNS, AnyVerb, Nothing, P, R, Verb, all_verbs
 from cms.rpc.wire import PROTOCOL
@@ -73,6 +85,7 @@ def test_what_a_session_may_ask_for() -> None:
         *("hello", "session.spawn", "session.send", "session.resume", "session.delegate", "session.continue"),
         *("session.interrupt", "session.pause", "session.stop", "session.kill", "session.get"),
         *("session.list", "session.interactions", "session.watch", "sessions.wait"),
+        "attachments.keep",  # what it may read itself
     }
 
 
@@ -115,6 +128,8 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk(daemon.DAEMON_STATUS, Nothing())
     walk(metrics.DAEMON_METRICS, Nothing())
     walk(overview.USAGE_GET, Nothing())
+    kept = walk(attachments.ATTACHMENTS_KEEP, attachments.KeepParams("a.txt", b"text")).attachment
+    assert (kept.name, kept.kind, kept.size) == ("a.txt", "text", 4)
     walk(sessions.SESSION_SPAWN, sessions.SpawnParams(options("a"), GO))
     walk(sessions.SESSION_SEND, sessions.SendParams("a", GO, wait=False))
     done = walk(sessions.SESSIONS_WAIT, sessions.WaitParams(("a",))).done

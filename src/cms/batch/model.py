@@ -15,6 +15,7 @@ from cms.errors import ExitCode
 from cms.option_kinds import NAME, PROMPT, TEXTS, Option, Way
 from cms.options import TASK, Layer, resolve, session_options
 from cms.session.model import (
+    Attachment,
     ChangeSummary,
     DelegateResult,
     Judgement,
@@ -174,6 +175,8 @@ class TaskSpec(Layer, frozen=True, omit_defaults=True):
     name: Annotated[str, Option(NAME, ways=_ITS_OWN)] = ""
     prompt: Annotated[str, Option(PROMPT, ways=_ITS_OWN, aliases=("task",))] = ""
     needs: Annotated[tuple[str, ...], Option(TEXTS, ways=_ITS_OWN)] = ()  # tasks that must complete first
+    attach: Annotated[tuple[str, ...], Option(TEXTS, ways=_ITS_OWN)] = ()  # files that go with its prompt
+    attachments: tuple[Attachment, ...] = ()  # the same, kept
     row: dict[str, str] | None = None  # the values that its places want
     origin: Origin | None = None
 
@@ -190,6 +193,7 @@ class TaskOptions(Record, frozen=True):
     retry_acted: bool = False  # also where it may have changed something
     row: dict[str, str] | None = None
     origin: Origin | None = None
+    attachments: tuple[Attachment, ...] = ()
 
 
 def resolve_task(spec: TaskSpec, defaults: Layer, work_dir: str) -> TaskOptions:
@@ -220,6 +224,7 @@ def resolve_task(spec: TaskSpec, defaults: Layer, work_dir: str) -> TaskOptions:
         retry_acted=bool(said.retry_acted),
         row=spec.row,
         origin=spec.origin,
+        attachments=spec.attachments,
     )
 
 

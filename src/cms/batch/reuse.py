@@ -27,9 +27,10 @@ def key_of(options: TaskOptions, prompt: str, context: str, around: str) -> str:
     """The key of a task's result."""
     session = msgspec.structs.replace(options.session, name="", tags=())
     attempt = 1 if options.origin is None else options.origin.attempt
-    return hashlib.sha256(
-        msgspec.json.encode([session, prompt, context, attempt, around], order="sorted")
-    ).hexdigest()
+    rests_on: list[object] = [session, prompt, context, attempt, around]
+    if options.attachments:
+        rests_on.append([(one.name, one.sha256) for one in options.attachments])
+    return hashlib.sha256(msgspec.json.encode(rests_on, order="sorted")).hexdigest()
 
 
 def wanted(attempts: int) -> frozenset[TaskStatus]:

@@ -181,7 +181,7 @@ class Table(msgspec.Struct, frozen=True):
         layers = [
             getattr(layer, field) for layer in (spec, self.defaults) for field in Layer.__struct_fields__
         ]
-        texts = [spec.prompt, *(text for value in layers for text in _texts(value))]
+        texts = [spec.prompt, *spec.attach, *(text for value in layers for text in _texts(value))]
         return template.wanted_fields("\0".join(texts))
 
     def _of_row(
@@ -260,7 +260,7 @@ def _filled(spec: TaskSpec, row: Row, fields: Iterable[str]) -> TaskSpec:
     def put(text: str) -> str:
         return template.fill_row(text, values)
 
-    changes: dict[str, object] = {"row": values}
+    changes: dict[str, object] = {"row": values, "attach": tuple(map(put, spec.attach))}
     for field in Layer.__struct_fields__:
         value = getattr(spec, field)
         if not any(template.wanted_fields(text) for text in _texts(value)):

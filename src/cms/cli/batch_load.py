@@ -22,6 +22,7 @@ from cms.cli.batch_files import LINE, lines_of, open_file
 from cms.cli.batch_table import open_rows
 from cms.errors import CmsError, UsageError
 from cms.folders import Folders, key_of
+from cms.rpc.attachments import attach, read_file
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CHECK,
@@ -34,6 +35,8 @@ from cms.rpc.batches import (
     BatchParams,
     LineOf,
 )
+from cms.session.attachments import check_all
+from cms.session.model import Attachment
 
 #: Mistakes that are shown.
 SHOWN = 20
@@ -146,6 +149,7 @@ class _Loading:
         self._sent = 0
         self._problems: list[str] = []
         self._count = 0
+        self._files: dict[Path, Attachment] = {}
 
     @property
     def options(self) -> BatchOptions:
@@ -178,7 +182,7 @@ class _Loading:
         if self._batch is None:
             self._create()
         try:
-            spec = self._folders.settle(found.spec)
+            spec = self._attached(self._folders.settle(found.spec))
         except CmsError as error:
             hint = f" ({error.hint})" if error.hint else ""
             self._wrong(f"line {found.line}: task {found.spec.name!r}: {error.message}{hint}")
@@ -187,6 +191,26 @@ class _Loading:
         self._size += len(spec.prompt) + len(spec.context or "")
         if len(self._chunk) >= CHUNK or self._size >= CHUNK_BYTES:
             self._send()
+
+    def _attached(self, spec: TaskSpec) -> TaskSpec:
+        """With its files kept, each once for all tasks that have it.
+
+        Raises:
+            UsageError: one cannot be read or attached.
+        """
+        if not spec.attach:
+            return spec
+        if self.options.on:
+            raise UsageError("files can be attached to what this machine does, not to what nodes do")
+        kept = tuple(map(self._kept, spec.attach))
+        check_all(kept)
+        return msgspec.structs.replace(spec, attach=(), attachments=kept)
+
+    def _kept(self, text: str) -> Attachment:
+        path = Path(self.options.work_dir, Path(text).expanduser())
+        if path not in self._files:
+            (self._files[path],) = attach(self._port.ask, [(path.name, read_file(path))])
+        return self._files[path]
 
     def finish(self) -> tuple[BatchRecord, list[str]]:
         """All of it is there: check it as a whole."""

@@ -8,7 +8,7 @@ import msgspec
 from cyclopts import Parameter
 
 from cms.cli import flags, io, render
-from cms.cli.flags import JsonFlag, NameFlag, NameWord
+from cms.cli.flags import AttachFlag, JsonFlag, NameFlag, NameWord
 from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.option_flags import TASK, DelegateFlags, LimitFlags
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
@@ -39,6 +39,7 @@ def delegate(
     task_file: Annotated[
         str | None, flags.text_flag("--task-file", "Read the task from this file.", "FILE", TASK)
     ] = None,
+    attach: AttachFlag = (),
     detach: DetachFlag = False,
     foreground: Annotated[
         bool,
@@ -90,7 +91,9 @@ def delegate(
     if foreground:
         from cms.cli import foreground as runner
 
+        params = msgspec.structs.replace(params, attachments=runner.attached(attach))
         return _show(*runner.delegate(params, quiet=json), json=json)
+    params = msgspec.structs.replace(params, attachments=io.attached(attach))
     return wait_and_show(SESSION_DELEGATE, params, who, detach=detach, json=json)
 
 
@@ -102,6 +105,7 @@ def continue_(
     name_flag: NameFlag = None,
     message_flag: MessageFlag = None,
     message_file: MessageFile = None,
+    attach: AttachFlag = (),
     detach: DetachFlag = False,
     on_done: OnDone = "",
     on_fail: OnFail = "",
@@ -124,7 +128,10 @@ def continue_(
     text = flags.pick_text("continue", "message", word=word, flag=message_flag, file=message_file)
     terms = msgspec.structs.asdict(terms_of(said.layer))
     told = hooks(on_done, on_fail, on_ask, webhook, notify)
-    params = ContinueParams(name=who, message=text or "", detach=detach, hooks=told, **terms)
+    files = io.attached(attach)
+    params = ContinueParams(
+        name=who, message=text or "", detach=detach, hooks=told, attachments=files, **terms
+    )
     return wait_and_show(SESSION_CONTINUE, params, who, detach=detach, json=json)
 
 

@@ -169,6 +169,10 @@ StopFlag = Annotated[bool, switch("--stop", "Stop the session after the answer."
 DetachFlag = Annotated[
     bool, switch("--detach", "Return as soon as the message is stored; do not wait for the answer.")
 ]
+AttachFlag = Annotated[
+    tuple[str, ...],
+    many("--attach", "Attach an image, a PDF or a text file; may be given again and again.", "FILE"),
+]
 FullFlag = Annotated[bool, switch("--full", "Cut nothing.")]
 
 

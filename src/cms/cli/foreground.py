@@ -23,17 +23,22 @@ from cms.cli import terminal
 from cms.cli.batch_client import Port
 from cms.cli.io import Shows, shows_nothing
 from cms.cli.progress import LiveAnswer, live_answer
-from cms.config import load_settings_and_file
+from cms.config import load_settings, load_settings_and_file
 from cms.daemon.call import Handler
+from cms.daemon.handlers.attachments import AttachmentHandlers
 from cms.daemon.handlers.batches import BatchHandlers
 from cms.fleet.batches import open_batches
 from cms.fleet.supervisor import Supervisor, open_supervisor
 from cms.groups import single_error
+from cms.home import prepare_home
+from cms.rpc.attachments import read_all
 from cms.rpc.batches import BatchResult
 from cms.rpc.sessions import DelegateParams
 from cms.rpc.verbs import P, R, Verb
 from cms.rpc.wire import ProgressNote
-from cms.session.model import DelegateResult, Interaction, Record
+from cms.session.attachments import check_all
+from cms.session.model import Attachment, DelegateResult, Interaction, Record
+from cms.store.attachments import keep
 
 T = TypeVar("T")
 Tell = Callable[[ProgressNote], None]
@@ -101,6 +106,22 @@ def delegate(params: DelegateParams, *, quiet: bool) -> tuple[DelegateResult, Sh
     return result, live.shows
 
 
+def attached(paths: Sequence[str]) -> tuple[Attachment, ...]:
+    """Files that are to go with its message, kept by this command.
+
+    Raises:
+        UsageError: one cannot be read or attached.
+        HomeUnusable, StoreError: there is no place to keep it.
+    """
+    given = read_all(paths)
+    settings = load_settings()
+    if given:
+        prepare_home(settings.home)
+    kept = tuple(keep(settings.attachments, data, name) for name, data in given)
+    check_all(kept)
+    return kept
+
+
 def _delegate(params: DelegateParams, live: LiveAnswer | None) -> DelegateResult:
     async def work(supervisor: Supervisor, stop: trio.Event) -> DelegateResult:
         await supervisor.hooks.check(params.hooks)
@@ -113,7 +134,12 @@ def _delegate(params: DelegateParams, live: LiveAnswer | None) -> DelegateResult
                     nursery.start_soon(_follow, supervisor, params.options.name, live.note)
 
             result = await supervisor.delegate(
-                params.options, params.task, context=params.context, accepted=accepted, within=scope
+                params.options,
+                params.task,
+                context=params.context,
+                attachments=params.attachments,
+                accepted=accepted,
+                within=scope,
             )
         await supervisor.hooks.drained()
         return result
@@ -139,7 +165,8 @@ def with_supervisor(work: Callable[[Port], int]) -> int:
 
     async def in_thread(supervisor: Supervisor, stop: trio.Event) -> int:
         async with open_batches(supervisor) as batches:
-            port = _LocalPort(BatchHandlers(batches).all, stop, trio.lowlevel.current_trio_token())
+            handlers = (*BatchHandlers(batches).all, *AttachmentHandlers(supervisor.settings).all)
+            port = _LocalPort(handlers, stop, trio.lowlevel.current_trio_token())
             return await trio.to_thread.run_sync(work, port)
 
     return _run(in_thread)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -20,6 +20,7 @@ from cms.errors import MachineError
 from cms.json_output import encode
 from cms.rpc.client import Client, connect
 from cms.rpc.verbs import P, R, Verb
+from cms.session.model import Attachment
 
 
 @contextmanager
@@ -53,6 +54,21 @@ def work(verb: Verb[P, R], params: P, *, name: str, quiet: bool) -> tuple[R, Sho
 
 def shows_nothing(_answer: str) -> bool:
     return False
+
+
+def attached(paths: Sequence[str]) -> tuple[Attachment, ...]:
+    """Files that are to go with a message, kept by the daemon.
+
+    Raises:
+        UsageError: one cannot be read or attached.
+    """
+    if not paths:
+        return ()
+    from cms.rpc.attachments import attach, read_all
+
+    given = read_all(paths)
+    with daemon() as client:
+        return attach(client.call, given)
 
 
 # --- printing -------------------------------------------------------------------------------------

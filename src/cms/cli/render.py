@@ -449,6 +449,10 @@ def history_lines(
         if not answered_well(item):
             lines.append(f"  {interaction_fate(item, style)}")
         lines += _block("prompt", item.prompt, 200, style, full=full)
+        if item.attachments:
+            from cms.session.attachments import told  # what it loads is more than most answers need
+
+            lines += [f"  attached: {one_line(told(one), style)}" for one in item.attachments]
         if item.response:
             lines += _block("response", item.response, 300, style, full=full)
         lines.append("")

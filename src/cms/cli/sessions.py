@@ -9,7 +9,7 @@ import msgspec
 
 from cms.cli import flags, io, render
 from cms.cli.declare import Parameter, Token
-from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
+from cms.cli.flags import AttachFlag, DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.terminal import Style
 from cms.errors import CmsError, DaemonUnavailable, ExitCode, HomeUnusable, StoreError, UsageError
@@ -79,6 +79,7 @@ def send(
     name_flag: NameFlag = None,
     message_flag: MessageFlag = None,
     message_file: MessageFile = None,
+    attach: AttachFlag = (),
     stop: StopFlag = False,
     detach: DetachFlag = False,
     on_done: OnDone = "",
@@ -108,6 +109,7 @@ def send(
         stop=stop,
         wait=not detach,
         hooks=hooks(on_done, on_fail, on_ask, webhook, notify),
+        attachments=io.attached(attach),
     )
     return send_and_show(who, SESSION_SEND, params, detach=detach, json=json)
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags
-from cms.cli.flags import DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
+from cms.cli import flags, io
+from cms.cli.flags import AttachFlag, DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.option_flags import LIMITS, SESSION, SpawnFlags
 from cms.cli.sessions import send_and_show
@@ -28,6 +28,7 @@ def spawn(
     prompt_file: Annotated[
         str | None, flags.text_flag("--prompt-file", "Read the prompt from this file.", "FILE", SESSION)
     ] = None,
+    attach: AttachFlag = (),
     stop: StopFlag = False,
     detach: DetachFlag = False,
     max_budget: Annotated[
@@ -74,5 +75,6 @@ def spawn(
         stop=stop,
         wait=not detach,
         hooks=hooks(on_done, on_fail, on_ask, webhook, notify),
+        attachments=io.attached(attach),
     )
     return send_and_show(who, SESSION_SPAWN, params, detach=detach, json=json)

@@ -33,6 +33,7 @@ from cms.config import Settings
 from cms.daemon.call import Handler
 from cms.daemon.child_socket import ChildSocket
 from cms.daemon.connection import Connection
+from cms.daemon.handlers.attachments import AttachmentHandlers
 from cms.daemon.handlers.changes import ChangeHandlers
 from cms.daemon.handlers.daemon import DaemonHandlers
 from cms.daemon.handlers.money import MoneyHandlers
@@ -166,6 +167,7 @@ class Server:
         handlers = (
             *DaemonHandlers(supervisor, self, settings, containment).all,
             *SessionHandlers(supervisor, self, settings).all,
+            *AttachmentHandlers(settings).all,
             *ChangeHandlers(supervisor).all,
             *QuestionHandlers(supervisor).all,
             *MoneyHandlers(supervisor).all,

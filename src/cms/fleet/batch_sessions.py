@@ -37,6 +37,7 @@ from cms.protocol.messages import (
 from cms.session.audit import let_through
 from cms.session.background import TASK_ENDS
 from cms.session.model import (
+    Attachment,
     DelegateResult,
     InteractionState,
     Outcome,
@@ -55,7 +56,12 @@ class BatchSessions(Protocol):
     """What the crew asks for."""
 
     async def begin(
-        self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
+        self,
+        options: SessionOptions,
+        prompt: str,
+        context: str,
+        accepted: Accepted,
+        attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         """Do a task in a session of its own. Cancelling it stops the session first."""
 
@@ -113,10 +119,20 @@ class SupervisorSessions:
         self._versions: dict[tuple[str, int, int], str] = {}  # of claude, by what is on disk
 
     async def begin(
-        self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
+        self,
+        options: SessionOptions,
+        prompt: str,
+        context: str,
+        accepted: Accepted,
+        attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         return await self._supervisor.delegate(
-            options, prompt, context=context, accepted=accepted, scopes=self._scopes
+            options,
+            prompt,
+            context=context,
+            accepted=accepted,
+            scopes=self._scopes,
+            attachments=attachments,
         )
 
     async def go_on(self, name: str, message: str, accepted: Accepted) -> DelegateResult:

@@ -210,7 +210,10 @@ class LocalCrew:
             return await self._sessions.go_on(task.name, retry.GO_ON, accepted)
         if task.before or task.tries > 1:
             await self._sessions.make_room(task.name)
-        return await self._sessions.begin(task.options.session, job.prompt, job.context, accepted)
+        options = task.options
+        return await self._sessions.begin(
+            options.session, job.prompt, job.context, accepted, options.attachments
+        )
 
     async def _listen(self, task: Task, tell: Callable[[News], None]) -> None:
         async with aclosing(self._sessions.news(task.name)) as news:

@@ -195,8 +195,7 @@ class Delegations:
     async def carry_out(
         self,
         name: str,
-        prompt: str,
-        kind: str,
+        message: NextMessage,
         *,
         accepted: Accepted | None,
         scopes: tuple[str, ...],
@@ -207,9 +206,7 @@ class Delegations:
         Raises:
             CmsError: nothing was accepted, or the verdict could not be stored.
         """
-        return await self._enter(
-            name, NextMessage(prompt, kind), accepted=accepted, scopes=scopes, within=within
-        )
+        return await self._enter(name, message, accepted=accepted, scopes=scopes, within=within)
 
     async def go_on(
         self, name: str, prompt: str, *, accepted: Accepted | None, scopes: tuple[str, ...]
@@ -343,6 +340,7 @@ class Delegations:
             round=message.round,
             before=message.before,
             after=after,
+            attachments=message.attachments,
         )
         one.begin(interaction)
         return interaction

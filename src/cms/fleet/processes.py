@@ -17,12 +17,13 @@ import trio
 
 from cms.config import Settings, find_claude
 from cms.containment import Mechanism
-from cms.errors import ClaudeUnfit, CmsError, WrongStatus
+from cms.errors import ClaudeUnfit, CmsError, ContainmentError, UsageError, WrongStatus
 from cms.fleet.admission import check_containment
 from cms.fleet.changes import Changes
 from cms.fleet.sessions import Sessions, elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door
+from cms.live.attached import AttachedRunner
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket, Runner
 from cms.protection.rules import load_rules
@@ -160,6 +161,58 @@ class Processes(Sessions):
         if runner is None:
             return self._unfit.get(name)
         return runner.failure if isinstance(runner.failure, ClaudeUnfit) else None
+
+    # --- by hand ----------------------------------------------------------------------------------
+
+    async def make_way(self, name: str, who: str) -> Receipt | None:
+        """End what a session does, for a person who takes it over; gives how its process was ended.
+
+        Raises:
+            CmsError: they cannot have it, or its end cannot be proved.
+        """
+        record = await self.get(name)
+        if (runner := self._runners.get(name)) is not None:
+            runner.check_not_held("be taken over")
+        if record.options.safety and not self.mechanism.guarantees.protected_paths.strong:
+            raise ContainmentError(
+                f"nothing would hold {name!r} to its protected paths: this machine has no walls for it, and "
+                "claude's own interface has no gate",
+                hint="`cms doctor` shows what is missing",
+            )
+        if record.claude_session_id and not await self.can_continue(record):
+            raise WrongStatus(name, "without a conversation", "be taken over", hint="claude has removed it")
+        _, receipt = await self.stop(name, reason=f"taken over by {who}")
+        while await self.under_way.wait_over(name):
+            pass
+        return receipt
+
+    async def attach(self, name: str, terminal: Path, who: str) -> AttachedRunner:
+        """Let a person have a session in claude's own interface, after `make_way`.
+
+        It is theirs once this returns, until they leave claude, or until it is ended as any session.
+
+        Args:
+            terminal: the device of a pseudo-terminal, which nobody else has for a controlling one.
+            who: has it, for those who find it taken.
+
+        Raises:
+            CmsError: they do not have it.
+        """
+        async with self.turn(name):
+            record = await self.get(name)
+            if name in self._runners:
+                raise WrongStatus(name, str(record.status), "be taken over", hint="try again")
+            most = record.options.limits.max_cost
+            if most is not None and record.total_cost_usd >= most:
+                raise UsageError(
+                    f"{name!r} has spent ${record.total_cost_usd:.4f} of ${most:.4f}",
+                    hint=f"cms attach {name} --max-cost {2 * most:g}",
+                )
+            held = await self._prepare(name, AttachedRunner, terminal)
+            held.hold(who, await self.children.scopes(record))
+            self._begin(held)
+            await held.wait_ready()
+        return held
 
     # --- what they are told ------------------------------------------------------------------------
 

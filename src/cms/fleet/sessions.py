@@ -23,6 +23,7 @@ from cms.fleet.delegation import UnderWay
 from cms.fleet.schema_checks import Answers
 from cms.live.runner import Runner
 from cms.protection.scratch import clear_scratch, left_scratch
+from cms.session.attachments import check_all
 from cms.session.audit import AuditLog
 from cms.session.budget import ALL, DAY, Budget
 from cms.session.judge import SCHEMA
@@ -30,6 +31,7 @@ from cms.session.model import (
     ENDED,
     LIVE,
     STATUSES,
+    Attachment,
     DelegateResult,
     Grouping,
     Interaction,
@@ -48,6 +50,7 @@ from cms.session.questions import OpenQuestion, read_answer
 from cms.session.rounds import together
 from cms.session.verdict import delegate_result
 from cms.store import audit, counters, money, plan_usage, sessions
+from cms.store.attachments import check_kept, in_use, left, remove
 from cms.store.counters import Figures
 from cms.store.records import Total
 from cms.store.sessions import Place
@@ -56,6 +59,7 @@ from cms.transcripts import environ_of, has_transcript
 from cms.units import nearest
 
 _LIKE = 1000  # names that are looked at for the one that was meant
+_ON_ITS_WAY = 3600.0  # seconds
 _UNANSWERED = 500  # sessions that wait for a person, of which one question is told
 
 
@@ -219,6 +223,27 @@ class Sessions:
         if record is None:
             raise InternalError(f"session {session_id} is not in the store")
         return record
+
+    async def check_attachments(self, attachments: tuple[Attachment, ...]) -> None:
+        """That these can go with a message.
+
+        Raises:
+            UsageError: they cannot.
+        """
+        if attachments:
+            check_all(attachments)
+            await trio.to_thread.run_sync(check_kept, self.settings.attachments, attachments)
+
+    async def forget_attachments(self, ids: set[str]) -> None:
+        """Remove those of them that no message and no task has any more."""
+        if ids:
+            unused = ids - await self.store.read(in_use)
+            await trio.to_thread.run_sync(remove, self.settings.attachments, unused)
+
+    async def sweep_attachments(self, before: float) -> None:
+        """Remove what was kept before that time and no message has. (One that is on its way has an hour.)"""
+        before = min(before, time.time() - _ON_ITS_WAY)
+        await self.forget_attachments(await trio.to_thread.run_sync(left, self.settings.attachments, before))
 
     async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
         """A session's interactions, oldest first, or only the newest `last`."""

@@ -20,14 +20,13 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import trio
 
 from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Mechanism, find_mechanism
-from cms.errors import ContainmentError, UsageError, WrongStatus
+from cms.errors import UsageError, WrongStatus
 from cms.fleet.admission import check_containment
 from cms.fleet.changes import end_cut_off
 from cms.fleet.delegation import Accepted, Delegation, Delegations
@@ -38,7 +37,6 @@ from cms.fleet.session_hooks import SessionHooks
 from cms.fleet.sessions import elsewhere
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
-from cms.live.attached import AttachedRunner
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket
 from cms.options import change
@@ -47,16 +45,18 @@ from cms.session.audit import AuditEntry
 from cms.session.judge import SCHEMA
 from cms.session.model import (
     LIVE,
+    Attachment,
     DelegateResult,
     Interaction,
-    Limits,
     Receipt,
     SessionOptions,
     SessionRecord,
     SessionStatus,
 )
+from cms.session.rounds import NextMessage
 from cms.session.terms import Terms
 from cms.store import batch_tasks, money, sessions
+from cms.store.attachments import of_session
 from cms.store.rawlog import raw_log_path
 from cms.store.records import Recovery
 from cms.store.recovery import recover
@@ -244,6 +244,7 @@ class Supervisor(Processes):
         round: int = 0,  # noqa: A002 - the record's name
         before: float = 0.0,
         after: Interaction | None = None,
+        attachments: tuple[Attachment, ...] = (),
     ) -> Interaction:
         """Accept a message: it is on disk when this returns, and will be sent when its turn comes.
 
@@ -273,57 +274,10 @@ class Supervisor(Processes):
                 scopes=tuple(dict.fromkeys((*scopes, *await self.children.scopes(runner.record)))),
                 round=round,
                 before=before,
+                attachments=attachments,
             )
             await runner.accept(interaction, *(() if after is None else (after,)))
         return interaction
-
-    # --- by hand ----------------------------------------------------------------------------------
-
-    async def attach(
-        self, name: str, terminal: Path, who: str, *, max_cost: float | None = None
-    ) -> tuple[AttachedRunner, Receipt | None]:
-        """Let a person have a session in claude's own interface; gives how the process before it was ended.
-
-        What it is doing is broken off. It is theirs once this returns, until they leave claude, or until it
-        is ended as any session.
-
-        Args:
-            terminal: the device of a pseudo-terminal, which nobody else has for a controlling one.
-            who: has it, for those who find it taken.
-            max_cost: what it may cost from now on, in US dollars; None: as before.
-
-        Raises:
-            CmsError: they do not have it. The process before it may be ended all the same.
-        """
-        record = await self.get(name)
-        if (runner := self._runners.get(name)) is not None:
-            runner.check_not_held("be taken over")
-        if record.options.safety and not self.mechanism.guarantees.protected_paths.strong:
-            raise ContainmentError(
-                f"nothing would hold {name!r} to its protected paths: this machine has no walls for it, and "
-                "claude's own interface has no gate",
-                hint="`cms doctor` shows what is missing",
-            )
-        if record.claude_session_id and not await self.can_continue(record):
-            raise WrongStatus(name, "without a conversation", "be taken over", hint="claude has removed it")
-        _, stopped = await self.stop(name, reason=f"taken over by {who}")
-        while await self.under_way.wait_over(name):
-            pass
-        if max_cost is not None:
-            await self._set_terms(name, Terms(limits=Limits(max_cost=max_cost)))
-        async with self.turn(name):
-            record = await self.get(name)
-            if name in self._runners:
-                raise WrongStatus(name, str(record.status), "be taken over", hint="try again")
-            most = record.options.limits.max_cost
-            if most is not None and record.total_cost_usd >= most:
-                hint = f"cms attach {name} --max-cost {2 * most:g}"
-                raise UsageError(f"{name!r} has spent ${record.total_cost_usd:.4f} of ${most:.4f}", hint=hint)
-            held = await self._prepare(name, AttachedRunner, terminal)
-            held.hold(who, await self.children.scopes(record))
-            self._begin(held)
-            await held.wait_ready()
-        return held, stopped
 
     # --- delegations ------------------------------------------------------------------------------
 
@@ -337,6 +291,7 @@ class Supervisor(Processes):
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
         judges: str = "",
+        attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         """One task under limits: a new session, one interaction, checks, and the session stopped again.
 
@@ -356,8 +311,9 @@ class Supervisor(Processes):
 
         await self.create(msgspec.structs.replace(options, delegated=True), judges=judges)
         prompt = f"{task}\n\nContext:\n{context}" if context else task
+        message = NextMessage(prompt, "delegate", attachments=attachments)
         return await self._delegations.carry_out(
-            options.name, prompt, "delegate", accepted=accepted, scopes=scopes, within=within
+            options.name, message, accepted=accepted, scopes=scopes, within=within
         )
 
     async def continue_(
@@ -369,6 +325,7 @@ class Supervisor(Processes):
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         """A follow-up to a session. Else like `delegate`.
 
@@ -381,9 +338,10 @@ class Supervisor(Processes):
             Interrupted: as there.
         """
         if not terms.empty:
-            await self._set_terms(name, terms)
+            await self.set_terms(name, terms)
+        following = NextMessage(message, "continue", attachments=attachments)
         return await self._delegations.carry_out(
-            name, message, "continue", accepted=accepted, scopes=scopes, within=within
+            name, following, accepted=accepted, scopes=scopes, within=within
         )
 
     async def go_on(
@@ -409,7 +367,8 @@ class Supervisor(Processes):
             raise WrongStatus(name, str(session.status), "be judged")
         return await self._delegations.judge_again(session, last)
 
-    async def _set_terms(self, name: str, terms: Terms) -> None:
+    async def set_terms(self, name: str, terms: Terms) -> None:
+        """Other terms for a session from now on; what they leave open stays as it was."""
         await self.answers.check(terms.json_schema or "")
         runner = self.runner(name)
         if runner is not None and runner.quiet:
@@ -426,11 +385,17 @@ class Supervisor(Processes):
             await self.store.write(sessions.save, record)
             await self._cap_children(record)
 
-    async def start_delegate(self, options: SessionOptions, task: str, *, context: str = "") -> Interaction:
+    async def start_delegate(
+        self,
+        options: SessionOptions,
+        task: str,
+        *,
+        context: str = "",
+        attachments: tuple[Attachment, ...] = (),
+    ) -> Interaction:
         """Like `delegate`, but returns once accepted; the work goes on in the supervisor's nursery."""
-        return await self._delegations.start(
-            lambda accepted: self.delegate(options, task, context=context, accepted=accepted)
-        )
+        work = partial(self.delegate, options, task, context=context, attachments=attachments)
+        return await self._delegations.start(lambda accepted: work(accepted=accepted))
 
     async def start_continue(
         self,
@@ -438,9 +403,10 @@ class Supervisor(Processes):
         message: str,
         *,
         terms: Terms = Terms(),  # noqa: B008 - it is frozen
+        attachments: tuple[Attachment, ...] = (),
     ) -> Interaction:
         """Like `continue_`, but returns once accepted."""
-        go_on = partial(self.continue_, name, message, terms=terms)
+        go_on = partial(self.continue_, name, message, terms=terms, attachments=attachments)
         return await self._delegations.start(lambda accepted: go_on(accepted=accepted))
 
     # --- the record -----------------------------------------------------------------------------------
@@ -573,7 +539,9 @@ class Supervisor(Processes):
                 cost=record.total_cost_usd,
                 kind="delete",
             )
+            with_it = await self.store.read(of_session, record.id)
             await self.store.write(sessions.delete, record.id, time.time(), None if purge else last)
+            await self.forget_attachments(with_it)
             self._unkilled.forget(record.id)
             await self.store.write(money.set_cap, lineage.scope(record.id), None)
             log = raw_log_path(self.settings.raw, record.id)

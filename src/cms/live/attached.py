@@ -33,7 +33,7 @@ from cms.session.budget import Grant
 from cms.session.in_force import Expected
 from cms.session.ledger import EPSILON, merged
 from cms.session.limits import BUDGET_PATIENCE
-from cms.session.model import BY_HAND, Interaction, InteractionState, Outcome, SessionStatus, TokenUsage
+from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus, TokenUsage
 from cms.store import sessions, turns
 from cms.store.rawlog import RawLog
 
@@ -70,7 +70,7 @@ class AttachedRunner(Runner):
             id=str(uuid.uuid4()),
             session_id=record.id,
             number=record.interaction_count + 1,
-            type=BY_HAND,
+            type="attach",
             prompt=PROMPT,
             timestamp=self._context.now(),
             state=InteractionState.RUNNING,

@@ -83,7 +83,7 @@ class AgentProcess:
         self.started = trio.current_time()
         self._log = log
         self._now = now
-        self._outbox_in, self._outbox = trio.open_memory_channel[bytes](_OUTBOX)
+        self._outbox_in, self._outbox = trio.open_memory_channel[tuple[bytes, bytes]](_OUTBOX)
         self._stderr = b""
         self._answers: dict[str, tuple[trio.Event, list[Answered]]] = {}
 
@@ -212,8 +212,8 @@ class AgentProcess:
         stdin = self.container.stdin
         async with self._outbox:
             try:
-                async for data in self._outbox:
-                    self._log.extend("in", (data,), self._now())
+                async for data, logged in self._outbox:
+                    self._log.extend("in", (logged,), self._now())
                     await stdin.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # it is gone; the reader will see the end of its stdout
@@ -222,14 +222,14 @@ class AgentProcess:
                 with trio.CancelScope(shield=True):
                     await stdin.aclose()
 
-    def send(self, data: bytes) -> None:
-        """Hand over bytes to be written.
+    def send(self, data: bytes, logged: bytes = b"") -> None:
+        """Hand over bytes to be written. `logged`: for the raw log, if not the same.
 
         Raises:
             ProtocolError: the child has not read its stdin for thousands of lines.
         """
         try:
-            self._outbox_in.send_nowait(data)
+            self._outbox_in.send_nowait((data, logged or data))
         except trio.WouldBlock:
             raise ProtocolError("claude does not read its input any more") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):

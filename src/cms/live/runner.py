@@ -121,7 +121,9 @@ class Runner:
         self._driver = driver = Driver(
             context, end, rules, store=store, writes=writes, watchers=watchers, pending=pending
         )
-        self._sender = Sender(context, end, driver, store=store, watchers=watchers)
+        self._sender = Sender(
+            context, end, driver, store=store, watchers=watchers, attachments=settings.attachments
+        )
         self._final = FinalRecord(
             context, end, driver, self._sender, store=store, pending=pending, grace=settings.grace
         )

@@ -7,6 +7,7 @@ a crash it is known which message is in doubt, and nothing is sent twice.
 from __future__ import annotations
 
 from collections import deque
+from pathlib import Path
 
 import msgspec
 import trio
@@ -18,11 +19,14 @@ from cms.live.ending import Ending
 from cms.live.log_rows import first_line
 from cms.live.process import AgentProcess
 from cms.live.watchers import Watchers
+from cms.protocol.messages import Part
+from cms.session.attachments import part_of, with_names
 from cms.session.budget import Grant
 from cms.session.limits import BUDGET_EVERY, BUDGET_PATIENCE, used_up
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus
 from cms.session.state import Phase
 from cms.store import turns
+from cms.store.attachments import read
 from cms.store.recovery import recover
 from cms.store.store import Store
 
@@ -31,8 +35,17 @@ class Sender:
     """Of one session. `len()` is how many messages wait; `run` is the task."""
 
     def __init__(
-        self, context: SessionContext, end: Ending, driver: Driver, *, store: Store, watchers: Watchers
+        self,
+        context: SessionContext,
+        end: Ending,
+        driver: Driver,
+        *,
+        store: Store,
+        watchers: Watchers,
+        attachments: Path,
     ) -> None:
+        """`attachments`: the folder of files that go with messages."""
+        self._attachments = attachments
         self._context = context
         self._end = end
         self._driver = driver
@@ -81,10 +94,16 @@ class Sender:
                 await self._driver.refuse(interaction, outcome, f"{why}; not sent")
                 continue
             try:
+                parts = await self._parts(interaction)
+            except CmsError as error:
+                await self._driver.refuse(interaction, Outcome.FAILED, f"{error}; not sent")
+                continue
+            try:
                 # After this a crash leaves the message doubtful; before it, certainly unsent.
                 self._sending, self._recalled = True, ""
                 granted = await self._reserve(interaction)
-                line = process.connection.send_message(interaction.id, interaction.prompt)
+                line = process.connection.send_message(interaction.id, interaction.prompt, parts)
+                logged = process.connection.send_message(interaction.id, with_names(interaction))
             except CmsError:
                 self._queue.appendleft(queued)
                 raise
@@ -101,8 +120,19 @@ class Sender:
                 await self._driver.refuse(interaction, Outcome.COST_EXCEEDED, f"{granted.short}; not sent")
                 continue
             self._driver.begin(interaction, granted)
-            process.send(line)
+            process.send(line, logged)
             await self._driver.wait_settled()
+
+    async def _parts(self, interaction: Interaction) -> list[Part]:
+        """What goes with a message.
+
+        Raises:
+            CmsError: it is not there any more, or cannot be read.
+        """
+        if not (attachments := interaction.attachments):
+            return []
+        found = await trio.to_thread.run_sync(lambda: read(self._attachments, attachments))
+        return [part_of(one, data) for one, data in found]
 
     async def _reserve(self, interaction: Interaction) -> Grant:
         """Store that a message is about to be sent, with the shared money that it may spend.

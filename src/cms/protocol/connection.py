@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
@@ -39,6 +40,7 @@ from cms.protocol.messages import (
     HookAnswer,
     HookCallback,
     Noise,
+    Part,
     PreToolUseOutput,
     RefuseAnswer,
     StreamEvent,
@@ -193,13 +195,13 @@ class Connection:
 
     # --- out ---
 
-    def send_message(self, uuid: str, text: str) -> bytes:
-        """A user message as bytes to write.
+    def send_message(self, uuid: str, text: str, parts: Sequence[Part] = ()) -> bytes:
+        """A user message as bytes to write; `parts` come before its text.
 
         Raises:
             ProtocolError: the text cannot be put into a line.
         """
-        return encode_message(uuid, text)
+        return encode_message(uuid, text, parts)
 
     def ask(self, ask: Ask) -> tuple[str, bytes]:
         """A control request: its id, by which the answer will be known, and the bytes to write."""

@@ -76,7 +76,7 @@ _line = msgspec.json.Decoder(_Line)
 _cost = msgspec.json.Decoder(CostState)
 _status = msgspec.json.Decoder(StatusLine)
 #: What claude itself writes in a person's place begins so.
-_MACHINE_MADE: Final = ("<", "Caveat: ", "[Request interrupted")
+_MACHINE_MADE: Final = ("<", "Caveat: ", "[Request interrupted", "[Image: source: ")
 
 
 def read_status(data: bytes) -> StatusLine | None:

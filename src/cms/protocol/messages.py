@@ -18,6 +18,7 @@ claude's own, so a reader can hold them against a raw log.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -660,8 +661,30 @@ def _misfit(line: bytes) -> Event:
 # --- writing ------------------------------------------------------------------------------------
 
 
+class Base64Source(msgspec.Struct, tag_field="type", tag="base64"):
+    media_type: str
+    data: bytes  # (msgspec writes it in base64)
+
+
+class TextPart(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class ImagePart(msgspec.Struct, tag_field="type", tag="image"):
+    source: Base64Source
+
+
+class DocumentPart(msgspec.Struct, tag_field="type", tag="document"):
+    source: Base64Source
+    title: str
+
+
+#: A part of what a person says.
+Part = TextPart | ImagePart | DocumentPart
+
+
 class UserBody(msgspec.Struct):
-    content: str
+    content: str | list[Part]
     role: Literal["user"] = "user"
 
 
@@ -772,10 +795,11 @@ class _ControlAnswer(msgspec.Struct, tag_field="type", tag="control_response"):
 _encoder = msgspec.json.Encoder()
 
 
-def encode_message(uuid: str, text: str) -> bytes:
-    """A user message as a line."""
+def encode_message(uuid: str, text: str, parts: Sequence[Part] = ()) -> bytes:
+    """A user message as a line; `parts` come before its text."""
+    content: str | list[Part] = [*parts, TextPart(text)] if parts else text
     try:
-        return _encoder.encode(UserMessage(uuid, UserBody(text))) + b"\n"
+        return _encoder.encode(UserMessage(uuid, UserBody(content))) + b"\n"
     except UnicodeEncodeError as error:
         raise ProtocolError("the message holds half of a character (a lone surrogate)") from error
 

@@ -9,6 +9,7 @@ import msgspec
 from cms.rpc.verbs import Verb
 from cms.session.hooks import Hooks
 from cms.session.model import (
+    Attachment,
     DelegateResult,
     Interaction,
     Order,
@@ -31,6 +32,7 @@ class SpawnParams(Record, frozen=True):
     prompt: str
     stop: bool = False  # stop the process after the answer
     wait: bool = True  # False: answer as soon as the message is accepted
+    attachments: tuple[Attachment, ...] = ()  # files that go with it, kept before (`rpc.attachments`)
     hooks: Hooks = Hooks()
 
 
@@ -42,6 +44,7 @@ class SendParams(Record, frozen=True):
     stop: bool = False  # stop the process after the answer
     resume: bool = False  # a paused one goes on first
     wait: bool = True  # False: answer as soon as the message is accepted
+    attachments: tuple[Attachment, ...] = ()  # files that go with it, kept before (`rpc.attachments`)
     hooks: Hooks = Hooks()
 
 
@@ -62,6 +65,7 @@ class DelegateParams(Record, frozen=True):
     task: str
     context: str = ""
     detach: bool = False  # answer once accepted; the work belongs to the daemon
+    attachments: tuple[Attachment, ...] = ()  # files that go with it, kept before (`rpc.attachments`)
     hooks: Hooks = Hooks()
 
 
@@ -71,6 +75,7 @@ class ContinueParams(Terms, frozen=True):
     name: str
     message: str
     detach: bool = False
+    attachments: tuple[Attachment, ...] = ()  # files that go with it, kept before (`rpc.attachments`)
     hooks: Hooks = Hooks()
 
 

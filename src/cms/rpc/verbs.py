@@ -30,6 +30,7 @@ NOUNS = (
     "search",
     "batches",
     "metrics",
+    "attachments",
 )
 
 

@@ -41,15 +41,7 @@ class SessionStatus(enum.StrEnum):
 #: As they are typed.
 STATUSES = frozenset(status.value for status in SessionStatus)
 #: Statuses in which a process is (or is about to be) alive.
-LIVE = frozenset(
-    {
-        SessionStatus.STARTING,
-        SessionStatus.READY,
-        SessionStatus.BUSY,
-        SessionStatus.PAUSED,
-        SessionStatus.ATTACHED,
-    }
-)
+LIVE = frozenset(map(SessionStatus, ("starting", "ready", "busy", "paused", "attached")))
 
 
 class InteractionState(enum.StrEnum):
@@ -70,8 +62,6 @@ class InteractionState(enum.StrEnum):
 DELEGATED = frozenset({"delegate", "continue", "repair"})
 #: The type of a message that tells a session of its failed checks; it belongs to the delegation before it.
 REPAIR = "repair"
-#: The type of what stands for all that a person said in claude's own interface, from taking over to leaving.
-BY_HAND = "attach"
 #: States in which nobody works on an interaction any more.
 ENDED = frozenset(
     {
@@ -280,6 +270,17 @@ class Judgement(Record, frozen=True):
     cost: float = 0.0
 
 
+class Attachment(Record, frozen=True):
+    """A file that goes with a message (`session.attachments`)."""
+
+    id: str  # under which it is kept
+    name: str  # without its folder
+    kind: Literal["image", "pdf", "text"]
+    media_type: str
+    size: int  # bytes
+    sha256: str
+
+
 class Interaction(Record, frozen=True):
     """One message and everything that came back for it."""
 
@@ -313,6 +314,7 @@ class Interaction(Record, frozen=True):
     round: int = 0  # of repair, that it begins or goes on with; 0: its delegation has begun none
     before: float = 0.0  # seconds of work of the rounds before it, which count against `max_time`
     repair: str = ""  # the message that its failed checks call for, where nobody was there to send it
+    attachments: tuple[Attachment, ...] = ()  # files that go with it
 
 
 Rung = Literal["interrupt", "eof", "terminate", "kill"]

@@ -14,6 +14,7 @@ import msgspec
 from cms.session.limits import spent_up
 from cms.session.model import (
     REPAIR,
+    Attachment,
     Interaction,
     InteractionState,
     Judgement,
@@ -57,6 +58,7 @@ class NextMessage(msgspec.Struct, frozen=True):
     type: str
     round: int = 0
     before: float = 0.0
+    attachments: tuple[Attachment, ...] = ()
 
 
 def printable(text: str) -> str:

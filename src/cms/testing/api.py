@@ -85,6 +85,7 @@ class Request(Struct, frozen=True):
         step: which reply of the script was due; attempts at it count from 0.
         scripted: whether there was a script at all.
         texts: everything that was said to the model, tool results aside.
+        files: the media type and the bytes (in base64) of each image and document among it.
         side: a call that `claude` makes for itself (a summary), with no part in a script.
         status: what it was answered with; 0 where the connection was to be dropped.
     """
@@ -102,6 +103,7 @@ class Request(Struct, frozen=True):
     side: bool
     stream: bool
     status: int
+    files: tuple[tuple[str, str], ...] = ()
 
 
 class ScriptedAPI:
@@ -286,6 +288,13 @@ class ScriptedAPI:
                 side=side,
                 stream=question.stream,
                 status=status,
+                files=tuple(
+                    (block.source.media_type, block.source.data)
+                    for message in question.messages
+                    if not isinstance(message.content, str)
+                    for block in message.content
+                    if block.source is not None
+                ),
             )
         )
         self._notify()

@@ -55,6 +55,7 @@ _MACHINE_MADE: Final = (
     "[SYSTEM NOTIFICATION",
     "Caveat: ",
     "Continue from where you left off.",
+    "[Image: source: ",
 )
 
 # --- what a script is made of -----------------------------------------------------------------
@@ -322,11 +323,19 @@ def prompt(text: str, *replies: ScriptedReply) -> str:
 # --- reading it back --------------------------------------------------------------------------
 
 
+class Source(Struct, frozen=True):
+    """What an image or a document is, and holds (in base64)."""
+
+    media_type: str = ""
+    data: str = ""
+
+
 class Block(Struct, frozen=True):
     """As much of a content block as scripts need."""
 
     type: str
     text: str = ""
+    source: Source | None = None
 
 
 class Message(Struct, frozen=True):

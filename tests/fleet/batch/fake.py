@@ -31,7 +31,15 @@ from cms.batch.retry import Remains
 from cms.errors import ClaudeUnfit, NameTaken
 from cms.fleet.batch_sessions import News
 from cms.fleet.delegation import Accepted
-from cms.session.model import ChangeSummary, DelegateResult, Interaction, Outcome, Safety, SessionOptions
+from cms.session.model import (
+    Attachment,
+    ChangeSummary,
+    DelegateResult,
+    Interaction,
+    Outcome,
+    Safety,
+    SessionOptions,
+)
 
 COST = 0.01
 TOKENS = 100  # of each turn
@@ -73,7 +81,12 @@ class FakeSessions:
         self.views: dict[str, View] = {}
 
     async def begin(
-        self, options: SessionOptions, prompt: str, context: str, accepted: Accepted
+        self,
+        options: SessionOptions,
+        prompt: str,
+        context: str,
+        accepted: Accepted,
+        attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         if "taken" in prompt:
             raise NameTaken(options.name)

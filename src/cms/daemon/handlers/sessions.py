@@ -78,11 +78,13 @@ from cms.session.model import (
     LIVE,
     DelegateResult,
     Interaction,
+    Limits,
     Receipt,
     Reply,
     SessionRecord,
 )
 from cms.session.next_step import next_step
+from cms.session.terms import Terms
 from cms.store.rawlog import raw_log_path
 from cms.store.trash import Retired, empty_trash
 from cms.units import check_name, check_tags
@@ -127,18 +129,22 @@ class SessionHandlers:
     # --- work ---------------------------------------------------------------------------------
 
     async def spawn(self, call: Call, params: SpawnParams) -> Reply | AcceptedResult:
-        await self._supervisor.hooks.check(params.hooks)
+        await self._check(params)
         session = await self._supervisor.create(params.options)
-        interaction = await self._supervisor.submit(session.name, params.prompt, type="spawn")
+        interaction = await self._supervisor.submit(
+            session.name, params.prompt, type="spawn", attachments=params.attachments
+        )
         self._supervisor.hooks.follow(interaction, params.hooks)
         return await self._answer(call, session.name, interaction, wait=params.wait, stop=params.stop)
 
     async def send(self, call: Call, params: SendParams) -> Reply | AcceptedResult:
-        await self._supervisor.hooks.check(params.hooks)
+        await self._check(params)
         if params.resume and (await self._supervisor.get(params.name)).status in LIVE:  # perhaps paused
             await self._supervisor.resume(params.name)
         kind = "resume" if params.resume else "send"
-        interaction = await self._supervisor.submit(params.name, params.message, type=kind)
+        interaction = await self._supervisor.submit(
+            params.name, params.message, type=kind, attachments=params.attachments
+        )
         self._supervisor.hooks.follow(interaction, params.hooks)
         return await self._answer(call, params.name, interaction, wait=params.wait, stop=params.stop)
 
@@ -149,10 +155,10 @@ class SessionHandlers:
 
     async def delegate(self, call: Call, params: DelegateParams) -> DelegateResult | AcceptedResult:
         name = params.options.name
-        await self._supervisor.hooks.check(params.hooks)
+        await self._check(params)
         if params.detach:
             interaction = await self._supervisor.start_delegate(
-                params.options, params.task, context=params.context
+                params.options, params.task, context=params.context, attachments=params.attachments
             )
             self._supervisor.hooks.follow(interaction, params.hooks)
             return _accepted(name, interaction)
@@ -160,32 +166,41 @@ class SessionHandlers:
             params.options,
             params.task,
             context=params.context,
+            attachments=params.attachments,
             accepted=partial(self._accepted, call, name, params.hooks),
             within=call.scope,
         )
 
     async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
-        await self._supervisor.hooks.check(params.hooks)
+        await self._check(params)
         if params.detach:
-            interaction = await self._supervisor.start_continue(params.name, params.message, terms=params)
+            interaction = await self._supervisor.start_continue(
+                params.name, params.message, terms=params, attachments=params.attachments
+            )
             self._supervisor.hooks.follow(interaction, params.hooks)
             return _accepted(params.name, interaction)
         return await self._supervisor.continue_(
             params.name,
             params.message,
             terms=params,
+            attachments=params.attachments,
             accepted=partial(self._accepted, call, params.name, params.hooks),
             within=call.scope,
         )
+
+    async def _check(self, params: SpawnParams | SendParams | DelegateParams | ContinueParams) -> None:
+        await self._supervisor.hooks.check(params.hooks)
+        await self._supervisor.check_attachments(params.attachments)
 
     def _accepted(self, call: Call, name: str, hooks: Hooks, interaction: Interaction) -> None:
         self._supervisor.hooks.follow(interaction, hooks)
         call.accepted(name, interaction)
 
     async def attach(self, call: Call, params: AttachParams) -> AttachResult:
-        runner, stopped = await self._supervisor.attach(
-            params.name, Path(params.terminal), params.who, max_cost=params.max_cost
-        )
+        stopped = await self._supervisor.make_way(params.name, params.who)
+        if params.max_cost is not None:
+            await self._supervisor.set_terms(params.name, Terms(limits=Limits(max_cost=params.max_cost)))
+        runner = await self._supervisor.attach(params.name, Path(params.terminal), params.who)
         call.accepted(params.name, runner.interaction)
         with call.scope:
             await runner.wait_gone()
@@ -270,6 +285,8 @@ class SessionHandlers:
         files, size = await trio.to_thread.run_sync(
             lambda: empty_trash(self._settings.trash, before, dry_run=params.dry_run)
         )
+        if not params.dry_run:
+            await self._supervisor.sweep_attachments(before)
         audits = 0
         if params.purge:
             audits = await self._supervisor.forget_audits(before, dry_run=params.dry_run)
