@@ -13,11 +13,16 @@ import sys
 import textwrap
 from pathlib import Path
 
+import cyclopts
 import msgspec
 import pytest
 
 from cli.terminal import OnTerminal
+from cms.cli.app import main
 from cms.setup.install import guide_text
+
+# Before the commands, as in tests/cli.
+assert cyclopts.__name__ in sys.modules
 
 #: Odd on purpose: four spaces, escapes, a number that JavaScript cannot hold, a comment-like key.
 HAND_MADE = (
@@ -95,7 +100,8 @@ class Report(msgspec.Struct, rename="camel"):
 class Machine:
     """A HOME with a stand-in for `claude`, and a project."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, capture: pytest.CaptureFixture[bytes]) -> None:
+        self._capture = capture
         self.home, self.project = root / "home", root / "project"
         for folder in (self.home, self.project):
             folder.mkdir()
@@ -115,12 +121,25 @@ class Machine:
         return self.run("setup", *words, env=env)
 
     def run(self, *words: str, env: dict[str, str] | None = None) -> Ran:
+        # In this process: most of what these tests take would be the start of another.
+        with pytest.MonkeyPatch.context() as patch:
+            for name in os.environ:
+                patch.delenv(name)
+            for name, value in {**self.env, **(env or {})}.items():
+                patch.setenv(name, value)
+            patch.chdir(self.project)
+            code = main(words)
+        out, err = self._capture.readouterr()
+        return Ran(code, out.decode(), err.decode())
+
+    def run_apart(self, *words: str) -> Ran:
+        """In a process of its own."""
         done = subprocess.run(
             [sys.executable, "-m", "cms", *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env={**self.env, **(env or {})},
+            env=self.env,
             cwd=self.project,
             timeout=30,
             check=False,
@@ -152,8 +171,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
+def machine(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Machine:
+    return Machine(tmp_path, capfdbinary)
 
 
 SCOPES = pytest.mark.parametrize("scope", ["--global", "--local"])
@@ -358,7 +377,7 @@ def test_without_the_sdk_or_with_an_older_one_it_says_what_to_install(
     (tmp_path / "sitecustomize.py").write_text(f"import sys; sys.modules[{gone!r}] = None\n")
     machine.env["PYTHONPATH"] = os.pathsep.join((str(tmp_path), machine.env["PYTHONPATH"]))
     before = machine.everything()
-    done = machine.run(*words)
+    done = machine.run_apart(*words)
     assert (done.code, done.out) == (1, "")
     assert told in done.err
     assert "pip install 'claude-multi-session[mcp]'" in done.err
