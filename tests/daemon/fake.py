@@ -287,7 +287,7 @@ class FakeSupervisor(Supervisor):
         return self.records[name]
 
     async def stop(
-        self, name: str, *, reason: str = "stop", grace: float | None = None
+        self, name: str, *, reason: str = "stop", grace: float | None = None, checks: bool = True
     ) -> tuple[SessionRecord, Receipt | None]:
         record = await self.get(name)
         if record.status not in LIVE:

@@ -63,6 +63,17 @@ async def test_one_check(tmp_path: Path, command: str, trouble: str) -> None:
         assert line.startswith(f"check failed: {command}: {trouble}")
 
 
+async def test_one_that_is_killed_says_nothing_of_the_work(tmp_path: Path) -> None:
+    """By a person (`cms kill --force-local`), or by a machine that is out of memory."""
+    settings = make_settings(tmp_path)
+    options = make_options(settings, verify=("kill -KILL $$",))
+    settings.live.mkdir(parents=True, exist_ok=True)
+    with trio.fail_after(20):
+        checked = await run_checks(await find_mechanism(), settings, options)
+    assert (checked.failures, checked.not_run) == ((), "kill -KILL $$: it was killed")
+    assert_nothing_left(settings)
+
+
 async def test_an_empty_check_that_an_earlier_version_took_is_not_passed(tmp_path: Path) -> None:
     (line,) = await check(tmp_path, ["true", ""])
     assert "check nothing" in line

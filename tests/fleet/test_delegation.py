@@ -16,7 +16,7 @@ from cms.batch.ends import Report
 from cms.batch.model import BatchOptions, BatchStatus, TaskSpec, TaskStatus
 from cms.batch.retry import Remains, salvage
 from cms.config import caller_environ
-from cms.containment import Container, Spec
+from cms.containment import Container, Spec, still_alive
 from cms.errors import ContainmentError, Interrupted, SessionNotFound, StoreError, WrongStatus
 from cms.fleet.batch_sessions import SupervisorSessions
 from cms.fleet.batches import open_batches
@@ -28,6 +28,7 @@ from cms.session.model import (
     Outcome,
     SessionStatus,
 )
+from cms.store.live_files import read_all
 from cms.testing.script import call, prompt, say
 from fleet.kit import (
     FullDisk,
@@ -422,6 +423,26 @@ async def test_cancelled_while_a_check_runs(tmp_path: Path) -> None:
         assert result.error == "its checks were never finished: the delegation was cancelled"
         assert result.response == "done"
         assert (await last(supervisor)).state is InteractionState.UNCHECKED
+    await consistent(settings)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_who_ends_a_session_ends_the_checks_of_its_work(tmp_path: Path, how: str) -> None:
+    """They run what the agent has written."""
+    settings = make_settings(tmp_path)
+    sign = tmp_path / "work" / "checking"
+    async with supervising(settings) as supervisor:
+        options = make_options(settings, verify=("touch checking; sleep 600", "touch second"))
+        sent = await supervisor.start_delegate(options, prompt("Work", say("done")))
+        await until(sign.exists)
+        noted = next(one for one in read_all(settings.live) if one.check)
+        await (supervisor.stop("one") if how == "stop" else supervisor.kill("one"))
+        assert not still_alive((noted.where.root,)), "and it returns when nothing of them is left"
+        reply = await supervisor.wait(sent)
+        assert reply.outcome is Outcome.INTERRUPTED
+        assert reply.error.startswith("its checks were never finished: it was ")
+        assert (await last(supervisor)).state is InteractionState.UNCHECKED
+        assert not (sign.parent / "second").exists()
     await consistent(settings)
 
 

@@ -20,7 +20,7 @@ that of its last round. What a crash cut off after 1 is judged again from 2 on b
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -76,9 +76,41 @@ class Delegation:
         self.interaction: Interaction | None = None
         self.ending = False
         self.over = trio.Event()
+        self._checking: trio.CancelScope | None = None
+        self._checked = trio.Event()
+        self._ended = ""
 
     def __repr__(self) -> str:
         return f"<Delegation {self.name!r} {'over' if self.over.is_set() else 'under way'}>"
+
+    @contextmanager
+    def checks(self) -> Iterator[trio.CancelScope]:
+        """While commands look at its work: a block that `end_checks` ends."""
+        with trio.CancelScope() as scope:
+            self._checking, self._checked = scope, trio.Event()
+            if self._ended:
+                scope.cancel(reason=self._ended)
+            try:
+                yield scope
+            finally:
+                self._checking = None
+                self._checked.set()
+
+    def end_checks(self, why: str) -> None:
+        """None of its checks goes on, nor begins."""
+        self._ended = self._ended or why
+        if self._checking is not None:
+            self._checking.cancel(reason=why)
+
+    async def wait_checked(self) -> None:
+        """Until nothing of a check is left that was ended."""
+        while self._checking is not None:
+            await self._checked.wait()
+
+    @property
+    def not_checked(self) -> Checked:
+        """What checks came to that were ended."""
+        return Checked(not_run=self._ended)
 
     def begin(self, interaction: Interaction) -> None:
         """This message of it was accepted."""
@@ -125,6 +157,18 @@ class UnderWay:
     def rounds(self, name: str) -> frozenset[str]:
         """The messages of a delegation of that session that is not over yet, by their ids."""
         return frozenset(round_ for one in self._all if one.name == name for round_ in one.rounds)
+
+    def end_checks(self, name: str, why: str) -> None:
+        """The session is ended, and with it the commands that look at its work."""
+        for one in self._all:
+            if one.name == name:
+                one.end_checks(why)
+
+    async def wait_checked(self, names: Collection[str]) -> None:
+        """Until nothing of such a command is left."""
+        for one in list(self._all):
+            if one.name in names:
+                await one.wait_checked()
 
     def has(self, name: str) -> bool:
         """Whether a delegation of that session is not over yet."""
@@ -257,15 +301,18 @@ class Delegations:
         # But while its change is applied nobody may go on with it.
         one.ending = not lands
         with trio.CancelScope(shield=True):
-            record, receipt = await supervisor.stop(one.name, reason="the delegation is over")
+            record, receipt = await supervisor.stop(one.name, reason="the delegation is over", checks=False)
         # (Without a receipt of ours it had ended by itself.)
         receipt = receipt or record.receipt
+        reason = "it was cancelled before its change was applied"
         try:
-            checked = await self._land(record, work, receipt, checked, turn)
+            with one.checks() as landing:
+                checked = await self._land(record, work, receipt, checked, turn)
         except BaseException:
-            reason = "it was cancelled before its change was applied"
             await self._judge(one.name, work, receipt, checked, cut_off=reason)
             raise
+        if landing.cancelled_caught:
+            checked = msgspec.structs.replace(checked, not_run=reason)
         one.ending = True
         return await self._judge(one.name, work, receipt, checked, cut_off=checked.not_run)
 
@@ -307,11 +354,14 @@ class Delegations:
             accepted(begun)
         while True:
             work = await supervisor.work_ended(begun)
-            checked = await self._check(one.name, work)
+            checked = await self._check(one.name, work, one)
             record = await supervisor.get(one.name)
             passed = work.state in _ENDED_WELL and not (checked.failures or checked.misfit or checked.not_run)
             if passed and record.options.apply and work.round < record.options.repair:
-                checked = checked.with_failures(*await turn.rehearse())
+                with one.checks() as rehearsing:
+                    checked = checked.with_failures(*await turn.rehearse())
+                if rehearsing.cancelled_caught:
+                    return work, one.not_checked
             following = next_round(work, checked.failures, record.options.repair)
             if following is None or checked.not_run or checked.final:
                 return work, checked
@@ -345,7 +395,7 @@ class Delegations:
         one.begin(interaction)
         return interaction
 
-    async def _check(self, name: str, work: Interaction) -> Checked:
+    async def _check(self, name: str, work: Interaction, one: Delegation | None = None) -> Checked:
         if work.state not in _ENDED_WELL:
             return Checked()
         supervisor = self._supervisor
@@ -356,10 +406,15 @@ class Delegations:
             return Checked(not_run=str(error))
         if misfit:
             return Checked(misfit=misfit)
+        one = one or Delegation(name)  # (of one that is judged again nobody ends the checks)
+        checked = one.not_checked
         try:
-            async with supervisor.changes.as_left(record) as layers:
-                settings = supervisor.settings_of(record)
-                checked = await run_checks(supervisor.mechanism, settings, record.options, layers)
+            with one.checks() as scope:
+                async with supervisor.changes.as_left(record) as layers:
+                    settings = supervisor.settings_of(record)
+                    checked = await run_checks(supervisor.mechanism, settings, record.options, layers)
+            if scope.cancelled_caught:
+                return one.not_checked
         except (CmsError, OSError) as error:
             return Checked(not_run=f"what {name} has left could not be looked at: {error}")
         if not record.options.judge or checked.failures or checked.not_run:

@@ -272,19 +272,38 @@ class Processes(Sessions):
         return runner.record
 
     async def stop(
-        self, name: str, *, reason: str = "stopped", grace: float | None = None
+        self,
+        name: str,
+        *,
+        reason: str = "stopped",
+        grace: float | None = None,
+        checks: bool = True,
     ) -> tuple[SessionRecord, Receipt | None]:
-        """End a session's process gracefully; None instead of a receipt if it had none."""
-        return await self._end(
-            name, lambda runner: runner.stop(reason, grace=math.inf if grace is None else grace)
-        )
+        """End a session's process gracefully; None instead of a receipt if it had none.
+
+        Args:
+            checks: end the commands that look at its work, too.
+        """
+        patience = math.inf if grace is None else grace
+        why = "it was stopped" if checks else ""
+        return await self._end(name, lambda runner: runner.stop(reason, grace=patience), why)
 
     async def kill(self, name: str, *, reason: str = "killed") -> tuple[SessionRecord, Receipt | None]:
-        """End a session's process tree by force, and prove it; those of the sessions that it started, too."""
-        return await self._end(name, lambda runner: runner.kill(reason))
+        """End a session's process tree by force, and prove it; those of the sessions that it started, too.
 
-    async def _end(self, name: str, end: Callable[[Runner], None]) -> tuple[SessionRecord, Receipt | None]:
+        The commands that look at its work end with it.
+        """
+        return await self._end(name, lambda runner: runner.kill(reason), "it was killed")
+
+    async def _end(
+        self, name: str, end: Callable[[Runner], None], why: str
+    ) -> tuple[SessionRecord, Receipt | None]:
         # No lock: an end must get past whatever else waits for this session.
+        mine = self._runners.get(name)
+        below = () if mine is None else self.children.below(mine.record.id)
+        names = {name, *(runner.record.name for runner in below)}
+        for one in names if why else ():
+            self.under_way.end_checks(one, why)
         rounds = self.under_way.rounds(name)
         judges = [one for one in self._runners.values() if one.record.judges in rounds]
         for judge in judges:
@@ -294,6 +313,7 @@ class Processes(Sessions):
         finally:
             for judge in judges:
                 await judge.wait_gone()
+            await self.under_way.wait_checked(names if why else ())
 
     async def _end_one(
         self, name: str, end: Callable[[Runner], None]
