@@ -161,7 +161,7 @@ def test_a_check_and_what_the_session_started_end_with_it(shell: Shell, kill: Ki
     ran = kill("checked", "--force-local")
     assert ran.code == 0, ran
     assert "checked (a check)" in ran.out
-    assert alive(shell, "602") == []
+    assert alive(shell, "sleep\\x00602") == []
 
 
 def test_a_full_disk(tmp_path: Path, kill: Kill, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
