@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
 from cms.batch.report import PAGE_ROWS, Gathering, is_report
 from cms.page.document import ASSETS, SCRIPTS, asset, batch_report, filed, joined_script, served
+from cms.rpc.wire import MAX_LINE
 
 EVIL = "</script><script>alert(1)</script><!-- ]]> \u2028 \" ' & <img src=http://evil.example onerror=x>"
 
@@ -79,6 +80,11 @@ def test_a_report_of_one_file_asks_for_nothing() -> None:
     assert policy is not None
     assert policy[1].startswith("default-src &#x27;none&#x27;")
     assert "unsafe" not in policy[1]
+
+
+def test_a_report_goes_through_the_socket_whatever_its_tasks_say() -> None:
+    rows = [task(f"t{number}", TaskStatus.FAILED, "\x1b" * 2000) for number in range(PAGE_ROWS)]
+    assert len(msgspec.json.encode(report(*rows))) < MAX_LINE
 
 
 def test_every_script_stands_behind_those_that_it_imports() -> None:

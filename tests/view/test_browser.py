@@ -49,7 +49,8 @@ class Server:
 
     def end(self) -> None:
         self._child.send_signal(signal.SIGINT)
-        assert self._child.wait(10) == 0
+        assert self._child.communicate(timeout=10) == ("", "")
+        assert self._child.returncode == 0
 
 
 @pytest.fixture(scope="module")

@@ -71,12 +71,21 @@ def view(
         else:
             io.show_lines([keys.address])
             io.warn("cms: Ctrl-C ends the page; sessions go on")
-        if not no_open:
-            # A browser in this terminal does not come back before it is left.
+        if not no_open and _is_window():
+            # Some do not come back before they are left.
             threading.Thread(target=webbrowser.open, args=(keys.address_once,), daemon=True).start()
 
     run(settings, port=port, act=act, ready=ready)
     return ExitCode.COMPLETED
+
+
+def _is_window() -> bool:
+    """Whether the person's browser has a window of its own, or is the one that was asked for ($BROWSER)."""
+    try:
+        found = webbrowser.get()
+    except webbrowser.Error:
+        return False
+    return bool(os.environ.get("BROWSER")) or type(found) is not webbrowser.GenericBrowser
 
 
 def _check_extra() -> None:

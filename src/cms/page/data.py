@@ -35,9 +35,8 @@ _TASK: Final = (
     "name status cost cost_exact turns tries duration started ended model node host cell row attempt chosen"
     " reused change patch"
 )
-#: Characters of a task's answer, and of why it did not complete, in a table.
-_EXCERPT: Final = 200
-_ERROR: Final = 1000
+#: Characters of why a task did not complete, and of its answer, in a table.
+TEXTS: Final = (1000, 200)
 #: Characters of an answer, of which there is one on a page.
 _ANSWER: Final = 100_000
 
@@ -71,10 +70,10 @@ def batch(record: BatchRecord) -> dict[str, object]:
     return json_object(record, _BATCH, table=table_words(record.options))
 
 
-def task(view: TaskView, place: int) -> dict[str, object]:
-    """A task in a table. `place`: in the file, from 0."""
+def task(view: TaskView, place: int, texts: tuple[int, int] = TEXTS) -> dict[str, object]:
+    """A task in a table. `place`: in the file, from 0; `texts`: as `TEXTS`."""
     why = view.error or "; ".join(view.reasons)
-    return json_object(view, _TASK, place=place, error=why[:_ERROR], response=view.response[:_EXCERPT])
+    return json_object(view, _TASK, place=place, error=why[: texts[0]], response=view.response[: texts[1]])
 
 
 def batch_event(
@@ -95,6 +94,8 @@ def batch_event(
     )
 
 
-def tasks_event(tasks: Iterable[tuple[int, TaskView]], *, first: bool = True) -> Event:
+def tasks_event(
+    tasks: Iterable[tuple[int, TaskView]], *, first: bool = True, texts: tuple[int, int] = TEXTS
+) -> Event:
     """Tasks with their places; `first`: they are all, else what is new of them."""
-    return "tasks", {"from": 0 if first else 1, "tasks": [task(view, place) for place, view in tasks]}
+    return "tasks", {"from": 0 if first else 1, "tasks": [task(view, place, texts) for place, view in tasks]}

@@ -19,7 +19,7 @@ import msgspec
 
 from cms.batch.model import BatchRecord
 from cms.batch.report import Gathered
-from cms.page.data import Event, batch_event, tasks_event
+from cms.page.data import TEXTS, Event, batch_event, tasks_event
 
 Kind = Literal["sessions", "session", "batches", "batch"]
 
@@ -42,6 +42,9 @@ _FILE_POLICY: Final = (
 )
 _IMPORT: Final = re.compile(r'^import (\{[^}]*\}) from "\./([a-z]+\.js)";', re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?:function|const) (\w+)", re.MULTILINE)
+#: Characters of a report in which tasks may tell as much as anywhere; beyond, they tell the shorter texts.
+_MOST: Final = 8_000_000
+_SHORT_TEXTS: Final = (60, 0)
 _TITLES: Final[dict[Kind, str]] = {
     "sessions": "Sessions",
     "session": "Session",
@@ -111,11 +114,14 @@ def alone(kind: Kind, events: Sequence[Event], title: str) -> str:
 
 def batch_report(batch: BatchRecord, found: Gathered, now: float) -> str:
     """What became of a batch, as a page in one file. `now`: seconds since the epoch."""
-    events = (
-        batch_event(batch, found.scores, found.by_model, batch.ended or now, found.left_out),
-        tasks_event(zip(found.places, found.shown, strict=True)),
-    )
-    return alone("batch", events, f"Batch {batch.id}")
+    head = batch_event(batch, found.scores, found.by_model, batch.ended or now, found.left_out)
+    text = ""
+    for texts in (TEXTS, _SHORT_TEXTS):
+        tasks = tasks_event(zip(found.places, found.shown, strict=True), texts=texts)
+        text = alone("batch", (head, tasks), f"Batch {batch.id}")
+        if len(text) <= _MOST:
+            break
+    return text
 
 
 def _values(events: Iterable[Event]) -> str:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from cms.errors import NothingAsked
+from cms.errors import DaemonUnavailable, NothingAsked
 from cms.rpc.questions import SESSION_ANSWER, SESSIONS_QUESTIONS, AnswerParams, QuestionsParams
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
@@ -25,6 +25,8 @@ from cms.view.ask import Daemon
 
 #: Bytes of one.
 MOST = 256 * 1024
+#: Seconds for a kill: where it takes longer there is another way.
+_KILL_PATIENCE = 20.0
 
 
 class Act(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +61,11 @@ def carry_out(daemon: Daemon, act: Act) -> Done:
         return _answer(daemon, act)
     if act.act == "stop":
         return _ended("stopped", daemon.call(SESSION_STOP, StopParams(act.name)))
-    return _ended("killed", daemon.call(SESSION_KILL, NameParams(act.name)))
+    try:
+        return _ended("killed", daemon.call(SESSION_KILL, NameParams(act.name), patience=_KILL_PATIENCE))
+    except DaemonUnavailable as error:
+        error.hint = f"cms kill {act.name} --force-local ends it without the daemon"
+        raise
 
 
 def _answer(daemon: Daemon, act: Act) -> Done:
