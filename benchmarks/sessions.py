@@ -49,7 +49,15 @@ def figures(small: bool) -> list[Figure]:
             goal=50,
             limit="the kernel and trio: a wake-up, two reads and a write to the raw log for each line",
         ),
-        Figure(f"the same, each with a watcher ({streams})", watched, "us", "nobody looks on", alone, 1.3),
+        Figure(
+            f"the same, each with a watcher ({streams})",
+            watched,
+            "us",
+            "nobody looks on",
+            alone,
+            1.3,
+            limit="the kernel: a write for each note, 20 a second, and the wake-up of who reads it",
+        ),
         Figure(f"lines that came in, of {count * RATE} wanted", lines, "lines/s"),
         Figure("memory of the daemon for each live session", held, "KiB", goal=100),
         Figure(

@@ -149,7 +149,7 @@ def test_the_chosen_one_is_on_the_screen_however_many_there_are() -> None:
         lines = frame(View(MANY, f"s{number}"), 24, Style(width=80, tty=True))
         assert [line for line in lines if re.match(rf"> ready +s{number} ", line)]
         assert lines[1].startswith("  STATE")
-        assert re.match(r"\d+-\d+ of 203  203 live sessions", lines[0])
+        assert re.match(r"\d+-\d+ of 203 live sessions", lines[0])
 
 
 def test_who_waits_for_a_person_comes_first_then_who_works() -> None:
@@ -158,6 +158,11 @@ def test_who_waits_for_a_person_comes_first_then_who_works() -> None:
         live("d", questions=1), live("e", status=SessionStatus.PAUSED),
     )  # fmt: skip
     assert [one.session.name for one in reply.sessions] == ["d", "c", "b", "e", "a"]
+    assert [one.session.name for one in overview(live("s10"), live("s9"), live("s")).sessions] == [
+        "s",
+        "s9",
+        "s10",
+    ]
 
 
 def test_a_question_and_a_permission_are_shown_whole_or_not_at_all() -> None:

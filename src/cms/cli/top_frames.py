@@ -6,6 +6,7 @@ to its column afterwards: no terminal needs to agree with us on how wide an emoj
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -48,8 +49,11 @@ HELP: Final = (
     ("?", "this help, and back"),
     ("q, ctrl-c", "leave; no session is ended by that"),
 )
-#: Sessions come in this order, by name among the same.
+#: Sessions come in this order, by name (s2 before s10) among the same.
 _RANKS: Final = (SessionStatus.BUSY, SessionStatus.STARTING, SessionStatus.PAUSED, SessionStatus.READY)
+
+
+_NUMBERS: Final = re.compile(r"[0-9]+|[^0-9]+")
 
 
 class View(msgspec.Struct, frozen=True):
@@ -83,9 +87,10 @@ class View(msgspec.Struct, frozen=True):
 def ordered(reply: OverviewResult) -> OverviewResult:
     """Those first that wait for a person, then those that work."""
 
-    def rank(one: LiveSession) -> tuple[int, str]:
-        status = one.session.status
-        return (0 if one.questions else 1 + _RANKS.index(status) if status in _RANKS else 9), one.session.name
+    def rank(one: LiveSession) -> tuple[int, list[tuple[int, str]]]:
+        status, parts = one.session.status, _NUMBERS.findall(one.session.name)
+        first = 0 if one.questions else 1 + _RANKS.index(status) if status in _RANKS else 9
+        return first, [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
     return msgspec.structs.replace(reply, sessions=tuple(sorted(reply.sessions, key=rank)))
 
@@ -134,7 +139,7 @@ def list_lines(view: View, room: int, style: Style) -> list[str]:
     if below and left > _LEAST_LOG:
         below += ["", *log_tail(view.moments, left - 2, style)]
     if len(sessions) > visible:
-        place = f"{first + 1}-{first + len(shown)} of {len(sessions)}  "
+        place = f"{first + 1}-{first + len(shown)} of "
         sums = render.cut(place + sums_line(view.reply), style.width, style)
     return [sums, *lines, *below]
 
@@ -233,6 +238,8 @@ _COLUMNS: Final = (
     (4, 999, 64),  # TASK
 )
 _RIGHT: Final = (2, 3, 4, 7, 8)
+_NAME: Final = 1
+_MODEL: Final = 5
 _FOLDER: Final = 6
 _TASK: Final = 9
 
@@ -250,9 +257,10 @@ def _fit(widths: list[int], width: int | None) -> list[tuple[int, int]]:
     shown = dict(kept)
     if over < 0 and _TASK in shown:
         shown[_TASK] -= over
-    for give in (_TASK, 1, _FOLDER, 5):  # the task, the name, the folder, the model
+    # What gives way, down to what: the name, the task, the folder, the model, and the name again.
+    for give, least in ((_NAME, 14), (_TASK, 20), (_FOLDER, 6), (_MODEL, 5), (_NAME, 8), (_TASK, 8)):
         if over > 0 and give in shown:
-            less = max(0, min(over, shown[give] - (12 if give == _TASK else _COLUMNS[give][0])))
+            less = max(0, min(over, shown[give] - least))
             shown[give] -= less
             over -= less
     return list(shown.items())
