@@ -343,14 +343,14 @@ def test_what_is_let_through() -> None:
 
 def test_how_it_ended_and_why_stands_at_the_end() -> None:
     end = making.interaction()
-    assert verdict_lines(msgspec.structs.replace(end, outcome=None), Style()) == []
+    assert verdict_lines(msgspec.structs.replace(end, outcome=None), None, Style()) == []
     refused = msgspec.structs.replace(
         end, outcome=Outcome.COST_EXCEEDED, error="over $1", reasons=("over $1", "a\x1b[2J second one")
     )
     style = Style(icons="ascii", width=60, tty=True)
-    _, first, *rest = verdict_lines(refused, style)
+    _, first, *rest = verdict_lines(refused, "cms send x y", style)
     assert first[9:].startswith("verdict  $ cost_exceeded  $")
-    assert [line[18:] for line in rest] == ["over $1", "a?[2J second one"]
+    assert [line[18:] for line in rest] == ["over $1", "a?[2J second one", "next: cms send x y"]
 
 
 def test_keys() -> None:

@@ -293,8 +293,8 @@ def moment_lines(moment: Moment, style: Style) -> list[str]:
             return [line(moment.kind, moment.text, _COLOURS.get(moment.kind, "2"))]
 
 
-def verdict_lines(last: Interaction | None, style: Style) -> list[str]:
-    """How the last message ended, and why; nothing while it is worked on."""
+def verdict_lines(last: Interaction | None, step: str | None, style: Style) -> list[str]:
+    """How the last message ended, why, and the command that goes on; nothing while it is worked on."""
     if last is None or last.outcome is None or last.state not in ENDED:
         return []
     figures = (
@@ -310,4 +310,5 @@ def verdict_lines(last: Interaction | None, style: Style) -> list[str]:
         if why:
             first, *more = flowing(why, style)
             lines += [" " * _INDENT + first, *more]
+    lines += render.next_lines(step, style, indent=" " * _INDENT)
     return ["", *lines]

@@ -145,23 +145,23 @@ def _pattern(text: str) -> re.Pattern[str] | None:
         raise UsageError(f"--grep {text!r} is no regular expression: {error}") from None
 
 
-def _last_end(client: Client, name: str) -> Interaction | None:
-    """The last message, if it is over."""
+def _last_end(client: Client, name: str) -> tuple[Interaction | None, str | None]:
+    """The last message, if it is over, and the command that goes on from there."""
     reply = client.call(SESSION_INTERACTIONS, InteractionsParams(name=name, last=1))
-    return next((one for one in reply.interactions if one.outcome is not None), None)
+    return next((one for one in reply.interactions if one.outcome is not None), None), reply.next_step
 
 
 def _show_verdict(client: Client, name: str, sieve: Sieve) -> None:
     try:
-        end = _last_end(client, name)
+        end, step = _last_end(client, name)
     except CmsError:
         return  # the daemon left while it was followed, and with it who knows
     if end is not None and sieve.pattern is None and (end.ended or end.timestamp) >= (sieve.since or 0.0):
-        io.show_lines(verdict_lines(end, io.out_style()))
+        io.show_lines(verdict_lines(end, step, io.out_style()))
 
 
 def _show_object(client: Client, name: str, status: str, log: Log, sieve: Sieve, last: int | None) -> int:
-    end = _last_end(client, name)
+    end, step = _last_end(client, name)
     told = join_pieces(moment for _, found in sieve.of(log.past(last)) for moment in found)
     io.show_json(
         json_object(
@@ -169,7 +169,7 @@ def _show_object(client: Client, name: str, status: str, log: Log, sieve: Sieve,
             status=status,
             path=str(log.path),
             moments=[json_object(moment, MOMENT) for moment in told],
-            verdict=None if end is None else json_object(end, _VERDICT),
+            verdict=None if end is None else json_object(end, _VERDICT, next_step=step),
         )
     )
     return ExitCode.COMPLETED
