@@ -30,8 +30,8 @@ DURATIONS = {
     "max_time", "max_work", "seconds", "seconds_high", "stagger", "task_timeout", "uptime",
 }  # fmt: skip
 
-#: Shares, from 0 to 1.
-RATES = {"rate", "low", "high", "fail_on_error"}
+#: Shares, from 0 to 1; and a metric's figure, whose name says its unit.
+RATES = {"rate", "low", "high", "fail_on_error", "value"}
 
 BY_COMMAND: tuple[tuple[type[Record], str], ...] = (
     (Deleted, sessions._DELETED),

@@ -53,6 +53,7 @@ MONEY: Final = frozenset(
     {
         "cap",
         "cost",
+        "cost_by_model",
         "cost_high",
         "cost_limit",
         "cost_usd",

@@ -71,7 +71,7 @@ ISOLATE: Final = Kind(units.check_isolation, Isolate, "HOW")
 APPLY: Final = Kind(units.choice("on-pass"), Apply, "WHEN")
 VIOLATION: Final = Kind(units.choice(*get_args(OnViolation)), OnViolation, "WHAT")
 
-Group = Literal["", "batch", "table", "nodes", "task", "limits", "safety", "claude", "news"]
+Group = Literal["", "batch", "table", "nodes", "task", "limits", "safety", "claude", "news", "telemetry"]
 Combine = Literal["later", "adds_up", "own", "stricter"]
 #: Who may say it: a command by its flag; [defaults] and profiles ("profile"); a file of tasks, for all of
 #: them ("file") or for one ("task"). What MCP tools take says `Option.tool`.

@@ -502,6 +502,28 @@ class Layer(Record, frozen=True, omit_defaults=True):
             ),
         ),
     ] = None
+    otel: Annotated[
+        bool | None,
+        Option(
+            SWITCH,
+            "Export traces and metrics by OpenTelemetry, to where the OTEL_* variables say.",
+            group="telemetry",
+            ways=_ALL,
+            child="granted",
+            noun="its trace exported",
+        ),
+    ] = None
+    otel_content: Annotated[
+        bool | None,
+        Option(
+            SWITCH,
+            "With --otel: also prompts, answers, and what tools were given and gave.",
+            group="telemetry",
+            ways=_ALL,
+            child="granted",
+            noun="its content exported",
+        ),
+    ] = None
     system_prompt: Annotated[str | None, _claude(TEXT, "Replace Claude's system prompt.")] = None
     append_system_prompt: Annotated[
         str | None,

@@ -22,6 +22,7 @@ from cms.errors import Interrupted, NameTaken, NothingAsked, SessionNotFound, Wr
 from cms.fleet.changes import Changes
 from cms.fleet.session_hooks import SessionHooks
 from cms.fleet.supervisor import Supervisor
+from cms.fleet.telemetry import Telemetry
 from cms.session.audit import AuditLog
 from cms.session.budget import Account, Budget, Cap, stand
 from cms.session.hooks import Hooks
@@ -103,6 +104,7 @@ class FakeSupervisor(Supervisor):
         self.caps: dict[str, float] = {}
         self.changes = NothingChanged()
         self.hooks = NoHooks()
+        self.telemetry = Telemetry()
         self._released: dict[str, trio.Event] = {}
         self._watchers: dict[str, list[trio.MemorySendChannel[Progress]]] = {}
 

@@ -1,4 +1,4 @@
-"""What programs are told, with the real claude: hooks of messages, a scrape."""
+"""What programs are told, with the real claude: hooks, a scrape, a trace that claude's own spans join."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import urllib.request
 
 import pytest
 
+from cms.telemetry import names
 from cms.testing.script import call, prompt, say
 from real.conftest import World
 from receiver import receiver
+from telemetry.collector import collecting
 
 pytestmark = pytest.mark.real
 
@@ -65,3 +67,30 @@ def test_a_question_and_its_end_are_told_and_counted(world: World) -> None:
     assert told["cms_process_ends_total", "proved"] == 1
     spent = sum(value for (name, _), value in told.items() if name == "cms_cost_usd_total")
     assert spent == pytest.approx(shown["totalCostUsd"])
+
+
+#: Claude's own telemetry, as a person switches it on.
+CLAUDES = {
+    "CLAUDE_CODE_ENABLE_TELEMETRY": "1",
+    "CLAUDE_CODE_ENHANCED_TELEMETRY_BETA": "1",
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+}
+
+
+def test_claudes_own_spans_join_the_trace(world: World) -> None:
+    with collecting() as collector:
+        env = {**collector.environ, **CLAUDES}
+        task = prompt("go", call("Bash", command="echo hi"), say("done"))
+        ran = world.cms("delegate", "a", task, "--otel", "--json", env=env)
+        assert ran.code == 0, ran
+        agent = collector.wait(names.AGENT)
+        assert world.cms("daemon", "stop").code == 0
+    ours = [one for one in collector.spans if names.OPERATION_NAME in one.attributes]
+    claudes = [one for one in collector.spans if one.name.startswith("claude_code.")]
+    assert {one.trace_id for one in (*ours, *claudes)} == {agent.trace_id}
+    assert len(collector.named(names.CHAT)) == 2
+    assert [one.error for one in collector.named(names.TOOL)] == [""]
+    assert agent.attributes[names.COST] == pytest.approx(float(str(ran.json()["cost"])))
+    roots = [one for one in claudes if one.parent_id == agent.span_id]
+    assert roots, claudes

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from cli.shell import Shell, shell
-from cms.daemon.metrics import of_daemon, of_store
+from cms.daemon.metrics import of_daemon, of_exports, of_store
 from cms.store.counters import Figures
 
 __all__ = ["shell"]
@@ -24,6 +24,6 @@ def test_every_command_works(shell: Shell) -> None:
 
 
 def test_every_metric_that_is_named_is_there() -> None:
-    families = [*of_store(Figures({}, {}, {}, {}, {}, (), 0.0)), *of_daemon((), 0, 0.0)]
+    families = [*of_store(Figures({}, {}, {}, {}, {}, (), 0.0)), *of_daemon((), 0, 0.0), *of_exports(0, 0)]
     named = set(re.findall(r"\bcms_[a-z_]+|\bprocess_[a-z_]+", DOCS))
     assert named <= {family.name for family in families}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from cli.making import RECEIPT, UNPROVED, interaction, session
 from cli.shell import Shell, shell
 from cms.cli.metrics import parse_address
-from cms.daemon.metrics import of_daemon, of_store
+from cms.daemon.metrics import of_daemon, of_exports, of_store
 from cms.session.audit import AuditEntry
 from cms.session.model import Denial, InteractionState, Outcome, TokenUsage
 from cms.store import audit, counters, sessions
@@ -60,7 +61,7 @@ def test_whatever_a_label_holds_it_is_read_back(label: str, told: str, value: fl
 
 
 def test_names_follow_the_conventions() -> None:
-    families = [*of_store(NOTHING), *of_daemon((), 1, 0.0)]
+    families = [*of_store(NOTHING), *of_daemon((), 1, 0.0), *of_exports(0, 0)]
     names = [family.name for family in families]
     assert len(set(names)) == len(names)
     for family in families:
@@ -171,7 +172,7 @@ def test_what_a_session_did_is_there_after_a_restart(shell: Shell) -> None:
     assert not [labels for _, labels in before if ("name", "a") in labels or ("session", "a") in labels]
     shell.ok("daemon", "stop")
     after = parsed(shell.ok("metrics").out)
-    counted = {key for key in before if key[0].startswith("cms_") and key[0].endswith("_total")}
+    counted = {key for key in before if re.fullmatch(r"cms_(?!otel_).*_total", key[0])}
     assert {key: after[key] for key in counted} == {key: before[key] for key in counted}
     families = shell.ok("metrics", "--json").list("families")
     assert {str(one["name"]) for one in families} >= {name for name, _ in counted}

@@ -36,6 +36,7 @@ _GROUPS: Final = {
     "limits": LIMITS,
     "safety": Group("Safety", sort_key=4),
     "claude": Group("Passed to claude", sort_key=5),
+    "telemetry": Group("Telemetry", sort_key=5.5),
 }
 #: Where an option stands that has no group of its own.
 _OWN: Final[Mapping[Way, Group]] = {

@@ -36,6 +36,7 @@ import trio
 from cms._version import __version__
 from cms.config import Settings, load_settings_and_file
 from cms.containment import find_mechanism
+from cms.daemon.metrics import gather
 from cms.daemon.server import Server, child_sockets, open_listener
 from cms.daemon.service_unit import Service
 from cms.errors import CmsError, HomeUnusable, UsageError
@@ -230,6 +231,7 @@ class _Daemon:
                         ("the look for idleness", partial(self._leave_when_idle, server, busy)),
                         ("the look at the home", partial(self._leave_when_home_is_lost, server)),
                         ("the return of memory", _stay_small),
+                        ("the export of metrics", partial(_export_metrics, server, supervisor)),
                         ("the sign of life to systemd", self._service.keep_alive),
                     ):
                         nursery.start_soon(at_own_door, what, task)
@@ -284,6 +286,15 @@ async def _stay_small() -> None:
     while True:
         await trio.sleep(_TRIM)
         machine.trim_heap()
+
+
+async def _export_metrics(server: Server, supervisor: Supervisor) -> None:
+    """To whoever is sent traces: the same figures as a scrape gets."""
+    began, exports = time.time(), supervisor.telemetry.exports
+    while True:
+        await trio.sleep(_LOOK)
+        if exports.metrics_due(time.time()):
+            exports.metrics(await gather(supervisor, server.clients, began), time.time())
 
 
 async def wait_idle(server: Server, busy: Callable[[], bool], idle_exit: float) -> None:

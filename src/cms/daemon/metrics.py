@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cms._version import __version__
 from cms.session.model import LiveSession, SessionStatus, TokenUsage
@@ -14,7 +15,26 @@ from cms.session.plan_usage import UsageWindow
 from cms.store.counters import Figures
 from cms.telemetry.metrics import MOST, Family, Sample, by_label, gauge
 
+if TYPE_CHECKING:
+    from cms.fleet.supervisor import Supervisor
+
 _TOKENS = ("input", "output", "cache_read_input", "cache_creation_input")
+
+
+async def gather(supervisor: Supervisor, clients: int, began: float) -> tuple[Family, ...]:
+    """All that there is in numbers. `began`: as in `of_daemon`."""
+    held, exports = await supervisor.figures(), supervisor.telemetry.exports
+    living = of_daemon(supervisor.live(), clients, began)
+    return (*of_store(held), *living, *of_exports(exports.sent, exports.lost))
+
+
+def of_exports(sent: int, lost: int) -> Iterator[Family]:
+    """What became of spans since the daemon began."""
+    for word, number, text in (
+        ("sent", sent, "Spans that went to a collector, since the daemon's start."),
+        ("lost", lost, "Spans that did not, since the daemon's start."),
+    ):
+        yield Family(f"cms_otel_spans_{word}_total", "counter", text, (Sample(number),))
 
 
 def of_store(held: Figures) -> Iterator[Family]:

@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Final
 
@@ -52,6 +52,9 @@ def scope_of(batch_id: str) -> str:
     return f"batch:{batch_id}"
 
 
+Traced = Callable[[BatchRecord], AbstractContextManager[dict[str, BatchRecord]]]
+
+
 class Batches:
     """The batches of one supervisor: made, started, found, ended."""
 
@@ -63,11 +66,13 @@ class Batches:
         *,
         umask: int = -1,
         clock: Callable[[], float] = time.time,
+        traced: Traced | None = None,
     ) -> None:
-        """`umask`: for the files that hooks make; -1: ours."""
+        """`umask`: for the files that hooks make; -1: ours. `traced`: what a batch is at work within."""
         self.store = store
         self._umask = umask
         self._clock = clock
+        self._traced = traced
         self._make_crew = make_crew
         self._nursery = nursery
         self._engines: dict[str, Engine] = {}
@@ -254,7 +259,11 @@ class Batches:
 
     async def _run(self, engine: Engine) -> None:
         try:
-            await engine.run()
+            with nullcontext({}) if self._traced is None else self._traced(engine.record) as ended:
+                try:
+                    await engine.run()
+                finally:
+                    ended["end"] = engine.record
         finally:
             if self._engines.get(engine.record.id) is engine:
                 del self._engines[engine.record.id]
@@ -493,8 +502,11 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
             return RemoteCrew(record, supervisor.settings.home, caller_environ.get())
         return LocalCrew(SupervisorSessions(supervisor, scope_of(record.id)))
 
+    def traced(record: BatchRecord) -> AbstractContextManager[dict[str, BatchRecord]]:
+        return supervisor.telemetry.batch(record, supervisor.settings_now().environ)
+
     async with trio.open_nursery() as nursery:
-        batches = Batches(store, make_crew, nursery, umask=supervisor.settings.umask)
+        batches = Batches(store, make_crew, nursery, umask=supervisor.settings.umask, traced=traced)
         try:
             yield batches
         finally:

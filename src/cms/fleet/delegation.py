@@ -508,6 +508,7 @@ class Delegations:
                 elif judged != work:
                     # Somebody has gone on with the session already, or it was killed, or is not proved dead.
                     await supervisor.store.write(sessions.save_interaction, judged)
+        supervisor.telemetry.judged(judged)
         return await self._tell(judged, record, receipt)
 
     async def _result(self, name: str, interaction_id: str) -> DelegateResult:

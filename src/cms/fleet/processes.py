@@ -21,6 +21,7 @@ from cms.errors import ClaudeUnfit, CmsError, ContainmentError, UsageError, Wron
 from cms.fleet.admission import check_containment
 from cms.fleet.changes import Changes
 from cms.fleet.sessions import Sessions, elsewhere
+from cms.fleet.telemetry import Telemetry
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door
 from cms.live.attached import AttachedRunner
@@ -54,6 +55,7 @@ class Processes(Sessions):
         self.mechanism = mechanism
         self.changes = Changes(settings, mechanism)
         self._nursery = nursery
+        self.telemetry = Telemetry()
         self._unkilled = unkilled
         self._unfit: dict[str, ClaudeUnfit] = {}
         self._closed = False
@@ -128,6 +130,7 @@ class Processes(Sessions):
             resume=record.claude_session_id or record.options.fork_of,
             fork=bool(record.options.fork_of) and not record.claude_session_id,
             child_sockets=self._child_sockets if record.options.allow_cms else None,
+            trace=self.telemetry.trace(record, settings.environ),
             terminal=terminal,
         )
 

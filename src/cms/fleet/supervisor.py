@@ -35,6 +35,7 @@ from cms.fleet.processes import Processes
 from cms.fleet.search import Search, open_search
 from cms.fleet.session_hooks import SessionHooks
 from cms.fleet.sessions import elsewhere
+from cms.fleet.telemetry import Telemetry
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
 from cms.live.process import check_work_dir
@@ -88,6 +89,7 @@ async def open_supervisor(
     mechanism = await find_mechanism(settings.containment)
     # What the caller's block raises is the caller's, and comes out as it went in: not in a group of ours.
     raised: BaseException | None = None
+    telemetry: Telemetry | None = None
     async with open_store(settings) as store, open_search(settings, store) as search:
         recovery = await store.write(recover, time.time())
         await end_cut_off(settings)
@@ -115,6 +117,7 @@ async def open_supervisor(
                 finally:
                     # Each runner hears the cancellation, walks down its ladder under a shield, and only then
                     # lets the nursery end.
+                    telemetry = supervisor.telemetry
                     supervisor.close()
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -123,6 +126,8 @@ async def open_supervisor(
                 raise group if raised is None else BaseExceptionGroup("at the end", [raised, group]) from None
         finally:
             await unkilled.strike_all()
+            if telemetry is not None:
+                await telemetry.close()
     if raised is not None:
         raise raised
 
@@ -194,6 +199,7 @@ class Supervisor(Processes):
                 hint="add --isolate, or leave --apply out",
             )
         await self.changes.check(options)
+        self.telemetry.check(options)
         await self._unkilled.check(options)
         find_claude(settings)
         now = time.time()

@@ -21,6 +21,7 @@ from cms.session.fold import fold
 from cms.session.ledger import Ledger
 from cms.session.model import Progress, ProgressKind, SessionRecord, SessionStatus
 from cms.session.state import Phase, State
+from cms.telemetry.session_trace import SessionTrace
 
 
 class SessionContext:
@@ -30,11 +31,13 @@ class SessionContext:
         record: the session as it stands.
         state: what its events amount to.
         paused: it takes no messages for now.
+        trace: is told what happens; None: nobody wants to know.
         end_status: what it will be once its process has ended.
     """
 
-    def __init__(self, record: SessionRecord) -> None:
+    def __init__(self, record: SessionRecord, trace: SessionTrace | None = None) -> None:
         self.record = record
+        self.trace = trace
         self.state = State(
             conversation_id=record.claude_session_id,
             turns=record.total_turns,

@@ -147,6 +147,8 @@ class Driver:
         context = self._context
         before = context.state
         context.fold(event)
+        if context.trace is not None:
+            context.trace.heard(event)
         if (doing := activity_of(event)) is not None:
             self.activity = doing
         if self._watchers and (note := self._notes.of(event)) is not None:
@@ -275,6 +277,8 @@ class Driver:
             cost=context.state.ledger.spent,
             tool_use_id=call.tool_use_id,
         )
+        if context.trace is not None:
+            context.trace.answered(call, decision.reason, allowed=allowed)
         if allowed:
             self.activity = f"{call.tool} {decision.detail}".strip()
             self._watchers.notify(context.progress("tool", decision.detail, tool=call.tool))
@@ -405,6 +409,8 @@ class Driver:
         self._settled = trio.Event()
         self._set_current(interaction)
         self.task, self.since = first_line(interaction.prompt), self._context.now()
+        if self._context.trace is not None:
+            self._context.trace.began(interaction)
         command = interaction.prompt.lstrip().startswith("/")
         self.apply(Began(interaction.id, granted, command=command, before=interaction.before))
 
@@ -469,6 +475,8 @@ class Driver:
     def store_end(self, finished: Interaction) -> None:
         """A message has ended so: have it stored, and then whoever waits told."""
         context = self._context
+        if context.trace is not None:
+            context.trace.settled(finished)
         self._current = None
         self.since = context.now()
         pending = self._pending.update(finished)

@@ -117,7 +117,8 @@ class Launcher:
                 deny=options.env_deny,
             )
             | configuration.environ
-            | ({} if self._workspace is None else ENVIRON),
+            | ({} if self._workspace is None else ENVIRON)
+            | ({} if self._context.trace is None else self._context.trace.place.environ),
             work_dir=options.work_dir,
             child_socket=child_socket,
             scratch=scratch,

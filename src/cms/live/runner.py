@@ -69,6 +69,7 @@ from cms.session.state import Accepted, Launched, Phase
 from cms.store import audit, live_files, sessions
 from cms.store.rawlog import RawLog, raw_log_path
 from cms.store.store import Store
+from cms.telemetry.session_trace import SessionTrace
 
 #: Seconds for a whole process tree to stand still.
 _FREEZE_PATIENCE = 5.0
@@ -86,6 +87,7 @@ class Runner:
         workspace: the view of its folder that it works in; None: the folder itself.
         resume: the conversation that the process goes on with; "": a new one.
         fork: it branches off from that one.
+        trace: is told what it does (`telemetry.session_trace`).
         child_sockets: opens the way through which it may use cms, for as long as it lives; None: it may not.
         terminal: where a person is to have it, in claude's own interface (`attached.AttachedRunner`).
 
@@ -107,12 +109,13 @@ class Runner:
         resume: str,
         fork: bool = False,
         child_sockets: OpenChildSocket | None = None,
+        trace: SessionTrace | None = None,
         terminal: Path | None = None,
     ) -> None:
         self._child_sockets = child_sockets
         self._settings = settings
         self._store = store
-        self._context = context = SessionContext(record)
+        self._context = context = SessionContext(record, trace)
         rules = msgspec.structs.replace(rules, start_timeout=settings.start_timeout)
         self._end = end = Ending(context)
         self._writes = writes = WriteQueue(end.fail)
@@ -430,6 +433,8 @@ class Runner:
         finally:
             # Also after what is no Exception (Ctrl-C lands in any task): that goes on afterwards.
             await self._end.guard(self._final.finish)
+            if self._context.trace is not None:
+                self._context.trace.ended(self.record)
 
     async def _work(self) -> None:
         """Prepare what the process may use, and take it away once nothing of the process is left."""

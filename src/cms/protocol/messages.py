@@ -191,6 +191,7 @@ class Delta(msgspec.Struct, frozen=True, gc=False):
 class EventMessage(msgspec.Struct, frozen=True, gc=False):
     id: str = ""
     model: str = ""
+    usage: msgspec.Raw = msgspec.Raw(b"")  # not read here: nothing that is told of it may hide the event
 
 
 class ApiEvent(msgspec.Struct, frozen=True, gc=False):

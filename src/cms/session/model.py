@@ -182,9 +182,7 @@ class SessionOptions(Record, frozen=True):
     settings: str = ""
     protect: tuple[str, ...] = ()  # globs added to the protected paths
     protect_read: tuple[str, ...] = ()  # globs that may not even be read
-    allow_write: tuple[
-        str, ...
-    ] = ()  # globs taken out of the protected paths; those that name a place open it
+    allow_write: tuple[str, ...] = ()  # globs taken out of what is protected; one that names a place opens it
     writes: Writes = "workdir"  # all else is read-only or a copy; "anywhere": whatever its user can write
     env_deny: tuple[str, ...] = ()  # globs of the environment variables that it does not get
     on_violation: OnViolation = "stop"
@@ -200,6 +198,8 @@ class SessionOptions(Record, frozen=True):
     tags: tuple[str, ...] = ()  # a person's own words for it
     require_containment: ContainmentLevel | None = None  # it is not started below this; None: the setting's
     plain_folder: bool = False  # nothing that its folders bring is shown as configuration, CLAUDE.md neither
+    otel: bool = False  # its traces are exported
+    otel_content: bool = False  # with what was said in them
     trust_project: bool = False  # what its folders' own configuration starts, starts (`session.trust`)
     isolate: Isolate = "no"  # its work dir is not changed: what it writes becomes a change
     apply: Apply | None = None  # whether its change is applied when it is completed; None: by a person

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cms._version import __version__
 from cms.config import Settings, find_claude
 from cms.daemon.call import Handler, Host, bind, quick
-from cms.daemon.metrics import of_daemon, of_store
+from cms.daemon.metrics import gather
 from cms.errors import CmsError
 from cms.rpc.daemon import (
     DAEMON_STATUS,
@@ -69,9 +69,7 @@ class DaemonHandlers:
         )
 
     async def metrics(self, _params: Nothing) -> Metrics:
-        supervisor = self._supervisor
-        held = await supervisor.figures()
-        return Metrics((*of_store(held), *of_daemon(supervisor.live(), self._host.clients, self._began)))
+        return Metrics(await gather(self._supervisor, self._host.clients, self._began))
 
     async def stop(self, params: DaemonStopParams) -> Nothing:
         await self._host.stop(params.grace)
