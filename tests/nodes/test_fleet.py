@@ -25,7 +25,7 @@ def test_a_batch_over_two_nodes(server: Server, hosts: Hosts) -> None:
     two.start_node(server.url(), "--labels", label)
     tasks = [task(f"t{number}") for number in range(8)]
     tasks.append(task("last", needs=["t0", "t7"], prompt="x {{needs.t0.response}}"))
-    ran = head.batch(tasks, server.url(), "--label", label, "--max-cost", "6")
+    ran = head.batch(tasks, server.url(), "--labels", label, "--max-cost", "6")
     assert ran.code == 0, ran
     done = ran.json()
     assert done["counts"] == {"completed": 9}
@@ -34,11 +34,13 @@ def test_a_batch_over_two_nodes(server: Server, hosts: Hosts) -> None:
     assert len(one.claims()) + len(two.claims()) == 9
     assert all(claim.told and claim.done is not None for claim in (*one.claims(), *two.claims()))
 
+    both = head.batch([task("g")], server.url(), "--labels", f"gpu,{label}")
+    assert [each["node"] for each in both.list("tasks")] == [one.node_id]
     fleet = head.ok("fleet", "--on", server.url(), "--json").list("nodes")
     assert {one.node_id, two.node_id} <= {str(each["id"]) for each in fleet}
-    wrong = head.batch([task("a")], server.url(), "--label", "tpu")
+    wrong = head.batch([task("a")], server.url(), "--labels", "gpu,tpu")
     assert wrong.code == 2
-    assert "label 'tpu'" in wrong.err
+    assert "all of the labels 'gpu,tpu'" in wrong.err
     wrong = head.batch([task("a", isolate="auto")], server.url(), "--label", label)
     assert wrong.code == 2
     assert "--isolate" in wrong.err

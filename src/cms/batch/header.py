@@ -8,12 +8,15 @@ import msgspec
 
 from cms import units
 from cms.batch.model import Axis, BatchOptions, BestOf
+from cms.batch.remote import check_labels
 from cms.batch.rows import parse_filter, parse_slice, table_format
 from cms.batch.table import MATRIX
 from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, TRIES, Kind, Option, Texts, Way
 from cms.options import Layer, options_of
 from cms.session.model import Record
 from cms.units import BadValue
+
+_LABELS: Final = Kind(lambda value: ",".join(check_labels(value)), str, "A,B")
 
 
 def _filters(value: object) -> Texts:
@@ -167,7 +170,10 @@ class Header(Record, frozen=True, omit_defaults=True):
         ),
     ] = None
     label: Annotated[
-        str | None, Option(TEXT, "Only nodes with this label.", metavar="LABEL", group="nodes")
+        str | None,
+        Option(
+            _LABELS, "Only nodes with all of these labels.", flag="--labels", other="--label", group="nodes"
+        ),
     ] = None
     artifacts: Annotated[
         str | None,

@@ -10,12 +10,14 @@ below, a line of JSON each.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from cms.errors import UsageError
 from cms.session.model import ContainmentLevel, DelegateResult, Record, SessionOptions
+from cms.units import NAME_PATTERN, BadValue
 
 #: Raised whenever the meaning of `Assignment` or `Done` changes. It is in the names of the queues, so that a
 #: node never gets what it would misread.
@@ -29,6 +31,8 @@ FENCE: Final = 0.5
 AHEAD: Final = 1.3
 
 _MAX_NAME: Final = 64
+#: Labels of one node: it polls a queue for each set of them.
+MOST_LABELS: Final = 5
 _ODD: Final = re.compile(r"[^A-Za-z0-9._-]+")
 #: What git takes for a place and not for an option or a program (`ext::`).
 _SOURCE: Final = re.compile(r"(?:bundle:[0-9a-f]{64}|(?:https?|ssh|git|file)://\S+|[\w.-]+@[\w.-]+:\S+)\Z")
@@ -46,9 +50,34 @@ def session_name(task: str, job: str) -> str:
     return f"{word or 'task'}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
 
 
+def check_labels(value: object) -> tuple[str, ...]:
+    """Labels of a node, or those that a batch needs: `gpu,big`.
+
+    Raises:
+        BadValue: one cannot be a label, or they are too many.
+    """
+    if not isinstance(value, str):
+        raise BadValue(f"{value!r} is no list of labels", hint="as in gpu,big")
+    found = tuple(sorted({word.strip() for word in value.split(",") if word.strip()}))
+    for word in found:
+        if not re.match(NAME_PATTERN, word):
+            raise BadValue(f"{word!r} cannot be a label", hint="letters, digits, '.', '_' and '-'")
+    if len(found) > MOST_LABELS:
+        raise BadValue(f"more than {MOST_LABELS} labels")
+    return found
+
+
 def queue_of(label: str) -> str:
-    """The queue of tasks that need this label; "": any node."""
+    """The queue of tasks that need these labels, sorted, with commas between them; "": any node."""
     return f"cms.{PROTOCOL}.{label}" if label else f"cms.{PROTOCOL}"
+
+
+def queues_of(labels: Sequence[str]) -> list[str]:
+    """The queues that a node with these labels serves: one for each set of them that a task may need."""
+    sets = (
+        some for count in range(len(labels) + 1) for some in itertools.combinations(sorted(labels), count)
+    )
+    return [queue_of(",".join(some)) for some in sets]
 
 
 def own_queue(node: str) -> str:
@@ -184,8 +213,8 @@ class Card(Record, frozen=True, omit_defaults=True):
     protocol: int = PROTOCOL
 
     def serves(self, label: str) -> bool:
-        """Whether tasks of this version of cms that need this label come to it."""
-        return self.protocol == PROTOCOL and (not label or label in self.labels)
+        """Whether tasks of this version of cms that need these labels come to it."""
+        return self.protocol == PROTOCOL and set(filter(None, label.split(","))) <= set(self.labels)
 
 
 # --- between the daemon and the bridge --------------------------------------------------------------

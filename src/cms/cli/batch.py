@@ -208,7 +208,7 @@ def _afar(options: BatchOptions) -> BatchOptions:
         options = msgspec.structs.replace(options, cache=False)  # their folders cannot be looked at
     elif options.label or options.artifacts or options.repo or options.rerun_lost:
         raise UsageError(
-            "--label, --artifacts, --repo and --rerun-lost are for batches that nodes do: --on URL"
+            "--labels, --artifacts, --repo and --rerun-lost are for batches that nodes do: --on URL"
         )
     if not options.repo:
         return options

@@ -16,7 +16,7 @@ from cms.errors import CmsError, ExitCode, UsageError
 from cms.folders import check_folder
 from cms.json_output import json_object
 from cms.nodes.state import NodeFolder, NodeState
-from cms.units import NAME_PATTERN, parse_count
+from cms.units import parse_count
 
 _LEAVING = 60.0  # seconds that a node without tasks may take to leave: its last polls end
 _POLL = 0.1
@@ -79,15 +79,13 @@ def _slots(text: str) -> int:
 
 
 def _labels(text: str) -> tuple[str, ...]:
-    import re
+    from cms.batch.remote import check_labels
+    from cms.units import BadValue
 
-    found = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    for word in found:
-        if not re.match(NAME_PATTERN, word):
-            raise UsageError(
-                f"--labels: {word!r} cannot be a label", hint="letters, digits, '.', '_' and '-'"
-            )
-    return found
+    try:
+        return check_labels(text)
+    except BadValue as error:
+        raise UsageError(f"--labels: {error.message}", hint=error.hint) from None
 
 
 def drain(

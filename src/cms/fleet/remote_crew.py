@@ -153,7 +153,8 @@ class RemoteCrew:
             )
         known = sorted({label for card in cards for label in card.labels})
         raise UsageError(
-            f"no node there has the label {label!r}", hint=f"labels are: {', '.join(known) or 'none'}"
+            f"no node there has {'all of the labels' if ',' in label else 'the label'} {label!r}",
+            hint=f"labels are: {', '.join(known) or 'none'}",
         )
 
     async def run(

@@ -26,7 +26,7 @@ from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 from temporalio.service import RPCError
 
 from cms.batch.address import Address
-from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Trouble, own_queue, queue_of
+from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Trouble, own_queue, queues_of
 from cms.config import Settings
 from cms.errors import UNREADABLE
 from cms.nodes import artifacts
@@ -142,7 +142,7 @@ class Node:
             f"cms node {self._card.id}: {self._card.slots} slots at {self._address}, "
             f"labels {', '.join(self._card.labels) or 'none'}"
         )
-        queues = [queue_of(""), *map(queue_of, self._card.labels)]
+        queues = queues_of(self._card.labels)
         polls = [asyncio.create_task(self._poll(engine, queue)) for queue in queues]
         polls.append(asyncio.create_task(self._show(engine)))
         beside = [asyncio.create_task(self._look()), asyncio.create_task(self._listen(engine))]
