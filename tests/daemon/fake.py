@@ -147,7 +147,12 @@ class FakeSupervisor(Supervisor):
         return ()
 
     async def create(
-        self, options: SessionOptions, *, parent: SessionRecord | None = None, judges: str = ""
+        self,
+        options: SessionOptions,
+        *,
+        parent: SessionRecord | None = None,
+        judges: str = "",
+        conversation: str = "",
     ) -> SessionRecord:
         if options.name in self.records:
             raise NameTaken(options.name)

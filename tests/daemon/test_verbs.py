@@ -31,6 +31,7 @@ from cms.rpc import (
     audit,
     batches,
     changes,
+    conversations,
     daemon,
     metrics,
     money,
@@ -128,6 +129,9 @@ def _walk_sessions(walk: Walk, options: Callable[[str], SessionOptions]) -> None
     walk(daemon.DAEMON_STATUS, Nothing())
     walk(metrics.DAEMON_METRICS, Nothing())
     walk(overview.USAGE_GET, Nothing())
+    walk(conversations.CONVERSATIONS_LIST, conversations.ConversationsParams())
+    adopted = conversations.AdoptParams(options("x"), "of-nobody")
+    walk.refused(conversations.SESSION_ADOPT, adopted, UsageError)
     kept = walk(attachments.ATTACHMENTS_KEEP, attachments.KeepParams("a.txt", b"text")).attachment
     assert (kept.name, kept.kind, kept.size) == ("a.txt", "text", 4)
     walk(sessions.SESSION_SPAWN, sessions.SpawnParams(options("a"), GO))

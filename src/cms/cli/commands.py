@@ -66,6 +66,13 @@ COMMANDS: Final = (
         "any",
     ),
     Command(("resume",), "cms.cli.sessions:resume", "NAME [MESSAGE] [flags]", SESSIONS, "any"),
+    Command(
+        ("adopt",),
+        "cms.cli.adopt:adopt",
+        "[flags]\nCONVERSATION [--name NAME] [flags]",
+        SESSIONS,
+        common=False,
+    ),
     Command(("attach",), "cms.cli.attach:attach", "NAME [flags]", SESSIONS, "any"),
     Command(("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS, "live", common=False),
     Command(

@@ -35,6 +35,7 @@ from cms.daemon.child_socket import ChildSocket
 from cms.daemon.connection import Connection
 from cms.daemon.handlers.attachments import AttachmentHandlers
 from cms.daemon.handlers.changes import ChangeHandlers
+from cms.daemon.handlers.conversations import ConversationHandlers
 from cms.daemon.handlers.daemon import DaemonHandlers
 from cms.daemon.handlers.money import MoneyHandlers
 from cms.daemon.handlers.questions import QuestionHandlers
@@ -169,6 +170,7 @@ class Server:
             *SessionHandlers(supervisor, self, settings).all,
             *AttachmentHandlers(settings).all,
             *ChangeHandlers(supervisor).all,
+            *ConversationHandlers(supervisor).all,
             *QuestionHandlers(supervisor).all,
             *MoneyHandlers(supervisor).all,
             *SearchHandlers(supervisor, self).all,

@@ -19,6 +19,7 @@ from cms.config import Settings, caller, caller_environ
 from cms.disk import ask_disk
 from cms.errors import DiskTimeout, InternalError, NothingAsked, SessionNotFound, UsageError, WrongStatus
 from cms.fleet.children import Children
+from cms.fleet.conversations import find_conversations
 from cms.fleet.delegation import UnderWay
 from cms.fleet.schema_checks import Answers
 from cms.live.runner import Runner
@@ -26,6 +27,7 @@ from cms.protection.scratch import clear_scratch, left_scratch
 from cms.session.attachments import check_all
 from cms.session.audit import AuditLog
 from cms.session.budget import ALL, DAY, Budget
+from cms.session.conversation import Conversation
 from cms.session.judge import SCHEMA
 from cms.session.model import (
     ENDED,
@@ -223,6 +225,13 @@ class Sessions:
         if record is None:
             raise InternalError(f"session {session_id} is not in the store")
         return record
+
+    async def conversations(self, start: str, limit: int) -> list[Conversation]:
+        """The latest conversations of whoever asks, those of sessions named; `start`: how their ids begin."""
+        look = partial(find_conversations, self.settings_now().environ, start, limit)
+        found = await ask_disk(look, "the conversations")
+        names = await self.store.read(sessions.of_conversations, [one.id for one in found])
+        return [msgspec.structs.replace(one, session=names.get(one.id, "")) for one in found]
 
     async def check_attachments(self, attachments: tuple[Attachment, ...]) -> None:
         """That these can go with a message.

@@ -26,9 +26,11 @@ import trio
 
 from cms.config import Settings, caller, find_claude, load_settings_and_file
 from cms.containment import Mechanism, find_mechanism
+from cms.disk import ask_disk
 from cms.errors import UsageError, WrongStatus
 from cms.fleet.admission import check_containment
 from cms.fleet.changes import end_cut_off
+from cms.fleet.conversations import who_has
 from cms.fleet.delegation import Accepted, Delegation, Delegations
 from cms.fleet.merge_queue import MergeQueue
 from cms.fleet.processes import Processes
@@ -171,12 +173,18 @@ class Supervisor(Processes):
     # --- making and finding -----------------------------------------------------------------------
 
     async def create(
-        self, options: SessionOptions, *, parent: SessionRecord | None = None, judges: str = ""
+        self,
+        options: SessionOptions,
+        *,
+        parent: SessionRecord | None = None,
+        judges: str = "",
+        conversation: str = "",
     ) -> SessionRecord:
         """Enter a session in the store; nothing is started yet.
 
         Args:
             parent: the one whose conversation it branches off.
+            conversation: that it goes on with; "": it begins one.
             judges: the message whose work it judges; then its name is of our making.
 
         Raises:
@@ -215,6 +223,7 @@ class Supervisor(Processes):
             depth=who.depth,
             started_by=who.session_id,
             judges=judges,
+            claude_session_id=conversation,
         )
         await self.store.write(sessions.add, record)
         await self._cap_children(record)
@@ -438,6 +447,28 @@ class Supervisor(Processes):
             fork_of=parent.claude_session_id,
         )
         return await self.create(options, parent=parent)
+
+    async def adopt(self, options: SessionOptions, conversation_id: str) -> SessionRecord:
+        """Make a session of a conversation that was begun outside. What it has cost until now is not ours.
+
+        Raises:
+            UsageError: there is no such conversation, it is a session's already, or a claude is in it.
+            CmsError: as from `create`.
+        """
+        found = next(iter(await self.conversations(conversation_id, 1)), None)
+        if found is None or found.id != conversation_id:
+            raise UsageError(f"there is no conversation {conversation_id}", hint="`cms adopt` lists them")
+        if found.session:
+            raise UsageError(
+                f"that conversation is session {found.session!r} already",
+                hint=f"cms send {found.session} goes on with it",
+            )
+        environ = self.settings_now().environ
+        if pid := await ask_disk(partial(who_has, conversation_id, environ), "what claude runs"):
+            raise UsageError(
+                f"a claude is in that conversation: pid {pid}", hint="leave it there first (/exit)"
+            )
+        return await self.create(options, conversation=conversation_id)
 
     async def rename(self, name: str, new_name: str, *, by_batch: bool = False) -> SessionRecord:
         """Give a session another name, alive or not. All that is its own goes by its id, and stays.

@@ -31,6 +31,7 @@ NOUNS = (
     "batches",
     "metrics",
     "attachments",
+    "conversations",
 )
 
 

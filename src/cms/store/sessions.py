@@ -402,6 +402,17 @@ def names(db: Database, start: str = "", limit: int = -1) -> list[str]:
     return [name for (name,) in rows]
 
 
+def of_conversations(db: Database, ids: Sequence[str]) -> dict[str, str]:
+    """The names of the sessions whose conversations those are, or were, by the conversations' ids."""
+    wanted = to_json(list(ids))
+    rows: list[tuple[str, str, str]] = db.execute(
+        "SELECT name, id, json_extract(rest, '$.claudeSessionId') AS now FROM sessions"
+        " WHERE id IN (SELECT value FROM json_each(?)) OR now IN (SELECT value FROM json_each(?))",
+        (wanted, wanted),
+    ).fetchall()
+    return {one: name for name, *theirs in rows for one in theirs}
+
+
 def interaction(db: Database, interaction_id: str) -> Interaction | None:
     """The interaction of that id."""
     return next(iter(_interactions(db, "id = ?", interaction_id)), None)
