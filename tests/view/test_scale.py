@@ -24,6 +24,7 @@ from cms.rpc.batches import (
 from cms.rpc.overview import OverviewResult
 from cms.rpc.sessions import SessionsResult
 from cms.session.model import Limits, LiveSession, Record, SessionStatus
+from cms.session.plan_usage import UsageWindow
 from cms.store.batches import BatchNotFound
 from view.browser import Page
 from view.checker import faults
@@ -84,8 +85,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str
     """The daemon's words, and the address of a page about them."""
     home, world = tmp_path_factory.mktemp("scale") / "home", World()
     sessions = [live(number) for number in range(LIVE)]
+    plan = (
+        UsageWindow("five_hour", 0.92, making.NOW + 600),
+        UsageWindow("seven_day", 0.3, making.NOW - 1),
+    )
     script = {
-        "sessions.overview": lambda _: OverviewResult(tuple(sessions), 3.5, making.NOW),
+        "sessions.overview": lambda _: OverviewResult(tuple(sessions), 3.5, making.NOW, plan),
         "session.list": lambda _: SessionsResult(tuple(one.session for one in sessions), 9.0, LIVE),
         "batch.get": world.batch,
         "batch.scores": lambda _: BatchScoresResult((), {"sonnet": 5000.0}),
@@ -109,6 +114,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, str
 def test_two_hundred_sessions(world: tuple[World, str], page: Page) -> None:
     page.open(world[1])
     page.until_text("200 live · 133 busy · 1 waiting for you")
+    assert "92 % used" in page.text(".plan")
+    assert "7 days" not in page.text(".plan"), "it has begun anew"
     assert page.js("document.querySelectorAll('tbody tr').length") == 100
     page.click("button", "Next")
     page.until_text("101 to 200 of 200, page 2 of 2")

@@ -14,6 +14,7 @@ from cms.batch.report import score_rows, table_words
 from cms.batch.scores import CellScore
 from cms.json_output import json_object
 from cms.session.model import Interaction, LiveSession, Outcome, SessionRecord, shown_as
+from cms.session.plan_usage import UsageWindow
 
 #: What a page is told: (which part of it, its value). The order counts.
 Event = tuple[str, Mapping[str, object]]
@@ -53,6 +54,13 @@ def session_row(
         frozen=live is not None and live.frozen,
         open_questions=0 if live is None else live.questions,
     )
+
+
+def plan(windows: Iterable[UsageWindow], now: float) -> list[dict[str, object]]:
+    """How much of the subscription's windows is used, of those that still run."""
+    return [
+        json_object(one, "used resets_at status", called=one.called) for one in windows if not one.over(now)
+    ]
 
 
 def live_facts(live: LiveSession) -> dict[str, object]:

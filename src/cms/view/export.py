@@ -60,7 +60,7 @@ def export(daemon: Daemon, folder: Path, environ: Mapping[str, str]) -> Exported
         {**data.session_row(record, outcomes.get(record.id)), "file": pages[record.name]}
         for record in sessions
     ]
-    front = json_object(at=at, sessions=rows, total=total, spent_today=None)
+    front = json_object(at=at, sessions=rows, total=total, spent_today=None, plan=[])
     files.page("index.html", "sessions", [("sessions", front)], "Sessions")
     told = [{**data.batch(one), "file": batch_pages[one.id]} for one in batches]
     files.page("batches.html", "batches", [("batches", json_object(at=at, batches=told))], "Batches")

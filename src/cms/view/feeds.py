@@ -99,7 +99,13 @@ class SessionsFeed:
         rows += [data.session_row(one, listed.outcomes.get(one.id)) for one in rest]
         yield from self._told.news(
             "sessions",
-            json_object(at=overview.at, sessions=rows, total=listed.total, spent_today=overview.spent_today),
+            json_object(
+                at=overview.at,
+                sessions=rows,
+                total=listed.total,
+                spent_today=overview.spent_today,
+                plan=data.plan(overview.plan, overview.at),
+            ),
         )
 
 

@@ -1,9 +1,10 @@
 // The page of all sessions.
 
+import { meter } from "./charts.js";
 import { el, show } from "./dom.js";
 import { chip, costCell, link } from "./parts.js";
 import { makeTable } from "./table.js";
-import { count, kind, money, nowOf, seconds, span } from "./words.js";
+import { clock, count, kind, money, nowOf, seconds, span } from "./words.js";
 
 const LIVE = ["starting", "ready", "busy", "paused"];
 
@@ -109,6 +110,25 @@ export function sessionsPage(main) {
             .filter(Boolean)
             .join(" · "),
         ),
+        found.plan.length > 0 &&
+          el(
+            "dl",
+            { class: "facts plan", "aria-label": "What of the plan is used" },
+            found.plan.map((one) =>
+              el(
+                "div",
+                {},
+                el("dt", {}, `Plan, ${one.called}`),
+                el(
+                  "dd",
+                  {},
+                  one.status === "rejected" ? "full" : one.used === null ? "not told" : `${Math.round(100 * one.used)} % used`,
+                  one.resetsAt && el("span", { class: "dim" }, `, until ${clock(seconds(one.resetsAt), nowOf(data))}`),
+                  one.used !== null && meter(one.used, 1),
+                ),
+              ),
+            ),
+          ),
         el("div", { "data-key": "table" }),
       );
       const place = main.querySelector('[data-key="table"]');
