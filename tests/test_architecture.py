@@ -40,6 +40,7 @@ ONLY: dict[str, frozenset[str]] = {
     "batch": frozenset({"batch", "errors", "units", "session", "protocol", "option_kinds", "options"}),
     "containment": frozenset({"containment", "disk", "errors", "units"}),
     "changes": frozenset({"changes", "errors", "units"}),
+    "page": frozenset({"page", "batch", "json_output", "session"}),
 }
 
 #: Time is an argument and I/O is somebody else's in these packages.

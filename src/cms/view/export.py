@@ -118,7 +118,8 @@ class _Files:
         self._mask = mask
         self._made = time.strftime("Made by cms view --export, %Y-%m-%d %H:%M:%S %Z.")
         try:
-            folder.mkdir(exist_ok=True)
+            # What sessions said is their person's own, until that one gives it away.
+            folder.mkdir(0o700, exist_ok=True)
             if any(folder.iterdir()):
                 raise UsageError(f"--export: {folder} is not empty", hint="name a new folder")
         except OSError as error:

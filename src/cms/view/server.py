@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import quote
 
 import msgspec
 import trio
@@ -81,7 +82,7 @@ class Site:
 
     async def _page(self, kind: Kind, request: Request) -> Response:
         name = request.path_params.get("name", "")
-        feed = f"{self._keys.base}feed/{kind}" + (f"/{name}" if name else "")
+        feed = f"{self._keys.base}feed/{kind}" + (f"/{quote(name, safe='')}" if name else "")
         csrf = self._keys.csrf if self._act else ""
         return HTMLResponse(served(kind, self._keys.base, feed=feed, csrf=csrf))
 

@@ -62,6 +62,7 @@ function follow(settings, main, state, take) {
     else if (source.readyState === EventSource.CLOSED) open();
   });
   window.addEventListener("pagehide", () => source.close());
+  window.addEventListener("pageshow", () => source.readyState !== EventSource.CLOSED || open());
 }
 
 begin();

@@ -5,9 +5,8 @@ import { el, show } from "./dom.js";
 import { diffView } from "./diff.js";
 import { block, chip, costCell, facts, scrolls, section } from "./parts.js";
 import { questionForms } from "./questions.js";
-import { clock, count, money, nowOf, plain, seconds, size, span } from "./words.js";
+import { clock, count, isLive, money, nowOf, plain, seconds, size, span } from "./words.js";
 
-const LIVE = ["starting", "ready", "busy", "paused"];
 const SHOWN = 300; // moments at first; the others by a button
 const LABELS = {
   start: "started", prompt: "prompt", text: "claude", tool: "tool", failed: "failed", refused: "refused",
@@ -28,7 +27,7 @@ export function sessionPage(main, act) {
     if (data === null) return;
     const { session, interactions } = data;
     const last = interactions[interactions.length - 1];
-    const live = LIVE.includes(session.status);
+    const live = isLive(session);
     const now = nowOf(data);
     show(
       main,
@@ -100,7 +99,7 @@ export function sessionPage(main, act) {
       return data ? data.session.name : "Session";
     },
     again() {
-      if (data && LIVE.includes(data.session.status)) redraw();
+      if (data && isLive(data.session)) redraw();
     },
     session(found) {
       data = found;

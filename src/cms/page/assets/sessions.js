@@ -4,9 +4,7 @@ import { meter } from "./charts.js";
 import { el, show } from "./dom.js";
 import { chip, costCell, link } from "./parts.js";
 import { makeTable } from "./table.js";
-import { clock, count, kind, money, nowOf, seconds, span } from "./words.js";
-
-const LIVE = ["starting", "ready", "busy", "paused"];
+import { clock, count, isLive, kind, money, nowOf, seconds, span } from "./words.js";
 
 export function sessionsPage(main) {
   let data = null;
@@ -18,9 +16,9 @@ export function sessionsPage(main) {
     now: () => nowOf(data),
     groups: [
       { id: "all", title: "all", has: () => true },
-      { id: "live", title: "live", has: (one) => LIVE.includes(one.status) },
+      { id: "live", title: "live", has: (one) => isLive(one) },
       { id: "asks", title: "waiting for you", has: (one) => one.openQuestions > 0 || one.state === "needs_input" },
-      { id: "bad", title: "ended otherwise", has: (one) => !LIVE.includes(one.status) && kind(one.state) === "bad" },
+      { id: "bad", title: "ended otherwise", has: (one) => !isLive(one) && kind(one.state) === "bad" },
     ],
     columns: [
       {
@@ -90,7 +88,7 @@ export function sessionsPage(main) {
     sessions(found) {
       data = found;
       table.rows = found.sessions;
-      const live = found.sessions.filter((one) => LIVE.includes(one.status));
+      const live = found.sessions.filter((one) => isLive(one));
       const asks = found.sessions.filter((one) => one.openQuestions > 0);
       show(
         main,
@@ -140,5 +138,5 @@ export function sessionsPage(main) {
 }
 
 function elapsed(one, now) {
-  return (LIVE.includes(one.status) ? now : seconds(one.lastSaved)) - seconds(one.created);
+  return (isLive(one) ? now : seconds(one.lastSaved)) - seconds(one.created);
 }

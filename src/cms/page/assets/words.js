@@ -60,6 +60,11 @@ const KINDS = {
 };
 const ICONS = { good: "✓", work: "●", rest: "○", wait: "?", bad: "✗" };
 
+/** Whether a session has a process. */
+export function isLive(session) {
+  return ["starting", "ready", "busy", "paused"].includes(session.status);
+}
+
 /** What kind of state a word is: good, work, rest, wait or bad. */
 export function kind(state) {
   return Object.keys(KINDS).find((name) => KINDS[name].includes(state)) || "bad";
