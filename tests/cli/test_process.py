@@ -123,7 +123,9 @@ def told(*pieces: str | tuple[ProgressKind, str, str], message: str = "m1") -> t
 def test_the_answer_comes_as_it_is_written_and_once(home: Path) -> None:
     notes = (
         *told("of another message", ("turn", "", ""), message="m0"),
-        *told("First I \x1b[2Jlook.", ("tool", "Bash", "ls \x07"), ("denied", "Write", "protected")),
+        *told(
+            "First I \x1b[2Jlook.", ("tool", "Bash", "ls \x07"), ("note", "", "no"), ("denied", "Write", "no")
+        ),
         *told("It is ", "done.\n\nThe end."),
     )
     for verb, words in (("delegate", ("delegate", "fix-auth", "go")), ("send", ("send", "fix-auth", "go"))):
@@ -136,7 +138,7 @@ def test_the_answer_comes_as_it_is_written_and_once(home: Path) -> None:
             shown = OnTerminal(*words)
             assert shown.finish() == 0
         text, _, rest = shown.text.partition("\nThe end.\n\n")
-        assert text == "First I ?[2Jlook.\n\n  Bash ls ?\n  refused: Write: protected\n\nIt is done.\n"
+        assert text == "First I ?[2Jlook.\n\n  Bash ls ?\n  no\n\nIt is done.\n"
         assert "fix-auth" in rest.splitlines()[0]
         assert "The end." not in rest
         assert "another" not in shown.raw

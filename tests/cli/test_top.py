@@ -358,6 +358,15 @@ def test_leaving_by_ctrl_c_and_by_the_daemons_end(shell: Shell) -> None:
         assert termios.tcgetattr(screen.slave) == screen.before
 
 
+def test_who_is_told_to_end_gives_the_terminal_back(shell: Shell) -> None:
+    with on_terminal(shell) as screen:
+        screen.wait_for(" today")
+        screen.child.terminate()
+        assert screen.leave() == 143
+        assert screen.raw.endswith("\x1b[?7h\x1b[?25h\x1b[?1049l")
+        assert termios.tcgetattr(screen.slave) == screen.before
+
+
 def test_plain_text_where_there_is_no_terminal(shell: Shell) -> None:
     shell.ok("spawn", "plain", prompt("hello", say("x")), "--max-turns", "5")
     out = shell.ok("top").out

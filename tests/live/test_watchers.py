@@ -16,15 +16,17 @@ def stream(event: object, *, parent: str | None = None) -> bytes:
 
 def reply(name: str, *texts: str) -> list[bytes]:
     deltas = [{"type": "content_block_delta", "delta": {"type": "text_delta", "text": one}} for one in texts]
-    return [stream({"type": "message_start", "message": {"id": name}}), *map(stream, deltas)]
+    stop = [stream({"type": "content_block_stop"})] * 2  # of a tool call, too
+    return [stream({"type": "message_start", "message": {"id": name}}), *map(stream, deltas), *stop]
 
 
 RESULT = msgspec.json.encode({"type": "result", "subtype": "success", "is_error": False, "session_id": "s"})
 
 
-def test_an_empty_line_stands_between_two_replies_of_a_turn() -> None:
+def test_the_end_of_a_text_is_told() -> None:
     lines = [*reply("a", "He", "llo"), *reply("b"), *reply("c", "again"), RESULT, *reply("d", "new")]
     lines.append(stream({"type": "message_start", "message": {"id": "sub"}}, parent="tool"))
     notes = Notes()
     told = [note for line in lines if (note := notes.of(decode(line))) is not None]
-    assert told == [("text", "He"), ("text", "llo"), ("text", "\n\nagain"), ("turn", ""), ("text", "new")]
+    said = [("text", "He"), ("text", "llo"), ("status", ""), ("text", "again"), ("status", ""), ("turn", "")]
+    assert told == [*said, ("text", "new"), ("status", "")]

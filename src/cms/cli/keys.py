@@ -72,13 +72,17 @@ class Keyboard:
     def __enter__(self) -> Keyboard:
         self.take()
         # Whoever puts us into the background and back has had the terminal meanwhile.
-        self._before = signal.signal(signal.SIGCONT, self._on_continue)
+        self._before = {
+            signal.SIGCONT: signal.signal(signal.SIGCONT, self._on_continue),
+            signal.SIGTERM: signal.signal(signal.SIGTERM, _end),
+        }
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGCONT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
         self.give_back()
 
     def take(self) -> None:
@@ -121,3 +125,8 @@ class Keyboard:
         data = os.read(self._fd, 4096)
         self.gone = self.gone or not data
         return self._decoder.decode(data)
+
+
+def _end(signum: int, _frame: FrameType | None) -> None:
+    """Told to end: on the way out the terminal is given back."""
+    sys.exit(128 + signum)

@@ -106,6 +106,7 @@ class LiveAnswer:
         self._text = AnswerText()
         self._lost = out is None
         self._painted = False
+        self._told = ""  # what the newest line between two texts is about
         self._last = Progress(name=name, kind="status", status=SessionStatus.STARTING)
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -148,12 +149,13 @@ class LiveAnswer:
     def _tell(self, progress: Progress, out: TextIO) -> None:
         if progress.kind == "text":
             self._write(self._text.add(progress.text), out)
-        elif progress.kind == "turn":
-            self._write(self._text.part(), out)
-        elif progress.kind in _DOING:
-            self._write(self._text.part(), out)
-            if self._status is not None:
-                self._write(self._text.add_line(doing_line(progress, self._style)), self._status)
+            return
+        self._write(self._text.part(), out)
+        # What a limit says of a call, its refusal says again.
+        again = progress.kind == "denied" and progress.text == self._told
+        if progress.kind in _DOING and self._status is not None and not again:
+            self._write(self._text.add_line(doing_line(progress, self._style)), self._status)
+            self._told = progress.text
 
     def _write(self, text: str, stream: TextIO | None) -> None:
         if not text or stream is None:

@@ -305,7 +305,10 @@ class Screen:
         self._look_closer()
         self._answers = ()
         if self._view.open is None:
-            self._change(message=f"{self._view.chosen} asks nothing")
+            name = self._view.chosen
+            ended = self._client.call(SESSIONS_QUESTIONS, QuestionsParams(name)).unanswered
+            how = "asked, and its message has ended: cms ask says how to go on" if ended else "asks nothing"
+            self._change(message=f"{name} {how}")
         else:
             self._change(page="answer", typed="", asked=0)
 

@@ -119,25 +119,23 @@ class Notes:
     """What watchers are told of events that come one after the other."""
 
     def __init__(self) -> None:
-        self._said = False  # the model has said something in this turn
-        self._apart = False  # and what comes is another reply
+        self._text = False  # the block that is being streamed has text
 
     def of(self, event: Event) -> tuple[ProgressKind, str] | None:
-        """What is told of this one; None: nothing. An empty line stands between two replies of the model."""
+        """What is told of this one; None if nothing. The end of a text is told by a note of another kind."""
         match event:
             case StreamEvent(event=api, parent_tool_use_id=None):
                 if api.delta is not None and api.delta.text:
-                    gap = "\n\n" if self._apart else ""
-                    self._said, self._apart = True, False
-                    return "text", gap + api.delta.text
-                if api.type == "message_start":
-                    self._apart = self._said
+                    self._text = True
+                    return "text", api.delta.text
+                if self._text and api.type == "content_block_stop":
+                    self._text = False
+                    return "status", ""
             case ApiRetry():
                 return "retry", _retry(event)
             case RateLimitEvent(rate_limit_info=info):
                 return "rate_limit", f"{info.rateLimitType}: {info.status}"
             case Result():
-                self._said = self._apart = False
                 return "turn", ""
             case _:
                 pass
