@@ -219,6 +219,15 @@ def test_a_usage_limit_is_told_as_such(world: World) -> None:
     script = prompt("go", say("x").failing(429, times=99).limited("rejected", utilization=1.0))
     ran = world.cms("delegate", "limited", script, "--json")
     assert (ran.json()["status"], ran.code) == ("rate_limited", 9), ran
+    (window,) = msgspec.convert(world.cms("usage", "--json").json()["windows"], list[dict[str, object]])
+    told = {key: window[key] for key in ("name", "used", "status", "heardFrom", "over")}
+    assert told == {
+        "name": "five_hour",
+        "used": 1.0,
+        "status": "rejected",
+        "heardFrom": "limited",
+        "over": False,
+    }
 
 
 def test_credentials_that_are_refused_fail_fast(world: World) -> None:

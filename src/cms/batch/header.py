@@ -11,7 +11,7 @@ from cms.batch.model import Axis, BatchOptions, BestOf
 from cms.batch.remote import check_labels
 from cms.batch.rows import parse_filter, parse_slice, table_format
 from cms.batch.table import MATRIX
-from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, TRIES, Kind, Option, Texts, Way
+from cms.option_kinds import COUNT, MONEY, SECONDS, SWITCH, TEXT, TEXTS, TRIES, Kind, Option, Texts, Way
 from cms.options import Layer, options_of
 from cms.session.model import Record
 from cms.units import BadValue
@@ -229,6 +229,15 @@ class Header(Record, frozen=True, omit_defaults=True):
     ] = None
     webhook: Annotated[
         str | None, Option(TEXT, "POST the same JSON to this address.", metavar="URL", group="news")
+    ] = None
+    notify: Annotated[
+        Texts | None,
+        Option(
+            TEXTS,
+            "Notify a desktop, phone or chat each time: an apprise URL, or @FILE of them. Repeatable.",
+            metavar="URL",
+            group="news",
+        ),
     ] = None
 
 

@@ -264,6 +264,7 @@ class BatchOptions(Record, frozen=True):
     on_fail: str = ""
     on_park: str = ""
     webhook: str = ""
+    notify: tuple[str, ...] = ()  # addresses of apprise
     on: str = ""  # the engine (`batch.address`) whose nodes do the tasks; "": this machine does them
     label: str = ""  # only nodes with this label
     artifacts: str = ""  # a folder that all hosts share

@@ -28,6 +28,7 @@ from cms.cli.batch_client import Port
 from cms.cli.batch_load import BadTasks, load
 from cms.cli.batches import batch_json, new_file, watch
 from cms.cli.flags import JsonFlag
+from cms.cli.hook_flags import addresses
 from cms.cli.option_flags import BATCH, TaskFlags, takes, typed
 from cms.errors import ExitCode, UsageError
 from cms.folders import Folders, check_folder, key_of
@@ -189,6 +190,8 @@ def _with_settings(options: BatchOptions, header: Header, beside: Path = _HERE) 
         changes["artifacts"] = check_folder(str(changes["artifacts"]), "--artifacts")
     if header.patches:
         changes["patches"] = new_file(f"{header.patches.rstrip('/')}/x", "--patches").removesuffix("/x")
+    if header.notify:
+        changes["notify"] = addresses(header.notify)
     for field in ("out", "report"):
         if changes.get(field):
             changes[field] = new_file(str(changes[field]), f"--{field}")

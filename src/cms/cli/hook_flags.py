@@ -40,8 +40,16 @@ def hooks(on_done: str, on_fail: str, on_ask: str, webhook: str, notify: tuple[s
     Raises:
         UsageError: a file of addresses cannot be read.
     """
-    urls = tuple(url for word in notify for url in (_read(word[1:]) if word.startswith("@") else (word,)))
-    return Hooks(on_done, on_fail, on_ask, webhook, urls)
+    return Hooks(on_done, on_fail, on_ask, webhook, addresses(notify))
+
+
+def addresses(notify: tuple[str, ...]) -> tuple[str, ...]:
+    """The addresses of `--notify`, those of files among them.
+
+    Raises:
+        UsageError: a file cannot be read.
+    """
+    return tuple(url for word in notify for url in (_read(word[1:]) if word.startswith("@") else (word,)))
 
 
 def _read(name: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 - `--on-done`, `--on-fail`, `--on-park`: shell lines with the news as JSON on stdin, a minute each, in turn.
   Failures that come while a hook runs are told together in the next call, so many of them is a few calls.
 - `--webhook`: the same JSON, posted.
+- `--notify`: the same in words, by apprise.
 
 Whatever goes wrong here is told (`warn`) and forgotten.
 """
@@ -22,6 +23,8 @@ import trio
 
 from cms.batch.model import BatchOptions, BatchRecord, TaskView
 from cms.config import caller_environ
+from cms.errors import UsageError
+from cms.fleet import notifications
 from cms.json_output import json_object
 from cms.session.model import DelegateResult, Record
 
@@ -31,6 +34,9 @@ HOOK_TIMEOUT: Final = 60.0
 WEBHOOK_TIMEOUT: Final = 15.0
 #: Failures told in one call; the rest is counted.
 TOLD: Final = 100
+
+#: Tasks that a notification names.
+_NAMED: Final = 5
 
 EventName = Literal["done", "fail", "park"]
 Warn = Callable[[str], None]
@@ -56,6 +62,42 @@ class News(Record, frozen=True):
         batch = json_object(self.batch, _FACTS)
         return msgspec.json.encode(json_object(self, "event tasks more", batch=batch))
 
+    def title_and_body(self) -> tuple[str, str]:
+        """For a notification."""
+        batch = self.batch
+        if self.event == "fail":
+            count = len(self.tasks) + self.more
+            title = f"batch {batch.id}: {count} {'task' if count == 1 else 'tasks'} did not complete"
+            named = [f"{one.name}: {one.status.value}" for one in self.tasks[:_NAMED]]
+            body = [*named, *(["..."] if count > len(named) else [])]
+        else:
+            title = f"batch {batch.id}: {batch.status.value}"
+            ended = ", ".join(f"{number} {status.value}" for status, number in batch.counts.items())
+            body = [*filter(None, (ended, batch.reason))]
+        about = "" if batch.exact else "at least "
+        return f"cms: {title}", "\n".join((*body, f"{about}${batch.spent:.2f}"))
+
+
+async def check_news(options: BatchOptions) -> None:
+    """Whether who is to be told can be.
+
+    Raises:
+        UsageError: an address is none, or what it needs is missing.
+    """
+    check_webhook(options.webhook)
+    if options.notify:
+        await notifications.check(options.notify)
+
+
+def check_webhook(url: str) -> None:
+    """Whether that is a web address, or none.
+
+    Raises:
+        UsageError: it is not. It may be a secret, and is not told again.
+    """
+    if url and not url.startswith(("http://", "https://")):
+        raise UsageError("--webhook: that is no web address", hint="it begins with http:// or https://")
+
 
 class Notifier:
     """Tells what happens to whoever wants to know; in a task of its own, so that nobody waits for it."""
@@ -76,7 +118,12 @@ class Notifier:
 
     @property
     def wants_failures(self) -> bool:
-        return bool(self._options.on_fail or self._options.webhook)
+        return bool(self._options.on_fail or self._everything)
+
+    @property
+    def _everything(self) -> bool:
+        """Whether somebody is told everything."""
+        return bool(self._options.webhook or self._options.notify)
 
     def note_walls(self, result: DelegateResult) -> None:
         """Warn, once for all tasks, of what is the same for each in a folder: what was left out of that."""
@@ -98,12 +145,12 @@ class Notifier:
         self._wake()
 
     def parked(self, batch: BatchRecord) -> None:
-        if self._options.on_park or self._options.webhook:
+        if self._options.on_park or self._everything:
             self._others.append(News("park", batch))
             self._wake()
 
     def done(self, batch: BatchRecord) -> None:
-        if self._options.on_done or self._options.webhook:
+        if self._options.on_done or self._everything:
             self._others.append(News("done", batch))
             self._wake()
 
@@ -145,6 +192,10 @@ class Notifier:
             await self._hook(news.event, command, data)
         if options.webhook:
             await self._post(options.webhook, data)
+        if options.notify:
+            trouble = await notifications.send(options.notify, *news.title_and_body())
+            if trouble:
+                self._warn(f"--notify: {trouble}")
 
     async def _hook(self, event: EventName, command: str, data: bytes) -> None:
         trouble = await run_hook(command, data, cwd=self._options.work_dir, umask=self._umask)
@@ -215,7 +266,7 @@ def post(url: str, data: bytes, timeout: float = WEBHOOK_TIMEOUT) -> str:
     import urllib.request
 
     if not url.startswith(("http://", "https://")):
-        return f"{url!r} is no web address"
+        return "that is no web address"
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
         url, data, {"content-type": "application/json", "user-agent": "cms"}, method="POST"
     )

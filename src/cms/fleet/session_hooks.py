@@ -18,7 +18,7 @@ import trio
 from cms.config import caller
 from cms.errors import CmsError, UsageError
 from cms.fleet import notifications
-from cms.fleet.notify import post, run_hook
+from cms.fleet.notify import check_webhook, post, run_hook
 from cms.groups import at_own_door
 from cms.json_output import json_object
 from cms.session.hooks import TOLD, Hooks, SessionNews, news_of_end, news_of_question, title_and_body
@@ -64,8 +64,7 @@ class SessionHooks:
                 "a session may not have commands run or anything sent for it",
                 hint="--on-done and its like are for people",
             )
-        if hooks.webhook and not hooks.webhook.startswith(("http://", "https://")):
-            raise UsageError("--webhook: that is no web address", hint="it begins with http:// or https://")
+        check_webhook(hooks.webhook)
         if hooks.notify:
             await notifications.check(hooks.notify)
 

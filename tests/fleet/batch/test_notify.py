@@ -6,6 +6,7 @@ import os
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -14,9 +15,11 @@ import trio
 
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
 from cms.disk import NotOurs
-from cms.fleet.notify import News, Notifier, post, run_hook
+from cms.errors import UsageError
+from cms.fleet.notify import News, Notifier, check_news, post, run_hook
 from cms.fleet.results_file import open_results, write_own_report
 from cms.options import Layer
+from receiver import SECRET, receiver
 
 
 def task(name: str) -> TaskView:
@@ -170,6 +173,7 @@ def test_who_is_told_learns_facts_and_no_options(tmp_path: Path) -> None:
         source="night.jsonl",
         defaults=secret,
         webhook="http://h/SECRET",
+        notify=("json://h/SECRET",),
         on_done="SECRET",
     )
     record = msgspec.structs.replace(batch(options), spent=0.1 + 0.2, started=1.5)
@@ -178,6 +182,33 @@ def test_who_is_told_learns_facts_and_no_options(tmp_path: Path) -> None:
     facts = msgspec.json.decode(told)["batch"]
     assert (facts["id"], facts["source"], facts["spent"]) == ("b-1", "night.jsonl", 0.3)
     assert facts["started"] == "1970-01-01T00:00:01.500Z"
+
+
+async def test_a_notification_says_it_in_words(tmp_path: Path) -> None:
+    pytest.importorskip("apprise")
+    warned: list[str] = []
+    with receiver() as (url, got):
+        address = url.replace("http", "json", 1)
+        options = BatchOptions(work_dir=str(tmp_path), notify=(address, f"json://127.0.0.1:1/{SECRET}"))
+        await check_news(options)
+        notifier = Notifier(options, warned.append)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(notifier.run)
+            notifier.failed(batch(options), task("a"))
+            with trio.fail_after(60):
+                await notifier.drained()
+            nursery.cancel_scope.cancel()
+        told = got.get(timeout=10)
+    assert told["title"] == "cms: batch b-1: 1 task did not complete"
+    assert told["message"].splitlines() == ["a: failed", "$0.00"]
+    assert warned == ["--notify: 1 of 2 could not be sent"]
+
+
+@pytest.mark.parametrize("options", [{"webhook": f"ftp://{SECRET}"}, {"notify": (f"no-such://{SECRET}",)}])
+async def test_addresses_that_are_none_are_refused_and_not_told(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        await check_news(BatchOptions(work_dir="/", **options))
+    assert SECRET not in f"{caught.value} {caught.value.hint}"
 
 
 PERSONS = b"export PATH\nalias x=y"

@@ -11,6 +11,7 @@ from cms.batch.model import ERRORED, Task, TaskView, view
 from cms.config import caller
 from cms.daemon.call import Call, Handler, bind, quick
 from cms.fleet.batches import Batches
+from cms.fleet.notify import check_news
 from cms.fleet.results_file import render_report, scores_of
 from cms.rpc.batches import (
     BATCH_ADD,
@@ -89,6 +90,7 @@ class BatchHandlers:
     # --- making one -----------------------------------------------------------------------------
 
     async def create(self, params: BatchCreateParams) -> BatchResult:
+        await check_news(params.options)
         return BatchResult(await self._batches.create(params.options, params.stem))
 
     async def add(self, params: BatchAddParams) -> BatchProblems:
