@@ -16,7 +16,7 @@ from cli.sampling import sample
 from cli.test_json_values import ANSWERS
 from cms import json_output
 from cms.batch.model import BatchRecord
-from cms.cli import audit, batches, log_lines, questions, sessions, top
+from cms.cli import audit, batches, ends, log_lines, questions, sessions, top
 from cms.json_output import FORMS, MONEY, TIMES, camel, encode, fields_of, iso, json_object, plain, value_at
 from cms.rpc.questions import Unanswered
 from cms.rpc.sessions import Deleted, Waited
@@ -34,7 +34,7 @@ DURATIONS = {
 RATES = {"rate", "low", "high", "fail_on_error", "value"}
 
 BY_COMMAND: tuple[tuple[type[Record], str], ...] = (
-    (Deleted, sessions._DELETED),
+    (Deleted, ends._DELETED),
     (Waited, sessions._WAITED),
     (LiveSession, top._LIVE),
     (Unanswered, questions._UNANSWERED),

@@ -50,7 +50,7 @@ def kill(shell: Shell, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.Capt
     for key, value in shell.env.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr("cms.rpc.client.HANDSHAKE_TIMEOUT", 0.5)
-    monkeypatch.setattr("cms.cli.sessions.KILL_PATIENCE", 0.5)
+    monkeypatch.setattr("cms.cli.ends.KILL_PATIENCE", 0.5)
 
     def run(*words: str) -> Ran:
         capfdbinary.readouterr()

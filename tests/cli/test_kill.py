@@ -59,16 +59,17 @@ def test_the_receipt_proves_that_nothing_is_left(shell: Shell) -> None:
 
 def test_the_receipt_for_a_person(shell: Shell) -> None:
     shell.ok("spawn", "readable", "--preset", "full", prompt("x", SLEEPER, say("y")))
-    lines = shell.ok("kill", "readable").out.splitlines()
-    assert lines[0] == "readable  killed"
+    lines = shell.ok("kill", "readable", "--verbose").out.splitlines()
+    assert lines[0] == "readable  ⊘ killed"
     assert lines[1].startswith("  was alive  2 process")
     assert lines[2].split()[0].isdigit()
     assert any(line.strip().endswith("sleep 600") for line in lines)
     assert any(line.startswith("  took       ") for line in lines)
     assert lines[-1].startswith("  left       nothing: the ")
-    again = shell.ok("kill", "readable").out.splitlines()
+    again = shell.ok("kill", "readable", "--verbose").out.splitlines()
     assert again[1].startswith("  nothing was alive: it had ended at ")
     assert len(again) == 2
+    assert shell.ok("kill", "readable").out == "readable: was not running\n"
 
 
 def test_a_kill_in_the_middle_of_a_flood(shell: Shell) -> None:
@@ -106,7 +107,7 @@ def test_what_cannot_be_killed_is_said_loudly_and_keeps_its_folder(shell: Shell,
     stubborn.touch()
     ran = shell.cms("kill", "mule")
     assert ran.code == 1
-    assert ran.out.startswith("mule  error\n")
+    assert ran.out.startswith("mule  ✗ error\n")
     assert "  STILL ALIVE  " in ran.out
     assert "cms: mule is NOT proved dead" in ran.err
     assert shell.status("mule")["status"] == "error"

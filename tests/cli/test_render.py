@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cli.making import NOW, RECEIPT, UNPROVED, interaction, reply, result, session
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus
-from cms.cli import batch_render, render
+from cms.cli import batch_render, end_lines, render
 from cms.cli.progress import progress_line
 from cms.cli.status import list_table, short_folder
 from cms.cli.terminal import Style
@@ -198,7 +198,7 @@ def test_the_receipt_of_a_kill() -> None:
         alive=("41 claude -p", "42 sh\x1b[2J -c x"),
         how=("cgroup.kill", "SIGKILL to the namespace's init", "the namespace's init has ended"),
     )
-    assert render.killed_lines(dead, receipt, TERMINAL) == [
+    assert end_lines.killed_lines(dead, receipt, TERMINAL) == [
         "fix-auth  ⊘ killed",
         "  was alive  2 processes",
         "    41 claude -p",
@@ -208,12 +208,20 @@ def test_the_receipt_of_a_kill() -> None:
         "  left       nothing: the namespace's init has ended",
     ]
     many = msgspec.structs.replace(receipt, alive=tuple(f"{pid} sh" for pid in range(100, 150)))
-    assert render.killed_lines(dead, many, TERMINAL)[21:23] == ["    119 sh", "    and 30 more"]
-    assert render.killed_lines(dead, UNPROVED, TERMINAL)[-2:] == ["  STILL ALIVE  1 process", "    41 python"]
-    assert render.killed_lines(dead, None, TERMINAL)[1:] == ["  nothing was alive"]
+    assert end_lines.killed_lines(dead, many, TERMINAL)[21:23] == ["    119 sh", "    and 30 more"]
+    assert end_lines.killed_lines(dead, UNPROVED, TERMINAL)[-2:] == [
+        "  STILL ALIVE  1 process",
+        "    41 python",
+    ]
+    assert end_lines.killed_lines(dead, None, TERMINAL)[1:] == ["  nothing was alive"]
+    assert end_lines.end_line(dead, receipt) == "fix-auth: killed, nothing left running"
+    assert end_lines.end_line(dead, None) == "fix-auth: was not running"
     ended = msgspec.structs.replace(dead, receipt=msgspec.structs.replace(RECEIPT, at=NOW - 60))
     was = f"nothing was alive: it had ended at {render.clock(NOW - 60, TERMINAL)}"
-    for lines in (render.killed_lines(ended, None, TERMINAL), render.stopped_lines(ended, None, TERMINAL)):
+    for lines in (
+        end_lines.killed_lines(ended, None, TERMINAL),
+        end_lines.stopped_lines(ended, None, TERMINAL),
+    ):
         assert lines == ["fix-auth  ⊘ killed", f"  {was}"], "its last end is no news"
 
 

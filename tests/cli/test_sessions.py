@@ -150,18 +150,65 @@ def test_delete_leaves_the_money_and_says_where_the_log_went(shell: Shell) -> No
     assert next(row["cost"] for row in costs if row["name"] == "waste") == session["totalCostUsd"]
 
 
+#: What is advised where no name is near.
+HINT = "`cms list` shows all sessions"
+
+
 def test_delete_several_and_purge(shell: Shell) -> None:
     for name in ("one", "two", "three"):
         shell.ok("spawn", name, prompt("hello", say("x")), "--stop")
     ran = shell.ok("delete", "one", "two", "--purge")
-    assert "one: deleted\n  its raw log (" in ran.out
-    assert ran.out.count("is removed") == 4  # the raw log and the audit log of each
+    assert [line.partition(" (")[0] for line in ran.out.splitlines()] == [
+        "one: deleted with its logs",
+        "two: deleted with its logs",
+    ]
     ran = shell.cms("delete", "tree", "three", "one")
     assert (ran.code, "did you mean 'three'?" in ran.err) == (10, True)
     assert "no session named 'one'" in ran.err
-    assert ran.out.startswith("three: deleted\n")
+    assert ran.out.startswith("three: deleted; its raw log (")
+    assert ran.out.endswith(") is in the trash, its audit log stays\n")
     assert shell.cms("status", "three").code == 10
     assert not [one for one in (shell.home / "trash").iterdir() if one.name.startswith(("one", "two"))]
+
+
+def test_several_are_held_up_and_ended_at_once_and_each_is_told(shell: Shell) -> None:
+    for name in ("few-1", "few-2", "few-3"):
+        shell.ok("spawn", name, prompt("hello", say("x")))
+    paused = shell.ok("pause", "few-1", "few-2", "--json").list("sessions")
+    assert [(one["name"], one["status"]) for one in paused] == [("few-1", "paused"), ("few-2", "paused")]
+    resumed = {str(one["name"]) for one in shell.ok("resume", "--all", "--json").list("sessions")}
+    assert {"few-1", "few-2"} <= resumed
+    assert shell.cms("resume", "few-1", "--all").code == 2
+    assert shell.ok("stop", "few-1").out == "few-1: stopped, nothing left running\n"
+    ran = shell.cms("stop", "few-1", "nobody-there", "few-2")
+    assert (ran.code, ran.out) == (10, "few-1: was not running\nfew-2: stopped, nothing left running\n")
+    assert "no session named 'nobody-there'" in ran.err
+    ran = shell.cms("kill", "few-3", "nobody-there", "--json")
+    assert (ran.code, [one["status"] for one in ran.list("sessions")]) == (10, ["killed"])
+    assert [(one["name"], one["error"]) for one in ran.list("failed")] == [
+        ("nobody-there", {"code": "not_found", "message": "no session named 'nobody-there'", "hint": HINT})
+    ]
+    assert shell.cms("stop").code == 2
+    assert shell.cms("stop", "few-1", "--all").code == 2
+
+
+def test_all_of_them_are_ended_only_if_a_person_says_so(shell: Shell) -> None:
+    for name in ("whole-1", "whole-2"):
+        shell.ok("spawn", name, prompt("hello", say("x")))
+    for command in ("kill", "delete"):
+        ran = shell.cms(command, "--all")
+        assert (ran.code, f"cms {command} --all --yes" in ran.err) == (2, True)
+    assert shell.status("whole-1")["status"] == "ready"
+    shell.ok("stop", "whole-1")
+    killed = shell.ok("kill", "--all", "--yes").out.splitlines()
+    assert "whole-2: killed, nothing left running" in killed
+    assert not [line for line in killed if line.startswith("whole-1")]
+    assert shell.ok("kill", "--all", "--yes", "--json").json() == {"sessions": [], "failed": []}
+    assert shell.ok("stop", "--all").out == "nothing to do\n"
+    shell.ok("spawn", "whole-3", prompt("hello", say("x")))
+    gone = {str(one["name"]) for one in shell.ok("delete", "--all", "--yes", "--json").list("deleted")}
+    assert {"whole-1", "whole-2"} <= gone
+    assert shell.status("whole-3")["status"] == "ready"
 
 
 def test_cleanup_names_what_it_removes_and_spares_what_lives(shell: Shell) -> None:

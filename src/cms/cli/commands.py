@@ -19,9 +19,9 @@ GROUPS: Final = (DELEGATION, SESSIONS, LOOKING, MONEY, SERVICE)
 class Command(NamedTuple):
     """One command. `target`: `module:function`; `usage`: what follows its name, a line for each usual form.
 
-    `session`: which sessions its first argument can name: "any", "live" (with a process), "many" (of any,
-    several of them), "" (none that is there already). `common`: `cms help` says what it is for; the others it
-    only names.
+    `session`: which sessions its first argument can name: "any", "live" (with a process), with "many" several
+    of them, "" (none that is there already). `common`: `cms help` says what it is for; the others it only
+    names.
     """
 
     names: tuple[str, ...]
@@ -74,7 +74,7 @@ COMMANDS: Final = (
         common=False,
     ),
     Command(("attach",), "cms.cli.attach:attach", "NAME [flags]", SESSIONS, "any"),
-    Command(("pause",), "cms.cli.sessions:pause", "NAME [flags]", SESSIONS, "live", common=False),
+    Command(("pause",), "cms.cli.ends:pause", "NAME... [flags]", SESSIONS, "live many", common=False),
     Command(
         ("fork",), "cms.cli.sessions:fork", "NAME NEW-NAME [MESSAGE] [flags]", SESSIONS, "any", common=False
     ),
@@ -82,11 +82,11 @@ COMMANDS: Final = (
     Command(
         ("tag",), "cms.cli.tag:tag", "NAME [TAG...] [--remove TAG] [flags]", SESSIONS, "any", common=False
     ),
-    Command(("interrupt",), "cms.cli.sessions:interrupt", "NAME [flags]", SESSIONS, "live", common=False),
-    Command(("stop",), "cms.cli.sessions:stop", "NAME [flags]", SESSIONS, "live"),
-    Command(("kill",), "cms.cli.sessions:kill", "NAME [flags]", SESSIONS, "live"),
-    Command(("delete",), "cms.cli.sessions:delete", "NAME... [flags]", SESSIONS, "many", common=False),
-    Command(("cleanup",), "cms.cli.sessions:cleanup", "[flags]", SESSIONS, common=False),
+    Command(("interrupt",), "cms.cli.ends:interrupt", "NAME [flags]", SESSIONS, "live", common=False),
+    Command(("stop",), "cms.cli.ends:stop", "NAME... [flags]", SESSIONS, "live many"),
+    Command(("kill",), "cms.cli.ends:kill", "NAME... [flags]", SESSIONS, "live many"),
+    Command(("delete",), "cms.cli.ends:delete", "NAME... [flags]", SESSIONS, "many", common=False),
+    Command(("cleanup",), "cms.cli.ends:cleanup", "[flags]", SESSIONS, common=False),
     Command(("status",), "cms.cli.status:status", "NAME [flags]", LOOKING, "any"),
     Command(("output",), "cms.cli.status:output", "NAME [flags]", LOOKING, "any"),
     Command(("history",), "cms.cli.status:history", "NAME [flags]", LOOKING, "any", common=False),

@@ -67,7 +67,7 @@ def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
         which
         and not wanted.startswith("-")
         and not given[-1].startswith("-")
-        and (position == 0 or (which == "many" and not _flags_in(given[1:])))
+        and (position == 0 or ("many" in which and not _flags_in(given[1:])))
     ):
         return list(_sessions(which, given[1:], wanted))
     if given and given[-1] in ("--name", "--after"):
@@ -86,7 +86,7 @@ def _flags_in(words: Sequence[str]) -> bool:
 def _sessions(which: str, taken: Sequence[str], start: str) -> Iterator[Candidate]:
     from cms.store.read_only import names_and_statuses
 
-    for name, status in names_and_statuses(_database(), start, _LIVE if which == "live" else ()):
+    for name, status in names_and_statuses(_database(), start, _LIVE if "live" in which else ()):
         if name not in taken:
             yield name, status
 
@@ -183,7 +183,7 @@ def _positional(given: Sequence[str], position: int, words: Sequence[str], wante
     """What an argument could be, when flags stand before it, or it is no session's name."""
     command = given[0] if given else ""
     which = _SESSION.get(command, "")
-    if which and "--name" not in given and (position == 0 or which == "many"):
+    if which and "--name" not in given and (position == 0 or "many" in which):
         return list(_sessions(which, words, wanted))
     if command == "batch" and position == 0 and len(given) > 1 and not given[1].startswith("-"):
         return _batches()

@@ -118,6 +118,12 @@ def _writing() -> Iterator[None]:
         raise MachineError(f"cannot write the answer: {error.strerror}") from None
 
 
+def asks(question: str) -> bool:
+    """Whether a person says yes, on the terminal. Who asks knows that there is one."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
 def warn(text: str, *, colour: str = "33") -> None:
     """A line for a person that is no answer, on stderr.
 

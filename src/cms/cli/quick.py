@@ -17,6 +17,7 @@ from cms.cli.commands import COMMANDS
 #: What has its declarations from `cms.cli.declare`.
 MODULES = (
     "cms.cli.cost",
+    "cms.cli.ends",
     "cms.cli.search",
     "cms.cli.metrics",
     "cms.cli.sessions",

@@ -22,7 +22,7 @@ from typing import Annotated, Final
 import msgspec
 from cyclopts import Parameter
 
-from cms.cli import flags, io, render, terminal
+from cms.cli import end_lines, flags, io, render, terminal
 from cms.cli.flags import JsonFlag
 from cms.cli.keys import Keyboard, has_keyboard
 from cms.cli.log_lines import Joiner
@@ -281,7 +281,7 @@ class Screen:
         reply = self._client.call(verb, params)
         # What was typed meanwhile was meant for what stood there before.
         self._keyboard.forget()
-        how = render.end_words(reply.session, reply.receipt, io.out_style())
+        how = end_lines.end_words(reply.session, reply.receipt, io.out_style())
         self._change(message=f"{reply.session.name}: {how}")
 
     def _logs(self, name: str) -> None:

@@ -107,7 +107,7 @@ def trust(
         if json or not (sys.stdin.isatty() and sys.stderr.isatty()):
             io.warn("cms: not trusted; `--yes` trusts exactly this")
             return ExitCode.FAILED
-        if not _asks():
+        if not io.asks("Trust exactly this?"):
             return ExitCode.FAILED
     grant = accept(settings.home, project, at=time.time())
     standing = stand(project.folder, project.items, [grant], rules=standing.rules)
@@ -122,11 +122,6 @@ def _stand(project: Project, settings: Settings) -> Standing:
     return standing_of(
         project, home=settings.home, environ=settings.environ, globs=settings.trust, now=time.time()
     )
-
-
-def _asks() -> bool:
-    print("Trust exactly this? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _list(settings: Settings, *, json: bool) -> int:
