@@ -164,9 +164,12 @@ def test_the_filter_by_hand(machine: str) -> None:
         "x86_64": {0xC000003E: {101, 310, 311, 438}, 0x40000003: {26, 347, 348, 438}},
         "aarch64": {0xC00000B7: {117, 270, 271, 438}, 0x40000028: {26, 376, 377, 438}},
     }[machine]
+    ioctls = {0xC000003E: 16, 0x40000003: 54, 0xC00000B7: 29, 0x40000028: 54}
     for architecture, numbers in refused.items():
         for number in range(500):
             assert run(program, architecture, number) == (number not in numbers)
+            types = number == ioctls[architecture]
+            assert run(program, architecture, number, 0x5412) == (number not in numbers and not types)
     assert not run(program, 0x1234, 1)
     if machine == "x86_64":
         assert not run(program, 0xC000003E, 0x40000000 | 1)
@@ -176,9 +179,9 @@ def test_a_machine_without_a_filter() -> None:
     assert seccomp_filter("sparc64") == b""
 
 
-def run(program: bytes, architecture: int, number: int) -> bool:
-    """Whether the call is let through."""
-    words = {0: number, 4: architecture}
+def run(program: bytes, architecture: int, number: int, argument: int = 0x5413) -> bool:
+    """Whether the call is let through; `argument`: its second one, TIOCGWINSZ to an ioctl."""
+    words = {0: number, 4: architecture, 24: argument}
     instructions = list(struct.iter_unpack("=HBBI", program))
     position = accumulator = 0
     while True:

@@ -13,8 +13,9 @@ import pytest
 import trio
 
 from cms.containment import Mechanism
+from cms.containment._seccomp import seccomp_filter
 from cms.errors import ContainmentError
-from containment.children import shell
+from containment.children import python, shell
 from containment.conftest import on_linux
 
 
@@ -53,6 +54,26 @@ async def test_it_is_the_controlling_terminal(
             await read_until(master, b"caught\r\n")
             assert await container.wait() == 3
             assert await container.stdout.receive_some() == b""
+
+
+TYPE = """
+import errno, fcntl, termios
+try:
+    fcntl.ioctl(0, termios.TIOCSTI, b"y")
+    print("typed")
+except OSError as error:
+    print("refused", errno.errorcode[error.errno])
+"""
+
+
+@on_linux
+@pytest.mark.skipif(not seccomp_filter(), reason="no filter is known for this machine")
+async def test_nothing_in_it_types_in_the_persons_place(
+    mechanism: Mechanism, terminal: tuple[int, Path], tmp_path: Path
+) -> None:
+    master, path = terminal
+    async with await mechanism.start(msgspec.structs.replace(python(TYPE, tmp_path), terminal=path)):
+        assert b"refused EPERM" in await read_until(master, b"\r\n")
 
 
 @on_linux
