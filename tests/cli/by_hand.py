@@ -1,8 +1,9 @@
 """A `claude` for `cms attach`: with `-p` the simulated agent, else an interface of one key each.
 
-$ a reply that costs ten cents. s tells the size of the terminal. c begins another conversation, as `/clear`
-does. q leaves. k dies of SIGKILL. It writes what the real one does (`cms.protocol.conversation`), at the same
-moments: its status line after each reply, its total as it ends, on SIGTERM and a hang-up too.
+$ a reply that costs ten cents. s tells the size of the terminal. w writes in the work dir. c begins another
+conversation, as `/clear` does. q leaves. k dies of SIGKILL. It writes what the real one does, at the same
+moments (`cms.protocol.conversation`): its status line after each reply, its total as it ends, on SIGTERM and
+a hang-up too.
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ class Interface:
                 self.reply()
             elif key == b"s":
                 self.say(f"size {os.get_terminal_size(0).columns}\r\n".encode())
+            elif key == b"w":
+                Path("made").write_text("by hand")
+                self.say(b"written\r\n")
             elif key == b"c":
                 self.save()
                 self.id, self.spent, self.tokens = str(uuid.uuid4()), 0.0, 0

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cli import by_hand
@@ -183,6 +184,33 @@ def test_a_cost_limit_ends_it(shell: Shell) -> None:
     more = Taken(shell, "limited", "--max-cost", "1")
     more.type("q")
     assert more.finish() == 0
+
+
+def test_a_shared_budget_ends_it(shell: Shell) -> None:
+    shell.ok("spawn", "poor", HELLO, "--stop")
+    spent = msgspec.convert(shell.ok("budget", "show", "--json").json()["spentToday"], float)
+    shell.ok("budget", "set", "--daily", f"{spent + 0.05:.4f}")
+    try:
+        taken = Taken(shell, "poor")
+        taken.key("$", "replied")
+        assert taken.finish() == 4
+        assert "today's budget is used up" in taken.text
+        refused = OnTerminal("attach", "poor", env=shell.env, cwd=shell.work_dir)
+        assert refused.finish() == 2
+        assert "today's budget is used up" in refused.text
+        assert shell.status("poor")["interactionCount"] == 2
+    finally:
+        shell.ok("budget", "clear")
+
+
+def test_an_isolated_session_stays_isolated(shell: Shell) -> None:
+    shell.ok("spawn", "apart", HELLO, "--isolate", "--stop")
+    taken = Taken(shell, "apart")
+    taken.key("w", "written")
+    taken.type("q")
+    assert taken.finish() == 0
+    assert not (shell.work_dir / "made").exists()
+    assert "+by hand" in shell.ok("diff", "apart").out
 
 
 def test_the_size_of_the_terminal_reaches_claude(shell: Shell) -> None:
