@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import msgspec
@@ -265,6 +266,57 @@ def test_the_address_alone_opens_it(shell: Shell, server: Server, page: Page) ->
     page.open(f"{server.origin}/")
     page.until_text("Open the address that `cms view` has printed.")
     page.forgive("403")
+
+
+def test_what_no_page_of_ours_would_send(server: Server) -> None:
+    """By hand, to the server as it runs; the rules one by one are in `test_guard`."""
+    host = server.origin.removeprefix("http://")
+
+    def ask(method: str, path: str, body: str = "", **headers: str) -> tuple[int, str, str]:
+        connection = HTTPConnection(host, timeout=10)
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body=body, headers=names)
+        answer = connection.getresponse()
+        found = (answer.status, answer.read().decode(), answer.headers.get("Set-Cookie", ""))
+        connection.close()
+        return found
+
+    _, _, cookie = ask("GET", server.address.removeprefix(server.origin))
+    base = cookie.partition("Path=")[2].partition(";")[0]
+    cookie = cookie.partition(";")[0]
+    assert ask("GET", f"{base}assets/app.js")[0] == 403
+    assert ask("GET", f"{base}assets/app.js", Cookie=cookie)[0] == 200
+    assert ask("GET", f"{base}assets/app.js", Cookie=cookie, Host=f"evil.example:{host[10:]}")[0] == 421
+    for path in (
+        "assets/..%2fdata.py",
+        "assets/../data.py",
+        "assets/document.py",
+        "feed/session",
+        "feed/x",
+        "x",
+    ):
+        assert ask("GET", base + path, Cookie=cookie)[0] == 404, path
+    page = ask("GET", f"{base}sessions", Cookie=cookie)[1]
+    token = page.partition('data-csrf="')[2].partition('"')[0]
+    ours = {"Cookie": cookie, "Origin": server.origin, "X_CMS_Token": token}
+    json = {"Content_Type": "application/json"}
+    good = '{"act": "stop", "name": "nobody"}'
+    assert ask("POST", f"{base}acts", good, Cookie=cookie, **json)[0] == 403
+    assert ask("POST", f"{base}acts", good, **ours)[0] == 400, "a form can send any text, but no JSON"
+    for bad in (
+        "",
+        "{",
+        "[]",
+        '{"act": "spawn", "name": "x"}',
+        '{"act": "stop"}',
+        good[:-1] + ', "more": 1}',
+        "x" * 300_000,
+    ):
+        assert ask("POST", f"{base}acts", bad, **ours, **json)[0] == 400, bad[:40]
+    status, told, _ = ask("POST", f"{base}acts", good, **ours, **json)
+    assert status == 409
+    assert "no session named" in told
+    assert ask("GET", f"{base}acts", **ours)[0] == 405
 
 
 def test_who_holds_the_port_is_told(shell: Shell, server: Server) -> None:
