@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cms.session.model import InteractionState, Outcome, SessionStatus
+from cms.session.model import LIVE, InteractionState, Outcome, SessionStatus
 from cms.testing.script import prompt, say
 from fleet import kit
 from fleet.kit import ask, assert_nothing_left, consistent, make_settings, marked, supervising
@@ -73,4 +73,23 @@ async def test_a_supervisor_that_is_killed(tmp_path: Path, stage: str) -> None:
         again = await ask(supervisor, "one", prompt("Go on", say("here", cost_usd=0.01, model="sonnet")))
         assert again.text == "here"
         assert again.total_cost_usd == pytest.approx(0.06, abs=0.001)
+    await consistent(settings)
+
+
+async def test_a_neighbour_that_is_killed_is_noticed_by_who_is_asked(tmp_path: Path) -> None:
+    """A `--foreground` beside the daemon, which may live for days before another one looks."""
+    settings = make_settings(tmp_path)
+    with trio.fail_after(30):
+        async with supervising(settings) as supervisor:
+            with begin(tmp_path, "check") as doomed:
+                assert doomed.stdout is not None
+                assert await trio.to_thread.run_sync(doomed.stdout.readline) == b"ready\n"
+                assert (await supervisor.get("one")).status in LIVE
+                (work,) = await supervisor.interactions("one")
+                doomed.kill()
+            record = await supervisor.get("one")
+            assert record.status is SessionStatus.STOPPED
+            assert "checks were never finished" in record.error
+            assert (await supervisor.wait(work)).outcome is Outcome.INTERRUPTED
+            assert (await ask(supervisor, "one", prompt("Go on", say("here")))).text == "here"
     await consistent(settings)

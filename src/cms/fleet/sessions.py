@@ -45,6 +45,7 @@ from cms.session.model import (
     Receipt,
     Reply,
     SessionRecord,
+    SessionStatus,
 )
 from cms.session.next_step import next_step
 from cms.session.plan_usage import UsageWindow
@@ -55,11 +56,14 @@ from cms.store import audit, counters, money, plan_usage, sessions
 from cms.store.attachments import check_kept, in_use, left, remove
 from cms.store.counters import Figures
 from cms.store.records import Total
+from cms.store.recovery import recover
 from cms.store.sessions import Place
 from cms.store.store import Store
 from cms.transcripts import environ_of, has_transcript
 from cms.units import nearest
 
+#: Of a session that is not here: somebody works on it, or did.
+_ELSEWHERE = LIVE - {SessionStatus.ATTACHED}
 _LIKE = 1000  # names that are looked at for the one that was meant
 _ON_ITS_WAY = 3600.0  # seconds
 _UNANSWERED = 500  # sessions that wait for a person, of which one question is told
@@ -102,6 +106,10 @@ class Sessions:
         record = await self.store.read(sessions.by_name, name)
         if record is None:
             raise SessionNotFound(name, await self._nearest(name))
+        if record.status in _ELSEWHERE:
+            # Another cms has it, or has died with it. (What lives is left alone.)
+            lost = await self.store.write(recover, time.time())
+            record = next((one for one in lost.sessions if one.id == record.id), record)
         return record
 
     async def _nearest(self, name: str) -> str:
