@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -256,3 +257,16 @@ def test_what_may_not_be_read_is_a_rule_of_claudes_own() -> None:
         *("Read(//home/u/a\\[1\\])", "Read(//home/u/a\\[1\\]/**)"),
         *("Read(//**/a/*.pem)", "Read(//**/a/*.pem/**)"),
     ]
+
+
+@pytest.mark.parametrize("settings", ["", '{"a":1,"permissions":{"deny":["Read(x)"],"ask":["y"]}}'])
+def test_rules_that_no_argv_can_hold_are_settings(settings: str) -> None:
+    allowed, refused = (f"Bash(echo {'y' * 200_000})",), ("WebFetch",)
+    argv = argv_of({"allowed_tools": allowed, "disallowed_tools": refused, "settings": settings})
+    assert not any(word.startswith(("--allowedTools", "--disallowedTools")) for word in argv)
+    (told,) = values(argv, "--settings")
+    said = msgspec.json.decode(told, type=dict[str, Any])
+    before = ["Read(x)"] if settings else []
+    assert said["permissions"]["allow"] == list(allowed)
+    assert said["permissions"]["deny"] == [*before, *refused]
+    assert said.get("a") == (1 if settings else None)

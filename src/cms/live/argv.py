@@ -26,7 +26,7 @@ import msgspec
 
 from cms.protocol.tools import AGENT_TOOLS, OWN_TOOLS, PLAN_TOOL, QUESTION_TOOL, READ_TOOLS, WRITE_TOOLS
 from cms.session.model import Preset, SessionOptions
-from cms.session.project_config import argv_at
+from cms.session.project_config import argv_at, decode_object
 
 _EDIT = (*READ_TOOLS, *WRITE_TOOLS, *OWN_TOOLS, *AGENT_TOOLS, "Bash", QUESTION_TOOL)
 
@@ -73,6 +73,8 @@ _PROTOCOL: Final = (
     "--include-partial-messages",
     "--permission-prompt-tool=stdio",
 )
+#: Characters of permission rules that stand in the argv: more go into the settings.
+_LONG_RULES: Final = 65_536
 #: The file of `--settings`.
 SETTINGS_FILE: Final = "settings.json"
 
@@ -138,9 +140,14 @@ def build_command(
     if arrangement.tools is not None and not (options.permission_mode and options.preset == "edit"):
         argv.append(f"--tools={','.join(arrangement.tools)}")
     # One `--flag=value` per value: the flags take lists, and would swallow what follows.
-    argv += [f"--allowedTools={rule}" for rule in options.allowed_tools]
     hidden = [rule for pattern in unreadable for rule in _read_rules(pattern)]
-    argv += [f"--disallowedTools={rule}" for rule in (*options.disallowed_tools, *hidden)]
+    allowed, refused = options.allowed_tools, (*options.disallowed_tools, *hidden)
+    if sum(map(len, (*allowed, *refused))) > _LONG_RULES:
+        settings = _with_rules(options.settings, allowed, refused)
+        options = msgspec.structs.replace(options, settings=settings)
+    else:
+        argv += [f"--allowedTools={rule}" for rule in allowed]
+        argv += [f"--disallowedTools={rule}" for rule in refused]
     for flag, value in (
         ("--agent", options.agent),
         ("--fallback-model", options.fallback_model),
@@ -191,6 +198,17 @@ def _texts(
             {"type": "stdio", "command": server[0], "args": list(server[1:]), "env": {}}, options.work_dir
         )
         yield "--mcp-config", "mcp-cms.json", msgspec.json.encode({"mcpServers": {"cms": entry}}).decode()
+
+
+def _with_rules(settings: str, allowed: Sequence[str], refused: Sequence[str]) -> str:
+    """The settings with rules that no argv can hold."""
+    said = decode_object(settings.encode()) or {}
+    permissions = said.get("permissions")
+    rules: dict[str, object] = dict(permissions) if isinstance(permissions, dict) else {}
+    for key, more in (("allow", allowed), ("deny", refused)):
+        old = rules.get(key)
+        rules[key] = [*(old if isinstance(old, list) else ()), *more]
+    return msgspec.json.encode({**said, "permissions": rules}).decode()
 
 
 def _read_rules(pattern: str) -> tuple[str, str]:
