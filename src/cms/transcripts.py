@@ -43,7 +43,8 @@ def find_transcript(conversation_id: str, environ: Mapping[str, str]) -> Path | 
     """Where a conversation is kept; None: nowhere. It looks at the disk, as `has_transcript`."""
     try:
         for project in projects_folder(environ).iterdir():
-            if (path := project / f"{conversation_id}.jsonl").is_file():
+            # (One without a byte is what a full disk leaves.)
+            if (path := project / f"{conversation_id}.jsonl").is_file() and path.stat().st_size:
                 return path
     except OSError:
         pass

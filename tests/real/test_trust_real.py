@@ -119,6 +119,7 @@ def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
             "the server 'gone' is failed",
         ),
         (("--effort", "turbo"), "--effort turbo is not in force"),
+        (("--mcp-config", '{"mcpServers": {"s": {"command": 3}}}'), "claude does not know the server 's'"),
     ],
 )
 def test_what_was_asked_for_and_is_not_in_force_is_an_error(

@@ -145,6 +145,11 @@ def test_what_has_no_transcript_is_not_promised(world: World) -> None:
     ran = world.cms("continue", "one", prompt("Go on", DONE), "--json")
     assert ran.code != 0
     assert "send it again" not in ran.out + ran.err
+    assert world.cms("delegate", "empty", prompt("Work", DONE)).code == 0
+    for transcript in projects.rglob("*.jsonl"):
+        transcript.write_bytes(b"")  # as a full disk leaves it
+    ran = world.cms("continue", "empty", prompt("Go on", DONE), "--json")
+    assert (ran.code, ran.json()["canContinue"]) == (1, False), ran
     projects.chmod(0o500)
     ran = world.cms("delegate", "two", prompt("Work", DONE), "--json")
     if not list(projects.rglob("*.jsonl")):  # (root writes all the same)

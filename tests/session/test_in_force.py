@@ -22,7 +22,7 @@ def test_nothing_asked_for_is_nothing_against_it() -> None:
 
 def test_a_claude_that_says_nothing_has_nothing_against_it() -> None:
     asked = Expected(agent="a", effort="high", settings={"permissions": {"allow": ["x"]}}, servers=("s",))
-    assert check_in_force(asked, (), SettingsReply(), ()) == Found()
+    assert check_in_force(asked, (), SettingsReply(), None) == Found()
 
 
 def test_an_agent_that_is_not_there() -> None:
@@ -112,3 +112,9 @@ def test_a_claude_that_goes_past_the_wall_is_not_used() -> None:
     assert not check_in_force(trusted, (), reply(sources=sources), [server]).breaches
     own = [ServerStatus("s", "connected", scope="user"), ServerStatus("t", "pending", scope="project")]
     assert not check_in_force(asked, (), EMPTY, own).breaches
+
+
+def test_a_server_that_claude_dropped_is_missed_where_it_is_the_only_one() -> None:
+    """It leaves out what it cannot read, without a word."""
+    (fault,) = check_in_force(Expected(servers=("s",)), (), EMPTY, ()).faults
+    assert fault == "--mcp-config: claude does not know the server 's'"

@@ -140,11 +140,10 @@ def build_command(
     if arrangement.tools is not None and not (options.permission_mode and options.preset == "edit"):
         argv.append(f"--tools={','.join(arrangement.tools)}")
     # One `--flag=value` per value: the flags take lists, and would swallow what follows.
-    hidden = [rule for pattern in unreadable for rule in _read_rules(pattern)]
-    allowed, refused = options.allowed_tools, (*options.disallowed_tools, *hidden)
+    allowed = options.allowed_tools
+    refused = (*options.disallowed_tools, *(rule for one in unreadable for rule in _read_rules(one)))
     if sum(map(len, (*allowed, *refused))) > _LONG_RULES:
-        settings = _with_rules(options.settings, allowed, refused)
-        options = msgspec.structs.replace(options, settings=settings)
+        options = _with_rules(options, allowed, refused)
     else:
         argv += [f"--allowedTools={rule}" for rule in allowed]
         argv += [f"--disallowedTools={rule}" for rule in refused]
@@ -200,15 +199,16 @@ def _texts(
         yield "--mcp-config", "mcp-cms.json", msgspec.json.encode({"mcpServers": {"cms": entry}}).decode()
 
 
-def _with_rules(settings: str, allowed: Sequence[str], refused: Sequence[str]) -> str:
-    """The settings with rules that no argv can hold."""
-    said = decode_object(settings.encode()) or {}
+def _with_rules(options: SessionOptions, allowed: Sequence[str], refused: Sequence[str]) -> SessionOptions:
+    """The options with rules in their settings that no argv can hold."""
+    said = decode_object(options.settings.encode()) or {}
     permissions = said.get("permissions")
     rules: dict[str, object] = dict(permissions) if isinstance(permissions, dict) else {}
     for key, more in (("allow", allowed), ("deny", refused)):
         old = rules.get(key)
         rules[key] = [*(old if isinstance(old, list) else ()), *more]
-    return msgspec.json.encode({**said, "permissions": rules}).decode()
+    settings = msgspec.json.encode({**said, "permissions": rules}).decode()
+    return msgspec.structs.replace(options, settings=settings)
 
 
 def _read_rules(pattern: str) -> tuple[str, str]:

@@ -885,4 +885,4 @@ class ServerStatus(msgspec.Struct, frozen=True):
 class ServersReply(msgspec.Struct, frozen=True):
     """The answer to `mcp_status`."""
 
-    servers: tuple[ServerStatus, ...] = msgspec.field(name="mcpServers", default=())
+    servers: tuple[ServerStatus, ...] | None = msgspec.field(name="mcpServers", default=None)  # None: unsaid

@@ -66,19 +66,20 @@ class Found(msgspec.Struct, frozen=True):
     mistakes: tuple[str, ...] = ()
 
 
-def is_pending(expected: Expected, servers: Sequence[ServerStatus]) -> bool:
+def is_pending(expected: Expected, servers: Sequence[ServerStatus] | None) -> bool:
     """Whether a server that was asked for has still to come up."""
-    states = {server.name: server.status for server in servers}
+    states = {server.name: server.status for server in servers or ()}
     return any(states.get(name) == "pending" for name in expected.servers)
 
 
 def check_in_force(
-    expected: Expected, agents: Sequence[str], settings: SettingsReply, servers: Sequence[ServerStatus]
+    expected: Expected, agents: Sequence[str], settings: SettingsReply, servers: Sequence[ServerStatus] | None
 ) -> Found:
     """What is not as it was asked for. Where claude says nothing, nothing is known against it.
 
     Args:
         agents: those that there are; none: claude does not say.
+        servers: those that there are; None: claude does not say.
     """
     faults = list(_missing(expected, servers))
     mistakes: list[str] = []
@@ -103,12 +104,12 @@ def check_in_force(
             f"settings that are not in force: claude rejects {one} of the user's settings"
             for one in _rejected(expected.user, _USER, settings)
         ]
-    return Found(tuple(faults), tuple(_breaches(expected, settings, servers)), tuple(mistakes))
+    return Found(tuple(faults), tuple(_breaches(expected, settings, servers or ())), tuple(mistakes))
 
 
-def _missing(expected: Expected, servers: Sequence[ServerStatus]) -> Iterator[str]:
-    found = {server.name: server for server in servers}
-    for name in expected.servers if servers else ():
+def _missing(expected: Expected, servers: Sequence[ServerStatus] | None) -> Iterator[str]:
+    found = {server.name: server for server in servers or ()}
+    for name in expected.servers if servers is not None else ():
         server = found.get(name)
         if server is None:
             yield f"--mcp-config: claude does not know the server {name!r}"
