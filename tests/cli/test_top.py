@@ -321,7 +321,7 @@ def test_a_question_and_a_permission_are_answered_there(shell: Shell) -> None:
     shell.ok("spawn", "asker", "--detach", "--ask-timeout", "10m", words)
     shell.wait_until("asker", lambda found: "waits for a person" in str(found["activity"]))
     with on_terminal(shell, "--interval", "0.2") as screen:
-        screen.wait_for("Which database? (SQLite / Postgres) (a answers)")
+        screen.wait_for("(press a) Which database? (SQLite / Postgres)")
         screen.press("a")
         screen.wait_for("2. Postgres - b")
         screen.press("x")

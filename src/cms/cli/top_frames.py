@@ -339,7 +339,7 @@ def _labelled(label: str, text: str, style: Style, colour: str = "") -> str:
 def _doing_line(view: View, one: LiveSession, style: Style) -> str:
     if one.questions:
         asked = view.open if view.open is not None and view.open.name == one.session.name else None
-        return _labelled("asks", f"{_asked_words(asked)}  (a answers)", style, "1;33")
+        return _labelled("asks", f"(press a) {_asked_words(asked)}", style, "1;33")
     doing = one.activity or {
         SessionStatus.READY: "nothing: it waits for a message",
         SessionStatus.BUSY: "the model is at work",
@@ -455,7 +455,7 @@ def answer_lines(view: View, room: int, style: Style) -> list[str]:
     number = f" ({view.asked + 1} of {len(one.questions)})" if len(one.questions) > 1 else ""
     head = f"{one.name} asks{number}; it waits {left} more"
     several = ", several with commas" if question.multi_select else ""
-    hint = f"A number{several}, or your own words. Enter sends, esc leaves it unanswered."
+    hint = f"A number{several}, or your own words. Enter sends, esc goes back."
     mark = "█" if style.icons == "unicode" else "_"
     typed = render.cut_start(
         f"> {render.one_line(view.typed, style) if view.typed.strip() else ''}{mark}",
