@@ -161,3 +161,11 @@ def test_arguments_in_a_line(given: object, line: str) -> None:
 
 def test_a_huge_argument_is_cut() -> None:
     assert len(arguments_of(raw({"file_path": "/f", "content": "x" * 10**6}))) < 2100
+
+
+def test_a_prompt_with_files_is_told_as_well() -> None:
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}
+    content = [image, {"type": "text", "text": "What is in shot.png?"}]
+    line = msgspec.json.encode({"type": "user", "uuid": "u", "message": {"role": "user", "content": content}})
+    (prompt,) = Transcript().read(1.0, "in", line)
+    assert (prompt.kind, prompt.text) == ("prompt", "What is in shot.png?")

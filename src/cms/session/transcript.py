@@ -82,8 +82,20 @@ class Moment(Record, frozen=True):
     is_error: bool = False
 
 
+class _Part(msgspec.Struct, frozen=True):
+    """A text, or a file that goes with it, whose name the text tells."""
+
+    text: str = ""
+
+
 class _Said(msgspec.Struct, frozen=True):
-    content: str = ""
+    content: str | list[_Part] = ""
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "\n".join(part.text for part in self.content if part.text)
 
 
 class _AskHead(msgspec.Struct, frozen=True):
@@ -163,7 +175,7 @@ class Transcript:
         written = _written.decode(line)
         if written.type == "user" and written.message is not None:
             self._before = self._total
-            return (Moment(at, "prompt", plain_prompt(written.message.content)),)
+            return (Moment(at, "prompt", plain_prompt(written.message.text)),)
         if written.request is not None:
             match written.request.subtype:
                 case "initialize":
