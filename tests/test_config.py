@@ -177,5 +177,5 @@ def test_the_home_is_that_of_the_given_environment(text: str, home: str) -> None
 
 def test_a_relative_claude_is_refused_with_what_to_do() -> None:
     settings = load_settings({"HOME": "/h", "CMS_CLAUDE": "./claude", "PATH": "/bin"})
-    with pytest.raises(ClaudeNotFound, match="give an absolute one"):
+    with pytest.raises(ClaudeNotFound, match="use an absolute one"):
         find_claude(settings)

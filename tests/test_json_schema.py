@@ -34,9 +34,9 @@ LONG = msgspec.json.encode({"a": "a" * 60 + "!"}).decode()
         ('{"type": "object", "minProperties": NaN}', "NaN"),
         ('{"type": "object", "const": 1e999}', "too large"),
         ("[" * 20_000, "not JSON"),
-        ("[]", "must be of an object"),
-        ('{"type": "array"}', "must be of an object"),
-        ('{"properties": {}}', "must be of an object"),
+        ("[]", "must be for an object"),
+        ('{"type": "array"}', "must be for an object"),
+        ('{"properties": {}}', "must be for an object"),
         ('{"type": "object", "properties": {"a": {"type": "strin"}}}', "/properties/a/type: 'strin'"),
         ('{"type": "object", "required": "a"}', "/required"),
         ('{"type": "object", "properties": {"a": {"pattern": "("}}}', "regex"),
@@ -115,13 +115,13 @@ async def test_it_is_held_against_its_schema_in_a_process_of_its_own(monkeypatch
     await found.check(PLAIN)
     assert not await found.misfit("", "anything")
     assert not await found.misfit(PLAIN, '{"a": 1}')
-    assert "does not fit the schema: 'a' is a required" in await found.misfit(PLAIN, "{}")
-    assert "no answer of the shape" in await found.misfit(PLAIN, "")
-    with pytest.raises(UsageError, match="must be of an object"):
+    assert "does not match the schema: 'a' is a required" in await found.misfit(PLAIN, "{}")
+    assert "no answer that matches" in await found.misfit(PLAIN, "")
+    with pytest.raises(UsageError, match="must be for an object"):
         await found.check("{}")
     monkeypatch.setattr(schema_checks, "PATIENCE", 0.7)
     with trio.fail_after(10):
-        assert "within 0.7 s" in await found.misfit(HUNG, LONG)
+        assert "longer than 0.7 s" in await found.misfit(HUNG, LONG)
 
 
 def test_a_file_is_read_at_once_and_what_is_wrong_is_told_by_the_flag(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_file_is_read_at_once_and_what_is_wrong_is_told_by_the_flag(tmp_path: 
         (str(tmp_path / "shema.json"), "there is no file"),
         (str(tmp_path), "there is no file"),
         ("{", "not JSON"),
-        ("[]", "must be of an object"),
+        ("[]", "must be for an object"),
     ):
         with pytest.raises(UsageError, match=f"--json-schema: .*{words}"):
             check_schema_of(text, "--json-schema")

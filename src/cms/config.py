@@ -155,7 +155,7 @@ def _home(environ: Mapping[str, str]) -> Path:
         text.encode()
     except UnicodeEncodeError:
         told = text.encode(errors="backslashreplace").decode()
-        raise UsageError(f"CMS_HOME: the name {told} is not valid UTF-8 text", hint="use a link") from None
+        raise UsageError(f"CMS_HOME: {told} is not valid UTF-8 text", hint="use a link to it") from None
     return Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - Path.resolve would follow links
 
 
@@ -249,7 +249,7 @@ def said_by_person(settings: Settings, profile: str = "") -> Layer:
     environment = Layer(require_containment=settings.require_containment)
     if settings.child_socket is not None:
         if profile:
-            raise UsageError(f"there is no profile {profile!r}: inside of a session there are none")
+            raise UsageError(f"there is no profile {profile!r}: there are no profiles inside a session")
         return environment
     return resolve(read_config(settings.home).profile(profile), environment)
 
@@ -269,7 +269,7 @@ def find_claude(settings: Settings) -> tuple[str, ...]:
     if named:
         if "/" in named and not named.startswith("/"):
             # Whoever reads this (the daemon, a session in its work dir) may stand in another folder.
-            raise ClaudeNotFound(f"CMS_CLAUDE names {named!r}, a relative path: give an absolute one")
+            raise ClaudeNotFound(f"CMS_CLAUDE names {named!r}, a relative path; use an absolute one")
         found = which(named, path=settings.environ.get("PATH"))
         if found:
             return (found,)

@@ -36,7 +36,7 @@ from cms.units import BadValue, nearest, parse_seconds, parse_size
 NAME = "config.toml"
 
 _TABLES = ("settings", "defaults", "profiles")
-_HELP = "`cms config --help` shows what a file looks like"
+_HELP = "`cms config --help-all` shows an example"
 _UNKNOWN = re.compile(r"unknown field `(?P<field>[^`]*)`")
 
 S = TypeVar("S", bound="Section")

@@ -72,14 +72,14 @@ class UsageError(CmsError):
 
 
 class NameTaken(UsageError):
-    """A session of that name exists already; nothing was changed."""
+    """A session of that name already exists; nothing was changed."""
 
     code = "name_taken"
 
     def __init__(self, name: str) -> None:
         super().__init__(
-            f"a session named {name!r} exists already",
-            hint=f"choose another name, or go on with it: cms send {name} MESSAGE",
+            f"a session named {name!r} already exists",
+            hint=f"choose another name, or continue it: cms send {name} MESSAGE",
         )
         self.name = name
 
@@ -131,7 +131,7 @@ class NothingAsked(UsageError):
     code = "nothing_asked"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"session {name!r} waits for no answer", hint="`cms ask` shows what does")
+        super().__init__(f"session {name!r} is not waiting for an answer", hint="`cms ask` shows what is")
         self.name = name
 
 
@@ -300,7 +300,7 @@ class LineTooLong(ProtocolError):
     def __init__(self, limit: int) -> None:
         super().__init__(
             f"a line of the agent's output passed {limit} bytes",
-            hint="raise CMS_MAX_LINE (bytes) if the task really needs such lines",
+            hint="raise CMS_MAX_LINE (bytes) if the task needs such lines",
         )
         self.limit = limit
 
@@ -342,7 +342,7 @@ class ControlTimeout(AgentError):
         words = f": {said}" if said else ""
         super().__init__(
             f"claude did not answer `{subtype}` within {seconds:g} s{words} "
-            "(CMS_START_TIMEOUT sets how long is waited)"
+            "(CMS_START_TIMEOUT sets this time)"
         )
         self.subtype = subtype
         self.seconds = seconds

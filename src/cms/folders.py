@@ -30,16 +30,18 @@ def key_of(option: Option) -> str:
     return option.key
 
 
-def nearest_path(path: Path) -> str:
-    """A hint: the entry beside a missing path that is most like it, or the deepest folder that exists."""
-    parent = path.parent
-    while not parent.is_dir() and parent != parent.parent:
-        path, parent = parent, parent.parent
+def nearest_path(wanted: Path) -> str:
+    """A hint: the entry beside a missing path that is most like it, or the folder that is missing, too."""
+    path, beside = wanted, wanted.parent
+    while not beside.is_dir() and beside != beside.parent:
+        path, beside = beside, beside.parent
     try:
-        found = nearest(path.name, os.listdir(parent))  # noqa: PTH208 - names, not paths
+        found = nearest(path.name, os.listdir(beside))  # noqa: PTH208 - names, not paths
     except OSError:
         found = ""
-    return f"did you mean {parent / found}?" if found else f"{parent} exists"
+    if found:
+        return f"did you mean {beside / found}?"
+    return f"there is no folder {path} either" if path.parent != wanted.parent else ""
 
 
 def check_folder(text: str, name: str, base: str = "") -> str:
@@ -56,21 +58,21 @@ def check_folder(text: str, name: str, base: str = "") -> str:
         path = Path(os.path.abspath(Path(base or Path.cwd(), Path(text).expanduser())))  # noqa: PTH100
     except FileNotFoundError:
         raise WorkDirError(
-            "the current folder is gone", hint=f"cd to one that exists, or give {name} DIR"
+            "the current folder is gone", hint=f"cd to one that exists, or use {name} DIR"
         ) from None
     try:
         str(path).encode()
     except UnicodeEncodeError:
         told = str(path).encode(errors="backslashreplace").decode()
         raise WorkDirError(
-            f"{name}: the name of {told} is not valid UTF-8 text", hint=f"name it by a link: {name} LINK"
+            f"{name}: {told} is not valid UTF-8 text", hint=f"use a link to it: {name} LINK"
         ) from None
     if not path.exists():
         raise WorkDirError(f"{name}: {path} does not exist", hint=nearest_path(path))
     if not path.is_dir():
         raise WorkDirError(f"{name}: {path} is not a folder", hint=f"its folder is {path.parent}")
     if not os.access(path, os.R_OK | os.X_OK):
-        raise WorkDirError(f"{name}: {path} cannot be entered", hint="look at its permissions")
+        raise WorkDirError(f"{name}: {path} cannot be entered", hint="check its permissions")
     return str(path)
 
 

@@ -55,11 +55,11 @@ async def at_own_door(what: str, task: Callable[[], Awaitable[object]]) -> None:
     except CmsError as error:
         log.warning("%s ended: %s", what, error)
     except Exception:
-        log.exception("%s ended by a bug of ours", what)
+        log.exception("%s ended because of a bug in cms", what)
     except BaseExceptionGroup as group:
         bugs, rest = group.split(Exception)
         if bugs is not None:
-            log.error("%s ended by a bug of ours", what, exc_info=bugs)
+            log.error("%s ended because of a bug in cms", what, exc_info=bugs)
         if rest is not None:
             raise rest from None
 

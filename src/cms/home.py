@@ -31,7 +31,7 @@ def prepare_home(home: Path) -> None:
         if found.st_uid != os.geteuid():
             raise HomeUnusable(
                 f"{home} belongs to another user (uid {found.st_uid})",
-                hint="set CMS_HOME to a folder of yours",
+                hint="set CMS_HOME to one of your folders",
             )
         if found.st_mode & 0o077:
             home.chmod(0o700)

@@ -58,7 +58,7 @@ def check_library() -> None:
         BadValue: it is not.
     """
     if find_spec("jsonschema") is None:
-        raise BadValue("answers by a schema need the library jsonschema", hint=_NO_LIBRARY)
+        raise BadValue("--json-schema needs the library jsonschema", hint=_NO_LIBRARY)
 
 
 def check_schema(text: str) -> str:
@@ -74,11 +74,11 @@ def check_schema(text: str) -> str:
     except (ValueError, RecursionError) as error:
         raise BadValue(f"the schema is not JSON: {error}") from None
     if not isinstance(schema, dict) or schema.get("type") != "object":
-        hint = 'put a list or a text into one: {"type": "object", "properties": {"answer": ...}}'
-        raise BadValue('the schema must be of an object ("type": "object")', hint=hint)
+        hint = 'put a list or a text into an object: {"type": "object", "properties": {"answer": ...}}'
+        raise BadValue('the schema must be for an object ("type": "object")', hint=hint)
     said = schema.get("$schema", _DRAFT)
     if not isinstance(said, str) or said.rstrip("#") != _DRAFT:
-        raise BadValue(f"the schema is not of draft 07, which claude reads: {said}", hint="leave $schema out")
+        raise BadValue(f"the schema is not draft 07, which claude needs: {said}", hint="leave out $schema")
     try:
         _check(schema)
         return json.dumps(schema, separators=(",", ":"), allow_nan=False)
@@ -98,16 +98,16 @@ def _check(schema: dict[str, object]) -> None:
     try:
         validator.check_schema(schema)  # patterns, too
     except SchemaError as error:
-        raise BadValue(f"the schema is no JSON Schema: {_place(error.path)}{error.message[:_TOLD]}") from None
+        raise BadValue(f"not a valid JSON Schema: {_place(error.path)}{error.message[:_TOLD]}") from None
     registry: Registry[Schema] = Registry()
     resolver = registry.with_resource("", DRAFT7.create_resource(schema)).resolver()
     for reference in _references(schema):
         if not reference.startswith("#"):
-            raise BadValue(f"the schema refers to {reference[:_TOLD]}: nothing is fetched, put it in")
+            raise BadValue(f"the schema refers to {reference[:_TOLD]}: nothing is fetched; include it")
         try:
             resolver.lookup(reference)
         except Unresolvable:
-            raise BadValue(f"the schema has no {reference[:_TOLD]}, which it refers to") from None
+            raise BadValue(f"the schema has no {reference[:_TOLD]}, but refers to it") from None
 
 
 def problem(schema: str, answer: str) -> str:
@@ -149,7 +149,7 @@ def _validator(schema: object) -> _Validator:
 
 
 def _no_constant(word: str) -> object:
-    raise ValueError(f"{word} is no number of JSON's")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _place(path: Iterable[str | int]) -> str:

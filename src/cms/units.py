@@ -86,7 +86,7 @@ def parse_count(text: str, least: int = 1) -> int:
     except ValueError:
         raise ValueError(f"{text!r} is not a whole number") from None
     if value < least:
-        raise ValueError(f"{text!r} is {'not positive' if least else 'negative'}: the least is {least}")
+        raise ValueError(f"{text!r} is {'not positive' if least else 'negative'}; at least {least}")
     return value
 
 
@@ -162,7 +162,7 @@ def shown(value: object) -> str:
 def _measure(value: object, parse: Callable[[str], T], example: str) -> T:
     """A number, or a text that says one with its unit."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadValue(f"{shown(value)} is neither a number nor a text", hint=f"write {example}")
+        raise BadValue(f"{shown(value)} is not a number or a text", hint=f"write {example}")
     return parse(str(value))
 
 
@@ -210,16 +210,16 @@ def check_json_text(value: object) -> str:
     try:
         return msgspec.json.encode(value).decode()
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
-        raise BadValue(f"is no JSON: {error}") from None
+        raise BadValue(f"is not JSON: {error}") from None
 
 
 def check_prompt(value: object) -> str:
     """A text that says something, and is no file that was not meant."""
     text = check_word(value)
     if not text.strip():
-        raise BadValue("is empty", hint="say what is to be done")
+        raise BadValue("is empty", hint="say what to do")
     if len(text) > MAX_TEXT:
-        raise BadValue(f"is {len(text)} characters long: more than {MAX_TEXT} is a mistake")
+        raise BadValue(f"is {len(text)} characters long; at most {MAX_TEXT} are allowed")
     return text
 
 
@@ -227,15 +227,17 @@ def check_question(value: object) -> str:
     """What a judge is asked, short enough to stand beside what it is about."""
     text = check_word(value)
     if not text.strip():
-        raise BadValue("the judge is asked nothing", hint="say what it is to decide")
+        raise BadValue("the judge's question is empty", hint="say what it should decide")
     if len(text) > MAX_QUESTION:
-        raise BadValue(f"the judge is asked {len(text)} characters: more than {MAX_QUESTION} is a mistake")
+        raise BadValue(
+            f"the judge's question is {len(text)} characters long; at most {MAX_QUESTION} are allowed"
+        )
     return text
 
 
 def check_switch(value: object) -> bool:
     if not isinstance(value, bool):
-        raise BadValue(f"{shown(value)} is neither true nor false")
+        raise BadValue(f"{shown(value)} is not true or false")
     return value
 
 
@@ -272,7 +274,7 @@ def check_commands(value: object) -> tuple[str, ...]:
     for command in commands:
         lines = (line.strip() for line in command.splitlines())
         if all(not line or line.startswith("#") for line in lines):
-            raise BadValue(f"{shown(command)} is no command: it would pass, and check nothing")
+            raise BadValue(f"{shown(command)} is not a command: it would pass without checking anything")
     return commands
 
 
@@ -307,7 +309,7 @@ def check_name(value: object) -> str:
     rule = f"a name has 1 to {MAX_NAME} letters, digits, '.', '_' or '-', and does not begin with '-'"
     shortened = name if len(name) <= 60 else name[:57] + "..."
     raise BadValue(
-        f"{shortened!r} cannot be a session's name", hint=f"{rule}; {better!r} would do" if better else rule
+        f"{shortened!r} is not a valid session name", hint=f"{rule}; try {better!r}" if better else rule
     )
 
 
@@ -315,7 +317,7 @@ def check_model(value: object) -> str:
     """A model's alias or full id. Of ids only the API knows which exist; a mistyped alias is refused."""
     model = check_word(value)
     if not model.strip() or any(letter.isspace() for letter in model):
-        raise BadValue(f"{model!r} is not a model", hint="sonnet, opus, haiku, or a model's full id")
+        raise BadValue(f"{model!r} is not a model", hint="use sonnet, opus, haiku or a full model id")
     if model not in MODELS and model.isalpha() and nearest(model, MODELS):
         raise BadValue(f"there is no model {model!r}", hint=meant(model, MODELS))
     return model

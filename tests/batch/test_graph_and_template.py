@@ -109,5 +109,5 @@ def test_a_part_that_is_not_there(path: str) -> None:
     task = answered('{"b": [{"c": "a text"}], "n": 1, "no": null}')
     with pytest.raises(template.NoSuchPart):
         field_of(task, template.Wanted("a", "output", path))
-    with pytest.raises(template.NoSuchPart, match="no output by a schema"):
+    with pytest.raises(template.NoSuchPart, match="no output with a schema"):
         field_of(answered(""), template.Wanted("a", "output", path))

@@ -45,13 +45,13 @@ def test_csv_and_json_lines_give_the_same_rows() -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "line", "message"),
     [
-        ("csv", b"", 1, "no first line"),
+        ("csv", b"", 1, "no header line"),
         ("csv", b"a,b,a\n1,2,3\n", 1, "names the field 'a' twice"),
         ("csv", b"a,,c\n1,2,3\n", 1, "a field without a name"),
         ("csv", b"a,b\n1,2\n1,2,3\n", 3, "3 values for 2 fields"),
         ("csv", b'a,b\n1,"2\n', 2, "not CSV"),
         ("csv", b"a,b\n1,\xff\n", 2, "not valid UTF-8"),
-        ("jsonl", b'{"a": 1}\n[1]\n', 2, "a row is an object"),
+        ("jsonl", b'{"a": 1}\n[1]\n', 2, "a row must be an object"),
         ("jsonl", b'{"a": 1}\n{"a": \n', 2, "not JSON"),
     ],
 )

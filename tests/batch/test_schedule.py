@@ -373,7 +373,7 @@ def test_a_batch_that_runs_out_can_still_be_stopped() -> None:
     state = fold(state, Ended(1.0, 1, TaskStatus.FAILED))
     assert (state.phase, state.why, decide(state, 2.0)) == (schedule.Phase.STOPPING, "errors", ())
     assert wake_at(state, 2.0) == 90.0
-    assert decide(state, 90.0) == (schedule.EndAll("the batch's time is over"),)
+    assert decide(state, 90.0) == (schedule.EndAll("the batch reached its time limit"),)
     state = fold(state, schedule.Asked(3.0, "stop", "enough"))
     assert decide(state, 3.0) == (schedule.EndAll("enough"),)
 

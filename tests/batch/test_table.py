@@ -82,7 +82,7 @@ def test_what_a_row_holds_is_data() -> None:
     filled = template.fill(second.prompt, second.needs, lambda _: "PULLED IN", second.row)
     assert filled == "{{row.id}} {{needs.plan.response}} {{row.id}} ${{ row.title }}"
     assert resolve_task(first, Layer(), "/w").session.verify == ("t tests/a.py::t",)
-    with pytest.raises(BadValue, match="cannot be part of a check"):
+    with pytest.raises(BadValue, match="cannot be used in a check"):
         resolve_task(second, Layer(), "/w")
     below = Layer(verify=("check {{row.id}}",), append_system_prompt="Of {{row.title}}.")
     table = Table(row_name="id", defaults=below)
@@ -103,22 +103,22 @@ def test_folders_and_models_come_of_rows_and_permissions_do_not() -> None:
 def test_what_is_wrong_is_told_once() -> None:
     told = fault(Table(), TaskSpec(name="a", prompt="{{row.titel}}"))
     assert (told.where, told.hint) == ("line 2", "did you mean 'title'?")
-    assert "{{row.titel}} wants the field 'titel'" in told.message
+    assert "{{row.titel}} uses the field 'titel'" in told.message
     assert "--row-name" in fault(Table(row_name="key"), TaskSpec(name="a", prompt="p")).message
-    assert fault(Table(), TaskSpec(name="a", prompt="p"), rows=()).message == "no row of it is taken"
+    assert fault(Table(), TaskSpec(name="a", prompt="p"), rows=()).message == "no row is selected"
     ragged = (ROWS[0], Row(2, 3, {"id": "x"}))
     assert fault(Table(), TaskSpec(name="a", prompt="{{row.title}}"), rows=ragged).where == "line 3"
     nameless = (Row(1, 2, {"id": "//"}),)
     assert "names nothing" in fault(Table(row_name="id"), TaskSpec(prompt="p"), rows=nameless).message
-    assert "cannot be a session's name" in fault(Table(), TaskSpec(name="n" * 64, prompt="p")).message
+    assert "is not a valid session name" in fault(Table(), TaskSpec(name="n" * 64, prompt="p")).message
 
 
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("model", "no axis"),
-        ("model=opus", "two values or more"),
-        ("model=opus,opus", "all different"),
+        ("model", "not an axis"),
+        ("model=opus", "two or more different"),
+        ("model=opus,opus", "two or more different"),
         ("modell=a,b", "unknown key"),
         ("prompt=a,b", "cannot vary"),
         ("noSafety=true,false", "cannot vary"),

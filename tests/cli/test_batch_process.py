@@ -173,12 +173,12 @@ def test_a_table_in_cells_and_attempts(shell: Shell) -> None:
     assert [(rate["k"], rate["rate"], rate["tasks"]) for rate in haiku["rates"]] == [(1, 0.5, 2), (2, 0.5, 2)]
     assert opus["rates"][0]["low"] < 0.5 < opus["rates"][0]["high"]
     report = (shell.work / "r.md").read_text()
-    assert "## What passed" in report
+    assert "## Pass rates" in report
     assert "| model=haiku | 2 | 2 of 4 | 0.500 (0.095-0.905) | 0.500 (0.095-0.905) |" in report
     shown = shell("batch", "show", batch["id"])
     assert "pass@2 (95 %)" in shown.out
     assert "a.opus.1 (chosen)" in shown.out
-    assert "attempts at one task edit the same folder" in shown.out
+    assert "attempts at one task share a folder" in shown.out
     planned = shell(*common, "--attempts", "2", "--limit", "1", "--plan", "--fresh")
     assert "rows.csv, at most 1; 2 attempts" in planned.out
     # With one that passed of each, the batch has done its work.
@@ -200,8 +200,8 @@ def test_a_batch_is_steered_from_the_shell(shell: Shell) -> None:
     assert shell.newest()["counts"] == {"completed": 3}
     assert "the file is there" in shell("audit", batch).out
     refused = shell("batch", "set", batch, "--max-cost", "3")
-    assert (refused.code, "no use for other limits" in refused.err) == (ExitCode.USAGE, True)
-    assert "every task of it is over" in shell("batch", "cancel", batch, "a").err
+    assert (refused.code, "its limits cannot be changed" in refused.err) == (ExitCode.USAGE, True)
+    assert "all its tasks have ended" in shell("batch", "cancel", batch, "a").err
 
 
 def test_a_table_survives_kills_and_costs_nothing_again(shell: Shell) -> None:
@@ -260,17 +260,17 @@ def test_what_is_wrong_with_a_table_is_one_line_and_nothing_begins(shell: Shell)
     file = shell.file([{"name": "a", "prompt": "${{ matrix.os }} ${{ needs.build.outputs.x }}"}])
     for words, message in (
         (("--prompt", "{{row.titel}}", "--data", "rows.csv"),
-         "line 2: {{row.titel}} wants the field 'titel', which the table does not have (did you mean"),
+         "line 2: {{row.titel}} uses the field 'titel', which the table does not have (did you mean"),
         (("--prompt", "{{row.title}}", "--data", "rows.csv"), "rows.csv: line 3: 1 values for 2 fields"),
-        (("--prompt", "x", "--data", "rows.xlsx"), "no table that can be read"),
+        (("--prompt", "x", "--data", "rows.xlsx"), "cannot be read as a table"),
         (("--prompt", "x", "--data", "none.csv"), "--data: there is no file"),
-        (("--prompt", "x", "--limit", "3"), "--limit is about rows"),
-        (("--prompt", "x", "--best-of", "vote"), "--best-of chooses among several attempts"),
+        (("--prompt", "x", "--limit", "3"), "--limit needs a table"),
+        (("--prompt", "x", "--best-of", "vote"), "--best-of needs several attempts"),
         (("--prompt", "x", "--attempts", "2", "--best-of", "verify"), "--verify, and task 'task.1' has none"),
         (("--prompt", "x", "--matrix", "modle=a,b"), "did you mean 'model'?"),
-        (("--file", "tasks.yaml"), "tasks are read from JSON, JSON Lines and TOML"),
-        (("--file", "rows.csv"), "give a table as --data"),
-        (("--file", file, "--prompt", "x"), "one of them"),
+        (("--file", "tasks.yaml"), "write tasks as JSON, JSON Lines or TOML"),
+        (("--file", "rows.csv"), "give the table with --data"),
+        (("--file", file, "--prompt", "x"), "batch needs one of"),
         (("--resume", "x", "--attempts", "2"), "--attempts is for --file"),
     ):  # fmt: skip
         ran = shell("batch", *words)
@@ -311,7 +311,7 @@ def test_two_dozen_agents_with_a_graph(shell: Shell) -> None:
     assert "t0~1" in shell("list").out
     assert "t0~1" in shell("cost").out
     both = shell("batch", "show", "t")
-    assert (both.code, "2 batches begin with 't'" in both.err) == (ExitCode.USAGE, True), both.err
+    assert (both.code, "2 batches start with 't'" in both.err) == (ExitCode.USAGE, True), both.err
 
 
 def test_failures_are_told_and_give_the_exit_code(shell: Shell) -> None:
@@ -498,7 +498,7 @@ def test_a_plan_starts_nothing(shell: Shell) -> None:
     assert fits.json()["costLimit"] == 1.0
     tight = shell("batch", "--file", name, "--plan", "--max-cost", "0.2")
     assert tight.code == ExitCode.USAGE
-    assert "would never start" in tight.out
+    assert "could never start" in tight.out
     assert shell("batches").out.startswith("no batches yet")
     assert "no sessions yet" in shell("list").out
 
@@ -515,9 +515,9 @@ def test_mistakes_are_told_all_at_once(shell: Shell) -> None:
     assert "line 3: task 'c': workDir:" in ran.err
     assert "nothing was started" in ran.err
     ring = shell.file([task("a", needs=["b"]), task("b", needs=["a"]), task("a")], "ring.json")
-    assert "line 1: there is a task 'a' already (line 1)" in shell("batch", "--file", ring).err
+    assert "line 1: there is already a task 'a' (line 1)" in shell("batch", "--file", ring).err
     ring = shell.file([task("a", needs=["b"]), task("b", needs=["a"])], "ring.jsonl")
-    assert "tasks need each other in a ring: 'a' (line 1) needs 'b' (line 2) needs 'a'" in (
+    assert "tasks need each other in a circle: 'a' (line 1) needs 'b' (line 2) needs 'a'" in (
         shell("batch", "--file", ring).err
     )
     assert shell("batches").out.startswith("no batches yet")

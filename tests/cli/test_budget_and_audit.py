@@ -100,12 +100,12 @@ def test_the_audit_log_is_read_and_verified(shell: Shell) -> None:
     assert [row.tool for row in log.rows[2:4]] == ["Read", "Write"]
     read = shell.ok("audit", "logged").out.splitlines()
     assert len(read) == log.length + 1
-    assert read[-1] == f"{log.length} rows, all as they were written; head {log.head}"
+    assert read[-1] == f"{log.length} rows, all seals intact; head {log.head}"
     assert shell.ok("audit", "logged", "--verify").out.splitlines() == read[-1:]
     assert log_of(shell.ok("audit", "logged", "--verify", "--head", log.head, "--json")).rows == []
     elsewhere = shell.cms("audit", "logged", "--verify", "--head", "0" * 64)
     assert elsewhere.code == 1
-    assert "the log was written anew, or is another's" in elsewhere.out
+    assert "the log was rewritten or belongs to another" in elsewhere.out
     assert shell.cms("audit", "logge").code == 10
 
 
@@ -137,7 +137,7 @@ def test_a_log_that_was_tampered_with_is_told_at_its_first_wrong_row(shell: Shel
     db.close()
     ran = shell.cms("audit", "forged", "--verify", "--json")
     assert ran.code == 1
-    assert log_of(ran).broken == Broken(2, "it was changed, or the one before it was")
+    assert log_of(ran).broken == Broken(2, "it was changed, or the row before it was")
     shown = shell.cms("audit", "forged")
     assert shown.code == 1
     assert len(shown.out.splitlines()) == 2

@@ -311,7 +311,7 @@ def test_an_end_that_is_not_proved_is_a_failure(cms: Cms, home: Path, command: s
 
 def test_no_daemon(cms: Cms, home: Path) -> None:
     ran = cms("daemon", "status")
-    assert (ran.code, ran.out) == (ExitCode.DAEMON_UNAVAILABLE, f"no daemon runs for {home}\n")
+    assert (ran.code, ran.out) == (ExitCode.DAEMON_UNAVAILABLE, f"no daemon is running for {home}\n")
     assert cms("daemon", "status", "--json").json() == {"home": str(home), "running": False, "stopped": False}
     assert cms("daemon", "stop").code == 0
 
@@ -324,7 +324,7 @@ def test_no_daemon(cms: Cms, home: Path) -> None:
     [
         (SessionNotFound("fix-auht", "fix-auth"), 10),
         (NameTaken("fix-auth"), 2),
-        (StoreError("the disk is full", hint="make room"), 1),
+        (StoreError("the disk is full", hint="free some space"), 1),
     ],
 )
 def test_what_the_daemon_raises(
@@ -381,7 +381,7 @@ SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
         ),
         (
             "delegate x y --max-turns 0",
-            "invalid value for --max-turns: '0' is not positive: the least is 1",
+            "invalid value for --max-turns: '0' is not positive; at least 1",
             DELEGATE,
         ),
         (
@@ -392,22 +392,22 @@ SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
         ("delegate x y --model sonett", "there is no model 'sonett'", "did you mean 'sonnet'?"),
         (
             "delegate x y --detach --foreground",
-            "--detach hands the work to the daemon, --foreground keeps it here: give one",
+            "--detach and --foreground exclude each other",
             "",
         ),
         (
             "batch --resume b --task-max-cost 3",
-            "--resume goes on with tasks as they were added: flags that tell how they work are for --file",
-            "what holds for the whole batch can be changed: --max-cost, --max-time, --max-parallel ...",
+            "--resume goes on with the tasks as they were; flags for tasks need --file",
+            "limits of the whole batch can change: --max-cost, --max-time, --max-parallel ...",
         ),
         (
             "spawn x y --stop --detach",
-            "--stop needs the answer, and --detach does not wait for it: give one",
+            "--stop and --detach exclude each other",
             "",
         ),
         (
             "spawn x y --max-budget 1 --max-cost 2",
-            "--max-budget and --max-cost are the same: give one",
+            "--max-budget and --max-cost are the same flag; give one",
             "",
         ),
     ],
@@ -443,7 +443,7 @@ def test_a_bug_of_ours_is_one_line_too(cms: Cms, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("cms.cli.io.daemon", lambda: 1 / 0)
     ran = cms("list")
     assert ran.code == ExitCode.FAILED
-    assert ran.err.startswith("cms: a bug of ours: ZeroDivisionError: division by zero\n")
+    assert ran.err.startswith("cms: internal error: ZeroDivisionError: division by zero\n")
 
 
 # --- text and JSON --------------------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_what_cannot_be_killed_is_said_loudly_and_keeps_its_folder(shell: Shell,
     for words in (("spawn", "heir", "hello"), ("delegate", "heir", "hello"), ("send", "mule", "hello")):
         refused = shell.cms(*words)
         assert refused.code == 1
-        assert "processes of session 'mule' could not be ended and may still write in " in refused.err
+        assert "processes of session 'mule' could not be killed and may still write in " in refused.err
         assert "`cms kill mule` tries again" in refused.err
     shell.ok("spawn", "elsewhere", "hello", "--work-dir", str(shell.root / "home"))
     assert shell.cms("delete", "mule", "--force").code == 2

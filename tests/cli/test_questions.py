@@ -73,7 +73,7 @@ def test_a_delegation_waits_for_its_answer_and_goes_on(shell: Shell) -> None:
     assert '"questions":[]' in out
     told = answers_in_log(shell, "builder")
     assert '"answers":{"Which database?":"Postgres","Which extras?":"Logs, Auth"}' in told
-    assert shell.ok("ask", "builder").out == "nobody asks anything\n"
+    assert shell.ok("ask", "builder").out == "no questions\n"
 
 
 def test_without_a_timeout_it_ends_at_once_and_is_answered_by_a_message(shell: Shell) -> None:
@@ -143,7 +143,7 @@ def test_a_permission_that_nobody_gave_is_refused_at_its_deadline_and_the_work_g
 def test_answers_to_nobody(shell: Shell) -> None:
     shell.ok("spawn", "quiet", prompt("hello", say("x")))
     cases: tuple[tuple[tuple[str, ...], int, str], ...] = (
-        (("answer", "quiet", "yes"), 2, "session 'quiet' waits for no answer"),
+        (("answer", "quiet", "yes"), 2, "session 'quiet' is not waiting for an answer"),
         (("answer", "quite", "yes"), 10, "did you mean 'quiet'?"),
         (("answer",), 2, "answer needs the name of a session"),
         (("answer", "quiet"), 2, "answer needs an answer"),

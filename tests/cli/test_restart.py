@@ -89,7 +89,7 @@ def test_the_next_command_is_answered_at_once_and_tells_of_each(settings: Settin
         assert len(found) == SESSIONS
         for one in found:
             assert one.status not in LIVE, one
-            assert "cms ended without warning" in (one.error or ""), one
+            assert "cms ended unexpectedly" in (one.error or ""), one
             last = client.call(SESSION_INTERACTIONS, InteractionsParams(one.name)).interactions[-1]
             idle = int(one.name[1:]) % 3 == 0
             assert last.state is (InteractionState.DONE if idle else InteractionState.INTERRUPTED), last

@@ -44,7 +44,7 @@ def test_a_shell_that_reads_it_writes_the_units_and_enables_the_timer(
     ("words", "said"),
     [
         (("x", "noon", "--", "cost"), "is not a time"),
-        (("x y", "daily", "--", "cost"), "cannot be a session's name"),
+        (("x y", "daily", "--", "cost"), "is not a valid session name"),
         (("x", "daily"), "schedule needs a command"),
         (("x", "daily", "--", "costs"), "did you mean 'cost'?"),
         (("x", "daily", "--", "batch", "--fil", "y"), "did you mean '--file'?"),

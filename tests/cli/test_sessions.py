@@ -119,8 +119,8 @@ def test_forks_that_cannot_be(shell: Shell) -> None:
     cases = (
         (("fork", "stem"), 2, "fork needs a new name"),
         (("fork",), 2, "fork needs the name of a session"),
-        (("fork", "stem", "a/b"), 2, "'a-b' would do"),
-        (("fork", "stem", "stem"), 2, "a session named 'stem' exists already"),
+        (("fork", "stem", "a/b"), 2, "try 'a-b'"),
+        (("fork", "stem", "stem"), 2, "a session named 'stem' already exists"),
         (("fork", "stam", "new"), 10, "did you mean 'stem'?"),
         (("fork", "stem", "new", "--model", "opos"), 2, "did you mean 'opus'?"),
         (("fork", "a", "b", "c", "--name", "d"), 2, "unexpected argument 'c'"),

@@ -71,7 +71,7 @@ def test_where_nobody_can_be_asked_it_only_shows(shell: Shell, project: Path) ->
     trusted = shell.ok("trust", "--yes", "--json").json()
     assert (trusted["trusted"], trusted["by"], trusted["folder"]) == (True, "person", str(project))
     assert trusted["never"] == ["Bash(*)"]
-    assert shell.ok("trust", "--remove").out.strip() == f"{project} is not trusted any more"
+    assert shell.ok("trust", "--remove").out.strip() == f"{project} is no longer trusted"
     assert shell.cms("trust", "--remove").code == 2
 
 

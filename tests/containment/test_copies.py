@@ -271,7 +271,7 @@ async def test_a_layer_in_what_it_covers(walled: Mechanism, world: World) -> Non
     with pytest.raises(ContainmentError, match="lie in one another"):
         await walled.start(world.spec(":", writable=(), layers=(Layer(world.project, upper, work),)))
     gone = Layer(world.project, world.outside / "gone", world.outside)
-    with pytest.raises(ContainmentError, match="is no folder"):
+    with pytest.raises(ContainmentError, match="is not a folder"):
         await walled.start(world.spec(":", writable=(), layers=(gone,)))
 
 
@@ -450,4 +450,4 @@ async def test_the_probe_tells_where_it_cannot_be_had(
     attempt = await probing.exercise_cover(walled)
     assert (attempt.ok, attempt.detail) == (False, "overlay: it is refused")
     assert walled.guarantees.copy_on_write.strength == "none"
-    assert "read-only, but for caches" in walled.guarantees.copy_on_write.why
+    assert "read-only, except caches" in walled.guarantees.copy_on_write.why

@@ -208,7 +208,7 @@ async def test_a_child_s_folder_is_the_one_that_it_was_given(tmp_path: Path) -> 
         for folder in (work, more):
             was = folder.rename(f"{folder}-was")
             folder.symlink_to(home / ".ssh")
-            with pytest.raises(UsageError, match=f"{folder} leads elsewhere now"):
+            with pytest.raises(UsageError, match=f"{folder} now leads to"):
                 await inside.ask(SESSION_SEND, SendParams("child", "go on"))
             folder.unlink()
             was.rename(folder)
@@ -400,7 +400,7 @@ async def test_a_family_spends_no_more_than_its_head_may(tmp_path: Path) -> None
                 nursery.start_soon(delegate, f"child-{number}")
         outcomes = {str(one.status) for one in results if isinstance(one, DelegateResult)}
         assert outcomes == {"cost_exceeded"}
-        assert all("nothing left to give" in message for message in refused)
+        assert all("nothing left to spend" in message for message in refused)
         spent = sum(record.total_cost_usd for record in await supervisor.sessions())
         assert spent <= 0.10 + 5 * 0.01 + 1e-9
         assert spent >= 0.10 - 0.01

@@ -194,7 +194,7 @@ def test_one_that_dies_shows_its_last_words(tmp_path: Path) -> None:
     settings.log.write_text("an older line\n")
     with pytest.raises(DaemonUnavailable, match="no room for me here"):
         connect(settings, command=FAKE_DAEMON)
-    with pytest.raises(DaemonUnavailable, match="left no word"):
+    with pytest.raises(DaemonUnavailable, match="left no message"):
         connect(settings, command=("true",))
     with pytest.raises(DaemonUnavailable, match="cannot start"):
         connect(settings, command=(str(tmp_path / "missing"),))
@@ -241,7 +241,7 @@ def test_a_holder_that_does_not_listen(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     lock = HomeLock(settings)
     try:
-        with pytest.raises(DaemonUnavailable, match=f"nobody answers.*pid {os.getpid()}"):
+        with pytest.raises(DaemonUnavailable, match=f"does not answer.*pid {os.getpid()}"):
             connect(settings, command=FAKE_DAEMON, patience=4.0)
     finally:
         lock.close()
@@ -258,13 +258,13 @@ def test_a_holder_is_named_though_the_last_try_came_too_late(
         if len(tries) == 1:
             return False
         wait_for(lambda: time.monotonic() >= give_up)
-        raise DaemonUnavailable("the daemon did not come up in time")
+        raise DaemonUnavailable("the daemon did not start in time")
 
     monkeypatch.setattr(client_module, "_start", start)
     monkeypatch.setattr(client_module, "_START_AGAIN", 0.0)
     lock = HomeLock(settings)
     try:
-        with pytest.raises(DaemonUnavailable, match=f"nobody answers.*pid {os.getpid()}"):
+        with pytest.raises(DaemonUnavailable, match=f"does not answer.*pid {os.getpid()}"):
             connect(settings, patience=0.5)
     finally:
         lock.close()
@@ -371,7 +371,7 @@ def test_it_leaves_when_idle_and_says_so(tmp_path: Path) -> None:
     with daemon_of(settings) as client:
         client.close()
         wait_for(lambda: gone(client.daemon.pid))
-    assert "nothing to do for 0.2 s" in settings.log.read_text()
+    assert "idle for 0.2 s" in settings.log.read_text()
     with pytest.raises(NoDaemon):
         connect(settings, start=False)
 

@@ -61,7 +61,7 @@ class Callers:
             except UsageError:
                 pass
             except MachineError as error:
-                assert "stood still" in str(error)  # noqa: PT017 - the one thing that a machine may lack here
+                assert "was frozen" in str(error)  # noqa: PT017 - the one thing that a machine may lack here
 
     async def _act(self, choose: random.Random, name: str, nursery: trio.Nursery) -> None:
         supervisor = self.supervisor

@@ -17,8 +17,8 @@ from fleet.kit import ask, assert_nothing_left, consistent, make_settings, marke
 
 #: What the next supervisor says of the message that was in flight.
 TOLD = {
-    "tool": (InteractionState.INTERRUPTED, "while claude was at work on this message"),
-    "reply": (InteractionState.INTERRUPTED, "while claude was at work on this message"),
+    "tool": (InteractionState.INTERRUPTED, "while claude was working on this message"),
+    "reply": (InteractionState.INTERRUPTED, "while claude was working on this message"),
 }
 
 

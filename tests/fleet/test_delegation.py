@@ -68,13 +68,13 @@ async def test_the_supervisor_is_killed_while_a_check_runs(tmp_path: Path) -> No
     async with supervising(settings) as supervisor:
         one = await last(supervisor)
         assert (one.state, one.outcome) == (InteractionState.UNCHECKED, Outcome.INTERRUPTED)
-        assert "checks were never finished" in one.error
+        assert "checks did not finish" in one.error
         assert one.response == "done"
         assert one.cost_exact
         assert one.cost == pytest.approx(0.05, abs=0.001)
         record = await supervisor.get("one")
         assert record.status is SessionStatus.STOPPED
-        assert "checks were never finished" in record.error
+        assert "checks did not finish" in record.error
         # It can be gone on with, and judged again by whoever wants to know.
         (tmp_path / "work" / "at-work-one").unlink(missing_ok=True)
         async with trio.open_nursery() as nursery:
@@ -111,7 +111,7 @@ async def cut_off_in_check(supervisor: Supervisor, check: str) -> None:
             scope.cancel()
     one = await last(supervisor)
     assert (one.state, one.outcome) == (InteractionState.UNCHECKED, Outcome.INTERRUPTED)
-    assert one.error == "its checks were never finished: the delegation was cancelled"
+    assert one.error == "its checks did not finish: the delegation was cancelled"
     assert one.is_error
     assert one.response == "done"
     record = await supervisor.get("one")
@@ -420,7 +420,7 @@ async def test_cancelled_while_a_check_runs(tmp_path: Path) -> None:
         )
         assert isinstance(result, DelegateResult)
         assert result.status is Outcome.INTERRUPTED
-        assert result.error == "its checks were never finished: the delegation was cancelled"
+        assert result.error == "its checks did not finish: the delegation was cancelled"
         assert result.response == "done"
         assert (await last(supervisor)).state is InteractionState.UNCHECKED
     await consistent(settings)
@@ -440,7 +440,7 @@ async def test_who_ends_a_session_ends_the_checks_of_its_work(tmp_path: Path, ho
         assert not still_alive((noted.where.root,)), "and it returns when nothing of them is left"
         reply = await supervisor.wait(sent)
         assert reply.outcome is Outcome.INTERRUPTED
-        assert reply.error.startswith("its checks were never finished: it was ")
+        assert reply.error.startswith("its checks did not finish: it was ")
         assert (await last(supervisor)).state is InteractionState.UNCHECKED
         assert not (sign.parent / "second").exists()
     await consistent(settings)

@@ -301,7 +301,7 @@ async def test_a_change_is_not_lost_with_its_session(tmp_path: Path, work: Path)
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
         await delegate(supervisor, bash("echo new > code; chmod 0 sub"), isolate="auto")
-        with pytest.raises(WrongStatus, match="neither applied nor exported") as refused:
+        with pytest.raises(WrongStatus, match="not applied or exported") as refused:
             await supervisor.delete("one")
         assert str(settings.layers) in refused.value.hint
         handlers = SessionHandlers(supervisor, cast("Host", None), settings)
@@ -314,7 +314,7 @@ async def test_a_change_is_not_lost_with_its_session(tmp_path: Path, work: Path)
         assert (files, whole) == (1, True)
         assert (tmp_path / "one" / "files" / "code").read_text() == "new\n"
         assert "+new" in (tmp_path / "one" / "change.patch").read_text()
-        with pytest.raises(WrongChange, match="exists already"):
+        with pytest.raises(WrongChange, match="already exists"):
             await applying.export(supervisor, "one", tmp_path / "one")
         record = await supervisor.get("one")
         await supervisor.delete("one")
@@ -348,7 +348,7 @@ async def test_a_crash_loses_no_change(tmp_path: Path, work: Path) -> None:
             await trio.lowlevel.wait_readable(descriptor)
             os.close(descriptor)
     async with supervising(settings) as supervisor:
-        with pytest.raises(WrongStatus, match="neither applied"):
+        with pytest.raises(WrongStatus, match="not applied or exported"):
             await supervisor.delete("one")
         outcome = await applying.apply(supervisor, "one")
         assert outcome.applied
@@ -403,7 +403,7 @@ async def test_a_machine_that_cannot_leave_the_folder_as_it_is(tmp_path: Path, w
     settings = msgspec.structs.replace(make_settings(tmp_path), containment="guard")
     async with supervising(settings) as supervisor:
         for how in ("auto", "overlay", "copy"):
-            with pytest.raises(UsageError, match="can put no other folder in the place"):
+            with pytest.raises(UsageError, match="cannot give a session its own view"):
                 await delegate(supervisor, bash("echo x > code"), isolate=how)
     assert (work / "code").read_text() == "old\n"
 

@@ -80,8 +80,8 @@ async def test_what_it_fails_is_not_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("replies", "words"),
     [
-        ((say("It is all very good: pass"),), "failed: it gave no answer of the shape"),
-        ((rules("maybe"),), "failed: its answer does not fit"),
+        ((say("It is all very good: pass"),), "failed: it gave no answer that matches"),
+        ((rules("maybe"),), "failed: its answer does not match"),
         ((say("x").failing(400),), "failed: "),
         ((call("Bash", command="true"), rules("pass")), ""),
     ],

@@ -182,7 +182,7 @@ async def test_somebody_else_changed_the_same_file_elsewhere_in_it(tmp_path: Pat
         # Once on what it left, once on what was merged.
         assert (tmp_path / "seen").read_text().split() == ["20", "1", "20", "2"]
         assert results[0].change is not None
-        assert "merged with what others had changed: code" in results[0].change.note
+        assert "merged with changes by others: code" in results[0].change.note
 
 
 async def test_cancelled_while_it_is_checked_again_it_stays_a_change(tmp_path: Path, work: Path) -> None:

@@ -97,7 +97,7 @@ async def test_what_passes_is_not_repaired_and_what_did_not_end_well_neither(tmp
     [
         (Limits(max_turns=1), "1 of 1 turns were used before"),
         (Limits(max_cost=0.01), "$0.0100 of $0.0100 were spent before"),
-        (Limits(max_tool_calls=0), "all 0 permitted tool calls used"),
+        (Limits(max_tool_calls=0), "all 0 allowed tool calls used"),
     ],
 )
 async def test_where_a_limit_is_used_up_nothing_is_sent(tmp_path: Path, limits: Limits, why: str) -> None:
@@ -182,7 +182,7 @@ async def test_whoever_ends_or_pauses_the_session_meanwhile_ends_the_repairs(
         if how == "stop":
             assert (reply.outcome, reply.error) == (
                 Outcome.INTERRUPTED,
-                "its checks were never finished: it was stopped",
+                "its checks did not finish: it was stopped",
             )
         else:
             assert reply.outcome is Outcome.VERIFICATION_FAILED

@@ -41,9 +41,9 @@ async def test_an_answer_that_fits(tmp_path: Path, preset: str) -> None:
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (give(a="x"), "its answer does not fit the schema: /a: 'x' is not of type 'integer'"),
+        (give(a="x"), "its answer does not match the schema: /a: 'x' is not of type 'integer'"),
         (give(), "'a' is a required property"),
-        (say('{"a": 1}'), "it gave no answer of the shape that was asked for"),
+        (say('{"a": 1}'), "it gave no answer that matches the schema"),
     ],
 )
 async def test_an_answer_that_does_not_fit(tmp_path: Path, reply: ScriptedReply, words: str) -> None:

@@ -165,7 +165,7 @@ async def test_what_can_be_seen_to_be_wrong_is_refused_before_anything_is_sent(t
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
         for hooks, said in (
-            (Hooks(webhook=f"ftp://{SECRET}"), "no web address"),
+            (Hooks(webhook=f"ftp://{SECRET}"), "not a web address"),
             (Hooks(notify=("json://127.0.0.1:1", f"no-such://{SECRET}")), "cannot send to that .* 2"),
         ):
             with pytest.raises(UsageError, match=said) as caught:

@@ -69,7 +69,7 @@ async def unkilled(supervisor: Supervisor, name: str = "one", **changes: object)
 async def test_a_folder_that_hangs_holds_up_the_start_of_no_other(
     tmp_path: Path, stubborn: Stubborn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be why the process could not be ended."""
+    """It may be why the process could not be killed."""
     (tmp_path / "elsewhere").mkdir()
     back = threading.Event()
 
@@ -84,7 +84,7 @@ async def test_a_folder_that_hangs_holds_up_the_start_of_no_other(
             monkeypatch.setattr(module, "real_folders", real_folders)
             monkeypatch.setattr(module, "_PATIENCE", 0.1)
             await start(supervisor, "two", work_dir=str(tmp_path / "elsewhere"))
-            with pytest.raises(ContainmentError, match="could not be ended"):
+            with pytest.raises(ContainmentError, match="could not be killed"):
                 await start(supervisor, "three")
             stubborn.refuses = False
     finally:
@@ -103,7 +103,7 @@ async def test_its_folder_is_given_to_nobody_until_a_kill_is_proved(
         await unkilled(supervisor)
         for place in (work, work / "below", tmp_path, tmp_path / "link"):
             with pytest.raises(
-                ContainmentError, match="processes of session 'one' could not be ended"
+                ContainmentError, match="processes of session 'one' could not be killed"
             ) as told:
                 await start(supervisor, "two", work_dir=str(place))
             assert told.value.hint == "`cms kill one` tries again"
@@ -231,7 +231,7 @@ async def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(
 
 
 async def test_what_is_left_is_told_with_its_reason(tmp_path: Path, stubborn: Stubborn) -> None:
-    """A session that was at work: its message ends, and says why its session is not trusted any more."""
+    """A session that was at work: its message ends, and says why its session is no longer trusted."""
     async with supervising(make_settings(tmp_path, grace=0.2)) as supervisor:
         await start(supervisor)
         sent = await supervisor.submit("one", prompt("go", toil()), type="send")

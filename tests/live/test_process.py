@@ -137,7 +137,7 @@ async def test_one_that_never_reads_is_not_written_to_for_ever(tmp_path: Path) -
                 sent += 1
         except ProtocolError as error:
             refusal = str(error)
-        assert refusal == "claude does not read its input any more"
+        assert refusal == "claude no longer reads its input"
         assert 1000 < sent < 10_000
 
 

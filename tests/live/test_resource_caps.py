@@ -21,11 +21,11 @@ LIMITS = Limits(max_memory=512 << 20, max_procs=20)
     ("hit", "passed", "said"),
     [
         (LimitsHit(), None, ()),
-        (LimitsHit(memory=2), None, ("the memory cap of 512 MiB was hit: the kernel ended 2x",)),
-        (LimitsHit(), "memory", ("the memory cap of 512 MiB was passed: all of it was ended",)),
-        (LimitsHit(processes=7), None, ("the cap of 20 processes was hit: 7 starts were refused",)),
+        (LimitsHit(memory=2), None, ("the memory cap of 512 MiB was reached: the kernel killed 2x",)),
+        (LimitsHit(), "memory", ("the memory cap of 512 MiB was exceeded: everything was killed",)),
+        (LimitsHit(processes=7), None, ("the cap of 20 processes was reached: 7 starts were refused",)),
         (LimitsHit(full=True), None, ("the cap of 20 processes was reached: more may have been refused",)),
-        (LimitsHit(full=True), "processes", ("the cap of 20 processes was passed: all of it was ended",)),
+        (LimitsHit(full=True), "processes", ("the cap of 20 processes was exceeded: everything was killed",)),
     ],
 )
 def test_each_cap_has_its_words(hit: LimitsHit, passed: ResourceCap | None, said: tuple[str, ...]) -> None:
@@ -57,7 +57,9 @@ async def test_a_death_by_the_kernels_hand_is_told_as_such(
         os.kill(pid, signal.SIGKILL)
         ended = await supervisor.finished(sent)
         assert ended.outcome is Outcome.FAILED
-        assert "claude was killed in the middle of a turn: the memory cap of 512 MiB was hit" in ended.error
-        assert ended.reasons[-1].startswith("the memory cap of 512 MiB was hit")
+        assert (
+            "claude was killed in the middle of a turn: the memory cap of 512 MiB was reached" in ended.error
+        )
+        assert ended.reasons[-1].startswith("the memory cap of 512 MiB was reached")
         record = await supervisor.get("one")
         assert record.caps_hit == ended.reasons[-1:]

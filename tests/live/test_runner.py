@@ -242,7 +242,7 @@ async def test_caps_on_the_process_tree(tmp_path: Path) -> None:
         bomb = call("Bash", command="for n in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 600 & done; wait")
         result = await delegate(supervisor, prompt("Work", bomb, say("done")), limits=Limits(max_procs=8))
         assert result.status is Outcome.FAILED
-        assert "passed their cap on processes" in (result.error or "")
+        assert "exceeded their limit of processes" in (result.error or "")
     await consistent(settings)
 
 
@@ -365,7 +365,7 @@ async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
         ("never_reads", "did not answer `initialize` within 0.5 s"),
         ("deaf", "did not answer `initialize` within 0.5 s"),
         ("garbage", "did not answer `initialize` within 0.5 s"),
-        ("closes_stdout", "closed its output before it was ready, and did not end"),
+        ("closes_stdout", "closed its output before it was ready, but did not exit"),
         ("endless_line", "passed 1000000 bytes"),
         ("dies_before_initialized", "was killed by signal 9 before it was ready"),
         (
@@ -375,7 +375,7 @@ async def test_waiting_takes_no_time(tmp_path: Path, state: str) -> None:
         ("is_too_old", "claude 2.1.208 cannot be used: it is too old; install"),
         (
             "takes_no_gate",
-            "claude of an unknown version cannot be used: it does not say that it has taken the tool",
+            "claude of an unknown version cannot be used: it does not confirm the tool",
         ),
         ("refuses_hooks", "refused to register the tool gate: hooks are out of order"),
         ("dies_before_usage", "exited with 7 before it was ready"),
@@ -423,7 +423,10 @@ async def test_one_that_does_not_come_up(tmp_path: Path, stage: str, error: str)
 
 @pytest.mark.parametrize(
     ("stage", "error"),
-    [("dies_idle", "exited with 5"), ("closes_stdout_idle", "closed its output while idle, and did not end")],
+    [
+        ("dies_idle", "exited with 5"),
+        ("closes_stdout_idle", "closed its output while idle, but did not exit"),
+    ],
 )
 async def test_one_that_ends_while_idle(tmp_path: Path, stage: str, error: str) -> None:
     settings = make_settings(tmp_path, claude=awkward(stage), grace=0.3)

@@ -219,7 +219,7 @@ async def test_what_the_person_s_file_says_holds_for_what_a_model_starts(setting
 @pytest.mark.parametrize(
     ("error", "told", "hint"),
     [
-        (NameTaken("fix-auth"), "a session named 'fix-auth' exists already", HINTS["name_taken"]),
+        (NameTaken("fix-auth"), "a session named 'fix-auth' already exists", HINTS["name_taken"]),
         (SessionNotFound("fix-aut", "fix-auth"), "no session named 'fix-aut'", "did you mean 'fix-auth'?"),
         (SessionNotFound("fix-aut"), "no session named 'fix-aut'", "`list` shows"),
         (WorkDirError("work dir /x does not exist"), "work dir /x does not exist", "give a workDir"),
@@ -238,7 +238,7 @@ async def test_what_the_person_s_file_says_holds_for_what_a_model_starts(setting
             "two",
             "one for each; `questions` a shows",
         ),
-        (NothingAsked("a"), "waits for no answer", "`questions` shows"),
+        (NothingAsked("a"), "is not waiting for an answer", "`questions` shows"),
         (CmsError("odd"), "odd.", ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, CmsError) else "",
@@ -290,7 +290,7 @@ async def test_a_bug_of_ours_is_a_tool_error_too(
             text = bad(await client.call_tool("status", {"name": "a"}))
     assert "ZeroDivisionError: oh" in text
     assert "a fault of cms" in text
-    assert "a bug of ours" in caplog.text
+    assert "a bug in cms" in caplog.text
 
 
 # --- long work --------------------------------------------------------------------------------------

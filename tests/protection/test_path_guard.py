@@ -196,7 +196,7 @@ async def test_a_second_name_of_a_protected_file_is_told_and_trips(settings: Set
         result = await delegate(supervisor, prompt("Try", shell("echo KEY=2 > other"), say("done")))
         assert env_file(settings).read_text() == "KEY=2\n"
         assert result.status is Outcome.PROTECTED_PATH
-        assert walls_of(result).unheld == (f"{env_file(settings)}: it has another name, a hard link",)
+        assert walls_of(result).unheld == (f"{env_file(settings)}: it has another name (a hard link)",)
 
 
 async def test_a_repository_that_the_work_makes_is_told_and_is_no_violation(settings: Settings) -> None:

@@ -180,7 +180,7 @@ def test_a_home_that_must_be_written_is_told_and_not_held(ground: Ground) -> Non
     found = ground.find(protect=(str(ground.home),))
     assert ground.home not in found.protected
     assert str(ground.home) in [one.path for one in found.unheld]
-    assert "which the session needs to write" in found.unheld[0].why
+    assert "and the session must write there" in found.unheld[0].why
 
 
 def test_a_work_dir_in_a_protected_place_opens_itself_and_nothing_beside_it(ground: Ground) -> None:
@@ -190,7 +190,7 @@ def test_a_work_dir_in_a_protected_place_opens_itself_and_nothing_beside_it(grou
     assert ground.named(found.protected) == {"~/.aws", "x/.env"}
     assert found.reopened == (ground.work,)
     assert [one.path for one in found.unheld] == [str(ground.work)]
-    assert "protected, but the session works here" in found.unheld[0].why
+    assert "protected, but the session works there" in found.unheld[0].why
     watched = ground.named(found.watched)
     assert "~/.aws/config" in watched
     assert not {"~/.aws", "."} & watched

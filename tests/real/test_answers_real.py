@@ -54,7 +54,7 @@ def test_an_answer_by_a_schema(world: World) -> None:
     assert "a: must be integer" in str(bad.json()["error"])
     none = world.cms("delegate", "none", prompt("Go", say("three")), *words)
     assert (none.code, none.json()["status"]) == (1, "failed"), none.out
-    assert "no answer of the shape" in str(none.json()["error"])
+    assert "no answer that matches" in str(none.json()["error"])
 
 
 async def test_a_judge_that_fails_it_and_that_nothing_in_the_folder_speaks_to(

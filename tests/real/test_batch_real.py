@@ -74,7 +74,7 @@ def test_every_weather(world: World) -> None:
     assert by_name["gust"]["tries"] == 1, "claude's own retry was enough"
     assert by_name["limited"]["tries"] == 2
     assert by_name["api_failure"]["response"] == "after the storm"
-    assert re.search(r"is parked until .*: .*; nothing is started before", ran.err)
+    assert re.search(r"waits until .*: .*", ran.err)
     assert "hung" in by_name["behind-hung"]["error"]
     if PLAIN > 2:
         said = world.cms("history", "p2", "--full", env=env)

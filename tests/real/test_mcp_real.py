@@ -198,7 +198,7 @@ def test_a_parent_delegates_under_limits_and_reads_the_verdicts(world: World, cl
     assert not refused.exists()
     assert run.good(3)["toolsUsed"] == []
     assert not (world.work_dir / "no.txt").exists()
-    assert "exists already" in run.bad(4)
+    assert "already exists" in run.bad(4)
     assert "did you mean 'maker'?" in run.bad(5)
     assert run.good(6)["total"] == 4
     for number, name in enumerate(["delegate"] * 4):

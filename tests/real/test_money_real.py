@@ -125,7 +125,7 @@ def test_turns_that_begin_by_themselves_end_at_a_shared_cap(world: World) -> Non
         wait_for_unasked(world, number + 1)
     assert CALL <= budget(world).spent_today + 1e-9 <= CALL + 0.01
     log = world.cms("audit", "one").out
-    assert log.count("a turn that nobody asked for is ended: today's budget is used up") == 2, log
+    assert log.count("ended a turn that nobody asked for: today's budget is used up") == 2, log
     again = world.cms("send", "one", prompt("More", say("never")))
     assert again.code == 4, again
 

@@ -96,7 +96,7 @@ ATTACKS = (
 
 
 def content(*roots: Path) -> dict[str, bytes]:
-    """Every protected file by its name: none may be changed, gone, or new."""
+    """Every protected file use a file named none may be changed, gone, or new."""
     found = {}
     for root in roots:
         for path in sorted(root.rglob("*") if root.is_dir() else [root]):
@@ -290,7 +290,7 @@ def test_every_decision_is_in_the_audit_log(world: World, repository: Path) -> N
         ("call", "refused", "Write"),
         ("end", "proved", ""),
     ]
-    assert "all as they were written" in world.cms("audit", "one", "--verify").out
+    assert "all seals intact" in world.cms("audit", "one", "--verify").out
     world.cms("daemon", "stop")
     db = sqlite3.connect(world.cms_home / "cms.db")
     db.execute("DROP TRIGGER decisions_no_update")
@@ -299,4 +299,4 @@ def test_every_decision_is_in_the_audit_log(world: World, repository: Path) -> N
     db.close()
     broken = world.cms("audit", "one", "--verify")
     assert broken.code == 1
-    assert broken.out == "BROKEN: row 5: it was changed, or the one before it was\n"
+    assert broken.out == "BROKEN: row 5: it was changed, or the row before it was\n"

@@ -65,10 +65,10 @@ def test_a_repository_runs_what_its_user_trusts_as_long_as_it_is_that(world: Wor
     project = world.work_dir.resolve()
     first = delegate(world, "first")
     assert names(ran) == set()
-    assert f"left out of {project} (not trusted): 2 hooks, MCP server inside, skill" in reasons(first)
+    assert f"not loaded from {project} (not trusted): 2 hooks, MCP server inside, skill" in reasons(first)
     assert f"`cms trust {project}`" in reasons(first)
     assert "permission rules" in reasons(first)
-    assert "left out of" in world.cms("status", "first").out
+    assert "not loaded from" in world.cms("status", "first").out
     assert "left out" in world.cms("audit", "first").out
     assert first.json()["receipt"]["walls"]["leftOut"]  # type: ignore[index]
 
@@ -104,7 +104,7 @@ def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
     (world.root / "tasks.json").write_text(json.dumps(tasks))
     batch = world.cms("batch", "--file", str(world.root / "tasks.json"), *EVIDENCE, str(ran), timeout=120)
     assert names(ran) == set()
-    assert (batch.out + batch.err).count("left out of") == 1, batch
+    assert (batch.out + batch.err).count("not loaded from") == 1, batch
 
 
 @pytest.mark.parametrize(
@@ -113,12 +113,12 @@ def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
         (("--agent", "revewer"), "--agent: there is no 'revewer'"),
         (("--settings", '{"permissions": {"deny": ["Bash("]}}'), "claude rejects the deny rule 'Bash('"),
         (("--settings", '{"hooks": 5}'), "claude rejects the value of 'hooks'"),
-        (("--settings", "{no json"), "no JSON"),
+        (("--settings", "{no json"), "not a JSON"),
         (
             ("--mcp-config", '{"mcpServers": {"gone": {"command": "/no/such/server"}}}'),
             "the server 'gone' is failed",
         ),
-        (("--effort", "turbo"), "--effort turbo is not in force"),
+        (("--effort", "turbo"), "--effort turbo is not in effect"),
         (("--mcp-config", '{"mcpServers": {"s": {"command": 3}}}'), "claude does not know the server 's'"),
     ],
 )
@@ -141,7 +141,7 @@ def test_a_mistake_in_the_users_own_settings_is_told(world: World) -> None:
     settings.write_text("{bad")
     result = delegate(world, "two")
     assert result.code == 0
-    assert "settings that are not in force" in reasons(result)
+    assert "settings not in effect" in reasons(result)
 
 
 def test_a_secret_that_a_flag_gives_stands_in_no_argv(world: World) -> None:

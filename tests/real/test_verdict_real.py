@@ -81,7 +81,7 @@ def test_commands_of_claudes_own(world: World) -> None:
         assert (ran.code, ran.json()["outcome"]) == ((0, "completed") if unknown else (1, "failed")), ran.out
     ran = world.cms("delegate", "two", "/cost", "--json")
     assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
-    assert "the model was not asked" in str(ran.json()["reasons"])
+    assert "without asking the model" in str(ran.json()["reasons"])
     assert ran.json()["response"]
 
 
@@ -241,7 +241,7 @@ def test_a_conversation_that_was_left_in_a_work_tree(world: World, claude: str) 
     assert (world.work_dir / ".claude" / "worktrees" / "side").exists()
     ran = world.cms("continue", "one", prompt("Work", WRITE, DONE), "--json")
     assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
-    assert "side, where no check runs: begin a session in that folder" in str(ran.json()["error"])
+    assert "side, where no check runs; start a session in that folder" in str(ran.json()["error"])
     assert not (world.work_dir / ".claude" / "worktrees" / "side" / "a.txt").exists()
 
 

@@ -77,7 +77,7 @@ def test_writes_anywhere_is_said(world: World) -> None:
     assert (world.home / "notes").read_text() == "x\n"
     assert "it can write whatever you can" in ran.err
     assert ran.json()["status"] == "completed"
-    assert ran.json()["reasons"] == ["it could write outside of its work dir: --writes anywhere"]
+    assert ran.json()["reasons"] == ["it could write outside its work dir: --writes anywhere"]
 
 
 def test_a_place_is_opened_by_name(world: World) -> None:

@@ -47,7 +47,7 @@ def test_what_is_found_is_told(shell: Shell) -> None:
     mechanism, level = checkup.containment.mechanism, checkup.containment.level
     assert lines[0] == f"containment  {mechanism}, level {level}"
     assert lines[1].startswith("  kill ends every descendant  ")
-    assert "  claude: this is the simulated agent: it does no work" in lines
+    assert "  claude: this is the simulated agent, which does no work" in lines
 
 
 def test_the_daemon_is_looked_at_and_not_started(shell: Shell, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_the_daemon_is_looked_at_and_not_started(shell: Shell, tmp_path: Path) -
     assert daemon.running
     assert daemon.pid == shell.ok("daemon", "status", "--json").json()["pid"]
     other = shell.cms("doctor", env={"CMS_CONTAINMENT": "guard"})
-    assert "from here it would be guard" in other.out
+    assert "started from here it would use guard" in other.out
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,17 @@ def test_the_daemon_is_looked_at_and_not_started(shell: Shell, tmp_path: Path) -
         (
             "echo '2.99.0 (Claude Code)'",
             """echo '{"loggedIn":true,"authMethod":"api_key"}'""",
-            "2.99.0 (newer than tested), handshake passed, logged in (api_key)",
+            "2.99.0 (newer than tested), works with cms, logged in (api_key)",
             1,
         ),
         (
             "echo 2.9",
             """echo '{"loggedIn":true,"authMethod":"api_key"}'""",
-            "2.9, handshake passed, logged in (api_key)",
+            "2.9, works with cms, logged in (api_key)",
             1,
         ),
-        ("echo 2.9", """echo '{"loggedIn":false}'; exit 1""", "2.9, handshake passed, NOT LOGGED IN", 0),
-        ("echo 2.9", "echo unknown command >&2; exit 1", "2.9, handshake passed, login unknown", 1),
+        ("echo 2.9", """echo '{"loggedIn":false}'; exit 1""", "2.9, works with cms, NOT LOGGED IN", 0),
+        ("echo 2.9", "echo unknown command >&2; exit 1", "2.9, works with cms, login unknown", 1),
         ("echo no such library >&2; exit 127", "exit 1", "DOES NOT RUN", 0),
     ],
 )
@@ -102,8 +102,8 @@ def test_claude_and_its_login(
 @pytest.mark.parametrize(
     ("stage", "why"),
     [
-        ("takes_no_gate", "cannot be used: it does not say that it has taken the tool gate"),
-        ("dies_before_usage", "it does not come up: claude "),
+        ("takes_no_gate", "cannot be used: it does not confirm the tool gate"),
+        ("dies_before_usage", "it does not start: claude "),
         ("dies_at_once", "no terminal, no home, no hope"),
     ],
 )
@@ -116,7 +116,7 @@ def test_a_claude_of_a_good_version_that_lacks_what_safety_rests_on(
     ran = shell.cms("doctor", env={"CMS_CLAUDE": good})
     assert ran.code == 1
     assert f"claude       {TESTED} (tested), logged in" in ran.out
-    assert why in ran.out.partition("NOT READY:")[2], ran.out
+    assert why in ran.out.partition("Not ready:")[2], ran.out
 
 
 def test_no_claude_at_all(shell: Shell) -> None:
@@ -146,4 +146,4 @@ def test_a_machine_on_which_a_kill_can_be_outrun(shell: Shell) -> None:
     ran = shell.cms("doctor", env={"CMS_CONTAINMENT": "guard"})
     assert ran.code == 1
     assert "containment  guard, level D" in ran.out
-    assert "NOT READY:\n  containment: level D: " in ran.out
+    assert "Not ready:\n  containment: level D: " in ran.out

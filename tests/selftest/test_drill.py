@@ -185,7 +185,7 @@ async def test_what_is_not_promised_fails_only_when_asked_to(
 async def test_what_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(trials, "PATIENCE", 0.01)
     report = await fewer_cases(monkeypatch, tmp_path)
-    assert of(report, "orphan").detail == "it did not come to an end"
+    assert of(report, "orphan").detail == "it did not end"
     monkeypatch.setattr(trials, "TOTAL_QUICK", 0.0)
     (tmp_path / "more").mkdir()
     report = await fewer_cases(monkeypatch, tmp_path / "more")

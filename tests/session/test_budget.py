@@ -182,7 +182,7 @@ def test_the_tightest_scope_decides_and_is_named() -> None:
     assert granted.final
     assert granted.short == (
         "the budget of batch 7 is used up: $0.5000 of $0.5000 spent, "
-        "$0.1000 counted for calls that never told their price, $0.0000 left; raise it, and go on"
+        "$0.1000 counted for calls that never reported their price, $0.0000 left; raise it to continue"
     )
     assert "cms budget set --daily" in describe(day)
 

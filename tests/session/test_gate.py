@@ -358,7 +358,7 @@ def test_a_turn_that_begins_elsewhere_is_ended(where: str) -> None:
     world = World(rules("full")).see(Init(session_id="c", cwd=where), hook("1", cwd=where))
     (told,) = world.breaches
     assert told.breach.outcome is Outcome.FAILED
-    assert f"claude goes on in {where}, where no check runs" in told.breach.reason
+    assert f"claude moved to {where}, where no check runs" in told.breach.reason
     assert world.words == {"1": "deny"}
     assert not World(rules("full")).see(Init(session_id="c", cwd=WORK), hook("1")).breaches
 
@@ -366,7 +366,7 @@ def test_a_turn_that_begins_elsewhere_is_ended(where: str) -> None:
 def test_work_in_the_cloud_is_ended() -> None:
     world = World(rules("full")).see(hook("1", "Agent", {"prompt": "x"}), tasks("remote_agent"))
     (told,) = world.breaches
-    assert told.breach.reason == "a subagent works in the cloud, where no check runs: task 0"
+    assert told.breach.reason == "a subagent runs in the cloud, where no check runs: task 0"
 
 
 @pytest.mark.parametrize(

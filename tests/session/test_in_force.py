@@ -55,7 +55,7 @@ def test_settings_that_are_not_taken() -> None:
     found = check_in_force(asked, (), reply(errors=errors), ())
     assert found.faults == ("--settings: permissions Expected object",)
     assert found.mistakes == (
-        "settings that are not in force: /home/u/.claude/settings.json: Invalid or malformed JSON",
+        "settings not in effect: /home/u/.claude/settings.json: Invalid or malformed JSON",
     )
 
 

@@ -199,7 +199,7 @@ def test_a_folder_beside_the_parent_s_is_not_inside_of_it() -> None:
 
 def test_who_has_spent_everything_can_give_nothing() -> None:
     parent = record(SessionOptions("p", "/work", limits=Limits(max_cost=1.0)), cost=1.0)
-    with pytest.raises(UsageError, match="nothing left to give"):
+    with pytest.raises(UsageError, match="nothing left to spend"):
         narrow(SessionOptions("c", "/work"), parent)
 
 

@@ -101,7 +101,7 @@ def test_the_time_of_earlier_rounds_counts() -> None:
         (Limits(max_cost=2.0, max_turns=9, max_tool_calls=4, max_time=4.0), ""),
         (Limits(max_cost=1.0), "$1.0000 of $1.0000"),
         (Limits(max_turns=8), "8 of 8 turns"),
-        (Limits(max_tool_calls=3), "all 3 permitted tool calls"),
+        (Limits(max_tool_calls=3), "all 3 allowed tool calls"),
         (Limits(max_time=3.0), "3 s are over"),
     ],
 )

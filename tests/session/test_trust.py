@@ -74,7 +74,7 @@ def test_the_settings_and_the_flag_trust_whatever_is_there() -> None:
 
 def test_rules_are_told_of_though_nothing_else_is_there() -> None:
     assert notices(stand("/p", [], [], rules=["Bash(npm test)"])) == (
-        "permission rules of /p are not in force (Bash(npm test)): name them with --allow",
+        "permission rules of /p do not count (Bash(npm test)); use --allow",
     )
     assert notices(stand("/p", [], [])) == ()
 

@@ -344,7 +344,7 @@ def test_what_still_runs_is_told() -> None:
     assert found.reasons == ("still running in the background: task 0, task 1",)
     breach = Breached(Breach(Outcome.TIME_EXCEEDED, "late", START))
     alive = verdict(REPLY, tasks("local_agent"), breach)
-    assert "subagents still at work: task 0" in alive.reasons
+    assert "subagents still running: task 0" in alive.reasons
 
 
 def test_a_server_that_was_not_there_is_told() -> None:
@@ -412,13 +412,13 @@ OVER_COST = work(INTERRUPTED, Outcome.COST_EXCEEDED, "$1 spent")
     [
         (work(CHECKING), CLEAN, (), "", DONE, Outcome.COMPLETED, ""),
         (work(CHECKING), CLEAN, FAILED, "", DONE, Outcome.VERIFICATION_FAILED, FAILED[0]),
-        (work(CHECKING), CLEAN, (), "gone", UNCHECKED, Outcome.INTERRUPTED, "never finished: gone"),
+        (work(CHECKING), CLEAN, (), "gone", UNCHECKED, Outcome.INTERRUPTED, "did not finish: gone"),
         (work(CHECKING), TRIPPED, (), "", DONE, Outcome.PROTECTED_PATH, "/x/.git/config"),
         (work(CHECKING), TRIPPED, FAILED, "", DONE, Outcome.PROTECTED_PATH, "/x/.git/config"),
         (work(CHECKING), TRIPPED, (), "gone", DONE, Outcome.PROTECTED_PATH, "/x/.git/config"),
         (work(CHECKING), LEFT, (), "", DONE, Outcome.FAILED, "processes are left: 7 sleep"),
         (work(CHECKING), LEFT, (), "gone", DONE, Outcome.FAILED, "processes are left: 7 sleep"),
-        (work(CHECKING), BLIND, (), "", DONE, Outcome.FAILED, "could not be looked at: a folder hangs"),
+        (work(CHECKING), BLIND, (), "", DONE, Outcome.FAILED, "could not be checked: a folder hangs"),
         (work(CHECKING), BLIND, FAILED, "", DONE, Outcome.VERIFICATION_FAILED, FAILED[0]),
         # After a crash: judged again, or cut off again.
         (CUT_OFF, None, (), "", DONE, Outcome.COMPLETED, ""),
@@ -475,7 +475,7 @@ def test_a_changed_path_only_tells_where_the_work_goes_on() -> None:
 
 def test_where_nobody_looked_that_is_told() -> None:
     judged = judge_delegation(CUT_OFF, None, on_violation="stop")
-    assert "not known whether a protected path changed" in " ".join(judged.reasons)
+    assert "it is unknown whether a protected path changed" in " ".join(judged.reasons)
 
 
 @pytest.mark.parametrize("stop", ["pause_turn", "refusal", "max_tokens", "a reason of a later model"])

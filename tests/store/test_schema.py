@@ -86,7 +86,7 @@ def test_another_programs_database_is_refused_and_untouched(tmp_path: Path) -> N
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     path.write_bytes(b"not a database at all, but long enough to have a header" * 100)
-    with pytest.raises(StoreError, match=r"x\.db is damaged or no database"):
+    with pytest.raises(StoreError, match=r"x\.db is damaged or not a database"):
         schema.connect(path)
 
 

@@ -36,30 +36,33 @@ def parse(text: str) -> Address:
     Raises:
         UsageError: it is none.
     """
-    hint = "an engine is given as temporal://HOST:7233/NAMESPACE"
+    hint = "write temporal://HOST:7233/NAMESPACE"
     try:
         parts = urlsplit(text)
         port = parts.port or _PORT
     except ValueError:
-        raise UsageError(f"{text!r} is no address of an engine", hint=hint) from None
+        raise UsageError(f"{text!r} is not an engine address", hint=hint) from None
     if parts.scheme != "temporal" or not parts.hostname or parts.fragment:
-        raise UsageError(f"{text!r} is no address of an engine", hint=hint)
+        raise UsageError(f"{text!r} is not an engine address", hint=hint)
     if parts.username or parts.password:
         raise UsageError(
-            "no secret may stand in an engine's address", hint="set TEMPORAL_API_KEY or TEMPORAL_TLS_*"
+            "an engine address must not contain a secret",
+            hint="set TEMPORAL_API_KEY or TEMPORAL_TLS_* instead",
         )
     heartbeat = _HEARTBEAT
     for key, value in parse_qsl(parts.query, keep_blank_values=True):
         if key != "heartbeat":
-            raise UsageError(f"{text!r}: an engine's address knows no {key!r}", hint="only heartbeat=60s")
+            raise UsageError(
+                f"{text!r}: an engine address has no option {key!r}", hint="the only option is heartbeat=60s"
+            )
         try:
             heartbeat = units.check_seconds(value)
         except ValueError as error:
             raise UsageError(f"heartbeat={value}: {error}") from None
         if heartbeat < _LEAST:
-            raise UsageError(f"heartbeat={value}: less than {_LEAST:g} s cannot be told from a busy machine")
+            raise UsageError(f"heartbeat={value}: less than {_LEAST:g} s is too short for a busy machine")
     namespace = parts.path.strip("/") or "default"
     if "/" in namespace:
-        raise UsageError(f"{text!r}: {namespace!r} is no namespace", hint=hint)
+        raise UsageError(f"{text!r}: {namespace!r} is not a namespace", hint=hint)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return Address(f"{host}:{port}", namespace, heartbeat)

@@ -108,7 +108,7 @@ def cut_off(task: Task, remains: Remains | None, spent: float, took: float) -> E
     """A try that was cut off by us, or by a crash. `spent`: what its session has cost in all."""
     if remains is None:
         # As it was before it was begun.
-        fate = Fate(TaskStatus.WAITING, go_on=task.go_on, reason="cut off before it had begun")
+        fate = Fate(TaskStatus.WAITING, go_on=task.go_on, reason="interrupted before it started")
         return End(fate, task.result, undone=True)
     fate = retry.salvage(remains)
     error = fate.reason if fate.status in OVER else ""
@@ -132,7 +132,7 @@ def lost(task: Task, why: str, cost: float, took: float, place: Place | None, *,
     """
     fate = Fate(TaskStatus.LOST, reason=why)
     if rerun and task.failures < RERUNS:
-        fate = Fate(TaskStatus.WAITING, counts="failure", reason=f"lost, begun anew: {why}")
+        fate = Fate(TaskStatus.WAITING, counts="failure", reason=f"lost and started again: {why}")
     result = TaskResult(error=why, duration=took, reasons=(f"lost: {why}",), place=place)
     return End(fate, result, cost, exact=False)
 

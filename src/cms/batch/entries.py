@@ -76,7 +76,7 @@ def read_keys(raw: object, keys: Keys, what: str) -> dict[str, object]:
         BadValue: one cannot be meant.
     """
     if not isinstance(raw, dict):
-        raise BadValue(f"{what} is an object with keys, not {units.shown(raw)}")
+        raise BadValue(f"{what} must be an object with keys, not {units.shown(raw)}")
     fields: dict[str, object] = {}
     for key, value in raw.items():
         option, contrary = find_key(str(key), keys)

@@ -170,7 +170,7 @@ def never_fits(dearest: float | None, max_cost: float | None) -> str:
     if dearest > max_cost:
         return (
             f"a task may cost ${dearest:.2f} (maxCost), more than the whole batch's ${max_cost:.2f}: "
-            "it would never start"
+            "it could never start"
         )
     return ""
 
@@ -214,11 +214,9 @@ def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecas
         copies = f"the copies of isolated tasks take about {disk / 2**30:.1f} GiB"
         problems.append(f"{copies}, and {free / 2**30:.1f} GiB are free")
     if not all(view.whole for view, _ in load.views):
-        notes.append("a work dir is too large to be measured: its copies take more disk than is told")
+        notes.append("a work dir is too large to measure: its copies need more disk than shown")
     if known < tasks:
-        notes.append(
-            f"there is no history for {tasks - known} of {tasks} tasks: for those only their limits are known"
-        )
+        notes.append(f"no history for {tasks - known} of {tasks} tasks; for those only their limits count")
     return Forecast(
         tasks=tasks,
         parallel=parallel,

@@ -38,9 +38,7 @@ def _share(value: object) -> float:
     except ValueError:
         share = -1.0
     if isinstance(value, bool) or not 0 <= share < float("inf"):
-        raise BadValue(
-            f"{units.shown(value)} is neither a share nor a number of tasks", hint="write 0.1 or 5"
-        )
+        raise BadValue(f"{units.shown(value)} is not a share or a number of tasks", hint="write 0.1 or 5")
     return share
 
 
@@ -273,17 +271,17 @@ def check_alterable(changes: Header) -> dict[str, str | float]:
     """
     for field in Header.__struct_fields__:
         if field not in (*ALTERABLE, "defaults") and getattr(changes, field) is not None:
-            raise BadValue(f"{HEADER[field].flags[0]} cannot be changed any more")
+            raise BadValue(f"{HEADER[field].flags[0]} cannot be changed now")
     tasks: dict[str, str | float] = {}
     for field in Layer.__struct_fields__:
         value = getattr(changes.defaults, field)
         if value is None:
             continue
         if field not in ALTERABLE_TASKS:
-            raise BadValue(f"{field} of tasks cannot be changed any more")
+            raise BadValue(f"{field} of tasks cannot be changed now")
         tasks[field] = value
     if not tasks and all(getattr(changes, field) is None for field in ALTERABLE):
-        raise BadValue("nothing is to be changed", hint="--max-parallel, --max-cost, --model ...")
+        raise BadValue("nothing to change", hint="give --max-parallel, --max-cost or --model, for example")
     return tasks
 
 
@@ -304,6 +302,6 @@ def check_table(options: BatchOptions) -> None:
     else:
         for field in ("row_name", "filter", "shuffle", "slice", "limit"):
             if getattr(options, field) not in (None, "", ()):
-                raise BadValue(f"{HEADER[field].flags[0]} is about rows", hint="give it with --data FILE")
+                raise BadValue(f"{HEADER[field].flags[0]} needs a table", hint="add --data FILE")
     if options.best_of is not None and options.attempts < 2:
-        raise BadValue("--best-of chooses among several attempts", hint="give it with --attempts N")
+        raise BadValue("--best-of needs several attempts", hint="add --attempts N")

@@ -107,7 +107,7 @@ class Repo(Record, frozen=True, omit_defaults=True):
         """
         source, _, ref = text.rpartition("#") if "#" in text else (text, "", "")
         if not _SOURCE.match(source) or (ref and not _REF.match(ref)):
-            raise UsageError(f"--repo: {text[:80]!r} is no repository", hint="a folder, URL or URL#REF")
+            raise UsageError(f"--repo: {text[:80]!r} is not a repository", hint="a folder, URL or URL#REF")
         if source.startswith("bundle:"):
             return cls(bundle=source.removeprefix("bundle:"), ref=ref)
         return cls(url=source, ref=ref)
@@ -283,7 +283,7 @@ class Beat(Record, frozen=True, tag_field="type", tag="beat"):
 class Ended(Record, frozen=True, tag_field="type", tag="ended"):
     """What became of a job: `done`; or without it by `how`.
 
-    `unbegun`: nothing of it was ever begun, and nothing will be. `lost`: nobody knows what became of it, and
+    `unbegun`: nothing of it was ever begun, and nothing will be. `lost`: it is unknown what became of it, and
     nothing of it is at work any more. `unknown`: the engine cannot be asked; it may be at work.
     """
 

@@ -119,7 +119,7 @@ def span(seconds: float) -> str:
 
 
 def score_rows(scores: Sequence[CellScore]) -> tuple[list[str], list[list[str]]]:
-    """What passed, cell by cell: the heads of a table and its rows. The first column is the cell's."""
+    """Pass rates, cell by cell: the heads of a table and its rows. The first column is the cell's."""
     ks = sorted({rate.k for score in scores for rate in score.rates})
     heads = ["cell", "tasks", "passed", *(f"pass@{k} (95 %)" for k in ks), "cost"]
     rows = []
@@ -185,7 +185,7 @@ def _facts(batch: BatchRecord, zone: tzinfo | None) -> list[tuple[str, str]]:
         ("status", batch.status.value + (f" ({batch.reason})" if batch.reason else "")),
         ("tasks", f"{batch.total}: {counts}"),
         ("cost", _money(batch.spent, exact=batch.exact) + cap),
-        ("reused", f"{batch.reused} results of earlier batches" if batch.reused else ""),
+        ("reused", f"{batch.reused} results from earlier batches" if batch.reused else ""),
         ("started", _clock(batch.started, zone)),
         ("ended", _clock(batch.ended, zone)),
         ("took", took),
@@ -228,7 +228,7 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
     if found.scores:
         heads, rows = score_rows(found.scores)
         rule = "| --- " + "| ---: " * (len(heads) - 1) + "|"
-        lines += ["", "## What passed", "", f"| {' | '.join(heads)} |", rule]
+        lines += ["", "## Pass rates", "", f"| {' | '.join(heads)} |", rule]
         lines += [f"| {' | '.join(_md(word) for word in row)} |" for row in rows]
     failures = [task for task in found.shown if task.status in _BAD]
     if failures:
@@ -238,7 +238,7 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
             for task in failures
         ]
     if left := [task for task in found.shown if task.response or _change(task)]:
-        lines += ["", "## What they left", "", "| task | change | answer |", "| --- | --- | --- |"]
+        lines += ["", "## Changes and answers", "", "| task | change | answer |", "| --- | --- | --- |"]
         lines += [
             f"| {_md(task.name)} | {_md(_change(task))} | {_md(task.response, _EXCERPT)} |" for task in left
         ]
@@ -246,14 +246,14 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
         lines += ["", "## Cost by model", "", "| model | cost |", "| --- | ---: |"]
         lines += [f"| {_md(model)} | {_money(cost)} |" for model, cost in _by_cost(found.by_model)]
     if found.by_cost:
-        lines += ["", "## Dearest tasks", "", "| task | cost | turns |", "| --- | ---: | ---: |"]
+        lines += ["", "## Most expensive tasks", "", "| task | cost | turns |", "| --- | ---: | ---: |"]
         lines += [
             f"| {_md(task.name)} | {_money(task.cost, exact=task.cost_exact)} | {task.turns} |"
             for task in found.by_cost
         ]
     lines += [
         "",
-        "## Time line",
+        "## Timeline",
         "",
         "| task | status | cost | took | |",
         "| --- | --- | ---: | ---: | --- |",
@@ -268,7 +268,7 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
             f"{span(task.duration / 1000)} | {f'`{bar}`' if bar else ''} |"
         )
     if found.left_out:
-        lines += ["", f"{found.left_out} more tasks are not shown here."]
+        lines += ["", f"{found.left_out} more tasks are not shown."]
     return "\n".join(lines) + "\n"
 
 

@@ -149,7 +149,7 @@ def judge(tried: Try, terms: Terms, now: float, jitter: float) -> Fate:
     if trouble is not None:
         api_failures = terms.api_failures + 1
         if api_failures >= terms.max_api_failures:
-            reason = f"given up after {api_failures} tries that the API's troubles ended"
+            reason = f"gave up after {api_failures} tries because of API errors"
             return Fate(status, trouble="overload", reason=reason)
         return Fate(
             TaskStatus.WAITING,
@@ -160,15 +160,15 @@ def judge(tried: Try, terms: Terms, now: float, jitter: float) -> Fate:
             reason=f"the API had trouble ({tried.api_status or 429}), tried again",
         )
     if tried.repairable:
-        return Fate(TaskStatus.WAITING, go_on=True, reason="its checks failed: goes on to repair them")
+        return Fate(TaskStatus.WAITING, go_on=True, reason="its checks failed; it goes on to fix that")
     if status is TaskStatus.COMPLETED or tried.outcome not in terms.retry_on or not terms.retries:
         return Fate(status)
     if terms.failures >= terms.retries:
-        return Fate(status, reason=f"given up after {terms.failures + 1} tries")
+        return Fate(status, reason=f"gave up after {terms.failures + 1} tries")
     if tried.acted and not terms.retry_acted:
         return Fate(
             status,
-            reason="not tried again: it may have changed something (retryActed permits it)",
+            reason="not retried: it may have changed something (retryActed allows it)",
         )
     return Fate(
         TaskStatus.WAITING,
@@ -207,15 +207,15 @@ def salvage(remains: Remains) -> Fate:
     """What becomes of a task that was cut off in the middle of a try."""
     acted = may_have_acted(remains.allowed)
     if not remains.sent or (not acted and not remains.turns):
-        return Fate(TaskStatus.WAITING, reason="cut off before anything was done; begun anew")
+        return Fate(TaskStatus.WAITING, reason="interrupted before it did anything; started again")
     if may_have_acted(remains.at_work):
         return Fate(
             TaskStatus.INTERRUPTED,
-            reason="cut off while a tool that may change something was at work; look at how things stand",
+            reason="interrupted while a tool that may change something was running; check what it did",
         )
     if not remains.turns:
         # Something acted, and no reply is on the store: they do not fit, so nothing is presumed.
-        return Fate(TaskStatus.INTERRUPTED, reason="cut off, and what it had done is not known")
+        return Fate(TaskStatus.INTERRUPTED, reason="interrupted, and what it did is unknown")
     if not remains.can_continue:
-        return Fate(TaskStatus.INTERRUPTED, reason="cut off, and its conversation is gone")
-    return Fate(TaskStatus.WAITING, go_on=True, reason="cut off; goes on in its own conversation")
+        return Fate(TaskStatus.INTERRUPTED, reason="interrupted, and its conversation is gone")
+    return Fate(TaskStatus.WAITING, go_on=True, reason="interrupted; it continues its conversation")

@@ -71,8 +71,8 @@ def table_format(name: str) -> TableFormat:
         return "csv"
     if suffix not in TABLE_FORMATS:
         raise BadTable(
-            f"{name} is no table that can be read",
-            hint=f"by its name: {', '.join(f'.{one}' for one in TABLE_FORMATS)}",
+            f"{name} cannot be read as a table",
+            hint=f"use a file named {', '.join(f'.{one}' for one in TABLE_FORMATS)}",
         )
     return TABLE_FORMATS[suffix]
 
@@ -96,7 +96,7 @@ def rows_of(objects: Iterable[tuple[int, object]]) -> Iterator[Row]:
     """
     for number, (line, one) in enumerate(objects, 1):
         if not isinstance(one, dict):
-            raise BadTable(f"a row is an object with fields, not {shown(one)}", line=line)
+            raise BadTable(f"a row must be an object with fields, not {shown(one)}", line=line)
         yield Row(number, line, {str(key): _text(value) for key, value in one.items()})
 
 
@@ -120,7 +120,7 @@ def _json_lines(lines: Iterable[bytes]) -> Iterator[Row]:
                 yield number, msgspec.json.decode(text)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                 raise BadTable(
-                    f"not JSON: {error}", line=number, hint="each line is a row: an object"
+                    f"not JSON: {error}", line=number, hint="each line must be an object"
                 ) from None
 
     return rows_of(objects())
@@ -142,7 +142,7 @@ def _csv(lines: Iterable[bytes], delimiter: str) -> Iterator[Row]:
     try:
         names = [name.strip() for name in next(reader, [])]
         if not any(names):
-            raise BadTable("it has no first line with the names of its fields", line=1)
+            raise BadTable("it has no header line", line=1)
         twice = [name for place, name in enumerate(names) if not name or name in names[:place]]
         if twice:
             what = f"names the field {twice[0]!r} twice" if twice[0] else "has a field without a name"
@@ -205,7 +205,7 @@ def field_of(row: Row, field: str, who: str) -> str:
     try:
         return row.fields[field]
     except KeyError:
-        message = f"{who} wants the field {field!r}, which the table does not have"
+        message = f"{who} uses the field {field!r}, which the table does not have"
         raise BadTable(message, line=row.line, hint=meant(field, list(row.fields)[:20])) from None
 
 
@@ -224,16 +224,18 @@ def parse_filter(text: str) -> Condition:
     """
     found = _COMPARED.fullmatch(text)
     if found is None:
-        raise BadValue(f"{shown(text)} is no filter", hint="field=value, field!=value, field~regex, field<10")
+        raise BadValue(
+            f"{shown(text)} is not a filter", hint="field=value, field!=value, field~regex, field<10"
+        )
     field, how, value = found.groups()
     value = value.strip()
     if how in ("~", "!~"):
         try:
             re.compile(value)
         except re.error as error:
-            raise BadValue(f"{value!r} is no regular expression: {error}") from None
+            raise BadValue(f"{value!r} is not a regular expression: {error}") from None
     elif how in _NUMBERS and _number(value) is None:
-        raise BadValue(f"{field}{how}{value}: {value!r} is no number")
+        raise BadValue(f"{field}{how}{value}: {value!r} is not a number")
     return Condition(field, how, value)
 
 
@@ -246,7 +248,7 @@ def parse_slice(text: str) -> tuple[int | None, int | None]:
     found = re.fullmatch(r"\s*(-?\d+)?\s*:\s*(-?\d+)?\s*", text)
     if found is None:
         raise BadValue(
-            f"{shown(text)} is no slice", hint="A:B, the rows from number A (the first is 0) up to B"
+            f"{shown(text)} is not a slice", hint="write A:B for the rows A to B-1, counted from 0"
         )
     start, end = (None if one is None else int(one) for one in found.groups())
     return start, end

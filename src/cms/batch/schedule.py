@@ -269,7 +269,7 @@ def _work(state: State, now: float) -> float:
 
 def _out_of_time(state: State, now: float) -> State:
     if now >= state.deadline:
-        return _close(state, "time", "the batch's time is over")
+        return _close(state, "time", "the batch reached its time limit")
     most = state.bounds.work
     if most is not None and _work(state, now) >= most - EPSILON:
         return _close(state, "time", f"the batch has worked for {most:.0f} s (--max-work)")

@@ -58,16 +58,16 @@ def _check_places(spec: TaskSpec) -> None:
         if place.name not in spec.needs:
             near = nearest(place.name, spec.needs)
             raise BadValue(
-                f"the prompt wants {{{{{place}}}}}, and {place.name!r} is not in needs",
-                hint=f"did you mean {near!r}?" if near else f"add {place.name!r} to needs",
+                f"the prompt uses {{{{{place}}}}}, but {place.name!r} is not in needs",
+                hint=f"did you mean {near!r}?" if near else f"add {place.name!r} to its needs",
             )
         if place.field not in template.FIELDS:
             raise BadValue(
-                f"the prompt wants {place.field!r} of {place.name!r}",
+                f"the prompt uses {place.field!r} of {place.name!r}",
                 hint=units.meant(place.field, template.FIELDS),
             )
         if place.path and place.field != "output":
-            raise BadValue(f"the prompt wants {{{{{place}}}}}", hint="only output has parts")
+            raise BadValue(f"the prompt uses {{{{{place}}}}}", hint="only output has parts")
 
 
 def _header(raw: dict[str, object]) -> Header:
@@ -107,13 +107,11 @@ def sniff(name: str, start: bytes) -> Format:
 def not_tasks(name: str, start: bytes) -> str:
     """Why a file holds no tasks, if its name or its first line says that it is of a kind that is not read."""
     suffix = name.lower().rpartition(".")[2]
-    read = "tasks are read from JSON, JSON Lines and TOML"
+    read = "write tasks as JSON, JSON Lines or TOML"
     if suffix in ("yaml", "yml") or start.startswith((b"---", b"%YAML")):
         return f"it is YAML: {read}"
     if suffix in ("csv", "tsv", "parquet"):
-        return (
-            f"it is a table: {read}; give a table as --data, and what is to be done for each row as --prompt"
-        )
+        return f"it is a table: {read}; give the table with --data and the task for each row with --prompt"
     return ""
 
 
@@ -144,7 +142,7 @@ class Reader:
             try:
                 raw = msgspec.json.decode(text)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                yield Fault(where, f"not JSON: {_lower(str(error))}", "each line is one task: an object")
+                yield Fault(where, f"not JSON: {_lower(str(error))}", "each line must be one task, an object")
                 continue
             try:
                 if first and isinstance(raw, dict) and "name" not in raw and "defaults" in raw:
@@ -230,7 +228,7 @@ def _lower(text: str) -> str:
 
 
 def _no_constant(word: str) -> object:
-    raise BadValue(f"it holds {word}, which is no number of JSON's")
+    raise BadValue(f"it holds {word}, which is not a JSON number")
 
 
 def _json_places(text: str, inside: str = "") -> list[int]:

@@ -50,12 +50,12 @@ def _read_matrix(value: object) -> tuple[Axis, ...]:
     for key, values in _axes(value):
         option, contrary = find_key(key, TASK_KEYS)
         if option.field in _FIXED or contrary:
-            raise BadValue(f"{key!r} cannot vary", hint="an option of the task, like model or effort")
+            raise BadValue(f"{key!r} cannot vary", hint="vary an option of the task, like model or effort")
         if any(axis.key == option.key for axis in axes):
             raise BadValue(f"{key!r} is given twice")
         axis = Axis(option.key, tuple(msgspec.json.encode(one, enc_hook=str).decode() for one in values))
         if len(values) < 2 or len(set(axis.labels)) < len(values):
-            raise BadValue(f"{key}: it needs two values or more, all different", hint=f"write {key}=A,B")
+            raise BadValue(f"{key}: it needs two or more different values", hint=f"write {key}=A,B")
         for one in values:
             try:
                 option.read(one)
@@ -81,11 +81,11 @@ def _axes(value: object) -> Iterator[tuple[str, Sequence[object]]]:
     if isinstance(value, str):
         value = (value,)
     if not isinstance(value, list | tuple):
-        raise BadValue(f"{shown(value)} is no matrix", hint='write {"model": ["opus", "haiku"]}')
+        raise BadValue(f"{shown(value)} is not a matrix", hint='write {"model": ["opus", "haiku"]}')
     for text in value:
         key, equals, values = str(text).partition("=")
         if not equals:
-            raise BadValue(f"{shown(text)} is no axis", hint="write model=opus,haiku")
+            raise BadValue(f"{shown(text)} is not an axis of a matrix", hint="write model=opus,haiku")
         yield key.strip(), split_rules(values)
 
 
@@ -160,7 +160,7 @@ class Table(msgspec.Struct, frozen=True):
                 row = next(rows, None)
                 if row is None:
                     if number == 1:
-                        yield Fault("the table", "no row of it is taken")
+                        yield Fault("the table", "no row is selected")
                     return
                 if number == 1:
                     self._check_fields(templates, row)

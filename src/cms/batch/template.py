@@ -132,7 +132,7 @@ def part_of(output: str, place: Wanted) -> str:
         NoSuchPart: there is none, or no output.
     """
     if not output:
-        raise NoSuchPart(f"{{{{{place}}}}}: {place.name!r} gave no output by a schema (jsonSchema)")
+        raise NoSuchPart(f"{{{{{place}}}}}: {place.name!r} has no output with a schema (jsonSchema)")
     value: object = msgspec.json.decode(output)
     for step in place.path.split(".") if place.path else ():
         if isinstance(value, dict) and step in value:
@@ -164,8 +164,8 @@ def fill_row(text: str, row: Mapping[str, str], *, command: bool = False) -> str
         value = row[match["row"]]
         if command and not _HARMLESS.fullmatch(value):
             raise BadValue(
-                f"{shown(value)} ({match['row']}) cannot be part of a check",
-                hint="only letters, digits and _./:@%+,=- can; let the check read a file instead",
+                f"{shown(value)} ({match['row']}) cannot be used in a check",
+                hint="use only letters, digits and _./:@%+,=-, or let the check read a file",
             )
         return value
 

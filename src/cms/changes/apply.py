@@ -67,7 +67,7 @@ def apply(
 
     def plan(tree: Tree, store: Store) -> Plan:
         if (applied := find_applied(keep)) is not None:
-            raise WrongChange(f"the change is applied already, to {applied.folder}")
+            raise WrongChange(f"the change is already applied to {applied.folder}")
         told = read_told(keep)
         return make_plan(entries, target, tree, store, forbids, told=told, markers=conflict_markers)
 
@@ -99,7 +99,7 @@ def revert(keep: Path, *, forbids: Forbids = _nothing, dry_run: bool = False, wa
 
     def plan(tree: Tree, store: Store) -> Plan:
         if read_history(keep).standing != event:
-            raise WrongChange("the change is not applied any more")
+            raise WrongChange("the change is no longer applied")
         return make_plan(entries, target, tree, store, forbids, told={})
 
     return _change(keep, target, plan, "revert", partial=False, dry_run=dry_run, wait=wait)
@@ -181,10 +181,10 @@ def _change(
             with _held(keep.parent, Path(journal.folder), wait) as tree:
                 _end_interrupted(keep, tree)
         except locks.Busy:
-            return _refused("busy", f"another apply of it works in {journal.folder}")
+            return _refused("busy", f"it is being applied right now in {journal.folder}")
         except OSError as error:
             raise WrongChange(
-                f"an apply of it to {journal.folder} was cut off and cannot be ended: {error.strerror}"
+                f"an apply of it to {journal.folder} was cut off and cannot be finished: {error.strerror}"
             ) from error
     try:
         with _held(keep.parent, folder, wait) as tree:
@@ -196,14 +196,14 @@ def _change(
                 return _outcome(found, applied=False)
             return _carry_out(keep, Path(os.path.realpath(folder)), tree, store, found, kind)
     except locks.Busy:
-        return _refused("busy", f"another apply works in {folder}")
+        return _refused("busy", f"another apply is running in {folder}")
     except (FileNotFoundError, NotADirectoryError):
         if folder.is_dir():
             raise
         return _refused("folder", f"{folder} is gone")
     except OSError as error:
         if error.errno in _NO_SPACE:
-            return _refused("space", "no space is left to keep what is in the folder now")
+            return _refused("space", "no space left to back up what is in the folder")
         raise
 
 
@@ -213,7 +213,7 @@ def _carry_out(
     try:
         transaction.carry_out(keep, folder, tree, store, plan.steps, kind)
     except Overtaken as overtaken:
-        refusal = Refusal(overtaken.path, "changed", "it was changed in the folder at this moment")
+        refusal = Refusal(overtaken.path, "changed", "it changed in the folder during the apply")
         return _outcome(plan, applied=False, more=(refusal,))
     except Failed as failed:
         return _outcome(plan, applied=False, more=(_why_failed(failed),))
@@ -229,7 +229,7 @@ def _why_failed(failed: Failed) -> Refusal:
     if error.errno == errno.EXDEV:
         return Refusal(failed.path, "mount", "lies on another file system than the folder")
     if error.errno == errno.ELOOP:
-        return Refusal(failed.path, "link", "a folder on the way to it is a link in the folder now")
+        return Refusal(failed.path, "link", "one of its parent folders is a link now")
     return Refusal(failed.path, "changed", f"cannot be written: {error.strerror or error}")
 
 

@@ -39,7 +39,7 @@ def bring_branch(keep: Path, branch: str, *, message: str, folder: Path | None =
     target = Path(os.path.realpath(folder or change.folder))
     repository = git.find_repository(target)
     if repository is None:
-        raise WrongChange(f"{target} is in no git repository")
+        raise WrongChange(f"{target} is not in a git repository")
     bringer = _Bringer(keep, change, repository, repository.prefix(target))
     return bringer.bring(branch, message)
 
@@ -62,7 +62,7 @@ class _Bringer:
         entries = [entry for entry in self.change.entries if not entry.ignored]
         commit = self._commit(parent, entries, message)
         if not commit or commit == self.change.start.commit:
-            raise WrongChange("there is nothing in the change that a branch could hold")
+            raise WrongChange("the change has nothing that a branch can hold")
         # Only if there is none: another may have made it since.
         absent = "0" * len(commit)
         self.ask("update-ref", "-m", "cms: a task's change", f"refs/heads/{branch}", commit, absent)
@@ -72,7 +72,7 @@ class _Bringer:
         try:
             self.ask("check-ref-format", "--branch", branch)
         except MachineError:
-            raise WrongChange(f"{branch!r} cannot be the name of a branch") from None
+            raise WrongChange(f"{branch!r} is not a valid branch name") from None
         with contextlib.suppress(MachineError):
             self.ask("rev-parse", "--verify", "-q", f"refs/heads/{branch}")
             raise WrongChange(f"there is a branch {branch!r} already")

@@ -83,7 +83,9 @@ def freeze(
     commits = keep_commits(reading, keep, start) if reading.git else None
     left_out = reading.left_out
     if reading.git and git.find_repository(folder) is None:
-        left_out += (LeftOut(b".git", "a repository that the task made: it is not kept, its files are"),)
+        left_out += (
+            LeftOut(b".git", "a git repository that the task made: its files are kept, its history is not"),
+        )
     change = Change(str(folder), start, time.time(), _mark_ignored(folder, found), left_out, commits)
     store.sync()
     write_record(keep / NAME, msgspec.json.encode(change))

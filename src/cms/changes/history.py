@@ -75,7 +75,7 @@ def read_history(keep: Path) -> History:
     try:
         return msgspec.json.decode(data, type=History)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ChangeUnreadable(f"{keep / NAME} makes no sense: {error}") from None
+        raise ChangeUnreadable(f"{keep / NAME} cannot be read: {error}") from None
 
 
 def add_event(keep: Path, event: Event) -> None:

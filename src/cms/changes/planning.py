@@ -167,7 +167,7 @@ class _Planner:
             self.refuse(path, refused.why, refused.detail)
             return
         except ThroughLink:
-            self.refuse(path, "link", "a folder on the way to it is a link in the folder now")
+            self.refuse(path, "link", "one of its parent folders is a link now")
             return
         except PermissionError as error:
             self.refuse(path, "permission", f"cannot be read: {error.strerror}")
@@ -234,9 +234,9 @@ class _Planner:
         if entry.base == "unknown":
             raise _Refused(
                 "unknown",
-                "it was changed after the task began, and what was there then is not known"
+                "it changed after the task started, and its earlier content is unknown"
                 if now is not None
-                else "it was deleted after the task began",
+                else "it was deleted after the task started",
             )
         if now == before:
             return after, False, 0
@@ -251,7 +251,7 @@ class _Planner:
             return self._merge(entry.path, before, after, now)
         raise _Refused(
             "changed",
-            "it was created in the folder meanwhile, and is another"
+            "it was created in the folder meanwhile, with other content"
             if before is None
             else "it was changed in the folder meanwhile",
         )
@@ -259,21 +259,21 @@ class _Planner:
     def _merge(self, path: bytes, before: Node | None, after: Node, now: Node) -> tuple[Node, bool, int]:
         mode = now.mode if before is None or after.mode == before.mode else after.mode
         if before is not None and now.mode not in (before.mode, mode) and after.mode != before.mode:
-            raise _Refused("changed", "its permissions were changed in the folder meanwhile, in another way")
+            raise _Refused("changed", "its permissions were changed differently in the folder meanwhile")
         if now.content == after.content or (before is not None and before.content == after.content):
             return msgspec.structs.replace(now, mode=mode), True, 0
         if before is not None and before.content == now.content:
             return msgspec.structs.replace(after, mode=mode), True, 0
         answered = path in self.told and self.told[path].is_answered(now, after)
         if before is None and not self.markers and not answered:
-            raise _Refused("changed", "it was created in the folder meanwhile, and is another")
+            raise _Refused("changed", "it was created in the folder meanwhile, with other content")
         texts = []
         for node in (now, before, after):
             if node is not None and node.size > lines.BIGGEST_TEXT:
                 raise _Refused("changed", "it was changed in the folder meanwhile, and is too big to merge")
             texts.append(b"" if node is None else self.store.read(node.content))
         if any(lines.is_binary(text) for text in texts):
-            raise _Refused("changed", "it was changed in the folder meanwhile, and is no text")
+            raise _Refused("changed", "it was changed in the folder meanwhile, and is not text")
         merged = lines.merge(
             texts[0], texts[1], texts[2], _LABELS, self.store.folder.parent, theirs_wins=answered
         )
@@ -293,7 +293,7 @@ class _Planner:
             raise _Refused("nested", "it belongs to a repository itself")
         above = path.rpartition(b"/")[0]
         if self._in_nested(above):
-            raise _Refused("nested", "it lies in a repository within the folder")
+            raise _Refused("nested", "it is inside a nested git repository")
 
     def _in_nested(self, folder: bytes) -> bool:
         way = [folder]
@@ -310,7 +310,7 @@ class _Planner:
         if target.startswith(b"/"):
             inside = target == root or target.startswith(root.rstrip(b"/") + b"/")
             if not inside or b".." in target.split(b"/"):
-                raise _Refused("outside", f"a link to {as_text(target)}, which is not in the folder")
+                raise _Refused("outside", f"a link to {as_text(target)}, outside the folder")
             return
         depth = path.count(b"/")
         names = [name for name in target.split(b"/") if name not in (b"", b".")]
@@ -319,7 +319,7 @@ class _Planner:
             ups += 1
         # After a name there may be no way up: the name may be a link itself, and up from where that leads.
         if ups > depth or b".." in names[ups:]:
-            raise _Refused("outside", f"a link to {as_text(target)}, which is not in the folder")
+            raise _Refused("outside", f"a link to {as_text(target)}, outside the folder")
 
     # --- one for the others -----------------------------------------------------------------------
 
@@ -344,7 +344,7 @@ class _Planner:
         found = self.tree.look(above)
         if made is None and found is not None and stat.S_ISDIR(found.st_mode):
             return
-        self.refuse(step.path, "changed", f"{as_text(above)} is no folder there")
+        self.refuse(step.path, "changed", f"{as_text(above)} is not a folder there")
 
     def _check_emptied(self, step: Step) -> None:
         """A folder that is to go must hold nothing but what goes, too."""
@@ -353,7 +353,7 @@ class _Planner:
         for name in self._names(step.path):
             child = self.steps.get(step.path + b"/" + name)
             if child is None or child.then is not None:
-                self.refuse(step.path, "changed", f"{as_text(name)} is in it, which stays")
+                self.refuse(step.path, "changed", f"{as_text(name)} is in it and stays")
                 return
 
     def _check_names(self) -> None:

@@ -45,7 +45,9 @@ def preview(
                     writer.put(step)
                 writer.close()
     except locks.Busy:
-        return Outcome(applied=False, refused=(Refusal(b"", "busy", f"another apply works in {folder}"),))
+        return Outcome(
+            applied=False, refused=(Refusal(b"", "busy", f"another apply is running in {folder}"),)
+        )
     return Outcome(
         applied=False,
         written=tuple(step.path for step in plan.steps),

@@ -99,7 +99,7 @@ class Collector:
 def check_time(bound: Bound) -> None:
     """Raises `ChangeTooBig` if the time is up."""
     if time.monotonic() > bound.until:
-        raise ChangeTooBig("what the task changed could not be looked through in the time there was")
+        raise ChangeTooBig("reading what the task changed took too long")
 
 
 def overlay(tree: Tree, path: bytes, name: str) -> bytes | None:

@@ -80,7 +80,7 @@ def carry_out(
         except OSError as error:
             raise MachineError(
                 f"an apply to {folder} failed, and cannot be undone yet: {error.strerror or error}",
-                hint="it is tried again before the next one, and when cms starts",
+                hint="cms tries again before the next apply and when it starts",
             ) from error
         raise
     clean_up(keep, journal, tree)
@@ -116,7 +116,7 @@ def read_journal(keep: Path) -> Journal | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ChangeUnreadable(f"{keep / JOURNAL} makes no sense: {error}") from None
+        raise ChangeUnreadable(f"{keep / JOURNAL} cannot be read: {error}") from None
 
 
 def event_of(journal: Journal, kind: Literal["apply", "revert", "undone"]) -> Event:

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("CMS_DEBUG"):
             raise
         wrapped = InternalError(
-            f"a bug of ours: {type(error).__name__}: {error}",
-            hint="please report it; CMS_DEBUG=1 shows where it happened",
+            f"internal error: {type(error).__name__}: {error}",
+            hint="please report this bug; CMS_DEBUG=1 shows where it happened",
         )
         return _fail(wrapped, words)
 
@@ -45,7 +45,7 @@ def _check_text(words: Sequence[str]) -> None:
     for word in words:
         if not word.isascii() and (told := word.encode(errors="backslashreplace").decode()) != word:
             raise UsageError(
-                f"{told[:60]} is not valid UTF-8 text", hint="a folder can be named by a link to it"
+                f"{told[:60]} is not valid UTF-8 text", hint="to name such a folder, make a link to it"
             )
 
 

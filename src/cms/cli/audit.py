@@ -75,8 +75,8 @@ def lines(reply: AuditLog, style: Style, *, rows: bool) -> list[str]:
         where = f"row {reply.broken.number}" if reply.broken.number else "the log"
         return [*shown, f"BROKEN: {where}: {reply.broken.why}"]
     if not reply.rows:
-        return ["nothing was decided about this session yet"]
-    return [*shown, f"{len(reply.rows)} rows, all as they were written; head {reply.rows[-1].seal}"]
+        return ["no decisions about this session yet"]
+    return [*shown, f"{len(reply.rows)} rows, all seals intact; head {reply.rows[-1].seal}"]
 
 
 def row_line(row: AuditRow, style: Style) -> str:

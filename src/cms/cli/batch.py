@@ -108,8 +108,8 @@ def run(
     _check(file, prompt, resume, whole.header, plan=plan, detach=detach, foreground=foreground)
     if resume is not None and said != TaskFlags():
         raise UsageError(
-            "--resume goes on with tasks as they were added: flags that tell how they work are for --file",
-            hint="what holds for the whole batch can be changed: --max-cost, --max-time, --max-parallel ...",
+            "--resume goes on with the tasks as they were; flags for tasks need --file",
+            hint="limits of the whole batch can change: --max-cost, --max-time, --max-parallel ...",
         )
     said.warn()
     tasks = said.layer
@@ -155,7 +155,7 @@ def _check(
     """
     if sum(one is not None for one in (file, prompt, resume)) != 1:
         raise UsageError(
-            "batch needs --file, --prompt or --resume, one of them",
+            "batch needs one of --file, --prompt and --resume",
             hint="usage: cms batch --file tasks.json (cms batch --help)",
         )
     if prompt is not None:
@@ -163,13 +163,13 @@ def _check(
     if file == header.data == "-":
         raise UsageError("--file and --data cannot both be stdin")
     if detach and foreground:
-        raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
+        raise UsageError("--detach and --foreground exclude each other")
     if header.keep_alive and foreground:
         raise UsageError(
-            "--keep-alive needs the daemon: with --foreground every session ends with the command"
+            "--keep-alive needs the daemon; with --foreground every session ends with the command"
         )
     if plan and resume is not None:
-        raise UsageError("--plan is for a file: what a batch has left, `cms batch show` tells")
+        raise UsageError("--plan needs --file; `cms batch show ID` shows what a batch has left")
     made = [HEADER[field].flags[0] for field in MAKES_TASKS if getattr(header, field) is not None]
     if resume is not None and made:
         raise UsageError(f"--resume goes on with tasks as they were added: {made[0]} is for --file")
@@ -207,7 +207,7 @@ def _afar(options: BatchOptions) -> BatchOptions:
 
         parse(options.on)
         if options.max_tokens is not None:
-            raise UsageError("--max-tokens is for batches done here: nodes do not tell tokens")
+            raise UsageError("--max-tokens does not work with --on: nodes do not report tokens")
         options = msgspec.structs.replace(options, cache=False)  # their folders cannot be looked at
     elif options.label or options.artifacts or options.repo or options.rerun_lost:
         raise UsageError(
@@ -264,8 +264,8 @@ def _resume(port: Port, word: str, typed: Header, *, detach: bool, json: bool) -
     batch = port.ask(BATCH_GET, BatchParams(id=word)).batch
     if batch.status not in RESUMABLE:
         raise UsageError(
-            f"batch {batch.id!r} is {batch.status.value}: there is nothing to go on with",
-            hint=f"see what became of it: cms batch show {batch.id}",
+            f"batch {batch.id!r} is {batch.status.value}: nothing is left to do",
+            hint=f"`cms batch show {batch.id}` shows what became of it",
         )
     options = _afar(msgspec.structs.replace(_with_settings(batch.options, typed), detached=detach))
     params = BatchRunParams(id=batch.id, options=options, wait=not detach)
@@ -280,8 +280,8 @@ def _run(port: Port, params: BatchRunParams, batch: BatchRecord, *, detach: bool
         else:
             io.show_lines(
                 [
-                    f"{batch.id}: {batch.total} tasks, the daemon works on them by itself",
-                    f"look at it: cms batch show {batch.id}",
+                    f"{batch.id}: {batch.total} tasks, running in the daemon",
+                    f"follow it: cms batch show {batch.id}",
                 ]
             )
         return ExitCode.COMPLETED

@@ -81,7 +81,7 @@ class BatchProgress:
             self._parked = batch.until
             self._erase()
             until = clock(batch.until, self._style)
-            io.warn(f"cms: {batch.id} is parked until {until}: {batch.reason}; nothing is started before")
+            io.warn(f"cms: {batch.id} waits until {until}: {batch.reason}")
 
     def _tell_ended(self) -> None:
         while True:

@@ -130,7 +130,7 @@ def summary_lines(
     rows = [
         ("tasks", counts_words(batch)),
         ("cost", money_words(batch)),
-        ("reused", f"{count(batch.reused, 'result')} of earlier batches" if batch.reused else ""),
+        ("reused", f"{count(batch.reused, 'result')} from earlier batches" if batch.reused else ""),
         ("time", ", ".join(part for part in (took, left) if part)),
         ("tokens", f"{batch.tokens:,}{_of(batch.options.max_tokens)}" if batch.tokens else ""),
         ("at once", str(batch.parallel) if batch.ended is None and batch.parallel else ""),
@@ -147,9 +147,9 @@ def summary_lines(
         lines += [f"  {line}" for line in table(shown, style, right=tuple(range(1, len(heads))))]
     lines += [f"  warning: {one_line(text, style)}" for text in batch.warnings]
     if batch.status is BatchStatus.STOPPED:
-        lines.append(f"go on with: cms batch resume {batch.id}")
+        lines.append(f"continue: cms batch resume {batch.id}")
     elif batch.status is BatchStatus.FAILED:
-        lines.append(f"do again what failed: cms batch requeue {batch.id}")
+        lines.append(f"retry what failed: cms batch requeue {batch.id}")
     return lines
 
 
@@ -173,9 +173,9 @@ def batches_table(batches: Sequence[BatchRecord], now: float, style: Style) -> l
 
 def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
     """What `--plan` tells."""
-    limit = "no limit" if plan.cost_limit is None else f"at most {cost(plan.cost_limit)} by their limits"
+    limit = "no limit" if plan.cost_limit is None else f"at most {cost(plan.cost_limit)} (sum of the limits)"
     guess = f"about ${plan.cost:.2f}, up to ${plan.cost_high:.2f}; " if plan.known else ""
-    time = f"{span(plan.seconds)} to {span(plan.seconds_high)}" if plan.known else "not known"
+    time = f"{span(plan.seconds)} to {span(plan.seconds_high)}" if plan.known else "unknown"
     rows = [
         ("tasks", f"{plan.tasks}, {plan.parallel} at once"),
         ("cost", f"{guess}{limit}"),
@@ -188,7 +188,7 @@ def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
     lines = [f"  {label:<8} {value}" for label, value in rows]
     lines += [f"  note: {text}" for text in plan.notes]
     lines += [paint(f"  does not fit: {text}", "31", style) for text in plan.problems]
-    return [*lines, "it fits" if plan.fits else "it cannot fit: nothing was started"]
+    return [*lines, "it fits" if plan.fits else "it cannot run like this; nothing was started"]
 
 
 def _disk(wanted: int, free: int | None) -> str:

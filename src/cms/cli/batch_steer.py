@@ -96,11 +96,11 @@ def requeue(
     """
     word = pick("requeue", batch)
     if bool(names) + failed + errored > 1:
-        raise UsageError("give names, --failed or --errored: one of them")
+        raise UsageError("task names, --failed and --errored exclude each other")
     params = BatchRequeueParams(word, tuple(names), errored, reason)
     with io.daemon() as client:
         changed = client.call(BATCH_REQUEUE, params)
-    return _show(changed, "to be done again", json=json)
+    return _show(changed, "queued again", json=json)
 
 
 def cancel(
@@ -137,6 +137,6 @@ def _show(changed: BatchChanged, what: str, *, json: bool) -> int:
     if what:
         lines.append(f"{changed.tasks} {'task' if changed.tasks == 1 else 'tasks'} {what}")
     if batch.status in RESUMABLE and batch.ended is None:
-        lines.append(f"look at it: cms batch show {batch.id} --follow")
+        lines.append(f"follow it: cms batch show {batch.id} --follow")
     io.show_lines(lines)
     return ExitCode.COMPLETED

@@ -121,7 +121,7 @@ def show(
     summary = render.summary_lines(record, time.time(), style, scores)
     io.show_lines([*lines, *([""] if lines else []), *summary])
     if report:
-        io.warn(f"cms: the report is in {report}")
+        io.warn(f"cms: wrote the report to {report}")
     return ExitCode.COMPLETED
 
 
@@ -132,7 +132,7 @@ def _write_report(path: str, text: str, work_dir: str) -> None:
     try:
         replace_own(Path(path), text, Path(work_dir), is_report)
     except OSError as error:
-        raise UsageError(f"--report: {path}: {error.strerror}", hint="name another file") from None
+        raise UsageError(f"--report: {path}: {error.strerror}", hint="choose another file") from None
 
 
 def pause(batch: IdWord = None, /, *, reason: ReasonFlag = "", json: JsonFlag = False) -> int:
@@ -194,7 +194,8 @@ def show_one(batch: BatchRecord, *, json: bool) -> int:
 def pick(command: str, word: str | None) -> str:
     if not word:
         raise UsageError(
-            f"batch {command} needs the id of a batch", hint="`cms batches` shows them; the beginning will do"
+            f"batch {command} needs the id of a batch",
+            hint="`cms batches` lists them; the first letters are enough",
         )
     return word
 

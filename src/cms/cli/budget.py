@@ -15,7 +15,7 @@ from cms.rpc.money import BUDGET_GET, BUDGET_SET, SetBudgetParams
 from cms.rpc.verbs import Nothing
 from cms.session.budget import ALL, DAY, Budget, name_of
 
-#: What `--json` tells of a cap, in US dollars. `unknown`: counted for calls that never told their price.
+#: What `--json` tells of a cap, in US dollars. `unknown`: counted for calls that never reported their price.
 _SCOPE = "scope cap spent unknown reserved=held at_work=holders left=free"
 
 
@@ -48,8 +48,8 @@ def set_(
 
 def clear(
     *,
-    daily: Annotated[bool, flags.switch("--daily", "Only the cap of the day.")] = False,
-    total: Annotated[bool, flags.switch("--total", "Only the cap of everything.")] = False,
+    daily: Annotated[bool, flags.switch("--daily", "Only the daily cap.")] = False,
+    total: Annotated[bool, flags.switch("--total", "Only the total cap.")] = False,
     json: JsonFlag = False,
 ) -> int:
     """Remove the caps: the one you name, or both.
@@ -96,11 +96,11 @@ def lines(budget: Budget) -> list[str]:
         f"spent ever    {render.cost(budget.ever.spent)}",
     ]
     if not budget.scopes:
-        return [*found, "no cap is set: cms budget set --daily 20"]
+        return [*found, "no cap is set; `cms budget set --daily 20` sets one"]
     for one in budget.scopes:
         parts = [f"{render.cost(one.used)} of {render.cost(one.cap)} used"]
         if one.unknown:
-            parts.append(f"{render.cost(one.unknown)} of it for calls that never told their price")
+            parts.append(f"{render.cost(one.unknown)} of it for calls that never reported their price")
         if one.holders:
             parts.append(f"{render.cost(one.held)} reserved by {one.holders} at work")
         parts.append(f"{render.cost(one.free)} left")

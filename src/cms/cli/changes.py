@@ -108,10 +108,10 @@ def apply(
     if pr and not branch:
         raise UsageError("--pr needs a branch", hint=f"cms apply {who} --branch NAME --pr")
     if branch and conflict_markers:
-        raise UsageError("--branch changes no file, so nothing conflicts: leave --conflict-markers out")
+        raise UsageError("--branch and --conflict-markers exclude each other")
     gh = shutil.which("gh") if pr else None
     if pr and gh is None:
-        raise UsageError("--pr needs GitHub's command line tool, gh, which is not installed")
+        raise UsageError("--pr needs gh, GitHub's command line tool, which is not installed")
     params = ApplyParams(who, conflict_markers=conflict_markers, branch=branch)
     with io.daemon() as client:
         reply = client.call(CHANGE_APPLY, params)
@@ -165,10 +165,10 @@ def export(
     """
     who, word = flags.pick_name_and_word("export", name, target, name_flag, "target")
     if not word:
-        raise UsageError("export needs a place", hint=flags.usage_hint("export", "NAME TARGET"))
+        raise UsageError("export needs a target", hint=flags.usage_hint("export", "NAME TARGET"))
     place = Path(word).expanduser().absolute()
     if not place.parent.is_dir():
-        raise UsageError(f"{place.parent} is no folder", hint="create it first")
+        raise UsageError(f"{place.parent} is not a folder", hint="create it first")
     with io.daemon() as client:
         reply = client.call(CHANGE_EXPORT, ExportParams(who, str(place)))
     if json:
@@ -176,8 +176,10 @@ def export(
     else:
         io.show_lines([f"{reply.name}: {render.count(reply.files, 'file')} in {reply.target}"])
     if not reply.whole:
-        io.warn("cms: not all of the change is in there, so it still counts as not exported")
-        io.warn(f"     commits come by `cms apply {who} --branch NAME`, everything else by a folder")
+        io.warn("cms: part of the change is not in there, so it still counts as not exported")
+        io.warn(
+            f"     `cms apply {who} --branch NAME` brings the commits; export to a folder brings the rest"
+        )
     return ExitCode.COMPLETED
 
 
@@ -188,7 +190,7 @@ def _stat_lines(reply: DiffResult, style: terminal.Style) -> list[str]:
     """The numbers, and what is not in the patch."""
     lines = [f"{reply.name}: {render.change_words(reply.change, reply.name, style)}"]
     if reply.live:
-        lines.append("  it is at work: this is how it stands now")
+        lines.append("  still running; this is the change so far")
     lines += [f"  {_painted_stat(one, style)}" for one in render.safe(reply.stat, style).splitlines()]
     lines += [f"  commit: {render.one_line(one, style)}" for one in reply.commits]
     lines += [f"  left out: {render.one_line(f'{one.path}: {one.why}', style)}" for one in reply.left_out]
@@ -211,12 +213,12 @@ def _apply_lines(reply: ApplyResult, style: terminal.Style) -> list[str]:
     if reply.branch:
         return [f"{reply.name}: branch {reply.branch} at {reply.commit[:12]} in {reply.folder}"]
     if not reply.applied:
-        lines = [f"{reply.name}: not applied, nothing was written in {reply.folder}"]
+        lines = [f"{reply.name}: not applied, nothing was changed in {reply.folder}"]
         for one in reply.refused:
             where = render.one_line(one.path or reply.folder, style)
             lines.append(f"  {where}: {render.one_line(one.detail or one.why, style)}")
         if any(one.why == "conflict" for one in reply.refused):
-            lines.append(f"write them with markers: cms apply {reply.name} --conflict-markers")
+            lines.append(f"write them with conflict markers: cms apply {reply.name} --conflict-markers")
         return lines
     lines = [f"{reply.name}: applied to {reply.folder}, {render.count(len(reply.written), 'path')} written"]
     lines += [f"  merged: {render.one_line(one, style)}" for one in reply.merged if one not in reply.marked]

@@ -206,7 +206,7 @@ def _write(path: Path) -> None:
             file.write(EXAMPLE)
     except FileExistsError:
         raise UsageError(
-            f"{path} exists already; it was not changed", hint="edit it, or use `cms config set KEY VALUE`"
+            f"{path} already exists; it was not changed", hint="edit it, or use `cms config set KEY VALUE`"
         ) from None
     except OSError as error:
         raise HomeUnusable(f"cannot write {path}: {error.strerror}") from None

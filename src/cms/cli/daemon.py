@@ -72,7 +72,7 @@ def status(*, json: JsonFlag = False) -> int:
         with io.daemon(start=False) as client:
             reply = client.call(DAEMON_STATUS, Nothing())
     except NoDaemon:
-        _show_none(f"no daemon runs for {load_settings().home}", stopped=False, json=json)
+        _show_none(f"no daemon is running for {load_settings().home}", stopped=False, json=json)
         return ExitCode.DAEMON_UNAVAILABLE
     if json:
         io.show_json(json_object(reply, running=True))
@@ -111,11 +111,11 @@ def stop(
             client.wait_until_gone(give_up)
             if time.monotonic() >= give_up:
                 raise DaemonUnavailable(
-                    f"the daemon (pid {pid}) has not left within {grace + _LEAVING:g} s",
-                    hint="`cms daemon logs` shows what it waits for",
+                    f"the daemon (pid {pid}) is still running after {grace + _LEAVING:g} s",
+                    hint="`cms daemon logs` shows what it is waiting for",
                 )
     except NoDaemon:
-        _show_none("no daemon runs", stopped=False, json=json)
+        _show_none("no daemon is running", stopped=False, json=json)
         return ExitCode.COMPLETED
     _show_none(f"daemon stopped (pid {pid})", stopped=True, json=json)
     return ExitCode.COMPLETED
@@ -188,7 +188,7 @@ def _show_none(text: str, *, stopped: bool, json: bool) -> None:
 
 
 def _status_lines(status: DaemonStatus) -> list[str]:
-    idle = "never" if status.idle_exit is None else f"after {render.seconds(status.idle_exit)} of idleness"
+    idle = "never" if status.idle_exit is None else f"after {render.seconds(status.idle_exit)} idle"
     return [
         "daemon running",
         *render.fields(

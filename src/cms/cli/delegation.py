@@ -69,16 +69,14 @@ def delegate(
     who, word = flags.pick_name_and_word("delegate", name, task, name_flag, "task")
     text = flags.pick_text("delegate", "task", word=word, flag=task_flag, file=task_file)
     if detach and foreground:
-        raise UsageError("--detach hands the work to the daemon, --foreground keeps it here: give one")
+        raise UsageError("--detach and --foreground exclude each other")
     options = said.options(who, DELEGATION, delegated=True)
     layer = said.layer
     if layer.repair and not (options.verify or options.judge):
-        hint = "give it one: --verify CMD, or --judge PROMPT"
-        raise UsageError("--repair puts right what a check finds", hint=hint)
+        hint = "add --verify CMD or --judge PROMPT"
+        raise UsageError("--repair needs a check", hint=hint)
     if (layer.judge_max_cost or layer.judge_model) and not options.judge:
-        raise UsageError(
-            "there is no judge to have a cap or a model", hint="give it its question: --judge PROMPT"
-        )
+        raise UsageError("--judge-max-cost and --judge-model need a judge", hint="add --judge PROMPT")
     said.warn()
     context = said.layer.context or ""
     params = DelegateParams(

@@ -233,7 +233,7 @@ def pick_text(
     given = [value for value in (word, flag, file) if value is not None]
     if len(given) > 1:
         raise UsageError(
-            f"the {what} is given twice", hint=f"as an argument, by --{what} or by --{what}-file"
+            f"the {what} is given twice", hint=f"give it as an argument, with --{what} or with --{what}-file"
         )
     if not given:
         if not required:
@@ -246,9 +246,11 @@ def pick_text(
         except UnicodeDecodeError:
             raise UsageError(f"the {what} on stdin is not valid UTF-8 text") from None
     if not text.strip():
-        raise UsageError(f"the {what} is empty", hint=f"say what the session is to do, or --{what}-file FILE")
+        raise UsageError(
+            f"the {what} is empty", hint=f"say what the session should do, or use --{what}-file FILE"
+        )
     if len(text) > MAX_TEXT:
-        raise UsageError(f"the {what} is {len(text)} characters long: more than {MAX_TEXT} is a mistake")
+        raise UsageError(f"the {what} is {len(text)} characters long; at most {MAX_TEXT} are allowed")
     try:
         text.encode()
     except UnicodeEncodeError:

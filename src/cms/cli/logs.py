@@ -112,9 +112,7 @@ def logs(
     who = flags.pick_name("logs", name, name_flag)
     sieve = Sieve(since, _pattern(grep))
     if raw and (json or last is not None or not sieve.open):
-        raise UsageError(
-            "--raw prints the lines as they are: give it without --json, --last, --since and --grep"
-        )
+        raise UsageError("--raw excludes --json, --last, --since and --grep")
     with io.daemon() as client:
         session = client.call(SESSION_GET, NameParams(name=who)).session
         log = Log(raw_log_path(load_settings().raw, session.id))
@@ -142,7 +140,7 @@ def _pattern(text: str) -> re.Pattern[str] | None:
     try:
         return re.compile(text) if text else None
     except re.error as error:
-        raise UsageError(f"--grep {text!r} is no regular expression: {error}") from None
+        raise UsageError(f"--grep {text!r} is not a regular expression: {error}") from None
 
 
 def _last_end(client: Client, name: str) -> tuple[Interaction | None, str | None]:

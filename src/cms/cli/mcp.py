@@ -25,7 +25,7 @@ def mcp(*, json: JsonErrorFlag = False) -> int:  # noqa: ARG001 - `cms.cli.app` 
     refuse_nested(settings.environ.get("CMS_PARENT", ""), settings.environ.get("CMS_CHILD_SOCKET", ""))
     check_sdk()
     if sys.stdin.isatty():
-        raise UsageError("cms mcp speaks a protocol, not to a person", hint="`cms setup` registers it")
+        raise UsageError("cms mcp is for MCP clients, not for a terminal", hint="`cms setup` registers it")
     # A client waits some seconds for its servers, and most of that goes into this import: a sixth less of it
     # without collections, which find nothing while modules load.
     gc.disable()
@@ -63,5 +63,5 @@ def refuse_nested(parent: str, child_socket: str) -> None:
     """
     if parent and not child_socket:
         raise UsageError(
-            "this session may not use cms", hint="a person can allow it: cms spawn or delegate --allow-cms"
+            "this session may not use cms", hint="a person can allow it with `--allow-cms` (spawn, delegate)"
         )

@@ -39,7 +39,7 @@ def parse_address(word: str) -> Address:
     except ValueError:
         local = False
     if not local:
-        raise ValueError(f"{host!r} is not this machine's loopback: metrics are served there only")
+        raise ValueError(f"{host!r} is not a loopback address; metrics are served only there")
     return Address(host, int(port))
 
 

@@ -60,7 +60,7 @@ def run(
     from cms.nodes.start import start
 
     if bool(on) == dev_server:
-        raise UsageError("node needs --on URL or --dev-server, one of them", hint="cms node --help")
+        raise UsageError("node needs either --on URL or --dev-server", hint="cms node --help")
     return start(
         on,
         slots=None if slots == "auto" else _slots(slots),
@@ -95,7 +95,7 @@ def drain(
 ) -> int:
     """Have this node take nothing more and leave after its last task.
 
-    Exits with 11 when no node runs.
+    Exits with 11 when no node is running.
 
     Example::
 
@@ -110,7 +110,7 @@ def drain(
     if json:
         io.show_json(json_object(id=found.card.id, pid=found.pid, tasks=len(found.busy), left=wait))
     else:
-        busy = f"{len(found.busy)} tasks run on" if found.busy and not wait else "it has nothing left to do"
+        busy = f"{len(found.busy)} tasks still running" if found.busy and not wait else "nothing left to do"
         io.show_lines([f"node {found.card.id} drains: {busy}"])
     return ExitCode.COMPLETED
 
@@ -118,7 +118,7 @@ def drain(
 def status(*, json: JsonFlag = False) -> int:
     """Show this node and what it does.
 
-    Exits with 11 when no node runs.
+    Exits with 11 when no node is running.
 
     Example::
 
@@ -135,7 +135,7 @@ def status(*, json: JsonFlag = False) -> int:
 def _find(folder: NodeFolder) -> NodeState:
     found = folder.running()
     if found is None:
-        raise NoNode(f"no node runs for {folder.path.parent}", hint="cms node --on URL starts one")
+        raise NoNode(f"no node is running for {folder.path.parent}", hint="cms node --on URL starts one")
     return found
 
 

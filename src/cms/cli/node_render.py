@@ -64,7 +64,7 @@ def fleet_json(fleet: Overview) -> dict[str, object]:
 
 def fleet_lines(fleet: Overview, now: float, style: Style) -> list[str]:
     if not fleet.nodes:
-        return [f"no node is at {fleet.address}; start one: cms node --on {fleet.address}"]
+        return [f"no node at {fleet.address}; start one with `cms node --on {fleet.address}`"]
     heads = ("NODE", "HOST", "SLOTS", "LABELS", "CMS", "LEVEL", "DONE", "TODAY", "STANDING")
     lines = render.table([heads, *(_row(card, state) for card, state in fleet.nodes)], style)
     states = [state for _, state in fleet.nodes if state is not None]

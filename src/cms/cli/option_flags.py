@@ -165,11 +165,13 @@ class SessionFlags:
         """Say loudly what was switched off."""
         said = typed(self)
         if said.get("safety") is False:
-            io.warn("cms: safety is OFF: no protected paths, no gate; this is recorded with the session")
+            io.warn(
+                "cms: safety is OFF: no protected paths, no permission checks (recorded with the session)"
+            )
         if said.get("writes") == "anywhere":
-            io.warn("cms: it can write whatever you can, but for protected paths (--writes anywhere)")
+            io.warn("cms: --writes anywhere: it can write whatever you can, except protected paths")
         if said.get("permission_mode") == "bypassPermissions":
-            io.warn("cms: permission mode bypassPermissions: what the gate does not decide is allowed")
+            io.warn("cms: permission mode bypassPermissions: whatever is not refused is allowed")
 
 
 @takes("delegate")

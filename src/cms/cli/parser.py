@@ -139,6 +139,8 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
         word = unmark((error.unused_tokens or ["?"])[0])
         parent = error.app or app
         ask = ask.replace("its flags", "its commands")
+        if word.startswith("-"):
+            return _unknown("flag", word, ("--help", "--help-all", "--version"), ask)
         return _unknown("command", word, [name for name in parent if not name.startswith("-")], ask)
     if isinstance(error, UnknownOptionError):
         known = [

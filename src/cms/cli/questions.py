@@ -159,7 +159,7 @@ def _go_on(asked: Unanswered, texts: tuple[str, ...], *, json: bool) -> int:
 def ask_lines(reply: QuestionsResult, now: float, style: Style) -> list[str]:
     """Every open call, then every message that ended asking, each with how to answer it."""
     if not reply.open and not reply.unanswered:
-        return ["nobody asks anything"]
+        return ["no questions"]
     found: list[str] = []
     several = {one.name for one in reply.open if sum(one.name == other.name for other in reply.open) > 1}
     for one in reply.open:

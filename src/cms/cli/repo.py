@@ -36,10 +36,10 @@ def settled(text: str, shared: str) -> str:
     folder = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - links are kept as typed
     found = git.find_repository(folder) if folder.is_dir() else None
     if found is None:
-        raise UsageError(f"--repo: {folder} is in no git repository", hint="a folder, URL or URL#REF")
+        raise UsageError(f"--repo: {folder} is not in a git repository", hint="a folder, URL or URL#REF")
     if not shared:
         raise UsageError(
-            "--repo with a folder needs a place that all hosts share", hint="name one: --artifacts DIR"
+            "--repo with a folder needs a folder that all hosts share", hint="add --artifacts DIR"
         )
     try:
         digest, commit = _bundle(found, shared)

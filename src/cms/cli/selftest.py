@@ -117,7 +117,7 @@ def checkup_lines(checkup: Checkup) -> list[str]:
             one = getattr(guarantees, name)
             rows.append((words, f"{one.strength}: {one.why}" if one.why else one.strength))
         lines[1:1] = render.fields(rows)
-    for fatal, head in ((False, "could be better:"), (True, "NOT READY:")):
+    for fatal, head in ((False, "Could be better:"), (True, "Not ready:")):
         chosen = [problem for problem in checkup.problems if problem.fatal is fatal]
         if chosen:
             lines += ["", head]
@@ -140,7 +140,7 @@ def _claude(found: Claude | None) -> str:
     login = {"yes": "logged in", "no": "NOT LOGGED IN", "unknown": "login unknown"}[found.login]
     method = f" ({found.method})" if found.method else ""
     known = "" if found.standing == "unknown" else f" ({found.standing})"
-    fit = ", handshake passed" if found.fit else ""
+    fit = ", works with cms" if found.fit else ""
     return f"{found.version or 'DOES NOT RUN'}{known}{fit}, {login}{method}, {found.path}"
 
 
@@ -154,6 +154,6 @@ def _isolation(found: Isolation) -> str:
 
 def _daemon(found: Daemon) -> str:
     if not found.running:
-        return "none runs; the first command that needs it starts it"
+        return "not running; the first command that needs it starts it"
     live = render.count(found.live, "live session")
     return f"runs: pid {found.pid}, version {found.version}, {live}, {found.containment}"

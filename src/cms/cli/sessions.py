@@ -78,7 +78,7 @@ def send(
     who, word = flags.pick_name_and_word("send", name, message, name_flag, "message")
     text = flags.pick_text("send", "message", word=word, flag=message_flag, file=message_file)
     if stop and detach:
-        raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
+        raise UsageError("--stop and --detach exclude each other")
     params = SendParams(
         name=who,
         message=text or "",

@@ -64,9 +64,9 @@ def spawn(
     who, word = flags.pick_name_and_word("spawn", name, prompt, name_flag, "prompt")
     text = flags.pick_text("spawn", "prompt", word=word, flag=prompt_flag, file=prompt_file)
     if max_budget is not None and said.layer.max_cost is not None:
-        raise UsageError("--max-budget and --max-cost are the same: give one")
+        raise UsageError("--max-budget and --max-cost are the same flag; give one")
     if stop and detach:
-        raise UsageError("--stop needs the answer, and --detach does not wait for it: give one")
+        raise UsageError("--stop and --detach exclude each other")
     options = said.options(who, over=Layer(max_cost=max_budget))
     said.warn()
     params = SpawnParams(

@@ -81,7 +81,7 @@ def trust(
     """
     settings = load_settings_and_file()
     if settings.inside:
-        raise UsageError("a session cannot trust anything", hint="ask the person who started it")
+        raise UsageError("a session cannot trust a folder", hint="ask the person who started it")
     if sum((yes, remove, list_)) > 1 or (list_ and dir is not None):
         raise UsageError("--yes, --remove and --list exclude each other, and --list takes no folder")
     if list_:
@@ -93,10 +93,10 @@ def trust(
         if json:
             io.show_json(TrustView(os.path.realpath(folder), trusted=False, by=""))
         else:
-            io.show_lines([_escaped(f"{os.path.realpath(folder)} is not trusted any more")])
+            io.show_lines([_escaped(f"{os.path.realpath(folder)} is no longer trusted")])
         return ExitCode.COMPLETED
     if not Path(folder).is_dir():
-        raise UsageError(f"{folder} is no folder")
+        raise UsageError(f"{folder} is not a folder")
     project = read_project(folder, own=own_folder(settings.environ))
     standing = _stand(project, settings)
     if standing.trusted or not any(item.kind != "unreadable" for item in standing.items):

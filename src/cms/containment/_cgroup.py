@@ -200,7 +200,7 @@ def find_delegation() -> tuple[Delegation | None, list[Attempt]]:
     own = next((line[3:] for line in lines if line.startswith("0::")), "/")
     relative = os.path.relpath(own, inside)
     if relative.startswith(".."):
-        return None, [Attempt(step, ok=False, detail=f"our cgroup {own} is outside of what is mounted")]
+        return None, [Attempt(step, ok=False, detail=f"our cgroup {own} is outside the mounted ones")]
     here = (root / relative).resolve()
     if here.name == f"{PREFIX}supervisor":
         here = here.parent  # we have stepped aside before
@@ -237,7 +237,7 @@ def _try(folder: Path, *, own: bool) -> Delegation | str:
             handed = _switch_on(folder, handed)
         delegation = Delegation(folder, handed & _WANTED)
         if not os.access(folder / "cgroup.procs", os.W_OK):
-            return "not ours to write"
+            return "not writable for us"
         leaf = delegation.new_leaf()
     except OSError as error:
         return error.strerror or str(error)

@@ -57,7 +57,7 @@ def end_tree(where: Whereabouts, *, deadline: float) -> Proof:
     """SIGKILL to all, and the proof that nothing is left, within about `deadline` seconds."""
     begun = time.monotonic()
     if not same_boot(where.root):
-        return Proof(where.mechanism, (), 0, 0.0, empty=True, how=("the machine was started anew since",))
+        return Proof(where.mechanism, (), 0, 0.0, empty=True, how=("the machine has restarted since",))
     leaf = _leaf(where)
     root = _open(where.root)
     how: list[str] = []

@@ -18,7 +18,7 @@ from cms.containment._container import MARKER, Container, GuardContainer
 from cms.containment._mechanism import STRONG, Mechanism, cap, no_tampering
 from cms.containment._model import Guarantee, Guarantees, Spec
 
-_NO_MOUNTS = "needs namespaces, which this machine does not give us"
+_NO_MOUNTS = "needs namespaces, which this machine does not allow"
 
 
 class ScanMechanism(Mechanism):

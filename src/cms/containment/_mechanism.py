@@ -26,9 +26,7 @@ def cap(controller: str, delegation: Delegation | None) -> Guarantee:
     """What a cap is worth with a cgroup controller, and without."""
     if delegation is not None and controller in delegation.controllers:
         return STRONG
-    return Guarantee(
-        "weak", f"by looking at the tree twice a second; our cgroup has no {controller} controller"
-    )
+    return Guarantee("weak", f"checked twice a second; our cgroup has no {controller} controller")
 
 
 def no_tampering(*, walls: bool) -> Guarantee:

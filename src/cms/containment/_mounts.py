@@ -208,7 +208,7 @@ class _Planner:
         under = tuple(map(_real, layer.under))
         for each in (real, upper, *(() if work is None else (work,)), *under):
             if not each.is_dir():
-                raise ContainmentError(f"{each} is to be a layer of {layer.folder} but is no folder")
+                raise ContainmentError(f"{each} is to be a layer of {layer.folder} but is not a folder")
             if each != real and (_under(each, (real,)) or _under(real, (each,))):
                 raise ContainmentError(f"the layer {each} and what it covers, {real}, lie in one another")
         self.layers[real] = Layer(real, upper, work, under)
@@ -419,7 +419,7 @@ def remove_placeholders(plan: Plan) -> None:
 
 
 def _place(path: Path) -> Placeholder | None:
-    """None where the folder is missing, too, or not ours to write."""
+    """None where the folder is missing, too, or not writable for us."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o444)
     except OSError:

@@ -77,7 +77,7 @@ async def _search(name: str) -> tuple[Mechanism, Report]:
         if not found:
             why = "; ".join(f"{each.step}: {each.detail}" for each in attempts if not each.ok)
             raise ContainmentError(
-                f"this machine has no {name}", hint=why or "`cms doctor` shows what it has"
+                f"this machine has no {name}", hint=why or "`cms doctor` shows what works here"
             )
     for mechanism in found:
         tried = await _try(mechanism)
@@ -91,9 +91,7 @@ async def _search(name: str) -> tuple[Mechanism, Report]:
                 seconds=time.perf_counter() - begun,
             )
             return mechanism, report
-    what = (
-        "no process container can be made on this machine" if name == AUTO else f"{name} does not work here"
-    )
+    what = "this machine cannot run process containers" if name == AUTO else f"{name} does not work here"
     raise ContainmentError(what, hint=attempts[-1].detail)
 
 
@@ -190,7 +188,7 @@ async def exercise_cover(mechanism: Mechanism) -> Attempt:
         except OSError as error:
             detail = str(error)
     if detail:
-        why = f"what is outside of the work dir is read-only, but for caches: {detail}"
+        why = f"everything outside the work dir is read-only, except caches: {detail}"
         mechanism.guarantees = msgspec.structs.replace(
             mechanism.guarantees, copy_on_write=Guarantee("none", why)
         )

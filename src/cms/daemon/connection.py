@@ -154,7 +154,7 @@ class Connection:
             self._refuse(request.id, refusal)
             return
         if request.id in self._calls:
-            self._fail(request.id, INVALID_REQUEST, f"request {request.id} is still under way")
+            self._fail(request.id, INVALID_REQUEST, f"request {request.id} is still running")
             return
         if len(self._calls) >= self._most:
             self._refuse(request.id, UsageError(f"more than {self._most} requests at once on one connection"))
@@ -210,10 +210,10 @@ class Connection:
                 log.error("%s: %s", call.verb.name, error, exc_info=error)
             answer = Response(call.id, error=RpcError(SERVER_ERROR, error.message, error_data(error)))
         except Exception as error:
-            log.exception("%s failed by a bug of ours", call.verb.name)
+            log.exception("%s failed because of a bug in cms", call.verb.name)
             internal = InternalError(
                 f"{call.verb.name} failed: {type(error).__name__}",
-                hint="please report it with `cms daemon logs`",
+                hint="please report this bug with the output of `cms daemon logs`",
             )
             answer = Response(call.id, error=RpcError(INTERNAL_ERROR, internal.message, error_data(internal)))
         await call.finish()
@@ -279,7 +279,7 @@ class _Call:
         except CmsError:
             pass  # it has ended already, and so will the call: there is nothing to tell
         except Exception:
-            log.exception("cannot tell what a session does, by a bug of ours")
+            log.exception("cannot tell what a session doesbecause of a bug in cms")
         finally:
             relayed.set()
 

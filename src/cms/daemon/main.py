@@ -78,7 +78,7 @@ class HomeTaken(UsageError):
 
     def __init__(self, settings: Settings, pid: int, version: str) -> None:
         who = f"another daemon (pid {pid}, version {version})" if pid else "another daemon"
-        super().__init__(f"{who} serves {settings.home} already", hint="`cms daemon stop` ends it")
+        super().__init__(f"{who} already serves {settings.home}", hint="`cms daemon stop` ends it")
         self.pid = pid
 
 
@@ -273,7 +273,7 @@ class _Daemon:
     async def _leave_when_idle(self, server: Server, busy: Callable[[], bool]) -> None:
         if self._settings.idle_exit is not None:
             await wait_idle(server, busy, self._settings.idle_exit)
-            await self._leave(server, f"nothing to do for {self._settings.idle_exit:g} s")
+            await self._leave(server, f"idle for {self._settings.idle_exit:g} s")
 
     async def _leave_when_home_is_lost(self, server: Server) -> None:
         # Without it the next command starts a second daemon, and this one would serve nobody for ever.

@@ -17,7 +17,7 @@ def check_containment(mechanism: Mechanism, settings: Settings, options: Session
     wanted, have = options.require_containment or settings.require_containment, mechanism.level
     if wanted is not None and have < Level(wanted):
         raise ContainmentError(
-            f"{options.name!r} needs containment of level {wanted}, and here is level {have.value} "
+            f"{options.name!r} needs containment level {wanted}, but this machine has level {have.value} "
             f"({mechanism.name})",
             hint="`cms doctor` shows what is missing and how to get it",
         )

@@ -97,7 +97,7 @@ async def bring_branch(supervisor: Supervisor, name: str, branch: str) -> str:
         WrongChange: there is no repository, or the name cannot be used.
         CmsError, OSError: it cannot be read.
     """
-    async with _at_rest(supervisor, name, "have its change brought") as record:
+    async with _at_rest(supervisor, name, "have its change applied") as record:
         last = next(iter(await supervisor.interactions(name, 1)), None)
         task = " ".join((last.prompt if last is not None else "").split())
         message = f"{name}: {task[:60]}".rstrip(": ")
@@ -148,7 +148,7 @@ def applied(summary: ChangeSummary, outcome: Outcome) -> ChangeSummary:
     """What is to be told of a change once it is applied."""
     notes = []
     if outcome.merged:
-        notes.append(f"merged with what others had changed: {_names(outcome.merged)}")
+        notes.append(f"merged with changes by others: {_names(outcome.merged)}")
     if outcome.marked:
         notes.append(f"conflict markers in {_names(outcome.marked)}")
     return msgspec.structs.replace(summary, state="applied", note="; ".join(notes))
@@ -175,7 +175,7 @@ async def _at_rest(supervisor: Supervisor, name: str, wanted: str) -> AsyncItera
     async with supervisor.turn(name):
         record = await supervisor.get(name)
         if supervisor.runner(name) is not None or record.status in LIVE or supervisor.under_way.has(name):
-            hint = f"wait for it (cms wait {name}), or end it (cms stop {name})"
+            hint = f"wait for it with `cms wait {name}`, or end it with `cms stop {name}`"
             raise WrongStatus(name, str(record.status), wanted, hint=hint)
         yield record
 

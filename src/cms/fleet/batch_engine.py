@@ -90,7 +90,7 @@ class _Errand:
         except CmsError as error:
             self.error = error
         except Exception:
-            self.error = InternalError("a bug of ours: see `cms daemon logs`")
+            self.error = InternalError("a bug in cms; see `cms daemon logs`")
             raise
         finally:
             self.done.set()
@@ -263,15 +263,15 @@ class Engine:
                 if self.record.warnings:
                     with suppress(CmsError):
                         await self._store.write(batches.save, self.record)
-                nursery.cancel_scope.cancel(reason="the batch has come to its end")
+                nursery.cancel_scope.cancel(reason="the batch has ended")
         except Exception:
-            log.exception("batch %s ended by a bug of ours", self.record.id)
-            await self._lay_down_broken("a bug of ours ended it: see `cms daemon logs`")
+            log.exception("batch %s ended because of a bug in cms", self.record.id)
+            await self._lay_down_broken("a bug in cms ended it; see `cms daemon logs`")
         finally:
             self._results.close()
             self._done.set()
             for errand in self._errands:
-                errand.fail(UsageError(f"batch {self.record.id!r} has come to rest: try again"))
+                errand.fail(UsageError(f"batch {self.record.id!r} has stopped; try again"))
             self.changed()
 
     async def _lay_down_broken(self, reason: str) -> None:
@@ -547,7 +547,7 @@ class Engine:
         record, throttled = self.record, state.throttle
         if record.status is BatchStatus.RUNNING and throttled.closed_until > now:
             seconds = throttled.closed_until - now
-            rest = f"the API has trouble; nothing is started for {seconds:.0f} s: {throttled.why}"
+            rest = f"API errors; no task is started for {seconds:.0f} s: {throttled.why}"
             record = msgspec.structs.replace(record, reason=rest)
         elif record.status is BatchStatus.RUNNING and (word := self._crew.word()):
             record = msgspec.structs.replace(record, reason=word)

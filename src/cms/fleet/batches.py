@@ -130,8 +130,8 @@ class Batches:
         problems += await self.store.read(batch_intake.applied_twice, batch_id)
         if not remote and await self.store.read(batch_intake.shares_folders, batch_id):
             warning = (
-                "attempts at one task edit the same folder: what one leaves, the next one finds"
-                " (--isolate gives each a view of its own)"
+                "attempts at one task share a folder, so each finds what the last one left"
+                " (--isolate gives each its own view)"
             )
             await self.store.write(
                 batches.save, msgspec.structs.replace(record, warnings=(*record.warnings, warning))
@@ -150,7 +150,7 @@ class Batches:
     async def _loading(self, batch_id: str) -> BatchRecord:
         record = await self.store.read(batches.find, batch_id)
         if record.status is not BatchStatus.LOADING:
-            raise UsageError(f"batch {batch_id!r} is {record.status.value}: it takes no more tasks")
+            raise UsageError(f"batch {batch_id!r} is {record.status.value}: it cannot take more tasks")
         return record
 
     async def plan(self, batch_id: str) -> Forecast:
@@ -296,7 +296,7 @@ class Batches:
                 if record.options.detached:
                     self._launch(record)
                     return
-                await self._engine(record).lay_down("cms ended without warning; `cms batch resume` goes on")
+                await self._engine(record).lay_down("cms ended unexpectedly; `cms batch resume` goes on")
             finally:
                 self._recovering.discard(batch_id)
 
@@ -305,7 +305,7 @@ class Batches:
         if record.id not in self._recovering:
             return record
         return msgspec.structs.replace(
-            record, reason="cms ended without warning; what became of its tasks is being looked into"
+            record, reason="cms ended unexpectedly; checking what became of its tasks"
         )
 
     async def pause(self, batch_id: str, reason: str = "") -> BatchRecord:
@@ -356,8 +356,8 @@ class Batches:
             nonlocal changed
             if record.status not in RESUMABLE:
                 raise UsageError(
-                    f"batch {record.id!r} is {record.status.value}: it has no use for other limits",
-                    hint=f"to do some of it again: cms batch requeue {record.id}",
+                    f"batch {record.id!r} is {record.status.value}: its limits cannot be changed",
+                    hint=f"to run some of it again: cms batch requeue {record.id}",
                 )
             options = altered(record.options, changes)
             changed = await self.store.write(batch_steering.alter, record.id, options, tasks, reason, now)
@@ -422,7 +422,7 @@ class Batches:
 
         async def at_rest(record: BatchRecord) -> BatchRecord:
             if record.status not in RESUMABLE:
-                raise UsageError(f"batch {record.id!r} is {record.status.value}: every task of it is over")
+                raise UsageError(f"batch {record.id!r} is {record.status.value}: all its tasks have ended")
             await self.store.write(batch_steering.withdraw, record.id, names, reason, now)
             return await self.store.read(batches.find, record.id)
 
@@ -455,7 +455,7 @@ class Batches:
         await self.recover_one(record.id)
         engine = self._engines.get(record.id)
         if engine is None:
-            raise UsageError(f"batch {record.id!r} is {record.status.value}: it is not at work")
+            raise UsageError(f"batch {record.id!r} is {record.status.value}: it is not running")
         await self._note(record, want, reason)
         why = f": {reason}" if reason else ""
         if want == "pause":

@@ -259,7 +259,7 @@ class Changes:
             if workspace is None:
                 raise ChangeNotFound(
                     f"{record.name} has no change of its own",
-                    hint="it was not isolated (--isolate): what it wrote is in its folder",
+                    hint="it was not isolated (--isolate), so what it wrote is in its folder",
                 )
             begun = workspace.begun
             keep = self.keep(record, begun.number)
@@ -281,7 +281,9 @@ class Changes:
                 keep = self.keep(record, number)
                 if keep.exists():
                     return keep, changes.load(keep), False
-            raise ChangeNotFound(f"{record.name} has changed nothing since its last change was dealt with")
+            raise ChangeNotFound(
+                f"{record.name} has changed nothing since its last change was applied or discarded"
+            )
 
         return await self._do(work, f"the changes of {record.name}")
 
@@ -303,8 +305,8 @@ class Changes:
             if all(entry.ignored for entry in change.entries):
                 also = "but in what git ignores" if change.entries else ""
                 if change.commits is not None:
-                    hint = f"bring its commits as a branch: cms apply {record.name} --branch NAME"
-                    raise WrongChange(f"{record.name} has changed no file, it made commits", hint=hint)
+                    hint = f"make a branch of its commits: cms apply {record.name} --branch NAME"
+                    raise WrongChange(f"{record.name} changed no file, but made commits", hint=hint)
                 raise WrongChange(f"{record.name} has changed nothing {also}".rstrip())
             outcome = changes.apply(
                 keep, forbids=_forbids(record, change, environ), conflict_markers=conflict_markers
@@ -415,7 +417,7 @@ class Changes:
 
         def work() -> None:
             if changes.find_applied(keep) is not None:
-                raise WrongChange(f"the change of {record.name} is applied: it is in the folder")
+                raise WrongChange(f"the change of {record.name} is already applied to the folder")
             if (workspace := self._at(record)) is not None:
                 workspace.renew()
             changes.discard(keep)
@@ -460,14 +462,14 @@ class Changes:
         try:
             keep, change, fresh = await self.look(record)
             done = (await self.summary(record, keep, change, fresh=fresh)).state != "kept"
-            lost = "" if change.empty or done else "its change is neither applied nor exported"
+            lost = "" if change.empty or done else "its change is not applied or exported"
         except ChangeNotFound:
             lost = ""
         except (CmsError, OSError) as error:
             lost = f"what it changed cannot be read: {error}"
         workspace = await self.find(record)
         if not lost and workspace is not None and await self._do(workspace.wrote_beside, "its commits"):
-            lost = "it has commits that are nowhere else"
+            lost = "it has commits that exist nowhere else"
         if lost:
             hint = (
                 f"cms diff {record.name}, then cms apply, export or discard; --force drops it. It lies in "
@@ -546,12 +548,12 @@ def export(keep: Path, change: Change, target: Path) -> tuple[int, bool]:
             with target.open("xb") as file:
                 file.writelines(changes.patch(keep))
         except FileExistsError:
-            raise WrongChange(f"{target} exists already", hint="choose another name") from None
+            raise WrongChange(f"{target} already exists", hint="choose another name") from None
         return found.files, changes.fits_a_patch(change) and not found.commits
     try:
         target.mkdir(mode=0o755)
     except FileExistsError:
-        raise WrongChange(f"{target} exists already", hint="choose another name") from None
+        raise WrongChange(f"{target} already exists", hint="choose another name") from None
     try:
         with (target / "change.patch").open("xb") as file:
             file.writelines(changes.patch(keep, ignored=True))

@@ -159,7 +159,7 @@ async def _walls(
 #: committed from then on is shown as well.
 _CHANGE: Final = """
 git() { command git -c core.fsmonitor=false -c core.hooksPath=/dev/null --no-optional-locks --no-pager "$@"; }
-git rev-parse --is-inside-work-tree >/dev/null 2>&1 || { echo "(no git repository)"; exit; }
+git rev-parse --is-inside-work-tree >/dev/null 2>&1 || { echo "(not a git repository)"; exit; }
 base=$(git rev-list -1 --before="$SINCE" HEAD 2>/dev/null)
 [ -n "$base" ] || base=$(git hash-object -t tree /dev/null)
 echo "new files that git does not track:"; git ls-files --others --exclude-standard -- . | head -n 200
@@ -230,7 +230,7 @@ async def _finish(container: Container, drain: _Drain) -> int | str:
     async with trio.open_nursery() as nursery:
 
         async def watch() -> None:
-            ends.append(f"passed its cap on {await container.watch_limits()}")
+            ends.append(f"exceeded its limit of {await container.watch_limits()}")
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(watch)

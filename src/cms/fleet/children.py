@@ -119,8 +119,8 @@ class Children:
         for was, now in zip((options.work_dir, *options.add_dirs), real, strict=True):
             if was != now:
                 raise UsageError(
-                    f"{was} leads elsewhere now, to {now}: a session may not be started there again",
-                    hint="start another one in a folder of its own",
+                    f"{was} now leads to {now}; a session may not start there again",
+                    hint="start another session in its own folder",
                 )
 
     def check_room(self) -> None:

@@ -151,7 +151,7 @@ class UnderWay:
             WrongStatus: it would not: a delegation of that session is at work.
         """
         if any(one.name == name and one is not mine and not one.ending for one in self._all):
-            hint = f"wait for it (cms wait {name}), or end it (cms stop {name})"
+            hint = f"wait for it with `cms wait {name}`, or end it with `cms stop {name}`"
             raise WrongStatus(name, "at work on a delegation", "take another message", hint=hint)
 
     def rounds(self, name: str) -> frozenset[str]:

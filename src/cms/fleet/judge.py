@@ -41,7 +41,7 @@ async def judge_work(supervisor: Supervisor, session: SessionRecord, work: Inter
     spent = sum(one.total_cost_usd for one in judges if one.judges in ids)
     left = session.options.judge_max_cost - spent
     if left < _LEAST:
-        return _none(f"${spent:.4f} of ${session.options.judge_max_cost:.4f} were spent on judging", "", 0.0)
+        return _none(f"${spent:.4f} of ${session.options.judge_max_cost:.4f} spent on judging", "", 0.0)
     name = await _free_name(supervisor, session.name)
     options = judge_options(session.options, name, max_cost=left, limits=limits_of(DELEGATION))
     first = await supervisor.store.read(sessions.message, session.id, 1)
@@ -52,7 +52,7 @@ async def judge_work(supervisor: Supervisor, session: SessionRecord, work: Inter
         async with supervisor.changes.lent(session, name):
             result = await supervisor.delegate(options, asked, scopes=work.scopes, judges=work.id)
     except (CmsError, OSError) as error:
-        return Checked(not_run=f"the judge could not be asked: {error}")
+        return Checked(not_run=f"the judge did not run: {error}")
     said = read_verdict(result.output, name, result.cost) if result.status is Outcome.COMPLETED else None
     if said is not None:
         return _passed(said)

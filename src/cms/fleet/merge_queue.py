@@ -142,7 +142,7 @@ class Turn:
             with trio.CancelScope(shield=True):
                 outcome = await apply_at_rest(self._supervisor, record.name)
             return () if outcome.applied else tuple(map(Failure, why_refused(outcome, _TOLD)))
-        return (Failure("not applied: others are applied faster than it can be checked"),)
+        return (Failure("not applied: other changes are applied faster than it can be checked"),)
 
     async def _try(self, record: SessionRecord, *, live: bool) -> tuple[tuple[Failure, ...], str]:
         """What stands in the way of applying it to the folder as it is now; why that is not known, or ""."""

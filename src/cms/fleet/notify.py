@@ -96,7 +96,7 @@ def check_webhook(url: str) -> None:
         UsageError: it is not. It may be a secret, and is not told again.
     """
     if url and not url.startswith(("http://", "https://")):
-        raise UsageError("--webhook: that is no web address", hint="it begins with http:// or https://")
+        raise UsageError("--webhook: that is not a web address", hint="it begins with http:// or https://")
 
 
 class Notifier:
@@ -170,8 +170,8 @@ class Notifier:
             try:
                 await self._tell(news)
             except Exception as error:
-                log.exception("a hook was not told, by a bug of ours")
-                self._warn(f"--on-{news.event}: not told, by a bug of ours: {error!r}")
+                log.exception("a hook was not toldbecause of a bug in cms")
+                self._warn(f"--on-{news.event}: not toldbecause of a bug in cms: {error!r}")
 
     def _wake(self) -> None:
         self._idle = trio.Event() if self._idle.is_set() else self._idle
@@ -248,7 +248,7 @@ async def run_hook(
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if not ended:
-        return f"not done after {timeout:g} s, ended by force"
+        return f"not done after {timeout:g} s, killed"
     status = process.returncode
     if status:
         return f"exit status {status}" if status > 0 else f"ended by signal {-status}"
@@ -266,7 +266,7 @@ def post(url: str, data: bytes, timeout: float = WEBHOOK_TIMEOUT) -> str:
     import urllib.request
 
     if not url.startswith(("http://", "https://")):
-        return "that is no web address"
+        return "that is not a web address"
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
         url, data, {"content-type": "application/json", "user-agent": "cms"}, method="POST"
     )

@@ -251,7 +251,7 @@ class Processes(Sessions):
             record = await self.get(name)
             runner = self._runners.get(name)
             if runner is None or runner.ending:
-                raise WrongStatus(name, str(record.status), "be paused", hint="only what is alive can be")
+                raise WrongStatus(name, str(record.status), "be paused", hint="it has no process")
             runner.check_not_held("be paused")
             await runner.wait_ready()
             runner.set_paused(True)
@@ -270,7 +270,7 @@ class Processes(Sessions):
         record = await self.get(name)
         runner = self._runners.get(name)
         if runner is None or not runner.interrupt():
-            hint = f"it stands still: cms resume {name}" if runner is not None and runner.frozen else ""
+            hint = f"it is frozen; cms resume {name}" if runner is not None and runner.frozen else ""
             raise WrongStatus(name, str(record.status), "be interrupted", hint=hint)
         return runner.record
 

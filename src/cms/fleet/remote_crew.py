@@ -143,13 +143,13 @@ class RemoteCrew:
         if not cards:
             raise EngineUnavailable(
                 f"no node takes tasks at {self._options.on}",
-                hint="start one, on this machine or another: cms node --on the same address",
+                hint="start one on any machine: cms node --on the same address",
             )
         if not any(card.serves("") for card in cards):
             versions = ", ".join(sorted({card.version for card in cards}))
             raise UsageError(
-                f"no node there is of a version that this one ({__version__}) can work with: {versions}",
-                hint="`cms fleet` shows them; update the nodes, or this machine",
+                f"no node has a version that this one ({__version__}) can work with: {versions}",
+                hint="`cms fleet` shows them; update the nodes or this machine",
             )
         known = sorted({label for card in cards for label in card.labels})
         raise UsageError(
@@ -258,7 +258,7 @@ class RemoteCrew:
         if self._trouble:
             return self._trouble
         if not any(card.serves(self._options.label) for card in self._cards):
-            return "no node takes its tasks: `cms fleet` shows those that are there"
+            return "no node takes its tasks; `cms fleet` shows the nodes"
         return ""
 
     def let_go(self) -> None:
@@ -299,7 +299,7 @@ class RemoteCrew:
             await self._say(CancelJob(way.submit.job.id, way.cancelled))
             with trio.move_on_after(_READY + self._heartbeat):
                 await way.over.wait()
-        return way.ended or Ended(way.submit.job.id, "unknown", reason="nobody knows what became of it")
+        return way.ended or Ended(way.submit.job.id, "unknown", reason="it is unknown what became of it")
 
     def _submit(self, job: Job) -> Submit:
         task = job.task

@@ -157,7 +157,7 @@ class ResultFile:
 
 #: How each line begins, and what of it no other program's lines have.
 _BEGINNING: Final = b'{"name":'
-_OTHER: Final = "there is a file of that name already, and it holds no results"
+_OTHER: Final = "a file of that name already exists and holds no results"
 
 
 class _Result(msgspec.Struct):
@@ -210,7 +210,7 @@ async def render_report(store: Store, batch: BatchRecord, *, html: bool) -> str:
 
 
 async def scores_of(store: Store, batch: BatchRecord) -> tuple[CellScore, ...]:
-    """What passed, cell by cell, of a batch of several attempts or cells."""
+    """Pass rates, cell by cell, of a batch of several attempts or cells."""
     options = batch.options
     if options.attempts < 2 and not options.matrix:
         return ()

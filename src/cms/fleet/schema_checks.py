@@ -47,7 +47,7 @@ class Answers:
             return
         found = await _look(Question(schema))
         if found is None:
-            raise UsageError(f"the JSON Schema could not be looked at within {PATIENCE:g} s")
+            raise UsageError(f"checking the JSON Schema took longer than {PATIENCE:g} s")
         if found.schema:
             raise UsageError(found.schema, hint=found.hint)
         while len(self._good) >= _KNOWN:
@@ -63,12 +63,12 @@ class Answers:
         if not schema:
             return ""
         if not answer:
-            return "it gave no answer of the shape that was asked for (--json-schema)"
+            return "it gave no answer that matches the schema (--json-schema)"
         found = await _look(Question(schema, answer))
         if found is None:
-            return f"its answer could not be held against the schema within {PATIENCE:g} s"
+            return f"checking its answer against the schema took longer than {PATIENCE:g} s"
         why = found.schema or found.answer
-        return f"its answer does not fit the schema: {why}" if why else ""
+        return f"its answer does not match the schema: {why}" if why else ""
 
 
 async def _look(question: Question) -> Finding | None:
@@ -84,5 +84,5 @@ async def _look(question: Question) -> Finding | None:
             )
             return msgspec.json.decode(done.stdout, type=Finding)
     except (OSError, msgspec.MsgspecError) as error:
-        raise MachineError(f"the answer could not be held against its schema: {error}") from None
+        raise MachineError(f"the answer could not be checked against its schema: {error}") from None
     return None

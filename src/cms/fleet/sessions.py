@@ -515,5 +515,5 @@ class Sessions:
 
 def elsewhere(record: SessionRecord, wanted: str) -> WrongStatus:
     """The store says that it is alive, and it is not here."""
-    hint = "another cms process has it: go on there, or end that"
+    hint = "another cms process is using it; continue there, or end that process"
     return WrongStatus(record.name, str(record.status), wanted, hint=hint)

@@ -203,8 +203,8 @@ class Supervisor(Processes):
         check_containment(self.mechanism, self.settings, options)
         if options.apply and options.isolate == "no":
             raise UsageError(
-                "--apply on-pass needs --isolate: else there is no change to apply",
-                hint="add --isolate, or leave --apply out",
+                "--apply on-pass needs --isolate",
+                hint="add --isolate, or leave out --apply",
             )
         await self.changes.check(options)
         self.telemetry.check(options)
@@ -486,7 +486,7 @@ class Supervisor(Processes):
         async with self.turn(name):
             record = await self.get(name)
             if self.under_way.has(name):
-                hint = f"once the delegation is over, or after cms stop {name}"
+                hint = f"wait for the delegation, or end it with `cms stop {name}`"
                 raise WrongStatus(name, str(record.status), "be renamed", hint=hint)
             if record.status in LIVE and name not in self._runners:
                 raise elsewhere(record, "be renamed")
@@ -549,7 +549,7 @@ class Supervisor(Processes):
         record, receipt = await self.get(name), None
         if name in self._runners:
             if not force:
-                hint = f"cms stop {name} first, or delete it with --force, which kills it"
+                hint = f"run `cms stop {name}` first, or use --force to kill it"
                 raise WrongStatus(name, str(record.status), "be deleted", hint=hint)
             record, receipt = await self.kill(name, reason="deleted")
         elif record.status is SessionStatus.ERROR:

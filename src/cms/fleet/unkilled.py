@@ -77,7 +77,7 @@ class Unkilled:
             left = await self._left(record)
             if left:
                 raise ContainmentError(
-                    f"processes of session {record.name!r} could not be ended and may still write in "
+                    f"processes of session {record.name!r} could not be killed and may still write in "
                     f"{place}: {'; '.join(left)}",
                     hint=f"`cms kill {record.name}` tries again",
                 )

@@ -87,7 +87,7 @@ def prepare_configuration(
     """Make it, in a folder that is empty.
 
     Raises:
-        UsageError: `--settings` or `--mcp-config` is no JSON object, or is not there.
+        UsageError: `--settings` or `--mcp-config` is not a JSON object, or is not there.
         HomeUnusable: what is trusted cannot be read or kept.
         OSError: the folder cannot be written.
     """
@@ -177,7 +177,7 @@ def _given(text: str, flag: str) -> dict[str, object]:
         raise UsageError(f"{flag}: {what} cannot be read: {exc}") from None
     said = decode_object(data)
     if said is None:
-        raise UsageError(f"{flag}: {what} is no JSON object")
+        raise UsageError(f"{flag}: {what} is not a JSON object")
     return said
 
 

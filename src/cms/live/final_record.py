@@ -165,7 +165,7 @@ class FinalRecord:
         """
         await self.write()
         if self.unsaved:
-            raise self._end.failure or StoreError("the store cannot be written")
+            raise self._end.failure or StoreError("cannot write the store")
 
     async def write(self) -> None:
         """Store the session as it ended, and the end of every message that is still owed one."""

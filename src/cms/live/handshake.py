@@ -78,7 +78,7 @@ async def shake_hands(process: AgentProcess, expected: Expected) -> Greeting:
     if standing(version) == "too old":
         raise ClaudeUnfit(version, "it is too old", MINIMUM)
     if not initialized.hooks_applied:
-        raise ClaudeUnfit(version, "it does not say that it has taken the tool gate", MINIMUM)
+        raise ClaudeUnfit(version, "it does not confirm the tool gate", MINIMUM)
     usage = await process.request(GetUsage())
     if usage.error:
         raise ProtocolError(f"claude does not tell its cost: {usage.error}")

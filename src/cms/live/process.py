@@ -51,11 +51,11 @@ def _usable(work_dir: str) -> Path:
             next(path.iterdir(), None)
     except OSError as error:
         raise WorkDirError(
-            f"work dir {work_dir}: {error.strerror}", hint="name another with --work-dir"
+            f"work dir {work_dir}: {error.strerror}", hint="choose another with --work-dir"
         ) from error
     if not with_entries:
         what = "is not a directory" if path.exists() else "does not exist"
-        raise WorkDirError(f"work dir {work_dir} {what}", hint="create it, or name another with --work-dir")
+        raise WorkDirError(f"work dir {work_dir} {what}", hint="create it, or choose another with --work-dir")
     return path
 
 
@@ -145,7 +145,7 @@ class AgentProcess:
         try:
             container = await mechanism.start(walled(spec, paths, agent=True))
         except OSError as error:
-            long = "permission rules in a file have no limit: --settings FILE"
+            long = "put long permission rules in a file: --settings FILE"
             hint = long if error.errno == errno.E2BIG else ""
             raise ContainmentError(f"cannot start {argv[0]}: {error}", hint=hint) from error
         return cls(container, Connection(settings.max_line, secrets.token_bytes(32)), log, now)
@@ -231,7 +231,7 @@ class AgentProcess:
         try:
             self._outbox_in.send_nowait((data, logged or data))
         except trio.WouldBlock:
-            raise ProtocolError("claude does not read its input any more") from None
+            raise ProtocolError("claude no longer reads its input") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
 

@@ -64,7 +64,7 @@ class Reader:
 
     def _end_tampered(self, event: Tampered) -> None:
         """Somebody speaks in claude's name: nothing that it says is believed any more, its end included."""
-        what = f"an answer that nobody asked for (control request {event.request_id[:60]!r})"
+        what = f"an answer nobody asked for (control request {event.request_id[:60]!r})"
         self._driver.log(self._context.entry("safety", "tampered", what))
         self._end.fail(Tampering(what))
         self._end.hurry()
@@ -82,7 +82,7 @@ class Reader:
         """Where the kernel does not hold the tree to its caps, this does."""
         cap = await self._process.container.watch_limits()
         self._driver.note_cap_passed(cap)
-        self._end.fail(AgentError(f"the processes of this session passed their cap on {cap}"))
+        self._end.fail(AgentError(f"the processes of this session exceeded their limit of {cap}"))
         self._end.hurry()
 
     async def _report_death(self) -> None:
@@ -100,7 +100,7 @@ class Reader:
         returncode = process.container.returncode
         if returncode is None:
             said = f": {words}" if words else ""
-            self._end.fail(ProtocolError(f"claude closed its output {stage}, and did not end{said}"))
+            self._end.fail(ProtocolError(f"claude closed its output {stage}, but did not exit{said}"))
         elif returncode < 0 and (hit := driver.note_caps()):
             self._end.fail(AgentError(f"claude was killed {stage}: {hit[0]}"))
         else:

@@ -20,13 +20,17 @@ def describe_hits(limits: Limits, hit: LimitsHit, passed: ResourceCap | None = N
     """
     found = []
     if hit.memory:
-        found.append(f"the memory cap of {_size(limits.max_memory)} was hit: the kernel ended {hit.memory}x")
+        found.append(
+            f"the memory cap of {_size(limits.max_memory)} was reached: the kernel killed {hit.memory}x"
+        )
     elif passed == "memory":
-        found.append(f"the memory cap of {_size(limits.max_memory)} was passed: all of it was ended")
+        found.append(f"the memory cap of {_size(limits.max_memory)} was exceeded: everything was killed")
     if hit.processes:
-        found.append(f"the cap of {limits.max_procs} processes was hit: {hit.processes} starts were refused")
+        found.append(
+            f"the cap of {limits.max_procs} processes was reached: {hit.processes} starts were refused"
+        )
     elif passed == "processes":
-        found.append(f"the cap of {limits.max_procs} processes was passed: all of it was ended")
+        found.append(f"the cap of {limits.max_procs} processes was exceeded: everything was killed")
     elif hit.full:
         found.append(f"the cap of {limits.max_procs} processes was reached: more may have been refused")
     return tuple(found)

@@ -1,4 +1,4 @@
-"""One live session, from the start of its process to the proof that nothing of it is left.
+"""One live session, from the start of its process to the proof that nothing left running.
 
 A `Runner` is born with a process and dies with it; a session has one at a time. Its tasks:
 
@@ -339,8 +339,8 @@ class Runner:
                     await self.thaw()
         if not stands:
             raise ContainmentError(
-                f"not every process of {self.record.name!r} stood still within {_FREEZE_PATIENCE:g} s",
-                hint=f"`cms doctor` shows what this machine can freeze; cms kill {self.record.name} ends it",
+                f"not every process of {self.record.name!r} was frozen within {_FREEZE_PATIENCE:g} s",
+                hint=f"`cms doctor` shows what can be frozen here; `cms kill {self.record.name}` ends it",
             )
         if not self._end.has_begun():
             self._context.update(status=self._context.status())
@@ -425,7 +425,7 @@ class Runner:
         try:
             await trio.sleep_forever()
         finally:
-            self._end.begin("the supervisor is ending", SessionStatus.STOPPED)
+            self._end.begin("the supervisor is shutting down", SessionStatus.STOPPED)
 
     async def _live(self) -> None:
         try:
@@ -526,7 +526,7 @@ class Runner:
         try:
             if self.receipt is None:
                 ladder = self._ladder or Ladder(process, grace=self._settings.grace)
-                reason = self._end.reason or "cms is ending"
+                reason = self._end.reason or "cms is shutting down"
                 self._final.note_receipt(await ladder.kill(reason, at=self._context.now()))
         finally:
             await process.container.aclose(deadline=self._settings.grace)

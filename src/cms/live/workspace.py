@@ -283,7 +283,7 @@ def find_workspace(home: Path) -> Workspace | None:
     try:
         return Workspace(home, msgspec.json.decode(data, type=Begun))
     except msgspec.DecodeError as error:
-        raise ChangeUnreadable(f"{home / _NOTE} is no note of ours: {error}") from error
+        raise ChangeUnreadable(f"{home / _NOTE} is not a note of cms: {error}") from error
 
 
 async def open_workspace(
@@ -325,14 +325,14 @@ async def choose(mechanism: Mechanism, settings: Settings, options: SessionOptio
     folder = Path(os.path.realpath(options.work_dir))  # noqa: ASYNC240 - asked for by `check_work_dir`
     if settings.home.resolve().is_relative_to(folder):
         raise UsageError(
-            f"{folder} holds cms's own folder, {settings.home}, where what a session writes would go: it "
+            f"{folder} holds cms's own folder, {settings.home}, where isolated changes are kept, so it "
             "cannot be isolated",
-            hint="choose another work dir, or set CMS_HOME to a folder outside of it",
+            hint="choose another work dir, or set CMS_HOME to a folder outside it",
         )
     if not mechanism.guarantees.protected_paths.strong:
         raise UsageError(
-            f"--isolate: this machine can put no other folder in the place of {folder}",
-            hint="`cms doctor` shows what it can",
+            f"--isolate: this machine cannot give a session its own view of {folder}",
+            hint="`cms doctor` shows what works here",
         )
     if options.isolate == "worktree":
         why = await ask_disk(lambda: changes.why_no_checkout(folder), f"the folder {folder}")
@@ -345,9 +345,7 @@ async def choose(mechanism: Mechanism, settings: Settings, options: SessionOptio
     if not why:
         return "overlay", ""
     if options.isolate == "overlay":
-        raise UsageError(
-            f"--isolate=overlay: {why}", hint="--isolate=auto takes the best that can be had instead"
-        )
+        raise UsageError(f"--isolate=overlay: {why}", hint="--isolate=auto takes the best available")
     return "copy", why
 
 

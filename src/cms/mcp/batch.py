@@ -214,7 +214,7 @@ def _load(call: DaemonCall, batch_id: str, specs: list[TaskSpec]) -> None:
 def _refuse(found: BatchProblems) -> None:
     if found.problems:
         told = "; ".join(found.problems[:5])
-        raise UsageError(f"nothing was started: {told}", hint="mend the tasks (line N is the Nth of them)")
+        raise UsageError(f"nothing was started: {told}", hint="fix the tasks (line N is the Nth of them)")
 
 
 # --- show and cancel --------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ class _Requests:
         except CmsError as error:
             return _failed(error.message, _hint(error))
         except Exception as error:
-            log.exception("tool %s failed by a bug of ours", params.name)
+            log.exception("tool %s failed because of a bug in cms", params.name)
             return _failed(f"{params.name} failed: {type(error).__name__}: {error}", HINTS["internal"])
         text = types.TextContent(type="text", text=msgspec.json.encode(result).decode())
         return types.CallToolResult(content=[text], structured_content=result)

@@ -66,9 +66,9 @@ def path_of(folder: str, digest: str) -> Path:
         ArtifactError: it is no digest, or there is no folder.
     """
     if not _DIGEST.match(digest):
-        raise ArtifactError(f"{digest[:80]!r} names no artifact")
+        raise ArtifactError(f"{digest[:80]!r} is not an artifact")
     if not folder:
-        raise ArtifactError("a part of the task is beside it, and no --artifacts folder is named")
+        raise ArtifactError("part of the task is in a shared folder, but there is no --artifacts folder")
     return Path(folder) / digest[:2] / digest
 
 
@@ -84,10 +84,10 @@ def load(folder: str, digest: str) -> bytes:
     except OSError as error:
         raise ArtifactError(
             f"--artifacts: {path} cannot be read here: {error.strerror or error}",
-            hint="the folder must be the same on every host",
+            hint="the folder must be shared by all hosts",
         ) from None
     if hashlib.sha256(data).hexdigest() != digest:
-        raise ArtifactError(f"--artifacts: {path} does not hold what was put there")
+        raise ArtifactError(f"--artifacts: {path} does not have what was put there")
     return data
 
 
@@ -103,7 +103,7 @@ def packed(job: Assignment) -> bytes:
     if not job.artifacts:
         raise ArtifactError(
             f"the task is {len(data)} bytes long; {MOST} can travel",
-            hint="name a folder that all hosts share: --artifacts DIR",
+            hint="share a folder between the hosts: --artifacts DIR",
         )
     beside = dict(job.beside)
     for field in _TEXTS:
@@ -145,7 +145,7 @@ def packed_answer(done: Done, folder: str) -> bytes:
         if not folder:
             raise ArtifactError(
                 f"the answer is {size} bytes long; {MOST} can travel",
-                hint="name a folder that all hosts share: --artifacts DIR",
+                hint="share a folder between the hosts: --artifacts DIR",
             )
         beside = {}
         if done.result is not None and done.result.response:

@@ -107,7 +107,7 @@ class Bridge:
             known.cancelling = asyncio.create_task(self._cancel(known))
 
     def _note(self, trouble: str) -> None:
-        text = f"the engine cannot be reached: {trouble.splitlines()[0][:150]}" if trouble else ""
+        text = f"cannot reach the engine: {trouble.splitlines()[0][:150]}" if trouble else ""
         if bool(text) != bool(self._word):
             self._word = text
             tell(Word(text))
@@ -121,7 +121,7 @@ class Bridge:
         except CmsError as error:
             ended = Ended(one.id, "unbegun", reason=str(error))
         except Exception as error:
-            ended = Ended(one.id, "unknown", reason=f"a bug of ours: {type(error).__name__}: {error}")
+            ended = Ended(one.id, "unknown", reason=f"internal error: {type(error).__name__}: {error}")
         if self._jobs.pop(one.id, None) is not None:
             tell(ended)
         if one.cancelling is not None:
@@ -141,7 +141,7 @@ class Bridge:
         if command.again:
             young = time.time() - command.since < self._engine.retention - _MARGIN
             if not young or command.engine not in ("", self._engine.known_by):
-                return Ended(one.id, "lost", reason="the engine does not remember whether it was begun")
+                return Ended(one.id, "lost", reason="the engine does not know whether it was started")
         heartbeat = timedelta(seconds=job.heartbeat)
         while True:
             if one.cancelled.is_set() and not one.tried:
@@ -207,7 +207,7 @@ class Bridge:
         try:
             done = artifacts.unpacked_answer(_done.decode(raw), one.command.job.artifacts)
         except (*UNREADABLE, TypeError) as error:
-            return Ended(one.id, "lost", reason=f"its answer makes no sense: {error}", node=one.node)
+            return Ended(one.id, "lost", reason=f"its answer cannot be read: {error}", node=one.node)
         except artifacts.ArtifactError as error:
             done = artifacts.without_texts(_done.decode(raw), str(error))
         return Ended(one.id, "done", done, node=done.node)
@@ -234,16 +234,16 @@ class Bridge:
             why = (
                 "no node took it"
                 if isinstance(cause, exceptions.TimeoutError)
-                else "cancelled before it began"
+                else "cancelled before it started"
             )
             return Ended(one.id, "unbegun", reason=one.reason or why)
         node = _node_of(seen.last_worker_identity) or one.node
         if isinstance(cause, exceptions.TimeoutError) and cause.type is TimeoutType.HEARTBEAT:
-            why = f"nothing was heard of it for {one.command.job.heartbeat:g} s"
+            why = f"no heartbeat for {one.command.job.heartbeat:g} s"
         elif isinstance(cause, TerminatedError):
-            why = "somebody terminated it at the engine"
+            why = "it was terminated at the engine"
         elif isinstance(cause, CancelledError):
-            why = "it was cancelled, and its node has not said what became of it"
+            why = "it was cancelled, and its node has not reported what became of it"
         else:
             why = f"the engine ended it: {cause or seen.status}"
         return Ended(one.id, "lost", reason=why, node=node)
@@ -265,7 +265,7 @@ class Bridge:
             backoff = min(2 * backoff, 1.0)
         if self._jobs.pop(one.id, None) is not None and one.task is not None:
             one.task.cancel()
-            tell(Ended(one.id, "unknown", reason="the engine cannot be reached, so it cannot be cancelled"))
+            tell(Ended(one.id, "unknown", reason="cannot reach the engine to cancel it"))
 
     # --- looking on -------------------------------------------------------------------------------
 

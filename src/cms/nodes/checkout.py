@@ -197,4 +197,4 @@ def _plain(argv: Sequence[str], env: dict[str, str], cwd: Path) -> bytes:
 def _said(stderr: bytes) -> str:
     lines = [line for line in stderr.decode("utf-8", "backslashreplace").splitlines() if line.strip()]
     told = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1] if lines else "")
-    return f"git: {told[:300]}" if told else "git failed without a word"
+    return f"git: {told[:300]}" if told else "git failed without a message"

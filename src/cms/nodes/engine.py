@@ -196,8 +196,8 @@ async def connect(address: Address, environ: Mapping[str, str] | None = None) ->
         raise unavailable(address, error) from None
     if not known.namespace_info.capabilities.standalone_activities:
         raise EngineUnavailable(
-            f"the engine at {address} is too old: it knows no standalone activities",
-            hint="a server of version 1.31 or newer does",
+            f"the engine at {address} is too old: it has no standalone activities",
+            hint="use version 1.31 or newer",
         )
     retention = known.config.workflow_execution_retention_ttl.seconds
     return Engine(client, address, known.namespace_info.id, float(retention))
@@ -206,7 +206,7 @@ async def connect(address: Address, environ: Mapping[str, str] | None = None) ->
 def unavailable(address: Address, error: BaseException) -> EngineUnavailable:
     """Nobody answers there."""
     return EngineUnavailable(
-        f"no engine at {address}: {_line(error)}", hint="at home one comes with: cms node --dev-server"
+        f"no engine at {address}: {_line(error)}", hint="to try it here: cms node --dev-server"
     )
 
 

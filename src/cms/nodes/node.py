@@ -220,10 +220,10 @@ class Node:
             return
         self._reached = not trouble
         if trouble:
-            log.warning("the engine cannot be reached: %s", trouble)
-            self._tell(f"cms node: the engine cannot be reached: {trouble.splitlines()[0][:120]}")
+            log.warning("cannot reach the engine: %s", trouble)
+            self._tell(f"cms node: cannot reach the engine: {trouble.splitlines()[0][:120]}")
         else:
-            self._tell("cms node: the engine can be reached again")
+            self._tell("cms node: connected to the engine again")
         if self._standing in ("open", "full", "cut_off"):
             self._standing, self._why = ("cut_off", trouble) if trouble else ("open", "")
         self._write()
@@ -275,7 +275,7 @@ class Node:
             else:
                 log.warning("%s ended, and the engine did not want to know any more", job.id)
         except Exception:
-            log.exception("%s: a bug of ours", job.id)
+            log.exception("%s: a bug in cms", job.id)
         finally:
             beating.cancel()
             self._held.pop(job.id, None)
@@ -306,7 +306,7 @@ class Node:
             return Done(
                 card.id,
                 card.host,
-                trouble=Trouble("claimed", f"node {card.id} had begun it before"),
+                trouble=Trouble("claimed", f"node {card.id} had already started it"),
                 begun=True,
                 exact=False,
                 allowed=("?",),
@@ -376,7 +376,9 @@ class Node:
         self._done += 1
         self._cost_today += done.result.cost if done.result is not None else done.cost
         if done.result is not None and done.result.api_status in (401, 403):
-            self._tell(f"cms node: this machine is not logged in: {done.result.error}; it takes nothing more")
+            self._tell(
+                f"cms node: this machine is not logged in: {done.result.error}; it takes no more tasks"
+            )
             self._drain("claude is not logged in here")
         elif done.result is not None and done.result.status is not Outcome.COMPLETED:
             log.info("%s: %s", done.result.name, done.result.status.value)
@@ -384,10 +386,10 @@ class Node:
     def _on_signal(self) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._tell(f"cms node: drains; {len(self._held)} tasks run on (once more to stop them)")
+            self._tell(f"cms node: draining; {len(self._held)} tasks run on (once more to stop them)")
             self._drain("asked to")
             return
-        self._tell("cms node: stops what runs")
+        self._tell("cms node: stopping the running tasks")
         self._standing = "stopping"
         for held in self._held.values():
             held.end("the node was stopped")

@@ -84,7 +84,7 @@ def start(
     address = parse(on or f"temporal://127.0.0.1:{dev_port}/default")
     settings = load_settings()
     if work and Path(work).is_relative_to(settings.home):
-        raise UsageError(f"--work: {work} lies in cms's own folder", hint="no session may work there")
+        raise UsageError(f"--work: {work} lies in cms's own folder", hint="choose another folder")
     folder = NodeFolder(settings.home)
     folder.take()
     card = Card(
@@ -135,7 +135,7 @@ def _look_at_daemon(settings: Settings) -> ContainmentLevel | None:
     with connect_daemon(settings) as client:
         status = client.call(DAEMON_STATUS, Nothing())
     if not Path(status.claude).exists():
-        raise MachineError(f"this machine cannot do tasks: {status.claude}", hint="cms doctor")
+        raise MachineError(f"this machine cannot run tasks: {status.claude}", hint="cms doctor")
     found = re.search(r"level ([A-E])", status.containment)
     return msgspec.convert(found.group(1), ContainmentLevel) if found else None
 
@@ -152,7 +152,7 @@ def has_room(running: int) -> str:
     if not running:
         return ""
     if machine.available_memory() < 2 * SESSION_BYTES:
-        return "little memory is left"
+        return "memory is low"
     if (waits := memory_pressure()) > PRESSURE:
         return f"programs wait for memory {waits:.0f} % of the time"
     return ""
@@ -183,7 +183,7 @@ def _dev_server(home: Path, port: int) -> subprocess.Popen[bytes]:
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise UsageError(
-                f"port {port} on loopback is taken", hint="another one: --port N; or --on, if it is an engine"
+                f"port {port} on loopback is taken", hint="use --port N; or --on, if it is an engine"
             )
     log = home / "node" / "engine.log"
     with log.open("ab") as out:

@@ -109,7 +109,7 @@ class NodeFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UsageError(
-                f"a node runs already in {self.path.parent}", hint="`cms node status` shows it"
+                f"a node is already running in {self.path.parent}", hint="`cms node status` shows it"
             ) from None
 
     def identity(self) -> str:

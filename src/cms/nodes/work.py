@@ -102,7 +102,7 @@ class Run:
             with connect(self._settings) as client:
                 with self._lock:
                     if self._cancelled:
-                        raise Interrupted(f"cancelled before it began: {self._cancelled}")
+                        raise Interrupted(f"cancelled before it started: {self._cancelled}")
                     self._client = client
                 try:
                     result = self._ask(client)
@@ -113,8 +113,8 @@ class Run:
         except CmsError as error:
             return self._failed(error)
         except Exception as error:
-            log.exception("assignment %s failed by a bug of ours", self.job.id)
-            return self._failed(CmsError(f"a bug of ours: {type(error).__name__}: {error}"))
+            log.exception("assignment %s failed because of a bug in cms", self.job.id)
+            return self._failed(CmsError(f"internal error: {type(error).__name__}: {error}"))
 
     def _ask(self, client: Client) -> DelegateResult:
         job = artifacts.unpacked(self.job)

@@ -191,9 +191,9 @@ class PathGuard:
         repository_programs: tuple[str, ...] = (),
     ) -> Walls:
         unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.paths.unheld]
-        unheld += [(str(path), "it has another name, a hard link") for path in sorted(self._named_twice)]
+        unheld += [(str(path), "it has another name (a hard link)") for path in sorted(self._named_twice)]
         if not is_whole(self._before):
-            unheld.append(("the tripwire", f"it looks at {MOST_FILES} protected files, and there are more"))
+            unheld.append(("the tripwire", f"there are more than {MOST_FILES} protected files"))
         if self._container is not None:
             unheld += _asked_for(self._container.unenforced, self.paths)
         return Walls(
@@ -218,7 +218,7 @@ class PathGuard:
         if self.paths.places is None:
             return "--writes anywhere" if self._rules.writes == "anywhere" else "its work dir is /"
         if self._container is not None and not self._container.sandboxed:
-            return "this machine has no walls for it (`cms doctor`)"
+            return "this machine has no walls (`cms doctor`)"
         return ""
 
 

@@ -209,11 +209,11 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
             watched.update(dict.fromkeys(_around(ours, within)))
         inside = next((need for need in needed if _below(need, (real,))), None)
         if inside is not None:
-            unheld.append(Unheld(str(path), f"{inside} lies in it, which the session needs to write"))
+            unheld.append(Unheld(str(path), f"{inside} is inside it, and the session must write there"))
         else:
             for root in within:
                 reopened[root] = None
-                unheld.append(Unheld(str(root), f"{path} is protected, but the session works here"))
+                unheld.append(Unheld(str(root), f"{path} is protected, but the session works there"))
             # Of the system's folders the real ones: on many machines /bin and /lib are links into /usr.
             protected[real if system else path] = None
     for name in _CLAUDES:
@@ -229,7 +229,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
             if inside is None:
                 hidden[path] = None
             else:
-                unheld.append(Unheld(str(path), f"{inside} lies in it, which the session needs to read"))
+                unheld.append(Unheld(str(path), f"{inside} is inside it, and the session must read there"))
     return ProtectedPaths(
         _topmost(protected, reopened),
         _topmost(hidden),

@@ -47,7 +47,7 @@ class Unknown(Event, frozen=True):
 
 
 class Noise(Event, frozen=True):
-    """Something on stdout that is no JSON object (a warning, a torn last line)."""
+    """Something on stdout that is not a JSON object (a warning, a torn last line)."""
 
     raw: bytes
 

@@ -107,7 +107,7 @@ def connect(
     """
     if settings.inside and settings.child_socket is None:
         raise DaemonUnavailable(
-            "this session may not use cms", hint="a person can allow it when it is started: --allow-cms"
+            "this session may not use cms", hint="a person can allow it with --allow-cms when starting it"
         )
     start = start and settings.child_socket is None  # behind a child socket there is one daemon or none
     give_up = time.monotonic() + patience
@@ -120,8 +120,8 @@ def connect(
             client.wait_until_gone(give_up)
         elif not start:
             raise NoDaemon(
-                f"no daemon runs for {settings.home}",
-                hint="any command that needs one starts it; or run it here: cms daemon run",
+                f"no daemon is running for {settings.home}",
+                hint="any command that needs it starts it, or run `cms daemon run`",
             )
         elif time.monotonic() >= start_again:
             try:
@@ -136,8 +136,8 @@ def connect(
             start_again = time.monotonic() + _START_AGAIN
         if time.monotonic() >= give_up:
             raise DaemonUnavailable(
-                f"a daemon holds {settings.lock}, but nobody answers at its socket{_holder(settings)}",
-                hint=f"see {settings.log}; kill that process if it hangs, its sessions can be resumed",
+                f"a daemon holds {settings.lock}, but does not answer at its socket{_holder(settings)}",
+                hint=f"see {settings.log}; if it hangs, kill it; its sessions can be resumed",
             )
         time.sleep(_POLL)
 
@@ -260,7 +260,7 @@ class Client:
         except BrokenPipeError:
             if not self._cancelled:
                 raise
-        raise Interrupted("cancelled before it began")
+        raise Interrupted("cancelled before it started")
 
     def hold_process(self) -> None:
         """From now on `wait_until_gone` means the daemon's process, not only its end of the connection."""
@@ -334,21 +334,21 @@ class Client:
     def _lost(self, error: Exception, verb: AnyVerb) -> CmsError:
         if not isinstance(error, OSError):
             return DaemonUnavailable(
-                f"what came from the daemon makes no sense: {error}", hint="see `cms daemon logs`"
+                f"the daemon's answer cannot be read: {error}", hint="see `cms daemon logs`"
             )
         if isinstance(error, TimeoutError):
-            return DaemonUnavailable(f"the daemon has not answered `{verb.name}` in time: it may hang")
+            return DaemonUnavailable(f"the daemon has not answered `{verb.name}` in time; it may hang")
         if self._accepted is None:
-            again = "run the command again, a new daemon starts; `cms daemon logs` says why that one left"
+            again = "run the command again to start a new daemon; `cms daemon logs` says why that one ended"
             if verb.idempotent:
-                return DaemonUnavailable("the daemon went away before it had answered", hint=again)
+                return DaemonUnavailable("the daemon went away before it answered", hint=again)
             return DaemonUnavailable(
-                "the daemon went away before it had answered; it may have done what was asked, or not",
-                hint=f"`cms list` shows what there is now; if it was not done, {again}",
+                "the daemon went away before it answered; the command may or may not have been carried out",
+                hint=f"`cms list` shows what there is now; if it was not carried out, {again}",
             )
         name = self._accepted.name or "NAME"
         return DaemonUnavailable(
-            "the daemon went away while it worked; what it had accepted is on disk and not lost",
+            "the daemon went away while it worked; what it had accepted is safe on disk",
             hint=f"`cms status {name}` says what became of it, `cms resume {name}` goes on",
         )
 
@@ -368,7 +368,7 @@ def _dial(settings: Settings, *, any_protocol: bool, depth: int) -> Client | Non
         if uid != os.geteuid():
             raise DaemonUnavailable(
                 f"the daemon at {settings.socket} belongs to another user (uid {uid})",
-                hint="set CMS_HOME to a folder of yours",
+                hint="set CMS_HOME to one of your folders",
             )
         client._shake_hands(depth)
     except (FileNotFoundError, NotADirectoryError, ConnectionError):
@@ -381,7 +381,7 @@ def _dial(settings: Settings, *, any_protocol: bool, depth: int) -> Client | Non
         client.close()
         raise DaemonUnavailable(
             f"cannot connect to {settings.socket}: {error.strerror or error}",
-            hint="`cms doctor` looks at the whole set-up",
+            hint="`cms doctor` checks the whole setup",
         ) from error
     except DaemonUnavailable as error:
         client.close()
@@ -407,7 +407,7 @@ def _dial(settings: Settings, *, any_protocol: bool, depth: int) -> Client | Non
 def _silent(settings: Settings) -> DaemonUnavailable:
     return DaemonUnavailable(
         f"the daemon listens but does not answer within {HANDSHAKE_TIMEOUT:g} s{_holder(settings)}",
-        hint=f"see {settings.log}; kill that process if it hangs, its sessions can be resumed",
+        hint=f"see {settings.log}; if it hangs, kill it; its sessions can be resumed",
     )
 
 
@@ -448,7 +448,7 @@ def _start(settings: Settings, command: Sequence[str], give_up: float) -> bool:
             if not select.select([ready], [], [], max(0.0, give_up - time.monotonic()))[0]:
                 process.kill()  # the one that has not even forked; a daemon that is only slow may yet come up
                 process.wait()
-                raise DaemonUnavailable("the daemon did not come up in time", hint=f"see {settings.log}")
+                raise DaemonUnavailable("the daemon did not start in time", hint=f"see {settings.log}")
             chunk = os.read(ready, 65536)
             if not chunk:
                 break
@@ -460,7 +460,7 @@ def _start(settings: Settings, command: Sequence[str], give_up: float) -> bool:
         readiness = msgspec.json.decode(line, type=Readiness)
     except UNREADABLE:
         raise DaemonUnavailable(
-            f"the daemon died while it started: {_tail(settings, size_before)}", hint=f"see {settings.log}"
+            f"the daemon failed to start: {_tail(settings, size_before)}", hint=f"see {settings.log}"
         ) from None
     if readiness.error is not None:
         raise error_from(readiness.error)
@@ -476,7 +476,7 @@ def _tail(settings: Settings, since: int) -> str:
             lines = log.read().decode(errors="replace").split("\n")
     except OSError:
         lines = []
-    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it left no word")
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it left no message")
 
 
 def _holder(settings: Settings) -> str:
@@ -495,7 +495,7 @@ def _result_of(answer: _Incoming, verb: Verb[P, R]) -> R:
             raise msgspec.ValidationError("neither result nor error")
         return msgspec.json.decode(answer.result, type=result)
     except UNREADABLE as error:
-        raise InternalError(f"the daemon's answer to {verb.name} makes no sense: {error}") from error
+        raise InternalError(f"the daemon's answer to {verb.name} cannot be read: {error}") from error
 
 
 def _error_of(error: RpcError, method: str) -> CmsError:

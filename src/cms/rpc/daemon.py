@@ -47,7 +47,7 @@ class DaemonStatus(Record, frozen=True):
     clients: int
     containment: str  # the mechanism and its level
     claude: str  # path of the binary, or what is wrong with it
-    idle_exit: float | None  # seconds of idleness after which it leaves
+    idle_exit: float | None  # it leaves after so many idle seconds
 
 
 class DaemonStopParams(Record, frozen=True):

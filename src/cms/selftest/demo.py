@@ -141,8 +141,8 @@ async def _demo(folder: Path, tell: Callable[[str], None]) -> DemoReport:
         and all(one.receipt is not None and one.receipt.empty for one in (fix, runaway))
     )
     tell("")
-    tell("All as it must be. Prices are the real ones for these token counts; the model was scripted."
-         if ok else "NOT as it must be: please report this.")  # fmt: skip
+    tell("Everything worked. The model was scripted; the prices are the real ones for its tokens."
+         if ok else "Something did NOT work. Please report it.")  # fmt: skip
     return DemoReport(ok, "scripted", agent, containment, _diff(fixed), planted, fix, runaway)
 
 
@@ -222,5 +222,5 @@ def _tell_result(result: DelegateResult, tell: Callable[[str], None]) -> None:
         tell(f"   refused  {violation.message}")
     receipt = result.receipt
     if receipt is not None:
-        left = "nothing of it is left" if receipt.empty else f"LEFT: {', '.join(receipt.left)}"
+        left = "nothing left running" if receipt.empty else f"LEFT: {', '.join(receipt.left)}"
         tell(f"   end      after {receipt.seconds * 1000:.0f} ms: {left} ({receipt.mechanism})")

@@ -36,7 +36,7 @@ from cms.session.model import Record
 
 #: Seconds for one question to `claude`; a cold start takes a second.
 _PATIENCE = 20.0
-_ANOTHER = "run it by hand; CMS_CLAUDE names another one"
+_ANOTHER = "run it by hand; CMS_CLAUDE can name another one"
 _SPARE = 100 * 1024 * 1024
 
 Login = Literal["yes", "no", "unknown"]
@@ -184,7 +184,7 @@ async def _containment(settings: Settings, problems: list[Problem]) -> Containme
         return Containment("none", "none", None, (), 0.0)
     if report.level < Level.C:
         why = f"level {report.level.value}: {report.guarantees.kill_all.why}"
-        problems.append(Problem("containment", why, "what is missing is listed here", fatal=True))
+        problems.append(Problem("containment", why, "this is missing", fatal=True))
     problems += [Problem(each.step, each.detail, each.hint, fatal=False) for each in report.missing]
     guarantees = Guarantees(**msgspec.structs.asdict(report.guarantees))
     return Containment(report.mechanism, report.level.value, guarantees, report.attempts, report.seconds)
@@ -217,7 +217,7 @@ async def _claude(settings: Settings, problems: list[Problem]) -> Claude | None:
         hint = "run `claude` and log in, or set ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"
         wrong("it is not logged in", hint)
     if simulated:
-        wrong("this is the simulated agent: it does no work", "unset CMS_CLAUDE", fatal=False)
+        wrong("this is the simulated agent, which does no work", "unset CMS_CLAUDE", fatal=False)
     version = said.split()[0] if said else ""
     known = standing(version)
     if known == "too old":
@@ -231,7 +231,7 @@ async def _is_fit(settings: Settings, problems: list[Problem]) -> bool:
         mechanism = await find_mechanism(settings.containment)
         await try_claude(settings, find_claude(settings), mechanism)
     except (CmsError, OSError) as error:
-        why = str(error) if isinstance(error, ClaudeUnfit) else f"it does not come up: {error}"
+        why = str(error) if isinstance(error, ClaudeUnfit) else f"it does not start: {error}"
         problems.append(Problem("claude", why, _ANOTHER, fatal=True))
         return False
     return True
@@ -268,7 +268,7 @@ async def _run(argv: tuple[str, ...], settings: Settings) -> tuple[int, str]:
 
 
 def _last(text: str) -> str:
-    return text.splitlines()[-1][:200] if text.strip() else "it says nothing"
+    return text.splitlines()[-1][:200] if text.strip() else "it prints nothing"
 
 
 def _home(settings: Settings, problems: list[Problem]) -> Home:
@@ -285,11 +285,15 @@ def _home(settings: Settings, problems: list[Problem]) -> Home:
         problems.append(Problem("home", error.message, error.hint, fatal=True))
     except OSError as error:
         why = f"cannot write into {home}: {error.strerror or error}"
-        problems.append(Problem("home", why, "make room, or set CMS_HOME to another folder", fatal=True))
+        problems.append(
+            Problem("home", why, "free some space, or set CMS_HOME to another folder", fatal=True)
+        )
     else:
         if free < _SPARE:
-            why = f"only {free // 2**20} MiB are free in {home}"
-            problems.append(Problem("home", why, "raw logs grow; see `cms cleanup`", fatal=False))
+            why = f"only {free // 2**20} MiB free in {home}"
+            problems.append(
+                Problem("home", why, "raw logs grow; `cms cleanup` removes old ones", fatal=False)
+            )
         return Home(str(home), usable=True, free=free)
     return Home(str(home), usable=False, free=free)
 
@@ -326,8 +330,10 @@ def _daemon(settings: Settings, here: Containment, problems: list[Problem]) -> D
         return Daemon(running=False)
     mechanism = status.containment.partition(",")[0]
     if mechanism != here.mechanism:
-        why = f"it holds its sessions with {status.containment}; from here it would be {here.mechanism}"
+        why = (
+            f"it runs its sessions with {status.containment}; started from here it would use {here.mechanism}"
+        )
         problems.append(
-            Problem("daemon", why, "`cms daemon stop`: the next command starts it anew", fatal=False)
+            Problem("daemon", why, "run `cms daemon stop`; the next command starts it again", fatal=False)
         )
     return Daemon(True, status.pid, status.version, status.containment, status.live)

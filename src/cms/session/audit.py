@@ -110,15 +110,15 @@ def verify(rows: Iterable[tuple[int, Sequence[Value], str]], length: int, head: 
     before, expected = FIRST, 1
     for number, row, sealed in rows:
         if number != expected:
-            what = f"rows {expected} to {number - 1} are missing" if number > expected else "a row too many"
+            what = f"rows {expected} to {number - 1} are missing" if number > expected else "one row too many"
             return Broken(expected, what)
         if seal(before, number, row) != sealed:
-            return Broken(number, "it was changed, or the one before it was")
+            return Broken(number, "it was changed, or the row before it was")
         before, expected = sealed, expected + 1
     if expected - 1 != length:
         if expected - 1 < length:
             return Broken(expected, f"the newest {length - expected + 1} rows are missing")
         return Broken(length + 1, "rows were added that cms did not write")
     if before != head:
-        return Broken(length, "the log was sealed anew: it does not end as it did")
+        return Broken(length, "the log was resealed: its end is not the one it had")
     return None

@@ -195,8 +195,8 @@ def settle(hold: Hold, *, exact: bool) -> float:
 
 
 _NAMES: Final = {
-    ALL: ("the total budget", "raise it with `cms budget set --total`"),
-    DAY: ("today's budget", "raise it with `cms budget set --daily`, or go on tomorrow"),
+    ALL: ("the total budget", "raise it with `cms budget set --total USD`"),
+    DAY: ("today's budget", "raise it with `cms budget set --daily USD`, or continue tomorrow"),
 }
 
 
@@ -210,10 +210,10 @@ def name_of(scope: str) -> str:
 
 def describe(standing: Standing) -> str:
     """Why there is no more, and what to do, in a line."""
-    what, advice = name_of(standing.scope), _NAMES.get(standing.scope, ("", "raise it, and go on"))[1]
+    what, advice = name_of(standing.scope), _NAMES.get(standing.scope, ("", "raise it to continue"))[1]
     parts = [f"{_money(standing.spent)} of {_money(standing.cap)} spent"]
     if standing.unknown:
-        parts.append(f"{_money(standing.unknown)} counted for calls that never told their price")
+        parts.append(f"{_money(standing.unknown)} counted for calls that never reported their price")
     if standing.holders:
         parts.append(f"{_money(standing.held)} reserved by {standing.holders} at work")
     left = max(standing.cap - standing.used, 0.0)

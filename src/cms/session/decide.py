@@ -179,7 +179,7 @@ def decide(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         if ask_at is not None and now >= ask_at:
             actions.append(AskBudget())
     elif turn.unheeded:
-        actions.append(StopProcess(f"{breach.reason}, and claude went on after it was told to stop"))
+        actions.append(StopProcess(f"{breach.reason}, and claude went on after being told to stop"))
     elif turn.interrupted_at is not None:
         if now >= turn.interrupted_at + PATIENCE:
             actions.append(StopProcess(breach.reason))
@@ -192,12 +192,12 @@ def _gone_away(state: State, rules: Rules, now: float) -> Breach | None:
     """Work that is done elsewhere than where its checks run."""
     if is_elsewhere(state.cwd, rules):
         # A conversation that was in a work tree of claude's when it was left goes on in there.
-        why = f"claude goes on in {state.cwd}, where no check runs: begin a session in that folder"
+        why = f"claude moved to {state.cwd}, where no check runs; start a session in that folder"
         return Breach(Outcome.FAILED, why, now)
     cloud = next((text for kind, text in state.tasks.values() if kind == CLOUD_TASK), None)
     if cloud is None:
         return None
-    return Breach(Outcome.FAILED, f"a subagent works in the cloud, where no check runs: {cloud}", now)
+    return Breach(Outcome.FAILED, f"a subagent runs in the cloud, where no check runs: {cloud}", now)
 
 
 def wake_at(state: State, rules: Rules) -> float | None:
@@ -244,13 +244,13 @@ def _end_unasked(state: State, rules: Rules, now: float) -> tuple[Action, ...]:
         return ()
     if unasked.interrupted_at is not None:
         late = now >= unasked.interrupted_at + PATIENCE
-        return (StopProcess("claude works by itself, and went on after it was told to stop"),) if late else ()
+        return (StopProcess("claude worked on its own and went on after being told to stop"),) if late else ()
     gone = used_up(state, rules.limits)
     why = gone[1] if gone is not None else unasked.short
     if not why and unasked.replies > 1:
         why = "it went on after its first call was refused"
     if why:
-        return (EndUnasked(f"a turn that nobody asked for is ended: {why}"),)
+        return (EndUnasked(f"ended a turn that nobody asked for: {why}"),)
     return () if unasked.asked else (AskStanding(),)
 
 

@@ -44,7 +44,7 @@ from cms.session.questions import AskedQuestion, Choice, PersonAnswer
 from cms.session.state import Breach, PendingCall, State
 
 #: What the model reads when a call is refused.
-AWAY = "refused: its work would lie where nobody looks and no check runs; work in the work dir"
+AWAY = "refused: its work would be where no check runs; work in the work dir"
 NOBODY = "refused: nobody is there to permit this"
 
 
@@ -282,7 +282,7 @@ def _by_preset(call: PendingCall, rules: Rules) -> GateDecision:
             if target is not None and target.within(rules.folders):
                 return GateDecision("allow", detail=detail)
             where = "" if target is None else target.name
-            return GateDecision("deny", f"{where} is outside of the work dir (preset edit)", detail)
+            return GateDecision("deny", f"{where} is outside the work dir (preset edit)", detail)
         return GateDecision("pass", detail=detail)
     return GateDecision("deny", not_in_preset(tool, rules.preset), detail)
 

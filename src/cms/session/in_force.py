@@ -87,21 +87,21 @@ def check_in_force(
         faults.append(f"--agent: there is no {expected.agent!r}; there are {', '.join(sorted(agents))}")
     applied, asked = settings.applied.effort, expected.effort.lower()
     if asked and settings.sources is not None and applied != asked:
-        told = f"--effort {expected.effort} is not in force: claude applies {applied or 'none'}"
+        told = f"--effort {expected.effort} is not in effect: claude applies {applied or 'none'}"
         (mistakes if asked in _EFFORTS else faults).append(told)
     for error in settings.errors or ():
         told = " ".join(part for part in (f"{error.file}:", error.path, error.message) if part)
         if error.file == expected.settings_file:
             faults.append(f"--settings: {' '.join(part for part in (error.path, error.message) if part)}")
         else:
-            mistakes.append(f"settings that are not in force: {told}")
+            mistakes.append(f"settings not in effect: {told}")
     if not faults:
         faults = [
             f"--settings: claude rejects {one}" for one in _rejected(expected.settings, _FLAG, settings)
         ]
     if not mistakes:
         mistakes = [
-            f"settings that are not in force: claude rejects {one} of the user's settings"
+            f"settings not in effect: claude rejects {one} of the user's settings"
             for one in _rejected(expected.user, _USER, settings)
         ]
     return Found(tuple(faults), tuple(_breaches(expected, settings, servers or ())), tuple(mistakes))
@@ -122,7 +122,7 @@ def _breaches(expected: Expected, settings: SettingsReply, servers: Sequence[Ser
     """Where claude reads the project's own configuration all the same."""
     for server in servers:
         if server.scope == "project" and not expected.trusted and server.status == "connected":
-            yield f"claude started the project's server {server.name!r}, which nobody trusts"
+            yield f"claude started the project's server {server.name!r}, which is not trusted"
     for source in settings.sources or ():
         if source.source in _PROJECT and (more := source.settings.keys() - expected.project.keys()):
             yield f"claude reads the project's own {source.source}: {', '.join(sorted(more))}"

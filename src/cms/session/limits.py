@@ -85,7 +85,7 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
     if used_up:
         return Breach(Outcome.TURNS_EXCEEDED, f"{state.turns} of {limits.max_turns} turns used", now)
     if limits.max_tool_calls is not None and state.tool_calls + len(hooks) > limits.max_tool_calls:
-        return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} permitted tool calls used", now)
+        return Breach(Outcome.TURNS_EXCEEDED, f"all {limits.max_tool_calls} allowed tool calls used", now)
     if limits.max_time is not None and now >= turn.since + limits.max_time:
         return Breach(Outcome.TIME_EXCEEDED, f"{limits.max_time:g} s are over", now)
     until = _silent_at(state, rules)
@@ -94,7 +94,7 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
     if turn.retry is not None and turn.retry.error_status in (401, 403):
         return Breach(
             Outcome.FAILED,
-            f"the API refused the credentials ({turn.retry.error_status}): log in again, or mend the key",
+            f"the API refused the credentials ({turn.retry.error_status}): log in again or fix the key",
             now,
             turn.retry.error_status,
         )
@@ -110,7 +110,7 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
                 return Breach(Outcome.STALLED, f"no progress: the same {repetition.tool} call {times}", now)
     until = _meter_until(state)
     if _cost_matters(state, rules) and until is not None and now >= until:
-        return Breach(Outcome.COST_EXCEEDED, "claude does not say any more what it has spent", now)
+        return Breach(Outcome.COST_EXCEEDED, "claude no longer reports what it has spent", now)
     return None
 
 

@@ -47,12 +47,12 @@ def check_depth(caller: Caller, options: SessionOptions, limits: ChildLimits) ->
     if caller.depth > limits.max_depth:
         raise UsageError(
             f"sessions may start sessions down to depth {limits.max_depth}, and this would be {caller.depth}",
-            hint="do the work in this session",
+            hint="do the work in this session instead",
         )
     if options.allow_cms and caller.depth == limits.max_depth:
         raise UsageError(
             f"a session at depth {caller.depth} may not start others: the limit is {limits.max_depth}",
-            hint="start it without access to cms",
+            hint="start it without --allow-cms",
         )
 
 
@@ -67,7 +67,7 @@ def check_room(caller: Caller, live: Iterable[SessionRecord], limits: ChildLimit
     children = sorted(record.name for record in live if is_child(record, caller))
     if len(children) >= limits.max_children:
         raise UsageError(
-            f"{len(children)} sessions started from here are alive, and more may not be: "
+            f"{len(children)} sessions started from here are alive, which is the most allowed: "
             f"{', '.join(children)}",
             hint="wait for one to end, or stop one",
         )
@@ -119,17 +119,23 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
     """
     have = _as_seen_from(parent.options, options.work_dir)
     if options.fork_of:
-        raise _more(f"conversation {options.fork_of!r}", "it does not have that itself", "leave it out")
+        raise _more(
+            f"conversation {options.fork_of!r}", "this session does not have that itself", "leave it out"
+        )
     changes: dict[str, object] = {}
     for field, rule in rules.items():
         asked, given = _value(options, field), _value(have, field)
         match rule.child:
             case "preset" if options.preset not in _WITHIN[have.preset]:
-                raise _more(f"preset {options.preset}", f"its own is {have.preset}", "use " + have.preset)
+                raise _more(
+                    f"preset {options.preset}", f"this session has {have.preset}", "use " + have.preset
+                )
             case "safety" if have.safety and not options.safety:
                 raise _more("the safety net off", "its own is on", "leave it on")
             case "writes" if have.writes == "workdir" and options.writes != "workdir":
-                raise _more(f"writes {options.writes}", "its own stay in its folders", "leave it out")
+                raise _more(
+                    f"writes {options.writes}", "this session writes only in its folders", "leave it out"
+                )
             case "mode" | "same" if asked and asked != given and (given or rule.child == "mode"):
                 raise _more(f"{rule.noun} {asked}", "its own is another", "leave it out")
             case "mode" | "same" if given and given != "bypassPermissions":
@@ -139,7 +145,9 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
                 raise _more("on-violation deny", "its own is stop", "leave it out")
             case "granted" if asked and not given:
                 raise _more(
-                    rule.noun or "trust in its folder", "it does not have that itself", "leave it out"
+                    rule.noun or "trust in its folder",
+                    "this session does not have that itself",
+                    "leave it out",
                 )
             case "isolated" if asked == "no":
                 changes[field] = given
@@ -147,7 +155,9 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
                 _check_within(_each(asked), (have.work_dir, *have.add_dirs))
             case "known" | "checks" if rule.child == "known" or not _runs_all(have):
                 if more := [one for one in _each(asked) if _plain(one, field, options) not in _each(given)]:
-                    raise _more(f"{rule.noun} {more[0]!r}", "it does not have that itself", "leave it out")
+                    raise _more(
+                        f"{rule.noun} {more[0]!r}", "this session does not have that itself", "leave it out"
+                    )
             case "joined":
                 changes[field] = joined(_each(asked), _each(given))
             case "stricter" | "least":
@@ -253,9 +263,9 @@ def _left(asked: float | None, parent: SessionRecord) -> float | None:
     left = cost - parent.total_cost_usd
     if left <= 0:
         raise UsageError(
-            f"session {parent.name!r} has nothing left to give: ${parent.total_cost_usd:.4f} of "
+            f"session {parent.name!r} has nothing left to spend: ${parent.total_cost_usd:.4f} of "
             f"${cost:.2f} are spent",
-            hint="finish with what there is",
+            hint="finish with what you have",
         )
     return left if asked is None else min(asked, left)
 

@@ -367,7 +367,7 @@ class Walls(Record, frozen=True):
         """What a verdict must tell of this."""
         return (
             *(() if self.safety else ("safety was off: no protected paths, no gate",)),
-            *((f"it could write outside of its work dir: {self.anywhere}",) if self.anywhere else ()),
+            *((f"it could write outside its work dir: {self.anywhere}",) if self.anywhere else ()),
             *(f"protected, and changed while the session ran: {one}" for one in self.changed),
             *(f"protected, and changed from outside while the session ran: {one}" for one in self.outside),
             *(
@@ -379,7 +379,7 @@ class Walls(Record, frozen=True):
                 for one in (*self.unheld, *self.lost)
             ),
             *(
-                (f"nobody knows whether what is protected was changed: {self.unchecked}",)
+                (f"it is unknown whether a protected path was changed:  {self.unchecked}",)
                 if self.unchecked
                 else ()
             ),

@@ -75,7 +75,7 @@ def read_answer(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, messag
     """
     if deny:
         if texts:
-            raise UsageError("an answer and --deny at once", hint="give one of them")
+            raise UsageError("an answer and --deny exclude each other", hint="give one of them")
         return PersonAnswer(False, {}, message)
     if asked.kind == "permission":
         known = {"allow": True, "yes": True, "y": True, "deny": False, "no": False, "n": False}
@@ -90,7 +90,7 @@ def read_answer(asked: OpenQuestion, texts: Sequence[str], *, deny: bool, messag
         raise UsageError(
             f"{asked.name} asks {plural(len(asked.questions), 'question')}, and "
             f"{plural(len(texts), 'answer')} came",
-            hint=f"one answer for each, in their order; cms ask {asked.name} shows them",
+            hint=f"give one answer for each, in order; cms ask {asked.name} shows them",
         )
     pairs = zip(asked.questions, texts, strict=True)
     return PersonAnswer(True, {question.question: choose(question, text) for question, text in pairs})
@@ -105,7 +105,7 @@ def answers_as_message(name: str, questions: Sequence[Question], texts: Sequence
     if len(texts) != len(questions):
         raise UsageError(
             f"{name} asked {plural(len(questions), 'question')}, and {plural(len(texts), 'answer')} came",
-            hint=f"one answer for each, in their order; cms ask {name} shows them",
+            hint=f"give one answer for each, in order; cms ask {name} shows them",
         )
     return "\n".join(
         f"The answer to your question {question.question!r}: {_option(question, text)}"

@@ -117,7 +117,7 @@ def no_room(session: SessionRecord, work: Interaction) -> str:
     if (over := spent_up(session.total_cost_usd, session.total_turns, limits)) is not None:
         return over[1]
     if limits.max_tool_calls is not None and session.tool_calls >= limits.max_tool_calls:
-        return f"all {limits.max_tool_calls} permitted tool calls used"
+        return f"all {limits.max_tool_calls} allowed tool calls used"
     if limits.max_time is not None and work.before + work.duration >= limits.max_time:
         return f"{limits.max_time:g} s are over"
     return ""

@@ -149,15 +149,13 @@ def notices(standing: Standing, *, every_tool: bool = False) -> tuple[str, ...]:
     if standing.left_out:
         why = "changed since it was trusted" if standing.difference else "not trusted"
         if standing.trusted:
-            said.append(f"left out of {standing.folder}: {summary(standing.left_out)}")
+            said.append(f"not loaded from {standing.folder}: {summary(standing.left_out)}")
         else:
             said.append(
-                f"left out of {standing.folder} ({why}): {summary(standing.left_out)}; "
-                f"`cms trust {standing.folder}` shows it and lets it in"
+                f"not loaded from {standing.folder} ({why}): {summary(standing.left_out)}; "
+                f"`cms trust {standing.folder}` shows it, and can trust it"
             )
     if standing.rules and not every_tool:
         shown = ", ".join(standing.rules[:_NAMED]) + (" ..." if len(standing.rules) > _NAMED else "")
-        said.append(
-            f"permission rules of {standing.folder} are not in force ({shown}): name them with --allow"
-        )
+        said.append(f"permission rules of {standing.folder} do not count ({shown}); use --allow")
     return tuple(said)

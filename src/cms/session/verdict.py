@@ -46,7 +46,7 @@ _WHOLE = frozenset({"", "end_turn", "stop_sequence", "tool_use"})
 _UNKNOWN = re.compile(r"Unknown (slash )?command|Unknown skill|/\S+ isn't available in this environment")
 
 
-NOT_ASKED: Final = "claude answered by itself: the model was not asked"
+NOT_ASKED: Final = "claude answered by itself without asking the model"
 
 
 class Conclusion(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
     """
     turn = state.turn
     if turn is None:
-        return Conclusion(Outcome.FAILED, "nothing was in flight")
+        return Conclusion(Outcome.FAILED, "nothing was running")
     reasons: list[str] = []
     if turn.denials:
         reasons.append(f"{plural(len(turn.denials), 'tool call')} refused")
@@ -95,9 +95,9 @@ def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
     if left:
         reasons.append(f"still running in the background: {', '.join(left)}")
     if (alive := agents(state)) and not is_over(state):
-        reasons.append(f"subagents still at work: {', '.join(alive)}")
+        reasons.append(f"subagents still running: {', '.join(alive)}")
     if turn.unheeded:
-        reasons.append(f"claude {state.version} went on after it was told to end its turn: do not rely on it")
+        reasons.append(f"claude {state.version} went on after it was told to end its turn; do not rely on it")
     reasons += [f"an MCP server was not there: {one}" for one in state.servers_down]
     breach, result = turn.breach, turn.result
     if breach is not None and breach.outcome is not Outcome.COMPLETED:
@@ -105,24 +105,24 @@ def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
     if breach is None and failure:
         return Conclusion(Outcome.FAILED, failure, tuple(reasons))
     if result is None or (breach is None and state.phase is Phase.ENDED):
-        return Conclusion(Outcome.INTERRUPTED, end or "it did not come to an end", tuple(reasons))
+        return Conclusion(Outcome.INTERRUPTED, end or "it did not end", tuple(reasons))
     if breach is not None:
         # What was wanted was there before the turn was ended; how it ended does not matter.
         return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
     if result.subtype == "error_max_budget_usd":
-        error = f"${state.ledger.spent:.4f} spent: claude's own lock closed"
+        error = f"${state.ledger.spent:.4f} spent: stopped by claude's own limit"
         return Conclusion(Outcome.COST_EXCEEDED, error, (error, *reasons))
     if result.subtype == "error_max_turns":
-        error = f"{state.turns} turns used: claude's own lock closed"
+        error = f"{state.turns} turns used: stopped by claude's own limit"
         return Conclusion(Outcome.TURNS_EXCEEDED, error, (error, *reasons))
     if result.is_error:
         said = result.result or " ".join(result.errors) or result.subtype.removeprefix("success")
-        error = said.strip() or "claude reported an error and did not say which"
+        error = said.strip() or "claude reported an error without saying which"
         limited = result.api_error_status == 429 or (
             state.rate_limit is not None and state.rate_limit.status == "rejected"
         )
         if state.api_key_source == "none" and "logged in" in error.lower():
-            error += " (run `claude` once and log in, or set ANTHROPIC_API_KEY)"
+            error += " (run `claude` and log in, or set ANTHROPIC_API_KEY)"
         outcome = Outcome.RATE_LIMITED if limited else Outcome.FAILED
         if (result.terminal_reason or "").startswith("aborted"):
             outcome, error = Outcome.INTERRUPTED, "interrupted"
@@ -201,7 +201,7 @@ def judge_delegation(
         outcome, error = Outcome.FAILED, misfit
         work = msgspec.structs.replace(work, output="")
     elif unjudged and cut_off and not failed_checks:
-        outcome, error = Outcome.INTERRUPTED, f"its checks were never finished: {cut_off}"
+        outcome, error = Outcome.INTERRUPTED, f"its checks did not finish: {cut_off}"
     elif outcome is Outcome.COMPLETED and failed_checks:
         outcome, error = Outcome.VERIFICATION_FAILED, failed_checks[0]
         reasons += failed_checks
@@ -212,11 +212,11 @@ def judge_delegation(
     elif walls is not None and walls.changed and on_violation == "stop":
         outcome, error = Outcome.PROTECTED_PATH, f"protected, and changed: {walls.changed[0]}"
     elif walls is not None and walls.unchecked and outcome is Outcome.COMPLETED:
-        outcome, error = Outcome.FAILED, f"what is protected could not be looked at: {walls.unchecked}"
+        outcome, error = Outcome.FAILED, f"the protected paths could not be checked: {walls.unchecked}"
     if walls is not None:
         reasons += walls.reasons
     elif unjudged:
-        reasons.append("not known whether a protected path changed: cms ended without warning")
+        reasons.append("it is unknown whether a protected path changed: cms ended unexpectedly")
     if cut_off and not reasons and outcome is Outcome.INTERRUPTED:
         reasons.append("cancelled")
     state = work.state

@@ -95,7 +95,7 @@ class Claude:
         if code != 0:
             raise MachineError(
                 f"`{self.shown(words)}` failed: {_last_line(said) or f'exit status {code}'}",
-                hint="is this Claude Code recent enough to have `claude mcp add`? `claude update` renews it",
+                hint="it may be too old for `claude mcp add`; `claude update` updates it",
             )
 
     def health(self) -> tuple[Health, str, Scope | None]:
@@ -139,7 +139,7 @@ class Claude:
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise MachineError(f"`{self.shown(words)}` did not end within {TIMEOUT:g} s") from None
+                raise MachineError(f"`{self.shown(words)}` did not finish within {TIMEOUT:g} s") from None
             except OSError as error:
                 raise MachineError(f"cannot run {self._argv[0]}: {error.strerror}") from error
         return done.returncode, done.stdout.decode(errors="replace")

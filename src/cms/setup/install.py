@@ -95,7 +95,7 @@ class Setup:
         if found is not None and not is_ours(found):
             raise UsageError(
                 f"{file} has another server named {NAME}",
-                hint=f"if it is not needed: {self._claude.shown(self._claude.remove_words(scope))}",
+                hint=f"if you do not need it:  {self._claude.shown(self._claude.remove_words(scope))}",
             )
         known = self._notebook.of(file)
         as_we_left = known is not None and before is not None and known.after == digest(before)
@@ -130,7 +130,7 @@ class Setup:
         try:
             return edit_json.get(data.decode(), (SERVERS, NAME)), data
         except ValueError as error:
-            raise MachineError(f"{file} cannot be read: {error}", hint="mend it first") from error
+            raise MachineError(f"{file} cannot be read: {error}", hint="fix it first") from error
 
     def _check(self, scope: Scope, entry: Entry) -> tuple[Health, str]:
         file = self._claude.user_file
@@ -168,7 +168,7 @@ class Setup:
                 self._notebook.forget(file, drop_backup=False)
             return
         if not is_ours(found):
-            self._steps.append(f"left alone: {NAME} in {file} is another server")
+            self._steps.append(f"kept: {NAME} in {file} is another server")
             return
         back, known = self._notebook.way_back(file), self._notebook.of(file)
         own = self._claude.user_file
@@ -181,9 +181,11 @@ class Setup:
         elif scope == "project":
             text = edit_json.remove(data.decode(), (SERVERS,), NAME)
             if known is not None and not known.existed and json.loads(text) == {SERVERS: {}}:
-                self._step(f"{file}: removed, nothing else is in it", lambda: file.unlink(missing_ok=True))
+                self._step(
+                    f"{file}: removed, since nothing else is in it", lambda: file.unlink(missing_ok=True)
+                )
             else:
-                self._step(f"{file}: all else as it was", lambda: self._put(file, text.encode()))
+                self._step(f"{file}: the rest is as it was", lambda: self._put(file, text.encode()))
         if self._dry:
             return
         if aside is not None:
@@ -205,10 +207,10 @@ class Setup:
     def _write_guide(self, file: Path) -> None:
         wanted, there = guide_text().encode(), read(file)
         if there == wanted:
-            self._steps.append(f"the guide is there already: {file}")
+            self._steps.append(f"the guide is already there:  {file}")
             return
         if there is not None and self._notebook.way_back(file) is None:
-            raise UsageError(f"{file} was changed by somebody", hint="remove or rename it, then try again")
+            raise UsageError(f"{file} has been changed", hint="remove or rename it, then try again")
 
         def put() -> None:
             parents = [file.parent, file.parent.parent, file.parent.parent.parent]
@@ -228,7 +230,7 @@ class Setup:
             return
         known, back = self._notebook.of(file), self._notebook.way_back(file)
         if back is None and there != guide_text().encode():
-            self._steps.append(f"left alone: {file} was changed since it was installed")
+            self._steps.append(f"kept: {file} has changed since it was installed")
             return
 
         def take() -> None:

@@ -114,7 +114,7 @@ def verified(db: Database, session_id: str, head: str = "") -> tuple[list[AuditR
     rows = _rows(db, session_id)
     broken = audit.verify(rows, *_head(db, session_id))
     if broken is None and head and all(sealed != head for _, _, sealed in rows):
-        broken = Broken(0, f"no row has the seal {head}: the log was written anew, or is another's")
+        broken = Broken(0, f"no row has the seal {head}: the log was rewritten or belongs to another")
     if broken is not None and broken.number:
         rows = [row for row in rows if 0 < row[0] < broken.number]
     return _convert(rows), broken
@@ -152,5 +152,5 @@ def _convert(rows: Iterable[_Row]) -> list[AuditRow]:
         ]
     except msgspec.ValidationError as error:
         raise StoreError(
-            f"the audit log cannot be read: {error}", hint="cms audit NAME --verify finds the row"
+            f"the audit log cannot be read: {error}", hint="`cms audit NAME --verify` finds the row"
         ) from error

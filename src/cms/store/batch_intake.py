@@ -56,7 +56,7 @@ def add(db: Database, batch_id: str, tasks: Sequence[NewTask]) -> list[str]:
                 "SELECT line FROM batch_tasks WHERE batch_id = ? AND name = ?", (batch_id, name)
             ).fetchone()
             where = f" (line {first[0]})" if first is not None else ""
-            faults.append(f"line {task.line}: there is a task {name!r} already{where}")
+            faults.append(f"line {task.line}: there is already a task {name!r}{where}")
             continue
         db.executemany(
             "INSERT INTO batch_needs (batch_id, seq, need_name) VALUES (?, ?, ?)",
@@ -110,7 +110,7 @@ def _unknown(db: Database, batch_id: str) -> Iterator[str]:
     for need, name, line in rows:
         near = nearest(need, (one for one in names if one != name))
         meant = f"; did you mean {near!r}?" if near else ""
-        yield f"line {line}: task {name!r} needs {need!r}, which is no task of this batch{meant}"
+        yield f"line {line}: task {name!r} needs {need!r}, which is not a task of this batch{meant}"
 
 
 def _taken(db: Database, batch_id: str, *, fresh: bool) -> Iterator[str]:
@@ -143,7 +143,7 @@ def _ring(db: Database, batch_id: str) -> list[str]:
         words.append(f"{name!r} (line {at})")
         line = line or at
     words.append(words[0] if len(ring) <= _TOLD else f"{len(ring) - _TOLD} more")
-    return [f"line {line}: tasks need each other in a ring: {' needs '.join(words)}"]
+    return [f"line {line}: tasks need each other in a circle: {' needs '.join(words)}"]
 
 
 def graph(db: Database, batch_id: str, count: int) -> Graph:
@@ -174,7 +174,7 @@ def unchecked(db: Database, batch_id: str, how: BestOf) -> list[str]:
     ).fetchone()
     if row is None:
         return []
-    more = f", nor have {row[2] - 1} more" if row[2] > 1 else ""
+    more = f", and neither have {row[2] - 1} more" if row[2] > 1 else ""
     return [f"line {row[1]}: --best-of {how} chooses by --{how}, and task {row[0]!r} has none{more}"]
 
 
@@ -201,5 +201,5 @@ def applied_twice(db: Database, batch_id: str) -> list[str]:
     ).fetchone()
     if row is None:
         return []
-    what = f"--apply on-pass would apply every attempt at {row[0]!r}, one on the other"
-    return [f"line {row[1]}: {what}; without it, cms apply brings the one that you choose"]
+    what = f"--apply on-pass would apply every attempt at {row[0]!r}, one on top of the other"
+    return [f"line {row[1]}: {what}; leave it out and choose one with `cms apply`"]

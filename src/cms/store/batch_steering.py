@@ -1,4 +1,4 @@
-"""What a person changes in a batch that is there already: its limits, what waits, what is to be done again.
+"""What a person changes in a batch that is there already: its limits, what waits, what can be run again.
 
 Each is one transaction, and a line in the batch's audit log (`cms audit ID`): who looks back sees why.
 """
@@ -121,10 +121,10 @@ def requeue(
     tasks = batch_tasks.of_names(db, batch_id, names) if names else []
     for task in tasks:
         if task.status not in OVER:
-            raise UsageError(f"task {task.name!r} is {task.status.value}: it is not over")
+            raise UsageError(f"task {task.name!r} is {task.status.value}: it has not ended")
         if task.status is TaskStatus.COMPLETED:
             raise UsageError(
-                f"task {task.name!r} has completed", hint="cms continue goes on in its conversation"
+                f"task {task.name!r} has completed", hint="`cms continue` continues its conversation"
             )
     if names:
         marks = ", ".join(str(task.seq) for task in tasks)
@@ -136,7 +136,7 @@ def requeue(
     count = _back(db, batch_id, which)
     if not count:
         raise UsageError(
-            f"no task of batch {batch_id!r} is to be done again", hint=f"see them: cms batch show {batch_id}"
+            f"no task of batch {batch_id!r} can be run again", hint=f"`cms batch show {batch_id}` lists them"
         )
     fine = (
         "status = 'skipped' AND NOT EXISTS (SELECT 1 FROM batch_needs AS n JOIN batch_tasks AS t"
@@ -185,7 +185,7 @@ def _check_needs(db: Database, batch_id: str, tasks: Sequence[Task]) -> None:
         ).fetchone()
         if row is not None:
             raise UsageError(
-                f"task {task.name!r} needs {row[0]!r}, which ended {row[1]}", hint="name that one, too"
+                f"task {task.name!r} needs {row[0]!r}, which ended {row[1]}", hint="name that task too"
             )
 
 

@@ -325,7 +325,7 @@ def of_names(db: Database, batch_id: str, names: Sequence[str]) -> list[Task]:
             near = nearest(name, known)
             raise UsageError(
                 f"batch {batch_id!r} has no task {name!r}",
-                hint=f"did you mean {near!r}?" if near else f"see them: cms batch show {batch_id}",
+                hint=f"did you mean {near!r}?" if near else f"`cms batch show {batch_id}` lists them",
             )
     return list(found.values())
 

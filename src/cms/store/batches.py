@@ -62,7 +62,7 @@ def create(db: Database, batch: BatchRecord) -> None:
             (batch.id, batch.created, batch.status.value, db.owner_id, to_json(batch)),
         )
     except sqlite3.IntegrityError:
-        raise UsageError(f"there is a batch {batch.id!r} already") from None
+        raise UsageError(f"there is already a batch {batch.id!r}") from None
 
 
 def save(db: Database, batch: BatchRecord) -> None:
@@ -114,13 +114,13 @@ def claim(db: Database, batch_id: str, statuses: Collection[BatchStatus] = RESUM
     owner = row[0]
     if batch.status in ACTIVE and owner != db.owner_id and db.living_pid(owner) is not None:
         raise UsageError(
-            f"batch {batch_id!r} is at work in another process of cms",
-            hint="stop that one first (Ctrl-C where it runs)",
+            f"batch {batch_id!r} is running in another cms process",
+            hint="stop that one first (Ctrl-C there)",
         )
     if batch.status not in statuses:
         raise UsageError(
-            f"batch {batch_id!r} is {batch.status.value}: there is nothing to go on with",
-            hint=f"see what became of it: cms batch show {batch_id}",
+            f"batch {batch_id!r} is {batch.status.value}: nothing is left to do",
+            hint=f"`cms batch show {batch_id}` shows what became of it",
         )
     claimed = batch.status if batch.status in ACTIVE else BatchStatus.RUNNING
     db.execute(
@@ -175,7 +175,9 @@ def find(db: Database, word: str) -> BatchRecord:
             return found
     if begun:
         newest = ", ".join(begun[:3])
-        raise UsageError(f"{len(begun)} batches begin with {word!r}", hint=f"say which; the newest: {newest}")
+        raise UsageError(
+            f"{len(begun)} batches start with {word!r}", hint=f"say which one; the newest: {newest}"
+        )
     raise BatchNotFound(word, nearest(word, ids))
 
 

@@ -21,13 +21,13 @@ _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 def _full(path: Path) -> StoreError:
     return StoreError(
         f"no space left to write {path}",
-        hint="free some disk space and try again; what was acknowledged before is safe",
+        hint="free some disk space and try again; what was accepted before is safe",
     )
 
 
 def _read_only(path: Path) -> StoreError:
     return StoreError(
-        f"cannot write {path}", hint="make it and its folder writable for you, or set CMS_HOME to another"
+        f"cannot write {path}", hint="make it and its folder writable, or set CMS_HOME to another"
     )
 
 
@@ -43,20 +43,20 @@ def from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
         case sqlite3.SQLITE_CANTOPEN:
             return StoreError(
                 f"cannot open {path}",
-                hint="look at its permissions and at the space left on its disk, or set CMS_HOME to another",
+                hint="check its permissions and the free disk space, or set CMS_HOME to another",
             )
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreError(
                 f"{path} is locked by another program",
-                hint="close what has it open (a database viewer, a backup) and try again",
+                hint="close the program that has it open (a database viewer, a backup) and try again",
             )
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreError(
-                f"{path} is damaged or no database",
-                hint="move it away to begin a new one, or restore it; the raw logs beside it are not touched",
+                f"{path} is damaged or not a database",
+                hint="restore it, or move it away to start a new one; the raw logs beside it stay",
             )
         case sqlite3.SQLITE_IOERR:
-            return StoreError(f"reading or writing {path} failed ({name})", hint="look at the disk")
+            return StoreError(f"reading or writing {path} failed ({name})", hint="check the disk")
         case _:
             return StoreError(f"the store refused: {error} ({name}, {path})")
 
@@ -68,7 +68,7 @@ def from_os(error: OSError, path: Path) -> StoreError:
     if error.errno in _NO_ACCESS:
         return _read_only(path)
     reason = os.strerror(error.errno) if error.errno else str(error)
-    return StoreError(f"reading or writing {path} failed: {reason}", hint="look at the disk")
+    return StoreError(f"reading or writing {path} failed: {reason}", hint="check the disk")
 
 
 @contextmanager

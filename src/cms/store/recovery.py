@@ -16,27 +16,27 @@ from cms.store.records import Recovery
 _CRASHED: Final[dict[InteractionState, tuple[InteractionState, str]]] = {
     InteractionState.QUEUED: (
         InteractionState.INTERRUPTED,
-        "never sent: cms ended without warning before claude was given this message; safe to send again",
+        "never sent: cms ended unexpectedly before claude was given this message; safe to send again",
     ),
     InteractionState.SENT: (
         InteractionState.DOUBTFUL,
         (
-            "cms ended without warning just as claude was given this message, which it may or may not have "
-            "read: look at what changed before you send it again"
+            "cms ended unexpectedly just as claude was given this message, which it may or may not have "
+            "read: check what changed before you send it again"
         ),
     ),
     InteractionState.RUNNING: (
         InteractionState.INTERRUPTED,
         (
-            "cms ended without warning while claude was at work on this message; what it had done stands, "
+            "cms ended unexpectedly while claude was working on this message; what it did stays, "
             "and its conversation can be resumed"
         ),
     ),
     InteractionState.CHECKING: (
         InteractionState.UNCHECKED,
         (
-            "cms ended without warning when the work on this message had ended, and its checks were never "
-            "finished; what it had done stands, and its conversation can be resumed"
+            "cms ended unexpectedly after the work on this message, and its checks did not finish; "
+            "what it did stays, and its conversation can be resumed"
         ),
     ),
 }
@@ -100,16 +100,16 @@ def _crashed_session(
         error = f"message {ended[-1].number}: {ended[-1].error}"
     elif paused:
         error = (
-            "cms ended without warning while this session was paused; its conversation can be resumed, "
+            "cms ended unexpectedly while this session was paused; its conversation can be resumed, "
             "and it takes messages again"
         )
     elif busy:
         error = (
-            "cms ended without warning while claude was at work; what it had done stands, "
+            "cms ended unexpectedly while claude was working; what it had done stands, "
             "and its conversation can be resumed"
         )
     else:
-        error = "cms ended without warning while this session had nothing to do; nothing of it was lost"
+        error = "cms ended unexpectedly while this session had nothing to do; nothing was lost"
     # That the message before this one was judged done says nothing of this one.
     stale = bool(ended) and record.status is SessionStatus.COMPLETED
     return msgspec.structs.replace(

@@ -134,18 +134,18 @@ async def test_a_failed_need_skips_its_dependants_and_says_so(house: House, auto
 async def test_mistakes_are_told_before_anything_starts(house: House, autojump_clock: Clock) -> None:
     record = await house.load([spec("a", "ok", "b"), spec("b", "ok", "a"), spec("c", "ok")])
     (problem,) = await house.batches.check(record.id)
-    assert "in a ring" in problem
+    assert "in a circle" in problem
     assert "'a' (line 1)" in problem
     assert "'b' (line 2)" in problem
     record = await house.load([spec("apple", "ok", "pears"), spec("pear")])
     assert await house.batches.check(record.id) == [
-        "line 1: task 'apple' needs 'pears', which is no task of this batch; did you mean 'pear'?"
+        "line 1: task 'apple' needs 'pears', which is not a task of this batch; did you mean 'pear'?"
     ]
     assert await house.batches.add(record.id, 2, [(spec("pear"), 9)]) == [
-        "line 9: there is a task 'pear' already (line 2)"
+        "line 9: there is already a task 'pear' (line 2)"
     ]
     record = await house.load([spec("a", max_cost=3.0)], max_cost=1.0)
-    assert "would never start" in (await house.batches.check(record.id))[0]
+    assert "could never start" in (await house.batches.check(record.id))[0]
     record = await house.load([])
     assert await house.batches.check(record.id) == ["there is no task in it"]
     await house.batches.discard(record.id)
@@ -216,7 +216,7 @@ async def test_retries_are_asked_for_and_safe(house: House, autojump_clock: Cloc
 async def test_a_task_that_cannot_begin_fails_alone(house: House, autojump_clock: Clock) -> None:
     record = await house.run([spec("a", "taken"), spec("b")])
     assert await house.statuses(record.id) == {"a": "failed", "b": "completed"}
-    assert "exists already" in ((await house.tasks(record.id))["a"].result or pytest.fail("no result")).error
+    assert "already exists" in ((await house.tasks(record.id))["a"].result or pytest.fail("no result")).error
 
 
 async def test_the_cap_holds_by_reservation(house: House, autojump_clock: Clock) -> None:
@@ -253,7 +253,7 @@ async def test_a_bug_of_ours_lays_it_down(house: House, autojump_clock: Clock) -
     await engine.wait()
     record = await wait_status(house, engine.record.id, BatchStatus.STOPPED)
     assert record.stopped_by == "trouble"
-    assert "a bug of ours" in record.reason
+    assert "a bug in cms" in record.reason
 
 
 async def wait_status(house: House, batch_id: str, status: BatchStatus) -> BatchRecord:
@@ -495,7 +495,7 @@ async def test_what_another_process_has_just_taken_up_is_refused(
     async with open_house(tmp_path) as one, open_house(tmp_path) as other:
         record = await one.load([spec("a")])
         await one.store.write(batches.claim, record.id, {BatchStatus.LOADING})
-        with pytest.raises(UsageError, match="another process"):
+        with pytest.raises(UsageError, match="another cms process"):
             await other.batches.start(record.id)
 
 
@@ -566,9 +566,9 @@ async def test_a_recovery_that_takes_long_holds_up_no_question(tmp_path: Path, a
     sessions.traces = traces  # type: ignore[assignment, method-assign] # a slow check
     async with open_house(tmp_path, sessions) as house, trio.open_nursery() as nursery:
         nursery.start_soon(house.batches.recover)
-        while "looked into" not in (await house.batches.summary(batch_id)).reason:  # noqa: ASYNC110
+        while "checking what became" not in (await house.batches.summary(batch_id)).reason:  # noqa: ASYNC110
             await trio.sleep(0.01)
-        assert "looked into" in (await house.batches.summaries())[0].reason
+        assert "checking what became" in (await house.batches.summaries())[0].reason
         assert house.batches.busy
         went_on: list[Engine] = []
 
@@ -582,4 +582,4 @@ async def test_a_recovery_that_takes_long_holds_up_no_question(tmp_path: Path, a
         while not went_on:  # noqa: ASYNC110
             await trio.sleep(0.01)
         assert (await went_on[0].wait()).status in (BatchStatus.COMPLETED, BatchStatus.FAILED)
-        assert "looked into" not in (await house.batches.summary(batch_id)).reason
+        assert "checking what became" not in (await house.batches.summary(batch_id)).reason

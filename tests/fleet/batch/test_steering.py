@@ -136,11 +136,11 @@ async def test_other_limits_hold_from_then_on(house: House, autojump_clock: Cloc
     assert await said(house, record.id) == [
         ("set", "max_parallel: 6, max_cost: 1.0, model of tasks: opus, max_cost of tasks: 0.02", "faster")
     ]
-    with pytest.raises(UsageError, match="no use for other limits"):
+    with pytest.raises(UsageError, match="its limits cannot be changed"):
         await house.batches.alter(record.id, changes, "")
     with pytest.raises(BadValue, match="--out cannot be changed"):
         await house.batches.alter(record.id, Header(out="/x"), "")
-    with pytest.raises(BadValue, match="nothing is to be changed"):
+    with pytest.raises(BadValue, match="nothing to change"):
         await house.batches.alter(record.id, Header(), "")
 
 

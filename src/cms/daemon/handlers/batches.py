@@ -118,7 +118,7 @@ class BatchHandlers:
         with call.scope:
             return BatchResult(await engine.wait())
         # The client that it belongs to has gone, or wants it to end.
-        engine.stop("the command that ran it was ended; `cms batch resume` goes on")
+        engine.stop("the command that ran it has ended; `cms batch resume` goes on")
         return BatchResult(await engine.wait())
 
     async def follow(self, call: Call, params: BatchParams) -> BatchResult:

@@ -107,7 +107,7 @@ def _summary(report: DrillReport) -> str:
     for case in report.cases:
         counts[case.verdict] += 1
     words = [f"{counts['held']} held", f"{counts['failed']} failed"]
-    words += [f"{counts['unpromised']} not held, nor promised here"] if counts["unpromised"] else []
+    words += [f"{counts['unpromised']} not held, and not promised here"] if counts["unpromised"] else []
     words += [f"{counts['untested']} not tested"] if counts["untested"] else []
     verdict = f"certified for level {report.level}" if report.ok else "NOT CERTIFIED"
     return f"\n{verdict}: {', '.join(words)}, in {report.seconds:.0f} s"

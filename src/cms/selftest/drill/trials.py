@@ -108,7 +108,7 @@ class Trials:
         except Untested as why:
             verdict, found = "untested", Finding(str(why))
         except trio.TooSlowError:
-            found = Finding("it did not come to an end")
+            found = Finding("it did not end")
         except (CmsError, OSError) as error:
             found = Finding(str(error))
         if found.wrong and verdict == "held":

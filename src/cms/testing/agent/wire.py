@@ -17,7 +17,7 @@ _RECEIVE: Final = 65536
 
 
 class NotJSON(Exception):
-    """A line of stdin is no JSON object; the real one exits with 1 on it."""
+    """A line of stdin is not a JSON object; the real one exits with 1 on it."""
 
 
 def new_uuid() -> str:
@@ -65,7 +65,7 @@ class Wire:
                 interrupt it, and its handler would not run until the host says something.
 
         Raises:
-            NotJSON: a line is no JSON object.
+            NotJSON: a line is not a JSON object.
         """
         poller = select.poll()
         for fd in (self._receive_fd, wakeup_fd):
