@@ -44,6 +44,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing, P, R, Verb, all_verbs
 from cms.rpc.wire import PROTOCOL
+from cms.session.hooks import Hooks
 from cms.session.lineage import scope
 from cms.session.model import DelegateResult, Limits, Outcome, Record, Reply, SessionOptions
 from cms.session.terms import Terms
@@ -303,6 +304,29 @@ async def test_what_no_session_may_ask_for(tmp_path: Path, verb: Verb[P, Record]
             await inside.ask(verb, params)
 
 
+async def test_a_session_has_no_commands_run_and_nothing_sent_for_it(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    async with house(tmp_path) as supervisor:
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        options = SessionOptions("child", inside.work_dir)
+        for hooks in (
+            Hooks(on_done=f"touch {mark}"),
+            Hooks(webhook="http://127.0.0.1:1/"),
+            Hooks(notify=("x",)),
+        ):
+            with pytest.raises(UsageError, match="may not have commands run"):
+                await inside.ask(SESSION_SPAWN, SpawnParams(options, "hello", hooks=hooks))
+            with pytest.raises(UsageError, match="may not have commands run"):
+                await inside.ask(SESSION_DELEGATE, DelegateParams(options, "hello", hooks=hooks))
+        await inside.spawn("child")
+        with pytest.raises(UsageError, match="may not have commands run"):
+            await inside.ask(SESSION_SEND, SendParams("child", "hello", hooks=Hooks(on_fail="true")))
+        traced = msgspec.structs.replace(options, name="traced", otel=True)
+        with pytest.raises(UsageError, match="its trace exported"):
+            await inside.ask(SESSION_SPAWN, SpawnParams(traced, "hello"))
+    assert not mark.exists()
+
+
 def test_every_way_to_name_a_session_is_looked_at() -> None:
     """A text in the params of a verb that a session may ask for: it names one, or nothing of anybody's."""
     texts = {
@@ -312,7 +336,8 @@ def test_every_way_to_name_a_session_is_looked_at() -> None:
         for field in msgspec.structs.fields(verb.params)
         if field.type in (str, str | None, tuple[str, ...])
     }
-    plain = {"version", "prompt", "message", "task", "context", "json_schema", "status", "order", "tags"}
+    plain = {"version", "prompt", "message", "task", "context", "json_schema", "status", "order"}
+    plain |= {"tags", "label"}
     assert texts - plain <= {"name", "names", "after"}
 
 

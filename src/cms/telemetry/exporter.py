@@ -190,7 +190,7 @@ def _metrics_data(item: Item, resource: Resource) -> MetricsData:
 
     at, since = round(item.at * 1e9), round(item.since * 1e9)
     found: list[Metric] = []
-    for family in item.families:
+    for family in filter(lambda one: one.samples, item.families):
         points = [NumberDataPoint(dict(one.labels), since, at, one.value) for one in family.samples]
         counter = family.kind == "counter"
         data = Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True) if counter else Gauge(points)
