@@ -13,7 +13,7 @@ from cms.batch.model import BatchRecord, TaskView
 from cms.batch.report import score_rows, table_words
 from cms.batch.scores import CellScore
 from cms.json_output import json_object
-from cms.session.model import Interaction, LiveSession, Outcome, SessionRecord, shown_as
+from cms.session.model import LIVE, Interaction, LiveSession, Outcome, SessionRecord, shown_as
 from cms.session.plan_usage import UsageWindow
 
 #: What a page is told: (which part of it, its value). The order counts.
@@ -34,7 +34,7 @@ _BATCH: Final = (
 )
 _TASK: Final = (
     "name status cost cost_exact turns tries duration started ended model node host cell row attempt chosen"
-    " reused change patch"
+    " reused change patch session_id"
 )
 #: Characters of why a task did not complete, and of its answer, in a table.
 TEXTS: Final = (1000, 200)
@@ -50,6 +50,7 @@ def session_row(
         record,
         _SESSION,
         state=shown_as(record.status, outcome),
+        alive=record.status in LIVE,
         activity="" if live is None else live.activity,
         frozen=live is not None and live.frozen,
         open_questions=0 if live is None else live.questions,

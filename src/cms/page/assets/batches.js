@@ -107,7 +107,7 @@ export function batchPage(main) {
         wide: true,
         value: (one) => one.name,
         cell: (one) => [
-          one.tries > 0 ? link("sessions", one.name, one.file) : one.name,
+          one.tries > 0 ? link("sessions", one.name, one.file, one.sessionId) : one.name,
           one.chosen && [" ", el("span", { class: "chip good" }, "chosen")],
           one.node && el("span", { class: "under" }, `on ${one.node} (${one.host})`),
           one.reused && el("span", { class: "under" }, `result of ${one.reused}`),

@@ -12,10 +12,16 @@ function address(what, name, file) {
   return file || null;
 }
 
-/** A link to a page, or the words alone where there is none. */
-export function link(what, name, file) {
+/** A link to a page, or the words alone where there is none. `id`: of the session that is meant, if known. */
+export function link(what, name, file, id = "") {
   const where = address(what, name, file);
-  return where ? el("a", { href: where }, name) : el("span", {}, name);
+  return where ? el("a", { href: id ? `${where}?id=${encodeURIComponent(id)}` : where }, name) : el("span", {}, name);
+}
+
+/** Whether a page of that name was opened to see another session, which had the name before. */
+export function isAnother(session) {
+  const meant = new URLSearchParams(location.search).get("id");
+  return Boolean(meant) && meant !== session.id;
 }
 
 /** A state as an icon and a word: never by colour alone. */

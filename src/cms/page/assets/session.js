@@ -3,9 +3,9 @@
 import { costChart } from "./charts.js";
 import { el, show } from "./dom.js";
 import { diffView } from "./diff.js";
-import { block, chip, costCell, facts, scrolls, section } from "./parts.js";
+import { block, chip, costCell, facts, isAnother, scrolls, section } from "./parts.js";
 import { questionForms } from "./questions.js";
-import { clock, count, isLive, money, nowOf, plain, seconds, size, span } from "./words.js";
+import { clock, count, money, nowOf, plain, seconds, size, span } from "./words.js";
 
 const SHOWN = 300; // moments at first; the others by a button
 const LABELS = {
@@ -27,11 +27,12 @@ export function sessionPage(main, act) {
     if (data === null) return;
     const { session, interactions } = data;
     const last = interactions[interactions.length - 1];
-    const live = isLive(session);
+    const live = session.alive;
     const now = nowOf(data);
     show(
       main,
       el("div", { class: "title" }, el("h1", {}, session.name), chip(session.state), live && act && buttons(session)),
+      isAnother(session) ? el("p", { class: "asks" }, "Another session has this name now: the one of the task was renamed or deleted.") : null,
       live && data.activity ? el("p", { class: "sum", dir: "auto" }, data.activity) : null,
       data.live ? liveFacts(data.live) : null,
       questionForms(data, act),
@@ -99,7 +100,7 @@ export function sessionPage(main, act) {
       return data ? data.session.name : "Session";
     },
     again() {
-      if (data && isLive(data.session)) redraw();
+      if (data && data.session.alive) redraw();
     },
     session(found) {
       data = found;

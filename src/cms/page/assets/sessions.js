@@ -4,7 +4,7 @@ import { meter } from "./charts.js";
 import { el, show } from "./dom.js";
 import { chip, costCell, link } from "./parts.js";
 import { makeTable } from "./table.js";
-import { clock, count, isLive, kind, money, nowOf, seconds, span } from "./words.js";
+import { clock, count, kind, money, nowOf, seconds, span } from "./words.js";
 
 export function sessionsPage(main) {
   let data = null;
@@ -16,9 +16,9 @@ export function sessionsPage(main) {
     now: () => nowOf(data),
     groups: [
       { id: "all", title: "all", has: () => true },
-      { id: "live", title: "live", has: (one) => isLive(one) },
+      { id: "live", title: "live", has: (one) => one.alive },
       { id: "asks", title: "waiting for you", has: (one) => one.openQuestions > 0 || one.state === "needs_input" },
-      { id: "bad", title: "ended otherwise", has: (one) => !isLive(one) && kind(one.state) === "bad" },
+      { id: "bad", title: "ended otherwise", has: (one) => !one.alive && kind(one.state) === "bad" },
     ],
     columns: [
       {
@@ -88,7 +88,7 @@ export function sessionsPage(main) {
     sessions(found) {
       data = found;
       table.rows = found.sessions;
-      const live = found.sessions.filter((one) => isLive(one));
+      const live = found.sessions.filter((one) => one.alive);
       const asks = found.sessions.filter((one) => one.openQuestions > 0);
       show(
         main,
@@ -138,5 +138,5 @@ export function sessionsPage(main) {
 }
 
 function elapsed(one, now) {
-  return (isLive(one) ? now : seconds(one.lastSaved)) - seconds(one.created);
+  return (one.alive ? now : seconds(one.lastSaved)) - seconds(one.created);
 }

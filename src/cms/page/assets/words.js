@@ -54,16 +54,11 @@ export function count(number, word) {
 
 const KINDS = {
   good: ["completed", "done"],
-  work: ["busy", "starting", "running", "loading"],
+  work: ["busy", "starting", "attached", "running", "loading"],
   rest: ["ready", "created", "stopped", "waiting", "skipped", "cancelled", "paused", "queued", "killed", "sent"],
   wait: ["needs_input", "interrupted", "rate_limited", "parked", "asks", "frozen", "checking", "unchecked"],
 };
 const ICONS = { good: "✓", work: "●", rest: "○", wait: "?", bad: "✗" };
-
-/** Whether a session has a process. */
-export function isLive(session) {
-  return ["starting", "ready", "busy", "paused"].includes(session.status);
-}
 
 /** What kind of state a word is: good, work, rest, wait or bad. */
 export function kind(state) {
