@@ -22,7 +22,7 @@ __all__ = ["shell"]
 @pytest.fixture(scope="module")
 def sessions(shell: Shell) -> Shell:
     """A live session and one that has ended."""
-    shell.ok("spawn", "fix-auth", prompt("hello", say("x")))
+    shell.ok("spawn", "fix-auth", prompt("hello", say("x")), "--tag", "urgent", "--tag", "upstream")
     shell.ok("spawn", "fix-docs", prompt("hello", say("x")), "--stop")
     (shell.work_dir / "task.md").write_text("x")
     (shell.work_dir / "tasks").mkdir()
@@ -43,6 +43,13 @@ def offered(shell: Shell, *words: str) -> list[str]:
         (("wait", "fix-auth", ""), ["fix-docs"]),
         (("delete", "fix-auth", "fix-docs", ""), []),
         (("send", "--name", ""), ["fix-docs", "fix-auth"]),
+        (("search", "x", "--session", ""), ["fix-docs", "fix-auth"]),
+        (("list", "--tag", "u"), ["upstream", "urgent"]),
+        (("delegate", "x", "--tag", "ur"), ["urgent"]),
+        (("tag", "fix-a"), ["fix-auth"]),
+        (("tag", "fix-docs", "urgent", ""), ["upstream"]),
+        (("tag", "fix-auth", "--remove", ""), ["upstream", "urgent"]),
+        (("tag", "fix-auth", "--rem"), ["--remove"]),
         (("send", "fix-auth", ""), []),
         (("send", "fix-auth", "--", ""), []),
         (("spawn", ""), []),
@@ -61,7 +68,7 @@ def offered(shell: Shell, *words: str) -> list[str]:
         (("completion", ""), ["bash", "zsh", "fish"]),
         (("help", "dem"), ["demo"]),
         (("no-such-command", ""), []),
-        (("cost", "--by", ""), ["session", "model", "day"]),
+        (("cost", "--by", ""), ["session", "model", "tag", "day", "week"]),
         (("logs", "-f", "fix-"), ["fix-docs", "fix-auth"]),
         (("logs", "--last", "3", "fix-a"), ["fix-auth"]),
         (("logs", "-f", "fix-auth", ""), []),

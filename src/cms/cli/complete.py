@@ -70,8 +70,10 @@ def _next(given: Sequence[str], wanted: str) -> list[Candidate]:
         and (position == 0 or ("many" in which and not _flags_in(given[1:])))
     ):
         return list(_sessions(which, given[1:], wanted))
-    if given and given[-1] in ("--name", "--after"):
+    if given and given[-1] in ("--name", "--after", "--session"):
         return list(_sessions("any", (), wanted))
+    if given and (given[-1] in ("--tag", "--remove") or (command == "tag" and not wanted.startswith("-"))):
+        return [one for one in _tags(wanted) if one[0] not in given]
     from cms.cli.parser import build, complete
 
     app = build()
@@ -89,6 +91,12 @@ def _sessions(which: str, taken: Sequence[str], start: str) -> Iterator[Candidat
     for name, status in names_and_statuses(_database(), start, _LIVE if "live" in which else ()):
         if name not in taken:
             yield name, status
+
+
+def _tags(start: str) -> list[Candidate]:
+    from cms.store.read_only import tags
+
+    return tags(_database(), start)
 
 
 def _batches() -> list[Candidate]:

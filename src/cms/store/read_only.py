@@ -27,6 +27,17 @@ def names_and_statuses(
     )
 
 
+def tags(database: str | os.PathLike[str], start: str = "") -> list[tuple[str, str]]:
+    """The tags of sessions that begin so, and how many have each; the most used first."""
+    return _pairs(
+        database,
+        "SELECT value, printf('%d sessions', count(*)) FROM sessions, json_each(rest, '$.options.tags')"  # noqa: S608
+        """ WHERE instr(rest, '"tags":[]') = 0 AND substr(value, 1, length(?1)) = ?1"""
+        f" GROUP BY value ORDER BY count(*) DESC, value LIMIT {MOST}",
+        start,
+    )
+
+
 def batches(database: str | os.PathLike[str]) -> list[tuple[str, str]]:
     """The newest batches' ids and their statuses when they were last stored."""
     return _pairs(database, f"SELECT id, status FROM batches ORDER BY created DESC LIMIT {MOST}")  # noqa: S608
