@@ -336,7 +336,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             group="task",
             ways=_CHECK | {"continue"},
             tool=Tool(
-                "How often what it did not pass is given back to it, to put it right within its limits.",
+                "How often what it failed is given back to it, to put right within its limits.",
                 {"delegate": "", "continue": "", "task": "As for delegate."},
                 Meta(ge=0, le=10),
             ),

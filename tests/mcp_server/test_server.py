@@ -121,7 +121,7 @@ async def test_a_delegation_goes_out_as_it_was_asked_for_and_its_verdict_comes_b
     assert found["outcome"] == "needs_input"
     assert found["questions"] == [{"question": "Which?", "options": ["a", "b"]}]
     assert found["refused"] == [
-        {"tool": "Write", "detail": "/etc/x", "reason": "protected", "protectedPath": True}
+        {"tool": "Write", "detail": "/etc/x", "reason": "protected", "protectedPath": True, "allow": []}
     ]
     assert not problem(SCHEMAS["delegate"], found)
 

@@ -89,8 +89,7 @@ TOOLS = (
         CostArguments,
         Costs,
         cost,
-        """What sessions have cost, from the ledger: by session, model or day. Free. Use it for the bill at
-        the end of a piece of work.""",
+        """What was spent, by session, model, tag, day or week. Free. For the bill after the work.""",
         read_only=True,
         inside=False,
     ),

@@ -307,8 +307,8 @@ TOOLS = (
         delegate,
         """Give one self-contained task to a Claude Code agent of its own, under limits, and get a verdict.
         The first choice for work that you can describe fully and check afterwards. It costs model calls up
-        to maxCost ($2.00 unless you say otherwise; a small task takes a few cents to some tenths of a
-        dollar) and none of your context but the answer. Nobody answers its permission questions: what the
+        to maxCost (by default $2.00; a small task takes some cents) and none of your context but the answer.
+        Nobody answers its permission questions: what the
         preset does not allow is refused and reported. Its process ends with the task; `continue` goes on
         in the same conversation. For several side by side start each with detach, then `wait` once for all:
         without, they run one after the other. Cancelling this call stops the agent.""",
@@ -322,8 +322,8 @@ TOOLS = (
         DelegationVerdict,
         continue_,
         """Send a follow-up to a delegated session and get a new verdict: answer its questions, ask for a
-        fix, raise a limit that ended it. It remembers everything, so this is cheaper than a new
-        delegation. The session's limits count from its beginning.""",
+        fix, raise a limit that ended it. It remembers everything: cheaper than a new delegation. The
+        session's limits count from its beginning.""",
         destructive=True,
         open_world=True,
     ),
@@ -368,9 +368,8 @@ TOOLS = (
         Answer,
         fork,
         """Branch a session's conversation into a new live session and send that a message: to try something
-        else from what it has read, without reading again. The original is left as it is. Costs model
-        calls, under the original's limits; the branch's own cost counts from zero. Both work in the same
-        folder. Cancelling this call stops the branch.""",
+        else with what it has read. The original stays as it is. Costs model calls, under the original's
+        limits, counted from zero. Both work in one folder. Cancelling this call stops the branch.""",
         destructive=True,
         open_world=True,
         inside=False,
@@ -382,8 +381,8 @@ TOOLS = (
         Collected,
         wait,
         """Wait until sessions have nothing left to do, and collect their last answers with outcome and cost:
-        the second half of whatever you started with detach. Free, and one call for many sessions. A
-        session that waits for an answer counts as at work: if it takes long, look at `questions`.""",
+        the second half of what you started with detach. Free, one call for many sessions. One that waits
+        for an answer counts as at work: if it takes long, look at `questions`.""",
         read_only=True,
     ),
     tool(
