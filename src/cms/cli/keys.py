@@ -99,7 +99,8 @@ class Keyboard:
         termios.tcflush(self._fd, termios.TCIFLUSH)
 
     def _on_continue(self, _signum: int, _frame: FrameType | None) -> None:
-        self.take()
+        if has_keyboard():  # else it would be stopped again
+            self.take()
 
     def wait(self, patience: float, wake: int = -1) -> str:
         """The next key, or "" when none came in time, an unknown one came, or `wake` became readable.
