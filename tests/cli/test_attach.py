@@ -125,12 +125,13 @@ def test_its_terminal_is_given_back_whatever_ends_claude(shell: Shell) -> None:
             shell.ok("kill", name)
         else:
             taken.type("k")
-        assert taken.finish() == (130 if name == "killed" else 0)
+        assert taken.finish() == (130 if name == "killed" else 1)
         one = last(shell, name)
         assert one["cost"] == DIME
         assert one["costExact"] is False, (name, one)
         assert shell.status(name)["status"] == ("killed" if name == "killed" else "stopped")
         assert "at least $0.1000" in taken.text
+        assert ("ended: killed" if name == "killed" else "ended: claude ended with signal 9") in taken.text
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])

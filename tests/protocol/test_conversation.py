@@ -57,10 +57,14 @@ def test_the_last_total_counts_and_only_where_nothing_was_said_after_it() -> Non
 
 
 def test_the_status_line() -> None:
-    told = read_status(b'{"session_id": "s", "cost": {"total_cost_usd": 0.5}, "model": {"id": "m"}, "x": 1}')
+    one = "1edacc04-bd86-44ee-a010-dd080bd7b07e"
+    line = b'{"session_id": "%b", "cost": {"total_cost_usd": 0.5}, "model": {"id": "m"}, "x": 1}'
+    told = read_status(line % one.encode())
     assert told is not None
-    assert (told.session_id, told.cost.total_cost_usd, told.model.id) == ("s", 0.5, "m")
+    assert (told.session_id, told.cost.total_cost_usd, told.model.id) == (one, 0.5, "m")
     assert read_status(b"{}") is None
+    for forged in ("../../etc/passwd", "--settings=x", f"{one}\\n", f"../{one}"):
+        assert read_status(line % forged.encode()) is None
 
 
 @given(st.lists(st.binary(max_size=80)), st.binary(max_size=80))

@@ -141,9 +141,10 @@ class AttachedRunner(Runner):
         self._opened = True
         self._ready.set()
         status = await process.container.wait()
-        if not self._end.has_begun():
-            told = "" if not status else f", with exit status {status}"
-            self._end.begin(f"claude was left{told}", SessionStatus.STOPPED)
+        if status:
+            how = f"exit status {status}" if status > 0 else f"signal {-status}"
+            self._end.begin(f"claude ended with {how}", SessionStatus.STOPPED, outcome=Outcome.FAILED)
+        self._end.begin("claude was left", SessionStatus.STOPPED)
 
     def _end_without_wall(self) -> None:
         if self._lost_wall and self.record.options.on_violation != "deny":

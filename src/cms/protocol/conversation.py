@@ -14,7 +14,7 @@ claude's own interface is seen by nothing else: there is no stream of ours. Meas
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -37,13 +37,16 @@ class _Cost(msgspec.Struct, frozen=True):
 
 
 class _Model(msgspec.Struct, frozen=True):
-    id: str = ""
+    id: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
 class StatusLine(msgspec.Struct, frozen=True):
-    """What claude tells a status line: as much of it as is read."""
+    """What claude tells a status line: as much of it as is read.
 
-    session_id: str
+    It is read from where an agent can write, too; the id becomes the name of a file and a word of an argv.
+    """
+
+    session_id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")]
     cost: _Cost
     model: _Model = _Model()
 
