@@ -82,7 +82,8 @@ def pause(
         cms pause fix-auth
         cms pause fix-auth docs --freeze
     """
-    chosen = _pick("pause", names, name_flag, all_, LIVE - {SessionStatus.PAUSED})
+    may_be = LIVE - {SessionStatus.PAUSED, SessionStatus.ATTACHED}
+    chosen = _pick("pause", names, name_flag, all_, may_be)
 
     def ask(name: str) -> SessionResult:
         with io.daemon() as client:

@@ -50,7 +50,7 @@ HELP: Final = (
     ("q, ctrl-c", "leave; no session is ended by that"),
 )
 #: Sessions come in this order, by name (s2 before s10) among the same.
-_RANKS: Final = (SessionStatus.BUSY, SessionStatus.STARTING, SessionStatus.PAUSED, SessionStatus.READY)
+_RANKS: Final = tuple(map(SessionStatus, ("busy", "starting", "paused", "attached", "ready")))
 
 
 _NUMBERS: Final = re.compile(r"[0-9]+|[^0-9]+")
