@@ -30,6 +30,8 @@ from cms.store.rows import to_json
 #: In the order in which they come.
 KINDS: Final[tuple[TextKind, ...]] = ("prompt", "call", "answer")
 
+#: What SQLite says of a file that is no index of ours. (Its statements are fixed: an error is the file's.)
+_DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 #: Deleted words leave the file at once where SQLite can do that; older ones cannot read what it then writes.
 _SECURE: Final = sqlite3.sqlite_version_info >= (3, 42)
 #: Of the tables below; an index of another version is made anew.
@@ -370,6 +372,6 @@ def _index_errors(path: Path) -> Iterator[None]:
             yield
     except StoreError as error:
         code = getattr(error.__cause__, "sqlite_errorcode", None)
-        if isinstance(code, int) and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if isinstance(code, int) and code & 0xFF in _DAMAGED:
             raise IndexDamaged(error.message, hint=error.hint) from error
         raise
