@@ -9,6 +9,7 @@ from pathlib import Path
 from cli.shell import Shell, shell
 from cms.daemon.metrics import of_daemon, of_exports, of_store
 from cms.store.counters import Figures
+from telemetry.collector import collecting
 
 __all__ = ["shell"]
 
@@ -19,8 +20,13 @@ def test_every_command_works(shell: Shell) -> None:
     lines = "".join(re.findall(r"^```sh\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)).splitlines()
     commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("cms ")]
     assert commands
-    for words in commands:
-        shell.ok(*words)
+    (shell.work_dir / "tasks.jsonl").write_text('{"name": "t", "prompt": "hello"}\n')
+    with collecting() as collector:
+        shell.env |= collector.environ
+        for words in commands:
+            shell.ok(*words)
+        collector.wait("invoke_workflow")
+    assert [one.name for one in collector.named("invoke_agent")] == ["invoke_agent traced", "invoke_agent t"]
 
 
 def test_every_metric_that_is_named_is_there() -> None:

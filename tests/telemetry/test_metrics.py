@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 
 from cli.making import RECEIPT, UNPROVED, interaction, session
 from cli.shell import Shell, shell
+from cms.batch.model import BatchOptions, BatchRecord, BatchStatus
 from cms.cli.metrics import parse_address
 from cms.daemon.metrics import of_daemon, of_exports, of_store
 from cms.session.audit import AuditEntry
 from cms.session.model import Denial, InteractionState, Outcome, TokenUsage
-from cms.store import audit, counters, sessions
+from cms.store import audit, batches, counters, sessions
 from cms.store.counters import Figures
 from cms.store.database import Database
 from cms.store.owners import Owner
@@ -153,6 +154,20 @@ def test_calls_limits_and_ends(tmp_path: Path) -> None:
     ends = {labels: value for (name, labels), value in told.items() if name == "cms_process_ends_total"}
     assert sum(ends.values()) == 2
     assert {dict(labels)["proof"] for labels in ends} == {"proved", "unproved"}
+
+
+def test_a_batch_that_a_usage_limit_parks_counts_once_a_park(tmp_path: Path) -> None:
+    def batch(status: BatchStatus) -> BatchRecord:
+        return BatchRecord(id="b", created=0.0, status=status, options=BatchOptions(work_dir="/"))
+
+    parked, running = batch(BatchStatus.PARKED), batch(BatchStatus.RUNNING)
+    with database(tmp_path) as db, db.transaction():
+        batches.create(db, running)
+        for one in (parked, parked, running, parked):
+            batches.save(db, one)
+        found = counters.figures(db, 0.0)
+    assert found.counters["parks"] == {"": 2}
+    assert found.batches == {"parked": 1}
 
 
 # --- a daemon -------------------------------------------------------------------------------------

@@ -297,7 +297,17 @@ def test_sampling(sampler: str, argument: str, alone: bool, in_sampled: bool, in
 
 def test_content_alone_is_no_telemetry() -> None:
     with pytest.raises(UsageError, match="--otel"):
-        Telemetry.check(SessionOptions("a", "/", otel_content=True))
+        Telemetry.check(SessionOptions("a", "/", otel_content=True), {})
+
+
+def test_what_cannot_be_exported_is_refused_and_not_lost() -> None:
+    options, name = SessionOptions("a", "/", otel=True), "OTEL_EXPORTER_OTLP_PROTOCOL"
+    with pytest.raises(UsageError, match="over HTTP"):
+        Telemetry.check(options, {name: "grpc"})
+    Telemetry.check(SessionOptions("a", "/"), {name: "grpc"})
+    for protocol in ("", "http/protobuf", "http/json"):
+        Telemetry.check(options, {name: protocol})
+    Telemetry.check(options, {name: "grpc", "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"})
 
 
 def test_telemetry_variables_of_the_user_reach_claude() -> None:

@@ -207,7 +207,7 @@ class Supervisor(Processes):
                 hint="add --isolate, or leave out --apply",
             )
         await self.changes.check(options)
-        self.telemetry.check(options)
+        self.telemetry.check(options, settings.environ)
         await self._unkilled.check(options)
         find_claude(settings)
         now = time.time()

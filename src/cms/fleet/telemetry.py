@@ -35,7 +35,7 @@ class Telemetry:
         self._traces: dict[str, SessionTrace] = {}  # session id -> that of its newest process
 
     @staticmethod
-    def check(options: SessionOptions) -> None:
+    def check(options: SessionOptions, environ: Mapping[str, str]) -> None:
         """Whether what is asked for can be had.
 
         Raises:
@@ -43,8 +43,17 @@ class Telemetry:
         """
         if options.otel_content and not options.otel:
             raise UsageError("--otel-content says what --otel exports", hint="add --otel")
-        if options.otel:
-            check_library()
+        if not options.otel:
+            return
+        check_library()
+        for name in ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"):
+            if protocol := environ.get(name, ""):
+                if not protocol.startswith("http/"):
+                    raise UsageError(
+                        f"--otel exports by OTLP over HTTP, and {name} says {protocol}",
+                        hint="set OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf, with an endpoint for it",
+                    )
+                break
 
     def trace(self, record: SessionRecord, environ: Mapping[str, str]) -> SessionTrace | None:
         """The trace of a process that is about to be started; None: it is not traced."""
