@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from cli.shell import Shell, shell
+from cms.cli.hook_flags import addresses
 from cms.testing.script import call, prompt, say
 
 __all__ = ["shell"]
@@ -46,6 +47,11 @@ def test_what_is_refused_is_refused_before_anything_begins(shell: Shell) -> None
     assert (ran.code, SECRET in ran.err) == (2, False), ran
     assert shell.cms("spawn", "refused", "go", "--notify", "@/nowhere/at/all").code == 2
     assert shell.cms("status", "refused").code == 10
+
+
+def test_addresses_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "at").write_text("# mine\nntfy://a\n\n  dbus://  \n")
+    assert addresses((f"@{tmp_path}/at", "json://h")) == ("ntfy://a", "dbus://", "json://h")
 
 
 def test_in_the_foreground_the_command_waits_for_its_hook(shell: Shell) -> None:

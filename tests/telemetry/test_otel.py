@@ -295,6 +295,16 @@ def test_sampling(sampler: str, argument: str, alone: bool, in_sampled: bool, in
     ]
 
 
+def test_names_are_those_of_the_conventions() -> None:
+    known = pytest.importorskip("opentelemetry.semconv._incubating.attributes.gen_ai_attributes")
+    attributes = {value for value in vars(known).values() if isinstance(value, str)}
+    ours = {value for value in vars(names).values() if isinstance(value, str)}
+    assert {one for one in ours if one.startswith("gen_ai.")} <= attributes
+    operations = {one.value for one in known.GenAiOperationNameValues}
+    assert {names.WORKFLOW, names.AGENT, names.CHAT, names.TOOL} <= operations
+    assert names.PROVIDER in {one.value for one in known.GenAiProviderNameValues}
+
+
 def test_content_alone_is_no_telemetry() -> None:
     with pytest.raises(UsageError, match="--otel"):
         Telemetry.check(SessionOptions("a", "/", otel_content=True), {})

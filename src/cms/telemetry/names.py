@@ -1,7 +1,7 @@
 """The names of spans and attributes: those of OpenTelemetry's conventions for generative AI, and ours.
 
-The conventions are not settled yet; what of them changes, changes here. Read from version 1.37 of them and
-`opentelemetry.semconv._incubating` 0.66.
+The conventions are not settled yet; what of them changes, changes here. A test compares them with
+`opentelemetry-semantic-conventions` (0.66, schema 1.44).
 """
 
 from __future__ import annotations
