@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 40.0  # seconds
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",

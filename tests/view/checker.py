@@ -21,7 +21,8 @@ def faults(page: Page) -> list[str]:
     """What is wrong with the page as it stands, for who uses it by ear, by keyboard, or with weak eyes."""
     found = _own(page)
     if axe := _axe():
-        page.js(f"window.axe || (() => {{ {axe} }})()")
+        if not page.js("Boolean(window.axe)"):
+            page.js(f"(() => {{ {axe} }})()")
         told = page.js(
             "axe.run(document, {resultTypes: ['violations'], preload: false})"
             ".then((found) => found.violations.map((one) =>"
@@ -37,6 +38,7 @@ _RULES = """(() => {
   const seen = (one) => one.getClientRects().length > 0;
   if (document.querySelectorAll("main").length !== 1) found.push("not one main");
   if ([...document.querySelectorAll("h1")].filter(seen).length !== 1) found.push("not one h1");
+  if (document.documentElement.scrollWidth > innerWidth) found.push("wider than the window");
   if (!document.title) found.push("no title");
   if (!document.documentElement.lang) found.push("no language");
   let level = 0;

@@ -86,6 +86,8 @@ def test_what_is_hostile_is_text(shell: Shell, server: Server, page: Page) -> No
     )
     page.forgive("TrustedHTML")
     assert faults(page) == []
+    page.look(dark=True, width=320)
+    assert faults(page) == []
 
 
 def test_clicking_through(shell: Shell, server: Server, page: Page) -> None:
@@ -107,6 +109,9 @@ def test_clicking_through(shell: Shell, server: Server, page: Page) -> None:
         page.js("document.querySelector('#line svg').getAttribute('aria-label')")
     )
     assert faults(page) == []
+    page.look(dark=True, width=320)
+    assert faults(page) == []
+    page.look()
     page.click("#tasks button.sort", "Cost")
     page.until("document.querySelector('#tasks tbody tr').innerText.includes('task-2')")
     page.js("document.querySelector('#tasks select').value = 'bad'")
@@ -150,6 +155,9 @@ def test_answering_a_question(shell: Shell, server: Server, page: Page) -> None:
     assert "<b>first</b>" in page.text("form")
     assert "SQLite\\u202e" in page.text("form")
     assert faults(page) == []
+    page.look(dark=True, width=320)
+    assert faults(page) == []
+    page.look()
     page.click("form button", "Answer")
     page.until_text("Choose an answer", "#said")
     page.click("form label", "2")

@@ -128,6 +128,8 @@ def test_two_hundred_sessions(world: tuple[World, str], page: Page) -> None:
     page.until("document.querySelector('tbody tr').innerText.startsWith('session-199')")
     assert page.js("document.querySelector('[aria-sort]').innerText.trim()") == "Cost ▾"
     assert faults(page) == []
+    page.look(dark=True, width=320)
+    assert faults(page) == []
 
 
 def test_ten_thousand_tasks(world: tuple[World, str], page: Page) -> None:

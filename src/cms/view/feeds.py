@@ -49,7 +49,7 @@ _ALL_EACH: Final = 5.0
 #: Bytes of a patch that a page shows.
 _PATCH: Final = 2 * 1024 * 1024
 #: A batch's tasks are read again after so many times what it took: 10,000 of them take a while.
-_RESTS: Final = 8.0
+_RESTS: Final = 4.0
 
 
 class Feed(Protocol):
@@ -121,7 +121,7 @@ class SessionFeed:
         self._changed: tuple[object, ...] = ()
 
     def poll(self) -> Iterator[Event]:
-        found = self._daemon.call(SESSION_INTERACTIONS, InteractionsParams(self._name, last=50))
+        found = self._daemon.call(SESSION_INTERACTIONS, InteractionsParams(self._name, last=1))
         record = found.session
         live = self._live(record)
         last = found.interactions[-1] if found.interactions else None
@@ -135,7 +135,7 @@ class SessionFeed:
                 activity="" if live is None else live.activity,
                 live=None if live is None else data.live_facts(live),
                 next_step=next_step(record, last),
-                interactions=[data.interaction(one) for one in found.interactions],
+                last=None if last is None else data.interaction(last),
                 questions=asked.open,
                 unanswered=None if ended is None else json_object(ended, "questions denials"),
             ),

@@ -25,8 +25,7 @@ export function sessionPage(main, act) {
 
   function redraw() {
     if (data === null) return;
-    const { session, interactions } = data;
-    const last = interactions[interactions.length - 1];
+    const { session, last } = data;
     const live = session.alive;
     const now = nowOf(data);
     show(
