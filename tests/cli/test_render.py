@@ -84,6 +84,24 @@ def test_a_folder_gives_way_from_its_beginning() -> None:
     assert short_folder("/home/annex/x", "/home/ann") == "/home/annex/x"
 
 
+def test_list_shows_tags_where_there_are_some() -> None:
+    plain, tagged = session("a"), session("b")
+    options = msgspec.structs.replace(tagged.options, tags=("release-2", "urg\x1bent"))
+    tagged = msgspec.structs.replace(tagged, options=options)
+    assert "TAGS" not in list_table([plain], 0.0, NOW, PIPE)[0]
+    heads, first, second, *_ = list_table([plain, tagged], 0.0, NOW, TERMINAL)
+    assert heads.endswith("TAGS")
+    assert not first.endswith(" ")
+    assert second.endswith("release-2, urg?e…")
+    wide = list_table([tagged], 0.0, NOW, PIPE, beyond=3, only=" --tag 'a b'")
+    assert wide[1].endswith("release-2, urg\x1bent")
+    assert wide[-1].endswith("the next: cms list --tag 'a b' --after b")
+    for width in (20, 40, 60, 80, 100):
+        narrow = msgspec.structs.replace(TERMINAL, width=width)
+        lines = list_table([plain, tagged], 0.0, NOW, narrow)[:3]
+        assert max(map(render.display_width, lines)) <= max(width, 60)
+
+
 def test_list_of_nothing_says_how_to_begin() -> None:
     assert list_table([], 0.0, NOW, TERMINAL) == ["no sessions yet; start one: cms spawn NAME PROMPT"]
 

@@ -195,9 +195,17 @@ def list_sessions(
             home=os.environ.get("HOME", ""),
             order=sort,
             beyond=beyond,
+            only=_only(status, tag) if beyond else "",
         )
         io.show_lines(table)
     return ExitCode.COMPLETED
+
+
+def _only(status: str, tags: Sequence[str]) -> str:
+    """The flags that ask for no others, as a shell reads them."""
+    from shlex import quote
+
+    return (f" --status {status}" if status else "") + "".join(f" --tag {quote(tag)}" for tag in tags)
 
 
 # --- lines ----------------------------------------------------------------------------------------
@@ -213,6 +221,7 @@ def list_table(
     home: str = "",
     order: Order = "age",
     beyond: int = 0,
+    only: str = "",
 ) -> list[str]:
     """The sessions in the order they came, cut to the style's width, a total below.
 
@@ -220,12 +229,13 @@ def list_table(
         outcomes: how the last message of each has ended, by its id.
         home: the user's home folder, shown as `~`.
         beyond: sessions that are counted in the cost, and not shown.
+        only: the flags with which these were asked for, for the next page.
     """
     if not sessions:
         return ["no sessions yet; start one: cms spawn NAME PROMPT"]
     shown = [shown_as(one.status, (outcomes or {}).get(one.id)) for one in sessions]
     active = order == "active"
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             session.name,
             render.with_icon(what.value, render.icons_of(what), style),
@@ -239,13 +249,19 @@ def list_table(
         for session, what in zip(sessions, shown, strict=True)
     ]
     colours = [render.icons_of(what)[2] for what in shown]
-    heads = tuple("ACTIVE" if active and head == "AGE" else head for head in _HEADS)
+    heads: tuple[str, ...] = tuple("ACTIVE" if active and head == "AGE" else head for head in _HEADS)
+    shrink: tuple[tuple[int, int], ...] = _SHRINK
+    if any(session.options.tags for session in sessions):
+        heads = (*heads, "TAGS")
+        tags = [render.one_line(", ".join(session.options.tags), style) for session in sessions]
+        rows = [(*row, own) for row, own in zip(rows, tags, strict=True)]
+        shrink = (_SHRINK[0], (8, 16), *_SHRINK[1:4], (8, 8), (8, 0), *_SHRINK[4:])
     lines = render.table(
-        (heads, *rows), style, right=(3, 4, 5), shrink=_SHRINK, from_end=(7,), colours=(1, colours)
+        (heads, *rows), style, right=(3, 4, 5), shrink=shrink, from_end=(7,), colours=(1, colours)
     )
     if beyond:
         sort = "" if order == "age" else f" --sort {order}"
-        more = f"the next: cms list{sort} --after {sessions[-1].name}"
+        more = f"the next: cms list{only}{sort} --after {sessions[-1].name}"
         there = render.count(len(sessions) + beyond, "session")
         return [*lines, "", f"total: {there}, {render.cost(total_cost)}; {len(sessions)} shown; {more}"]
     sums = (
