@@ -83,6 +83,20 @@ def test_tasks_of_a_batch_have_theirs_and_again_when_they_are_tried_again(shell:
     assert attached(shell, "retried") == [["photo.gif"]]
 
 
+@pytest.mark.usefixtures("gif")
+def test_a_row_names_no_file_outside_of_the_work_dir(shell: Shell) -> None:
+    secret = shell.root / "secret.txt"
+    secret.write_text("mine")
+    (shell.work_dir / "out").symlink_to(shell.root)
+    task = {"name": "leak", "prompt": LOOK, "attach": ["{{row.file}}"]}
+    (shell.work_dir / "leak.json").write_bytes(msgspec.json.encode([task]))
+    for path in (str(secret), "../secret.txt", "out/secret.txt"):
+        (shell.work_dir / "leak.csv").write_text(f"file\n{path}\n")
+        ran = shell.cms("batch", "--file", "leak.json", "--data", "leak.csv")
+        assert ran.code == 2
+        assert "cannot be attached for a row: it is outside of" in ran.err
+
+
 def test_a_file_of_tasks_names_what_is_there(shell: Shell) -> None:
     (shell.work_dir / "bad.json").write_bytes(
         msgspec.json.encode([{"name": "x", "prompt": "Look.", "attach": ["nowhere.png"]}])
@@ -118,11 +132,12 @@ def test_what_cannot_be_attached_starts_nothing(shell: Shell) -> None:
 def test_what_is_gone_fails_its_message_and_no_other(shell: Shell) -> None:
     before = kept(shell)
     shell.ok("spawn", "slow", LOOK)
-    busy = prompt("Wait.", say("Waited.").after(0.5))
+    busy = prompt("Wait.", say("Waited.").after(60))
     shell.ok("send", "slow", busy, "--detach")
     shell.ok("send", "slow", LOOK, "--detach", "--attach", "photo.gif")
     for one in kept(shell) - before:
         (shell.home / "attachments" / one).unlink()
+    shell.ok("interrupt", "slow")
     shell.cms("wait", "slow")
     last = shell.ok("history", "slow", "--json").list("interactions")[-1]
     assert last["outcome"] == "failed"

@@ -202,12 +202,18 @@ class _Loading:
             return spec
         if self.options.on:
             raise UsageError("files can be attached to what this machine does, not to what nodes do")
-        kept = tuple(map(self._kept, spec.attach))
+        paths = [Path(self.options.work_dir, Path(text).expanduser()) for text in spec.attach]
+        if spec.row is not None:
+            # What a row holds is data, perhaps a stranger's: it has no choice among all of a person's files.
+            here = Path(self.options.work_dir).resolve()
+            for path in paths:
+                if not path.resolve().is_relative_to(here):
+                    raise UsageError(f"{path} cannot be attached for a row: it is outside of {here}")
+        kept = tuple(map(self._kept, paths))
         check_all(kept)
         return msgspec.structs.replace(spec, attach=(), attachments=kept)
 
-    def _kept(self, text: str) -> Attachment:
-        path = Path(self.options.work_dir, Path(text).expanduser())
+    def _kept(self, path: Path) -> Attachment:
         if path not in self._files:
             (self._files[path],) = attach(self._port.ask, [(path.name, read_file(path))])
         return self._files[path]

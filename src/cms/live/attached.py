@@ -7,7 +7,7 @@ the proof. A terminal that goes away hangs claude up, and whoever asked for this
 What is not here is the gate: claude asks the person, and nobody else. So of the limits those hold that need
 no gate: the caps on memory and processes, by the container; the cost limit and the shared budgets, by what
 claude writes down after each reply (`conversation_meter`), and claude is ended when they are passed. Turns
-and tool calls are counted afterwards, and bound only what comes after; time and silence are the person's.
+are counted afterwards, and bound only what comes after; tool calls, time and silence are the person's.
 
 All of it is one interaction, of the type "attach", from taking over to leaving.
 """
