@@ -180,6 +180,7 @@ def test_a_table_in_cells_and_attempts(shell: Shell) -> None:
     assert "a.opus.1 (chosen)" in shown.out
     assert "attempts at one task share a folder" in shown.out
     planned = shell(*common, "--attempts", "2", "--limit", "1", "--plan", "--fresh")
+    assert "  table    " in planned.out
     assert "rows.csv, at most 1; 2 attempts" in planned.out
     # With one that passed of each, the batch has done its work.
     ran = shell(*common, "--attempts", "2", "--best-of", "vote", "--filter", "good=yes", "--fresh")

@@ -22,6 +22,7 @@ from cms.session.model import (
     SessionStatus,
 )
 from cms.session.next_step import next_step
+from cms.session.verdict import NO_SHAPE
 from cms.units import parse_seconds, time_word
 
 LIMITS = Limits(max_cost=0.1, max_turns=50, max_time=1800.0)
@@ -38,7 +39,8 @@ def session(**fields: object) -> SessionRecord:
         last_saved=0.0,
         claude_session_id="2",
     )
-    of_options = {key: fields.pop(key) for key in ("delegated", "preset", "limits") if key in fields}
+    known = ("delegated", "preset", "limits", "json_schema")
+    of_options = {key: fields.pop(key) for key in known if key in fields}
     return msgspec.structs.replace(record, options=msgspec.structs.replace(options, **of_options), **fields)
 
 
@@ -156,6 +158,11 @@ ENDS: list[tuple[SessionRecord, Interaction, str | None]] = [
     ),
     (session(), ended(Outcome.FAILED, api_status=401), "cms doctor"),
     (session(), ended(Outcome.FAILED), 'cms continue fix "go on"'),
+    (
+        session(json_schema="{}"),
+        ended(Outcome.FAILED, error=f"{NO_SHAPE}: /a: must be integer"),
+        'cms continue fix "answer in JSON that matches the schema"',
+    ),
     (session(claude_session_id=""), ended(Outcome.FAILED), "cms logs fix"),
     (session(delegated=False), ended(Outcome.INTERRUPTED), 'cms send fix "go on"'),
     (session(), ended(Outcome.RATE_LIMITED), 'cms continue fix "go on"'),

@@ -113,6 +113,15 @@ def test_claudes_own_locks_and_errors(subtype: str, outcome: Outcome) -> None:
     assert found.error
 
 
+def test_that_claude_gave_up_on_a_shape_is_said_in_our_words() -> None:
+    said = "last StructuredOutput error: Output does not match required schema: /a: must be integer"
+    errors = (f"Failed to provide valid structured output after 5 attempts — {said}",)
+    subtype = "error_max_structured_output_retries"
+    found = verdict(REPLY, result(0.1, None, subtype=subtype, is_error=True, errors=errors), IDLE)
+    why = "it gave no answer that matches the schema (--json-schema): /a: must be integer"
+    assert (found.outcome, found.error) == (Outcome.FAILED, why)
+
+
 @pytest.mark.parametrize("reason", ["aborted_streaming", "aborted_tools"])
 def test_an_aborted_turn_was_interrupted(reason: str) -> None:
     aborted = result(0.1, None, subtype="error_during_execution", is_error=True, terminal_reason=reason)

@@ -139,6 +139,7 @@ class Forecast(Record, frozen=True):
             no task is isolated.
         problems: why it cannot fit.
         notes: what else there is to know.
+        table: what the tasks are multiplied by, in words; "": nothing.
         plan_usage: how much of the subscription's windows is used, as it was heard last.
     """
 
@@ -159,6 +160,7 @@ class Forecast(Record, frozen=True):
     disk: int | None = None
     disk_available: int | None = None
     plan_usage: tuple[UsageWindow, ...] = ()
+    table: str = ""
 
 
 def never_fits(dearest: float | None, max_cost: float | None) -> str:

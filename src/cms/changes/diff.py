@@ -12,7 +12,7 @@ from typing import Final
 from cms.changes import lines
 from cms.changes.content import Store
 from cms.changes.freeze import load
-from cms.changes.model import UNBOUND, Change, Diffstat, Entry, FileRow, Node
+from cms.changes.model import UNBOUND, Change, Diffstat, Entry, FileChange, Node
 from cms.changes.names import as_base64, as_text, quoted
 
 #: A binary file above this is named in a patch, and not carried by it.
@@ -88,7 +88,7 @@ def name_status(change: Change, *, ignored: bool = False) -> str:
     return "".join(f"{line}\n" for line in found)
 
 
-def rows(change: Change) -> tuple[FileRow, ...]:
+def rows(change: Change) -> tuple[FileChange, ...]:
     """A record for each path."""
     renamed = _renamed(change)
     found = []
@@ -97,14 +97,14 @@ def rows(change: Change) -> tuple[FileRow, ...]:
         node = after or before
         origin = renamed.get(entry.path)
         found.append(
-            FileRow(
+            FileChange(
                 as_text(entry.path),
                 entry.kind,
                 node.type if node else "file",
-                entry.base,
                 entry.added,
                 entry.removed,
                 entry.binary,
+                entry.base,
                 path_base64=as_base64(entry.path),
                 renamed_from=as_text(origin) if origin is not None else None,
                 old_mode=f"{_mode(before):06o}" if before else None,

@@ -155,22 +155,25 @@ class Diffstat(msgspec.Struct, frozen=True):
     commits: int = 0
 
 
-class FileRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One path, as `cms diff --json` tells it.
+class FileChange(msgspec.Struct, frozen=True, rename="camel"):
+    """One path of a change, as `cms diff --json` tells it.
 
     Attributes:
-        path: as people read it.
-        path_base64: the name without loss, where it is no UTF-8.
-        renamed_from: where the same content was deleted at another path.
+        path: as people read it; `path_base64`: the name without loss, where it is no UTF-8.
+        kind: added, modified, deleted, mode (nothing but the permissions), type (a file that is a link now).
+        type: file, dir or link.
+        base: where the state before is from: `folder`, `apply`, `commit`, or `unknown`.
+        renamed_from: where the same content was deleted.
+        ignored: git ignores it: neither shown nor applied.
     """
 
     path: str
-    kind: Kind
-    type: NodeType
-    base: Base
+    kind: str
+    type: str
     added: int
     removed: int
     binary: bool
+    base: str
     path_base64: str | None = None
     renamed_from: str | None = None
     old_mode: str | None = None

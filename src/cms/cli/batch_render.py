@@ -178,6 +178,7 @@ def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
     time = f"{span(plan.seconds)} to {span(plan.seconds_high)}" if plan.known else "unknown"
     rows = [
         ("tasks", f"{plan.tasks}, {plan.parallel} at once"),
+        *([("table", one_line(plan.table, style))] if plan.table else []),
         ("cost", f"{guess}{limit}"),
         ("time", time),
         ("memory", f"about {size(plan.memory)} of {size(plan.memory_available)} free"),

@@ -192,10 +192,8 @@ class Batches:
                 memory=memory,
             ),
         )
-        multiplied = table_words(options)
-        notes = (*foreseen.notes, multiplied) if multiplied else foreseen.notes
         used = tuple(await self.store.read(plan_usage.windows))
-        return msgspec.structs.replace(foreseen, notes=notes, plan_usage=used)
+        return msgspec.structs.replace(foreseen, table=table_words(options), plan_usage=used)
 
     async def discard(self, batch_id: str) -> None:
         """Forget a batch that was never started."""

@@ -49,7 +49,6 @@ from cms.live.workspace import (
 )
 from cms.protection.links import locate
 from cms.protection.rules import build_rules
-from cms.protection.trusted_base import find_trusted
 from cms.session.model import ChangeSummary, SessionOptions, SessionRecord
 
 T = TypeVar("T")
@@ -569,11 +568,10 @@ def _forbids(record: SessionRecord, change: Change, environ: Mapping[str, str]) 
     """What of its folder may not be written for a session: what is protected from it."""
     folder = Path(change.folder)
     rules = build_rules(record.options, environ)
-    trusted = [] if not rules.safety else find_trusted(rules.folders, ())
 
     def forbids(path: bytes) -> str:
         place = folder / os.fsdecode(path)
-        if any(place.is_relative_to(one) for one in trusted):
+        if any(place.is_relative_to(one) for one in rules.found.base):
             return "cms itself runs on it"
         pattern = rules.paths.match(locate(rules.paths, str(place))) if rules.safety else ""
         return f"{pattern} is protected" if pattern else ""

@@ -15,6 +15,7 @@ import trio
 
 from cms.errors import MachineError, UsageError
 from cms.json_schema import Finding, Question, check_library
+from cms.session.verdict import NO_SHAPE
 
 #: Seconds for one look.
 PATIENCE: Final = 30.0
@@ -63,7 +64,7 @@ class Answers:
         if not schema:
             return ""
         if not answer:
-            return "it gave no answer that matches the schema (--json-schema)"
+            return NO_SHAPE
         found = await _look(Question(schema, answer))
         if found is None:
             return f"checking its answer against the schema took longer than {PATIENCE:g} s"

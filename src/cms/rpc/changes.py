@@ -2,35 +2,9 @@
 
 from __future__ import annotations
 
+from cms.changes.model import FileChange
 from cms.rpc.verbs import Verb
 from cms.session.model import ChangeSummary, Record
-
-
-class FileChange(Record, frozen=True):
-    """One path of a change.
-
-    Attributes:
-        path: as people read it; `path_base64`: the name without loss, where it is no UTF-8.
-        kind: added, modified, deleted, mode (nothing but the permissions), type (a file that is a link now).
-        type: file, dir or link.
-        base: where the state before is from: `folder`, `apply`, `commit`, or `unknown`.
-        renamed_from: where the same content was deleted.
-        ignored: git ignores it: neither shown nor applied.
-    """
-
-    path: str
-    kind: str
-    type: str
-    added: int
-    removed: int
-    binary: bool
-    base: str
-    path_base64: str | None = None
-    renamed_from: str | None = None
-    old_mode: str | None = None
-    mode: str | None = None
-    size: int | None = None
-    ignored: bool = False
 
 
 class LeftPath(Record, frozen=True):

@@ -58,6 +58,8 @@ def next_step(
         case Outcome.VERIFICATION_FAILED:
             flags = _permissions(session, last)
             return f'cms continue {name} "make the checks pass" {flags}'.rstrip()
+        case Outcome.FAILED if session.options.json_schema and "(--json-schema)" in last.error:
+            return _go_on(session, '"answer in JSON that matches the schema"')
         case _:
             return _go_on(session, _GO_ON)
 

@@ -46,6 +46,10 @@ _WHOLE = frozenset({"", "end_turn", "stop_sequence", "tool_use"})
 _UNKNOWN = re.compile(r"Unknown (slash )?command|Unknown skill|/\S+ isn't available in this environment")
 
 
+#: Of a task with a JSON Schema.
+NO_SHAPE: Final = "it gave no answer that matches the schema (--json-schema)"
+#: What claude says before it says why an answer did not fit, when it has given up.
+_NO_FIT: Final = "does not match required schema:"
 NOT_ASKED: Final = "claude answered by itself without asking the model"
 
 
@@ -115,6 +119,9 @@ def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
     if result.subtype == "error_max_turns":
         error = f"{state.turns} turns used: stopped by claude's own limit"
         return Conclusion(Outcome.TURNS_EXCEEDED, error, (error, *reasons))
+    if result.subtype == "error_max_structured_output_retries":
+        why = " ".join(result.errors).rpartition(_NO_FIT)[2].strip()
+        return Conclusion(Outcome.FAILED, f"{NO_SHAPE}: {why}" if why else NO_SHAPE, tuple(reasons))
     if result.is_error:
         said = result.result or " ".join(result.errors) or result.subtype.removeprefix("success")
         error = said.strip() or "claude reported an error without saying which"

@@ -53,6 +53,7 @@ _MACHINE_MADE: Final = (
     "Output token limit hit.",
     "Your response above was stopped by a safety classifier",
     "[SYSTEM NOTIFICATION",
+    "[structured-output-enforce]",
     "Caveat: ",
     "Continue from where you left off.",
     "[Image: source: ",

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from cms import changes
-from cms.changes import FileRow, as_text
+from cms.changes import as_text
 from cms.daemon.call import Handler, bind, quick
 from cms.fleet import applying
 from cms.rpc.changes import (
@@ -24,7 +22,6 @@ from cms.rpc.changes import (
     DiscardResult,
     ExportParams,
     ExportResult,
-    FileChange,
     LeftPath,
 )
 
@@ -59,7 +56,7 @@ class ChangeHandlers:
             change=shown.summary,
             stat=changes.stat_text(change, width=params.width),
             patch=patch,
-            files=tuple(map(_file, changes.rows(change)[:_MOST])) if params.files else (),
+            files=changes.rows(change)[:_MOST] if params.files else (),
             left_out=tuple(LeftPath(as_text(one.path), one.why) for one in change.left_out[:_MOST]),
             commits=() if change.commits is None else change.commits.subjects,
             live=shown.live,
@@ -96,7 +93,3 @@ class ChangeHandlers:
 
 def _texts(paths: tuple[bytes, ...]) -> tuple[str, ...]:
     return tuple(map(as_text, paths[:_MOST]))
-
-
-def _file(row: FileRow) -> FileChange:
-    return FileChange(**msgspec.structs.asdict(row))
