@@ -336,7 +336,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             group="task",
             ways=_CHECK | {"continue"},
             tool=Tool(
-                "How often what it failed is given back to it, to put right within its limits.",
+                "How often it may fix what a check found, within its limits.",
                 {"delegate": "", "continue": "", "task": "As for delegate."},
                 Meta(ge=0, le=10),
             ),
@@ -506,7 +506,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         bool | None,
         Option(
             SWITCH,
-            "Export traces and metrics by OpenTelemetry, to where the OTEL_* variables say.",
+            "Export OpenTelemetry traces and metrics (OTEL_* variables say where).",
             group="telemetry",
             ways=_ALL,
             child="granted",
@@ -517,7 +517,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
         bool | None,
         Option(
             SWITCH,
-            "With --otel: also prompts, answers, and what tools were given and gave.",
+            "With --otel, also export prompts, answers, and tool inputs and outputs.",
             group="telemetry",
             ways=_ALL,
             child="granted",

@@ -262,9 +262,9 @@ def check_tags(value: object) -> tuple[str, ...]:
     tags = check_words(value)
     for tag in tags:
         if not 1 <= len(tag) <= MAX_NAME or not tag.isprintable() or "," in tag or tag != tag.strip():
-            raise BadValue(f"{shown(tag)} is no tag", hint=f"1 to {MAX_NAME} characters, without commas")
+            raise BadValue(f"{shown(tag)} is not a tag", hint=f"1 to {MAX_NAME} characters, without commas")
         if tag[0] in "+-":
-            raise BadValue(f"{shown(tag)} is no tag", hint="a tag does not begin with + or -")
+            raise BadValue(f"{shown(tag)} is not a tag", hint="a tag must not begin with + or -")
     return tuple(dict.fromkeys(tags))
 
 

@@ -73,7 +73,7 @@ def test_its_name_and_folder_follow_from_it(shell: Shell) -> None:
 
 def test_what_is_none_or_not_one(shell: Shell) -> None:
     assert "no conversation begins with" in shell.cms("adopt", "abcdef01").err
-    assert "no id of a conversation" in shell.cms("adopt", "../../etc/passwd").err
+    assert "not a conversation's id" in shell.cms("adopt", "../../etc/passwd").err
     one = outside(shell)
     twin = projects(shell) / "elsewhere" / f"{one[:8]}-twin.jsonl"
     twin.parent.mkdir(exist_ok=True)
@@ -100,7 +100,7 @@ def test_a_conversation_that_a_claude_is_in_is_left_alone(
     note.write_text(json.dumps(running))
     refused = shell.cms("adopt", one)
     assert refused.code == 2
-    assert f"a claude is in that conversation: pid {pid}" in refused.err
+    assert f"claude is running in that conversation (pid {pid}" in refused.err
     note.write_text(json.dumps(running | {"procStart": "1"}))  # its pid is another's by now
     shell.ok("adopt", one)
 

@@ -121,9 +121,9 @@ def test_what_cannot_be_attached_starts_nothing(shell: Shell) -> None:
     (folder / "fake.png").write_bytes(b"\x7fELF\0")
     (folder / "long.txt").write_text("x" * (1024 * 1024 + 1))
     assert "is a link" in refused(shell, "link.txt").err
-    assert "no regular file" in refused(shell, "pipe").err
-    assert "no image (PNG, JPEG, GIF, WebP), no PDF and no UTF-8 text" in refused(shell, "binary").err
-    assert "no image" in refused(shell, "fake.png").err
+    assert "not a regular file" in refused(shell, "pipe").err
+    assert "not an image (PNG, JPEG, GIF, WebP), a PDF or UTF-8 text" in refused(shell, "binary").err
+    assert "not an image" in refused(shell, "fake.png").err
     assert "a text may have 1.0 MB" in refused(shell, "long.txt").err
     assert shell.cms("status", "never").code == 10
 

@@ -49,8 +49,8 @@ def test_a_shell_that_reads_it_writes_the_units_and_enables_the_timer(
         (("x", "daily", "--", "costs"), "did you mean 'cost'?"),
         (("x", "daily", "--", "batch", "--fil", "y"), "did you mean '--file'?"),
         (("x", "daily", "batch", "--file", "y"), "the command goes after `--`"),
-        (("x", "daily", "--", "send", "y", "-"), "nobody writes to stdin"),
-        (("x", "daily", "--cron", "--catch-up", "--", "cost"), "--catch-up is for systemd"),
+        (("x", "daily", "--", "send", "y", "-"), "nothing is on stdin"),
+        (("x", "daily", "--cron", "--catch-up", "--", "cost"), "--catch-up needs systemd"),
         (("x", "daily", "--cron", "--", "send", "y", "a\nb"), "no line break"),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_hit_is_marked_and_nothing_of_an_agents_reaches_the_terminal() -> None
         "",
         "there is more: --limit N",
         "cms history fix-auth --full shows it whole",
-        "The index is still being made. It goes back to 2025-10-09 08:53; 2 messages to go.",
+        "The search index is still being made. It goes back to 2025-10-09 08:53; 2 messages to go.",
         "Search again in a moment.",
     ]
     assert lines(Found(()), PIPE) == ["nothing found"]

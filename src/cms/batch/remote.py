@@ -54,14 +54,14 @@ def check_labels(value: object) -> tuple[str, ...]:
     """Labels of a node, or those that a batch needs: `gpu,big`.
 
     Raises:
-        BadValue: one cannot be a label, or they are too many.
+        BadValue: one is not a valid label, or they are too many.
     """
     if not isinstance(value, str):
-        raise BadValue(f"{value!r} is no list of labels", hint="as in gpu,big")
+        raise BadValue(f"{value!r} is not a list of labels", hint="as in gpu,big")
     found = tuple(sorted({word.strip() for word in value.split(",") if word.strip()}))
     for word in found:
         if not re.match(NAME_PATTERN, word):
-            raise BadValue(f"{word!r} cannot be a label", hint="letters, digits, '.', '_' and '-'")
+            raise BadValue(f"{word!r} is not a valid label", hint="letters, digits, '.', '_' and '-'")
     if len(found) > MOST_LABELS:
         raise BadValue(f"more than {MOST_LABELS} labels")
     return found

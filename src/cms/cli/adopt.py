@@ -32,22 +32,22 @@ _SHOWN = 8
 
 def adopt(
     conversation: Annotated[
-        str | None, flags.word("The conversation's id, or how it begins. Without it, list the latest.")
+        str | None, flags.word("The conversation's id or its first letters; without it, list the latest.")
     ] = None,
     /,
     *,
     name_flag: Annotated[
         str | None,
-        flags.text_flag("--name", "The session's name; else made from its folder.", "NAME"),
+        flags.text_flag("--name", "The session's name. [default: made from the folder]", "NAME"),
     ] = None,
     limit: Annotated[
         int,
-        Parameter(name="--limit", converter=flags.to_count, metavar="N", help="List at most so many."),
+        Parameter(name="--limit", converter=flags.to_count, metavar="N", help="List at most N."),
     ] = LISTED,
     said: Annotated[SpawnFlags, Parameter(name="*")] = SpawnFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
-    """Make a session of a conversation that was begun in claude itself.
+    """Turn a conversation begun in claude itself into a session.
 
     Without an id, list the latest conversations of your claude. With one, `cms send` and `cms continue` go on
     with it, under the options given here, in the folder that it was begun in. What it has cost until now is
@@ -76,7 +76,7 @@ def adopt(
         told = (
             f"{session.name}: adopted, in {session.options.work_dir}",
             "  what it has cost until now is not counted",
-            f"  to go on: cms send {session.name} MESSAGE",
+            f"  continue: cms send {session.name} MESSAGE",
         )
         io.show_lines(list(told))
     return ExitCode.COMPLETED
@@ -84,12 +84,12 @@ def adopt(
 
 def _find(client: Client, start: str) -> Conversation:
     if not re.fullmatch(r"[0-9A-Za-z-]{4,64}", start):
-        raise UsageError(f"{flags.shorten(start)!r} is no id of a conversation", hint="cms adopt lists them")
+        raise UsageError(f"{flags.shorten(start)!r} is not a conversation's id", hint="cms adopt lists them")
     found = client.call(CONVERSATIONS_LIST, ConversationsParams(start=start, limit=2)).conversations
     if not found:
         raise UsageError(f"no conversation begins with {start!r}", hint="cms adopt lists them")
     if len(found) > 1 and start not in (one.id for one in found):
-        raise UsageError(f"several conversations begin with {start!r}", hint="give more of the id")
+        raise UsageError(f"several conversations begin with {start!r}", hint="give more letters of the id")
     return next((one for one in found if one.id == start), found[0])
 
 
@@ -103,8 +103,8 @@ def _work_dir(one: Conversation, said: SpawnFlags) -> str:
     given = said.layer.work_dir
     if given and Path(given).resolve() != Path(one.folder).resolve():
         raise UsageError(
-            f"the conversation was begun in {one.folder}, where claude keeps it: it cannot go on in {given}",
-            hint="leave --work-dir out",
+            f"claude keeps this conversation, begun in {one.folder}, there; it cannot continue in {given}",
+            hint="leave out --work-dir",
         )
     return one.folder
 
@@ -120,5 +120,5 @@ def _lines(found: tuple[Conversation, ...], style: Style) -> list[str]:
     return [
         *render.table(rows, style, shrink=((4, 20), (2, 16)), from_end=(2,)),
         "",
-        "to make one a session: cms adopt ID",
+        "make one a session: cms adopt ID",
     ]

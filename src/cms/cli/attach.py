@@ -38,7 +38,7 @@ def attach(
     ] = None,
     json: JsonFlag = False,
 ) -> int:
-    """Take a session over by hand: its conversation in interactive claude, in this terminal.
+    """Take a session over by hand, in interactive claude.
 
     The session's process is stopped first. claude runs in the session's container, with its protected paths,
     its permission rules and its copy of the folder. Nobody else can send to the session until you leave
@@ -52,9 +52,9 @@ def attach(
     """
     who = flags.pick_name("attach", name, name_flag)
     if load_settings().inside:
-        raise UsageError("attach is for a person: a session cannot take over another one")
+        raise UsageError("a session cannot take over another one")
     if not (os.isatty(0) and os.isatty(1)):
-        raise UsageError("attach needs a terminal", hint=f"to send a message without one: cms send {who} ...")
+        raise UsageError("attach needs a terminal", hint=f"without one, use `cms send {who} MESSAGE`")
     with io.daemon() as client:
         result = _hold(client, who, max_cost)
     if json:
@@ -110,7 +110,7 @@ def _told(result: AttachResult, style: Style) -> list[str]:
     if one.error:
         lines.append(f"  ended: {render.one_line(one.error, style)}")
     if not one.cost_exact:
-        lines.append("  claude was ended before it wrote down what its last call cost")
+        lines.append("  claude ended before it reported what its last call cost")
     if receipt is not None and receipt.walls is not None:
         lines += [f"  protected, and changed: {render.one_line(one, style)}" for one in receipt.walls.changed]
     if receipt is None or not receipt.empty:
@@ -118,5 +118,5 @@ def _told(result: AttachResult, style: Style) -> list[str]:
         lines.append(f"  its end is not proved, processes may be left: {left or 'unknown'}")
     if one.outcome is Outcome.COST_EXCEEDED and session.options.limits.max_cost is not None:
         more = 2 * session.options.limits.max_cost
-        lines.append(f"  to go on: cms attach {session.name} --max-cost {more:g}")
+        lines.append(f"  continue: cms attach {session.name} --max-cost {more:g}")
     return lines

@@ -210,9 +210,7 @@ def _afar(options: BatchOptions) -> BatchOptions:
             raise UsageError("--max-tokens does not work with --on: nodes do not report tokens")
         options = msgspec.structs.replace(options, cache=False)  # their folders cannot be looked at
     elif options.label or options.artifacts or options.repo or options.rerun_lost:
-        raise UsageError(
-            "--labels, --artifacts, --repo and --rerun-lost are for batches that nodes do: --on URL"
-        )
+        raise UsageError("--labels, --artifacts, --repo and --rerun-lost need --on URL")
     if not options.repo:
         return options
     from cms.batch.remote import Repo

@@ -54,7 +54,7 @@ def cost(
         cms cost --by tag --since 30d --csv > cost.csv
     """
     if csv and json:
-        raise UsageError("--csv and --json are two forms of the same: choose one")
+        raise UsageError("--csv and --json exclude each other")
     with io.daemon() as client:
         reply = client.call(LEDGER_TOTALS, CostParams(by=by, since=since, limit=limit))
     if json:
@@ -64,7 +64,7 @@ def cost(
     elif csv:
         io.show_bytes(as_csv(reply.rows))
         if reply.more:
-            io.warn(f"cms: these are {len(reply.rows)} rows of more; --limit N shows more")
+            io.warn(f"cms: only {len(reply.rows)} rows are shown; --limit N shows more")
     else:
         io.show_lines([*_chart(reply, by, io.out_style()), *lines(reply, by, io.out_style())])
     return ExitCode.COMPLETED

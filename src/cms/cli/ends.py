@@ -57,8 +57,8 @@ NameWords = Annotated[str, flags.word("The sessions' names.")]
 ForceFlag = Annotated[bool, flags.switch("--force", "Kill it first if it is running.")]
 PurgeFlag = Annotated[bool, flags.switch("--purge", "Also delete the raw log and the audit log.")]
 AllLive = Annotated[bool, flags.switch("--all", "All sessions that are running.")]
-YesFlag = Annotated[bool, flags.switch("--yes", "With --all: do not ask.")]
-VerboseFlag = Annotated[bool, flags.switch("--verbose", "Also how it ended, and what proves it.")]
+YesFlag = Annotated[bool, flags.switch("--yes", "With --all, do not ask.")]
+VerboseFlag = Annotated[bool, flags.switch("--verbose", "Also show how it ended, and the proof.")]
 
 
 def pause(
@@ -379,7 +379,7 @@ def named(command: str, names: Sequence[str], flag: str | None, *, all_: bool) -
     """The names that were given, each once; none with --all. Raises as `_pick`."""
     chosen = tuple(dict.fromkeys((*names, *(() if flag is None else (flag,)))))
     if all_ and chosen:
-        raise UsageError("names and --all at once: give one")
+        raise UsageError("names and --all exclude each other")
     if not all_ and not chosen:
         hint = flags.usage_hint(command, "NAME... | --all")
         raise UsageError(f"{command} needs the name of a session", hint=hint)
@@ -499,10 +499,12 @@ def agreed(command: str, question: str, *, yes: bool, json: bool) -> bool:
     if yes:
         return True
     if json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise UsageError(f"{command} --all asks first, and cannot here", hint=f"cms {command} --all --yes")
+        raise UsageError(
+            f"{command} --all asks first, but cannot ask here", hint=f"cms {command} --all --yes"
+        )
     if io.asks(question):
         return True
-    io.warn("cms: nothing was done")
+    io.warn("cms: nothing done")
     return False
 
 

@@ -171,7 +171,7 @@ DetachFlag = Annotated[
 ]
 AttachFlag = Annotated[
     tuple[str, ...],
-    many("--attach", "Attach an image, a PDF or a text file; may be given again and again.", "FILE"),
+    many("--attach", "Attach an image, a PDF or a text file. Repeatable.", "FILE"),
 ]
 FullFlag = Annotated[bool, switch("--full", "Cut nothing.")]
 

@@ -182,7 +182,7 @@ def _declared(app: App) -> tuple[list[Flag], list[Flag]]:
             continue
         if argument.is_positional_only() or argument.is_var_positional():
             many = "..." if argument.is_var_positional() else ""
-            arguments.append(Flag((argument.name + many,), help=_text(argument)))
+            arguments.append(Flag((argument.name.replace("_", "-") + many,), help=_text(argument)))
         else:
             found.append(_flag(argument))
     named = any(flag.group for _, flag in found)

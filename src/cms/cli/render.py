@@ -544,7 +544,7 @@ def change_words(change: ChangeSummary, name: str, style: Style) -> str:
 
 def accepted_lines(reply: AcceptedResult) -> list[str]:
     return [
-        f"{reply.name}: accepted, works on by itself",
+        f"{reply.name}: accepted, running in the background",
         f"look at it: cms status {reply.name}, then cms output {reply.name}",
     ]
 

@@ -21,19 +21,19 @@ _END = "CMS_END"
 
 
 def schedule(
-    name: Annotated[str, flags.word("What the timer is called.")],
+    name: Annotated[str, flags.word("The timer's name.")],
     when: Annotated[
         str, flags.word("daily, hourly, weekly, 02:00, 'mon-fri 02:00', or a cron line: '0 2 * * 1-5'.")
     ],
     /,
-    *command: Annotated[str, flags.word("The command of cms, after `--`.")],
+    *command: Annotated[str, flags.word("The cms command, after `--`.")],
     cron: Annotated[bool, flags.switch("--cron", "Print a line for a crontab instead.")] = False,
     catch_up: Annotated[
-        bool, flags.switch("--catch-up", "Run later what was missed while the machine was off.")
+        bool, flags.switch("--catch-up", "Run what was missed while the machine was off.")
     ] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Print what makes the system run a cms command at its time.
+    """Print a systemd timer or cron line for a cms command.
 
     Nothing is installed: what is printed is a shell script that writes a systemd timer and its service, and
     enables them; with --cron, a line for a crontab. The command runs in this folder with this CMS_HOME and
@@ -49,12 +49,12 @@ def schedule(
     check_name(name)
     at = systemd.parse_when(when)
     if cron and catch_up:
-        raise UsageError("--catch-up is for systemd: cron forgets what it missed")
+        raise UsageError("--catch-up needs systemd; cron does not remember what it missed")
     _check(command)
     words = [sys.executable, "-P", "-m", "cms", *command]
     folder = str(Path.cwd())
     if not folder.isprintable() or folder != folder.strip():
-        raise UsageError(f"the name of this folder, {folder!r}, cannot stand in a unit or a crontab")
+        raise UsageError(f"the name of this folder, {folder!r}, cannot be written in a unit or a crontab")
     environ = {key: os.environ[key] for key in _KEPT if os.environ.get(key)}
     if home := environ.get("CMS_HOME"):
         environ["CMS_HOME"] = os.path.abspath(home)  # noqa: PTH100 - links stay as they are written
@@ -93,18 +93,18 @@ def _check(command: tuple[str, ...]) -> None:
     except UnicodeEncodeError:
         raise UsageError("the command is not valid UTF-8 text") from None
     if "-" in words:
-        raise UsageError("nobody writes to stdin then", hint="put the text in a file: --task-file, --file")
+        raise UsageError("nothing is on stdin then", hint="put the text in a file: --task-file, --file")
     parser.find(words)
 
 
 def _script(unit: str, files: dict[str, str], enable: list[str]) -> str:
     folder = '"${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user"'
     lines = [
-        "# Read it, then run it again with `| sh` behind it.",
+        "# Read this, then run the command again with `| sh` at the end.",
         f"# Its runs:   systemctl --user list-timers {unit}.timer",
         f"# Its output: journalctl --user -u {unit}.service",
         f"# To end it:  systemctl --user disable --now {unit}.timer",
-        "# If it is to run while you are logged out: loginctl enable-linger",
+        "# To run while you are logged out: loginctl enable-linger",
         "set -e",
         f"mkdir -p {folder}",
     ]

@@ -23,23 +23,23 @@ _HIT = "session session_id message=number kind at snippet marks"
 
 def search(
     *words: Annotated[str, flags.word("The words; quote a phrase: '\"no such file\"'.")],
-    session: Annotated[str, flags.text_flag("--session", "Only in this session.", "NAME")] = "",
+    session: Annotated[str, flags.text_flag("--session", "Search only this session.", "NAME")] = "",
     since: Annotated[
         float | None,
         Parameter(
             name="--since",
             converter=flags.to_since,
             metavar="TIME",
-            help="Only messages since: today, 24h, 7d, or a date.",
+            help="Search only messages since then: today, 24h, 7d or a date.",
         ),
     ] = None,
     limit: Annotated[
-        int, Parameter(name="--limit", converter=flags.to_count, metavar="N", help="At most so many hits.")
+        int, Parameter(name="--limit", converter=flags.to_count, metavar="N", help="Show at most N hits.")
     ] = HITS,
-    best: Annotated[bool, flags.switch("--best", "The best matches first, instead of the newest.")] = False,
+    best: Annotated[bool, flags.switch("--best", "Show the best matches first, not the newest.")] = False,
     json: JsonFlag = False,
 ) -> int:
-    """Find prompts, answers and tool calls by their words, newest first.
+    """Find prompts, answers and tool calls by their words.
 
     A text must have all of the words, in any order; case and accents do not matter. "a phrase" in quotes
     finds the words side by side, conn* any word that begins so. The first search makes an index, which takes
@@ -81,7 +81,7 @@ def lines(found: Found, style: Style) -> list[str]:
     if found.left:
         since = f" It goes back to {render.clock(found.since, style)[:16]};" if found.since else ""
         shown += [
-            f"The index is still being made.{since} {render.count(found.left, 'message')} to go.",
+            f"The search index is still being made.{since} {render.count(found.left, 'message')} to go.",
             "Search again in a moment.",
         ]
     return shown if shown[-1] else shown[:-1]

@@ -115,7 +115,7 @@ def resume(
         from cms.cli.ends import resume_paused
 
         if any(given is not None for given in (name, message, name_flag, message_flag, message_file)):
-            raise UsageError("--all goes with neither a name nor a message")
+            raise UsageError("--all excludes a name and a message")
         return resume_paused(json=json)
     who, word = flags.pick_name_and_word("resume", name, message, name_flag, "message")
     text = flags.pick_text(

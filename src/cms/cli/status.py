@@ -153,7 +153,8 @@ def list_sessions(
         str, Parameter(name="--after", metavar="NAME", help="Show only those after this one.")
     ] = "",
     tag: Annotated[
-        tuple[str, ...], flags.many("--tag", "Show only those with this tag; with all, if repeated.", "TAG")
+        tuple[str, ...],
+        flags.many("--tag", "Show only sessions with this tag. Repeatable: with all of them.", "TAG"),
     ] = (),
     json: JsonFlag = False,
 ) -> int:
@@ -179,7 +180,7 @@ def list_sessions(
         shown = [json_object(one, outcome=reply.outcomes.get(one.id)) for one in reply.sessions]
         io.show_json({"sessions": shown, **json_object(reply, "total total_cost_usd more")})
     elif tag and not reply.sessions:
-        io.show_lines([f"no such session is tagged {' and '.join(tag)}"])
+        io.show_lines([f"no session is tagged {' and '.join(tag)}"])
     elif status and not reply.sessions:
         io.show_lines([f"no session is {status}"])
     elif after and not reply.sessions:

@@ -13,9 +13,9 @@ from cms.units import check_tags
 
 
 def tag(
-    *words: Annotated[str, flags.word("The session's name, then the tags; `+TAG` is the same.")],
+    *words: Annotated[str, flags.word("The session's name, then its tags (TAG or +TAG).")],
     name_flag: flags.NameFlag = None,
-    remove: Annotated[tuple[str, ...], flags.many("--remove", "Take this tag away. Repeatable.", "TAG")] = (),
+    remove: Annotated[tuple[str, ...], flags.many("--remove", "Remove this tag. Repeatable.", "TAG")] = (),
     json: JsonFlag = False,
 ) -> int:
     """Tag a session, or show its tags.

@@ -161,7 +161,7 @@ class Screen:
             found = next((each for each in asked if each.id == shown), asked[0] if asked else None)
         if self._view.page == "answer" and (found is None or found.id != shown):
             self._answers = ()
-            self._change(page="list", typed="", asked=0, message="that question waits no more")
+            self._change(page="list", typed="", asked=0, message="that question no longer waits")
         self._change(open=found)
         if one is not None and self._view.page in ("list", "details"):
             if self._tail is None or self._tail.session_id != one.session.id:
@@ -307,7 +307,9 @@ class Screen:
         if self._view.open is None:
             name = self._view.chosen
             ended = self._client.call(SESSIONS_QUESTIONS, QuestionsParams(name)).unanswered
-            how = "asked, and its message has ended: cms ask says how to go on" if ended else "asks nothing"
+            how = (
+                "asked, but its message has ended; cms ask says how to continue" if ended else "asks nothing"
+            )
             self._change(message=f"{name} {how}")
         else:
             self._change(page="answer", typed="", asked=0)
@@ -324,7 +326,7 @@ class Screen:
                 if permission_lines(one, height - 4, style)[1]:
                     self._send_answer(one, ("allow",))
                 else:
-                    self._change(message="nobody allows what cannot be seen: make the window bigger")
+                    self._change(message="make the window bigger to see what you would allow")
         elif key == "backspace":
             self._change(typed=view.typed[:-1])
         elif key == "clear":

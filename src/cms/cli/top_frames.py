@@ -341,8 +341,8 @@ def _doing_line(view: View, one: LiveSession, style: Style) -> str:
         asked = view.open if view.open is not None and view.open.name == one.session.name else None
         return _labelled("asks", f"(press a) {_asked_words(asked)}", style, "1;33")
     doing = one.activity or {
-        SessionStatus.READY: "nothing: it waits for a message",
-        SessionStatus.BUSY: "the model is at work",
+        SessionStatus.READY: "nothing, waiting for a message",
+        SessionStatus.BUSY: "the model is working",
         SessionStatus.PAUSED: "paused",
     }.get(one.session.status, one.session.status.value)
     return _labelled("now", doing, style)
@@ -490,7 +490,7 @@ def permission_lines(one: OpenQuestion, room: int, style: Style) -> tuple[list[s
 
 
 def _too_long(one: OpenQuestion) -> str:
-    return f"it is longer than this screen: cms ask {one.name} shows all of it"
+    return f"longer than this screen; cms ask {one.name} shows all of it"
 
 
 def _help_lines(style: Style) -> list[str]:

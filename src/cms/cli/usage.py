@@ -44,7 +44,7 @@ def usage(*, json: JsonFlag = False) -> int:
 def lines(windows: Sequence[UsageWindow], now: float, style: Style) -> list[str]:
     """The table."""
     if not windows:
-        return ["claude has reported no plan limits yet: it does when a session runs on a subscription"]
+        return ["no plan limits reported yet; claude reports them to sessions that run on a subscription"]
     rows = [_HEADS, *(_row(one, now, style) for one in windows)]
     widths = [max(render.display_width(row[place]) for row in rows) for place in range(len(_HEADS))]
     bars = ["", *(bar(0 if one.over(now) else one.used or 0, 1, _BAR, style) for one in windows)]

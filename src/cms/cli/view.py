@@ -29,13 +29,15 @@ def view(
             name="--port",
             metavar="N",
             show_default=False,
-            help="The port on 127.0.0.1. By default any free one.",
+            help="Serve on this port of 127.0.0.1. [default: any free one]",
         ),
     ] = 0,
-    no_open: Annotated[bool, flags.switch("--no-open", "Print the address, but open no browser.")] = False,
+    no_open: Annotated[
+        bool, flags.switch("--no-open", "Print the address without opening a browser.")
+    ] = False,
     act: Annotated[bool, flags.switch("--act", "Let the page stop, kill and answer sessions.")] = False,
     export: Annotated[
-        str, flags.text_flag("--export", "Write the pages into this new folder instead.", "DIR")
+        str, flags.text_flag("--export", "Write the pages to this new folder instead.", "DIR")
     ] = "",
     json: JsonFlag = False,
 ) -> int:
@@ -55,13 +57,13 @@ def view(
     """
     settings = load_settings()
     if settings.inside:
-        raise UsageError("a session may not look at others", hint="run cms view in a shell of your own")
+        raise UsageError("a session may not view others", hint="run it in your own shell")
     if export:
         if act or no_open or port:
-            raise UsageError("--export writes files: give it without --port, --act and --no-open")
+            raise UsageError("--export excludes --port, --act and --no-open")
         return _export(settings, export, json=json)
     if not 0 <= port <= 65535:
-        raise UsageError(f"--port {port} is no port", hint="a number from 1 to 65535")
+        raise UsageError(f"--port {port} is not a port", hint="use a number from 1 to 65535")
     _check_extra()
     from cms.view.server import run
 
@@ -70,7 +72,7 @@ def view(
             io.show_json(json_object(address=keys.address, port=keys.port, pid=os.getpid(), act=act))
         else:
             io.show_lines([keys.address])
-            io.warn("cms: Ctrl-C ends the page; sessions go on")
+            io.warn("cms: Ctrl-C ends the page, not the sessions")
         if not no_open and _is_window():
             # Some do not come back before they are left.
             threading.Thread(target=webbrowser.open, args=(keys.address_once,), daemon=True).start()

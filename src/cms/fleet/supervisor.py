@@ -461,12 +461,12 @@ class Supervisor(Processes):
         if found.session:
             raise UsageError(
                 f"that conversation is session {found.session!r} already",
-                hint=f"cms send {found.session} goes on with it",
+                hint=f"cms send {found.session} continues it",
             )
         environ = self.settings_now().environ
         if pid := await ask_disk(partial(who_has, conversation_id, environ), "what claude runs"):
             raise UsageError(
-                f"a claude is in that conversation: pid {pid}", hint="leave it there first (/exit)"
+                f"claude is running in that conversation (pid {pid})", hint="leave it there first (/exit)"
             )
         return await self.create(options, conversation=conversation_id)
 

@@ -42,7 +42,7 @@ class Telemetry:
             UsageError: it cannot.
         """
         if options.otel_content and not options.otel:
-            raise UsageError("--otel-content says what --otel exports", hint="add --otel")
+            raise UsageError("--otel-content needs --otel", hint="add --otel")
         if not options.otel:
             return
         check_library()

@@ -271,7 +271,7 @@ class Runner:
         """
         if self.held_by:
             name = self.record.name
-            hint = f"{self.held_by} has it: leave claude there, or end it with `cms stop {name}`"
+            hint = f"{self.held_by} has it; leave claude there, or end it with `cms stop {name}`"
             raise WrongStatus(name, "attached", wanted, hint=hint)
 
     def _check_open(self) -> None:

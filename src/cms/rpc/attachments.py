@@ -65,14 +65,14 @@ def read_file(path: Path) -> bytes:
             os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
         ) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(f"{path} cannot be attached: it is no regular file")
+                raise UsageError(f"{path} cannot be attached: it is not a regular file")
             data = file.read(MOST_OF_ANY + 1)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise UsageError(
-                f"{path} cannot be attached: it is a link", hint="give the file that it leads to"
+                f"{path} cannot be attached: it is a link", hint="give the file it leads to"
             ) from None
         raise UsageError(f"{path} cannot be attached: {error.strerror}") from None
     if len(data) > MOST_OF_ANY:
-        raise UsageError(f"{path} is too big to be attached: {size(MOST_OF_ANY)} are the most")
+        raise UsageError(f"{path} is too big to attach: {size(MOST_OF_ANY)} are the most")
     return data

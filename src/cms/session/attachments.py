@@ -63,7 +63,7 @@ def _kind_of(data: bytes, name: str) -> tuple[Kind, str]:
         text = "\0"
     if _CONTROL.search(text):
         raise UsageError(
-            f"{name} cannot be attached: it is no image (PNG, JPEG, GIF, WebP), no PDF and no UTF-8 text"
+            f"{name} cannot be attached: it is not an image (PNG, JPEG, GIF, WebP), a PDF or UTF-8 text"
         )
     return "text", "text/plain"
 
@@ -81,7 +81,7 @@ def check_all(attachments: Iterable[Attachment]) -> None:
         raise UsageError(f"the attached files have {size(total)}: a message takes {size(MOST_IN_ALL)}")
     for one in found:
         if not _ID.match(one.id):
-            raise UsageError(f"{one.id[:40]!r} is no attachment")
+            raise UsageError(f"{one.id[:40]!r} is not an attachment")
 
 
 def told(attachment: Attachment) -> str:

@@ -51,7 +51,7 @@ def check_kept(folder: Path, attachments: Iterable[Attachment]) -> None:
     """
     for one in attachments:
         if not (folder / one.id).is_file():
-            raise UsageError(f"what was attached as {one.name} is not there any more", hint="attach it again")
+            raise UsageError(f"what was attached as {one.name} is gone", hint="attach it again")
 
 
 def read(folder: Path, attachments: Iterable[Attachment]) -> list[tuple[Attachment, bytes]]:

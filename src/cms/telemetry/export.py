@@ -115,7 +115,7 @@ class Exports:
         try:
             found = _Program(wanted, self._hear)
         except OSError as error:
-            log.warning("spans cannot be exported: %s", error.strerror or error)
+            log.warning("cannot export spans: %s", error.strerror or error)
             return None
         self._programs[key] = found
         self._due = {one: self._due.get(one, 0.0) for one in self._programs.values()}
