@@ -141,5 +141,5 @@ def test_what_is_gone_fails_its_message_and_no_other(shell: Shell) -> None:
     shell.cms("wait", "slow")
     last = shell.ok("history", "slow", "--json").list("interactions")[-1]
     assert last["outcome"] == "failed"
-    assert "photo.gif is not there any more" in str(last["error"])
+    assert "photo.gif is gone" in str(last["error"])
     assert shell.ok("send", "slow", LOOK).out.endswith("Seen.\n")
