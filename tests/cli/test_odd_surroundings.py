@@ -42,13 +42,6 @@ def test_a_full_disk_behind_stdout_is_one_line(home: Path, tmp_path: Path) -> No
     assert ran.stderr == "cms: cannot write the answer: No space left on device\n"
 
 
-def test_nothing_is_tried_again_as_the_program_ends(tmp_path: Path) -> None:
-    """Of a command that has loaded a whole program, and does not leave at once."""
-    ran = shell(f"{CMS} doctor --json > /dev/full", tmp_path)
-    assert ran.returncode == 1
-    assert ran.stderr == "cms: cannot write the answer: No space left on device\n"
-
-
 @pytest.mark.parametrize(
     "words", ["spawn x hello", "delegate x hello", "delegate x hello --json", "batch --file /dev/null"]
 )

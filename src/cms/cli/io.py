@@ -115,8 +115,6 @@ def _writing() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is left in the buffer would be tried once more as the program ends, and told in Python's words.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise MachineError(f"cannot write the answer: {error.strerror}") from None
 
 
