@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from cms.config import Settings
+from cms.daemon import connection
 from cms.daemon.connection import MAX_GREETING
 from cms.daemon.server import MAX_CHILD_CLIENTS, child_sockets
 from cms.errors import CmsError, DaemonUnavailable, SessionNotFound, UsageError
@@ -473,3 +474,31 @@ async def test_a_child_socket_bears_only_so_much(tmp_path: Path) -> None:
             assert b"without `hello`" in await one.receive_some(65536)
         for stream in (one, *streams):
             await stream.aclose()
+
+
+async def test_what_is_sent_at_a_child_socket_takes_only_so_much_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over all its connections, for what is not a whole request yet and for those under way."""
+    monkeypatch.setattr(connection, "MAX_CHILD_BYTES", 300_000)
+    async with house(tmp_path) as supervisor:
+        inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
+        busy = prompt("go", say("x").stalling("middle", 600))
+        options = SessionOptions("child", inside.work_dir)
+        await inside.ask(SESSION_SPAWN, SpawnParams(options, busy, wait=False))
+        with reachable(inside.settings.socket) as address:
+            streams = [await trio.open_unix_socket(address) for _ in range(4)]
+            hello = msgspec.json.encode({"id": 1, "method": "hello", "params": Hello("x", PROTOCOL)})
+            ask = {"id": 2, "method": "sessions.wait", "params": {"names": ["child"], "pad": "x" * 90_000}}
+            told = []
+            for number, stream in enumerate(streams):
+                await stream.send_all(hello + b"\n")
+                assert b"result" in await stream.receive_some(65536)
+                whole = msgspec.json.encode(ask) + b"\n"
+                await stream.send_all(whole if number % 2 else whole[:-2])
+                with trio.move_on_after(2.0 if number == 3 else 0.2):
+                    told.append(await stream.receive_some(65536))
+            assert [b"bytes of requests at once" in one for one in told] == [True]
+            for stream in streams:
+                await stream.aclose()
+        await inside.spawn("after")

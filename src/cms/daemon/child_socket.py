@@ -32,6 +32,7 @@ class ChildSocket:
 
     Attributes:
         caller: who comes through it.
+        held: bytes of its requests that are in memory.
         environ: the session's own, for what it starts. What it says of it does not count: the walls of a
             child are put up where `HOME` and its like say.
     """
@@ -45,6 +46,7 @@ class ChildSocket:
     ) -> None:
         self.caller = Caller(session.depth + 1, session.id)
         self.environ = environ
+        self.held = 0
         self._find = find
         self._descends = descends
 

@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 MAX_CALLS = 128  # requests under way on one connection
 MAX_CHILD_CALLS = 16  # at a child socket, where there can be many connections
 MAX_GREETING = 4 * 1024 * 1024  # bytes before `hello` is answered, which holds an environment
+MAX_CHILD_BYTES = 64 * 1024 * 1024  # of requests at one child socket, over all its connections
 PACE = 0.05  # seconds between looks at what a watched session does: a person sees no more
 MAX_ANSWERS = 256  # answers that wait for one client before nothing more is read from it
 
@@ -93,6 +94,7 @@ class Connection:
         self._caller = Caller() if child_socket is None else child_socket.caller
         self._reading = trio.CancelScope()
         self._greeting = 0  # bytes that have come
+        self._held = 0  # bytes of requests that are here, counted at a child socket
         self._most = MAX_CALLS if child_socket is None else MAX_CHILD_CALLS
 
     async def run(self) -> None:
@@ -104,6 +106,7 @@ class Connection:
                     for call in self._calls.values():
                         call.scope.cancel(reason="the client went away")
             # Every call is through, whoever still listens.
+            self._hold(-self._held)
             self.outbox.close()
 
     def finish(self) -> None:
@@ -124,9 +127,11 @@ class Connection:
                 self._greeting += len(data)
                 if self._protocol is None and self._greeting > MAX_GREETING:
                     raise OverlongLine(f"{MAX_GREETING} bytes without `hello`")
+                self._hold(len(data))
                 self._lines.feed(data)
                 while (line := self._lines.next_line()) is not None:
-                    self._take(line, calls)
+                    if not self._take(line, calls):
+                        self._hold(-len(line) - 1)
                     await self.outbox.wait_shorter_than(MAX_ANSWERS)
         except OverlongLine as error:
             log.warning("hung up on a client: %s", error)
@@ -134,35 +139,45 @@ class Connection:
         except trio.BrokenResourceError:
             pass
 
-    def _take(self, line: bytes, calls: trio.Nursery) -> None:
-        """Begin one request, or answer why not."""
+    def _hold(self, size: int) -> None:
+        """So many bytes more are kept in memory for this client, or fewer."""
+        child = self._child_socket
+        if child is None:
+            return
+        self._held += size
+        child.held += size
+        if size > 0 and child.held > MAX_CHILD_BYTES:
+            raise OverlongLine(f"more than {MAX_CHILD_BYTES} bytes of requests at once")
+
+    def _take(self, line: bytes, calls: trio.Nursery) -> bool:
+        """Begin one request, or answer why not; gives whether it was begun."""
         try:
             request = _requests.decode(line)
         except msgspec.ValidationError as error:
             self._fail(_salvage_id(line), INVALID_REQUEST, f"not a request: {error}")
-            return
+            return False
         except UNREADABLE as error:
             self._fail(None, PARSE_ERROR, f"not JSON: {error}")
-            return
+            return False
         if request.id is None:
             self._notified(request)
-            return
+            return False
         handler = self._handlers.get(request.method)
         verb = None if handler is None else handler.verb
         refusal = self._refusal(verb, self._protocol)
         if refusal is not None:
             self._refuse(request.id, refusal)
-            return
+            return False
         if request.id in self._calls:
             self._fail(request.id, INVALID_REQUEST, f"request {request.id} is still running")
-            return
+            return False
         if len(self._calls) >= self._most:
             self._refuse(request.id, UsageError(f"more than {self._most} requests at once on one connection"))
-            return
+            return False
         if handler is None:
             self._fail(request.id, METHOD_NOT_FOUND, f"no method {request.method[:100]!r}")
-            return
-        call = _Call(self, calls, request.id, handler.verb)
+            return False
+        call = _Call(self, calls, request.id, handler.verb, len(line) + 1)
         try:
             work = handler.begin(call, request.params)
             if verb is HELLO:
@@ -172,13 +187,14 @@ class Connection:
                     self._environ, self._caller = hello.environ or None, Caller(max(hello.depth, 0))
         except UNREADABLE as error:
             self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
-            return
+            return False
         if request.lease is not None:
             call.scope.deadline = trio.current_time() + request.lease
         self._calls[request.id] = call
         if self._child_socket is not None:
             work = _checked(self._child_socket, handler.verb, request.params, work)
         calls.start_soon(self._answer, call, work)
+        return True
 
     def _notified(self, request: Request) -> None:
         """A notification is never answered, not even an unknown one."""
@@ -218,6 +234,7 @@ class Connection:
             answer = Response(call.id, error=RpcError(INTERNAL_ERROR, internal.message, error_data(internal)))
         await call.finish()
         del self._calls[call.id]
+        self._hold(-call.size)
         line = _encode(answer) + b"\n"
         if len(line) > MAX_LINE:
             self._refuse(call.id, UsageError(f"the answer is {len(line)} bytes long", hint="ask for less"))
@@ -236,9 +253,12 @@ class Connection:
 class _Call:
     """One request under way: `daemon.call.Call`, and the task that relays progress."""
 
-    def __init__(self, connection: Connection, nursery: trio.Nursery, request_id: int, verb: AnyVerb) -> None:
+    def __init__(
+        self, connection: Connection, nursery: trio.Nursery, request_id: int, verb: AnyVerb, size: int
+    ) -> None:
         self.id = request_id
         self.verb = verb
+        self.size = size  # bytes
         self.scope = trio.CancelScope()
         self._connection = connection
         self._nursery = nursery
