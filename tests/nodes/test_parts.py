@@ -15,6 +15,7 @@ from cms.batch.remote import MOST, Assignment, Card, Done, Repo, job_id, session
 from cms.errors import UsageError
 from cms.nodes import artifacts
 from cms.nodes.checkout import CheckoutError, check_out, checked_out
+from cms.nodes.engine import Attendance, identity_of
 from cms.nodes.start import has_room, memory_pressure, unit
 from cms.nodes.state import KEEP, NodeFolder, NodeState
 from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
@@ -209,6 +210,27 @@ def test_a_repository_by_its_url(tmp_path: Path) -> None:
 def test_what_is_no_repository(text: str) -> None:
     with pytest.raises(UsageError):
         Repo.parse(text)
+
+
+def test_who_is_there_is_told_without_a_common_clock() -> None:
+    one, two = (msgspec.structs.replace(CARD, id=name) for name in ("n-1", "n-2"))
+    for far in (0.0, -3600.0, 1e9):  # from the engine's clock to ours
+        there = Attendance()
+
+        def look(
+            now: float, first: float, second: float, *, far: float = far, there: Attendance = there
+        ) -> str:
+            polls = [(identity_of(one), first + far), ("?", far + 1e6), (identity_of(two), second + far)]
+            return " ".join(card.id for card in there.take(polls, now))
+
+        assert look(0, 0, -1) == "n-1 n-2"
+        assert look(20, 15, -1) == "n-1 n-2"
+        assert look(40, 35, -1) == "n-1", "it has not polled for longer than a poll takes"
+        assert look(60, 35, 55) == "n-1 n-2"
+        assert look(70, 35, 55) == "n-2"
+        assert look(90, 35, 55) == ""
+        assert not there.take([], 100)
+        assert Attendance().take([(identity_of(one), far), (identity_of(two), far - 200)], 0) == (one,)
 
 
 def test_the_window_follows_the_fleet() -> None:

@@ -12,7 +12,7 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -67,6 +67,7 @@ class Engine:
         self.address = address
         self.known_by = known_by
         self.retention = retention
+        self._attendance = Attendance()
 
     # --- as a node ------------------------------------------------------------------------------
 
@@ -135,16 +136,50 @@ class Engine:
         answer = await self.client.workflow_service.describe_task_queue(
             request, timeout=timedelta(seconds=10)
         )
+        return self._attendance.take(
+            (
+                (poller.identity, poller.last_access_time.seconds + poller.last_access_time.nanos / 1e9)
+                for poller in answer.pollers
+            ),
+            time.monotonic(),
+        )
+
+
+class Attendance:
+    """Which nodes are there.
+
+    The engine says by its own clock, which need not be ours, when each has polled last, and remembers for
+    minutes who has gone: so a node is there while that goes on changing.
+    """
+
+    def __init__(self) -> None:
+        self._heard: dict[str, tuple[float, float]] = {}  # of each node: the engine's time, ours
+
+    def take(self, polls: Iterable[tuple[str, float]], now: float) -> tuple[Card, ...]:
+        """The nodes that are there, by their ids.
+
+        Args:
+            polls: identities, and when each has polled last by the engine's clock.
+            now: seconds on a clock of ours that nobody sets.
+        """
         found: dict[str, tuple[float, Card]] = {}
-        for poller in answer.pollers:
-            seen = poller.last_access_time.seconds + poller.last_access_time.nanos / 1e9
+        for identity, polled in polls:
             try:
-                card = _card.decode(poller.identity)
+                card = _card.decode(identity)
             except UNREADABLE:
                 continue
-            if seen > time.time() - _GONE and (card.id not in found or seen > found[card.id][0]):
-                found[card.id] = seen, card
-        return tuple(card for _, (_, card) in sorted(found.items()))
+            if card.id not in found or polled > found[card.id][0]:
+                found[card.id] = polled, card
+        newest = max((polled for polled, _ in found.values()), default=0.0)
+        heard = {}
+        for node, (polled, _) in found.items():
+            before = self._heard.get(node)
+            if before is None:  # the one that has polled last of all has just done so, for all we know
+                heard[node] = polled, now - (newest - polled)
+            else:
+                heard[node] = before if polled == before[0] else (polled, now)
+        self._heard = heard
+        return tuple(card for node, (_, card) in sorted(found.items()) if now - heard[node][1] < _GONE)
 
 
 def payloads(data: bytes) -> Payloads:

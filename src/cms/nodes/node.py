@@ -41,6 +41,11 @@ log = logging.getLogger(__name__)
 _LOOK: Final = 0.5
 #: Seconds between two tries to reach an engine that is not there, at most.
 _BACKOFF: Final = 5.0
+#: Seconds for which a node that could not even begin a task takes no other: it would refuse a whole batch as
+#: fast as it comes. Twice as long each time, up to the second of these.
+_REST: Final = 5.0, 60.0
+#: Such troubles that are the task's, and would be the same anywhere.
+_NOT_OURS: Final = ("cancelled", "claimed", "version")
 #: Seconds that the sessions of a node that was told twice to end have to end in.
 _STOP: Final = 30.0
 _DAY: Final = 86400.0
@@ -119,6 +124,8 @@ class Node:
         self._changed = asyncio.Event()
         self._standing: Standing = "open"
         self._why = ""
+        self._rest = 0.0
+        self._rests_until, self._rests_for = 0.0, ""
         self._signals = 0
         self._reached = True
         self._started = time.time()
@@ -208,12 +215,25 @@ class Node:
     def _has_room(self) -> bool:
         if self._standing == "cut_off":
             return True
-        why = self._room(len(self._held))
+        why = self._resting() or self._room(len(self._held))
         standing: Standing = "full" if why else "open"
         if self._standing in ("open", "full") and standing != self._standing:
             self._standing, self._why = standing, why
             self._write()
         return not why
+
+    def _resting(self) -> str:
+        """Why it takes nothing for a while: what it took last it could not begin."""
+        return self._rests_for if steady() < self._rests_until else ""
+
+    def _note_begun(self, done: Done) -> None:
+        trouble = done.trouble
+        if trouble is None or not done.refused:
+            self._rest = 0.0
+        elif trouble.code not in _NOT_OURS:
+            self._rest = min(max(_REST[0], 2 * self._rest), _REST[1])
+            self._rests_until, self._rests_for = steady() + self._rest, trouble.message
+            log.warning("%s; nothing is taken for %g s", trouble, self._rest)
 
     def _note_reached(self, trouble: str) -> None:
         if self._reached == (not trouble):
@@ -264,6 +284,7 @@ class Node:
         try:
             done = await self._do(held)
             done = msgspec.structs.replace(done, fenced=held.fenced)
+            self._note_begun(done)
             self._folder.finish(job.id, done, told=False)
             self._note_done(done)
             # It beats on until the engine has the answer, or it would be lost on its last step.

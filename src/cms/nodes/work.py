@@ -20,9 +20,9 @@ from cms.errors import (
     ClaudeUnfit,
     CmsError,
     ContainmentError,
-    DaemonUnavailable,
     HomeUnusable,
     Interrupted,
+    MachineError,
     SessionNotFound,
     UsageError,
     WorkDirError,
@@ -200,13 +200,15 @@ class Run:
     def _failed(self, error: CmsError) -> Done:
         trouble = Trouble(error.code, error.message, error.hint)
         done = Done(self._card.id, self._card.host, trouble=trouble)
-        if not self._accepted and not isinstance(error, DaemonUnavailable):
-            refused = isinstance(error, _NOT_HERE)
-            begun = not refused and not isinstance(
-                error, UsageError | artifacts.ArtifactError | CheckoutError
-            )
-            return msgspec.structs.replace(done, refused=refused, begun=begun, exact=not begun)
-        # The daemon died over it, or the house failed: what it took stands in the store, if anywhere.
+        if not self._accepted:
+            if isinstance(error, _NOT_HERE):
+                return msgspec.structs.replace(done, refused=True)
+            if isinstance(error, UsageError | artifacts.ArtifactError | CheckoutError):
+                return done
+            if not isinstance(error, MachineError):
+                return msgspec.structs.replace(done, begun=True, exact=False)
+        # The daemon died over it, or its disk is full: what it took stands in the store, if anywhere. What
+        # does not stand there was never sent.
         try:
             with connect(self._settings) as client:
                 session = client.call(SESSION_GET, NameParams(self.session)).session

@@ -1,0 +1,107 @@
+"""One assignment and a daemon that is made up: what a node says of what it could not do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from cms.batch.remote import Assignment, Card, Done
+from cms.config import Settings
+from cms.errors import (
+    ClaudeNotFound,
+    CmsError,
+    ContainmentError,
+    DaemonUnavailable,
+    HomeUnusable,
+    SessionNotFound,
+    StoreError,
+    UsageError,
+    WorkDirError,
+)
+from cms.nodes import work
+from cms.nodes.artifacts import ArtifactError
+from cms.nodes.checkout import CheckoutError
+from cms.nodes.work import Run
+from cms.rpc.sessions import SESSION_CONTINUE, SESSION_DELEGATE, SESSION_GET
+from cms.session.model import SessionOptions
+
+
+class FakeDaemon:
+    """Answers each verb with an error.
+
+    Attributes:
+        asked: the verbs, in order.
+    """
+
+    def __init__(self, errors: dict[str, CmsError]) -> None:
+        self.asked: list[str] = []
+        self._errors = errors
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, verb: Any, _params: object, **_: object) -> object:
+        self.asked.append(verb.name)
+        raise self._errors[verb.name]
+
+
+def done_of(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, errors: dict[str, CmsError], *, go_on: bool = False
+) -> tuple[Done, list[str]]:
+    daemon = FakeDaemon(errors)
+    monkeypatch.setattr(work, "connect", lambda _settings: daemon)
+    options = SessionOptions("t", str(folder))
+    job = Assignment("b/t/1", "b", "t", "t-1", "0.1", options, "do it", go_on=go_on)
+    return Run(Settings(folder), Card("n", "h", 1, "0.1"), job, folder).do(), daemon.asked
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ContainmentError("too weak"), ClaudeNotFound("claude"), WorkDirError("no folder"), HomeUnusable("full")],
+)
+def test_what_this_node_cannot_do_another_one_may(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: CmsError
+) -> None:
+    done, _ = done_of(monkeypatch, tmp_path, {SESSION_DELEGATE.name: error})
+    assert done.refused
+    assert not done.begun
+    assert done.exact
+    assert done.trouble is not None
+    assert done.trouble.code == error.code
+
+
+@pytest.mark.parametrize("kind", [UsageError, ArtifactError, CheckoutError])
+def test_what_is_wrong_with_the_task_is_wrong_everywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[CmsError]
+) -> None:
+    done, _ = done_of(monkeypatch, tmp_path, {SESSION_DELEGATE.name: kind("no")})
+    assert not done.refused
+    assert not done.begun
+    assert done.exact
+
+
+@pytest.mark.parametrize("error", [StoreError("the disk is full"), DaemonUnavailable("it is gone")])
+@pytest.mark.parametrize(
+    ("found", "begun"), [(SessionNotFound("t-1"), False), (DaemonUnavailable("it is gone"), True)]
+)
+def test_a_daemon_that_failed_over_it_is_asked_whether_anything_was_begun(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: CmsError, found: CmsError, *, begun: bool
+) -> None:
+    done, _ = done_of(monkeypatch, tmp_path, {SESSION_DELEGATE.name: error, SESSION_GET.name: found})
+    assert done.begun is begun
+    assert done.exact is not begun
+    assert done.refused is not begun
+    assert done.allowed == (("?",) if begun else ())
+
+
+def test_what_goes_on_is_never_begun_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gone: dict[str, CmsError] = {SESSION_CONTINUE.name: SessionNotFound("t-1")}
+    done, asked = done_of(monkeypatch, tmp_path, gone, go_on=True)
+    assert asked == [SESSION_CONTINUE.name]
+    assert not done.begun
+    assert not done.refused, "no other node has its conversation"
