@@ -527,7 +527,9 @@ def cleanup_lines(reply: CleanupResult, days: float, *, dry_run: bool) -> list[s
         log = f", raw log {render.size(gone.log_bytes)}" if gone.log_bytes else ""
         lines.append(f"{gone.session.name}: {'would be deleted' if dry_run else 'deleted'}{log}")
     lines += [f"{one.name}: {one.status.value}, left alone (--force kills it)" for one in reply.live]
-    lines += [f"{one.name}: left alone: {one.why}" for one in reply.kept]
+    for one in reply.kept:
+        why = one.why.partition(" (")[0].rpartition("deleted: ")[2]
+        lines.append(f"{one.name}: left alone, {why} (cms diff {one.name})")
     verb = "to delete" if dry_run else "deleted"
     lines.append(f"total: {render.count(len(reply.deleted), 'session')} {verb}, unchanged for {days:g} days")
     if reply.trash_files:

@@ -20,6 +20,7 @@ from typing import Literal, TextIO
 
 from cms.cli.render import STATUS_ICONS, cost, cut, display_width, one_line, paint, with_icon
 from cms.cli.terminal import Style, can_rewrite, encodable, neutral, rewrite, style_of
+from cms.protocol.tools import QUESTION_TOOL
 from cms.rpc.wire import ProgressNote
 from cms.session.model import Progress, SessionStatus
 
@@ -151,8 +152,8 @@ class LiveAnswer:
             self._write(self._text.add(progress.text), out)
             return
         self._write(self._text.part(), out)
-        # What a limit says of a call, its refusal says again.
-        again = progress.kind == "denied" and progress.text == self._told
+        # What a limit says of a call, its refusal says again; and a question is no refusal.
+        again = progress.kind == "denied" and (progress.text == self._told or progress.tool == QUESTION_TOOL)
         if progress.kind in _DOING and self._status is not None and not again:
             self._write(self._text.add_line(doing_line(progress, self._style)), self._status)
             self._told = progress.text
@@ -220,7 +221,7 @@ def doing_line(progress: Progress, style: Style) -> str:
     """What is done between two parts of an answer: `  Bash pytest -q`."""
     what = f"{progress.tool} {progress.text}"
     if progress.kind == "denied":
-        what = f"refused: {progress.tool}: {progress.text}"
+        what = f"refused: {progress.tool}: {progress.text.removeprefix('refused: ')}"
     text = cut("  " + one_line(what, style), style.width, style)
     return paint(text, "2" if progress.kind == "tool" else "33", style)
 

@@ -264,6 +264,11 @@ def receipt_line(receipt: Receipt) -> str:
     return ", ".join(parts) + mechanism
 
 
+def left_words(receipt: Receipt) -> str:
+    """That nothing is left of a process tree; how it ended only where that is not proved."""
+    return f"{receipt.reason}, nothing left running" if receipt.empty else receipt_line(receipt)
+
+
 def limits_words(limits: Limits) -> str:
     words = []
     if limits.max_time is not None:
@@ -314,10 +319,22 @@ def answered_well(last: Interaction) -> bool:
 
 def interaction_fate(last: Interaction, style: Style) -> str:
     """What became of a message, in a line."""
+    join = ", " if _outcome_of(last) is None else ": "
+    return f"#{last.number} {last.type}{join}{fate_words(last, style)}"
+
+
+def _outcome_of(last: Interaction) -> Outcome | None:
+    """How it ended, where that is all that there is to say."""
+    open_ = (InteractionState.DOUBTFUL, InteractionState.UNCHECKED)
+    return None if last.state in open_ else last.outcome
+
+
+def fate_words(last: Interaction, style: Style) -> str:
+    """The same without the message's number."""
     why = f": {one_line(last.error, style)}" if last.error else ""
-    if last.outcome is not None and last.state not in (InteractionState.DOUBTFUL, InteractionState.UNCHECKED):
-        return f"#{last.number} {last.type}: {paint_outcome(last.outcome, style)}{why}"
-    words = {
+    if (outcome := _outcome_of(last)) is not None:
+        return f"{paint_outcome(outcome, style)}{why}"
+    return {
         InteractionState.QUEUED: "stored, not sent yet",
         InteractionState.SENT: "sent, not begun yet",
         InteractionState.RUNNING: "being worked on",
@@ -328,7 +345,6 @@ def interaction_fate(last: Interaction, style: Style) -> str:
         InteractionState.UNCHECKED: f"answered, not checked{why}",
         InteractionState.DOUBTFUL: f"in doubt{why}; it may have reached claude or not, and is not sent again",
     }[last.state]
-    return f"#{last.number} {last.type}, {words}"
 
 
 # --- whole commands -------------------------------------------------------------------------------
@@ -386,7 +402,7 @@ def status_lines(
                 *(("cap hit", one_line(hit, style)) for hit in session.caps_hit),
                 ("last message", "" if last is None else interaction_fate(last, style)),
                 *(("check passed", one_line(check, style)) for check in passed),
-                ("last end", "" if session.receipt is None else receipt_line(session.receipt)),
+                ("last end", "" if session.receipt is None else left_words(session.receipt)),
                 ("error", "" if session.error == told else one_line(session.error, style)),
                 ("not understood", not_understood),
                 ("claude", session.claude_version),
@@ -447,7 +463,7 @@ def history_lines(
         )
         lines.append(paint(head, "1", style))
         if not answered_well(item):
-            lines.append(f"  {interaction_fate(item, style)}")
+            lines.append(f"  {fate_words(item, style)}")
         lines += _block("prompt", item.prompt, 200, style, full=full)
         if item.attachments:
             from cms.session.attachments import told  # what it loads is more than most answers need
