@@ -89,6 +89,7 @@ def test_there_and_back(shell: Shell) -> None:
     taken.type("q")
     assert taken.finish() == 0
     assert "taken: 1 turn by hand, $0.1000; $0.1000 in all" in taken.text
+    assert "ended:" not in taken.text
     one = last(shell, "taken")
     assert (one["type"], one["response"], one["turns"]) == ("attach", "by hand", 1)
     assert one["cost"] == DIME
@@ -143,6 +144,7 @@ def test_the_end_of_the_command_ends_claude_politely(shell: Shell, how: signal.S
     taken.process.send_signal(how)
     if how is not signal.SIGKILL:
         assert taken.finish() == 0
+        assert "ended: its terminal is gone" in taken.text
     found = shell.wait_until(name, lambda found: found["status"] == "stopped")
     assert found["totalCostUsd"] == DIME
     assert found["costExact"]

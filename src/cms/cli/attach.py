@@ -18,6 +18,8 @@ from cms.rpc.client import Client
 from cms.rpc.sessions import SESSION_ATTACH, AttachParams, AttachResult
 from cms.session.model import Outcome, exit_code_of
 
+#: As `live.attached.LEFT`: the person left claude, which they know.
+_LEFT = "claude was left"
 #: What `--json` tells.
 _ATTACHED = "*session interaction receipt stopped"
 
@@ -107,8 +109,9 @@ def _told(result: AttachResult, style: Style) -> list[str]:
     spent = render.cost(one.cost) if one.cost_exact else f"at least {render.cost(one.cost)}"
     turns = "1 turn" if one.turns == 1 else f"{one.turns} turns"
     lines = [f"{session.name}: {turns} by hand, {spent}; {render.cost(session.total_cost_usd)} in all"]
-    if one.error:
-        lines.append(f"  ended: {render.one_line(one.error, style)}")
+    why = one.error or ("" if receipt is None or receipt.reason == _LEFT else receipt.reason)
+    if why:
+        lines.append(f"  ended: {render.one_line(why, style)}")
     if not one.cost_exact:
         lines.append("  claude ended before it reported what its last call cost")
     if receipt is not None and receipt.walls is not None:

@@ -39,6 +39,8 @@ from cms.store.rawlog import RawLog
 
 #: Seconds between two looks at what was spent.
 LOOK_EVERY: Final = 0.5
+#: The reason of an end that is the person's own.
+LEFT: Final = "claude was left"
 #: What stands for the messages, which are in claude's own record.
 PROMPT: Final = "(by hand, in claude's own interface)"
 
@@ -144,7 +146,7 @@ class AttachedRunner(Runner):
         if status:
             how = f"exit status {status}" if status > 0 else f"signal {-status}"
             self._end.begin(f"claude ended with {how}", SessionStatus.STOPPED, outcome=Outcome.FAILED)
-        self._end.begin("claude was left", SessionStatus.STOPPED)
+        self._end.begin(LEFT, SessionStatus.STOPPED)
 
     def _end_without_wall(self) -> None:
         if self._lost_wall and self.record.options.on_violation != "deny":
