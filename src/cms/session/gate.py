@@ -253,7 +253,7 @@ def _by_paths(call: PendingCall, rules: Rules) -> GateDecision | None:
         if pattern := rules.protects(target):
             return GateDecision("deny", f"{target.name} is protected ({pattern})", detail, violation=True)
         return None
-    if call.guessed is None and rules.read_paths.patterns:
+    if call.guessed is None and rules.read_paths.any_protected:
         return GateDecision(
             "deny", "refused: it names more than we look at, and some may not be read", detail
         )
@@ -294,7 +294,9 @@ def not_in_preset(tool: str, preset: Preset) -> str:
 
 def touched(state: State, rules: Rules, now: float) -> Breach | None:
     """claude has the rules of what may not be read (`live.argv`), and refuses before it asks us."""
-    if state.turn is None or not (rules.safety and rules.stop_on_violation):
+    if state.turn is None or not (
+        rules.safety and rules.stop_on_violation and rules.read_paths.any_protected
+    ):
         return None
     for one in state.turn.denials:
         if one.by == "claude" and one.tool in _READS:

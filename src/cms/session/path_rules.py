@@ -257,6 +257,11 @@ class PathRules:
         ]
 
     @property
+    def any_protected(self) -> bool:
+        """Whether anything is."""
+        return bool(self._protected)
+
+    @property
     def any_allowed(self) -> bool:
         """Whether something was taken out."""
         return bool(self._allowed)
