@@ -328,7 +328,7 @@ def test_a_session_that_may_starts_children_that_are_less_than_itself(world: Wor
     assert limits["maxCost"] is not None
     assert limits["maxCost"] <= 0.5
     raw = raw_lines(world, "head")
-    assert "a session may not start one with preset full: its own is edit" in raw
+    assert "a session may not start one with preset full: this session has edit" in raw
     assert "a session may not start one with folder /usr" in raw
     assert "no session named 'stranger'" in raw
     for name in ("wide", "away"):

@@ -131,18 +131,18 @@ def narrow(options: SessionOptions, parent: SessionRecord, rules: Mapping[str, R
                     f"preset {options.preset}", f"this session has {have.preset}", "use " + have.preset
                 )
             case "safety" if have.safety and not options.safety:
-                raise _more("the safety net off", "its own is on", "leave it on")
+                raise _more("--no-safety", "this session does not have it", "leave it out")
             case "writes" if have.writes == "workdir" and options.writes != "workdir":
                 raise _more(
                     f"writes {options.writes}", "this session writes only in its folders", "leave it out"
                 )
             case "mode" | "same" if asked and asked != given and (given or rule.child == "mode"):
-                raise _more(f"{rule.noun} {asked}", "its own is another", "leave it out")
+                raise _more(f"{rule.noun} {asked}", "this session has another", "leave it out")
             case "mode" | "same" if given and given != "bypassPermissions":
                 # (A mode asks where the preset alone would not, unless it is the one that never does.)
                 changes[field] = given
             case "stop" if (asked, given) == ("deny", "stop"):
-                raise _more("on-violation deny", "its own is stop", "leave it out")
+                raise _more("on-violation deny", "this session has stop", "leave it out")
             case "granted" if asked and not given:
                 raise _more(
                     rule.noun or "trust in its folder",
@@ -252,7 +252,7 @@ def _each(value: object) -> tuple[str, ...]:
 def _check_within(folders: tuple[str, ...], roots: tuple[str, ...]) -> None:
     for folder in folders:
         if not any(PurePosixPath(folder).is_relative_to(root) for root in roots):
-            raise _more(f"folder {folder}", f"its own is {roots[0]}", "choose one inside of that")
+            raise _more(f"folder {folder}", f"this session works in {roots[0]}", "choose a folder inside that")
 
 
 def _left(asked: float | None, parent: SessionRecord) -> float | None:
