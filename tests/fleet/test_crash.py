@@ -89,7 +89,7 @@ async def test_a_neighbour_that_is_killed_is_noticed_by_who_is_asked(tmp_path: P
                 doomed.kill()
             record = await supervisor.get("one")
             assert record.status is SessionStatus.STOPPED
-            assert "checks were never finished" in record.error
+            assert "checks did not finish" in record.error
             assert (await supervisor.wait(work)).outcome is Outcome.INTERRUPTED
             assert (await ask(supervisor, "one", prompt("Go on", say("here")))).text == "here"
     await consistent(settings)
