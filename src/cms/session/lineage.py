@@ -252,7 +252,9 @@ def _each(value: object) -> tuple[str, ...]:
 def _check_within(folders: tuple[str, ...], roots: tuple[str, ...]) -> None:
     for folder in folders:
         if not any(PurePosixPath(folder).is_relative_to(root) for root in roots):
-            raise _more(f"folder {folder}", f"this session works in {roots[0]}", "choose a folder inside that")
+            raise _more(
+                f"folder {folder}", f"this session works in {roots[0]}", "choose a folder inside that"
+            )
 
 
 def _left(asked: float | None, parent: SessionRecord) -> float | None:
