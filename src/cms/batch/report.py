@@ -15,6 +15,7 @@ import msgspec
 
 from cms.batch.model import BatchOptions, BatchRecord, TaskStatus, TaskView
 from cms.batch.scores import CellScore, Rate
+from cms.units import plural
 
 ROWS: Final = 1000
 PAGE_ROWS: Final = 10_000
@@ -149,9 +150,9 @@ def _change(task: TaskView) -> str:
     change = task.change
     if change is None or (change.empty and not change.note):
         return ""
-    commits = f", {change.commits} commits" if change.commits else ""
+    commits = f", {plural(change.commits, 'commit')}" if change.commits else ""
     note = f": {change.note}" if change.note else ""
-    return f"{change.files} files, +{change.added} -{change.removed}{commits}, {change.state}{note}"
+    return f"{plural(change.files, 'file')}, +{change.added} -{change.removed}{commits}, {change.state}{note}"
 
 
 def _clock(at: float | None, zone: tzinfo | None) -> str:
@@ -185,7 +186,7 @@ def _facts(batch: BatchRecord, zone: tzinfo | None) -> list[tuple[str, str]]:
         ("status", batch.status.value + (f" ({batch.reason})" if batch.reason else "")),
         ("tasks", f"{batch.total}: {counts}"),
         ("cost", _money(batch.spent, exact=batch.exact) + cap),
-        ("reused", f"{batch.reused} results from earlier batches" if batch.reused else ""),
+        ("reused", f"{plural(batch.reused, 'result')} from earlier batches" if batch.reused else ""),
         ("started", _clock(batch.started, zone)),
         ("ended", _clock(batch.ended, zone)),
         ("took", took),

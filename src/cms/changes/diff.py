@@ -14,6 +14,7 @@ from cms.changes.content import Store
 from cms.changes.freeze import load
 from cms.changes.model import UNBOUND, Change, Diffstat, Entry, FileChange, Node
 from cms.changes.names import as_base64, as_text, quoted
+from cms.units import plural
 
 #: A binary file above this is named in a patch, and not carried by it.
 BIGGEST_BINARY: Final = 64 << 20
@@ -64,11 +65,11 @@ def stat_text(change: Change, *, width: int = 80, most: int = 200, ignored: bool
     if len(shown) > most:
         found.append(f" ... and {len(shown) - most} more")
     added, removed = (sum(getattr(entry, side) for entry in shown) for side in ("added", "removed"))
-    parts = [f"{len(shown)} file{'s' if len(shown) != 1 else ''} changed"]
+    parts = [f"{plural(len(shown), 'file')} changed"]
     if added or not removed:
-        parts.append(f"{added} insertion{'s' if added != 1 else ''}(+)")
+        parts.append(f"{plural(added, 'insertion')}(+)")
     if removed or not added:
-        parts.append(f"{removed} deletion{'s' if removed != 1 else ''}(-)")
+        parts.append(f"{plural(removed, 'deletion')}(-)")
     return "\n".join([*found, f" {', '.join(parts)}"]) + "\n"
 
 

@@ -24,6 +24,7 @@ from cms.changes.model import Entry, Forbids, Node, Refusal, Why
 from cms.changes.names import as_text
 from cms.changes.told import Told
 from cms.changes.tree import ThroughLink, Tree, node_type
+from cms.units import plural
 
 _LABELS: Final = ("folder", "before the task", "task")
 
@@ -278,8 +279,8 @@ class _Planner:
             texts[0], texts[1], texts[2], _LABELS, self.store.folder.parent, theirs_wins=answered
         )
         if merged.conflicts and not self.markers:
-            places = "place" if merged.conflicts == 1 else "places"
-            raise _Refused("conflict", f"both changed the same lines, in {merged.conflicts} {places}")
+            where = plural(merged.conflicts, "place")
+            raise _Refused("conflict", f"both changed the same lines, in {where}")
         content = self.store.add_bytes(merged.text)
         return Node("file", mode, len(merged.text), content), True, merged.conflicts
 

@@ -11,6 +11,7 @@ from cms.errors import ExitCode
 from cms.json_output import json_object
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.session.audit import AuditLog, AuditRow
+from cms.units import plural
 
 #: What `--json` tells of a decision. `cost`: the session's dollars so far.
 _ROW = (
@@ -76,7 +77,7 @@ def lines(reply: AuditLog, style: Style, *, rows: bool) -> list[str]:
         return [*shown, f"BROKEN: {where}: {reply.broken.why}"]
     if not reply.rows:
         return ["no decisions about this session yet"]
-    return [*shown, f"{len(reply.rows)} rows, all seals intact; head {reply.rows[-1].seal}"]
+    return [*shown, f"{plural(len(reply.rows), 'row')}, all seals intact; head {reply.rows[-1].seal}"]
 
 
 def row_line(row: AuditRow, style: Style) -> str:

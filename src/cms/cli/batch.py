@@ -41,7 +41,7 @@ from cms.rpc.batches import (
     BatchParams,
     BatchRunParams,
 )
-from cms.units import check_prompt
+from cms.units import check_prompt, plural
 
 _HERE = Path()
 
@@ -278,7 +278,7 @@ def _run(port: Port, params: BatchRunParams, batch: BatchRecord, *, detach: bool
         else:
             io.show_lines(
                 [
-                    f"{batch.id}: {batch.total} tasks, running in the daemon",
+                    f"{batch.id}: {plural(batch.total, 'task')}, running in the daemon",
                     f"follow it: cms batch show {batch.id}",
                 ]
             )

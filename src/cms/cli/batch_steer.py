@@ -28,6 +28,7 @@ from cms.rpc.batches import (
     BatchSetParams,
     BatchWithdrawParams,
 )
+from cms.units import plural
 
 TaskWords = Annotated[str, flags.word("The tasks' names.")]
 
@@ -135,7 +136,7 @@ def _show(changed: BatchChanged, what: str, *, json: bool) -> int:
         return ExitCode.COMPLETED
     lines = render.summary_lines(batch, time.time(), io.out_style())
     if what:
-        lines.append(f"{changed.tasks} {'task' if changed.tasks == 1 else 'tasks'} {what}")
+        lines.append(f"{plural(changed.tasks, 'task')} {what}")
     if batch.status in RESUMABLE and batch.ended is None:
         lines.append(f"follow it: cms batch show {batch.id} --follow")
     io.show_lines(lines)

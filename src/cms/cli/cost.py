@@ -14,6 +14,7 @@ from cms.errors import ExitCode, UsageError
 from cms.json_output import json_object, plain
 from cms.rpc.money import LEDGER_TOTALS, ROWS, CostParams, CostResult, CostRow
 from cms.session.model import Grouping, TokenUsage
+from cms.units import plural
 
 _BAR = 24  # columns of the longest bar
 _FIGURES = 38  # columns between the name and the bar, and one to spare
@@ -64,7 +65,7 @@ def cost(
     elif csv:
         io.show_bytes(as_csv(reply.rows))
         if reply.more:
-            io.warn(f"cms: only {len(reply.rows)} rows are shown; --limit N shows more")
+            io.warn(f"cms: only {plural(len(reply.rows), 'row')} shown; --limit N shows more")
     else:
         io.show_lines([*_chart(reply, by, io.out_style()), *lines(reply, by, io.out_style())])
     return ExitCode.COMPLETED

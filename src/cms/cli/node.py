@@ -16,7 +16,7 @@ from cms.errors import CmsError, ExitCode, UsageError
 from cms.folders import check_folder
 from cms.json_output import json_object
 from cms.nodes.state import NodeFolder, NodeState
-from cms.units import parse_count
+from cms.units import parse_count, plural
 
 _LEAVING = 60.0  # seconds that a node without tasks may take to leave: its last polls end
 _POLL = 0.1
@@ -110,7 +110,8 @@ def drain(
     if json:
         io.show_json(json_object(id=found.card.id, pid=found.pid, tasks=len(found.busy), left=wait))
     else:
-        busy = f"{len(found.busy)} tasks still running" if found.busy and not wait else "nothing left to do"
+        working = bool(found.busy) and not wait
+        busy = f"{plural(len(found.busy), 'task')} still running" if working else "nothing left to do"
         io.show_lines([f"node {found.card.id} drains: {busy}"])
     return ExitCode.COMPLETED
 

@@ -110,7 +110,7 @@ def _export(settings: Settings, folder: str, *, json: bool) -> int:
     if json:
         io.show_json(done)
     else:
-        batches = "1 batch" if done.batches == 1 else f"{done.batches} batches"
+        batches = render.count(done.batches, "batch", "batches")
         what = f"{render.count(done.sessions, 'session')}, {batches}"
         io.show_lines([f"{what} in {Path(done.folder) / 'index.html'}"])
         if done.left_out:

@@ -27,6 +27,7 @@ from cms.errors import UsageError
 from cms.fleet import notifications
 from cms.json_output import json_object
 from cms.session.model import DelegateResult, Record
+from cms.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class News(Record, frozen=True):
         batch = self.batch
         if self.event == "fail":
             count = len(self.tasks) + self.more
-            title = f"batch {batch.id}: {count} {'task' if count == 1 else 'tasks'} did not complete"
+            title = f"batch {batch.id}: {plural(count, 'task')} did not complete"
             named = [f"{one.name}: {one.status.value}" for one in self.tasks[:_NAMED]]
             body = [*named, *(["..."] if count > len(named) else [])]
         else:

@@ -19,7 +19,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.model import ENDED, Interaction, SessionRecord
-from cms.units import BadValue, check_name
+from cms.units import BadValue, check_name, plural
 
 MARKDOWN = "text/markdown"
 TRANSCRIPT = "cms://session/{name}/transcript"
@@ -47,7 +47,7 @@ def transcripts(call: DaemonCall) -> list[Listed]:
             uri=TRANSCRIPT.replace("{name}", quote(record.name, safe="")),
             name=record.name,
             title=f"Transcript of {record.name}",
-            description=f"{record.status}, {record.interaction_count} messages, ${record.total_cost_usd:.4f}",
+            description=f"{record.status}, {_messages(record)}, ${record.total_cost_usd:.4f}",
         )
         for record in reply.sessions
     ]
@@ -61,7 +61,7 @@ def reports(call: DaemonCall) -> list[Listed]:
             uri=REPORT.replace("{id}", batch.id),
             name=batch.id,
             title=f"Report of batch {batch.id}",
-            description=f"{batch.status}, {batch.total} tasks, ${batch.spent:.4f}",
+            description=f"{batch.status}, {plural(batch.total, 'task')}, ${batch.spent:.4f}",
         )
         for batch in reply.batches[:MAX_LISTED]
     ]
@@ -95,12 +95,15 @@ def read(call: DaemonCall, uri: str) -> str:
     return transcript(reply.session, reply.interactions)
 
 
+def _messages(session: SessionRecord) -> str:
+    return plural(session.interaction_count, "message")
+
+
 def transcript(session: SessionRecord, interactions: tuple[Interaction, ...]) -> str:
     """A session as Markdown: what it is, then each message with its answer."""
     options = session.options
-    figures = (
-        f"{session.interaction_count} messages, {session.total_turns} turns, ${session.total_cost_usd:.4f}"
-    )
+    turns = plural(session.total_turns, "turn")
+    figures = f"{_messages(session)}, {turns}, ${session.total_cost_usd:.4f}"
     lines = [
         f"# {session.name}",
         "",

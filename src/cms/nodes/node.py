@@ -34,6 +34,7 @@ from cms.nodes.engine import QUESTION, REGISTRY, Engine, connect, identity_of, i
 from cms.nodes.state import Busy, NodeFolder, NodeState, Standing
 from cms.nodes.work import Run
 from cms.session.model import Outcome
+from cms.units import plural
 
 log = logging.getLogger(__name__)
 
@@ -407,7 +408,8 @@ class Node:
     def _on_signal(self) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._tell(f"cms node: draining; {len(self._held)} tasks run on (once more to stop them)")
+            running = plural(len(self._held), "task")
+            self._tell(f"cms node: draining; {running} still running (once more to stop them)")
             self._drain("asked to")
             return
         self._tell("cms node: stopping the running tasks")
