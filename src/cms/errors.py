@@ -23,7 +23,7 @@ UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class ExitCode(enum.IntEnum):
-    """What a `cms` command's exit status means. Documented in the README, never reused."""
+    """What a `cms` command's exit status means. Documented in docs/limits.md, never reused."""
 
     COMPLETED = 0
     FAILED = 1
