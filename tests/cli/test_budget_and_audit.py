@@ -113,7 +113,7 @@ def test_the_audit_log_outlives_its_session_until_it_is_purged(shell: Shell) -> 
     shell.ok("delegate", "gone", prompt("Hello", say("hi")))
     number = str(shell.ok("status", "gone", "--json").json()["id"])
     said = shell.ok("delete", "gone").out
-    assert f"its audit log stays: cms audit {number}" in said
+    assert "its audit log stays" in said
     log = log_of(shell.ok("audit", "gone", "--json"))
     assert (log.rows[-1].kind, log.rows[-1].verdict, log.rows[-1].detail) == ("delete", "deleted", "gone")
     assert log_of(shell.ok("audit", number, "--verify", "--json")).head == log.head
@@ -121,7 +121,7 @@ def test_the_audit_log_outlives_its_session_until_it_is_purged(shell: Shell) -> 
     shell.ok("delegate", "gone", prompt("Hello", say("hi")))
     assert log_of(shell.ok("audit", "gone", "--json")).head != log.head
     assert log_of(shell.ok("audit", number, "--json")).head == log.head
-    assert "its audit log is removed" in shell.ok("delete", "gone", "--purge").out
+    assert "deleted with its logs" in shell.ok("delete", "gone", "--purge").out
     cleaned = shell.ok("cleanup", "--days", "0", "--purge").out
     assert "audit logs of sessions deleted before: 1 removed" in cleaned
     assert shell.cms("audit", number).code == 10
