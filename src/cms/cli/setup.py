@@ -96,8 +96,9 @@ def report_lines(report: Report) -> list[str]:
 
 
 _WIZARD = """\
-This registers cms with Claude Code as an MCP server, so that Claude can hand tasks to other sessions.
-It backs up Claude Code's settings, runs `claude mcp add`, and checks that Claude Code connects.
+This registers cms with Claude Code as an MCP server, so that Claude can hand
+tasks to other sessions. It backs up Claude Code's settings, runs
+`claude mcp add`, and checks that Claude Code connects.
 `cms setup --uninstall` takes it back.
 
 """
