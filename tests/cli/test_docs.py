@@ -14,11 +14,11 @@ from cms.cli.help import page_of
 from cms.errors import ExitCode
 from documents import DOCS, PAGES, README, ROOT, commands, headings, links, prose
 
-USERS = (README, *DOCS)
+USERS = (README, *DOCS, ROOT / "SECURITY.md")
 
 #: Flags that are not of cms: of claude, git, docker and the like. And those of the original command line.
 FOREIGN = {
-    "--bg", "--max-budget-usd", "--print", "--project-config-root", "--permission-mode",
+    "--bg", "--max-budget-usd", "--print", "--project-config-root", "--runs", "--permission-mode",
     "--name", "--prompt", "--task", "--message", "--new-name", "--version", "--help", "--help-all", "--quiet",
 }  # fmt: skip
 

@@ -123,7 +123,7 @@ COMMANDS: Final = (
     Command(("setup",), "cms.cli.setup:setup", "[flags]", SERVICE),
     Command(("mcp",), "cms.cli.mcp:mcp", "", SERVICE, common=False),
     Command(("demo",), "cms.cli.selftest:demo", "[flags]", SERVICE),
-    Command(("help",), "cms.cli.help:help_", "[COMMAND...]", SERVICE, common=False),
+    Command(("help",), "cms.cli.help:help_", "[COMMAND...] [flags]", SERVICE, common=False),
 )
 #: Commands that have commands of their own: name -> (help, group, (name, target, usage)s).
 FAMILIES: dict[str, tuple[str, str, tuple[tuple[str, str, str], ...]]] = {

@@ -99,18 +99,23 @@ class Page(Record, frozen=True):
     text: tuple[str, ...] = ()
 
 
-def help_(*command: Annotated[str, flags.word("The command to explain.")], json: JsonFlag = False) -> int:
+def help_(
+    *command: Annotated[str, flags.word("The command to explain.")],
+    man: Annotated[bool, flags.switch("--man", "Print a manual page, for man(1).")] = False,
+    json: JsonFlag = False,
+) -> int:
     """Explain cms, or one command.
 
     Examples::
 
         cms help delegate
         cms help batch show
+        cms help delegate --man | man -l -
     """
-    return explain(command, json=json)
+    return explain(command, json=json, man=man)
 
 
-def explain(path: Sequence[str], *, whole: bool = False, json: bool = False) -> int:
+def explain(path: Sequence[str], *, whole: bool = False, json: bool = False, man: bool = False) -> int:
     """Print the help of a command, or of cms itself for an empty path.
 
     Raises:
@@ -120,10 +125,21 @@ def explain(path: Sequence[str], *, whole: bool = False, json: bool = False) -> 
     if json:
         io.show_json(page)
         return ExitCode.COMPLETED
+    if man:
+        from cms.cli.manual import roff
+
+        more = {"PRESETS": _PRESETS, "EXIT STATUS": _EXIT_CODES, "NOTES": _PLACES}
+        io.show_lines(roff(page, {} if path else {head: _body(text) for head, text in more.items()}))
+        return ExitCode.COMPLETED
     style = io.out_style()
     width = min(columns(sys.stdout, os.environ), _WIDEST)
     io.show_lines(lines(page, style, width, whole=whole) if path else overview(page, style, width, whole))
     return ExitCode.COMPLETED
+
+
+def _body(block: str) -> str:
+    """A block without the line that is its heading."""
+    return block.partition(":\n")[2] or block
 
 
 # --- from declarations to a page ------------------------------------------------------------------
