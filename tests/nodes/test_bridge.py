@@ -1,0 +1,332 @@
+"""The bridge at an engine that is made up: whatever fails between them, an id is begun once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import msgspec
+import pytest
+from temporalio import exceptions
+from temporalio.client import ActivityFailureError
+from temporalio.exceptions import (
+    ActivityAlreadyStartedError,
+    CancelledError,
+    TerminatedError,
+    TimeoutType,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from cms.batch.remote import (
+    MOST,
+    Assignment,
+    CancelJob,
+    Card,
+    Done,
+    Ended,
+    Event,
+    Submit,
+    own_queue,
+    queue_of,
+)
+from cms.nodes import bridge as bridge_module
+from cms.nodes.bridge import Bridge
+from cms.nodes.engine import Engine, identity_of
+from cms.session.model import SessionOptions
+
+DAY = 86400.0
+CARD = Card("n-1", "host", 1, "0.1")
+DONE = Done("n-1", "host", refused=True)
+
+
+def timed_out(kind: TimeoutType) -> exceptions.TimeoutError:
+    return exceptions.TimeoutError("", type=kind, last_heartbeat_details=[])
+
+
+def submit(prompt: str = "do it", **keys: Any) -> Submit:
+    job = Assignment("b/t/1", "b", "t", "t-1", "0.1", SessionOptions("t", "/work"), prompt)
+    return Submit(job, **keys)
+
+
+class Activity:
+    """What an engine knows of one id."""
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.asked_to_end = False
+        self.over = asyncio.Event()
+        self.end: bytes | BaseException = b""
+        self.worker = ""  # the identity of who took it
+
+    def ends(self, end: Done | BaseException) -> None:
+        self.end = msgspec.json.encode(end) if isinstance(end, Done) else end
+        self.over.set()
+
+
+class FakeEngine:
+    """Attributes:
+    silent: how many of the next calls get no answer.
+    swallowed: of these, those that are done all the same.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, Activity] = {}
+        self.known_by, self.retention = "ns", 30 * DAY
+        self.silent = 0
+        self.swallowed = 0
+        self.client = self
+
+    async def cards(self) -> tuple[Card, ...]:
+        return (CARD,)
+
+    def _call(self) -> None:
+        if self.silent:
+            self.silent -= 1
+            raise RPCError("no answer", RPCStatusCode.UNAVAILABLE, b"")
+
+    async def start_activity(self, kind: str, _packed: bytes, **keys: Any) -> None:
+        name = keys["id"]
+        if not self.swallowed:
+            self._call()
+        if name in self.known:
+            raise ActivityAlreadyStartedError(name, kind)
+        self.known[name] = Activity(keys["task_queue"])
+        assert keys["retry_policy"].maximum_attempts == 1
+        if self.swallowed:
+            self.swallowed -= 1
+            raise RPCError("the answer is lost", RPCStatusCode.UNAVAILABLE, b"")
+
+    def get_activity_handle(self, name: str, **_: object) -> Handle:
+        return Handle(self, name)
+
+
+class Handle:
+    def __init__(self, engine: FakeEngine, name: str) -> None:
+        self._engine, self._id = engine, name
+
+    def _activity(self) -> Activity:
+        self._engine._call()
+        if self._id not in self._engine.known:
+            raise RPCError("unknown", RPCStatusCode.NOT_FOUND, b"")
+        return self._engine.known[self._id]
+
+    async def describe(self, **_: object) -> Any:
+        return Seen(self._activity())
+
+    async def result(self) -> bytes:
+        activity = self._activity()
+        await activity.over.wait()
+        if isinstance(activity.end, BaseException):
+            raise ActivityFailureError(cause=activity.end)
+        return activity.end
+
+    async def cancel(self, **_: object) -> None:
+        activity = self._activity()
+        activity.asked_to_end = True
+        if not activity.worker:
+            activity.ends(CancelledError())
+
+
+class Seen:
+    """What a description says."""
+
+    status = "over"
+
+    def __init__(self, activity: Activity) -> None:
+        self.last_started_time = 1.0 if activity.worker else None
+        self.last_worker_identity = activity.worker
+
+
+class Site:
+    """An engine, and bridges to it."""
+
+    def __init__(self) -> None:
+        self.engine = FakeEngine()
+        self.told: list[Event] = []
+
+    def bridge(self) -> Bridge:
+        return Bridge(cast("Engine", self.engine))
+
+    async def ended(self, count: int = 1) -> list[Ended]:
+        await until(lambda: len(self._ends()) >= count)
+        return self._ends()
+
+    def _ends(self) -> list[Ended]:
+        return [event for event in self.told if isinstance(event, Ended)]
+
+    async def known(self) -> Activity:
+        await until(lambda: self.engine.known)
+        return self.engine.known["b/t/1"]
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Site:
+    made = Site()
+    monkeypatch.setattr(bridge_module, "tell", made.told.append)
+    return made
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - of many kinds
+            await asyncio.sleep(0.005)
+
+
+def run(act: Callable[[], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        await act()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("swallowed", [0, 1])
+def test_a_submission_without_an_answer_is_made_again_under_its_id(site: Site, swallowed: int) -> None:
+    site.engine.silent, site.engine.swallowed = 2 * (not swallowed), swallowed
+
+    async def act() -> None:
+        site.bridge()._obey(submit())
+        (await site.known()).ends(DONE)
+        assert await site.ended() == [Ended("b/t/1", "done", DONE, node="n-1")]
+
+    run(act)
+    assert len(site.engine.known) == 1
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_two_heads_that_go_on_with_a_batch_follow_the_same_try(site: Site, *, again: bool) -> None:
+    async def act() -> None:
+        command = submit(again=again, since=time.time(), engine="ns" if again else "")
+        for _ in range(2):
+            site.bridge()._obey(command)
+        (await site.known()).ends(DONE)
+        first, second = await site.ended(2)
+        assert first == second
+        assert first.how == "done"
+
+    run(act)
+
+
+@pytest.mark.parametrize(
+    ("since", "engine"),
+    [(0.0, "ns"), (31 * DAY, "ns"), (60.0, "another")],
+    ids=["ever", "too long ago", "another engine"],
+)
+def test_what_an_engine_may_have_forgotten_is_not_submitted_again(
+    site: Site, since: float, engine: str
+) -> None:
+    async def act() -> None:
+        began = time.time() - since if since else 0.0
+        site.bridge()._obey(submit(again=True, since=began, engine=engine))
+        (ended,) = await site.ended()
+        assert ended.how == "lost"
+
+    run(act)
+    assert not site.engine.known
+
+
+def test_cancelled_before_it_is_submitted(site: Site) -> None:
+    async def act() -> None:
+        one = site.bridge()
+        one._obey(submit())
+        one._obey(CancelJob("b/t/1", "not wanted"))
+        assert await site.ended() == [Ended("b/t/1", "unbegun", reason="not wanted")]
+
+    run(act)
+    assert not site.engine.known
+
+
+def test_cancelled_while_nobody_knows_whether_it_was_submitted(site: Site) -> None:
+    """Then it is submitted to its end, and cancelled there: else it might be begun after all."""
+    site.engine.swallowed = 1
+
+    async def act() -> None:
+        one = site.bridge()
+        one._obey(submit())
+        await site.known()
+        one._obey(CancelJob("b/t/1", "not wanted"))
+        assert await site.ended() == [Ended("b/t/1", "unbegun", reason="not wanted")]
+        assert isinstance(site.engine.known["b/t/1"].end, CancelledError)
+
+    run(act)
+
+
+def test_cancelled_while_a_node_takes_it(site: Site) -> None:
+    """Its node has the last word: it may have begun."""
+
+    async def act() -> None:
+        one = site.bridge()
+        one._obey(submit())
+        activity = await site.known()
+        activity.worker = identity_of(CARD)
+        one._obey(CancelJob("b/t/1", "not wanted"))
+        await until(lambda: activity.asked_to_end)
+        assert not site.told
+        activity.ends(DONE)
+        assert await site.ended() == [Ended("b/t/1", "done", DONE, node="n-1")]
+
+    run(act)
+
+
+@pytest.mark.parametrize(
+    ("cause", "taken", "how", "says"),
+    [
+        (timed_out(TimeoutType.HEARTBEAT), True, "lost", "no heartbeat"),
+        (TerminatedError(""), True, "lost", "terminated"),
+        (CancelledError(), True, "lost", "has not reported"),
+        (timed_out(TimeoutType.SCHEDULE_TO_START), False, "unbegun", "no node took it"),
+        (CancelledError(), False, "unbegun", "before it started"),
+    ],
+)
+def test_what_the_engine_ended_is_lost_unless_nobody_had_taken_it(
+    site: Site, cause: BaseException, how: str, says: str, *, taken: bool
+) -> None:
+    async def act() -> None:
+        site.bridge()._obey(submit())
+        activity = await site.known()
+        activity.worker = identity_of(CARD) if taken else ""
+        site.engine.silent = 1  # and it is asked again over an outage
+        activity.ends(cause)
+        (ended,) = await site.ended()
+        assert ended.how == how
+        assert says in ended.reason
+        assert ended.node == ("n-1" if taken else "")
+
+    run(act)
+
+
+def test_an_answer_that_makes_no_sense_is_lost(site: Site) -> None:
+    async def act() -> None:
+        site.bridge()._obey(submit())
+        activity = await site.known()
+        activity.end = b'{"of": "another version"}'
+        activity.over.set()
+        (ended,) = await site.ended()
+        assert ended.how == "lost"
+
+    run(act)
+
+
+def test_what_is_too_large_is_not_submitted(site: Site) -> None:
+    async def act() -> None:
+        site.bridge()._obey(submit("x" * (MOST + 1)))
+        (ended,) = await site.ended()
+        assert ended.how == "unbegun"
+        assert "--artifacts" in ended.reason
+
+    run(act)
+    assert not site.engine.known
+
+
+@pytest.mark.parametrize(
+    ("keys", "queue"), [({"node": "n-1"}, own_queue("n-1")), ({"label": "gpu"}, queue_of("gpu"))]
+)
+def test_what_goes_on_goes_to_its_own_node(site: Site, keys: dict[str, str], queue: str) -> None:
+    async def act() -> None:
+        site.bridge()._obey(submit(**keys))
+        assert (await site.known()).queue == queue
+
+    run(act)
