@@ -435,6 +435,7 @@ async def test_who_ends_a_session_ends_the_checks_of_its_work(tmp_path: Path, ho
         options = make_options(settings, verify=("touch checking; sleep 600", "touch second"))
         sent = await supervisor.start_delegate(options, prompt("Work", say("done")))
         await until(sign.exists)
+        await until(lambda: any(one.check for one in read_all(settings.live)))
         noted = next(one for one in read_all(settings.live) if one.check)
         await (supervisor.stop("one") if how == "stop" else supervisor.kill("one"))
         assert not still_alive((noted.where.root,)), "and it returns when nothing of them is left"
