@@ -44,6 +44,10 @@ def test_a_batch_over_two_nodes(server: Server, hosts: Hosts) -> None:
     wrong = head.batch([task("a", isolate="auto")], server.url(), "--label", label)
     assert wrong.code == 2
     assert "--isolate" in wrong.err
+    both_ways = {"isolate": "auto", "apply": "on-pass"}
+    wrong = head.batch([task("a", **both_ways)], server.url(), "--repo", "file:///x")
+    assert wrong.code == 2
+    assert "--apply" in wrong.err
 
     two.ok("node", "drain", "--wait")
     assert two.node.wait(20) == 0
@@ -132,7 +136,11 @@ def test_each_task_has_a_checkout_of_its_own(server: Server, hosts: Hosts, tmp_p
     one.start_node(server.url(), "--labels", "repo")
     evil = "git config core.fsmonitor 'touch ../evil'; git config filter.x.clean 'touch ../evil'; echo 1 > x"
     tasks = [
-        task("edits", call("Bash", command="cat old > new; echo more >> old; rm binary; touch ignored")),
+        task(
+            "edits",
+            call("Bash", command="cat old > new; echo more >> old; rm binary; touch ignored"),
+            isolate="auto",
+        ),
         task("nothing"),
         task("evil", call("Bash", command=f"{evil}; echo '* filter=x' > .gitattributes")),
     ]

@@ -111,11 +111,9 @@ class Batches:
             NewTask(first + place, line, resolve_task(spec, options.defaults, options.work_dir))
             for place, (spec, line) in enumerate(tasks)
         ]
-        problems = [
-            f"line {one.line}: --isolate is for this machine; a node gives a task a checkout (--repo)"
-            for one in new
-            if options.on and one.options.session.isolate != "no"
-        ]
+        problems: list[str] = []
+        if options.on:
+            new, problems = _for_nodes(new, checkout=bool(options.repo))
         return problems or await self.store.write(batch_intake.add, batch_id, new)
 
     async def check(self, batch_id: str) -> list[str]:
@@ -511,3 +509,21 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 30.0):
                 await batches.close()
             nursery.cancel_scope.cancel()
+
+
+def _for_nodes(new: list[NewTask], *, checkout: bool) -> tuple[list[NewTask], list[str]]:
+    """Tasks as nodes do them, and what is wrong with them: a checkout of its own isolates a task already."""
+    problems = []
+    for place, one in enumerate(new):
+        session = one.options.session
+        if session.apply:
+            problems.append(
+                f"line {one.line}: --apply is for this machine; a node's patch is for `git apply`"
+            )
+        elif session.isolate != "no" and not checkout:
+            problems.append(
+                f"line {one.line}: --isolate is for this machine; a node gives a task a checkout (--repo)"
+            )
+        options = msgspec.structs.replace(one.options, session=msgspec.structs.replace(session, isolate="no"))
+        new[place] = msgspec.structs.replace(one, options=options)
+    return new, problems
