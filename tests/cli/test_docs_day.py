@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from pathlib import Path
-
 from cli.shell import Shell, shell
 from cms.testing.script import prompt, say
+from documents import ROOT, commands
 
 __all__ = ["shell"]
 
-TEXT = (Path(__file__).parents[2] / "docs" / "day.md").read_text()
-
 
 def test_every_command_of_the_page_works(shell: Shell) -> None:
-    blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    commands = [shlex.split(line, comments=True) for line in "".join(blocks).splitlines()]
-    assert len(commands) > 12
+    typed = commands((ROOT / "docs" / "day.md").read_text())
+    assert len(typed) > 12
     shell.ok("spawn", "fix-auth", prompt("Why?", say("An expired token: connection refused.")))
-    for command, *words in commands:
-        assert command == "cms"
+    for words in typed:
         ran = shell.ok(*words)
         if words[0] == "search" and "migrat*" not in words:
             assert "fix-auth" in ran.out

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 
 from cli.shell import Shell, shell
 from cms.cli.top_frames import HELP
 from cms.testing.script import prompt, say
+from documents import ROOT, commands
 
 __all__ = ["shell"]
 
-TEXT = (Path(__file__).parents[2] / "docs" / "watching.md").read_text()
+TEXT = (ROOT / "docs" / "watching.md").read_text()
 
 
 def test_every_command_of_the_page_works(shell: Shell) -> None:
-    blocks = re.findall(r"^```sh\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-    commands = [shlex.split(line) for line in "".join(blocks).splitlines()]
-    assert len(commands) > 8
-    for command, *words in commands:
-        assert command == "cms"
+    typed = commands(TEXT)
+    assert len(typed) > 8
+    for words in typed:
         if words[0] in ("delegate", "send"):
             words[-1] = prompt(words[-1], say("It says: login refused."))
         ran = shell.ok(*words)

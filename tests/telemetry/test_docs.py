@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
 
 from cli.shell import Shell, shell
 from cms.daemon.metrics import of_daemon, of_exports, of_store
 from cms.store.counters import Figures
+from documents import ROOT, commands
 from telemetry.collector import collecting
 
 __all__ = ["shell"]
 
-DOCS = (Path(__file__).parents[2] / "docs" / "machines.md").read_text()
+DOCS = (ROOT / "docs" / "machines.md").read_text()
 
 
 def test_every_command_works(shell: Shell) -> None:
-    lines = "".join(re.findall(r"^```sh\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)).splitlines()
-    commands = [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("cms ")]
-    assert commands
+    typed = commands(DOCS)
+    assert typed
     (shell.work_dir / "tasks.jsonl").write_text('{"name": "t", "prompt": "hello"}\n')
     with collecting() as collector:
         shell.env |= collector.environ
-        for words in commands:
+        for words in typed:
             shell.ok(*words)
         collector.wait("invoke_workflow")
     assert [one.name for one in collector.named("invoke_agent")] == ["invoke_agent traced", "invoke_agent t"]
