@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,21 @@ def test_commands_and_flags_that_are_told_of_exist(page: Path) -> None:
 @pytest.mark.parametrize("file", dict.fromkeys(file for file, _ in generated.TABLES))
 def test_tables_are_those_of_the_code(file: str) -> None:
     assert (generated.DOCS / file).read_text() == generated.written(file), "python -m tests.generated"
+
+
+def test_the_picture_is_text_and_loads_nothing() -> None:
+    picture = (ROOT / "docs" / "terminal.svg").read_text()
+    assert len(picture) < 20_000
+    assert "completed" in picture
+    assert "cost_exceeded" in picture
+    assert set(re.findall(r"\w+://[^\s\"')]*", picture)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"@import|url\((?!#)|<image|<script|href", picture)
+
+
+def test_the_table_of_extras_is_complete() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text().partition("## Extras")[2].partition("\n## ")[0]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)) == set(project["optional-dependencies"])
 
 
 def test_the_table_of_exit_codes_is_complete() -> None:
