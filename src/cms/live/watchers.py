@@ -143,4 +143,6 @@ class Notes:
 
 
 def _retry(event: ApiRetry) -> str:
-    return f"API error {event.error_status}, try {event.attempt} in {event.retry_delay_ms / 1000:.0f} s"
+    # Without a status the API was not reached at all.
+    what = "no answer from the API" if event.error_status is None else f"API error {event.error_status}"
+    return f"{what}, try {event.attempt} in {event.retry_delay_ms / 1000:.0f} s"
