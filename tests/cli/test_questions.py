@@ -200,7 +200,7 @@ def test_several_calls_are_told_apart_and_agents_cannot_move_the_cursor() -> Non
     lines = ask_lines(QuestionsResult((opened(), opened("permission")), ()), 100.0, Style(tty=True, width=80))
     assert "  cms answer s ANSWER ANSWER --id 7" in lines
     assert "s wants to use Bash rm -rf x?[2J" in lines
-    assert "  waits 600.0s more; cms answer s allow --id 8, or deny" in lines
+    assert "  waits 10m more; cms answer s allow --id 8, or deny" in lines
 
 
 def test_all_of_a_command_is_shown_escaped_before_it_is_permitted() -> None:

@@ -178,7 +178,7 @@ def test_status_of_a_live_session() -> None:
         "  preset          edit",
         "  cost            $0.1234 of $2.0000",
         "  turns           3 of 50",
-        "  limits          time 900.0s",
+        "  limits          time 15m",
         "  interactions    2",
         "  pid             4242",
         "  created         2026-11-22 11:27:00 (3m ago)",

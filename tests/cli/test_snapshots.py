@@ -31,6 +31,19 @@ PATHS = [
 LONG = (("delegate",), ("spawn",), ("batch",))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("delegate", "fix"), ("batch", "show", "tasks-1"), ("send", "fix", "hello", "--json")],
+    ids=" ".join,
+)
+def test_help_may_be_asked_for_after_the_arguments(words: tuple[str, ...], cms: Cms) -> None:
+    ran = cms(*words, "--help")
+    of = words[:2] if words[0] == "batch" else words[:1]
+    flags = [word for word in words if word.startswith("--")]
+    assert (ran.code, ran.out) == (0, cms(*of, *flags, "--help").out)
+    assert cms("batch", "shwo", "--help").code == 2
+
+
 @pytest.mark.parametrize("path", [*PATHS, ("batch",)], ids=" ".join)
 def test_the_help_of_a_command(path: tuple[str, ...], cms: Cms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -131,7 +131,7 @@ def test_what_the_list_tells_at_80_and_at_140_columns() -> None:
     assert lines[7:12] == [
         "now    Bash pytest -q",
         "task   make the login test pass",
-        "in     ~/app, sonnet, edit, 12 procs, 230.0 MiB, 2 messages waiting",
+        "in     ~/app, sonnet, edit, 12 processes, 230.0 MiB, 2 messages waiting",
         "",
         "00:00:03 done",
     ]

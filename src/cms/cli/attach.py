@@ -122,4 +122,6 @@ def _told(result: AttachResult, style: Style) -> list[str]:
     if one.outcome is Outcome.COST_EXCEEDED and session.options.limits.max_cost is not None:
         more = 2 * session.options.limits.max_cost
         lines.append(f"  continue: cms attach {session.name} --max-cost {more:g}")
+    else:
+        lines.append(f"  next: cms send {session.name} MESSAGE, or cms attach {session.name}")
     return lines

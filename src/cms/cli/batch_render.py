@@ -46,6 +46,12 @@ _CROSS = ("✗", "x", "31")
 #: Characters of an answer that are shown with its task.
 _EXCERPT = 200
 NOT_COMPLETED = OVER - {TaskStatus.COMPLETED}
+#: The flag of `cms batch requeue` that lets a task go further than it came.
+_ROOM = {
+    TaskStatus.COST_EXCEEDED: "--task-max-cost",
+    TaskStatus.TURNS_EXCEEDED: "--task-max-turns",
+    TaskStatus.TIME_EXCEEDED: "--task-max-time",
+}
 
 BATCH_COLOURS: dict[BatchStatus, str] = {
     BatchStatus.COMPLETED: "32",
@@ -149,7 +155,9 @@ def summary_lines(
     if batch.status is BatchStatus.STOPPED:
         lines.append(f"continue: cms batch resume {batch.id}")
     elif batch.status is BatchStatus.FAILED:
-        lines.append(f"retry what failed: cms batch requeue {batch.id}")
+        room = " or ".join(flag for status, flag in _ROOM.items() if batch.counts.get(status))
+        more = f" (with {room} for more room)" if room else ""
+        lines.append(f"retry what failed: cms batch requeue {batch.id}{more}")
     return lines
 
 

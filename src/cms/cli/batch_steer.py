@@ -30,18 +30,18 @@ from cms.rpc.batches import (
 )
 from cms.units import plural
 
-TaskWords = Annotated[str, flags.word("The tasks' names.")]
+TaskWords = Annotated[str, flags.word("The tasks' names.", "TASK")]
 
 _OF_BATCH = {field: HEADER[field] for field in ALTERABLE}
 _OF_TASKS = {field: OPTIONS[field] for field in ALTERABLE_TASKS}
 
 
-@takes("batch", _OF_BATCH)
+@takes("batch", _OF_BATCH, defaults=False)
 class _BatchFlags:
     """What can be changed of a batch."""
 
 
-@takes("batch", _OF_TASKS)
+@takes("batch", _OF_TASKS, defaults=False)
 class _TaskFlags:
     """What can be changed of its tasks."""
 
@@ -82,6 +82,7 @@ def requeue(
     errored: Annotated[
         bool, flags.switch("--errored", "Only those that failed for another reason than their checks.")
     ] = False,
+    tasks: Annotated[_TaskFlags, Parameter(name="*")] = _TaskFlags(),  # noqa: B008 - it is frozen
     reason: ReasonFlag = "",
     json: JsonFlag = False,
 ) -> int:
@@ -89,16 +90,18 @@ def requeue(
 
     Tasks skipped because of them run too. A finished or stopped batch goes on in the daemon. Each task starts
     over in a new session, and its earlier cost still counts. Cancelled tasks run again only if you name them.
+    One that ended at its limit would end there again: give it more (--task-max-cost).
 
     Examples::
 
-        cms batch requeue tasks-3f9a1c --errored
+        cms batch requeue tasks-3f9a1c --errored --task-max-cost 3
         cms batch requeue tasks-3f9a1c fix-auth docs --reason 'the mirror was down'
     """
     word = pick("requeue", batch)
     if bool(names) + failed + errored > 1:
         raise UsageError("task names, --failed and --errored exclude each other")
-    params = BatchRequeueParams(word, tuple(names), errored, reason)
+    options = msgspec.structs.replace(Layer(), **typed(tasks, _OF_TASKS))
+    params = BatchRequeueParams(word, tuple(names), errored, reason, options)
     with io.daemon() as client:
         changed = client.call(BATCH_REQUEUE, params)
     return _show(changed, "queued again", json=json)

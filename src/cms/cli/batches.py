@@ -43,7 +43,7 @@ _BATCH = (
     " source=options.source work_dir=options.work_dir warnings"
 )
 
-IdWord = Annotated[str | None, flags.word("The batch's id, or its first letters.")]
+IdWord = Annotated[str | None, flags.word("The batch's id, or its first letters.", "ID")]
 ReasonFlag = Annotated[str, flags.text_flag("--reason", "Note the reason in `cms audit ID`.", "TEXT")]
 
 

@@ -21,6 +21,7 @@ from cms.json_output import json_object
 from cms.rpc.client import NoDaemon
 from cms.rpc.daemon import DAEMON_STATUS, DAEMON_STOP, DaemonStatus, DaemonStopParams
 from cms.rpc.verbs import Nothing
+from cms.units import time_word
 
 _LEAVING = 30.0  # seconds on top of the grace, for force and proof
 _POLL = 0.25  # seconds between two looks at the log with --follow
@@ -188,7 +189,7 @@ def _show_none(text: str, *, stopped: bool, json: bool) -> None:
 
 
 def _status_lines(status: DaemonStatus) -> list[str]:
-    idle = "never" if status.idle_exit is None else f"after {render.seconds(status.idle_exit)} idle"
+    idle = "never" if status.idle_exit is None else f"after {time_word(status.idle_exit)} idle"
     return [
         "daemon running",
         *render.fields(
@@ -196,7 +197,7 @@ def _status_lines(status: DaemonStatus) -> list[str]:
                 ("pid", str(status.pid)),
                 ("version", status.version),
                 ("home", status.home),
-                ("up", render.seconds(status.uptime)),
+                ("up", render.lasted(status.uptime)),
                 ("live", render.count(status.live, "session")),
                 ("known", render.count(status.sessions, "session")),
                 ("clients", str(status.clients)),

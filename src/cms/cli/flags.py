@@ -118,9 +118,9 @@ def text_flag(
     )
 
 
-def word(help_text: str) -> Parameter:
-    """An argument by its place."""
-    return Parameter(help=help_text, converter=_word)
+def word(help_text: str, metavar: str | None = None) -> Parameter:
+    """An argument by its place. `metavar`: what help calls it, if not by its name here."""
+    return Parameter(help=help_text, converter=_word, metavar=metavar)
 
 
 def switch(flag: str, help_text: str, group: Group | None = None, *, rare: bool = False) -> Parameter:

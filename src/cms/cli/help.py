@@ -155,12 +155,16 @@ def page_of(path: Sequence[str]) -> Page:
 
     app = build()
     complete(app, path[0] if path else "")
+    found: list[str] = []
     for word in path:
+        if found and not any(not name.startswith("-") for name in app):
+            break  # `cms delegate NAME --help`: what follows a command is its own
         app = app[check_command(app, word)]
+        found.append(word)
     purpose, text, examples = _sections(app.help or "")
     arguments, options = _declared(app)
     return Page(
-        command=" ".join(("cms", *path)),
+        command=" ".join(("cms", *found)),
         purpose=purpose,
         usage=tuple(line.strip() for line in str(app.usage or "").splitlines()),
         arguments=tuple(arguments),
@@ -198,7 +202,8 @@ def _declared(app: App) -> tuple[list[Flag], list[Flag]]:
             continue
         if argument.is_positional_only() or argument.is_var_positional():
             many = "..." if argument.is_var_positional() else ""
-            arguments.append(Flag((argument.name.replace("_", "-") + many,), help=_text(argument)))
+            name = argument.parameter.metavar or argument.name.replace("_", "-")
+            arguments.append(Flag((name + many,), help=_text(argument)))
         else:
             found.append(_flag(argument))
     named = any(flag.group for _, flag in found)

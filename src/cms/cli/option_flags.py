@@ -48,14 +48,20 @@ _OWN: Final[Mapping[Way, Group]] = {
 _NOTHING: Final = Layer()
 
 
-def takes(way: Way, table: Mapping[str, Option] = OPTIONS) -> Callable[[type[F]], type[F]]:
-    """Give a class a field for each flag that a command takes, and make a dataclass of it."""
+def takes(
+    way: Way, table: Mapping[str, Option] = OPTIONS, *, defaults: bool = True
+) -> Callable[[type[F]], type[F]]:
+    """Give a class a field for each flag that a command takes, and make a dataclass of it.
+
+    Without `defaults` the help tells none: what is not given stays as it is.
+    """
 
     def make(flags: type[F]) -> type[F]:
         taken = {field: option for field, option in table.items() if way in option.ways}
         flags.__annotations__ = {
             field: Annotated[
-                bool if option.kind is SWITCH else option.kind.type | None, _parameter(option, way)
+                bool if option.kind is SWITCH else option.kind.type | None,
+                _parameter(option, way, defaults=defaults),
             ]
             for field, option in taken.items()
         }
@@ -78,7 +84,7 @@ def typed(flags: object, table: Mapping[str, Option] = OPTIONS) -> dict[str, obj
     return said
 
 
-def _parameter(option: Option, way: Way) -> Parameter:
+def _parameter(option: Option, way: Way, *, defaults: bool) -> Parameter:
     names, group = option.flags, _GROUPS.get(option.group) or _OWN.get(way)
     if way == "batch" and option.group == "limits":
         names, group = ("--task-" + names[0].removeprefix("--"),), _EACH_TASK
@@ -86,7 +92,7 @@ def _parameter(option: Option, way: Way) -> Parameter:
     if option.kind is SWITCH:
         return switch(names[0], option.help, group, rare=rare)
     is_choice = get_origin(option.kind.type) is Literal  # cyclopts knows what to do with these
-    default = _default(option, way)
+    default = _default(option, way) if defaults else ""
     flag = Parameter(
         name=names,
         help=option.help,

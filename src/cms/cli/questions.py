@@ -170,7 +170,7 @@ def ask_lines(reply: QuestionsResult, now: float, style: Style) -> list[str]:
 
 
 def _open_lines(one: OpenQuestion, now: float, style: Style, *, by_id: bool) -> list[str]:
-    left = render.seconds(max(0.0, one.expires - now))
+    left = render.lasted(max(0.0, one.expires - now))
     number = f" --id {one.id}" if by_id else ""
     if one.kind == "permission":
         what = render.one_line(f"{one.tool} {one.detail}", style)

@@ -31,7 +31,7 @@ from cms.session.model import (
     SessionStatus,
     Walls,
 )
-from cms.units import plural
+from cms.units import plural, time_word
 
 #: `1 turn`, `3 turns`.
 count = plural
@@ -79,6 +79,14 @@ def cost(usd: float, *, exact: bool = True) -> str:
 
 def seconds(value: float) -> str:
     return f"{value:.1f}s"
+
+
+def lasted(value: float) -> str:
+    """A duration that may be long: `45s`, `12m`, `3h05m`."""
+    if value < 60:
+        return f"{int(value)}s"
+    minutes = int(value // 60)
+    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
 
 
 def brief(value: float) -> str:
@@ -272,13 +280,13 @@ def left_words(receipt: Receipt) -> str:
 def limits_words(limits: Limits) -> str:
     words = []
     if limits.max_time is not None:
-        words.append(f"time {seconds(limits.max_time)}")
+        words.append(f"time {time_word(limits.max_time)}")
     if limits.max_silence is not None:
-        words.append(f"silence {seconds(limits.max_silence)}")
+        words.append(f"silence {time_word(limits.max_silence)}")
     if limits.max_repeats is not None:
         words.append(f"repeats {limits.max_repeats}")
     if limits.max_retry_time is not None:
-        words.append(f"API retries {seconds(limits.max_retry_time)}")
+        words.append(f"API retries {time_word(limits.max_retry_time)}")
     if limits.max_memory is not None:
         words.append(f"memory {size(limits.max_memory)}")
     if limits.max_procs is not None:

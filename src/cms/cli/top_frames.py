@@ -365,7 +365,7 @@ def _about(view: View, one: LiveSession) -> str:
         options.model,
         options.preset,
         *(() if options.safety else ("SAFETY OFF",)),
-        f"{one.processes} procs",
+        render.count(one.processes, "process", "processes"),
         render.size(one.memory),
     ]
     if one.queued:
@@ -496,4 +496,4 @@ def _too_long(one: OpenQuestion) -> str:
 def _help_lines(style: Style) -> list[str]:
     width = max(len(keys) for keys, _ in HELP)
     lines = [render.cut(f"  {keys:<{width}}  {what}", style.width, style) for keys, what in HELP]
-    return [paint("keys of cms top", "1", style), "", *lines]
+    return [paint("Keys in cms top", "1", style), "", *lines]

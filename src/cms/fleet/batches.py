@@ -35,6 +35,7 @@ from cms.fleet.crew import Crew, LocalCrew
 from cms.fleet.remote_crew import RemoteCrew
 from cms.fleet.supervisor import Supervisor
 from cms.groups import at_own_door
+from cms.options import Layer
 from cms.store import batch_intake, batch_steering, batch_tasks, batches, plan_usage
 from cms.store.batch_intake import NewTask
 from cms.store.store import Store
@@ -363,23 +364,37 @@ class Batches:
         return record, changed
 
     async def requeue(
-        self, batch_id: str, names: Sequence[str], statuses: Collection[TaskStatus], reason: str
+        self,
+        batch_id: str,
+        names: Sequence[str],
+        statuses: Collection[TaskStatus],
+        reason: str,
+        *,
+        options: Layer = Layer(),  # noqa: B008 - it is frozen
     ) -> tuple[BatchRecord, int]:
-        """Do tasks again that are over; a batch that is at rest goes on.
+        """Do tasks again that are over, with other options if some are given; a batch at rest goes on.
 
         Returns:
             The batch, and how many tasks wait again.
 
         Raises:
-            UsageError: there is no such task.
+            UsageError: there is no such task, or an option cannot be changed.
         """
+        tasks = {} if options == Layer() else check_alterable(Header(defaults=options))
         now = self._clock()
         count = 0
 
         async def between(engine: Engine) -> None:
             nonlocal count
             _, done = await self.store.write(
-                batch_steering.requeue, engine.record.id, names, statuses, reason, now, at_rest=False
+                batch_steering.requeue,
+                engine.record.id,
+                names,
+                statuses,
+                reason,
+                now,
+                at_rest=False,
+                options=tasks,
             )
             count = done.tasks
             engine.requeued(done.tasks, done.errors)
@@ -389,7 +404,7 @@ class Batches:
             if self._closed:
                 raise UsageError("cms is shutting down")
             record, done = await self.store.write(
-                batch_steering.requeue, record.id, names, statuses, reason, now, at_rest=True
+                batch_steering.requeue, record.id, names, statuses, reason, now, at_rest=True, options=tasks
             )
             count = done.tasks
             await self.store.write(batches.reset_clock, record.id)

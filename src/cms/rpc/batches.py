@@ -15,6 +15,7 @@ from cms.batch.forecast import Forecast
 from cms.batch.header import Header
 from cms.batch.model import BatchOptions, BatchRecord, TaskSpec, TaskView
 from cms.batch.scores import CellScore
+from cms.options import Layer
 from cms.rpc.verbs import Nothing, Verb
 from cms.session.model import Record
 
@@ -83,12 +84,16 @@ class BatchSetParams(Record, frozen=True):
 
 
 class BatchRequeueParams(Record, frozen=True):
-    """Do tasks again: those of `names`, else all that failed, or only those that ended in error."""
+    """Do tasks again: those of `names`, else all that failed, or only those that ended in error.
+
+    `options`: other ones for those tasks (`batch.header.ALTERABLE_TASKS`).
+    """
 
     id: str
     names: tuple[str, ...] = ()
     errored: bool = False
     reason: str = ""
+    options: Layer = Layer()
 
 
 class BatchWithdrawParams(Record, frozen=True):

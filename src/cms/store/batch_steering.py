@@ -73,19 +73,27 @@ def alter(
     """
     batch = batches.find(db, batch_id)
     batches.save(db, msgspec.structs.replace(batch, options=options))
-    changed = 0
-    if tasks:
-        sets = ", ".join("?, ?" for _ in tasks)
-        values = [part for field, value in tasks.items() for part in (CHANGEABLE[field], value)]
-        cap = f", cap = ? + {JUDGE}" if "max_cost" in tasks else ""
-        changed = db.execute(
-            f"UPDATE batch_tasks SET spec = json_set(spec, {sets}){cap}"  # noqa: S608 - words of ours
-            " WHERE batch_id = ? AND status = 'waiting' AND coalesce(json_extract(rest, '$.goOn'), 0) = 0",
-            [*values, *([tasks["max_cost"]] if cap else []), batch_id],
-        ).rowcount
-    said = [*_differences(batch.options, options), *(f"{field} of tasks: {tasks[field]}" for field in tasks)]
-    note(db, batch, "set", ", ".join(said), reason, now)
+    unbegun = "status = 'waiting' AND coalesce(json_extract(rest, '$.goOn'), 0) = 0"
+    changed = _respecify(db, batch_id, tasks, unbegun)
+    note(db, batch, "set", ", ".join([*_differences(batch.options, options), *_said(tasks)]), reason, now)
     return changed
+
+
+def _respecify(db: Database, batch_id: str, options: Mapping[str, str | float], which: str) -> int:
+    """Give tasks other options; how many there were."""
+    if not options:
+        return 0
+    sets = ", ".join("?, ?" for _ in options)
+    values = [part for field, value in options.items() for part in (CHANGEABLE[field], value)]
+    cap = f", cap = ? + {JUDGE}" if "max_cost" in options else ""
+    return db.execute(
+        f"UPDATE batch_tasks SET spec = json_set(spec, {sets}){cap} WHERE batch_id = ? AND {which}",  # noqa: S608
+        [*values, *([options["max_cost"]] if cap else []), batch_id],
+    ).rowcount
+
+
+def _said(options: Mapping[str, str | float]) -> list[str]:
+    return [f"{field} of tasks: {value}" for field, value in options.items()]
 
 
 def _differences(before: BatchOptions, after: BatchOptions) -> list[str]:
@@ -105,12 +113,14 @@ def requeue(
     now: float,
     *,
     at_rest: bool,
+    options: Mapping[str, str | float],
 ) -> tuple[BatchRecord, Requeued]:
     """Tasks that are over wait again, as if they had never been tried, and with them whom they let down.
 
     Args:
         names: which; none: all that ended with one of `statuses`.
         at_rest: nobody is at work on the batch: sign it, too.
+        options: other values for these tasks by their fields (`CHANGEABLE`); those let down keep theirs.
 
     Raises:
         UsageError: there is none, or one cannot be.
@@ -133,6 +143,7 @@ def requeue(
         marks = ", ".join(f"'{status.value}'" for status in sorted(statuses))
         which = f"status IN ({marks})"
         errors = sum(count for status, count in batch.counts.items() if status in ERRORED & set(statuses))
+    _respecify(db, batch_id, options, which)
     count = _back(db, batch_id, which)
     if not count:
         raise UsageError(
@@ -147,7 +158,8 @@ def requeue(
         count += more
     _count_needs(db, batch_id)
     _check_needs(db, batch_id, tasks)
-    note(db, batch, "requeue", " ".join(names) or f"all that are {marks}", reason, now)
+    what = " ".join(names) or f"all that are {marks}"
+    note(db, batch, "requeue", ", ".join([what, *_said(options)]), reason, now)
     return batch, Requeued(count, errors)
 
 

@@ -206,6 +206,21 @@ async def test_the_judges_cap_is_in_what_a_task_may_come_to(house: House, autoju
     await engine.wait()
 
 
+async def test_a_task_is_done_again_with_more_room(house: House, autojump_clock: Clock) -> None:
+    record = await house.run([spec("a", "fail ok", max_cost=1.0), spec("b", "ok", "a"), spec("c", "ok")])
+    with pytest.raises(BadValue, match="cannot be changed"):
+        await house.batches.requeue(record.id, (), FAILED, "", options=Layer(preset="full"))
+    await house.batches.requeue(record.id, (), FAILED, "", options=Layer(max_cost=3.0, model="opus"))
+    engine = house.batches.engine(record.id)
+    assert engine is not None
+    assert (await engine.wait()).status is BatchStatus.COMPLETED
+    tasks = await house.tasks(record.id)
+    a, b, c = (tasks[name].options.session for name in "abc")
+    assert (a.limits.max_cost, a.model) == (3.0, "opus")
+    assert b.model == c.model != "opus", "those it let down and the others keep theirs"
+    assert any("max_cost of tasks: 3.0" in detail for _, detail, _ in await said(house, record.id))
+
+
 async def test_attempts_are_not_applied_one_on_the_other(house: House, autojump_clock: Clock) -> None:
     specs = [spec(f"a.{n}", isolate="auto", apply="on-pass", origin=Origin("a", attempt=n)) for n in (1, 2)]
     record = await house.load(specs, attempts=2)

@@ -145,7 +145,11 @@ class BatchHandlers:
     async def requeue(self, params: BatchRequeueParams) -> BatchChanged:
         caller.set(msgspec.structs.replace(caller.get(), counted=False))  # as in `run`
         statuses = ERRORED if params.errored else FAILED
-        return BatchChanged(*await self._batches.requeue(params.id, params.names, statuses, params.reason))
+        return BatchChanged(
+            *await self._batches.requeue(
+                params.id, params.names, statuses, params.reason, options=params.options
+            )
+        )
 
     async def withdraw(self, params: BatchWithdrawParams) -> BatchResult:
         return BatchResult(await self._batches.withdraw(params.id, params.names, params.reason))
