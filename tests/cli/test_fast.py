@@ -72,3 +72,24 @@ def test_how_much_comes_on_top_of_msgspec(home: Path) -> None:
     # Our own, and the standard library's for sockets and files. Before raising this, look at
     # `python -X importtime -m cms list`.
     assert len(ours) <= 46, sorted(ours)
+
+
+def test_no_light_declaration_is_left_when_cyclopts_takes_over() -> None:
+    program = """
+import sys
+from importlib import import_module
+from cms.cli import quick
+for name in quick.MODULES:
+    import_module(name)
+light = sys.modules["cms.cli.declare"].Parameter
+quick.withdraw()
+for name, module in list(sys.modules.items()):
+    for found in vars(module).values() if name.startswith("cms.cli.") else ():
+        said = getattr(found, "__metadata__", ())
+        if found is light or light in map(type, (found, *said)):
+            print(name)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert ran.stdout == ""

@@ -30,6 +30,8 @@ _TARGETS = {
     if command.target.partition(":")[0] in MODULES
     for name in command.names
 }
+#: Where declarations stand that several of these modules use.
+_SHARED = ("cms.cli.declare", "cms.cli.flags", "cms.cli.hook_flags")
 _VARIADIC = 0x04  # of `co_flags`: the function takes any number of words
 
 Values = tuple[tuple[object, ...], dict[str, object]]
@@ -62,7 +64,7 @@ def withdraw() -> None:
     if declare is None or not declare.LIGHT:
         return
     package = sys.modules["cms.cli"]
-    for name in ("cms.cli.declare", "cms.cli.flags", *MODULES):
+    for name in (*_SHARED, *MODULES):
         sys.modules.pop(name, None)
         vars(package).pop(name.rpartition(".")[2], None)
 
