@@ -110,6 +110,15 @@ def test_a_message_from_prompt_to_cost() -> None:
     assert (bad.is_error, bad.cost, bad.text) == (True, None, "no\nroom")
 
 
+def test_a_line_for_claudes_makers_is_told_to_nobody() -> None:
+    raw = (
+        b'{"type":"result","subtype":"error_during_execution","is_error":true,"terminal_reason":'
+        b'"aborted_streaming","errors":["[ede_diagnostic] result_type=user stop_reason=null"]}'
+    )
+    (done,) = read(raw)
+    assert (done.kind, done.text) == ("done", "aborted streaming")
+
+
 def test_a_refusal_is_told_once_with_its_reason() -> None:
     transcript = Transcript()
     read(hook("h", "Write", {"file_path": "/etc/x", "content": "c"}), into=transcript)

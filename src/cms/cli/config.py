@@ -117,7 +117,7 @@ KeyWord = Annotated[
 def set_(
     key: KeyWord = None,
     /,
-    *values: Annotated[str, flags.word("The value; several for a list.")],
+    *values: Annotated[str, flags.word("The value; several for a list.", "VALUE")],
     json: JsonFlag = False,
 ) -> int:
     """Set a key of config.toml; the rest of the file stays as it is.

@@ -53,7 +53,7 @@ _DELETED = (
     " log log_bytes receipt audited"
 )
 
-NameWords = Annotated[str, flags.word("The sessions' names.")]
+NameWords = Annotated[str, flags.word("The sessions' names.", "NAME")]
 ForceFlag = Annotated[bool, flags.switch("--force", "Kill it first if it is running.")]
 PurgeFlag = Annotated[bool, flags.switch("--purge", "Also delete the raw log and the audit log.")]
 AllLive = Annotated[bool, flags.switch("--all", "All sessions that are running.")]

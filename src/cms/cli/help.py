@@ -13,7 +13,8 @@ import re
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 from msgspec.structs import replace
 
@@ -222,9 +223,11 @@ def _flag(argument: Argument) -> tuple[float, Flag]:
     group = next((one for one in groups if one.name not in (flags.RARE.name, flags.NO_GROUP.name)), None)
     heading, place = (group.name, group.sort_key) if group else ("", _LAST)
     choices = argument.get_choices() or ()
+    # One that may be left open (`bool | None`) is a switch, too.
+    is_switch = argument.is_flag() or {*get_args(argument.hint)} == {bool, NoneType}
     return float(place if isinstance(place, int | float) else 0), Flag(
         names=tuple(argument.names),
-        value="" if argument.is_flag() else argument.parameter.metavar or "TEXT",
+        value="" if is_switch else argument.parameter.metavar or "TEXT",
         help=_text(argument),
         default=_default(argument),
         choices=tuple(choices),
@@ -345,7 +348,7 @@ def _row(flag: Flag, whole: bool) -> _Row:
     if flag.default:
         parts.append(f"[default: {flag.default}]")
     return (
-        ", ".join(flag.names if whole else flag.names[:1]),
+        ", ".join(name for name in flag.names if whole or name == flag.names[0] or len(name) == 2),
         flag.value,
         " ".join(part for part in parts if part),
     )

@@ -71,7 +71,8 @@ def answer(
     name: NameWord = None,
     /,
     *answers: Annotated[
-        str, flags.word("A choice, its number or your own words, one per question; or allow, deny.")
+        str,
+        flags.word("A choice, its number or your own words, one per question; or allow, deny.", "ANSWER"),
     ],
     name_flag: NameFlag = None,
     id_: Annotated[

@@ -341,7 +341,7 @@ def fate_words(last: Interaction, style: Style) -> str:
     """The same without the message's number."""
     why = f": {one_line(last.error, style)}" if last.error else ""
     if (outcome := _outcome_of(last)) is not None:
-        return f"{paint_outcome(outcome, style)}{why}"
+        return paint_outcome(outcome, style) + (why if last.error != outcome.value else "")
     return {
         InteractionState.QUEUED: "stored, not sent yet",
         InteractionState.SENT: "sent, not begun yet",
@@ -500,7 +500,7 @@ def reply_lines(reply: Reply, style: Style) -> list[str]:
         asks = any(one.question == reply.error for one in reply.questions)
         why = f": {one_line(reply.error, style)}" if reply.error and not asks else ""
         outcome = reply.outcome if reply.outcome is not Outcome.COMPLETED else Outcome.FAILED
-        lines.append(f"{paint_outcome(outcome, style)}{why}")
+        lines.append(paint_outcome(outcome, style) + (why if reply.error != outcome.value else ""))
     lines += denial_lines(reply.denials, style, told=reply.error)
     lines += question_lines(reply.questions, style)
     if reply.text:

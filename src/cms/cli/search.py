@@ -22,7 +22,7 @@ _HIT = "session session_id message=number kind at snippet marks"
 
 
 def search(
-    *words: Annotated[str, flags.word("The words; quote a phrase: '\"no such file\"'.")],
+    *words: Annotated[str, flags.word("The words; quote a phrase: '\"no such file\"'.", "WORD")],
     session: Annotated[str, flags.text_flag("--session", "Search only this session.", "NAME")] = "",
     since: Annotated[
         float | None,

@@ -210,7 +210,7 @@ def rename(
 
 
 def wait(
-    *names: Annotated[str, flags.word("The sessions' names.")],
+    *names: Annotated[str, flags.word("The sessions' names.", "NAME")],
     name_flag: NameFlag = None,
     any_: Annotated[bool, flags.switch("--any", "Return when the first has finished.")] = False,
     all_: Annotated[bool, flags.switch("--all", "Return when all have finished (the default).")] = False,

@@ -112,7 +112,7 @@ def _export(settings: Settings, folder: str, *, json: bool) -> int:
     else:
         batches = render.count(done.batches, "batch", "batches")
         what = f"{render.count(done.sessions, 'session')}, {batches}"
-        io.show_lines([f"{what} in {Path(done.folder) / 'index.html'}"])
+        io.show_lines([f"{what} in {Path(os.path.normpath(done.folder)) / 'index.html'}"])
         if done.left_out:
             io.warn(f"cms: {render.count(done.left_out, 'older session')} left out")
     return ExitCode.COMPLETED

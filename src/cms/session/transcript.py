@@ -295,13 +295,17 @@ class Transcript:
         self._seen.clear()
         text = ""
         if result.is_error or result.subtype != "success":
-            text = result.result or " ".join(result.errors) or result.terminal_reason or result.subtype
+            said = " ".join(error for error in result.errors if not error.startswith(_DIAGNOSTIC))
+            reason = result.terminal_reason or result.subtype
+            text = result.result or said or reason.replace("_", " ")
             text = without_tags(text)
         return Moment(at, "done", text, cost=cost, is_error=result.is_error)
 
 
 # --- without tags ---------------------------------------------------------------------------------
 
+#: How a line begins that claude writes for its own makers.
+_DIAGNOSTIC: Final = "[ede_diagnostic]"
 #: What claude wraps around texts that a machine made; what is in the first kind is for the model alone.
 _ASIDE: Final = re.compile(
     r"<(system-reminder|local-command-caveat|command-message)>.*?(?:</\1>|\Z)|\[structured-output-enforce\]",
