@@ -531,18 +531,20 @@ async def test_a_park_ends_by_the_clock_on_the_wall(house: House, autojump_clock
     assert trio.current_time() - began < 5_000
 
 
-@pytest.mark.parametrize("by", [-36_000.0, 36_000.0])
+@pytest.mark.parametrize("by", [-3_600_000.0, 3_600_000.0])
 async def test_a_jump_of_the_clock_is_not_felt_by_spans(
     house: House, autojump_clock: Clock, by: float
 ) -> None:
+    # (Where the machine is slow this clock runs ahead while the store works: 20 tasks may take thousands.)
+    limit = 300_000.0
     engine = await house.start(
-        [spec(f"t{n}") for n in range(20)], max_parallel=2, stagger=5.0, max_time=3_000.0
+        [spec(f"t{n}") for n in range(20)], max_parallel=2, stagger=5.0, max_time=limit
     )
     await until_begun(house.sessions, 2)
     began = trio.current_time()
     house.jumps.append(by)
     assert (await engine.wait()).status is BatchStatus.COMPLETED
-    assert trio.current_time() - began < 3_000
+    assert trio.current_time() - began < limit
 
 
 async def test_a_recovery_that_takes_long_holds_up_no_question(tmp_path: Path, autojump_clock: Clock) -> None:
