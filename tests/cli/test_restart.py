@@ -63,6 +63,14 @@ def begin(settings: Settings, number: int) -> None:
                 client.call(SESSION_DELEGATE, DelegateParams(options, BUSY, detach=True))
 
 
+#: What is told of a message, by whether its session was idle. (Where a machine is slow, an agent may have
+#: been killed before it said that it had read it.)
+_ENDS = {
+    True: (InteractionState.DONE,),
+    False: (InteractionState.INTERRUPTED, InteractionState.DOUBTFUL),
+}
+
+
 def test_the_next_command_is_answered_at_once_and_tells_of_each(settings: Settings) -> None:
     begun = time.monotonic()
     with connect(settings) as client:
@@ -83,16 +91,17 @@ def test_the_next_command_is_answered_at_once_and_tells_of_each(settings: Settin
     os.kill(pid, signal.SIGKILL)
     begun = time.monotonic()
     with connect(settings) as client:
-        found = client.call(SESSION_LIST, ListParams()).sessions
-        took = time.monotonic() - begun
-        assert client.daemon.pid != pid
-        assert len(found) == SESSIONS
-        for one in found:
-            assert one.status not in LIVE, one
-            assert "cms ended unexpectedly" in (one.error or ""), one
-            last = client.call(SESSION_INTERACTIONS, InteractionsParams(one.name)).interactions[-1]
-            idle = int(one.name[1:]) % 3 == 0
-            assert last.state is (InteractionState.DONE if idle else InteractionState.INTERRUPTED), last
-        client.call(DAEMON_STOP, DaemonStopParams(grace=5))
+        try:
+            found = client.call(SESSION_LIST, ListParams()).sessions
+            took = time.monotonic() - begun
+            assert client.daemon.pid != pid
+            assert len(found) == SESSIONS
+            for one in found:
+                assert one.status not in LIVE, one
+                assert "cms ended unexpectedly" in (one.error or ""), one
+                last = client.call(SESSION_INTERACTIONS, InteractionsParams(one.name)).interactions[-1]
+                assert last.state in _ENDS[int(one.name[1:]) % 3 == 0], last
+        finally:
+            client.call(DAEMON_STOP, DaemonStopParams(grace=5))
     sys.stdout.write(f"{SESSIONS} sessions: the first answer took {first:.2f} s, the next one {took:.2f} s\n")
     assert took < first + LONGER

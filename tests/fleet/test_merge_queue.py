@@ -266,7 +266,7 @@ async def test_a_batch_of_isolated_tasks(tmp_path: Path, work: Path) -> None:
     for name, task in told.items():
         assert (task["status"] == "completed") == (name in applied), task
         assert f"+{name}" in (patches / f"{name}.patch").read_text()
-    assert "1 files, +1 -0" in report.read_text()
+    assert "1 file, +1 -0" in report.read_text()
     lines = (work / "code").read_text().splitlines()
     assert set(lines) == {"old"} | (applied - {"c"})
 
