@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from pathlib import Path
@@ -112,3 +113,21 @@ def test_root_is_told_that_the_kernel_does_not_count_it(machine: dict[str, tuple
     for mechanism, _ in machine.values():
         processes = mechanism.guarantees.process_cap
         assert processes.strong or "pids controller" in processes.why
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ENODEV])
+def test_a_leaf_that_goes_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Also between the opening of a file in it and the reading (ENODEV): then nothing lives there."""
+
+    def read_text(_: Path) -> str:
+        raise OSError(number, "gone")
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    leaf = Leaf(tmp_path, frozenset())
+    assert not leaf.populated()
+    assert leaf.is_frozen()
+    monkeypatch.setattr(Path, "read_text", lambda _: "populated 1\nfrozen 0\n")
+    assert leaf.populated()
+    assert not leaf.is_frozen()

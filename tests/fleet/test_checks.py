@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from cms.containment import find_mechanism
+from cms.errors import StoreError
 from cms.fleet.checks import Checked, run_checks
 from cms.session.model import Limits, Outcome, SessionStatus
+from cms.store import live_files
 from cms.testing.script import call, prompt, say
 from fleet.kit import (
     assert_nothing_left,
@@ -186,3 +188,21 @@ async def test_a_check_stands_behind_the_sessions_walls(tmp_path: Path) -> None:
         assert (work / ".git" / "config").read_text() == "original"
         assert (home / ".bashrc").read_text() == "original"
         assert (work / "seen").read_text() == ""
+
+
+async def test_a_check_that_cannot_be_noted_never_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever must end it without us would not find it."""
+
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(live_files, "noted_check", refuse)
+    settings = make_settings(tmp_path)
+    options = make_options(settings, verify=("touch begun",))
+    with trio.fail_after(20):
+        checked = await run_checks(await find_mechanism(), settings, options)
+    assert "could not be noted" in checked.not_run
+    assert_nothing_left(settings)
+    assert not (tmp_path / "work" / "begun").exists()

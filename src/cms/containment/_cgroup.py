@@ -11,6 +11,7 @@ are slow), and the leaf then holds the agent's processes and none of ours.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -64,10 +65,17 @@ class Leaf:
 
     def populated(self) -> bool:
         """False only if the kernel says that nothing lives here."""
+        found = self._events()
+        return bool(found) and "populated 0" not in found
+
+    def _events(self) -> str:
+        """What the kernel says of the leaf; "" if it is gone, also between the opening and the reading."""
         try:
-            return "populated 0" not in (self.path / "cgroup.events").read_text()
-        except FileNotFoundError:
-            return False
+            return (self.path / "cgroup.events").read_text()
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            return ""
 
     def kill(self) -> None:
         """SIGKILL to all at once, a fork in flight included, also while frozen; but not to the threads of a
@@ -92,10 +100,8 @@ class Leaf:
 
     def is_frozen(self) -> bool:
         """True when no process in here runs any more."""
-        try:
-            return "frozen 1" in (self.path / "cgroup.events").read_text()
-        except FileNotFoundError:
-            return True
+        found = self._events()
+        return not found or "frozen 1" in found
 
     def memory(self) -> int | None:
         """Bytes charged to the leaf; None without a memory controller."""

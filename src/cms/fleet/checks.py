@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,10 @@ _PIPES = 0.5
 
 #: How a check ends that somebody else ended: it says nothing of the work.
 _FROM_OUTSIDE: Final = f"signal {signal.SIGKILL}"
+
+#: A command that waits for a line: it begins when it is noted where it runs, so that whoever must end it
+#: without us finds it; if we die before that it never begins.
+_GATED: Final = 'read -r go && exec /bin/sh -c "$1" </dev/null'
 
 _Drain = Callable[[trio.abc.ReceiveStream, str], Awaitable[None]]
 
@@ -140,7 +145,7 @@ async def _walls(
 
     def spec_of(command: str) -> Spec:
         spec = Spec(
-            argv=("/bin/sh", "-c", command),
+            argv=("/bin/sh", "-c", _GATED, "sh", command),
             env=env,
             cwd=Path(options.work_dir),
             hidden=(settings.home, *hidden_scratch()),
@@ -180,7 +185,7 @@ async def shown_change(
         shown, where = b"", container.whereabouts()
         async with container:
             with live_files.noted_check(settings.live, options.name, options.work_dir, where):
-                await container.stdin.aclose()
+                await _begin(container)
                 with trio.move_on_after(_SHOWING):
                     while len(shown) < MOST_CHANGE and (data := await container.stdout.receive_some(65536)):
                         shown += data
@@ -210,7 +215,7 @@ async def _check(container: Container, options: SessionOptions, live: Path) -> t
     async with container:
         with live_files.noted_check(live, options.name, options.work_dir, container.whereabouts()):
             async with container:  # ended before it is forgotten
-                await container.stdin.aclose()
+                await _begin(container)
                 with trio.move_on_after(timeout):
                     status = await _finish(container, drain)
     if status == 0:
@@ -222,6 +227,13 @@ async def _check(container: Container, options: SessionOptions, live: Path) -> t
     how = f"exit status {status}" if status > 0 else f"signal {-status}"
     lines = (err or out).splitlines()
     return (f"{how}: {lines[-1][:200]}" if lines else how), output
+
+
+async def _begin(container: Container) -> None:
+    """It is noted: let it run."""
+    with suppress(trio.BrokenResourceError):  # it has died: that is told by its exit status
+        await container.stdin.send_all(b"go\n")
+    await container.stdin.aclose()
 
 
 async def _finish(container: Container, drain: _Drain) -> int | str:
