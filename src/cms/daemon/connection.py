@@ -299,7 +299,7 @@ class _Call:
         except CmsError:
             pass  # it has ended already, and so will the call: there is nothing to tell
         except Exception:
-            log.exception("cannot tell what a session doesbecause of a bug in cms")
+            log.exception("cannot tell what a session does because of a bug in cms")
         finally:
             relayed.set()
 

@@ -171,8 +171,8 @@ class Notifier:
             try:
                 await self._tell(news)
             except Exception as error:
-                log.exception("a hook was not toldbecause of a bug in cms")
-                self._warn(f"--on-{news.event}: not toldbecause of a bug in cms: {error!r}")
+                log.exception("a hook was not told because of a bug in cms")
+                self._warn(f"--on-{news.event}: not told because of a bug in cms: {error!r}")
 
     def _wake(self) -> None:
         self._idle = trio.Event() if self._idle.is_set() else self._idle

@@ -61,7 +61,7 @@ def _harmless(
         try:
             method(trace, *args, **kwargs)
         except Exception:
-            log.exception("the trace of a session brokebecause of a bug in cms; the session goes on")
+            log.exception("the trace of a session broke because of a bug in cms; the session goes on")
             trace.broken = True
 
     return tell
