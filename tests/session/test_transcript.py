@@ -18,7 +18,7 @@ from cms.protocol.messages import (
     encode_message,
     encode_request,
 )
-from cms.session.transcript import Moment, Transcript, arguments_of
+from cms.session.transcript import Moment, Transcript, arguments_of, first_line, plain_prompt
 from protocol import takes
 
 
@@ -178,3 +178,26 @@ def test_a_prompt_with_files_is_told_as_well() -> None:
     line = msgspec.json.encode({"type": "user", "uuid": "u", "message": {"role": "user", "content": content}})
     (prompt,) = Transcript().read(1.0, "in", line)
     assert (prompt.kind, prompt.text) == ("prompt", "What is in shot.png?")
+
+
+_SCRIPT = "<cms-script>{}</cms-script>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        (f"Look. {_SCRIPT} Then\n\n{_SCRIPT}{_SCRIPT}write.", "Look. Thenwrite."),
+        ("Look. <cms-script>{}", "Look. <cms-script>{}"),
+        (f"  {_SCRIPT}  </cms-script>", "  </cms-script>"),
+        (_SCRIPT, ""),
+    ],
+)
+def test_a_prompt_is_told_without_what_a_rehearsal_says(prompt: str, plain: str) -> None:
+    assert plain_prompt(prompt) == plain
+
+
+@pytest.mark.parametrize("filler", [" ", "<cms-script>"])
+def test_a_huge_prompt_holds_nothing_up(filler: str) -> None:
+    """Each session of a daemon waits while one prompt is looked at. What grows with its square never ends."""
+    text = "x" + filler * 2_000_000
+    assert first_line(text + "\ny") == text.rstrip()[:200]

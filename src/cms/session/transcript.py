@@ -311,8 +311,8 @@ _ASIDE: Final = re.compile(
     r"<(system-reminder|local-command-caveat|command-message)>.*?(?:</\1>|\Z)|\[structured-output-enforce\]",
     re.DOTALL,
 )
-#: What a rehearsal's model is to say (`testing.script`): nobody wrote it for a session to read.
-_SCRIPT: Final = re.compile(r"\s*<cms-script>.*?</cms-script>", re.DOTALL)
+#: Around what a rehearsal's model is to say (`testing.script`): nobody wrote it for a session to read.
+_SCRIPT: Final = ("<cms-script>", "</cms-script>")
 _TASK: Final = 200  # characters of a prompt's first line
 _WRAPPERS: Final = (
     "tool_use_error|command-name|command-args|local-command-stdout|local-command-stderr"
@@ -335,7 +335,13 @@ def unwrapped(text: str) -> str:
 
 def plain_prompt(text: str) -> str:
     """A prompt without what a rehearsal's model is to say."""
-    return _SCRIPT.sub("", text)
+    # (No pattern: one takes ever longer for each blank before a tag that does not come.)
+    opening, closing = _SCRIPT
+    parts, at = [], 0
+    while (begins := text.find(opening, at)) >= 0 and (ends := text.find(closing, begins)) >= 0:
+        parts.append(text[at:begins].rstrip())
+        at = ends + len(closing)
+    return "".join((*parts, text[at:]))
 
 
 def first_line(prompt: str) -> str:
