@@ -40,10 +40,7 @@ def adopt(
         str | None,
         flags.text_flag("--name", "The session's name. [default: made from the folder]", "NAME"),
     ] = None,
-    limit: Annotated[
-        int,
-        Parameter(name="--limit", converter=flags.to_count, metavar="N", help="List at most N."),
-    ] = LISTED,
+    limit: Annotated[int, flags.count("--limit", "List at most N.")] = LISTED,
     said: Annotated[SpawnFlags, Parameter(name="*")] = SpawnFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:

@@ -25,18 +25,8 @@ def cost(
     by: Annotated[
         Grouping, Parameter(name="--by", metavar="WHAT", help="Group by this.", show_choices=True)
     ] = "session",
-    since: Annotated[
-        float | None,
-        Parameter(
-            name="--since",
-            converter=flags.to_since,
-            metavar="TIME",
-            help="Count only since then: today, 24h, 7d or a date.",
-        ),
-    ] = None,
-    limit: Annotated[
-        int, Parameter(name="--limit", converter=flags.to_count, metavar="N", help="Show at most N rows.")
-    ] = ROWS,
+    since: Annotated[float | None, flags.since("Count only since then: today, 24h, 7d or a date.")] = None,
+    limit: Annotated[int, flags.count("--limit", "Show at most N rows.")] = ROWS,
     csv: Annotated[bool, flags.switch("--csv", "Print CSV, for a spreadsheet.")] = False,
     json: JsonFlag = False,
 ) -> int:

@@ -85,13 +85,7 @@ def status(*, json: JsonFlag = False) -> int:
 def stop(
     *,
     grace: Annotated[
-        float,
-        Parameter(
-            name="--grace",
-            converter=flags.to_seconds,
-            metavar="TIME",
-            help="Give sessions this long to end before they are killed.",
-        ),
+        float, flags.seconds("--grace", "Give sessions this long to end before they are killed.")
     ] = 10.0,
     json: JsonFlag = False,
 ) -> int:
@@ -124,10 +118,7 @@ def stop(
 
 def logs(
     *,
-    lines: Annotated[
-        int,
-        Parameter(name="--lines", converter=flags.to_count, metavar="N", help="Show the last N lines."),
-    ] = 50,
+    lines: Annotated[int, flags.count("--lines", "Show the last N lines.")] = 50,
     follow: Annotated[
         bool,
         Parameter(

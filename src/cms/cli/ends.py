@@ -133,15 +133,7 @@ def stop(
     *names: NameWords,
     name_flag: NameFlag = None,
     all_: AllLive = False,
-    grace: Annotated[
-        float,
-        Parameter(
-            name="--grace",
-            converter=flags.to_seconds,
-            metavar="TIME",
-            help="Give it this long to end before it is killed.",
-        ),
-    ] = 10.0,
+    grace: Annotated[float, flags.seconds("--grace", "Give it this long to end before it is killed.")] = 10.0,
     verbose: VerboseFlag = False,
     json: JsonFlag = False,
 ) -> int:

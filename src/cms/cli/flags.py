@@ -128,6 +128,21 @@ def switch(flag: str, help_text: str, group: Group | None = None, *, rare: bool 
     return grouped(Parameter(name=flag, help=help_text, negative=(), show_default=False), group, rare=rare)
 
 
+def count(flag: str, help_text: str) -> Parameter:
+    """A flag with a number from 1 on."""
+    return Parameter(name=flag, converter=to_count, metavar="N", help=help_text)
+
+
+def seconds(flag: str, help_text: str) -> Parameter:
+    """A flag with a length of time: 90s, 15m, 2h."""
+    return Parameter(name=flag, converter=to_seconds, metavar="TIME", help=help_text)
+
+
+def since(help_text: str) -> Parameter:
+    """`--since`: a moment in the past (`to_since`)."""
+    return Parameter(name="--since", converter=to_since, metavar="TIME", help=help_text)
+
+
 def many(flag: str, help_text: str, metavar: str, group: Group | None = None) -> Parameter:
     """A flag that may be given again and again, one value each."""
     return grouped(

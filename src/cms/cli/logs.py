@@ -72,20 +72,9 @@ def logs(
             help="Follow until the session's process ends, or q.",
         ),
     ] = False,
-    last: Annotated[
-        int | None,
-        Parameter(
-            name="--last", converter=flags.to_count, metavar="N", help="Start with the last N messages."
-        ),
-    ] = None,
+    last: Annotated[int | None, flags.count("--last", "Start with the last N messages.")] = None,
     since: Annotated[
-        float | None,
-        Parameter(
-            name="--since",
-            converter=flags.to_since,
-            metavar="TIME",
-            help="Only what happened since then: 10m, 2h, today, or a date.",
-        ),
+        float | None, flags.since("Only what happened since then: 10m, 2h, today, or a date.")
     ] = None,
     grep: Annotated[
         str,

@@ -7,8 +7,6 @@ import signal
 import time
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from cms.cli import flags, io, node_render
 from cms.cli.flags import JsonErrorFlag, JsonFlag
 from cms.config import load_settings
@@ -40,10 +38,7 @@ def run(
         bool,
         flags.switch("--dev-server", "Also run an engine here, on loopback, for a first try."),
     ] = False,
-    port: Annotated[
-        int,
-        Parameter(name="--port", converter=flags.to_count, metavar="N", help="Port of the --dev-server."),
-    ] = 7233,
+    port: Annotated[int, flags.count("--port", "Port of the --dev-server.")] = 7233,
     json: JsonErrorFlag = False,  # noqa: ARG001 - `cms.cli.app` looks at it
 ) -> int:
     """Run tasks of batches from other machines, taken from an engine.

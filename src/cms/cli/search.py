@@ -9,7 +9,6 @@ from itertools import pairwise
 from typing import Annotated
 
 from cms.cli import flags, io, render
-from cms.cli.declare import Parameter
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, UsageError
@@ -25,17 +24,9 @@ def search(
     *words: Annotated[str, flags.word("The words; quote a phrase: '\"no such file\"'.", "WORD")],
     session: Annotated[str, flags.text_flag("--session", "Search only this session.", "NAME")] = "",
     since: Annotated[
-        float | None,
-        Parameter(
-            name="--since",
-            converter=flags.to_since,
-            metavar="TIME",
-            help="Search only messages since then: today, 24h, 7d or a date.",
-        ),
+        float | None, flags.since("Search only messages since then: today, 24h, 7d or a date.")
     ] = None,
-    limit: Annotated[
-        int, Parameter(name="--limit", converter=flags.to_count, metavar="N", help="Show at most N hits.")
-    ] = HITS,
+    limit: Annotated[int, flags.count("--limit", "Show at most N hits.")] = HITS,
     best: Annotated[bool, flags.switch("--best", "Show the best matches first, not the newest.")] = False,
     json: JsonFlag = False,
 ) -> int:

@@ -7,7 +7,6 @@ from typing import Annotated
 import msgspec
 
 from cms.cli import flags, io, render
-from cms.cli.declare import Parameter
 from cms.cli.flags import AttachFlag, DetachFlag, JsonFlag, NameFlag, NameWord, StopFlag
 from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.terminal import Style
@@ -215,13 +214,7 @@ def wait(
     any_: Annotated[bool, flags.switch("--any", "Return when the first has finished.")] = False,
     all_: Annotated[bool, flags.switch("--all", "Return when all have finished (the default).")] = False,
     timeout: Annotated[
-        float | None,
-        Parameter(
-            name="--timeout",
-            converter=flags.to_seconds,
-            metavar="TIME",
-            help="Give up after this long: 90s, 15m, 2h.",
-        ),
+        float | None, flags.seconds("--timeout", "Give up after this long: 90s, 15m, 2h.")
     ] = None,
     json: JsonFlag = False,
 ) -> int:

@@ -104,10 +104,7 @@ def history(
     *,
     name_flag: NameFlag = None,
     full: FullFlag = False,
-    last: Annotated[
-        int | None,
-        Parameter(name="--last", converter=flags.to_count, metavar="N", help="Show only the newest N."),
-    ] = None,
+    last: Annotated[int | None, flags.count("--last", "Show only the newest N.")] = None,
     json: JsonFlag = False,
 ) -> int:
     """Show every message of a session and its answer.
@@ -145,10 +142,7 @@ def list_sessions(
         Order,
         Parameter(name="--sort", metavar="FIELD", help="Sort by this.", show_choices=True),
     ] = "age",
-    limit: Annotated[
-        int,
-        Parameter(name="--limit", converter=flags.to_count, metavar="N", help="Show at most N."),
-    ] = LISTED,
+    limit: Annotated[int, flags.count("--limit", "Show at most N.")] = LISTED,
     after: Annotated[
         str, Parameter(name="--after", metavar="NAME", help="Show only those after this one.")
     ] = "",

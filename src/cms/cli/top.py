@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Annotated, Final
 
 import msgspec
-from cyclopts import Parameter
 
 from cms.cli import end_lines, flags, io, render, terminal
 from cms.cli.flags import JsonFlag
@@ -63,10 +62,7 @@ _MOMENTS: Final = 200  # of a log that are kept for that
 
 def top(
     *,
-    interval: Annotated[
-        float,
-        Parameter(name="--interval", converter=flags.to_seconds, metavar="TIME", help="Refresh this often."),
-    ] = 1.0,
+    interval: Annotated[float, flags.seconds("--interval", "Refresh this often.")] = 1.0,
     once: Annotated[bool, flags.switch("--once", "Print once and leave.")] = False,
     json: JsonFlag = False,
 ) -> int:
