@@ -7,14 +7,13 @@ this module's own answer.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Final
 
 import msgspec
-import trio
 
 from cms.errors import UsageError
+from cms.fleet.side_process import ask_process
 
 PATIENCE: Final = 30.0  # seconds for one look, or for all addresses of one notification
 
@@ -74,20 +73,12 @@ async def send(urls: tuple[str, ...], title: str, body: str) -> str:
 async def _ask(request: Request) -> Reply | str:
     """The process's answer, or why there is none."""
     try:
-        with trio.move_on_after(PATIENCE):
-            done = await trio.run_process(
-                [sys.executable, "-P", "-m", "cms.fleet.notifications"],
-                stdin=msgspec.json.encode(request),
-                capture_stdout=True,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
-            return msgspec.json.decode(done.stdout, type=Reply)
+        found = await ask_process("cms.fleet.notifications", request, Reply, PATIENCE)
     except OSError as error:
         return f"could not be started ({error.strerror or error})"
     except msgspec.MsgspecError:
         return "apprise broke"
-    return f"not done after {PATIENCE:g} s"
+    return found or f"not done after {PATIENCE:g} s"
 
 
 def answer(request: Request) -> Reply:

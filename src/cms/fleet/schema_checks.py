@@ -6,14 +6,12 @@ done in here, and never for longer than `PATIENCE`.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Final
 
 import msgspec
-import trio
 
 from cms.errors import MachineError, UsageError
+from cms.fleet.side_process import ask_process
 from cms.json_schema import Finding, Question, check_library
 from cms.session.verdict import NO_SHAPE
 
@@ -75,15 +73,6 @@ class Answers:
 async def _look(question: Question) -> Finding | None:
     """What the process finds; None if it takes too long."""
     try:
-        with trio.move_on_after(PATIENCE):
-            done = await trio.run_process(
-                [sys.executable, "-P", "-m", "cms.json_schema"],
-                stdin=msgspec.json.encode(question),
-                capture_stdout=True,
-                stderr=subprocess.DEVNULL,
-                check=False,
-            )
-            return msgspec.json.decode(done.stdout, type=Finding)
+        return await ask_process("cms.json_schema", question, Finding, PATIENCE)
     except (OSError, msgspec.MsgspecError) as error:
         raise MachineError(f"the answer could not be checked against its schema: {error}") from None
-    return None
