@@ -6,15 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
-import tempfile
 from pathlib import Path
 
 import pytest
 
-import cms
+import ordinary_user
 from cms.testing.script import call, prompt, say
-from containment import test_ordinary_user as ordinary
 from real.conftest import World
 from real.test_places_real import git
 
@@ -22,7 +19,6 @@ pytestmark = pytest.mark.real
 
 CHECK = "python3 -c 'import test_app; test_app.test_both()'"
 APP = "def one():\n    return 1\n\n\ndef two():\n    return 2\n"
-PACKAGES, SOURCE = sysconfig.get_paths()["purelib"], str(Path(cms.__file__).parents[1])
 TESTS = "import app\n\n\ndef test_both():\n    assert (app.one(), app.two()) == (1, 2)\n"
 
 
@@ -104,7 +100,7 @@ def check_applied(here: Path, *, repository: bool) -> None:
 def test_of_three_tasks_the_third_conflicts_is_told_and_keeps_its_change(
     world: World, how: str, repository: bool
 ) -> None:
-    if how == "copy" and os.geteuid() == 0 and ordinary_python() is not None:
+    if how == "copy" and os.geteuid() == 0 and ordinary_user.find_python() is not None:
         pytest.skip("it is run as an ordinary user")
     here = world.work_dir
     begin(here, repository=repository)
@@ -141,41 +137,7 @@ def test_the_third_puts_its_conflict_right_and_is_applied_too(world: World) -> N
     check_applied(here, repository=True)
 
 
-def ordinary_python() -> str | None:
-    """The interpreter with which an ordinary user could run these tests; None: none could."""
-    runnable = map(ordinary.runnable_by_nobody, (PACKAGES, SOURCE, str(ordinary.ROOT)))
-    return ordinary.interpreter() if all(runnable) else None
-
-
 def test_as_an_ordinary_user() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("these tests run as an ordinary user already")
-    python = ordinary_python()
-    if python is None:
-        pytest.skip("an ordinary user cannot run what is installed")
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        done = subprocess.run(
-            [
-                *(python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", f"--basetemp={folder}/t"),
-                *(f"--rootdir={ordinary.ROOT}", "-c", f"{ordinary.ROOT}/pyproject.toml"),
-                *(__file__, "-k", "third_conflicts and copy"),
-            ],
-            env={
-                "PATH": f"{Path(sys.executable).parent}:{os.defpath}",
-                "HOME": folder,
-                "TMPDIR": folder,
-                "PYTHONPATH": os.pathsep.join((SOURCE, str(ordinary.ROOT / "tests"), PACKAGES)),
-                "PYTHONDONTWRITEBYTECODE": "1",
-            },
-            cwd=folder,
-            user=ordinary.NOBODY,
-            group=ordinary.NOBODY,
-            extra_groups=[],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 passed" in done.stdout
+    path = f"{Path(sys.executable).parent}:{os.defpath}"
+    words = (__file__, "-k", "third_conflicts and copy")
+    assert "1 passed" in ordinary_user.run_tests(*words, within=120, PATH=path)

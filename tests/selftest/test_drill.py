@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import msgspec
 import pytest
 import trio
 
-import cms
+import ordinary_user
 from cms.cli.selftest import drill
 from cms.containment import Container, Proof
 from cms.errors import ExitCode
@@ -23,7 +22,6 @@ from cms.selftest.drill import run as drills
 from cms.selftest.drill.run import DrillReport, run_drill
 from cms.selftest.drill.trials import Case, Finding, Plan
 from cms.testing.agent import write_launcher
-from containment.test_ordinary_user import NOBODY, interpreter, runnable_by_nobody
 
 
 def run(tmp_path: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -80,31 +78,21 @@ def test_a_quick_drill(tmp_path: Path) -> None:
 
 def test_a_drill_of_an_ordinary_user(tmp_path: Path) -> None:
     """What holds for root must hold for everybody else, too."""
-    if os.geteuid() != 0:
-        pytest.skip("these tests run as an ordinary user already")
-    python = interpreter()
-    packages, source = sysconfig.get_paths()["purelib"], str(Path(cms.__file__).parents[1])
-    if python is None or not all(map(runnable_by_nobody, (packages, source))):
-        pytest.skip("an ordinary user cannot run what is installed")
+    python = ordinary_user.require_python()
     with tempfile.TemporaryDirectory() as folder:
-        os.chown(folder, NOBODY, NOBODY)
-        done = subprocess.run(
+        os.chown(folder, ordinary_user.NOBODY, ordinary_user.NOBODY)
+        done = ordinary_user.as_nobody(
             [python, "-m", "cms", "drill", "--quick", "--json", "--only", "walls", "--only", "folder"],
             env={
                 "PATH": os.environ["PATH"],
                 "HOME": folder,
                 "TMPDIR": folder,
                 "CMS_CLAUDE": "/bin/true",
-                "PYTHONPATH": os.pathsep.join((source, packages)),
+                "PYTHONPATH": os.pathsep.join((ordinary_user.SOURCE, ordinary_user.PACKAGES)),
                 "PYTHONDONTWRITEBYTECODE": "1",
             },
             cwd="/",
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            capture_output=True,
-            timeout=100,
-            check=False,
+            within=100,
         )
     report = msgspec.json.decode(done.stdout, type=DrillReport)
     assert [case for case in report.cases if case.verdict == "failed"] == []
