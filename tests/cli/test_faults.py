@@ -11,8 +11,6 @@ import os
 import random
 import sqlite3
 import sys
-import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +19,8 @@ import msgspec
 import pytest
 
 from cli.forge import Forge, private_world
+from cli.kill_load import Load, Worker, kill_again_and_again
 from cms.config import Settings
-from cms.errors import CmsError, DaemonUnavailable
 from cms.protection import scratch
 from cms.rpc.client import Client, connect
 from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
@@ -58,81 +56,47 @@ class Ledger:
     def __init__(self) -> None:
         self.accepted: dict[str, str] = {}  # word -> interaction id
         self.answered: dict[str, str] = {}  # word -> text
-        self._news = threading.Condition()
-
-    def accept(self, word: str, interaction_id: str) -> None:
-        with self._news:
-            self.accepted[word] = interaction_id
-
-    def answer(self, word: str, text: str) -> None:
-        with self._news:
-            self.answered[word] = text
-            self._news.notify()
-
-    def wait(self, more: int) -> None:
-        """Until so many more were answered."""
-        with self._news:
-            wanted = len(self.answered) + more
-            assert self._news.wait_for(lambda: len(self.answered) >= wanted, timeout=30)
 
 
-class Worker:
-    """One client that spawns, sends and delegates for as long as the gate is open."""
+class Sender(Worker):
+    """One client that spawns, sends and delegates."""
 
-    def __init__(self, number: int, settings: Settings, ledger: Ledger, gate: threading.Event) -> None:
-        self.over = False
-        self._number = number
-        self._settings = settings
+    def __init__(self, number: int, settings: Settings, load: Load, ledger: Ledger) -> None:
+        super().__init__(number, settings, load, SEED)
         self._ledger = ledger
-        self._gate = gate
-        self._dice = random.Random(SEED * 1000 + number)  # noqa: S311 (repeatable, not secret)
-        self._count = 0
         self._names: list[str] = []
 
-    def run(self) -> None:
-        while not self.over:
-            if not self._gate.wait(0.1):
-                continue
-            try:
-                with connect(self._settings, start=False) as client:
-                    while self._gate.is_set() and not self.over:
-                        self._act(client)
-            except DaemonUnavailable:
-                time.sleep(0.002)  # it has just been killed
-
     def _act(self, client: Client) -> None:
-        self._count += 1
         word = f"word-{self._number}-{self._count}-"
         fresh = not self._names or self._dice.random() < 0.3
         name = f"s-{self._number}-{self._count}" if fresh else self._dice.choice(self._names[-3:])
         task = prompt(word, *self._replies(), say(f"answer to {word}"))
 
         def note(accepted: Accepted) -> None:
-            self._ledger.accept(word, accepted.interaction_id)
+            self._ledger.accepted[word] = accepted.interaction_id
 
         options = SessionOptions(name=name, work_dir=os.getcwd(), preset="full")  # noqa: PTH109 (text)
         wait, stop = self._dice.random() < 0.8, self._dice.random() < 0.3
-        try:
-            if fresh and self._dice.random() < 0.5:
-                result = client.call(SESSION_DELEGATE, DelegateParams(options, task), on_accepted=note)
-                assert isinstance(result, DelegateResult)
-                self._ledger.answer(word, result.response)
-                return
-            if fresh:
-                self._names.append(name)
-                spawn = SpawnParams(options, task, stop=wait and stop, wait=wait)
-                reply = client.call(SESSION_SPAWN, spawn, on_accepted=note)
-            else:
-                send = SendParams(name, task, stop=wait and stop, wait=wait)
-                reply = client.call(SESSION_SEND, send, on_accepted=note)
-        except DaemonUnavailable:
-            raise
-        except CmsError:
-            return  # a name whose spawn was killed before it was stored, and the like
+        if fresh and self._dice.random() < 0.5:
+            result = client.call(SESSION_DELEGATE, DelegateParams(options, task), on_accepted=note)
+            assert isinstance(result, DelegateResult)
+            self._answer(word, result.response)
+            return
+        if fresh:
+            self._names.append(name)
+            spawn = SpawnParams(options, task, stop=wait and stop, wait=wait)
+            reply = client.call(SESSION_SPAWN, spawn, on_accepted=note)
+        else:
+            send = SendParams(name, task, stop=wait and stop, wait=wait)
+            reply = client.call(SESSION_SEND, send, on_accepted=note)
         if isinstance(reply, AcceptedResult):
-            self._ledger.accept(word, reply.interaction_id)
+            self._ledger.accepted[word] = reply.interaction_id
         elif not reply.is_error:
-            self._ledger.answer(word, reply.text)
+            self._answer(word, reply.text)
+
+    def _answer(self, word: str, text: str) -> None:
+        self._ledger.answered[word] = text
+        self._load.note_result()
 
     def _replies(self) -> list[Scripted]:
         return [call("Bash", command="sleep 0.05")] * self._dice.randrange(3)
@@ -145,30 +109,13 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
 
 def test_a_daemon_that_is_killed_again_and_again(settings: Settings, tmp_path: Path) -> None:
     dice = random.Random(SEED)  # noqa: S311 (repeatable, not secret)
-    ledger, gate = Ledger(), threading.Event()
-    workers = [Worker(number, settings, ledger, gate) for number in range(CLIENTS)]
-    threads = [threading.Thread(target=worker.run) for worker in workers]
-    forge = Forge(tmp_path / "daemon.log")
-    slowest = 0.0
-    try:
-        for thread in threads:
-            thread.start()
-        for _ in range(KILLS):
-            assert forge("start").startswith("started "), (tmp_path / "daemon.log").read_text()[-2000:]
-            gate.set()
-            ledger.wait(dice.randrange(MOST_ANSWERS))
-            time.sleep(dice.uniform(0.0, LONGEST))
-            gate.clear()
-            word, _, took = forge("kill").partition(" ")
-            assert word == "gone", f"orphans: {took}"
-            slowest = max(slowest, float(took))
-    finally:
-        for worker in workers:
-            worker.over = True
-        gate.set()
-        for thread in threads:
-            thread.join()
-    assert forge("start").startswith("started ")
+    ledger, load = Ledger(), Load()
+    workers = [Sender(number, settings, load, ledger) for number in range(CLIENTS)]
+    log = tmp_path / "daemon.log"
+    forge = Forge(log)
+    slowest = kill_again_and_again(
+        forge, workers, load, dice, kills=KILLS, most=MOST_ANSWERS, longest=LONGEST, log=log
+    )
     with connect(settings, start=False) as client:
         found = interactions(client)
         client.call(DAEMON_STOP, DaemonStopParams(grace=5))

@@ -11,7 +11,6 @@ import os
 import random
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cli.forge import Forge, private_world
-from cli.kill_load import Worker, kill_again_and_again
+from cli.kill_load import Load, Worker, kill_again_and_again
 from cms.config import Settings
 from cms.errors import ChangeNotFound
 from cms.rpc.changes import CHANGE_APPLY, CHANGE_DIFF, CHANGE_EXPORT, ApplyParams, DiffParams, ExportParams
@@ -47,8 +46,8 @@ COMMIT = (
 class Isolated(Worker):
     """One that delegates isolated work, and has some of it applied."""
 
-    def __init__(self, number: int, settings: Settings, gate: threading.Event, marks: Path) -> None:
-        super().__init__(number, settings, gate, SEED)
+    def __init__(self, number: int, settings: Settings, load: Load, marks: Path) -> None:
+        super().__init__(number, settings, load, SEED)
         self._marks = marks
 
     def _act(self, client: Client) -> None:
@@ -70,10 +69,10 @@ class Isolated(Worker):
         task = prompt("Work", call("Bash", command=script.format(marks=self._marks)), say("done"))
         result = client.call(SESSION_DELEGATE, DelegateParams(options, task))
         assert isinstance(result, DelegateResult)
-        self.results += 1
+        self._load.note_result()
         if not own:
             client.call(CHANGE_APPLY, ApplyParams(name))
-            self.results += 1
+            self._load.note_result()
 
 
 @pytest.fixture
@@ -93,10 +92,11 @@ def test_no_change_is_lost_and_none_is_half_applied(settings: Settings, tmp_path
     git(work, "init", "-q")
     git(work, "add", "-A")
     git(work, "commit", "-qm", "first")
-    dice, gate = random.Random(SEED), threading.Event()  # noqa: S311 (repeatable, not secret)
-    workers = [Isolated(number, settings, gate, marks) for number in range(CLIENTS)]
-    forge = Forge(tmp_path / "daemon.log")
-    kill_again_and_again(forge, workers, gate, dice, kills=KILLS, most=MOST_RESULTS, longest=LONGEST)
+    dice, load = random.Random(SEED), Load()  # noqa: S311 (repeatable, not secret)
+    workers = [Isolated(number, settings, load, marks) for number in range(CLIENTS)]
+    log = tmp_path / "daemon.log"
+    forge = Forge(log)
+    kill_again_and_again(forge, workers, load, dice, kills=KILLS, most=MOST_RESULTS, longest=LONGEST, log=log)
     seen: Counter[str] = Counter()
     with connect(settings, start=False) as client:
         sessions = client.call(SESSION_LIST, ListParams(limit=100_000)).sessions

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cli.forge import Forge, private_world
-from cli.kill_load import Worker, kill_again_and_again
+from cli.kill_load import Load, Worker, kill_again_and_again
 from cms.config import Settings
 from cms.rpc.client import Client, connect
 from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
@@ -61,8 +60,8 @@ SECOND = "sleep 0.03; echo pass >> second-NAME"
 class Checker(Worker):
     """One that delegates, and keeps what it was told."""
 
-    def __init__(self, number: int, settings: Settings, gate: threading.Event) -> None:
-        super().__init__(number, settings, gate, SEED)
+    def __init__(self, number: int, settings: Settings, load: Load) -> None:
+        super().__init__(number, settings, load, SEED)
         self.told: dict[str, DelegateResult] = {}  # by name; of the newest message
 
     def _act(self, client: Client) -> None:
@@ -89,7 +88,7 @@ class Checker(Worker):
     def _note(self, name: str, result: object) -> None:
         assert isinstance(result, DelegateResult)
         self.told[name] = result
-        self.results += 1
+        self._load.note_result()
 
 
 @pytest.fixture
@@ -98,10 +97,11 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settin
 
 
 def test_no_verdict_that_the_folder_contradicts(settings: Settings, tmp_path: Path) -> None:
-    dice, gate = random.Random(SEED), threading.Event()  # noqa: S311 (repeatable, not secret)
-    workers = [Checker(number, settings, gate) for number in range(CLIENTS)]
-    forge = Forge(tmp_path / "daemon.log")
-    kill_again_and_again(forge, workers, gate, dice, kills=KILLS, most=MOST_RESULTS, longest=LONGEST)
+    dice, load = random.Random(SEED), Load()  # noqa: S311 (repeatable, not secret)
+    workers = [Checker(number, settings, load) for number in range(CLIENTS)]
+    log = tmp_path / "daemon.log"
+    forge = Forge(log)
+    kill_again_and_again(forge, workers, load, dice, kills=KILLS, most=MOST_RESULTS, longest=LONGEST, log=log)
     seen: Counter[str] = Counter()
     told = {name: result for worker in workers for name, result in worker.told.items()}
     with connect(settings, start=False) as client:
