@@ -37,7 +37,6 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.model import LIVE, Interaction, LiveSession, SessionRecord
-from cms.session.next_step import next_step
 from cms.store.rawlog import raw_log_path
 from cms.view.ask import Daemon
 from cms.view.talk import Talk
@@ -134,7 +133,7 @@ class SessionFeed:
                 session=data.session_row(record, None if last is None else last.outcome, live),
                 activity="" if live is None else live.activity,
                 live=None if live is None else data.live_facts(live),
-                next_step=next_step(record, last),
+                next_step=found.next_step,
                 last=None if last is None else data.interaction(last),
                 questions=asked.open,
                 unanswered=None if ended is None else json_object(ended, "questions denials"),
