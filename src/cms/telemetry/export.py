@@ -62,7 +62,6 @@ class Exports:
         self.lost = 0
         self._programs: dict[frozenset[tuple[str, str]], _Program] = {}
         self._began = time.time()
-        self._due: dict[_Program, float] = {}
 
     def __repr__(self) -> str:
         return f"<Exports {len(self._programs)} programs, {self.sent} sent, {self.lost} lost>"
@@ -79,14 +78,14 @@ class Exports:
 
     def metrics_due(self, now: float) -> bool:
         """Whether somebody is to be sent metrics."""
-        return any(due <= now for due in self._due.values())
+        return any(program.due <= now for program in self._programs.values())
 
     def metrics(self, families: Sequence[Family], now: float) -> None:
         """Send them to whoever is due."""
         item = Item(families=tuple(families), at=now, since=self._began)
-        for program, due in self._due.items():
-            if due <= now:
-                self._due[program] = now + program.interval
+        for program in self._programs.values():
+            if program.due <= now:
+                program.due = now + program.interval
                 program.put(item)
 
     def close(self) -> None:
@@ -98,7 +97,6 @@ class Exports:
         for program in programs:
             program.wait(until)
         self._programs.clear()
-        self._due.clear()
 
     def _program(self, environ: Mapping[str, str]) -> _Program | None:
         wanted = {
@@ -118,7 +116,6 @@ class Exports:
             log.warning("cannot export spans: %s", error.strerror or error)
             return None
         self._programs[key] = found
-        self._due = {one: self._due.get(one, 0.0) for one in self._programs.values()}
         return found
 
     def _hear(self, told: Told, *, first: bool) -> None:
@@ -135,12 +132,17 @@ class _Hear(Protocol):
 class _Program:
     """One exporter's process, with its two threads.
 
+    Attributes:
+        interval: seconds between two times that it is sent metrics.
+        due: the next of these times, in seconds since the epoch.
+
     Raises:
         OSError: it cannot be started.
     """
 
     def __init__(self, environ: dict[str, str], hear: _Hear) -> None:
         self.interval = number(environ, "OTEL_METRIC_EXPORT_INTERVAL", 60_000) / 1000
+        self.due = 0.0
         self._hear = hear
         self._queue: queue.Queue[Item | None] = queue.Queue(_QUEUE)
         self._process = subprocess.Popen(
