@@ -290,11 +290,11 @@ async def _stay_small() -> None:
 
 async def _export_metrics(server: Server, supervisor: Supervisor) -> None:
     """To whoever is sent traces: the same figures as a scrape gets."""
-    began, exports = time.time(), supervisor.telemetry.exports
+    exports = supervisor.telemetry.exports
     while True:
         await trio.sleep(_LOOK)
         if exports.metrics_due(time.time()):
-            exports.metrics(await gather(supervisor, server.clients, began), time.time())
+            exports.metrics(await gather(supervisor, server), time.time())
 
 
 async def wait_idle(server: Server, busy: Callable[[], bool], idle_exit: float) -> None:

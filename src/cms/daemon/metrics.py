@@ -16,15 +16,16 @@ from cms.store.counters import Figures
 from cms.telemetry.metrics import MOST, Family, Sample, by_label, gauge
 
 if TYPE_CHECKING:
+    from cms.daemon.call import Host
     from cms.fleet.supervisor import Supervisor
 
 _TOKENS = ("input", "output", "cache_read_input", "cache_creation_input")
 
 
-async def gather(supervisor: Supervisor, clients: int, began: float) -> tuple[Family, ...]:
-    """All that there is in numbers. `began`: as in `of_daemon`."""
+async def gather(supervisor: Supervisor, host: Host) -> tuple[Family, ...]:
+    """All that there is in numbers."""
     held, exports = await supervisor.figures(), supervisor.telemetry.exports
-    living = of_daemon(supervisor.live(), clients, began)
+    living = of_daemon(supervisor.live(), host.clients, host.began)
     return (*of_store(held), *living, *of_exports(exports.sent, exports.lost))
 
 

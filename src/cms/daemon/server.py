@@ -21,6 +21,7 @@ import logging
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -142,6 +143,7 @@ class Server:
 
     Attributes:
         stopping: `stop` was called: only questions about the daemon itself are answered.
+        began: when, in seconds since the epoch.
         quiet_since: trio's time since which no client has been connected; None while one is.
         child_socket: the checks, if only one session is served (`daemon.child_socket`).
         handlers: what does each verb, by its name.
@@ -163,6 +165,7 @@ class Server:
     ) -> None:
         self.child_socket = child_socket
         self.stopping = False
+        self.began = time.time()
         self.quiet_since: float | None = None
         self._supervisor = supervisor
         handlers = (

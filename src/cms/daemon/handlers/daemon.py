@@ -37,7 +37,6 @@ class DaemonHandlers:
         self._settings = settings
         self._containment = containment
         self._started = time.monotonic()
-        self._began = time.time()
         self.all: tuple[Handler, ...] = (
             bind(HELLO, quick(self.hello)),
             bind(DAEMON_STATUS, quick(self.status)),
@@ -69,7 +68,7 @@ class DaemonHandlers:
         )
 
     async def metrics(self, _params: Nothing) -> Metrics:
-        return Metrics(await gather(self._supervisor, self._host.clients, self._began))
+        return Metrics(await gather(self._supervisor, self._host))
 
     async def stop(self, params: DaemonStopParams) -> Nothing:
         await self._host.stop(params.grace)
