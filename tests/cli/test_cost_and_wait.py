@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from cli.making import interaction, session
 from cli.shell import Shell, shell
 from cms.cli import sessions
-from cms.cli.cost import bar, lines, tokens
+from cms.cli.cost import lines, tokens
 from cms.cli.flags import parse_since
-from cms.cli.render import display_width
+from cms.cli.render import bar, display_width
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
 from cms.rpc.money import CostResult, CostRow

@@ -18,6 +18,7 @@ FORBIDDEN = {
     *("difflib", "dataclasses", "shutil", "subprocess", "tempfile", "logging", "sqlite3"),
     *("cms.live", "cms.fleet", "cms.store", "cms.protocol"),
     *("cms.options", "cms.cli.option_flags", "cms.cli.delegation", "cms.cli.progress", "cms.cli.parser"),
+    "cms.cli.cost",
 }
 
 PROBE = """

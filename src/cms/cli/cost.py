@@ -112,7 +112,7 @@ def lines(reply: CostResult, by: Grouping, style: Style) -> list[str]:
         label += " " * (width - render.display_width(label))
         spent = render.cost(row.usage.cost_usd, exact=row.exact)
         share = f"{row.usage.cost_usd / total:.0%}" if total else ""
-        drawn = bar(row.usage.cost_usd, most, bar_width, style)
+        drawn = render.bar(row.usage.cost_usd, most, bar_width, style)
         found.append(
             f"{label}  {spent:>10}  {share:>5}  {tokens(_into(row)):>6}  "
             f"{tokens(row.usage.output_tokens):>6}  {drawn}".rstrip()
@@ -137,17 +137,3 @@ def tokens(number: int) -> str:
         if number >= unit:
             return f"{number / unit:.1f}{letter}"
     return str(number)
-
-
-def bar(value: float, most: float, width: int, style: Style) -> str:
-    """A bar that is as long as the value is big; nothing in a pipe, where a program may be reading."""
-    if style.width is None or most <= 0:
-        return ""
-    part = max(0.0, min(1.0, value / most)) * width
-    if style.icons != "unicode":
-        return "#" * (max(1, round(part)) if value > 0 and width else 0)
-    eighths = round(part * 8)
-    if value > 0 and width:
-        eighths = max(1, eighths)
-    whole, rest = divmod(eighths, 8)
-    return "█" * whole + " ▏▎▍▌▋▊▉"[rest].strip()

@@ -165,6 +165,20 @@ def cut_characters(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
+def bar(value: float, most: float, width: int, style: Style) -> str:
+    """A bar that is as long as the value is big; nothing in a pipe, where a program may be reading."""
+    if style.width is None or most <= 0:
+        return ""
+    part = max(0.0, min(1.0, value / most)) * width
+    if style.icons != "unicode":
+        return "#" * (max(1, round(part)) if value > 0 and width else 0)
+    eighths = round(part * 8)
+    if value > 0 and width:
+        eighths = max(1, eighths)
+    whole, rest = divmod(eighths, 8)
+    return "█" * whole + " ▏▎▍▌▋▊▉"[rest].strip()
+
+
 def icons_of(what: SessionStatus | Outcome) -> tuple[str, str, str]:
     """The icon, its stand-in and the colour."""
     return STATUS_ICONS[what] if isinstance(what, SessionStatus) else OUTCOME_ICONS[what]

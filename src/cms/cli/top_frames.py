@@ -13,7 +13,6 @@ from typing import Final, Literal
 import msgspec
 
 from cms.cli import render, usage
-from cms.cli.cost import bar
 from cms.cli.log_lines import fitting, moment_lines
 from cms.cli.questions import escape, question_lines
 from cms.cli.render import paint
@@ -415,7 +414,7 @@ def details_lines(view: View, one: LiveSession, room: int, style: Style) -> list
 def _used_line(label: str, value: float, most: float | None, used: str, limit: str, style: Style) -> str:
     if not most:
         return _labelled(label, f"{used}, no limit", style)
-    drawn = bar(value, most, 20, style)
+    drawn = render.bar(value, most, 20, style)
     colour = "31" if value >= 0.9 * most else "33" if value >= 0.7 * most else "32"
     gap = " " * (20 - len(drawn))
     text = f" {used} of {limit}"

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from cms.cli import io, render
-from cms.cli.cost import bar
 from cms.cli.flags import JsonFlag
 from cms.cli.terminal import Style
 from cms.errors import ExitCode
@@ -17,7 +16,7 @@ from cms.rpc.verbs import Nothing
 from cms.session.plan_usage import UsageWindow, fullest
 
 _BAR: Final = 20
-_HEADS: Final = ("WINDOW", "USED", "RESETS", "HEARD", "FROM", "BY")
+_HEADS: Final = ("WINDOW", "USED", "RESETS", "HEARD", "FROM", "BY", "")
 
 
 def usage(*, json: JsonFlag = False) -> int:
@@ -45,16 +44,7 @@ def lines(windows: Sequence[UsageWindow], now: float, style: Style) -> list[str]
     """The table."""
     if not windows:
         return ["no plan limits reported yet; claude reports them to sessions that run on a subscription"]
-    rows = [_HEADS, *(_row(one, now, style) for one in windows)]
-    widths = [max(render.display_width(row[place]) for row in rows) for place in range(len(_HEADS))]
-    bars = ["", *(bar(0 if one.over(now) else one.used or 0, 1, _BAR, style) for one in windows)]
-    found: list[str] = []
-    for row, drawn in zip(rows, bars, strict=True):
-        cells = (
-            cell + " " * (width - render.display_width(cell)) for cell, width in zip(row, widths, strict=True)
-        )
-        found.append("  ".join((*cells, drawn)).rstrip())
-    return [render.paint(found[0], "1", style), *found[1:]]
+    return render.table([_HEADS, *(_row(one, now, style) for one in windows)], style)
 
 
 def _row(one: UsageWindow, now: float, style: Style) -> tuple[str, ...]:
@@ -65,6 +55,7 @@ def _row(one: UsageWindow, now: float, style: Style) -> tuple[str, ...]:
         render.age(one.heard, now),
         render.one_line(one.heard_from, style),
         one.heard_by,
+        render.bar(0 if one.over(now) else one.used or 0, 1, _BAR, style),
     )
 
 
