@@ -188,10 +188,11 @@ def test_wait_gives_up_in_time_and_on_ctrl_c_and_stops_nothing(shell: Shell) -> 
 
 
 def test_waits_that_cannot_be(shell: Shell) -> None:
+    shell.ok("spawn", "awaited", prompt("go", say("x")), "--stop")
     for words, code, said in (
         (("wait",), 2, "wait needs the name of a session"),
         (("wait", "--any", "--all", "x"), 2, "--any and --all at once"),
-        (("wait", "lomg"), 10, "did you mean 'long'?"),
+        (("wait", "awaitde"), 10, "did you mean 'awaited'?"),
     ):
         ran = shell.cms(*words)
         assert (ran.code, said in ran.err) == (code, True), ran
