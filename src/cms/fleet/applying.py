@@ -15,7 +15,7 @@ import msgspec
 
 from cms.changes import Change, Outcome, as_text
 from cms.errors import WrongStatus
-from cms.session.audit import AuditEntry
+from cms.session.audit import about
 from cms.session.model import LIVE, ChangeSummary, SessionRecord
 from cms.store import sessions
 
@@ -189,16 +189,6 @@ async def _save(
 ) -> None:
     """Store what is to be told of a change from now on, and for good what was done with it."""
     told = "" if summary is None else summary.note
-    entry = AuditEntry(
-        session_id=record.id,
-        interaction_id="",
-        at=time.time(),
-        tool="",
-        detail=where,
-        verdict=done,
-        reason=told,
-        cost=record.total_cost_usd,
-        kind="change",
-    )
+    entry = about(record, "change", done, at=time.time(), detail=where, reason=told)
     record = msgspec.structs.replace(record, change=summary)
     await supervisor.store.write(sessions.save_change, record, entry)

@@ -44,7 +44,7 @@ from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket
 from cms.options import change
 from cms.session import lineage
-from cms.session.audit import AuditEntry
+from cms.session.audit import about
 from cms.session.judge import SCHEMA
 from cms.session.model import (
     LIVE,
@@ -493,16 +493,7 @@ class Supervisor(Processes):
             if not by_batch:
                 await self._check_not_needed(record)
             await self._save_lost(name)
-            entry = AuditEntry(
-                session_id=record.id,
-                interaction_id="",
-                at=time.time(),
-                tool="",
-                detail=f"{name} -> {new_name}",
-                verdict="renamed",
-                cost=record.total_cost_usd,
-                kind="rename",
-            )
+            entry = about(record, "rename", "renamed", at=time.time(), detail=f"{name} -> {new_name}")
             await self.store.write(sessions.rename, record.id, new_name, entry)
             for runners in (self._runners, self._unsaved):
                 if (runner := runners.pop(name, None)) is not None:
@@ -566,16 +557,7 @@ class Supervisor(Processes):
                 raise elsewhere(record, "be deleted")
             if not force:
                 await self.changes.check_droppable(record)
-            last = AuditEntry(
-                session_id=record.id,
-                interaction_id="",
-                at=time.time(),
-                tool="",
-                detail=name,
-                verdict="deleted",
-                cost=record.total_cost_usd,
-                kind="delete",
-            )
+            last = about(record, "delete", "deleted", at=time.time(), detail=name)
             with_it = await self.store.read(of_session, record.id)
             await self.store.write(sessions.delete, record.id, time.time(), None if purge else last)
             await self.forget_attachments(with_it)

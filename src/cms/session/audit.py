@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from cms.session.model import Record
+from cms.session.model import Record, SessionRecord
 
 #: What a row is made of, as a database gives it back.
 Value = str | int | float | None
@@ -57,6 +57,23 @@ class AuditEntry(Record, frozen=True):
     cost: float = 0.0
     kind: EntryKind = "call"
     tool_use_id: str = ""
+
+
+def about(
+    session: SessionRecord, kind: EntryKind, verdict: str, *, at: float, detail: str, reason: str = ""
+) -> AuditEntry:
+    """A line about a session as it rests, and no message of it."""
+    return AuditEntry(
+        session_id=session.id,
+        interaction_id="",
+        at=at,
+        tool="",
+        detail=detail,
+        verdict=verdict,
+        reason=reason,
+        cost=session.total_cost_usd,
+        kind=kind,
+    )
 
 
 class AuditRow(Record, frozen=True):
