@@ -54,6 +54,21 @@ def _shell_word(word: str) -> str:
     return "".join(f'"{PLACES[part]}"' if part in PLACES else shlex.quote(part) for part in parts if part)
 
 
+def user_unit(template: str, name: str, *, python: str, home: str) -> str:
+    """A user unit that runs cms.
+
+    Args:
+        template: with `{path}` of the unit's own file, `{command}` and `{environment}`.
+        python: the interpreter that runs it.
+        home: CMS_HOME, absolute; "": the usual one.
+    """
+    return template.format(
+        path=f"~/.config/systemd/user/{name}.service",
+        command=f"{exec_word(python)} -P -m cms",
+        environment=f"Environment={quoted(f'CMS_HOME={home}')}\n" if home else "",
+    )
+
+
 # --- times ------------------------------------------------------------------------------------------
 
 

@@ -164,7 +164,7 @@ class Relay:
         before = {
             number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTSTP, signal.SIGCONT)
         }
-        os.kill(0, signal.SIGTSTP)
+        os.kill(0, signal.SIGTSTP)  # to the whole job (0: our process group), as the terminal would have
         for number, handler in before.items():
             signal.signal(number, handler)
         self._show(self._modes.redo())

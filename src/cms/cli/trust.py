@@ -49,7 +49,7 @@ class TrustList(Record, frozen=True):
 
 
 def trust(
-    dir: Annotated[str | None, flags.word("The folder. [default: the current one]")] = None,  # noqa: A002
+    dir: Annotated[str | None, flags.word("The folder. [default: the current one]")] = None,  # noqa: A002 - what help calls it
     /,
     *,
     yes: Annotated[bool, flags.switch("--yes", "Trust what is shown without asking.")] = False,

@@ -17,7 +17,7 @@ from collections.abc import MutableMapping
 
 import trio
 
-from cms.systemd import exec_word, quoted
+from cms.systemd import user_unit
 
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 #: Lines of the unit, with the reason beside each that is not obvious.
@@ -91,8 +91,5 @@ class Service:
 def unit(environ: MutableMapping[str, str]) -> str:
     """The text of a systemd user unit for the daemon of this environment's home, with this very Python."""
     home = environ.get("CMS_HOME", "")
-    return _UNIT.format(
-        path="~/.config/systemd/user/cms.service",
-        command=f"{exec_word(sys.executable)} -P -m cms",
-        environment=f"Environment={quoted(f'CMS_HOME={os.path.abspath(home)}')}\n" if home else "",  # noqa: PTH100
-    )
+    home = os.path.abspath(home) if home else ""  # noqa: PTH100 - links stay as they are written
+    return user_unit(_UNIT, "cms", python=sys.executable, home=home)

@@ -31,7 +31,7 @@ from cms.rpc.client import connect as connect_daemon
 from cms.rpc.daemon import DAEMON_STATUS
 from cms.rpc.verbs import Nothing
 from cms.session.model import ContainmentLevel
-from cms.systemd import exec_word, quoted
+from cms.systemd import user_unit
 
 #: Per cent of the time that something waited for memory (PSI, the last ten seconds): more is pressure.
 PRESSURE: Final = 10.0
@@ -216,8 +216,5 @@ def dev_server_argv(program: str, port: int, database: Path) -> list[str]:
 def unit(environ: Mapping[str, str]) -> str:
     """The text of a systemd user unit for a node of this environment's home, with this very Python."""
     home = environ.get("CMS_HOME", "")
-    return _UNIT.format(
-        path="~/.config/systemd/user/cms-node.service",
-        command=f"{exec_word(sys.executable)} -P -m cms",
-        environment=f"Environment={quoted(f'CMS_HOME={os.path.abspath(home)}')}\n" if home else "",  # noqa: PTH100
-    )
+    home = os.path.abspath(home) if home else ""  # noqa: PTH100 - links stay as they are written
+    return user_unit(_UNIT, "cms-node", python=sys.executable, home=home)
