@@ -70,12 +70,10 @@ def _fail(error: CmsError, words: Sequence[str]) -> int:
 
     if wants_json(words):
         try:
-            io.show_json({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+            io.show_json({"error": io.error_json(error)})
         except (OSError, CmsError):
             pass  # stdout takes nothing any more; stderr and the exit code still tell
-    io.warn(f"cms: {' '.join(error.message.split())}", colour="1;31")
-    if error.hint:
-        io.warn(f"     {' '.join(error.hint.split())}")
+    io.show_error(error, colour="1;31")
     return int(error.exit_code)
 
 

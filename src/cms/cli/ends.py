@@ -228,19 +228,22 @@ def _show_end(
     verbose: bool,
 ) -> int:
     style = io.out_style()
-    proved = reply.receipt is None or reply.receipt.empty
-    proved = proved and reply.session.status is not SessionStatus.ERROR
-    if verbose or not proved:
+    if verbose or not _is_proved(reply):
         io.show_lines(details(reply.session, reply.receipt, style))
     else:
         io.show_lines([end_lines.end_line(reply.session, reply.receipt)])
     return _warn_unproved(reply)
 
 
+def _is_proved(reply: StopResult) -> bool:
+    """Whether nothing is left, of this end or of one before."""
+    proved = reply.receipt is None or reply.receipt.empty
+    return proved and reply.session.status is not SessionStatus.ERROR
+
+
 def _warn_unproved(reply: StopResult) -> int:
     """The exit status of an end; what is not proved is told in any case."""
-    proved = reply.receipt is None or reply.receipt.empty
-    if proved and reply.session.status is not SessionStatus.ERROR:
+    if _is_proved(reply):
         return ExitCode.COMPLETED
     name = reply.session.name
     io.warn(f"cms: {name} is NOT proved dead; no session is started in {reply.session.options.work_dir}")
@@ -423,11 +426,8 @@ def for_each(
         if isinstance(reply, CmsError):
             if len(names) == 1:
                 raise reply
-            told = {"code": reply.code, "message": reply.message, "hint": reply.hint}
-            failed.append({"name": name, "error": told})
-            io.warn(f"cms: {reply.message}")
-            if reply.hint:
-                io.warn(f"     {reply.hint}")
+            failed.append({"name": name, "error": io.error_json(reply)})
+            io.show_error(reply)
             codes.append(reply.exit_code)
         elif json:
             done.append(to_json(reply))

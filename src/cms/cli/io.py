@@ -16,7 +16,7 @@ import msgspec
 
 from cms.cli import terminal
 from cms.config import load_settings
-from cms.errors import MachineError
+from cms.errors import CmsError, MachineError
 from cms.json_output import encode
 from cms.rpc.client import Client, connect
 from cms.rpc.verbs import P, R, Verb
@@ -122,6 +122,18 @@ def asks(question: str) -> bool:
     """Whether a person says yes, on the terminal. Who asks knows that there is one."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def error_json(error: CmsError) -> dict[str, object]:
+    """An error as `--json` tells it."""
+    return {"code": error.code, "message": error.message, "hint": error.hint}
+
+
+def show_error(error: CmsError, *, colour: str = "33") -> None:
+    """An error for a person, on stderr: what is wrong, and what to do about it."""
+    warn(f"cms: {' '.join(error.message.split())}", colour=colour)
+    if error.hint:
+        warn(f"     {' '.join(error.hint.split())}")
 
 
 def warn(text: str, *, colour: str = "33") -> None:
