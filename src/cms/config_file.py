@@ -31,7 +31,7 @@ import msgspec
 from cms.errors import HomeUnusable, UsageError
 from cms.options import OPTIONS, Layer, resolve
 from cms.session.model import ContainmentLevel
-from cms.units import BadValue, nearest, parse_seconds, parse_size
+from cms.units import BadValue, meant, parse_seconds, parse_size
 
 NAME = "config.toml"
 
@@ -179,8 +179,8 @@ def _layer(path: Path, where: str, table: Mapping[str, object]) -> Layer:
         option = KEYS.get(key)
         if option is None or "profile" not in option.ways:
             known = [one for one, other in KEYS.items() if "profile" in other.ways]
-            meant = option or OPTIONS.get(key)
-            typed = meant is not None and "profile" not in meant.ways
+            named = option or OPTIONS.get(key)
+            typed = named is not None and "profile" not in named.ways
             hint = "it has to be given as a flag each time" if typed else _nearest(key, known)
             raise UsageError(f"{path}: [{where}] has no key {key!r}", hint=hint)
         if option.field in said:
@@ -198,9 +198,7 @@ KEYS = {flag.removeprefix("--"): option for option in OPTIONS.values() for flag 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
     names = list(known)
-    if near := nearest(word, names):
-        return f"did you mean {near!r}?"
-    return f"one of {', '.join(names)}" if names else "`cms config` shows what is set"
+    return meant(word, names) if names else "`cms config` shows what is set"
 
 
 def _lower(text: str) -> str:

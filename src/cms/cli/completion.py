@@ -10,7 +10,7 @@ from cms.cli import flags, io
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, MachineError, UsageError
 from cms.json_output import json_object
-from cms.units import nearest
+from cms.units import meant
 
 Shell = Literal["bash", "zsh", "fish"]
 
@@ -92,10 +92,9 @@ def completion(
         cms completion zsh --install
     """
     if shell not in SCRIPTS:
-        meant = nearest(shell or "", SCRIPTS)
         raise UsageError(
             "completion needs a shell" if shell is None else f"there is no completion for {shell!r}",
-            hint=f"did you mean {meant!r}?" if meant else "one of bash, zsh, fish",
+            hint=meant(shell or "", tuple(SCRIPTS)),
         )
     script = SCRIPTS[shell]
     if not install:

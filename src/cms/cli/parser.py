@@ -22,7 +22,7 @@ from cms.cli.commands import COMMANDS, FAMILIES
 from cms.cli.flags import NO_GROUP, mark_hyphens, shorten, unmark
 from cms.cli.help import explain
 from cms.errors import ExitCode, UsageError
-from cms.units import nearest
+from cms.units import meant, nearest
 
 
 def build() -> App:
@@ -124,10 +124,10 @@ def check_command(app: App, word: str) -> str:
 
 
 def _unknown(what: str, word: str, names: Sequence[str], otherwise: str) -> UsageError:
-    meant = nearest(word, names)
+    near = nearest(word, names)
     return UsageError(
         f"unknown {what} {shorten(word)!r}",
-        hint=f"did you mean {meant!r}? {otherwise}" if meant else otherwise,
+        hint=f"did you mean {near!r}? {otherwise}" if near else otherwise,
     )
 
 
@@ -172,10 +172,9 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
         and get_origin(error.target_type) is Literal
     ):
         choices = [str(choice) for choice in get_args(error.target_type)]
-        meant = nearest(error.token.value, choices)
         return UsageError(
             f"{error.token.keyword} cannot be {shorten(error.token.value)!r}",
-            hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(choices)}",
+            hint=meant(error.token.value, choices),
         )
     text = str(error).strip()
     return UsageError(text[:1].lower() + text[1:].rstrip("."), hint=ask)

@@ -23,7 +23,7 @@ from cms.rpc.sessions import (
     NameParams,
 )
 from cms.session.model import Order, Outcome, SessionRecord, SessionStatus, shown_as
-from cms.units import nearest
+from cms.units import meant
 
 _HEADS = ("NAME", "STATUS", "MODEL", "TURNS", "COST", "MSGS", "AGE", "FOLDER")
 #: What gives way on a narrow terminal, and how far: the folder, the name and the model, never a figure.
@@ -162,11 +162,7 @@ def list_sessions(
     """
     known = list(dict.fromkeys(one.value for one in (*SessionStatus, *Outcome)))
     if status and status not in known:
-        meant = nearest(status, known)
-        raise UsageError(
-            f"there is no status {status!r}",
-            hint=f"did you mean {meant!r}?" if meant else f"one of {', '.join(known)}",
-        )
+        raise UsageError(f"there is no status {status!r}", hint=meant(status, known))
     with io.daemon() as client:
         params = ListParams(status=status, order=sort, limit=limit, after=after, tags=tag)
         reply = client.call(SESSION_LIST, params)
