@@ -45,8 +45,8 @@ TIMES: Final = frozenset(
         "since",
         "started",
         "timestamp",
+        "until",
     }
-    | {"until"}
 )
 #: Fields that hold US dollars.
 MONEY: Final = frozenset(
@@ -64,8 +64,12 @@ MONEY: Final = frozenset(
         "max_cost",
         "reserved",
         "spent",
+        "spent_ever",
+        "spent_today",
+        "total_cost_usd",
+        "unknown",
+        "used",
     }
-    | {"spent_ever", "spent_today", "total_cost_usd", "unknown", "used"}
 )
 
 _DECIMALS = 10

@@ -107,7 +107,7 @@ def _tell(fd: int) -> None:
 def _told(result: AttachResult, style: Style) -> list[str]:
     one, session, receipt = result.interaction, result.session, result.receipt
     spent = render.cost(one.cost) if one.cost_exact else f"at least {render.cost(one.cost)}"
-    turns = "1 turn" if one.turns == 1 else f"{one.turns} turns"
+    turns = render.count(one.turns, "turn")
     lines = [f"{session.name}: {turns} by hand, {spent}; {render.cost(session.total_cost_usd)} in all"]
     why = one.error or ("" if receipt is None or receipt.reason == _LEFT else receipt.reason)
     if why:

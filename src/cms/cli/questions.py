@@ -31,9 +31,9 @@ from cms.session.next_step import next_step
 from cms.session.questions import AskedQuestion, OpenQuestion, answers_as_message, choose
 from cms.transcripts import has_transcript
 
-#: What `--json` tells of a message that ended because a person was needed.
 #: Characters of what is to be permitted, on a terminal.
 _SHOWN = 10_000
+#: What `--json` tells of a message that ended because a person was needed.
 _UNANSWERED = (
     "name=session.name status=session.status questions=interaction.questions denials=interaction.denials"
     " error=interaction.error timestamp=interaction.timestamp"

@@ -16,6 +16,7 @@ from cms.cli import render, usage
 from cms.cli.log_lines import fitting, moment_lines
 from cms.cli.questions import escape, question_lines
 from cms.cli.render import paint
+from cms.cli.status import short_folder
 from cms.cli.terminal import Style
 from cms.rpc.overview import OverviewResult
 from cms.session.model import LiveSession, SessionStatus
@@ -192,7 +193,7 @@ def _row(one: LiveSession, now: float, home: str, style: Style) -> tuple[str, ..
         turns,
         spent,
         render.one_line(session.options.model, style),
-        render.one_line(_short_path(session.options.work_dir, home), style),
+        render.one_line(short_folder(session.options.work_dir, home), style),
         render.size(one.memory),
         str(one.processes),
         render.one_line(one.task, style),
@@ -305,12 +306,6 @@ def elapsed(seconds: float) -> str:
     return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
 
 
-def _short_path(path: str, home: str) -> str:
-    if home and (path == home or path.startswith(f"{home}/")):
-        return "~" + path[len(home) :]
-    return path
-
-
 # --- the chosen one -------------------------------------------------------------------------------
 
 
@@ -360,7 +355,7 @@ def _asked_words(asked: OpenQuestion | None) -> str:
 def _about(view: View, one: LiveSession) -> str:
     options = one.session.options
     words = [
-        _short_path(options.work_dir, view.home),
+        short_folder(options.work_dir, view.home),
         options.model,
         options.preset,
         *(() if options.safety else ("SAFETY OFF",)),
