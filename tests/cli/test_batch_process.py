@@ -9,11 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from cms.rpc.daemon import DAEMON_STOP, DaemonStopParams
 from cms.rpc.sessions import SESSION_INTERACTIONS
 from cms.testing.agent import write_launcher
 from cms.testing.script import ScriptedReply, call, prompt, say
+from receiver import receiver
 
 #: Seconds; the full size of what is small here (CMS_TEST_ROWS) needs more.
 PATIENCE = float(os.environ.get("CMS_TEST_PATIENCE", "60"))
@@ -453,33 +452,15 @@ def test_refused_credentials_stop_it(shell: Shell) -> None:
 
 
 def test_hooks_and_webhook(shell: Shell) -> None:
-    heard: list[dict[str, object]] = []
-
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        tasks = [
-            task("good"),
-            task("bad", say("x").failing(400, times=9)),
-            task("worse", say("x").failing(400, times=9)),
-        ]
+    tasks = [
+        task("good"),
+        task("bad", say("x").failing(400, times=9)),
+        task("worse", say("x").failing(400, times=9)),
+    ]
+    with receiver() as (address, heard):
         ran = shell("batch", "--file", shell.file(tasks), "--on-done", "cat > done.json; exit 3",
                     "--on-fail", "cat >> fail.jsonl; echo >> fail.jsonl", "--json",
-                    "--webhook", f"http://127.0.0.1:{server.server_port}/x")  # fmt: skip
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+                    "--webhook", address)  # fmt: skip
     assert ran.code == ExitCode.FAILED
     own = shell.work / "own"
     own.touch()
@@ -488,7 +469,7 @@ def test_hooks_and_webhook(shell: Shell) -> None:
     assert (done["event"], done["batch"]["status"]) == ("done", "failed")
     lines = [json.loads(line) for line in (shell.work / "fail.jsonl").read_text().splitlines()]
     assert {one["name"] for line in lines for one in line["tasks"]} == {"bad", "worse"}
-    assert {str(one["event"]) for one in heard} == {"done", "fail"}
+    assert {str(heard.get_nowait()["event"]) for _ in range(heard.qsize())} == {"done", "fail"}
     assert "--on-done: exit status 3" in str(shell.newest()["warnings"]), "told, and no more than that"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
+
+from receiver import listening
 
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 metrics_service = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
@@ -42,7 +43,9 @@ class Collector:
         self.hang = False
         self._news = threading.Condition()
 
-    def take(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+    def take(self, path: str, headers: dict[str, str], body: bytes) -> int:
+        while self.hang:
+            time.sleep(0.01)
         with self._news:
             self.raw.append(body)
             self.headers.append(headers)
@@ -63,6 +66,7 @@ class Collector:
                             ]
                             self.metrics[metric.name] = points
             self._news.notify_all()
+        return 200
 
     def wait(self, name: str, timeout: float = 20) -> Got:
         """The first span whose name begins so, once it is there."""
@@ -105,27 +109,8 @@ def collecting() -> Iterator[Collector]:
     """One that listens for the length of the block."""
     collector = Collector()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            while collector.hang:
-                time.sleep(0.01)
-            collector.take(self.path, body, dict(self.headers.items()))
-            self.send_response(200)
-            self.send_header("content-type", "application/x-protobuf")
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        server.block_on_close = False
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        collector.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with listening(collector.take) as collector.url:
         try:
             yield collector
         finally:
             collector.hang = False
-            server.shutdown()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from cms.errors import UsageError
 from cms.fleet.notify import News, Notifier, check_news, post, run_hook
 from cms.fleet.results_file import open_results, write_own_report
 from cms.options import Layer
-from receiver import SECRET, receiver
+from receiver import SECRET, listening, receiver
 
 
 def task(name: str) -> TaskView:
@@ -126,25 +124,13 @@ async def test_what_goes_wrong_is_told_and_no_more(tmp_path: Path) -> None:
 def test_a_webhook_is_posted() -> None:
     heard: list[bytes] = []
 
-    class Hook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(204 if self.path == "/good" else 500)
-            self.end_headers()
+    def take(path: str, _headers: dict[str, str], body: bytes) -> int:
+        heard.append(body)
+        return 204 if path == "/good" else 500
 
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        assert post(f"http://127.0.0.1:{server.server_port}/good", b"{}") == ""
-        assert post(f"http://127.0.0.1:{server.server_port}/bad", b"{}") == "answered 500"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with listening(take) as address:
+        assert post(f"{address}/good", b"{}") == ""
+        assert post(f"{address}/bad", b"{}") == "answered 500"
     assert heard == [b"{}", b"{}"]
     assert "not a web address" in post("file:///etc/passwd", b"")
 
