@@ -96,7 +96,7 @@ ATTACKS = (
 
 
 def content(*roots: Path) -> dict[str, bytes]:
-    """Every protected file use a file named none may be changed, gone, or new."""
+    """Every protected file by its name: none may be changed, gone, or new."""
     found = {}
     for root in roots:
         for path in sorted(root.rglob("*") if root.is_dir() else [root]):
