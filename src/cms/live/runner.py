@@ -1,4 +1,4 @@
-"""One live session, from the start of its process to the proof that nothing left running.
+"""One live session, from the start of its process to the proof that nothing of it is left.
 
 A `Runner` is born with a process and dies with it; a session has one at a time. Its tasks:
 

@@ -71,7 +71,7 @@ def grants(home: Path) -> dict[str, Grant]:
     try:
         return dict(msgspec.json.decode(data, type=_Book).folders)
     except UNREADABLE as exc:
-        raise HomeUnusable(f"{path} cannot be read:  {exc}", hint="remove it, then trust again") from exc
+        raise HomeUnusable(f"{path} cannot be read: {exc}", hint="remove it, then trust again") from exc
 
 
 @contextmanager

@@ -379,7 +379,7 @@ class Walls(Record, frozen=True):
                 for one in (*self.unheld, *self.lost)
             ),
             *(
-                (f"it is unknown whether a protected path was changed:  {self.unchecked}",)
+                (f"it is unknown whether a protected path was changed: {self.unchecked}",)
                 if self.unchecked
                 else ()
             ),

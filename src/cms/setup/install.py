@@ -95,7 +95,7 @@ class Setup:
         if found is not None and not is_ours(found):
             raise UsageError(
                 f"{file} has another server named {NAME}",
-                hint=f"if you do not need it:  {self._claude.shown(self._claude.remove_words(scope))}",
+                hint=f"if you do not need it: {self._claude.shown(self._claude.remove_words(scope))}",
             )
         known = self._notebook.of(file)
         as_we_left = known is not None and before is not None and known.after == digest(before)
