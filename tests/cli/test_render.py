@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from cli.making import NOW, RECEIPT, UNPROVED, interaction, reply, result, session
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus
 from cms.cli import batch_render, end_lines, render
+from cms.cli.ends import cleanup_lines
 from cms.cli.progress import progress_line
 from cms.cli.status import list_table, short_folder
 from cms.cli.terminal import Style
+from cms.rpc.sessions import CleanupResult, KeptSession
 from cms.session.model import (
     Denial,
     InteractionState,
@@ -460,3 +462,12 @@ def test_a_batchs_line_loses_its_bar_before_its_words(width: int) -> None:
     words = "9431/10000  200 running  12 failed  $123.4567 of $1000.0000  1h 20m left"
     assert (words if width >= 80 else words[:50]) in line
     assert "█" in line
+
+
+def test_an_old_session_that_is_left_alone_says_what_would_be_lost() -> None:
+    lost = "what it changed cannot be read: [Errno 5] Input/output error (deleted: no)"
+    kept = KeptSession(
+        "one", f"session 'one' is stopped: cannot be deleted: {lost} (cms diff one, ...)", lost
+    )
+    told = cleanup_lines(CleanupResult((), (), kept=(kept,)), 7, dry_run=True)
+    assert told[0] == f"one: left alone, {lost} (cms diff one)"

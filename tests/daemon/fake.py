@@ -65,8 +65,9 @@ class NothingChanged(Changes):
     def __init__(self) -> None:
         pass
 
-    async def check_droppable(self, record: SessionRecord) -> None:
+    async def lost_with(self, record: SessionRecord) -> str:
         await trio.lowlevel.checkpoint()
+        return ""
 
 
 class NoHooks(SessionHooks):

@@ -310,6 +310,8 @@ async def test_a_change_is_not_lost_with_its_session(tmp_path: Path, work: Path)
             assert not told.deleted
             assert [one.name for one in told.kept] == ["one"]
             assert str(settings.layers) in told.kept[0].why
+            assert told.kept[0].lost == "its change is not applied or exported"
+            assert f"cannot be deleted: {told.kept[0].lost} (" in told.kept[0].why
         files, whole = await applying.export(supervisor, "one", tmp_path / "one")
         assert (files, whole) == (1, True)
         assert (tmp_path / "one" / "files" / "code").read_text() == "new\n"

@@ -350,7 +350,8 @@ def cleanup(
     if json:
         deleted = [_deleted(one) for one in reply.deleted]
         live = [session.name for session in reply.live]
-        io.show_json({"dryRun": dry_run, **json_object(reply, deleted=deleted, live=live)})
+        kept = [json_object(one, "name why") for one in reply.kept]
+        io.show_json({"dryRun": dry_run, **json_object(reply, deleted=deleted, live=live, kept=kept)})
     else:
         io.show_lines(cleanup_lines(reply, days, dry_run=dry_run))
     return ExitCode.COMPLETED
@@ -519,9 +520,7 @@ def cleanup_lines(reply: CleanupResult, days: float, *, dry_run: bool) -> list[s
         log = f", raw log {render.size(gone.log_bytes)}" if gone.log_bytes else ""
         lines.append(f"{gone.session.name}: {'would be deleted' if dry_run else 'deleted'}{log}")
     lines += [f"{one.name}: {one.status.value}, left alone (--force kills it)" for one in reply.live]
-    for one in reply.kept:
-        why = one.why.partition(" (")[0].rpartition("deleted: ")[2]
-        lines.append(f"{one.name}: left alone, {why} (cms diff {one.name})")
+    lines += [f"{one.name}: left alone, {one.lost} (cms diff {one.name})" for one in reply.kept]
     verb = "to delete" if dry_run else "deleted"
     lines.append(f"total: {render.count(len(reply.deleted), 'session')} {verb}, unchanged for {days:g} days")
     if reply.trash_files:

@@ -456,8 +456,21 @@ class Changes:
         Raises:
             WrongStatus: it cannot.
         """
+        if lost := await self.lost_with(record):
+            raise self.not_droppable(record, lost)
+
+    def not_droppable(self, record: SessionRecord, lost: str) -> WrongStatus:
+        """That it cannot be deleted, and where that is which would be lost with it."""
+        hint = (
+            f"cms diff {record.name}, then cms apply, export or discard; --force drops it. It lies in "
+            f"{self.home(record)}"
+        )
+        return WrongStatus(record.name, str(record.status), f"be deleted: {lost}", hint=hint)
+
+    async def lost_with(self, record: SessionRecord) -> str:
+        """What would be lost with a session, in words; "" if nothing would."""
         if not record.options.isolated or not self.home(record).exists():
-            return
+            return ""
         try:
             keep, change, fresh = await self.look(record)
             done = (await self.summary(record, keep, change, fresh=fresh)).state != "kept"
@@ -469,12 +482,7 @@ class Changes:
         workspace = await self.find(record)
         if not lost and workspace is not None and await self._do(workspace.wrote_beside, "its commits"):
             lost = "it has commits that exist nowhere else"
-        if lost:
-            hint = (
-                f"cms diff {record.name}, then cms apply, export or discard; --force drops it. It lies in "
-                f"{self.home(record)}"
-            )
-            raise WrongStatus(record.name, str(record.status), f"be deleted: {lost}", hint=hint)
+        return lost
 
     async def remove(self, record: SessionRecord) -> None:
         """Remove all that a session has changed, for it is deleted.

@@ -190,10 +190,11 @@ class CleanupParams(Record, frozen=True):
 
 
 class KeptSession(Record, frozen=True):
-    """An old session that was left alone, for what it changed is nowhere else; and where it is."""
+    """An old session that was left alone. `why`: what would be lost with it, and where that is."""
 
     name: str
     why: str
+    lost: str = ""  # what would be, alone
 
 
 class CleanupResult(Record, frozen=True):

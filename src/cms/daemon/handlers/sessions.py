@@ -18,7 +18,7 @@ import trio
 
 from cms.config import Settings
 from cms.daemon.call import Call, Handler, Host, bind, quick
-from cms.errors import CmsError, WrongStatus
+from cms.errors import CmsError
 from cms.groups import single_error
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.rpc.sessions import (
@@ -266,11 +266,13 @@ class SessionHandlers:
         old = await self._supervisor.sessions(saved_before=before)
         live = [session for session in old if session.status in LIVE and not params.force]
         deleted, kept = [], []
+        changes = self._supervisor.changes
         for session in old:
             if session in live:
                 continue
-            if not params.force and (why := await self._would_lose(session)):
-                kept.append(KeptSession(session.name, why))
+            if not params.force and (lost := await changes.lost_with(session)):
+                why = str(changes.not_droppable(session, lost))
+                kept.append(KeptSession(session.name, why, lost))
                 continue
             if params.dry_run:
                 deleted.append(self._would_delete(session))
@@ -291,14 +293,6 @@ class SessionHandlers:
         if params.purge:
             audits = await self._supervisor.forget_audits(before, dry_run=params.dry_run)
         return CleanupResult(tuple(deleted), tuple(live), files, size, audits, tuple(kept))
-
-    async def _would_lose(self, session: SessionRecord) -> str:
-        """Why it may not be deleted: what it changed, and where that is; "": it may."""
-        try:
-            await self._supervisor.changes.check_droppable(session)
-        except WrongStatus as error:
-            return f"{error.message} ({error.hint})"
-        return ""
 
     def _would_delete(self, session: SessionRecord) -> Deleted:
         log = raw_log_path(self._settings.raw, session.id)
