@@ -207,7 +207,7 @@ class Setup:
     def _write_guide(self, file: Path) -> None:
         wanted, there = guide_text().encode(), read(file)
         if there == wanted:
-            self._steps.append(f"the guide is already there:  {file}")
+            self._steps.append(f"the guide is already there: {file}")
             return
         if there is not None and self._notebook.way_back(file) is None:
             raise UsageError(f"{file} has been changed", hint="remove or rename it, then try again")
