@@ -153,10 +153,10 @@ class Driver:
             self.activity = doing
         if self._watchers and (note := self._notes.of(event)) is not None:
             self._watchers.notify(context.progress(*note))
-        if windows := told_by(event):
-            self._store_plan_usage(windows)
         if is_piece(event):
             return  # what becomes due with time is the clock's
+        if windows := told_by(event):
+            self._store_plan_usage(windows)
         if isinstance(event, HookStarted) and before.phase is Phase.STARTING:
             self._watchers.notify(context.progress("note", waits_for(context.state)))
         if isinstance(event, Result) and before.phase is Phase.STARTING:

@@ -103,7 +103,11 @@ class Sender:
                 self._sending, self._recalled = True, ""
                 granted = await self._reserve(interaction)
                 line = process.connection.send_message(interaction.id, interaction.prompt, parts)
-                logged = process.connection.send_message(interaction.id, with_names(interaction))
+                logged = (
+                    process.connection.send_message(interaction.id, with_names(interaction))
+                    if parts
+                    else line
+                )
             except CmsError:
                 self._queue.appendleft(queued)
                 raise
