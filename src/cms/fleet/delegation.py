@@ -250,7 +250,13 @@ class Delegations:
         Raises:
             CmsError: nothing was accepted, or the verdict could not be stored.
         """
-        return await self._enter(name, message, accepted=accepted, scopes=scopes, within=within)
+        with self._supervisor.under_way.enter(name, scopes) as one:
+            with within or trio.CancelScope(), self._supervisor.merge_queue.turn(name) as turn:
+                return await self._carry_out(one, message, accepted, turn)
+            # Cancelled by `within`, and judged as such by now.
+            if one.interaction is None:
+                raise Interrupted("cancelled before anything was accepted")
+            return await self._result(name, one.interaction.id)
 
     async def go_on(
         self, name: str, prompt: str, *, accepted: Accepted | None, scopes: tuple[str, ...]
@@ -262,32 +268,9 @@ class Delegations:
         """
         newest = await self._supervisor.interactions(name, 1)
         message = gone_on(newest[0], prompt) if newest else NextMessage(prompt, "continue")
-        return await self._enter(name, message, accepted=accepted, scopes=scopes, within=None)
-
-    async def _enter(
-        self,
-        name: str,
-        message: NextMessage,
-        *,
-        accepted: Accepted | None,
-        scopes: tuple[str, ...],
-        within: trio.CancelScope | None,
-    ) -> DelegateResult:
-        with self._supervisor.under_way.enter(name, scopes) as one:
-            with within or trio.CancelScope():
-                return await self._carry_out(one, message, accepted)
-            # Cancelled by `within`, and judged as such by now.
-            if one.interaction is None:
-                raise Interrupted("cancelled before anything was accepted")
-            return await self._result(name, one.interaction.id)
+        return await self.carry_out(name, message, accepted=accepted, scopes=scopes, within=None)
 
     async def _carry_out(
-        self, one: Delegation, message: NextMessage, accepted: Accepted | None
-    ) -> DelegateResult:
-        with self._supervisor.merge_queue.turn(one.name) as turn:
-            return await self._carry_through(one, message, accepted, turn)
-
-    async def _carry_through(
         self, one: Delegation, message: NextMessage, accepted: Accepted | None, turn: Turn
     ) -> DelegateResult:
         supervisor, before = self._supervisor, self._supervisor.runner(one.name)
