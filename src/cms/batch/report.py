@@ -7,7 +7,7 @@ with its reason. Everything that an agent or a file wrote is escaped. At most `R
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Final
 
@@ -208,9 +208,9 @@ def _md(text: str, most: int = 300) -> str:
     return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _where(task: TaskView, escape: Callable[[str], str]) -> str:
+def _where(task: TaskView) -> str:
     """Where it was done, if elsewhere."""
-    return f" on {escape(f'{task.node} ({task.host})')}" if task.node else ""
+    return f" on {_md(f'{task.node} ({task.host})')}" if task.node else ""
 
 
 def _bar(task: TaskView, first: float, last: float, width: int = 40) -> str:
@@ -264,7 +264,7 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
         icon = _ICONS.get(task.status, _FAILED)
         bar = _bar(task, first, last)
         lines.append(
-            f"| {_md(task.name)} | {icon} {task.status.value}{_where(task, _md)} "
+            f"| {_md(task.name)} | {icon} {task.status.value}{_where(task)} "
             f"| {_money(task.cost, exact=task.cost_exact)} | "
             f"{span(task.duration / 1000)} | {f'`{bar}`' if bar else ''} |"
         )
