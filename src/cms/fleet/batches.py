@@ -53,7 +53,8 @@ def scope_of(batch_id: str) -> str:
     return f"batch:{batch_id}"
 
 
-Traced = Callable[[BatchRecord], AbstractContextManager[dict[str, BatchRecord]]]
+#: From what gives a batch as it stands.
+Traced = Callable[[Callable[[], BatchRecord]], AbstractContextManager[None]]
 
 
 class Batches:
@@ -256,11 +257,8 @@ class Batches:
 
     async def _run(self, engine: Engine) -> None:
         try:
-            with nullcontext({}) if self._traced is None else self._traced(engine.record) as ended:
-                try:
-                    await engine.run()
-                finally:
-                    ended["end"] = engine.record
+            with nullcontext() if self._traced is None else self._traced(lambda: engine.record):
+                await engine.run()
         finally:
             if self._engines.get(engine.record.id) is engine:
                 del self._engines[engine.record.id]
@@ -513,8 +511,8 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
             return RemoteCrew(record, supervisor.settings.home, caller_environ.get())
         return LocalCrew(SupervisorSessions(supervisor, scope_of(record.id)))
 
-    def traced(record: BatchRecord) -> AbstractContextManager[dict[str, BatchRecord]]:
-        return supervisor.telemetry.batch(record, supervisor.settings_now().environ)
+    def traced(current: Callable[[], BatchRecord]) -> AbstractContextManager[None]:
+        return supervisor.telemetry.batch(current, supervisor.settings_now().environ)
 
     async with trio.open_nursery() as nursery:
         batches = Batches(store, make_crew, nursery, umask=supervisor.settings.umask, traced=traced)

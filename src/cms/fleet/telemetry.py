@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
@@ -72,28 +72,28 @@ class Telemetry:
             trace.judged(message)
 
     @contextmanager
-    def batch(self, record: BatchRecord, environ: Mapping[str, str]) -> Iterator[dict[str, BatchRecord]]:
+    def batch(self, current: Callable[[], BatchRecord], environ: Mapping[str, str]) -> Iterator[None]:
         """A batch at work, if it is traced: what is started within the block is below it.
 
-        Gives a place for how it stands at the end (`"end"`).
+        Args:
+            current: gives how it stands.
         """
-        ended: dict[str, BatchRecord] = {}
-        if not record.options.defaults.otel:
-            yield ended
+        if not current().options.defaults.otel:
+            yield
             return
         parent = part_of.get() or place_of(environ)
         place = below(parent, environ, secrets.token_hex(16), secrets.token_hex(8))
         began = time.time()
         token = part_of.set(place)
         try:
-            yield ended
+            yield
         finally:
             part_of.reset(token)
-            stands = ended.get("end", record)
+            stands = current()
             if place.sampled:
                 error = "" if stands.status.value == "completed" else stands.status.value
                 span = Span(
-                    f"{names.WORKFLOW} {record.id}",
+                    f"{names.WORKFLOW} {stands.id}",
                     place.trace_id,
                     place.span_id,
                     "" if parent is None else parent.span_id,
@@ -101,7 +101,7 @@ class Telemetry:
                     max(time.time(), began),
                     {
                         names.OPERATION_NAME: names.WORKFLOW,
-                        names.WORKFLOW_NAME: record.id,
+                        names.WORKFLOW_NAME: stands.id,
                         names.STATUS: stands.status.value,
                         names.COST: stands.spent,
                         names.COST_EXACT: stands.exact,
