@@ -1,12 +1,14 @@
 // The page of all batches, and the page of one.
 
 import { lane, shares, workChart } from "./charts.js";
-import { el, show } from "./dom.js";
+import { el, settle, show } from "./dom.js";
 import { chip, costCell, facts, link, section } from "./parts.js";
 import { makeTable } from "./table.js";
 import { clock, count, kind, money, nowOf, plain, seconds, span } from "./words.js";
 
 const ORDER = ["good", "bad", "wait", "work", "rest"];
+// States of tasks that are not over.
+const OPEN = ["waiting", "running"];
 
 export function batchesPage(main) {
   return {
@@ -70,7 +72,7 @@ function end(batch, now) {
 
 function done(batch) {
   return Object.entries(batch.counts).reduce(
-    (sum, [state, number]) => sum + (["waiting", "running"].includes(state) ? 0 : number),
+    (sum, [state, number]) => sum + (OPEN.includes(state) ? 0 : number),
     0,
   );
 }
@@ -86,7 +88,6 @@ export function batchPage(main) {
   const rows = new Map();
   let range = [0, 0];
   const box = el("div", { "data-own": true, "data-key": "table" });
-  const OPEN = ["waiting", "running"];
   const table = makeTable({
     label: "Tasks",
     key: (one) => one.name,
@@ -184,8 +185,7 @@ export function batchPage(main) {
       dear.length > 0 &&
         section("dear", "Most expensive tasks", simpleTable("Most expensive tasks", ["task", "cost", "turns"], dear.map((one) => [one.name, money(one.cost, one.costExact), one.turns]))),
     );
-    const place = main.querySelector('#tasks [data-key="table"]');
-    if (place && place !== box) place.replaceWith(box);
+    settle(main, box);
     again();
   }
 

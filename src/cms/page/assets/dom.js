@@ -47,6 +47,12 @@ export function show(parent, ...wanted) {
   children(parent, [...box.childNodes]);
 }
 
+/** Put a box that fills itself (`data-own`) where `show` left a place of its key; the next `show` keeps it. */
+export function settle(parent, box) {
+  const place = parent.querySelector(`[data-key="${box.dataset.key}"]`);
+  if (place !== box) place.replaceWith(box);
+}
+
 function children(parent, wanted) {
   const byKey = new Map();
   for (const node of parent.childNodes) {

@@ -1,7 +1,7 @@
 // The page of one session: what it asks, what it came to, what it cost, what it said, what it changed.
 
 import { costChart } from "./charts.js";
-import { el, show } from "./dom.js";
+import { el, settle, show } from "./dom.js";
 import { diffView } from "./diff.js";
 import { block, chip, costCell, facts, isAnother, scrolls, section } from "./parts.js";
 import { questionForms } from "./questions.js";
@@ -57,8 +57,7 @@ export function sessionPage(main, act) {
       ),
       (session.isolate !== "no" || diff) && section("changes", "Changes", diffView(diff, session.name)),
     );
-    const place = main.querySelector('#conversation [data-key="talk"]');
-    if (place && place !== talk) place.replaceWith(talk);
+    settle(main, talk);
   }
 
   function earlier() {

@@ -1,14 +1,14 @@
 // The page of all sessions.
 
 import { meter } from "./charts.js";
-import { el, show } from "./dom.js";
+import { el, settle, show } from "./dom.js";
 import { chip, costCell, link } from "./parts.js";
 import { makeTable } from "./table.js";
 import { clock, count, kind, money, nowOf, seconds, span } from "./words.js";
 
 export function sessionsPage(main) {
   let data = null;
-  const box = el("div", { "data-own": true });
+  const box = el("div", { "data-own": true, "data-key": "table" });
   const table = makeTable({
     label: "Sessions",
     key: (one) => one.id,
@@ -129,9 +129,7 @@ export function sessionsPage(main) {
           ),
         el("div", { "data-key": "table" }),
       );
-      const place = main.querySelector('[data-key="table"]');
-      if (box.parentNode === null) place.replaceWith(box);
-      box.dataset.key = "table";
+      settle(main, box);
       again();
     },
   };
