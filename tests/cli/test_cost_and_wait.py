@@ -144,6 +144,7 @@ def test_wait_has_the_exit_code_of_the_work(shell: Shell) -> None:
 def test_a_daemon_killed_during_a_check_leaves_no_verdict(shell: Shell) -> None:
     """What would have been a failure must not read as success, whoever asks."""
     check = "touch checking; sleep 600; false"
+    (shell.work_dir / "checking").unlink(missing_ok=True)
     shell.ok("delegate", "cut", prompt("go", say("done")), "--verify", check, "--detach")
     shell.wait_for(shell.work_dir / "checking")
     os.kill(int(str(shell.ok("daemon", "status", "--json").json()["pid"])), signal.SIGKILL)

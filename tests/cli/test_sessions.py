@@ -193,6 +193,7 @@ def test_several_are_held_up_and_ended_at_once_and_each_is_told(shell: Shell) ->
 
 
 def test_all_of_them_are_ended_only_if_a_person_says_so(shell: Shell) -> None:
+    shell.ok("spawn", "whole-0", prompt("hello", say("x")), "--stop")  # else there is nothing to delete
     for name in ("whole-1", "whole-2"):
         shell.ok("spawn", name, prompt("hello", say("x")))
     for command in ("kill", "delete"):
