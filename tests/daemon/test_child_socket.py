@@ -497,9 +497,8 @@ async def test_what_is_sent_at_a_child_socket_takes_only_so_much_memory(
                 assert b"result" in await stream.receive_some(65536)
                 whole = msgspec.json.encode(ask) + b"\n"
                 await stream.send_all(whole if number % 2 else whole[:-2])
-                with trio.move_on_after(
-                    math.inf if number == 3 else 0.2
-                ):  # the last one is told, however late
+                # The last one is told, however late that is.
+                with trio.move_on_after(math.inf if number == 3 else 0.2):
                     told.append(await stream.receive_some(65536))
             assert [b"bytes of requests at once" in one for one in told] == [True]
             for stream in streams:
