@@ -137,6 +137,13 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
         yield here
 
 
+@pytest.fixture
+def own_shell(tmp_path: Path) -> Iterator[Shell]:
+    """For a test that is to find nothing there: tests of a file may run in any order."""
+    with open_shell(tmp_path) as here:
+        yield here
+
+
 @contextmanager
 def open_shell(root: Path) -> Iterator[Shell]:
     """A shell in that folder, of which nothing is left at the end."""

@@ -7,38 +7,38 @@ import sqlite3
 import msgspec
 import pytest
 
-from cli.shell import Ran, Shell, shell
+from cli.shell import Ran, Shell, own_shell, shell
 from cms.testing.script import call, prompt, say
 
-__all__ = ["shell"]
+__all__ = ["own_shell", "shell"]
 
 #: Ten replies of five cents.
 WORK = prompt("Work", *[call("Read", file_path="a").costing(0.05, "sonnet") for _ in range(10)], say("done"))
 
 
-def test_a_budget_is_set_shown_held_and_cleared(shell: Shell) -> None:
-    empty = shell.ok("budget", "show", "--json").json()
+def test_a_budget_is_set_shown_held_and_cleared(own_shell: Shell) -> None:
+    empty = own_shell.ok("budget", "show", "--json").json()
     assert empty == {"spentToday": 0.0, "spentEver": 0.0, "scopes": []}
-    assert "no cap is set" in shell.ok("budget", "show").out
-    put = shell.ok("budget", "set", "--daily", "$0.12", "--total", "9", "--json").json()
+    assert "no cap is set" in own_shell.ok("budget", "show").out
+    put = own_shell.ok("budget", "set", "--daily", "$0.12", "--total", "9", "--json").json()
     assert put["scopes"] == [
         {"scope": scope, "cap": cap, "spent": 0.0, "unknown": 0.0, "reserved": 0.0, "atWork": 0, "left": cap}
         for scope, cap in (("all", 9.0), ("day", 0.12))
     ]
-    ended = shell.cms("delegate", "one", WORK, "--json")
+    ended = own_shell.cms("delegate", "one", WORK, "--json")
     assert ended.code == 4
     assert ended.json()["cost"] == pytest.approx(0.15, abs=0.001)
-    shown = shell.ok("budget", "show").out
+    shown = own_shell.ok("budget", "show").out
     assert "today's budget: $0.1500 of $0.1200 used, $0.0000 left" in shown
     assert "the total budget: $0.1500 of $9.0000 used, $8.8500 left" in shown
-    refused = shell.cms("spawn", "two", WORK)
+    refused = own_shell.cms("spawn", "two", WORK)
     assert refused.code == 4
     assert "today's budget is used up" in refused.out + refused.err
-    left = shell.ok("budget", "clear", "--daily", "--json").json()
+    left = own_shell.ok("budget", "clear", "--daily", "--json").json()
     assert "'scope': 'all'" in str(left["scopes"])
     assert "'scope': 'day'" not in str(left["scopes"])
-    assert shell.ok("send", "two", prompt("Hello", say("hi")), "--json").json()["text"] == "hi"
-    assert shell.ok("budget", "clear", "--json").json()["scopes"] == []
+    assert own_shell.ok("send", "two", prompt("Hello", say("hi")), "--json").json()["text"] == "hi"
+    assert own_shell.ok("budget", "clear", "--json").json()["scopes"] == []
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def test_a_profile_that_is_not_there(shell: Shell, file: Path) -> None:
 
 def test_a_file_to_begin_with(shell: Shell) -> None:
     path = shell.home / "config.toml"
+    path.unlink(missing_ok=True)
     assert f"wrote {path}" in shell.ok("config", "--init").out
     assert "no profiles" in shell.ok("config").out
     assert read_config(shell.home) == ConfigFile()

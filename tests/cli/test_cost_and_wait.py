@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.making import interaction, session
-from cli.shell import Shell, shell
+from cli.shell import Shell, own_shell, shell
 from cms.cli import sessions
 from cms.cli.cost import lines, tokens
 from cms.cli.flags import parse_since
@@ -26,7 +26,7 @@ from cms.rpc.sessions import Waited, WaitResult
 from cms.session.model import Interaction, Outcome, TokenUsage
 from cms.testing.script import call, prompt, say
 
-__all__ = ["shell"]
+__all__ = ["own_shell", "shell"]
 
 TOIL = call("Bash", command="sleep 600")
 
@@ -34,26 +34,26 @@ TOIL = call("Bash", command="sleep 600")
 # --- cost -----------------------------------------------------------------------------------------
 
 
-def test_the_ledger_by_session_model_and_day(shell: Shell) -> None:
-    assert shell.ok("cost").out == "nothing was spent\n"
+def test_the_ledger_by_session_model_and_day(own_shell: Shell) -> None:
+    assert own_shell.ok("cost").out == "nothing was spent\n"
     for name, model, cost in (("dear", "opus", 0.5), ("cheap", "haiku", 0.05)):
-        shell.ok("spawn", name, prompt("go", say("x", cost_usd=cost)), "--model", model, "--stop")
-    by_session = shell.ok("cost", "--json").json()
-    rows = shell.ok("cost", "--json").list("rows")
+        own_shell.ok("spawn", name, prompt("go", say("x", cost_usd=cost)), "--model", model, "--stop")
+    by_session = own_shell.ok("cost", "--json").json()
+    rows = own_shell.ok("cost", "--json").list("rows")
     assert [row["name"] for row in rows] == ["dear", "cheap"]
     assert by_session["by"] == "session"
     total = sum(float(str(row["cost"])) for row in rows)
     assert by_session["totalCostUsd"] == pytest.approx(total)
     assert by_session["exact"] is True
-    models = shell.ok("cost", "--by", "model", "--json").list("rows")
+    models = own_shell.ok("cost", "--by", "model", "--json").list("rows")
     assert len(models) == 2
     assert "opus" in str(models[0]["key"])
     today = datetime.now().strftime("%Y-%m-%d")
-    (day,) = shell.ok("cost", "--by", "day", "--json").list("rows")
+    (day,) = own_shell.ok("cost", "--by", "day", "--json").list("rows")
     assert day["key"] == today
-    assert shell.ok("cost", "--since", "2999-01-01", "--json").list("rows") == []
-    assert shell.ok("cost", "--since", "today", "--json").json()["totalCostUsd"] == pytest.approx(total)
-    text = shell.ok("cost").out
+    assert own_shell.ok("cost", "--since", "2999-01-01", "--json").list("rows") == []
+    assert own_shell.ok("cost", "--since", "today", "--json").json()["totalCostUsd"] == pytest.approx(total)
+    text = own_shell.ok("cost").out
     assert text.splitlines()[0].split() == ["SESSION", "COST", "SHARE", "IN", "OUT"]
     assert "#" not in text
     for words, said in (
@@ -61,7 +61,7 @@ def test_the_ledger_by_session_model_and_day(shell: Shell) -> None:
         (("--since", "soon"), "is not a time"),
         (("--since", "2026-13-01"), "is not a time"),
     ):
-        ran = shell.cms("cost", *words)
+        ran = own_shell.cms("cost", *words)
         assert (ran.code, said in ran.err) == (2, True), ran
 
 

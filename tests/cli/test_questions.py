@@ -8,7 +8,7 @@ import time
 import msgspec
 import pytest
 
-from cli.shell import Shell, shell
+from cli.shell import Shell, own_shell, shell
 from cms.cli.questions import ask_lines
 from cms.cli.terminal import Style, neutral
 from cms.errors import ExitCode, UsageError
@@ -16,7 +16,7 @@ from cms.rpc.questions import QuestionsResult
 from cms.session.questions import AskedQuestion, Choice, OpenQuestion, choose, read_answer
 from cms.testing.script import ScriptedReply, call, prompt, say
 
-__all__ = ["shell"]
+__all__ = ["own_shell", "shell"]
 
 DATABASE = {
     "question": "Which database?",
@@ -76,23 +76,23 @@ def test_a_delegation_waits_for_its_answer_and_goes_on(shell: Shell) -> None:
     assert shell.ok("ask", "builder").out == "no questions\n"
 
 
-def test_without_a_timeout_it_ends_at_once_and_is_answered_by_a_message(shell: Shell) -> None:
-    ran = shell.cms("delegate", "asker", prompt("go", asking(DATABASE), say("never")), "--json")
+def test_without_a_timeout_it_ends_at_once_and_is_answered_by_a_message(own_shell: Shell) -> None:
+    ran = own_shell.cms("delegate", "asker", prompt("go", asking(DATABASE), say("never")), "--json")
     assert (ran.code, ran.json()["status"]) == (3, "needs_input")
     assert ran.list("questions")[0]["question"] == "Which database?"
-    left = shell.ok("ask", "--json").list("unanswered")
+    left = own_shell.ok("ask", "--json").list("unanswered")
     assert [(one["name"], one["canContinue"]) for one in left] == [("asker", True)]
-    assert "cms answer asker ANSWER" in shell.ok("ask", "asker").out
-    answered = shell.cms("answer", "asker", "1", "--json")
+    assert "cms answer asker ANSWER" in own_shell.ok("ask", "asker").out
+    answered = own_shell.cms("answer", "asker", "1", "--json")
     assert answered.code == 0, answered
     assert answered.json()["name"] == "asker"
-    last = shell.status("asker")["lastInteraction"]
+    last = own_shell.status("asker")["lastInteraction"]
     assert isinstance(last, dict)
     assert (last["type"], last["prompt"]) == (
         "continue",
         "The answer to your question 'Which database?': SQLite",
     )
-    assert shell.ok("ask", "asker", "--json").json() == {"open": [], "unanswered": []}
+    assert own_shell.ok("ask", "asker", "--json").json() == {"open": [], "unanswered": []}
 
 
 def test_an_unanswered_question_expires_and_is_reported(shell: Shell) -> None:

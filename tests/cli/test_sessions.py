@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cli.shell import Shell, shell
+from cli.shell import Shell, own_shell, shell
 from cms.testing.script import ScriptedReply, call, prompt, say
 
-__all__ = ["shell"]
+__all__ = ["own_shell", "shell"]
 
 
-def test_a_paused_session_takes_no_message_until_it_is_resumed(shell: Shell) -> None:
-    pid = shell.ok("spawn", "resting", prompt("hello", say("here")), "--json").json()["pid"]
-    paused = shell.ok("pause", "resting")
+def test_a_paused_session_takes_no_message_until_it_is_resumed(own_shell: Shell) -> None:
+    pid = own_shell.ok("spawn", "resting", prompt("hello", say("here")), "--json").json()["pid"]
+    paused = own_shell.ok("pause", "resting")
     assert paused.out == f"resting  ⏸ paused  pid {pid}\n"
-    refused = shell.cms("send", "resting", "hello?")
+    refused = own_shell.cms("send", "resting", "hello?")
     assert refused.code == 2
     assert "session 'resting' is paused: cannot take a message" in refused.err
     assert "cms resume resting" in refused.err
-    assert shell.ok("list", "--status", "paused", "--json").json()["total"] == 1
-    assert shell.ok("list", "--status", "created").out == "no session is created\n"
-    assert shell.ok("resume", "resting", "--json").json()["status"] == "ready"
-    again = shell.ok("send", "resting", prompt("still?", say("still here")), "--json").json()
+    assert own_shell.ok("list", "--status", "paused", "--json").json()["total"] == 1
+    assert own_shell.ok("list", "--status", "created").out == "no session is created\n"
+    assert own_shell.ok("resume", "resting", "--json").json()["status"] == "ready"
+    again = own_shell.ok("send", "resting", prompt("still?", say("still here")), "--json").json()
     assert (again["text"], again["pid"]) == ("still here", pid)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from cli import snapshot
 from cli.conftest import Cms
-from cli.shell import Shell, shell
+from cli.shell import Shell, own_shell, shell
 from cli.test_top import ESCAPES
 from cms._version import __version__
 from cms.cli.commands import COMMANDS, FAMILIES
@@ -21,7 +21,7 @@ from cms.cli.help import Page, lines, page_of
 from cms.cli.terminal import Style
 from cms.testing.script import call, prompt, say
 
-__all__ = ["shell"]
+__all__ = ["own_shell", "shell"]
 
 PATHS = [
     *((names[0],) for names, *_ in COMMANDS),
@@ -172,14 +172,14 @@ def written(value: object, indent: str = "") -> Iterator[str]:
             yield f"{indent}{value}"
 
 
-def test_the_shape_of_what_each_command_prints(shell: Shell) -> None:
+def test_the_shape_of_what_each_command_prints(own_shell: Shell) -> None:
     """In one story, so that there is something to print; each object is the only thing on stdout."""
     question = {"question": "Which?", "header": "h", "multiSelect": False, "options": [{"label": "A"}]}
     ask = call("AskUserQuestion", questions=[question])
-    read = call("Read", file_path=str(shell.work_dir / "a.txt"))
-    (shell.work_dir / "a.txt").write_text("text\n")
+    read = call("Read", file_path=str(own_shell.work_dir / "a.txt"))
+    (own_shell.work_dir / "a.txt").write_text("text\n")
     tasks = [{"name": "task", "prompt": prompt("go", say("done"))}]
-    (shell.work_dir / "tasks.json").write_bytes(msgspec.json.encode(tasks))
+    (own_shell.work_dir / "tasks.json").write_bytes(msgspec.json.encode(tasks))
     story: tuple[tuple[int, tuple[str, ...]], ...] = (
         (0, ("spawn", "one", prompt("hello", read, say("x", cost_usd=0.5)))),
         (0, ("send", "one", prompt("more", say("y")))),
@@ -224,7 +224,7 @@ def test_the_shape_of_what_each_command_prints(shell: Shell) -> None:
     )
     text = []
     for code, words in story:
-        ran = shell.cms(*words, "--json")
+        ran = own_shell.cms(*words, "--json")
         assert ran.code == code, (words, ran)
         assert ran.out.count("\n") == 1, words
         name = " ".join(word for word in words[:2] if words[0] in FAMILIES or word == words[0])

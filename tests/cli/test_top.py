@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from cli import making
-from cli.shell import Shell, shell
+from cli.shell import Shell, own_shell, shell
 from cms.cli.render import display_width
 from cms.cli.terminal import Style
 from cms.cli.top_frames import Page, View, elapsed, frame, ordered, permission_lines, whole_table
@@ -31,7 +31,7 @@ from cms.session.questions import AskedQuestion, Choice, OpenQuestion
 from cms.session.transcript import Moment
 from cms.testing.script import call, prompt, say
 
-__all__ = ["shell"]
+__all__ = ["own_shell", "shell"]
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 LIMITED = Limits(max_cost=2.0, max_turns=50)
@@ -261,12 +261,12 @@ QUESTION = {
 }
 
 
-def test_keys_act_on_the_chosen_session(shell: Shell) -> None:
+def test_keys_act_on_the_chosen_session(own_shell: Shell) -> None:
     toil = call("Bash", command="sleep 600")
-    shell.ok("spawn", "first", prompt("hello", say("x")), "--max-cost", "2")
-    shell.ok("spawn", "second", "--detach", "--preset", "full", prompt("go", toil))
-    shell.wait_until("second", lambda found: str(found["activity"]).startswith("Bash"))
-    with on_terminal(shell, "--interval", "0.2") as screen:
+    own_shell.ok("spawn", "first", prompt("hello", say("x")), "--max-cost", "2")
+    own_shell.ok("spawn", "second", "--detach", "--preset", "full", prompt("go", toil))
+    own_shell.wait_until("second", lambda found: str(found["activity"]).startswith("Bash"))
+    with on_terminal(own_shell, "--interval", "0.2") as screen:
         screen.wait_for("2 live sessions, 1 busy")
         assert "\x1b[?1049h" in screen.raw
         assert "> ⟳ busy second" in screen.plain  # the busy one comes first
@@ -285,7 +285,7 @@ def test_keys_act_on_the_chosen_session(shell: Shell) -> None:
         screen.wait_for("> ⟳ busy second")
         screen.press("f")
         screen.wait_for("second: frozen")
-        assert shell.status("second")["status"] == "paused"
+        assert own_shell.status("second")["status"] == "paused"
         screen.press("f")
         screen.wait_for("second: busy")
         for key, asked in (("x", "kill second?"), ("s", "stop second?"), ("i", "interrupt second?")):
@@ -302,7 +302,7 @@ def test_keys_act_on_the_chosen_session(shell: Shell) -> None:
         screen.wait_for("kill second? y: yes")
         screen.press("y")
         screen.wait_for("second: killed: kill ended it in")
-        assert shell.status("second")["status"] == "killed"
+        assert own_shell.status("second")["status"] == "killed"
         screen.wait_for("1 live session, 0 busy")
         screen.press("iy")
         screen.wait_for("cannot be interrupted")

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 import trio
 
-from cli.shell import Shell, shell
+from cli.shell import Shell, own_shell, shell
 from cms.testing.script import call, prompt, say
 from mcp_server.kit import bad, good, over_pipes, problem
 from mcp_server.test_server import SCHEMAS
 
-__all__ = ["shell"]
+__all__ = ["own_shell", "shell"]
 
 LONG = call("Bash", command="sleep 600")
 
@@ -37,10 +37,10 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.sleep(0.02)
 
 
-async def test_the_list_of_things_that_a_parent_does(shell: Shell) -> None:
+async def test_the_list_of_things_that_a_parent_does(own_shell: Shell) -> None:
     """Each tool once, on live sessions; every answer fits its schema."""
     with trio.fail_after(60):
-        async with over_pipes(shell.env, shell.work_dir) as client:
+        async with over_pipes(own_shell.env, own_shell.work_dir) as client:
 
             async def do(name: str, /, **arguments: object) -> dict[str, object]:
                 found = good(await client.call_tool(name, arguments))
@@ -66,10 +66,11 @@ async def test_the_list_of_things_that_a_parent_does(shell: Shell) -> None:
             costly = prompt("work", call("Bash", command="true").costing(0.06, "sonnet"), LONG)
             over = await do("delegate", name="over", task=costly, maxCost=0.05, preset="full")
             assert over["outcome"] == "cost_exceeded"
+            no = own_shell.work_dir / "no"
             refused = await do("delegate", name="refused", preset="read-only", task=prompt(
-                "write", call("Write", file_path=str(shell.work_dir / "no"), content="x"), say("I could not")
+                "write", call("Write", file_path=str(no), content="x"), say("I could not")
             ))  # fmt: skip
-            assert not (shell.work_dir / "no").exists()
+            assert not no.exists()
             assert refused["response"] == "I could not"
             assert (await do("continue", name="refused", message=prompt("then?", say("fine"))))[
                 "outcome"
@@ -95,7 +96,7 @@ async def test_the_list_of_things_that_a_parent_does(shell: Shell) -> None:
             assert find(await do("wait", names=["asker"]), "done", 0, "last", "outcome") == "completed"
 
             await do("spawn", name="busy", prompt=prompt("go", LONG, say("x")), preset="full", detach=True)
-            await until(lambda: str(shell.status("busy")["activity"]).startswith("Bash"))
+            await until(lambda: str(own_shell.status("busy")["activity"]).startswith("Bash"))
             await do("interrupt", name="busy")
             assert find(await do("wait", names=["busy"]), "done", 0, "last", "outcome") == "interrupted"
             ended = await do("kill", name="busy")
