@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import re
@@ -217,6 +218,10 @@ class Terminal:
         )
         self.slave = slave
         self.raw = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a letter may come in two reads
+
+    def _read(self) -> None:
+        self.raw += self._decoder.decode(os.read(self.master, 65536))
 
     def press(self, keys: str) -> None:
         self.raw = ""
@@ -232,12 +237,12 @@ class Terminal:
         end = time.monotonic() + 20
         while text not in ESCAPES.sub("", self.raw).replace("\r\n", "") and text not in self.plain:
             assert select.select([self.master], [], [], max(0.0, end - time.monotonic()))[0], self.raw
-            self.raw += os.read(self.master, 65536).decode()
+            self._read()
 
     def leave(self) -> int:
         code = self.child.wait(20)
         while select.select([self.master], [], [], 0)[0]:
-            self.raw += os.read(self.master, 65536).decode()
+            self._read()
         return code
 
 
