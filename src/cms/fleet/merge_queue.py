@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import trio
 
-from cms.changes import Entry, Told, as_text
+from cms.changes import Entry, Told
 from cms.errors import ChangeNotFound, CmsError
 from cms.fleet.applying import apply_at_rest, why_refused
 from cms.fleet.changes import Preview
@@ -164,18 +164,18 @@ class Turn:
         return (), ""
 
     async def _refused(self, seen: Preview) -> tuple[Failure, ...]:
-        refused = seen.outcome.refused[:_TOLD]
-        others = await self._supervisor.changes.find_others(seen, refused)
+        refused = seen.outcome.refused
+        others = await self._supervisor.changes.find_others(seen, refused[:_TOLD])
         # What is not shown whole cannot be decided about.
         shown = {path: each for path, each in others.items() if len(each.diff) <= MOST_EACH}
         self._told = seen.keep, [each.told for each in shown.values()]
-        texts = {as_text(path): each.diff.decode("utf-8", "replace") for path, each in shown.items()}
         lines = why_refused(seen.outcome, _TOLD)
-        found = []
-        for number, line in enumerate(lines):
-            text = texts.get(as_text(refused[number].path), "") if number < len(refused) else ""
-            found.append(Failure(line, text, _BOTH if text else ""))
-        return tuple(found)
+        diffs = (
+            shown[one.path].diff.decode("utf-8", "replace") if one.path in shown else "" for one in refused
+        )
+        return tuple(
+            Failure(line, diff, _BOTH if diff else "") for line, diff in zip(lines, diffs, strict=False)
+        )
 
     async def _take(self, folder: str) -> None:
         """First come, first served; the lock is there for as long as somebody holds it or waits for it."""
