@@ -65,9 +65,9 @@ class _Told:
     def __init__(self) -> None:
         self._last: dict[str, bytes] = {}
 
-    def news(self, name: str, value: Mapping[str, object], *, but: str = "at") -> Iterator[Event]:
+    def news(self, name: str, value: Mapping[str, object]) -> Iterator[Event]:
         """The event, unless it is as it was, but for its time."""
-        told = msgspec.json.encode({key: one for key, one in value.items() if key != but})
+        told = msgspec.json.encode({key: one for key, one in value.items() if key != "at"})
         if self._last.get(name) != told:
             self._last[name] = told
             yield name, value
