@@ -110,7 +110,29 @@ def check_schema_of(text: str, name: str, base: str = "") -> str:
         raise UsageError(f"{name}: {given} cannot be read: {error}") from None
 
 
-_CHECKS: Final = {"folder": check_folder, "file": check_file_or_json, "schema": check_schema_of}
+def check_repo(text: str, name: str, base: str = "") -> str:
+    """A repository: its URL as it is, a folder as an absolute path. What a row is to fill is left alone.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from cms.batch.remote import Repo
+    from cms.batch.template import wanted_fields
+
+    if wanted_fields(text):
+        return text
+    if "://" in text or text.startswith("bundle:") or (":" in text and not Path(base, text).exists()):
+        Repo.parse(text)
+        return text
+    return check_folder(text, name, base)
+
+
+_CHECKS: Final = {
+    "folder": check_folder,
+    "file": check_file_or_json,
+    "schema": check_schema_of,
+    "repo": check_repo,
+}
 
 
 class Folders:

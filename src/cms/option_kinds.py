@@ -27,14 +27,14 @@ class Kind(msgspec.Struct, frozen=True):
         metavar: what stands for it in the help.
         many: a flag may be given again and again; `parse` gets the texts of all.
         place: it names folders or files: whoever knows the file system makes them absolute, or ("schema")
-            reads the file at once.
+            reads the file at once. A "repo" may also be a URL.
     """
 
     parse: Callable[[object], object]
     type: Any
     metavar: str = "TEXT"
     many: bool = False
-    place: Literal["", "folder", "file", "schema"] = ""
+    place: Literal["", "folder", "file", "schema", "repo"] = ""
 
 
 def _outcomes(value: object) -> tuple[Outcome, ...]:
@@ -60,6 +60,7 @@ MODEL: Final = Kind(units.check_model, str, "MODEL")
 MODE: Final = Kind(units.check_permission_mode, str, "MODE")
 OUTCOMES: Final = Kind(_outcomes, tuple[Outcome, ...], "A,B", many=True)
 FOLDER: Final = Kind(units.check_word, str, "DIR", place="folder")
+REPO: Final = Kind(units.check_word, str, "REPO", place="repo")
 FOLDERS: Final = Kind(units.check_words, Texts, "DIR", many=True, place="folder")
 FILE: Final = Kind(units.check_word, str, "FILE", place="file")
 FILES: Final = Kind(units.check_words, Texts, "FILE", many=True, place="file")

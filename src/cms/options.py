@@ -38,6 +38,7 @@ from cms.option_kinds import (
     OUTCOMES,
     PRESET,
     QUESTION,
+    REPO,
     RULES,
     SCHEMA,
     SECONDS,
@@ -355,6 +356,15 @@ class Layer(Record, frozen=True, omit_defaults=True):
     ] = None
     retry_on: Annotated[tuple[Outcome, ...] | None, Option(OUTCOMES, ways=_TASK)] = None
     retry_acted: Annotated[bool | None, Option(SWITCH, ways=_TASK)] = None
+    repo: Annotated[
+        str | None,
+        Option(
+            REPO,
+            "Check this out at the node for each task: a folder, URL or URL#REF.",
+            group="nodes",
+            ways=_TASK | {"batch"},
+        ),
+    ] = None
     tags: Annotated[
         Texts | None,
         Option(TAGS, "Label it with a word of your own. Repeatable.", "--tag", combine="adds_up"),

@@ -132,7 +132,12 @@ def test_each_task_has_a_checkout_of_its_own(server: Server, hosts: Hosts, tmp_p
     head.git("commit", "-q", "-m", "first")
     (head.work_dir / "old").write_text("not committed\n")
     (head.work_dir / "shared").mkdir()
-    (head.work_dir / ".gitignore").write_text("shared\nignored\n*.json\n")
+    (head.work_dir / ".gitignore").write_text("shared\nignored\n*.json\nother\n")
+    other = head.work_dir / "other"
+    other.mkdir()
+    (other / "theirs").write_text("two\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "other"]):
+        head.git("-C", str(other), *words)
     one.start_node(server.url(), "--labels", "repo")
     evil = "git config core.fsmonitor 'touch ../evil'; git config filter.x.clean 'touch ../evil'; echo 1 > x"
     tasks = [
@@ -143,12 +148,14 @@ def test_each_task_has_a_checkout_of_its_own(server: Server, hosts: Hosts, tmp_p
         ),
         task("nothing"),
         task("evil", call("Bash", command=f"{evil}; echo '* filter=x' > .gitattributes")),
+        task("other", call("Bash", command="cat theirs > copy"), repo=f"file://{other}"),
     ]
     ran = head.batch(tasks, server.url(), "--label", "repo", "--repo", ".", "--artifacts", "shared")
     assert ran.code == 0, ran.out
     patches = {str(each["name"]): str(each["patch"]) for each in ran.list("tasks")}
     assert not patches["nothing"]
     assert "+++ b/x" in Path(patches["evil"]).read_text()
+    assert "+two" in Path(patches["other"]).read_text()
     eventually(lambda: not list(one.home.with_name("cms-work").iterdir()), "what was told is cleared away")
     assert not list(one.root.rglob("evil"))
     head.git("add", "old")
@@ -163,6 +170,9 @@ def test_each_task_has_a_checkout_of_its_own(server: Server, hosts: Hosts, tmp_p
     assert "git: fatal" in str(gone.list("tasks")[0]["error"])
     assert head.batch([task("a")], server.url(), "--repo", "ext::sh -c evil").code == 2
     assert head.batch([task("a")], server.url(), "--repo", ".").code == 2, "no folder to put the bundle"
+    here = head.cms("batch", "--file", head.file([task("a", repo="file:///x")]))
+    assert here.code == 2
+    assert "repo is for nodes (--on URL)" in here.err
 
 
 def test_the_head_moves_to_another_home(server: Server, hosts: Hosts, tmp_path: Path) -> None:

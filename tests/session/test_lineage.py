@@ -90,6 +90,7 @@ HARMLESS = {
         "retries",
         "retry_on",
         "retry_acted",
+        "repo",
     ),
 }
 

@@ -177,15 +177,6 @@ class Header(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(TEXT, "Folder that all hosts share, for large files.", metavar="DIR", group="nodes"),
     ] = None
-    repo: Annotated[
-        str | None,
-        Option(
-            TEXT,
-            "Check this out at the node for each task: a folder, URL or URL#REF.",
-            metavar="REPO",
-            group="nodes",
-        ),
-    ] = None
     rerun_lost: Annotated[
         bool | None, Option(SWITCH, "Start tasks again whose node was lost.", group="nodes")
     ] = None

@@ -191,6 +191,7 @@ class TaskOptions(Record, frozen=True):
     retries: int = 0  # further tries after the first
     retry_on: tuple[Outcome, ...] = RETRY_ON  # which ends are tried again
     retry_acted: bool = False  # also where it may have changed something
+    repo: str = ""  # what it has a checkout of at a node (`batch.remote.Repo`)
     row: dict[str, str] | None = None
     origin: Origin | None = None
     attachments: tuple[Attachment, ...] = ()
@@ -222,6 +223,7 @@ def resolve_task(spec: TaskSpec, defaults: Layer, work_dir: str) -> TaskOptions:
         retries=said.retries or 0,
         retry_on=RETRY_ON if said.retry_on is None else said.retry_on,
         retry_acted=bool(said.retry_acted),
+        repo=said.repo or "",
         row=spec.row,
         origin=spec.origin,
         attachments=spec.attachments,
@@ -268,7 +270,7 @@ class BatchOptions(Record, frozen=True):
     on: str = ""  # the engine (`batch.address`) whose nodes do the tasks; "": this machine does them
     label: str = ""  # only nodes with this label
     artifacts: str = ""  # a folder that all hosts share
-    repo: str = ""  # what each task has a checkout of (`batch.remote.Repo`)
+    repo: str = ""  # of all tasks, before each could have its own
     rerun_lost: bool = False  # tasks whose node was lost are begun anew
 
 

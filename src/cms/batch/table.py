@@ -39,7 +39,7 @@ MAX_CELLS: Final = 1000
 #: is begun, into checks with care (`resolve_task`).
 _FILLED: Final = ("work_dir", "add_dirs", "model", "tags")
 #: Fields in which there may be places.
-_PLACES: Final = frozenset({*_FILLED, "prompt", "context", "verify", "judge", "append_system_prompt"})
+_PLACES: Final = frozenset({*_FILLED, "prompt", "context", "verify", "judge", "append_system_prompt", "repo"})
 
 
 # --- the matrix -----------------------------------------------------------------------------------------

@@ -201,7 +201,7 @@ def _with_settings(options: BatchOptions, header: Header, beside: Path = _HERE) 
 
 
 def _afar(options: BatchOptions) -> BatchOptions:
-    """What nodes elsewhere need is looked at, and made, before anything is handed over."""
+    """What nodes elsewhere need is looked at before anything is handed over."""
     if options.on:
         from cms.batch.address import parse
 
@@ -209,16 +209,9 @@ def _afar(options: BatchOptions) -> BatchOptions:
         if options.max_tokens is not None:
             raise UsageError("--max-tokens does not work with --on: nodes do not report tokens")
         options = msgspec.structs.replace(options, cache=False)  # their folders cannot be looked at
-    elif options.label or options.artifacts or options.repo or options.rerun_lost:
-        raise UsageError("--labels, --artifacts, --repo and --rerun-lost need --on URL")
-    if not options.repo:
-        return options
-    from cms.batch.remote import Repo
-    from cms.cli.repo import settled
-
-    repo = settled(options.repo, options.artifacts)
-    Repo.parse(repo)
-    return msgspec.structs.replace(options, repo=repo)
+    elif options.label or options.artifacts or options.rerun_lost:
+        raise UsageError("--labels, --artifacts and --rerun-lost need --on URL")
+    return options
 
 
 # --- running --------------------------------------------------------------------------------------

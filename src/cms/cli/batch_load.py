@@ -17,11 +17,12 @@ from cms.batch.header import Header, check_table
 from cms.batch.model import BatchOptions, BatchRecord, TaskSpec
 from cms.batch.spec import Reader, not_tasks, sniff
 from cms.batch.table import Table
+from cms.batch.template import fill_row, wanted_fields
 from cms.cli.batch_client import Port
 from cms.cli.batch_files import LINE, lines_of, open_file
 from cms.cli.batch_table import open_rows
 from cms.errors import CmsError, UsageError
-from cms.folders import Folders, key_of
+from cms.folders import Folders, check_repo, key_of
 from cms.rpc.attachments import attach, read_file
 from cms.rpc.batches import (
     BATCH_ADD,
@@ -150,6 +151,7 @@ class _Loading:
         self._problems: list[str] = []
         self._count = 0
         self._files: dict[Path, Attachment] = {}
+        self._repos: dict[str, str] = {}
 
     @property
     def options(self) -> BatchOptions:
@@ -182,7 +184,7 @@ class _Loading:
         if self._batch is None:
             self._create()
         try:
-            spec = self._attached(self._folders.settle(found.spec))
+            spec = self._attached(self._with_repo(self._folders.settle(found.spec)))
         except CmsError as error:
             hint = f" ({error.hint})" if error.hint else ""
             self._wrong(f"line {found.line}: task {found.spec.name!r}: {error.message}{hint}")
@@ -191,6 +193,30 @@ class _Loading:
         self._size += len(spec.prompt) + len(spec.context or "")
         if len(self._chunk) >= CHUNK or self._size >= CHUNK_BYTES:
             self._send()
+
+    def _with_repo(self, spec: TaskSpec) -> TaskSpec:
+        """With its repository as nodes can read it: a folder is bundled once, for all tasks that have it.
+
+        Raises:
+            UsageError: there is none, or a row chose what it may not.
+        """
+        said = self.options.defaults.repo if spec.repo is None else spec.repo
+        if not said or not self.options.on:
+            return spec  # here none is checked out: whoever takes the task in says so
+        text = said
+        if spec.row is not None and wanted_fields(said):
+            # What a row holds is data, perhaps a stranger's: it has no choice among all folders.
+            text = check_repo(fill_row(said, spec.row), "repo", self.options.work_dir)
+            here = Path(self.options.work_dir).resolve()
+            if text.startswith("/") and not Path(text).resolve().is_relative_to(here):
+                raise UsageError(f"{text} cannot be checked out for a row: it is outside of {here}")
+            if text.startswith("file:") and not said.startswith("file:"):
+                raise UsageError(f"{text} cannot be checked out for a row: write file:// in the task")
+        if text not in self._repos:
+            from cms.cli.repo import settled
+
+            self._repos[text] = settled(text, self.options.artifacts)
+        return msgspec.structs.replace(spec, repo=self._repos[text])
 
     def _attached(self, spec: TaskSpec) -> TaskSpec:
         """With its files kept, each once for all tasks that have it.

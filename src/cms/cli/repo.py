@@ -1,4 +1,4 @@
-"""`cms batch --repo FOLDER`: the repository that a person stands in, as it is, for nodes elsewhere.
+"""`repo` of a task that is a folder: the repository that a person has there, as it is, for nodes elsewhere.
 
 What is not committed goes along: it becomes a commit that is in no branch, made beside the repository, with
 none of its configuration read. The bundle is named by what it holds, so it is made and kept once.
@@ -6,7 +6,6 @@ none of its configuration read. The bundle is named by what it holds, so it is m
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -28,13 +27,16 @@ _WHO = {
 def settled(text: str, shared: str) -> str:
     """What is to be checked out, as nodes can read it: a URL as it is, a folder as a bundle.
 
+    Args:
+        text: as of `folders.check_repo`.
+
     Raises:
         UsageError: there is no repository, or no folder of artifacts to put it.
     """
-    if "://" in text or text.startswith("bundle:") or (":" in text and not Path(text).exists()):
+    if not text.startswith("/"):
         return text
-    folder = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - links are kept as typed
-    found = git.find_repository(folder) if folder.is_dir() else None
+    folder = Path(text)
+    found = git.find_repository(folder)
     if found is None:
         raise UsageError(f"--repo: {folder} is not in a git repository", hint="a folder, URL or URL#REF")
     if not shared:

@@ -25,6 +25,7 @@ from cms.batch.model import (
     TaskStatus,
     resolve_task,
 )
+from cms.batch.remote import Repo
 from cms.batch.report import table_words
 from cms.config import caller_environ
 from cms.errors import UsageError
@@ -43,6 +44,10 @@ from cms.store.store import Store
 log = logging.getLogger(__name__)
 
 _PAGE: Final = 500
+_NOT_HERE: Final = (
+    "repo is for nodes (--on URL); here a task works in its workDir: clone it, and give each task a view"
+    " of its own with --isolate"
+)
 
 #: Who does the tasks of that batch.
 MakeCrew = Callable[[BatchRecord], Crew]
@@ -115,7 +120,9 @@ class Batches:
         ]
         problems: list[str] = []
         if options.on:
-            new, problems = _for_nodes(new, checkout=bool(options.repo))
+            new, problems = _for_nodes(new)
+        else:
+            problems = [f"line {one.line}: {_NOT_HERE}" for one in new if one.options.repo][:1]
         return problems or await self.store.write(batch_intake.add, batch_id, new)
 
     async def check(self, batch_id: str) -> list[str]:
@@ -524,7 +531,7 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
             nursery.cancel_scope.cancel()
 
 
-def _for_nodes(new: list[NewTask], *, checkout: bool) -> tuple[list[NewTask], list[str]]:
+def _for_nodes(new: list[NewTask]) -> tuple[list[NewTask], list[str]]:
     """Tasks as nodes do them, and what is wrong with them: a checkout of its own isolates a task already."""
     problems = []
     for place, one in enumerate(new):
@@ -533,10 +540,15 @@ def _for_nodes(new: list[NewTask], *, checkout: bool) -> tuple[list[NewTask], li
             problems.append(
                 f"line {one.line}: --apply is for this machine; a node's patch is for `git apply`"
             )
-        elif session.isolate != "no" and not checkout:
+        elif session.isolate != "no" and not one.options.repo:
             problems.append(
                 f"line {one.line}: --isolate is for this machine; a node gives a task a checkout (--repo)"
             )
+        elif one.options.repo:
+            try:
+                Repo.parse(one.options.repo)
+            except UsageError as error:
+                problems.append(f"line {one.line}: {error}")
         options = msgspec.structs.replace(one.options, session=msgspec.structs.replace(session, isolate="no"))
         new[place] = msgspec.structs.replace(one, options=options)
     return new, problems

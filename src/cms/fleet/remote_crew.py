@@ -87,7 +87,6 @@ class RemoteCrew:
 
     def __init__(self, record: BatchRecord, home: Path, environ: Mapping[str, str] | None) -> None:
         self._patches = home / "patches" / record.id
-        self._repo = Repo.parse(record.options.repo) if record.options.repo else None
         self._batch = record.id
         self._options = record.options
         #: Temporal's own settings are those of whoever wanted this batch, as far as that is known.
@@ -305,7 +304,7 @@ class RemoteCrew:
         task = job.task
         key = job_id(self._batch, task.name, task.tries)
         place = _place_of(task)
-        options = self._options
+        options, repo = self._options, task.options.repo or self._options.repo
         return Submit(
             Assignment(
                 id=key,
@@ -319,7 +318,7 @@ class RemoteCrew:
                 go_on=place is not None,
                 heartbeat=self._heartbeat,
                 pulse=max(1.0, len(self._ways) / _BEATS),
-                repo=self._repo,
+                repo=Repo.parse(repo) if repo else None,
                 artifacts=options.artifacts,
             ),
             label=options.label,
