@@ -97,6 +97,7 @@ class FakeSupervisor(Supervisor):
         self.said: dict[str, list[Interaction]] = {}
         self.stopped: list[str] = []
         self.cancelled: list[str] = []  # delegations whose task was cancelled, by name
+        self.graces: list[float | None] = []  # of delegations
         self.stop_all_calls: list[float] = []
         self.hold_stop_all = trio.Event()
         self.hold_stop_all.set()
@@ -216,11 +217,14 @@ class FakeSupervisor(Supervisor):
         accepted: Callable[[Interaction], None] | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        grace: float | None = None,
         judges: str = "",
         attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         await self.create(options)
-        return await self.continue_(options.name, context + task, accepted=accepted, within=within)
+        return await self.continue_(
+            options.name, context + task, accepted=accepted, within=within, grace=grace
+        )
 
     async def continue_(
         self,
@@ -231,8 +235,10 @@ class FakeSupervisor(Supervisor):
         accepted: Callable[[Interaction], None] | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        grace: float | None = None,
         attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
+        self.graces.append(grace)
         with within or trio.CancelScope():
             return await self._carry_out(name, message, accepted)
         if not self.said[name]:

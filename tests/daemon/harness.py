@@ -35,8 +35,10 @@ class Peer:
         self.stream = stream
         self._lines = LineBuffer(MAX_LINE)
 
-    async def send(self, request_id: int | None, method: str, params: Record) -> None:
+    async def send(self, request_id: int | None, method: str, params: Record, **more: float) -> None:
         request = Request(method, msgspec.Raw(msgspec.json.encode(params)), request_id)
+        for key, value in more.items():
+            setattr(request, key, value)
         await self.stream.send_all(msgspec.json.encode(request) + b"\n")
 
     async def line(self) -> Line:

@@ -170,6 +170,19 @@ async def test_cancelling_a_delegation_stops_it_and_tells_what_it_came_to(tmp_pa
         assert house.supervisor.cancelled == ["d"]
 
 
+async def test_a_lease_that_runs_out_cancels_a_delegation_and_its_grace_goes_along(tmp_path: Path) -> None:
+    async with open_house(tmp_path) as house, house.peer() as peer:
+        for number, method, params in (
+            (1, "session.delegate", DelegateParams(options("d"), "hang")),
+            (2, "session.continue", ContinueParams("d", "hang")),
+        ):
+            await peer.send(number, method, params, lease=0.2, grace=number)
+            result = decode((await peer.answer(number)).result, type=DelegateResult)
+            assert result.status is Outcome.INTERRUPTED
+        assert house.supervisor.cancelled == ["d", "d"]
+        assert house.supervisor.graces == [1, 2]
+
+
 async def test_cancelling_before_anything_was_accepted_has_no_result(tmp_path: Path) -> None:
     async with open_house(tmp_path) as house, house.peer() as peer:
         await peer.send(1, "session.delegate", DelegateParams(options("d"), "hang before"))

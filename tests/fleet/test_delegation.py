@@ -29,7 +29,7 @@ from cms.session.model import (
     SessionStatus,
 )
 from cms.store.live_files import read_all
-from cms.testing.script import call, prompt, say
+from cms.testing.script import Quirk, call, prompt, say
 from fleet.kit import (
     FullDisk,
     ask,
@@ -408,6 +408,29 @@ async def test_cancelled_at_work(tmp_path: Path) -> None:
         one = await last(supervisor)
         assert (one.state, one.outcome) == (InteractionState.INTERRUPTED, Outcome.INTERRUPTED)
         assert supervisor.live_count() == 0
+    await consistent(settings)
+
+
+async def test_what_is_deaf_is_forced_to_end_within_the_grace_of_its_caller(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, grace=600.0)
+    deaf = say("").quirky(Quirk("ignore_sigterm"), Quirk("hang"))
+    task = prompt("Work", call("Bash", command="touch at-work-one"), deaf)
+    results = []
+    async with supervising(settings) as supervisor, trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def go() -> None:
+            options = make_options(settings)
+            results.append(await supervisor.delegate(options, task, within=scope, grace=0.2))
+
+        nursery.start_soon(go)
+        await at_work(supervisor)
+        scope.cancel()
+    (result,) = results
+    assert result.status is Outcome.INTERRUPTED
+    assert result.receipt is not None
+    assert result.receipt.empty
+    assert result.receipt.alive
     await consistent(settings)
 
 

@@ -37,6 +37,7 @@ class FakeDaemon:
 
     def __init__(self, errors: dict[str, CmsError]) -> None:
         self.asked: list[str] = []
+        self.graces: list[object] = []
         self._errors = errors
 
     def __enter__(self) -> Self:
@@ -45,8 +46,10 @@ class FakeDaemon:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def call(self, verb: Any, _params: object, **_: object) -> object:
+    def call(self, verb: Any, _params: object, **how: object) -> object:
         self.asked.append(verb.name)
+        if "lease" in how:
+            self.graces.append(how["grace"])
         raise self._errors[verb.name]
 
 
@@ -56,8 +59,10 @@ def done_of(
     daemon = FakeDaemon(errors)
     monkeypatch.setattr(work, "connect", lambda _settings: daemon)
     options = SessionOptions("t", str(folder))
-    job = Assignment("b/t/1", "b", "t", "t-1", "0.1", options, "do it", go_on=go_on)
-    return Run(Settings(folder), Card("n", "h", 1, "0.1"), job, folder).do(), daemon.asked
+    job = Assignment("b/t/1", "b", "t", "t-1", "0.1", options, "do it", go_on=go_on, heartbeat=20.0)
+    done = Run(Settings(folder), Card("n", "h", 1, "0.1"), job, folder).do()
+    assert daemon.graces == [5.0], "it is ended before the engine may call it lost"
+    return done, daemon.asked
 
 
 @pytest.mark.parametrize(

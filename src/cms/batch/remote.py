@@ -27,6 +27,8 @@ MOST: Final = 1024 * 1024
 #: The part of the heartbeat's time-out after which a node that hears nothing ends its own sessions: the rest
 #: is for ending them before anybody may call them lost.
 FENCE: Final = 0.5
+#: Of that time-out, too: for how long it ends them politely. The rest is for force, and its proof.
+GRACE: Final = 0.25
 #: Submitted at once, for each slot of the fleet: a node that becomes free finds work without asking.
 AHEAD: Final = 1.3
 

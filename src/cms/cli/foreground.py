@@ -195,6 +195,8 @@ class _LocalPort:
 class _Call:
     """The `Call` of a request that this command makes to itself."""
 
+    grace = None
+
     def __init__(self, scope: trio.CancelScope) -> None:
         self.scope = scope
 

@@ -19,6 +19,10 @@ class Call(Protocol):
     def scope(self) -> trio.CancelScope:
         """Cancelled when the client cancels this request or goes away. Entered at most once."""
 
+    @property
+    def grace(self) -> float | None:
+        """Seconds that its work may take to end once cancelled, before it is forced; None: the usual."""
+
     def accepted(self, name: str, interaction: Interaction) -> None:
         """Tell the client that the message is on disk, and from here on what the session does."""
 

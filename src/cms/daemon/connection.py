@@ -177,7 +177,7 @@ class Connection:
         if handler is None:
             self._fail(request.id, METHOD_NOT_FOUND, f"no method {request.method[:100]!r}")
             return False
-        call = _Call(self, calls, request.id, handler.verb, len(line) + 1)
+        call = _Call(self, calls, request.id, handler.verb, len(line) + 1, request.grace)
         try:
             work = handler.begin(call, request.params)
             if verb is HELLO:
@@ -254,11 +254,18 @@ class _Call:
     """One request under way: `daemon.call.Call`, and the task that relays progress."""
 
     def __init__(
-        self, connection: Connection, nursery: trio.Nursery, request_id: int, verb: AnyVerb, size: int
+        self,
+        connection: Connection,
+        nursery: trio.Nursery,
+        request_id: int,
+        verb: AnyVerb,
+        size: int,
+        grace: float | None,
     ) -> None:
         self.id = request_id
         self.verb = verb
         self.size = size  # bytes
+        self.grace = grace
         self.scope = trio.CancelScope()
         self._connection = connection
         self._nursery = nursery

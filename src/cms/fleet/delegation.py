@@ -63,15 +63,17 @@ class Delegation:
     Attributes:
         name: of its session.
         scopes: what its messages are charged to.
+        grace: seconds that its end may take once it is cancelled, before it is forced; None: the usual.
         rounds: its messages that were accepted, by their ids: the first, and one for each repair.
         interaction: the newest of them.
         ending: its process is being ended: what comes now begins another one.
         over: its verdict is stored, or never will be.
     """
 
-    def __init__(self, name: str, scopes: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, scopes: tuple[str, ...] = (), grace: float | None = None) -> None:
         self.name = name
         self.scopes = scopes
+        self.grace = grace
         self.rounds: list[str] = []
         self.interaction: Interaction | None = None
         self.ending = False
@@ -126,14 +128,14 @@ class UnderWay:
         self._all: list[Delegation] = []
 
     @contextmanager
-    def enter(self, name: str, scopes: tuple[str, ...]) -> Iterator[Delegation]:
+    def enter(self, name: str, scopes: tuple[str, ...], grace: float | None) -> Iterator[Delegation]:
         """One more, for the length of the block.
 
         Raises:
             WrongStatus: another one of that session is at work.
         """
         self.check_free(name)
-        one = Delegation(name, scopes)
+        one = Delegation(name, scopes, grace)
         self._all.append(one)
         try:
             yield one
@@ -244,13 +246,14 @@ class Delegations:
         accepted: Accepted | None,
         scopes: tuple[str, ...],
         within: trio.CancelScope | None,
+        grace: float | None = None,
     ) -> DelegateResult:
         """From the message to the verdict. See `Supervisor.delegate`.
 
         Raises:
             CmsError: nothing was accepted, or the verdict could not be stored.
         """
-        with self._supervisor.under_way.enter(name, scopes) as one:
+        with self._supervisor.under_way.enter(name, scopes, grace) as one:
             with within or trio.CancelScope(), self._supervisor.merge_queue.turn(name) as turn:
                 return await self._carry_out(one, message, accepted, turn)
             # Cancelled by `within`, and judged as such by now.
@@ -410,9 +413,9 @@ class Delegations:
         one.ending = True
         # A session that was alive before, and took nothing of ours, is somebody else's.
         if runner is not None and (one.interaction is not None or not was_alive):
-            runner.stop("the delegation was cancelled")
+            reason = "the delegation was cancelled"
             with trio.CancelScope(shield=True):
-                await runner.wait_gone()
+                await supervisor.stop(one.name, reason=reason, grace=one.grace, checks=False)
         if one.interaction is None:
             return
         reason = "the delegation was cancelled" if is_cancellation(why) else str(why) or repr(why)

@@ -305,6 +305,7 @@ class Supervisor(Processes):
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        grace: float | None = None,
         judges: str = "",
         attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
@@ -317,6 +318,7 @@ class Supervisor(Processes):
             accepted: called once the message is on disk.
             scopes: shared budgets that it is charged to, beside the day's and the total one (`set_cap`).
             within: not entered yet; to cancel it is to cancel the delegation, and to have its result.
+            grace: seconds that it may take to end once it is cancelled, before it is forced to.
             judges: as in `create`.
 
         Raises:
@@ -328,7 +330,7 @@ class Supervisor(Processes):
         prompt = f"{task}\n\nContext:\n{context}" if context else task
         message = NextMessage(prompt, "delegate", attachments=attachments)
         return await self._delegations.carry_out(
-            options.name, message, accepted=accepted, scopes=scopes, within=within
+            options.name, message, accepted=accepted, scopes=scopes, within=within, grace=grace
         )
 
     async def continue_(
@@ -340,6 +342,7 @@ class Supervisor(Processes):
         accepted: Accepted | None = None,
         scopes: tuple[str, ...] = (),
         within: trio.CancelScope | None = None,
+        grace: float | None = None,
         attachments: tuple[Attachment, ...] = (),
     ) -> DelegateResult:
         """A follow-up to a session. Else like `delegate`.
@@ -356,7 +359,7 @@ class Supervisor(Processes):
             await self.set_terms(name, terms)
         following = NextMessage(message, "continue", attachments=attachments)
         return await self._delegations.carry_out(
-            name, following, accepted=accepted, scopes=scopes, within=within
+            name, following, accepted=accepted, scopes=scopes, within=within, grace=grace
         )
 
     async def go_on(

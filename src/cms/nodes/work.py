@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from cms.batch.remote import Assignment, Card, Done, Pulse, Trouble
+from cms.batch.remote import GRACE, Assignment, Card, Done, Pulse, Trouble
 from cms.config import Settings
 from cms.errors import (
     ClaudeNotFound,
@@ -127,6 +127,7 @@ class Run:
                 on_accepted=self._on_accepted,
                 on_progress=self._on_progress,
                 lease=self.lease,
+                grace=GRACE * job.heartbeat,
             )
         else:
             options = msgspec.structs.replace(job.options, name=self.session)
@@ -142,6 +143,7 @@ class Run:
                 on_accepted=self._on_accepted,
                 on_progress=self._on_progress,
                 lease=self.lease,
+                grace=GRACE * job.heartbeat,
             )
         if isinstance(answer, AcceptedResult):
             raise Interrupted("it was not waited for")

@@ -187,10 +187,12 @@ class Client:
         on_progress: Callable[[ProgressNote], None] | None = None,
         patience: float | None = None,
         lease: float | None = None,
+        grace: float | None = None,
     ) -> R:
         """Send one request and wait for its answer; with `patience`, for no more seconds than that.
 
         `lease`: seconds after which it counts as cancelled, unless `extend` has said otherwise by then.
+        `grace`: seconds that its work may take to end once it is cancelled, before it is forced to.
 
         The callbacks hear what the daemon tells meanwhile. Ctrl-C while a cancellable verb waits asks the
         daemon to cancel, and the wait goes on for its answer, which says what became of the work; a second
@@ -203,7 +205,8 @@ class Client:
             KeyboardInterrupt: as above.
         """
         request_id = self._last_id = self._last_id + 1
-        line = _encode(Request(verb.name, msgspec.Raw(_encode(params)), request_id, lease=lease)) + b"\n"
+        request = Request(verb.name, msgspec.Raw(_encode(params)), request_id, lease=lease, grace=grace)
+        line = _encode(request) + b"\n"
         if len(line) > MAX_LINE:
             raise UsageError(f"the request is {len(line)} bytes long; the limit is {MAX_LINE}")
         self._sent = self._interrupted = False

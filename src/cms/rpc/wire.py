@@ -10,7 +10,7 @@ A client may send two notifications. `cancel` (`Cancel`): stop waiting, and wher
 (`delegate`, `continue` without `detach`) stop that work too. The request is still answered. A client that
 goes away without a word counts as `cancel`. `lease` (`Lease`): for a request that was sent with a lease, so
 many seconds more. When a lease has run out, that counts as `cancel` too: a client that hangs, or was frozen,
-owns nothing for longer than it said.
+owns nothing for longer than it said. `grace` of a request: seconds for which its work is ended politely.
 
 The first request on a connection must be `hello`. Errors carry `ErrorData`, from which the client builds
 the same exception that was raised in the daemon.
@@ -62,6 +62,7 @@ class Request(msgspec.Struct, omit_defaults=True):
     id: RequestId | None = None
     jsonrpc: Literal["2.0"] = "2.0"
     lease: Seconds | None = None  # cancelled then, unless a `lease` says otherwise; None: never
+    grace: Seconds | None = None  # of a cancelled one's end, before it is forced; None: by the settings
 
 
 class ErrorData(Record, frozen=True):

@@ -169,6 +169,7 @@ class SessionHandlers:
             attachments=params.attachments,
             accepted=partial(self._accepted, call, name, params.hooks),
             within=call.scope,
+            grace=call.grace,
         )
 
     async def continue_(self, call: Call, params: ContinueParams) -> DelegateResult | AcceptedResult:
@@ -186,6 +187,7 @@ class SessionHandlers:
             attachments=params.attachments,
             accepted=partial(self._accepted, call, params.name, params.hooks),
             within=call.scope,
+            grace=call.grace,
         )
 
     async def _check(self, params: SpawnParams | SendParams | DelegateParams | ContinueParams) -> None:
