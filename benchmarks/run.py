@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks import commands, isolation, reading, sessions, store, trees
+from benchmarks import commands, isolation, many, reading, sessions, store, trees
 from benchmarks.figures import ROOT, Figure, Run, commit, machine, slower, table
 
 #: What people would use instead, as it is installed beside cms.
@@ -38,6 +38,7 @@ MEASURES: dict[str, Callable[[bool], list[Figure]]] = {
     "trees": trees.figures,
     "isolation": isolation.figures,
     "sessions": sessions.figures,
+    "many": many.figures,
     "overhead": sessions.overhead,
 }
 
