@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import cyclopts
 import pytest
 
+import forks
 from cli.shell import Ran
 
 # Before the commands: in one process that reads many lines their modules are to be loaded once.
@@ -45,15 +45,9 @@ def cms_process(home: Path) -> Cms:
     """Run a command as a process of its own, as a shell does."""
 
     def run(*words: str, stdin: str | None = None, env: dict[str, str] | None = None) -> Ran:
-        done = subprocess.run(
-            [sys.executable, "-m", "cms", *words],
-            input=None if stdin is None else stdin.encode(),
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            env={**os.environ, **(env or {})},
-            timeout=60,
-            check=False,
+        code, out, err = forks.run(
+            words, env={**os.environ, **(env or {})}, stdin=None if stdin is None else stdin.encode()
         )
-        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return Ran(code, out.decode(), err.decode())
 
     return run

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+import forks
 from cms.testing.agent import write_launcher
 
 
@@ -81,18 +82,14 @@ class Shell:
         self, *words: str, stdin: str | None = None, env: Mapping[str, str] | None = None, timeout: float = 30
     ) -> Ran:
         """Run a command to its end."""
-        done = subprocess.run(
-            [sys.executable, "-m", "cms", *words],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
+        code, out, err = forks.run(
+            words,
             env={**self.env, **(env or {})},
             cwd=self.work_dir,
+            stdin=None if stdin is None else stdin.encode(),
             timeout=timeout,
-            check=False,
         )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return Ran(code, out.decode(), err.decode())
 
     def ok(self, *words: str, stdin: str | None = None) -> Ran:
         """Run a command that must succeed."""

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+import forks
 from cms.config import load_settings
 from cms.errors import ExitCode
 from cms.rpc.client import NoDaemon, connect
@@ -67,17 +68,10 @@ class Shell:
                     process.kill()
 
     def __call__(self, *words: str, stdin: str | None = None) -> Ran:
-        done = subprocess.run(
-            [sys.executable, "-m", "cms", *words],
-            cwd=self.work,
-            env=self.env,
-            input=stdin or "",
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
+        code, out, err = forks.run(
+            words, env=self.env, cwd=self.work, stdin=(stdin or "").encode(), timeout=PATIENCE
         )
-        return Ran(done.returncode, done.stdout, done.stderr)
+        return Ran(code, out.decode(), err.decode())
 
     def file(self, tasks: Sequence[dict[str, object]], name: str = "tasks.json") -> str:
         path = self.work / name

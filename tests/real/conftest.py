@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import forks
 from cli.shell import Ran
 from cms.config import find_claude, load_settings
 from cms.testing.api import api_process, environment
@@ -57,14 +58,13 @@ class World:
 
     def cms(self, *words: str, env: Mapping[str, str] | None = None, timeout: float = 60) -> Ran:
         """Run a command to its end."""
-        child = self.start(*words, env=env)
         try:
-            out, err = child.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            out, err = child.communicate()
-            raise AssertionError(f"cms {words[0]} hangs: {out!r} {err!r}") from None
-        return Ran(child.returncode, out, err)
+            code, out, err = forks.run(
+                words, env={**self.env, **(env or {})}, cwd=self.work_dir, timeout=timeout
+            )
+        except subprocess.TimeoutExpired as hangs:
+            raise AssertionError(f"cms {words[0]} hangs: {hangs.output!r} {hangs.stderr!r}") from None
+        return Ran(code, out.decode(), err.decode())
 
     def daemon_pid(self) -> int:
         """The pid in the lock file."""
