@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from pathlib import Path
 
 from cli.shell import Shell, shell
@@ -23,11 +24,12 @@ def test_a_detached_delegation_tells_its_end_and_no_secret_is_anywhere(shell: Sh
     shell.ok("delegate", "a", hang, "--detach", *words)
     with sqlite3.connect(shell.home / "cms.db") as db:  # so that it is not looked for before it is there
         while not db.execute("SELECT count(*) FROM hooks").fetchone()[0]:
-            pass
+            time.sleep(0.01)
+    while len(shell.survivors()) < 2:  # the daemon, and what the session starts
+        time.sleep(0.01)
     listings = (("status", "a", "--json"), ("list", "--json"), ("audit", "a", "--json"))
     seen = [shell.ok(*words).out for words in listings]
     alive = [line.split()[0] for line in shell.survivors()]
-    assert len(alive) > 1  # the daemon, and what the session has started
     seen += [Path(f"/proc/{pid}/cmdline").read_text() for pid in alive]
     shell.ok("kill", "a")
     shell.wait_for(told)
