@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from cms.protection.links import locate
+from cms.protection.links import Lookup, locate
 from cms.session.path_rules import PathRules
 
 
@@ -28,7 +28,8 @@ def find_escape_sockets(rules: PathRules, environ: Mapping[str, str]) -> tuple[P
         rules: the session's, for what `--allow-write` takes out.
         environ: the session's, for where the servers say that they are.
     """
-    found = dict.fromkeys(_real(path) for path in _candidates(environ))
+    lookup = Lookup()
+    found = dict.fromkeys(Path(lookup.real(str(path))) for path in _candidates(environ))
     return tuple(path for path in found if _is_there(path) and not rules.allows(locate(rules, str(path))))
 
 
@@ -67,10 +68,6 @@ def _unix_paths(text: str, pattern: str) -> Iterator[Path]:
     for path in re.findall(pattern, text):
         if path.startswith("/"):
             yield Path(path)
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
 
 
 def _is_there(path: Path) -> bool:

@@ -21,7 +21,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Final
 
 import msgspec
@@ -29,7 +29,7 @@ import msgspec
 from cms import config_file
 from cms.containment import Layer, Spec
 from cms.protection.escape_sockets import find_escape_sockets
-from cms.protection.links import locate
+from cms.protection.links import Lookup, locate
 from cms.protection.places import Places, find_places
 from cms.protection.survey import MOST_ENTRIES, is_wild, survey
 from cms.protection.trusted_base import find_base_files, find_trusted
@@ -38,7 +38,7 @@ from cms.session.path_rules import PathRules
 from cms.session.protected_defaults import DEFAULT_PROTECTED
 
 #: Held where that can be, and too big for the tripwire.
-_SYSTEM: Final = frozenset(Path(pattern) for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
+_SYSTEM: Final = frozenset(pattern for pattern in DEFAULT_PROTECTED if pattern.startswith("/"))
 #: Never bound read-only: see above.
 _SYSTEMS_OWN: Final = (Path("/dev"), Path("/proc"), Path("/run"))
 #: Our own folder, in a home, of which a person writes one file. All else there we write all the time.
@@ -176,37 +176,41 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
     home = Path(environ.get("HOME") or "~").expanduser()
     config = Path(environ.get("CLAUDE_CONFIG_DIR") or home / ".claude")
     roots = [Path(folder) for folder in session.folders]
+    lookup = Lookup()
     real_roots = [_real(root) for root in roots]
     needed = [_real(path) for path in (home, config)]
     opened = {root for root in real_roots if not rules.match(locate(rules, str(root)))}
     reopened: dict[Path, None] = {}
-    base = set(map(Path, found.base))  # too big for the tripwire, which has a list of its own
+    base = set(found.base)  # too big for the tripwire, which has a list of its own
     claudes = {config, home / ".claude", home / ".claude.json", config / ".claude.json"}
     claudes |= {_real(path) for path in claudes}
+    claudes_names = set(map(str, claudes))
+    our_folder = str(home / _OURS)
     unheld = [
         Unheld(folder, "too big: not all of it was searched for protected files")
         for folder in found.unsearched
     ]
     protected: dict[Path, None] = {}
     watched: dict[Path, None] = {}
-    places = (*_named(rules, roots, home), *map(Path, (*found.protected, *found.git)))
-    for path in dict.fromkeys(places):
-        ours = path / config_file.NAME if path == home / _OURS else path
-        if not os.path.lexists(path):
-            # Most are not there, and what a pattern names is protected: no need to follow links for that.
-            skipped = path in claudes or path in _SYSTEM
-            if not skipped and (not rules.any_allowed or rules.match(locate(rules, str(path)))):
-                watched[ours] = None
+    places = (*_named(rules, roots, home, lookup), *found.protected, *found.git)
+    for name in dict.fromkeys(places):  # as text: they are hundreds, and most are not there
+        ours = f"{name}/{config_file.NAME}" if name == our_folder else name
+        if not lookup.is_there(name):
+            # What a pattern names is protected: no need to follow links for that.
+            skipped = name in claudes_names or name in _SYSTEM
+            if not skipped and (not rules.any_allowed or rules.match(locate(rules, name))):
+                watched[Path(ours)] = None
             continue
-        real = _real(path)
+        real = Path(lookup.real(name))
         if real in claudes or _below(real, _SYSTEMS_OWN):
             continue
-        system = path in _SYSTEM
-        if not rules.match(locate(rules, str(path))):
+        system = name in _SYSTEM
+        if not rules.match(locate(rules, name)):
             continue  # taken out again
+        path = Path(name)
         within = [root for root in opened if _below(root, (real,))]
-        if not system and path not in base:
-            watched.update(dict.fromkeys(_around(ours, within)))
+        if not system and name not in base:
+            watched.update(dict.fromkeys(_around(Path(ours), within)))
         inside = next((need for need in needed if _below(need, (real,))), None)
         if inside is not None:
             unheld.append(Unheld(str(path), f"{inside} is inside it, and the session must write there"))
@@ -223,7 +227,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
             if os.path.lexists(path):
                 protected[path] = None
     hidden: dict[Path, None] = {}
-    for path in (*_named(read_rules, roots, home), *map(Path, found.unreadable)):
+    for path in map(Path, (*_named(read_rules, roots, home, lookup), *found.unreadable)):
         if read_rules.match(locate(read_rules, str(path))) and os.path.lexists(path):
             inside = next((need for need in (*real_roots, *needed) if _below(need, (_real(path),))), None)
             if inside is None:
@@ -261,19 +265,21 @@ def _around(path: Path, roots: Sequence[Path]) -> Iterator[Path]:
                 yield from _around(entry, [root for root in roots if _below(root, (_real(entry),))])
 
 
-def _named(rules: PathRules, roots: Sequence[Path], home: Path) -> Iterator[Path]:
+def _named(rules: PathRules, roots: Sequence[Path], home: Path, lookup: Lookup) -> Iterator[str]:
     """The paths that patterns name, also those where nothing is (yet)."""
     repositories = [folder for root in roots for folder in _repositories(root)]
+    places = [str(place) for place in (*roots, *repositories, home)]
+    with_git = [place for place in places if Path(lookup.real(f"{place}/.git")).is_dir()]
     for pattern in rules.patterns:
         if pattern.startswith("/"):
             if not is_wild(pattern):
-                yield Path(pattern)
+                yield pattern
             else:
-                yield from _expand(pattern)
+                yield from map(str, _expand(pattern))
         elif not is_wild(pattern):
-            for place in (*roots, *repositories, home):
-                if pattern.split("/")[0] != ".git" or (place / ".git").is_dir():
-                    yield place / pattern
+            plain = str(PurePath(pattern))
+            for place in with_git if pattern.split("/")[0] == ".git" else places:
+                yield f"{place.rstrip('/')}/{plain}"
 
 
 def _expand(pattern: str) -> Iterator[Path]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from cms.disk import ask_disk
 from cms.protection.git_places import find_git_places
-from cms.protection.links import follow_links, locate
+from cms.protection.links import Lookup, follow_links, locate
 from cms.protection.survey import survey
 from cms.protection.trusted_base import find_trusted
 from cms.session.gate import InFolders, Rules
@@ -50,15 +51,16 @@ def build_rules(options: SessionOptions, environ: Mapping[str, str]) -> Rules:
     for extra in options.add_dirs:
         folders += [str(work_dir / extra), follow_links(str(work_dir / extra))]
     folders = list(dict.fromkeys(folders))
+    lookup = Lookup()
     read_paths = PathRules(
         work_dir=options.work_dir,
         home=home,
-        resolve=os.path.realpath,
+        resolve=lookup.real,
         protect=options.protect_read,
         defaults=(),
         environ=environ,
     )
-    paths, found = _look(options, folders, read_paths, environ)
+    paths, found = _look(options, folders, read_paths, environ, lookup)
     return Rules(
         limits=options.limits,
         preset=options.preset,
@@ -87,13 +89,14 @@ def build_path_rules(
     protect: tuple[str, ...] = (),
     allow: tuple[str, ...] = (),
     found: tuple[str, ...] = (),
+    lookup: Lookup | None = None,
 ) -> PathRules:
     """What is protected for somebody with that environment who works there."""
     home = home_of(environ)
     return PathRules(
         work_dir=work_dir,
         home=home,
-        resolve=os.path.realpath,
+        resolve=(lookup or Lookup()).real,
         protect=protect,
         allow=allow,
         defaults=(*DEFAULT_PROTECTED, *_at_login(home)),
@@ -114,11 +117,22 @@ def _at_login(home: str) -> tuple[str, ...]:
 
 
 def _look(
-    options: SessionOptions, folders: list[str], read_paths: PathRules, environ: Mapping[str, str]
+    options: SessionOptions,
+    folders: list[str],
+    read_paths: PathRules,
+    environ: Mapping[str, str],
+    lookup: Lookup,
 ) -> tuple[PathRules, InFolders]:
     """The rules with what git names besides, and what lies in the folders."""
-    chosen = {"protect": options.protect, "allow": options.allow_write}
-    paths = build_path_rules(options.work_dir, environ, **chosen)
+    build = partial(
+        build_path_rules,
+        options.work_dir,
+        environ,
+        protect=options.protect,
+        allow=options.allow_write,
+        lookup=lookup,
+    )
+    paths = build()
     if not options.safety:
         return paths, InFolders()
     roots = [Path(folder) for folder in folders]
@@ -127,7 +141,7 @@ def _look(
     git = tuple(map(str, find_git_places(roots, seen.repositories, environ)))
     # Most are protected already, whatever the repository: patterns of its own cost time at each start.
     if unusual := tuple(path for path in (*git, *base) if not paths.match(locate(paths, path))):
-        paths = build_path_rules(options.work_dir, environ, **chosen, found=unusual)
+        paths = build(found=unusual)
     return paths, InFolders(
         protected=tuple(map(str, seen.matched[0])),
         unreadable=tuple(map(str, seen.matched[1])),

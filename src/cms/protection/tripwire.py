@@ -68,12 +68,13 @@ def snapshot(paths: Iterable[Path], ours: Path | None = None) -> dict[Path, Mark
     found: dict[Path, Mark] = {}
     below = () if ours is None else (f"{ours}/", f"{os.path.realpath(ours)}/")
     for path in paths:
-        for one in _all(path):
+        kind = mark(path, content=False).kind  # most are not there, and then that was the one look at them
+        for one in (path, *_inside(path, kind)):
             if below and str(one).startswith(below) and one.name != config_file.NAME:
                 continue
             if len(found) >= MOST_FILES:
                 return found
-            found[one] = mark(one)
+            found[one] = MISSING if kind == "missing" else mark(one)
     return found
 
 
@@ -173,12 +174,11 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(file.read(HASHED + 1)).hexdigest()
 
 
-def _all(path: Path) -> Iterator[Path]:
-    """The path, what a link points at, and everything below a folder."""
-    yield path
-    if path.is_symlink():
+def _inside(path: Path, kind: Kind) -> Iterator[Path]:
+    """What a link points at, and everything below a folder."""
+    if kind == "link":
         yield Path(os.path.realpath(path))
-    elif path.is_dir():
+    elif kind == "folder":
         for folder, folders, files in os.walk(path):
             for name in (*folders, *files):
                 yield Path(folder, name)

@@ -129,11 +129,13 @@ class _Protected(msgspec.Struct, frozen=True):
     """A pattern that protects, and what of that it does not mean.
 
     Attributes:
+        plain: the pattern, `~` and `./` made absolute.
         places: folded, of a pattern that means one path and all below it.
         expressions: of any other.
     """
 
     pattern: str
+    plain: str
     places: tuple[str, ...]
     expressions: tuple[re.Pattern[str], ...]
     exceptions: tuple[re.Pattern[str], ...] = ()
@@ -230,6 +232,7 @@ class PathRules:
         self._home = home
         real_home, real_work_dir = _resolved(home, resolve), _resolved(work_dir, resolve)
         here = (fold_name(work_dir), fold_name(real_work_dir))
+        around = {place for one in here for place in _and_above(one)}
         usual, asked = tuple(defaults), tuple(protect)
         moved = moved_places(usual, environ, home, work_dir)
         protected = [self._compile(pattern, resolve) for pattern in (*usual, *moved, *found)]
@@ -238,7 +241,9 @@ class PathRules:
             # Somebody whose project lies in /opt or /etc wants work done there: a default that covers the
             # whole work dir does not mean that, but all else that it covers. What a person asked for by name
             # always holds.
-            if any(_covers(one, place) for place in here):
+            if not around.isdisjoint(one.places) or any(
+                each.fullmatch(place) for each in one.expressions for place in here
+            ):
                 exceptions += [_expression(place) for place in here]
             if exceptions:
                 protected[number] = msgspec.structs.replace(one, exceptions=tuple(exceptions))
@@ -269,22 +274,20 @@ class PathRules:
     @property
     def patterns(self) -> tuple[str, ...]:
         """What is protected, to look for it: `~` and `./` made absolute, and all else as it was written."""
-        return tuple(
-            dict.fromkeys(_anchored(one.pattern, self._home, self._work_dir) for one in self._protected)
-        )
+        return tuple(dict.fromkeys(one.plain for one in self._protected))
 
     def _compile(self, pattern: str, resolve: Resolve) -> _Protected:
         """The pattern as written, and as its fixed part resolves."""
         plain = _anchored(pattern, self._home, self._work_dir)
         if not plain.startswith("/"):
-            return _Protected(pattern, (), (_expression(plain),))
+            return _Protected(pattern, plain, (), (_expression(plain),))
+        if "*" not in plain and "?" not in plain:
+            return _of_place(pattern, plain, _resolved(plain, resolve))
         names = plain.split("/")
-        fixed = next((n for n, name in enumerate(names) if "*" in name or "?" in name), len(names))
+        fixed = next(n for n, name in enumerate(names) if "*" in name or "?" in name)
         real = _resolved("/".join(names[:fixed]) or "/", resolve)
-        both = dict.fromkeys((plain, "/".join([real.rstrip("/"), *names[fixed:]]) or "/"))
-        if fixed == len(names):
-            return _Protected(pattern, tuple(dict.fromkeys(map(fold_name, both))), ())
-        return _Protected(pattern, (), tuple(map(_expression, both)))
+        both = dict.fromkeys((plain, "/".join([real.rstrip("/"), *names[fixed:]])))
+        return _Protected(pattern, plain, (), tuple(map(_expression, both)))
 
     def absolute(self, path: str) -> str:
         """The path as written, made absolute and plain."""
@@ -331,10 +334,10 @@ class PathRules:
         )
 
 
-def _covers(one: _Protected, folded: str) -> bool:
-    return not set(one.places).isdisjoint(_and_above(folded)) or any(
-        each.fullmatch(folded) for each in one.expressions
-    )
+@functools.lru_cache(2048)  # as `_expression`
+def _of_place(pattern: str, plain: str, real: str) -> _Protected:
+    places = dict.fromkeys((fold_name(plain), fold_name(real.rstrip("/") or "/")))
+    return _Protected(pattern, plain, tuple(places), ())
 
 
 def _resolved(path: str, resolve: Resolve) -> str:
