@@ -38,8 +38,8 @@ ONLY: dict[str, frozenset[str]] = {
     # The fakes stand for the other side: what they shared with us they could not prove.
     "testing": frozenset({"testing", "protocol", "errors", "session"}),
     "batch": frozenset({"batch", "errors", "units", "session", "protocol", "option_kinds", "options"}),
-    "containment": frozenset({"containment", "disk", "errors", "units"}),
-    "changes": frozenset({"changes", "errors", "units"}),
+    "containment": frozenset({"containment", "disk", "errors", "files", "units"}),
+    "changes": frozenset({"changes", "errors", "files", "units"}),
     "page": frozenset({"page", "batch", "json_output", "session"}),
 }
 

@@ -19,6 +19,7 @@ import msgspec
 
 from cms.config_file import KEYS, NAME, FileSettings, parse_config
 from cms.errors import HomeUnusable, UsageError
+from cms.files import rewrite_file
 from cms.option_kinds import COUNT, MONEY, TRIES, Option
 from cms.units import nearest
 
@@ -180,13 +181,8 @@ def _read(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
-        beside.replace(path)
+        rewrite_file(path, text.encode())
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise HomeUnusable(f"cannot write {path}: {error.strerror}") from None

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,6 +24,7 @@ from typing import Final, TypeVar
 import trio
 
 from cms.errors import DiskTimeout
+from cms.files import replace_file
 
 T = TypeVar("T")
 
@@ -148,16 +148,8 @@ def replace_own(
                 _check_plain(os.fstat(old.fileno()))
                 if not is_ours(old.read(1024)):
                     raise NotOurs("there is another file of that name already")
-        draft = f".{path.name[:200]}.{secrets.token_hex(8)}"
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o666, dir_fd=folder)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.writelines([text.encode()] if isinstance(text, str) else text)
-            os.replace(draft, path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(draft, dir_fd=folder)
-            raise
+        data = text.encode() if isinstance(text, str) else text
+        replace_file(path, data, mode=None, durable=False, at=folder)
     finally:
         os.close(folder)
 

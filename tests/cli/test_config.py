@@ -180,6 +180,16 @@ def test_a_key_that_cannot_be_set_leaves_the_file_alone(
     assert (tmp_path / "config.toml").read_text() == KEPT
 
 
+def test_a_file_behind_a_link_is_changed_there(tmp_path: Path) -> None:
+    kept = tmp_path / "dotfiles.toml"
+    kept.write_text("[settings]\ngrace = 3\n")
+    kept.chmod(0o640)
+    (tmp_path / "config.toml").symlink_to(kept)
+    change(tmp_path, place_of("grace"), ["5"])
+    assert (tmp_path / "config.toml").is_symlink()
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("[settings]\ngrace = 5\n", 0o640)
+
+
 def test_set_get_and_unset(shell: Shell) -> None:
     told = shell.ok("config", "set", "profiles.night.max-cost", "5").out
     assert told == f"set max-cost in [profiles.night] of {shell.home / 'config.toml'}\n"

@@ -450,7 +450,7 @@ async def test_no_room_for_a_view(tmp_path: Path, work: Path, monkeypatch: pytes
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
         with monkeypatch.context() as patch:
-            patch.setattr("cms.live.workspace.write_note", full)
+            patch.setattr("cms.live.workspace.replace_file", full)
             with pytest.raises(MachineError, match="the view of one: No space left on device"):
                 await delegate(supervisor, bash("echo x > code"), isolate="auto")
         assert (work / "code").read_text() == "old\n"

@@ -246,25 +246,3 @@ def sync_file_system(fd: int) -> bool:
     """All of the file system that a descriptor is on, onto the disk. False: that cannot be asked for here."""
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     return syncfs is not None and bool(syncfs(fd) == 0)
-
-
-def write_record(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """A small file of ours: whole or not at all, and on the disk when this returns.
-
-    Args:
-        durable: False: it may be lost if the power goes.
-    """
-    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        draft.rename(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    if durable:
-        sync_paths([path.parent])

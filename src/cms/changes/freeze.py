@@ -21,12 +21,13 @@ import msgspec
 
 from cms.changes import git, lines
 from cms.changes.commits import keep_commits
-from cms.changes.content import Store, digest_bytes, same_content, write_record
+from cms.changes.content import Store, digest_bytes, same_content
 from cms.changes.history import Item, find_applied, find_preimages
 from cms.changes.model import UNBOUND, Base, Bound, Change, Entry, Kind, LeftOut, Node, Start
 from cms.changes.reading import Reading, Seen
 from cms.changes.tree import Tree, node_type
 from cms.errors import ChangeNotFound, ChangeUnreadable, MachineError, WrongChange
+from cms.files import replace_file
 
 NAME: Final = "change.json"
 
@@ -88,7 +89,7 @@ def freeze(
         )
     change = Change(str(folder), start, time.time(), _mark_ignored(folder, found), left_out, commits)
     store.sync()
-    write_record(keep / NAME, msgspec.json.encode(change))
+    replace_file(keep / NAME, msgspec.json.encode(change))
     _drop_unused(store, change)
     return change
 

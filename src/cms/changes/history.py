@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from cms.changes.content import write_record
 from cms.changes.model import Applied, Node
 from cms.errors import ChangeUnreadable
+from cms.files import replace_file
 
 NAME: Final = "history.json"
 
@@ -81,7 +81,7 @@ def read_history(keep: Path) -> History:
 def add_event(keep: Path, event: Event) -> None:
     """Write one down, durably."""
     events = read_history(keep).events
-    write_record(keep / NAME, msgspec.json.encode(History((*events, event))))
+    replace_file(keep / NAME, msgspec.json.encode(History((*events, event))))
 
 
 def find_applied(keep: Path) -> Applied | None:

@@ -14,11 +14,12 @@ from typing import Final
 import msgspec
 
 from cms.changes import lines
-from cms.changes.content import Store, write_record
+from cms.changes.content import Store
 from cms.changes.freeze import load, read_node
 from cms.changes.model import UNBOUND, Node, Refusal
 from cms.changes.tree import ThroughLink, Tree, node_type
 from cms.errors import UNREADABLE
+from cms.files import replace_file
 
 _NAME: Final = "told.json"
 
@@ -90,7 +91,7 @@ def find_others(keep: Path, folder: Path, refused: Iterable[Refusal]) -> dict[by
 def note_told(keep: Path, told: Iterable[Told]) -> None:
     """Note what the task of a change has been told. On disk when it returns."""
     known = {**read_told(keep), **{each.path: each for each in told}}
-    write_record(keep / _NAME, msgspec.json.encode(tuple(known.values())))
+    replace_file(keep / _NAME, msgspec.json.encode(tuple(known.values())))
 
 
 def _text(tree: Tree, path: bytes, store: Store) -> tuple[Node, bytes] | None:

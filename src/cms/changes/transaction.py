@@ -25,7 +25,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from cms.changes.content import Store, sync_file_system, write_record
+from cms.changes.content import Store, sync_file_system
 from cms.changes.history import Event, Item, add_event, read_history
 from cms.changes.model import Node, Recovered
 from cms.changes.planning import Step
@@ -44,6 +44,7 @@ from cms.changes.stage import (
 )
 from cms.changes.tree import ThroughLink, Tree, names_in
 from cms.errors import ChangeUnreadable, MachineError
+from cms.files import replace_file
 
 JOURNAL: Final = "journal.json"
 
@@ -102,7 +103,7 @@ def _sync_stage(stage: Stage) -> None:
 
 def _write_journal(keep: Path, journal: Journal) -> None:
     """While nothing has been done, all that could be lost is that there is a stage."""
-    write_record(keep / JOURNAL, msgspec.json.encode(journal), durable=bool(journal.deeds))
+    replace_file(keep / JOURNAL, msgspec.json.encode(journal), durable=bool(journal.deeds))
 
 
 def read_journal(keep: Path) -> Journal | None:

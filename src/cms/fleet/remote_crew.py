@@ -49,6 +49,7 @@ from cms.batch.remote import (
 )
 from cms.batch.retry import Remains
 from cms.errors import UNREADABLE, CmsError, EngineUnavailable, StoreError, UsageError
+from cms.files import replace_file
 from cms.fleet.batch_sessions import News
 from cms.fleet.crew import Elsewhere, Job, Lost, NotDone
 from cms.fleet.folder_state import Untold
@@ -367,7 +368,7 @@ class RemoteCrew:
             return report
         path = self._patches / f"{task.name.replace('/', '_')}-{task.tries}.patch"
         try:
-            await trio.to_thread.run_sync(_write, path, done.patch)
+            await trio.to_thread.run_sync(_keep, path, done.patch)
         except OSError as error:
             raise StoreError(f"{path} cannot be written: {error.strerror or error}") from error
         return msgspec.structs.replace(report, patch=str(path))
@@ -442,14 +443,9 @@ def _place_of(task: Task) -> Place | None:
     return task.result.place if task.go_on and task.result is not None else None
 
 
-def _write(path: Path, text: str) -> None:
+def _keep(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    with new.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    replace_file(path, text.encode())
 
 
 def _error_of(trouble: Trouble) -> CmsError:

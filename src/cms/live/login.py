@@ -39,6 +39,7 @@ from cms.config import Settings
 from cms.containment import Mechanism, Spec
 from cms.disk import ask_disk, read_small
 from cms.errors import CmsError, DiskTimeout
+from cms.files import replace_file
 from cms.live.argv import build_environment
 from cms.protection.places import homes
 
@@ -120,12 +121,7 @@ class Login:
         if copied is None:
             path.unlink(missing_ok=True)
         else:
-            fresh = self.folder / f"{FILE}.new"
-            fresh.unlink(missing_ok=True)
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(copied)
-            fresh.replace(path)
+            replace_file(path, copied, durable=False)
         self._seen = raw
 
 

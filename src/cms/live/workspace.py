@@ -30,6 +30,7 @@ from cms.config import Settings
 from cms.containment import Layer, Mechanism
 from cms.disk import ask_disk
 from cms.errors import UNREADABLE, ChangeUnreadable, UsageError
+from cms.files import replace_file
 from cms.protection.places import layered_folders
 from cms.session.model import SessionOptions
 
@@ -225,7 +226,7 @@ class Workspace:
             else:
                 layer.upper.parent.mkdir(mode=0o700, parents=True)
                 self._fill(layer, place, start)
-                write_note(place / _COPY, msgspec.json.encode(changes.note_copy(layer.upper)))
+                replace_file(place / _COPY, msgspec.json.encode(changes.note_copy(layer.upper)))
         self._note(msgspec.structs.replace(self.begun, start=start))
 
     def _fill(self, layer: Layer, place: Path, start: Start) -> None:
@@ -233,10 +234,10 @@ class Workspace:
             copy_tree(layer.folder, layer.upper)
             return
         copied = changes.check_out(layer.folder, layer.upper, start.commit, start.branch)
-        write_note(place / _COPIED, msgspec.json.encode(copied))
+        replace_file(place / _COPIED, msgspec.json.encode(copied))
 
     def _note(self, begun: Begun) -> None:
-        write_note(self.home / _NOTE, msgspec.json.encode(begun))
+        replace_file(self.home / _NOTE, msgspec.json.encode(begun))
         self.begun = begun
 
 
@@ -382,26 +383,6 @@ def _has_files(folder: Path) -> bool:
         for entry in os.scandir(folder)
         if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
     )
-
-
-def write_note(path: Path, data: bytes) -> None:
-    """Write a file of ours whole or not at all, and have it on disk.
-
-    Raises:
-        OSError: it could not be written.
-    """
-    draft = path.with_name(f"{path.name}.new")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def make_readable(folder: Path) -> bool:

@@ -7,9 +7,7 @@ what was meant, or an error.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +15,7 @@ import msgspec
 
 from cms.batch.remote import MOST, Assignment, Done
 from cms.errors import CmsError
+from cms.files import replace_file
 from cms.session.model import Outcome
 
 #: Fields that may be large: of the assignment itself, and of its options.
@@ -40,20 +39,11 @@ def store(folder: str, data: bytes) -> str:
     """
     digest = hashlib.sha256(data).hexdigest()
     path = Path(folder) / digest[:2] / digest
-    new = path.with_name(f"{digest}.{secrets.token_hex(4)}")
     try:
         if path.is_file():
             return digest
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with new.open("xb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            new.replace(path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
+        replace_file(path, data, mode=None)
     except OSError as error:
         raise ArtifactError(f"--artifacts: {path} cannot be written: {error.strerror or error}") from None
     return digest

@@ -23,6 +23,7 @@ import msgspec
 
 from cms.batch.remote import Card, Done
 from cms.errors import UNREADABLE, HomeUnusable, UsageError
+from cms.files import create_file, replace_file, sync_folder
 from cms.session.model import Record
 
 Standing = Literal["open", "draining", "full", "cut_off", "stopping"]
@@ -122,13 +123,13 @@ class NodeFolder:
         if not known:
             host = "".join(letter for letter in socket.gethostname().split(".")[0] if letter.isalnum())[:30]
             known = f"{host or 'node'}-{secrets.token_hex(3)}"
-            _put(path, known.encode())
+            replace_file(path, known.encode())
         return known
 
     def write(self, state: NodeState) -> None:
         """For who asks; not worth a sync."""
         try:
-            _put(self.path / "state.json", msgspec.json.encode(state), sync=False)
+            replace_file(self.path / "state.json", msgspec.json.encode(state), durable=False)
         except OSError:
             pass  # a full disk must not end what runs
 
@@ -139,20 +140,16 @@ class NodeFolder:
             OSError: it cannot be written; then it must not be begun.
         """
         try:
-            file = os.open(self._claim(job), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            create_file(self._claim(job), msgspec.json.encode(Claim(job, time.time())))
         except FileExistsError:
             return False
-        with os.fdopen(file, "wb") as out:
-            out.write(msgspec.json.encode(Claim(job, time.time())))
-            out.flush()
-            os.fsync(out.fileno())
-        _sync(self.path / "claims")
+        sync_folder(self.path / "claims")
         return True
 
     def finish(self, job: str, done: Done, *, told: bool) -> None:
         """Write down how it ended."""
         try:
-            _put(self._claim(job), msgspec.json.encode(Claim(job, time.time(), done, told)))
+            replace_file(self._claim(job), msgspec.json.encode(Claim(job, time.time(), done, told)))
         except OSError:
             pass  # the engine has it, or nobody: the claim itself stands
 
@@ -173,28 +170,3 @@ class NodeFolder:
 
     def _claim(self, job: str) -> Path:
         return self.path / "claims" / hashlib.sha256(job.encode()).hexdigest()
-
-
-def _put(path: Path, data: bytes, *, sync: bool = True) -> None:
-    """Replace a file as a whole."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(2)}")
-    try:
-        with new.open("xb") as out:
-            out.write(data)
-            out.flush()
-            if sync:
-                os.fsync(out.fileno())
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
-    if sync:
-        _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -27,6 +27,7 @@ from pathlib import Path
 
 from cms.disk import ask_disk
 from cms.errors import DiskTimeout
+from cms.files import create_file
 
 
 def make_scratch(session_id: str) -> Path:
@@ -59,9 +60,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
         OSError: one is there, or cannot be written.
     """
     for path, data in files.items():
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
+        create_file(path, data, durable=False)
 
 
 def _make(folder: Path) -> Path:

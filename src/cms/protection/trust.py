@@ -20,7 +20,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Final
 import msgspec
 
 from cms.errors import UNREADABLE, HomeUnusable
+from cms.files import replace_file
 from cms.protection.project import MAX_FILE, Project, Unread, read_project, read_regular
 from cms.protection.scratch import write_files
 from cms.session.project_config import decode_object, raising_rules, render
@@ -87,27 +87,12 @@ def _changing(home: Path) -> Iterator[dict[str, Grant]]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         book = grants(home)
         yield book
-        _replace(path, msgspec.json.format(msgspec.json.encode(_Book(folders=dict(sorted(book.items()))))))
+        said = msgspec.json.encode(_Book(folders=dict(sorted(book.items()))))
+        replace_file(path, msgspec.json.format(said))
     except OSError as exc:
         raise HomeUnusable(f"cannot write {path}: {exc.strerror}") from exc
     finally:
         os.close(lock)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put a file there as a whole, for its user alone. Raises OSError."""
-    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            new.unlink()
-        raise
 
 
 def accept(home: Path, project: Project, *, at: float, by: TrustedBy = "person") -> Grant:

@@ -18,6 +18,7 @@ import msgspec
 
 from cms.disk import read_small
 from cms.errors import HomeUnusable, MachineError
+from cms.files import rewrite_file
 from cms.session.model import Record
 
 #: Bytes. Claude Code's own file holds all of its history, and reaches some ten million.
@@ -182,22 +183,8 @@ def write(path: Path, data: bytes, *, mode: int | None = None) -> None:
     Raises:
         MachineError: it cannot be written; it is then as it was.
     """
-    real = _real(path)
-    temporary = real.with_name(f".{real.name}.{secrets.token_hex(4)}")
     try:
-        if mode is None:
-            mode = real.stat().st_mode & 0o7777 if real.exists() else 0o644
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            temporary.replace(real)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        rewrite_file(path, data, mode=mode)
     except OSError as error:
         raise MachineError(f"cannot write {path}: {error.strerror}") from error
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cms.errors import UsageError
+from cms.files import create_file, sync_folder
 from cms.session.attachments import MOST_OF_ANY, describe
 from cms.session.model import Attachment
 from cms.store.database import Database
@@ -30,16 +31,8 @@ def keep(folder: Path, data: bytes, name: str) -> Attachment:
     path = folder / found.id
     with as_store_errors(path):
         folder.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(at)
-        finally:
-            os.close(at)
+        create_file(path, data)
+        sync_folder(folder)
     return found
 
 

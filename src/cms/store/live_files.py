@@ -15,6 +15,7 @@ import msgspec
 
 from cms.containment import Whereabouts, still_alive
 from cms.errors import UNREADABLE
+from cms.files import replace_file
 from cms.session.model import SessionRecord
 from cms.store.errors import as_store_errors
 
@@ -51,9 +52,7 @@ def write(folder: Path, record: SessionRecord, where: Whereabouts) -> None:
 def _write(path: Path, live: LiveFile) -> None:
     with as_store_errors(path):
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(live))
-        new.replace(path)
+        replace_file(path, msgspec.json.encode(live), durable=False)
 
 
 def remove(folder: Path, session_id: str) -> None:

@@ -6,7 +6,6 @@ loaded from elsewhere, and secrets masked (`masking`).
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 import msgspec
 
 from cms.errors import CmsError, MachineError, UsageError
+from cms.files import create_file
 from cms.json_output import json_object
 from cms.page import data
 from cms.page.data import Event
@@ -132,13 +132,7 @@ class _Files:
     def write(self, name: str, text: str) -> None:
         """Raises MachineError: it cannot be written."""
         try:
-            fd = os.open(
-                self._folder / name,
-                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC,
-                0o666,
-            )
-            with os.fdopen(fd, "wb") as file:
-                file.write(text.encode())
+            create_file(self._folder / name, text.encode(), mode=None, durable=False)
         except OSError as error:
             raise MachineError(f"--export: {self._folder / name}: {error.strerror}") from None
 
