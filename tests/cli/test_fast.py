@@ -15,6 +15,7 @@ from cli.test_commands import SCRIPT
 #: Imported by nothing that only asks: event loops, help rendering, servers, and what only rare paths need.
 FORBIDDEN = {
     *("cyclopts", "attrs", "docstring_parser", "trio", "rich", "mcp", "asyncio", "anyio", "h11"),
+    *("typing_extensions", "inspect", "ast"),
     *("difflib", "dataclasses", "shutil", "subprocess", "tempfile", "logging", "sqlite3"),
     *("cms.live", "cms.fleet", "cms.store", "cms.protocol"),
     *("cms.options", "cms.cli.option_flags", "cms.cli.delegation", "cms.cli.progress", "cms.cli.parser"),
@@ -22,11 +23,15 @@ FORBIDDEN = {
 }
 
 PROBE = """
-import sys
-from cms.cli.app import main
-code = main(sys.argv[1:])
-print("\\n".join(sys.modules), file=sys.stderr)
-sys.exit(code)
+import os, sys
+from cms.cli import main
+
+def end(code, exit=os._exit):
+    print("\\n".join(sys.modules), file=sys.stderr, flush=True)
+    exit(code)
+
+os._exit = end
+main()
 """
 
 

@@ -39,8 +39,9 @@ def write_launcher(path: Path) -> Path:
     It runs the interpreter that wrote it, with the import path of this process, from any folder.
     """
     lines = (
-        f"#!{sys.executable}",
+        f"#!{sys.executable} -SE",  # the path below is all that it needs of what `site` finds
         "import sys",
+        "sys.modules['typing_extensions'] = None",  # as `cms.cli.main` does
         f"sys.path[:] = {[entry for entry in sys.path if entry]!r}",
         "from cms.testing.agent.__main__ import main",
         "main()",
