@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cms.containment import find_mechanism
+from cms.containment import Proof, find_mechanism
 from cms.errors import AgentDied, ContainmentError, ProtocolError, StoreError, WorkDirError
 from cms.live.process import AgentProcess, check_work_dir
 from cms.live.stop_ladder import Ladder
@@ -253,6 +253,23 @@ async def test_a_ladder_in_a_hurry(tmp_path: Path, when: str) -> None:
                 ladder.hurry_within(0.2)
                 ladder.hurry_within(60.0)  # a later wish for more time is not granted
         assert trio.current_time() - begun < 2
+
+
+async def test_force_does_not_close_the_input_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever heard that would be gone, or not, by the time that the receipt says who was alive."""
+    async with running(tmp_path, python(ECHO)) as process:
+        kill = process.container.kill
+
+        async def strike(*, deadline: float) -> Proof:
+            await trio.testing.wait_all_tasks_blocked()
+            await process.container.stdin.send_all(b"it is open\n")
+            return await kill(deadline=deadline)
+
+        ladder = Ladder(process, grace=60.0)
+        ladder.hurry()
+        with monkeypatch.context() as patch:
+            patch.setattr(process.container, "kill", strike)
+            assert await descend(process, ladder) == [("kill", True)]
 
 
 async def test_a_ladder_that_was_broken_off_still_strikes(tmp_path: Path) -> None:

@@ -62,8 +62,10 @@ class Ladder:
         with self._polite:
             if interrupt is not None:
                 await self._step("interrupt", interrupt)
+            await (
+                trio.lowlevel.checkpoint()
+            )  # in a hurry nothing is asked: the receipt has who was alive then
             self._process.close_stdin()
-            await trio.lowlevel.checkpoint()  # in a hurry nothing is asked
             if not (eof and await self._step("eof", container.wait)):
                 container.terminate()
                 await self._step("terminate", container.wait)
