@@ -12,7 +12,7 @@ import pytest
 import trio
 
 import mounting
-from cms.containment import Layer, Mechanism, Spec
+from cms.containment import Layer, Mechanism, Spec, _mounts
 from cms.containment import _probe as probing
 from cms.errors import ContainmentError
 from cms.testing import hostile
@@ -408,6 +408,25 @@ async def test_a_folder_that_cannot_be_covered_is_found_out(
             await run(walled, world.spec("echo x 2>/dev/null > ../../notes || echo refused")) == "refused\n"
         )
     assert [bool(spec.covered) for spec in starts] == [True, False, False]
+
+
+async def test_what_changes_between_the_plan_and_its_mounts_is_looked_at_again(
+    walled: Mechanism, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that has gone by then; likewise one that something is mounted in."""
+    gone = world.outside / "gone"
+    gone.mkdir()
+    make_plan = _mounts.make_plan
+
+    async def plan(spec: Spec) -> _mounts.Plan:
+        made = await make_plan(spec)
+        if gone in {step.path for step in made.steps} and "echo fine" in spec.argv:
+            gone.rmdir()
+        return made
+
+    monkeypatch.setattr(_mounts, "make_plan", plan)
+    assert await run(walled, world.spec("echo fine", covered=(world.home, gone))) == "fine\n"
+    assert not gone.exists()
 
 
 async def test_folders_are_not_looked_at_on_trio_s_thread(

@@ -34,7 +34,7 @@ from cms.containment._model import Spec
 from cms.containment._mounts import Plan, remove_placeholders, verify
 from cms.containment._seccomp import seccomp_filter
 from cms.containment._shim import Orders
-from cms.errors import ContainmentError, WorkDirError
+from cms.errors import ContainmentError, NotMounted, WorkDirError
 
 START_WITHIN = 20.0
 # The shim travels as compiled code, in the file that also holds its orders: that saves compiling it, and it
@@ -130,6 +130,7 @@ class _Attempt:
 
         Raises:
             WorkDirError: it says that the work dir cannot be entered.
+            NotMounted: its mounts cannot be made; bwrap says nothing but words.
             ContainmentError: it failed in another way, or ended.
         """
         await control.hear(lambda: until(control) or control.failed is not None)
@@ -140,11 +141,12 @@ class _Attempt:
             if stage == "chdir":
                 raise WorkDirError(f"{self.name}: cannot start in the work dir: {why}", hint="does it exist?")
             doing = "cannot run the command" if stage == "exec" else f"cannot make the container ({stage})"
-            raise ContainmentError(f"{self.name}: {doing}: {why if stage == 'exec' else text}")
+            kind = NotMounted if stage == "mounts" else ContainmentError
+            raise kind(f"{self.name}: {doing}: {why if stage == 'exec' else text}")
         if not until(control):
             self.complaints.seek(0)
             said = self.complaints.read(4096).decode(errors="replace").strip().splitlines()
-            raise ContainmentError(
+            raise NotMounted(
                 f"{self.name}: the container did not start: {said[-1] if said else 'no reason given'}"
             )
 

@@ -17,7 +17,7 @@ from cms.containment._model import Guarantee, Guarantees, Layer, Level, Spec
 from cms.containment._mounts import below, mounts_of
 from cms.containment._seccomp import seccomp_filter
 from cms.disk import ask_disk
-from cms.errors import ContainmentError
+from cms.errors import ContainmentError, NotMounted
 
 STRONG = Guarantee("strong")
 
@@ -67,7 +67,12 @@ class Mechanism(abc.ABC):
             DiskTimeout: a folder that it is to hold does not answer.
             WorkDirError: the command cannot start in its `cwd`.
         """
-        return await self.start_without_fallback(await self._without_uncoverable(spec))
+        spec = await self._without_uncoverable(spec)
+        try:
+            return await self.start_without_fallback(spec)
+        except NotMounted:
+            # Between the plan and its mounts others go on: a folder goes, or something is mounted in one.
+            return await self.start_without_fallback(spec)
 
     @abc.abstractmethod
     async def start_without_fallback(self, spec: Spec) -> Container:
