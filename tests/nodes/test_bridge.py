@@ -31,12 +31,15 @@ from cms.batch.remote import (
     own_queue,
     queue_of,
 )
+from cms.fleet.machine import steady
 from cms.nodes import bridge as bridge_module
 from cms.nodes.bridge import Bridge
 from cms.nodes.engine import Engine, identity_of
 from cms.session.model import SessionOptions
 
 DAY = 86400.0
+#: By the engine's clock, which nobody else's is like.
+NOW = 4e9
 CARD = Card("n-1", "host", 1, "0.1")
 DONE = Done("n-1", "host", refused=True)
 
@@ -147,7 +150,9 @@ class Site:
         self.told: list[Event] = []
 
     def bridge(self) -> Bridge:
-        return Bridge(cast("Engine", self.engine))
+        made = Bridge(cast("Engine", self.engine))
+        made._engine_ahead = NOW - steady()
+        return made
 
     async def ended(self, count: int = 1) -> list[Ended]:
         await until(lambda: len(self._ends()) >= count)
@@ -199,7 +204,7 @@ def test_a_submission_without_an_answer_is_made_again_under_its_id(site: Site, s
 @pytest.mark.parametrize("again", [False, True])
 def test_two_heads_that_go_on_with_a_batch_follow_the_same_try(site: Site, *, again: bool) -> None:
     async def act() -> None:
-        command = submit(again=again, since=time.time(), engine="ns" if again else "")
+        command = submit(again=again, since=NOW, engine="ns" if again else "")
         for _ in range(2):
             site.bridge()._obey(command)
         (await site.known()).ends(DONE)
@@ -212,15 +217,14 @@ def test_two_heads_that_go_on_with_a_batch_follow_the_same_try(site: Site, *, ag
 
 @pytest.mark.parametrize(
     ("since", "engine"),
-    [(0.0, "ns"), (31 * DAY, "ns"), (60.0, "another")],
-    ids=["ever", "too long ago", "another engine"],
+    [(0.0, "ns"), (NOW - 31 * DAY, "ns"), (NOW + DAY, "ns"), (time.time(), "ns"), (NOW - 60, "another")],
+    ids=["ever", "too long ago", "its clock was set", "by another clock", "another engine"],
 )
 def test_what_an_engine_may_have_forgotten_is_not_submitted_again(
     site: Site, since: float, engine: str
 ) -> None:
     async def act() -> None:
-        began = time.time() - since if since else 0.0
-        site.bridge()._obey(submit(again=True, since=began, engine=engine))
+        site.bridge()._obey(submit(again=True, since=since, engine=engine))
         (ended,) = await site.ended()
         assert ended.how == "lost"
 

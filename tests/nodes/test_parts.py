@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -123,11 +124,20 @@ class TestFolder:
         folder = NodeFolder(tmp_path)
         folder.take()
         folder.claim("b/t/1")
-        at = next((folder.path / "claims").iterdir()).stat().st_mtime
-        folder.forget_old(at + KEEP - 1)
+        (first,) = (folder.path / "claims").iterdir()
+        at = first.stat().st_mtime
+        folder.forget_old(at + 10 * KEEP)
+        assert not folder.claim("b/t/1"), "a clock that is wrong today"
+        folder.claim("b/t/2")
+        os.utime(first, (at - KEEP + 60, at - KEEP + 60))
+        folder.forget_old(at)
         assert not folder.claim("b/t/1")
-        folder.forget_old(at + KEEP + 1)
+        os.utime(first, (at - KEEP - 60, at - KEEP - 60))
+        folder.forget_old(at - KEEP)
+        assert not folder.claim("b/t/1"), "or when the newest was made"
+        folder.forget_old(at)
         assert folder.claim("b/t/1")
+        assert not folder.claim("b/t/2")
 
     def test_one_node_for_each_home(self, tmp_path: Path) -> None:
         folder, other = NodeFolder(tmp_path), NodeFolder(tmp_path)

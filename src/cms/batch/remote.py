@@ -227,7 +227,7 @@ class Submit(Record, frozen=True, tag_field="type", tag="submit"):
 
     Attributes:
         node: the only one that can do it; "": any that serves `label`.
-        since: when it was first meant to be submitted, seconds since the epoch.
+        since: when it was first meant to be submitted, seconds since the epoch by the engine's clock.
         again: it may have been submitted before. Then it is not, unless the engine remembers all that time.
         engine: what the engine was known by then; "" if nobody noted it.
     """
@@ -253,10 +253,12 @@ class Ready(Record, frozen=True, tag_field="type", tag="ready"):
 
     Attributes:
         engine: what it is known by: where that changes, it has forgotten all it knew.
+        now: by its clock, seconds since the epoch: that of a head may be wrong, or be set.
     """
 
     engine: str
     cards: tuple[Card, ...] = ()
+    now: float = 0.0
 
 
 class Unable(Record, frozen=True, tag_field="type", tag="unable"):

@@ -461,7 +461,8 @@ class Engine:
     async def _start(self, starts: Sequence[Start]) -> None:
         now = self.now()
         limits = {start.seq: start.limit for start in starts}
-        begun = await self._store.write(batch_tasks.begin, self.record.id, list(limits), now)
+        since = self._crew.now()
+        begun = await self._store.write(batch_tasks.begin, self.record.id, list(limits), now, since)
         if len(begun) < len(starts):
             raise InternalError(f"batch {self.record.id}: a task that was waiting is not waiting any more")
         if self.record.status is BatchStatus.PARKED:

@@ -95,6 +95,9 @@ class Crew(Protocol):
     def room(self) -> int | None:
         """How many tries at once are of use; None: what this machine bears."""
 
+    def now(self) -> float | None:
+        """The time by the clock of what does the tasks, seconds since the epoch; None: by this machine's."""
+
     def word(self) -> str:
         """Why nothing is done just now, for a person; "" if nothing is in the way."""
 
@@ -168,6 +171,9 @@ class LocalCrew:
         task_status.started()
 
     def room(self) -> int | None:
+        return None
+
+    def now(self) -> float | None:
         return None
 
     def word(self) -> str:

@@ -1,4 +1,4 @@
-"""What this machine has left: free memory and cores, as far as this process may use them.
+"""What this machine has left: free memory and cores, as far as this process may use them; its steady clock.
 
 And what this process gives back of it. glibc keeps what was freed between two things that are still in use,
 and has a heap for each of many threads: a daemon that starts thousands of sessions grew by half in a day of
@@ -11,6 +11,7 @@ import ctypes
 import functools
 import os
 import resource
+import time
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,11 @@ _UNKNOWN: Final = 2 * 2**30
 _OPEN_FILES: Final = 65_536
 _M_ARENA_MAX: Final = -8  # of glibc's malloc.h
 _ARENAS: Final = 2
+
+
+def steady() -> float:
+    """Seconds on a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def available_memory(meminfo: Path = _MEMINFO, cgroups: Path = _CGROUPS) -> int:

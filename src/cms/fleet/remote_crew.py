@@ -53,6 +53,7 @@ from cms.files import replace_file
 from cms.fleet.batch_sessions import News
 from cms.fleet.crew import Elsewhere, Job, Lost, NotDone
 from cms.fleet.folder_state import Untold
+from cms.fleet.machine import steady
 from cms.protocol.framing import LineBuffer
 from cms.session.model import Outcome, SessionOptions
 
@@ -97,6 +98,7 @@ class RemoteCrew:
         }
         self._known_before = record.engine
         self.known_by = record.engine
+        self._engine_ahead: float | None = None  # its clock, of one of ours that nobody sets
         self._heartbeat = parse(record.options.on).heartbeat
         self._ways: dict[str, _Way] = {}
         self._looked: dict[int, Ended] = {}
@@ -183,7 +185,7 @@ class RemoteCrew:
             assert process.stdout is not None  # noqa: S101 - for the type checker: it was asked for
             async for event in _events(process.stdout):
                 if isinstance(event, Ready):
-                    before, self.known_by = self.known_by, event.engine
+                    before = self._hear(event)
                     self._process = process
                     for way in list(self._ways.values()):
                         await self._say(msgspec.structs.replace(way.submit, again=True, engine=before))
@@ -201,6 +203,12 @@ class RemoteCrew:
             with trio.CancelScope(shield=True):
                 process.kill()
                 await process.wait()
+
+    def _hear(self, ready: Ready) -> str:
+        """Note which engine it is, and what time it is there; what it was known by before."""
+        before, self.known_by = self.known_by, ready.engine
+        self._engine_ahead = ready.now - steady()
+        return before
 
     async def _spawn(self) -> trio.Process:
         return await trio.lowlevel.open_process(
@@ -253,6 +261,9 @@ class RemoteCrew:
     def room(self) -> int | None:
         slots = sum(card.slots for card in self._cards if card.serves(self._options.label))
         return max(1, ceil(AHEAD * slots))
+
+    def now(self) -> float | None:
+        return None if self._engine_ahead is None else self._engine_ahead + steady()
 
     def word(self) -> str:
         if self._trouble:

@@ -50,6 +50,7 @@ from cms.batch.remote import (
     queue_of,
 )
 from cms.errors import UNREADABLE, CmsError, ExitCode
+from cms.fleet.machine import steady
 from cms.nodes import artifacts
 from cms.nodes.engine import ACTIVITY, Engine, connect, is_gone
 from cms.rpc.wire import MAX_LINE, LineBuffer
@@ -81,12 +82,15 @@ class Bridge:
         self._engine = engine
         self._jobs: dict[str, _Submitted] = {}
         self._cards: tuple[Card, ...] | None = None
+        self._engine_ahead = 0.0  # its clock, of one of ours that nobody sets
         self._word = ""
 
     async def run(self, lines: asyncio.StreamReader) -> None:
         """Until nobody says anything more."""
         self._cards = await self._engine.cards()
-        tell(Ready(self._engine.known_by, self._cards))
+        now = await self._engine.now()
+        self._engine_ahead = now - steady()
+        tell(Ready(self._engine.known_by, self._cards, now))
         watching = [asyncio.create_task(self._watch_nodes()), asyncio.create_task(self._watch_pulses())]
         buffer = LineBuffer(MAX_LINE)
         while data := await lines.read(1 << 16):
@@ -139,7 +143,8 @@ class Bridge:
             one.there.set()
             return None
         if command.again:
-            young = time.time() - command.since < self._engine.retention - _MARGIN
+            age = self._engine_ahead + steady() - command.since
+            young = 0 <= age + _MARGIN < self._engine.retention
             if not young or command.engine not in ("", self._engine.known_by):
                 return Ended(one.id, "lost", reason="the engine does not know whether it was started")
         heartbeat = timedelta(seconds=job.heartbeat)

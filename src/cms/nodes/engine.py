@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -40,6 +41,8 @@ from cms.errors import UNREADABLE, EngineUnavailable, UsageError
 ACTIVITY: Final = "cms.task"
 #: A question to one node, at its own queue: its state is the answer.
 QUESTION: Final = "cms.node"
+#: What nobody does, at a queue that nobody serves: when the engine took it in says what time it is there.
+CLOCK: Final = "cms.clock"
 #: The queue at which nodes show that they are there. Nothing is ever put into it.
 REGISTRY: Final = "cms.nodes"
 #: Seconds for which one poll waits for a task. A drain waits for the polls under way.
@@ -119,6 +122,22 @@ class Engine:
         await self.client.workflow_service.respond_activity_task_completed(
             request, timeout=timedelta(seconds=10)
         )
+
+    async def now(self) -> float:
+        """The time by the engine's clock, seconds since the epoch: when it took something in.
+
+        Raises:
+            RPCError: the engine cannot be asked.
+        """
+        handle = await self.client.start_activity(
+            CLOCK,
+            id=f"{CLOCK}/{secrets.token_hex(8)}",
+            task_queue=CLOCK,
+            schedule_to_close_timeout=timedelta(seconds=1),
+            rpc_timeout=timedelta(seconds=10),
+        )
+        seen = await handle.describe(rpc_timeout=timedelta(seconds=10))
+        return seen.schedule_time.timestamp()
 
     # --- who is there ---------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from cms.batch.address import Address
 from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Trouble, own_queue, queues_of
 from cms.config import Settings
 from cms.errors import UNREADABLE
+from cms.fleet.machine import steady
 from cms.nodes import artifacts
 from cms.nodes.engine import QUESTION, REGISTRY, Engine, connect, identity_of, is_gone
 from cms.nodes.state import Busy, NodeFolder, NodeState, Standing
@@ -55,11 +56,6 @@ _assignment = msgspec.json.Decoder(Assignment)
 
 #: Whether this machine bears one more; else why not. Asked before each poll.
 Room = Callable[[int], str]
-
-
-def steady() -> float:
-    """Seconds on a clock that nobody sets and that goes on while the machine sleeps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class Held:

@@ -160,13 +160,20 @@ class NodeFolder:
             return None
 
     def forget_old(self, now: float) -> None:
-        """Remove claims that no engine can ask for again."""
+        """Remove claims that no engine can ask for again: much older than now, and than the newest of them.
+
+        A clock that is wrong today, or was when the newest was made, removes none.
+        """
+        found = []
         for path in (self.path / "claims").iterdir():
             try:
-                if path.stat().st_mtime < now - KEEP:
-                    path.unlink()
+                found.append((path.stat().st_mtime, path))
             except OSError:
                 continue
+        newest = max((at for at, _ in found), default=0.0)
+        for at, path in found:
+            if at < min(now, newest) - KEEP:
+                path.unlink(missing_ok=True)
 
     def _claim(self, job: str) -> Path:
         return self.path / "claims" / hashlib.sha256(job.encode()).hexdigest()

@@ -83,10 +83,15 @@ def candidates(
     return tuple(Candidate(seq, cap) for seq, cap in rows[:most]), len(rows) > most, due[0]
 
 
-def begin(db: Database, batch_id: str, seqs: Sequence[int], now: float) -> list[Task]:
+def begin(
+    db: Database, batch_id: str, seqs: Sequence[int], now: float, since: float | None = None
+) -> list[Task]:
     """Mark tasks as running: they are not started again without a look at what they did.
 
     Those that do not wait any more are left out.
+
+    Args:
+        since: now by the clock of whoever is to do them; None: by ours.
     """
     begun = []
     for seq in seqs:
@@ -103,7 +108,7 @@ def begin(db: Database, batch_id: str, seqs: Sequence[int], now: float) -> list[
             found,
             status=TaskStatus.RUNNING,
             tries=found.tries + 1,
-            tried=now,
+            tried=now if since is None else since,
             started=found.started or now,
             reserved=_cap(db, batch_id, seq) or 0.0,
             reason="",

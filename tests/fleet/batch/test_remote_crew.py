@@ -30,11 +30,13 @@ from cms.batch.remote import (
     Done,
     Ended,
     Pulse,
+    Ready,
     Submit,
     Trouble,
 )
 from cms.batch.retry import Remains
 from cms.errors import EngineUnavailable, UsageError
+from cms.fleet import remote_crew
 from cms.fleet.crew import Elsewhere, Job, Lost, NotDone
 from cms.fleet.remote_crew import RemoteCrew
 from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
@@ -128,6 +130,17 @@ async def test_a_node_that_is_not_logged_in_has_another_do_it() -> None:
         await Crew(cards=(CARD, OTHER)).outcome(ended)
     for cards in ((CARD,), (CARD, FOREIGN)):  # nobody else could: the batch has to know
         assert (await Crew(cards=cards).outcome(ended)).result.api_status == 401
+
+
+async def test_when_a_try_was_begun_is_told_by_the_engine_s_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by seconds that pass here, whatever our own clock says."""
+    hours = [1000.0]
+    monkeypatch.setattr(remote_crew, "steady", lambda: hours[0])
+    crew = Crew()
+    assert crew.now() is None, "nobody knows yet"
+    crew._hear(Ready("ns", (CARD,), now=4e9))
+    hours[0] += 3600
+    assert crew.now() == 4e9 + 3600
 
 
 async def test_what_goes_on_does_so_at_its_node() -> None:
