@@ -265,7 +265,9 @@ def test_the_gate_the_walls_and_the_tripwire_have_it(world: World) -> None:
         assert rules.paths.match(rules.paths.locate(str(path), str)), path
     paths = find_protected_paths(rules, world.environ)
     assert hook.parent in paths.protected
-    assert {hook.parent, world.work / "watch", world.work / ".git" / "commondir"} <= set(paths.watched)
+    assert {hook.parent, world.work / "watch", world.work / ".git" / "commondir"} <= set(
+        map(Path, paths.watched)
+    )
     # Who says so may have his hooks written.
     import msgspec
 

@@ -48,12 +48,12 @@ class PathGuard:
         self.paths = ProtectedPaths()
         self._rules = rules
         self._environ = environ
-        self._before: dict[Path, Mark] = {}
-        self._base: dict[Path, Mark] = {}
+        self._before: dict[str, Mark] = {}
+        self._base: dict[str, Mark] = {}
         self._container: Container | None = None
         self._lost: dict[str, str] = {}
         self._isolation = ""
-        self._named_twice: set[Path] = set()
+        self._named_twice: set[str] = set()
         self._limiter = trio.CapacityLimiter(1)
 
     def __repr__(self) -> str:
@@ -77,7 +77,7 @@ class PathGuard:
         if not self._rules.safety:
             return self.paths
 
-        def look() -> tuple[ProtectedPaths, dict[Path, Mark], dict[Path, Mark]]:
+        def look() -> tuple[ProtectedPaths, dict[str, Mark], dict[str, Mark]]:
             paths = find_all_paths(self._rules, self._environ, programs, walls=walls)
             return paths, snapshot(paths.watched, self._ours), _look_at(paths.base)
 
@@ -86,7 +86,7 @@ class PathGuard:
         self._named_twice = {
             path
             for path, mark in self._before.items()
-            if mark.names > 1 and _below(path, self.paths.protected)
+            if mark.names > 1 and _below(Path(path), self.paths.protected)
         }
         return self.paths
 
@@ -129,9 +129,9 @@ class PathGuard:
         if not self._rules.safety or self._container is None:
             return self._walls()
 
-        def look() -> tuple[dict[Path, Mark], dict[Path, Mark], dict[Path, tuple[str, ...]]]:
+        def look() -> tuple[dict[str, Mark], dict[str, Mark], dict[Path, tuple[str, ...]]]:
             new, made = find_new(self._rules)
-            watched = dict.fromkeys((*self.paths.watched, *new))
+            watched = dict.fromkeys((*self.paths.watched, *map(str, new)))
             programs = {path: find_git_programs(path, self._environ) for path in made[:MOST_REPOSITORIES]}
             return snapshot_again(self._before, watched, self._ours), _look_at(self._base), programs
 
@@ -144,26 +144,26 @@ class PathGuard:
         repositories = {str(path): None for path in new}
         runs = tuple(f"{path}: {', '.join(programs)}" for path, programs in new.items() if programs)
         for change in compare(self._before, after):
-            if (made := self._new_repository(change.path)) is not None:
+            if (made := self._new_repository(Path(change.path))) is not None:
                 repositories[str(made.parent)] = None
                 continue
-            by_others = change.path not in self._named_twice and _below(change.path, held)
+            by_others = change.path not in self._named_twice and _below(Path(change.path), held)
             (outside if by_others else changed).append(str(change))
         for number, change in enumerate(compare(self._base, base)):
             if number < _NAMED:
-                (outside if _below(change.path, held) else changed).append(f"{change} (cms runs on it)")
+                (outside if _below(Path(change.path), held) else changed).append(f"{change} (cms runs on it)")
         return self._walls(tuple(changed), tuple(outside), tuple(repositories), runs)
 
     async def _ask_disk(self, look: Callable[[], T], what: str) -> T:
         return await ask_disk(look, what, seconds=PATIENCE, limiter=self._limiter)
 
-    def _gave_way(self, path: Path, after: Mapping[Path, Mark]) -> bool:
+    def _gave_way(self, path: Path, after: Mapping[str, Mark]) -> bool:
         """Whether a path that was held is not certain to have been held to the end.
 
         A mount holds a file, not its name: where there is another file now, the mount was dropped, perhaps
         since the last look.
         """
-        was, now = self._before.get(path), after.get(path)
+        was, now = self._before.get(str(path)), after.get(str(path))
         return str(path) in self._lost or (was is not None and now is not None and was.inode != now.inode)
 
     def _new_repository(self, path: Path) -> Path | None:
@@ -171,7 +171,8 @@ class PathGuard:
         for folder in path.parents:
             if folder.name == ".git":
                 was = any(
-                    mark.kind != "missing" and _below(one, (folder,)) for one, mark in self._before.items()
+                    mark.kind != "missing" and _below(Path(one), (folder,))
+                    for one, mark in self._before.items()
                 )
                 return None if was else folder
         return None
@@ -191,7 +192,7 @@ class PathGuard:
         repository_programs: tuple[str, ...] = (),
     ) -> Walls:
         unheld: list[tuple[str, str]] = [(one.path, one.why) for one in self.paths.unheld]
-        unheld += [(str(path), "it has another name (a hard link)") for path in sorted(self._named_twice)]
+        unheld += [(path, "it has another name (a hard link)") for path in sorted(self._named_twice)]
         if not is_whole(self._before):
             unheld.append(("the tripwire", f"there are more than {MOST_FILES} protected files"))
         if self._container is not None:
@@ -222,7 +223,7 @@ class PathGuard:
         return ""
 
 
-def _look_at(paths: Iterable[Path]) -> dict[Path, Mark]:
+def _look_at(paths: Iterable[str]) -> dict[str, Mark]:
     return {path: mark(path, content=False) for path in paths}
 
 

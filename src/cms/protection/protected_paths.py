@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Final
@@ -65,7 +66,8 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
     Attributes:
         protected: to be held read-only.
         hidden: not even to be read.
-        watched: for the tripwire: what is protected, exists or not, but for the system's folders.
+        watched: for the tripwire: what is protected, exists or not, but for the system's folders. Text, one
+            for all that watch the same: a live session keeps hundreds.
         base: likewise for the tripwire, which looks at these but not into them.
         unheld: what no container can hold.
         reopened: the work dir, where it lies in what is protected: there it is writable all the same.
@@ -75,8 +77,8 @@ class ProtectedPaths(msgspec.Struct, frozen=True):
 
     protected: tuple[Path, ...] = ()
     hidden: tuple[Path, ...] = ()
-    watched: tuple[Path, ...] = ()
-    base: tuple[Path, ...] = ()
+    watched: tuple[str, ...] = ()
+    base: tuple[str, ...] = ()
     unheld: tuple[Unheld, ...] = ()
     reopened: tuple[Path, ...] = ()
     places: Places | None = None
@@ -102,11 +104,12 @@ def find_all_paths(
         return NO_PATHS
     found = find_protected_paths(rules, environ)
     anywhere = rules.writes == "anywhere"
+    base = find_base_files(rules.folders, programs, environ, anywhere=anywhere or not walls)
     return msgspec.structs.replace(
         found,
         protected=(*found.protected, *find_trusted(rules.folders, programs, anywhere=anywhere)),
         hidden=(*found.hidden, *find_escape_sockets(rules.paths, environ)),
-        base=find_base_files(rules.folders, programs, environ, anywhere=anywhere or not walls),
+        base=tuple(sys.intern(str(path)) for path in base),
         places=None if anywhere else find_places(rules.folders, rules.opened, environ),
     )
 
@@ -191,7 +194,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
         for folder in found.unsearched
     ]
     protected: dict[Path, None] = {}
-    watched: dict[Path, None] = {}
+    watched: dict[str, None] = {}
     places = (*_named(rules, roots, home, lookup), *found.protected, *found.git)
     for name in dict.fromkeys(places):  # as text: they are hundreds, and most are not there
         ours = f"{name}/{config_file.NAME}" if name == our_folder else name
@@ -199,7 +202,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
             # What a pattern names is protected: no need to follow links for that.
             skipped = name in claudes_names or name in _SYSTEM
             if not skipped and (not rules.any_allowed or rules.match(locate(rules, name))):
-                watched[Path(ours)] = None
+                watched[ours] = None
             continue
         real = Path(lookup.real(name))
         if real in claudes or _below(real, _SYSTEMS_OWN):
@@ -210,7 +213,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
         path = Path(name)
         within = [root for root in opened if _below(root, (real,))]
         if not system and name not in base:
-            watched.update(dict.fromkeys(_around(Path(ours), within)))
+            watched.update(dict.fromkeys(map(str, _around(Path(ours), within))))
         inside = next((need for need in needed if _below(need, (real,))), None)
         if inside is not None:
             unheld.append(Unheld(str(path), f"{inside} is inside it, and the session must write there"))
@@ -223,7 +226,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
     for name in _CLAUDES:
         path = config / name
         if rules.match(locate(rules, str(path))):
-            watched[path] = None
+            watched[str(path)] = None
             if os.path.lexists(path):
                 protected[path] = None
     hidden: dict[Path, None] = {}
@@ -237,7 +240,7 @@ def find_protected_paths(session: Rules, environ: Mapping[str, str]) -> Protecte
     return ProtectedPaths(
         _topmost(protected, reopened),
         _topmost(hidden),
-        tuple(watched),
+        tuple(map(sys.intern, watched)),
         unheld=tuple(dict.fromkeys(unheld)),
         reopened=tuple(reopened),
     )

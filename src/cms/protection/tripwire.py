@@ -8,6 +8,9 @@ too.
 A file counts as changed if its kind, its mode or its content did. Up to `HASHED` bytes the content itself is
 compared; of a bigger one its size, its place on the disk and its times. Reads leave no trace.
 
+Paths are text here, and what is equal in two snapshots is one object: each live session keeps hundreds of
+both, and with objects of pathlib they were most of what it held.
+
 Everything here touches the disk: call it in a thread.
 """
 
@@ -16,9 +19,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, Literal
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -32,7 +37,7 @@ MOST_FILES: Final = 5000
 Kind = Literal["file", "folder", "link", "other", "missing"]
 
 
-class Mark(msgspec.Struct, frozen=True):
+class Mark(msgspec.Struct, frozen=True, weakref=True):
     """What a path was at one moment."""
 
     kind: Kind
@@ -48,7 +53,7 @@ class Mark(msgspec.Struct, frozen=True):
 class Change(msgspec.Struct, frozen=True):
     """A protected path that is not what it was."""
 
-    path: Path
+    path: str
     what: str
 
     def __str__(self) -> str:
@@ -56,31 +61,33 @@ class Change(msgspec.Struct, frozen=True):
 
 
 MISSING: Final = Mark("missing")
+AnyPath = str | os.PathLike[str]
+_marks: Final[WeakValueDictionary[Mark, Mark]] = WeakValueDictionary()
 
 
-def snapshot(paths: Iterable[Path], ours: Path | None = None) -> dict[Path, Mark]:
+def snapshot(paths: Iterable[AnyPath], ours: AnyPath | None = None) -> dict[str, Mark]:
     """Each path as it is now, and of folders everything below.
 
     Args:
         ours: cms's own folder, of which only what a person writes is looked at. The rest changes all the
             time; and to close a file of the store that was opened here takes away the locks that hold it.
     """
-    found: dict[Path, Mark] = {}
+    found: dict[str, Mark] = {}
     below = () if ours is None else (f"{ours}/", f"{os.path.realpath(ours)}/")
-    for path in paths:
+    for path in (os.fspath(one) for one in paths):
         kind = mark(path, content=False).kind  # most are not there, and then that was the one look at them
         for one in (path, *_inside(path, kind)):
-            if below and str(one).startswith(below) and one.name != config_file.NAME:
+            if below and one.startswith(below) and not one.endswith(f"/{config_file.NAME}"):
                 continue
             if len(found) >= MOST_FILES:
                 return found
-            found[one] = MISSING if kind == "missing" else mark(one)
+            found[sys.intern(one)] = MISSING if kind == "missing" else mark(one)
     return found
 
 
 def snapshot_again(
-    before: Mapping[Path, Mark], paths: Iterable[Path], ours: Path | None = None
-) -> dict[Path, Mark]:
+    before: Mapping[str, Mark], paths: Iterable[AnyPath], ours: AnyPath | None = None
+) -> dict[str, Mark]:
     """What a snapshot is to be compared with: its paths as they are now, and what is new.
 
     Where there was too much for the first look, nothing is new: what is seen only now may have been left
@@ -92,12 +99,12 @@ def snapshot_again(
     return found | {path: mark(path) for path in before if path not in found}
 
 
-def is_whole(found: Mapping[Path, Mark]) -> bool:
+def is_whole(found: Mapping[str, Mark]) -> bool:
     """Whether a snapshot has everything that there was."""
     return len(found) < MOST_FILES
 
 
-def compare(before: Mapping[Path, Mark], after: Mapping[Path, Mark]) -> tuple[Change, ...]:
+def compare(before: Mapping[str, Mark], after: Mapping[str, Mark]) -> tuple[Change, ...]:
     """What is different, by path. A path that only one of the two knows counts as missing in the other."""
     if before == after:
         return ()  # at nearly every end, of hundreds of paths
@@ -109,22 +116,22 @@ def compare(before: Mapping[Path, Mark], after: Mapping[Path, Mark]) -> tuple[Ch
     return tuple(changes)
 
 
-def mark(path: Path, *, content: bool = True) -> Mark:
+def mark(path: AnyPath, *, content: bool = True) -> Mark:
     """What a path is now. What cannot be looked at is as good as missing.
 
     Args:
         content: look into the file, too.
     """
     try:
-        here = path.lstat()
+        here = os.lstat(path)
         kind, digest = _kind(here.st_mode), ""
         if kind == "link":
-            digest = str(path.readlink())
+            digest = str(Path(path).readlink())
         elif kind == "file" and here.st_size <= HASHED and content:
             digest = _digest(path)
     except OSError:
         return MISSING
-    return Mark(
+    found = Mark(
         kind,
         stat.S_IMODE(here.st_mode),
         here.st_ino,
@@ -134,6 +141,7 @@ def mark(path: Path, *, content: bool = True) -> Mark:
         digest,
         here.st_nlink if kind == "file" else 1,
     )
+    return _marks.setdefault(found, found)
 
 
 def _difference(was: Mark, now: Mark) -> str:
@@ -167,18 +175,18 @@ def _kind(mode: int) -> Kind:
     return "link" if stat.S_ISLNK(mode) else "other"
 
 
-def _digest(path: Path) -> str:
+def _digest(path: AnyPath) -> str:
     # Not followed, and never waited for: a pipe in the place of the file must not hold us up.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         return hashlib.sha256(file.read(HASHED + 1)).hexdigest()
 
 
-def _inside(path: Path, kind: Kind) -> Iterator[Path]:
+def _inside(path: str, kind: Kind) -> Iterator[str]:
     """What a link points at, and everything below a folder."""
     if kind == "link":
-        yield Path(os.path.realpath(path))
+        yield os.path.realpath(path)
     elif kind == "folder":
         for folder, folders, files in os.walk(path):
             for name in (*folders, *files):
-                yield Path(folder, name)
+                yield f"{folder.rstrip('/')}/{name}"

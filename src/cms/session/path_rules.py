@@ -24,7 +24,7 @@ import functools
 import posixpath
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -141,6 +141,34 @@ class _Protected(msgspec.Struct, frozen=True):
     exceptions: tuple[re.Pattern[str], ...] = ()
 
 
+class _Table(msgspec.Struct, frozen=True):
+    """Patterns that protect, in the order in which they count, and how they are found.
+
+    Attributes:
+        at: by place, the numbers of those that mean it: most mean one, so they need not be tried each.
+        wild: those with expressions, each with its number.
+    """
+
+    protected: tuple[_Protected, ...]
+    at: Mapping[str, Sequence[int]]
+    wild: tuple[tuple[int, _Protected], ...]
+
+    def hits(self, folded: str, above: Iterable[str]) -> Iterator[_Protected]:
+        """Those that mean a path, which is given with all folders that it lies in."""
+        numbers = [number for place in above for number in self.at.get(place, ())]
+        numbers += [n for n, one in self.wild if any(each.fullmatch(folded) for each in one.expressions)]
+        return (self.protected[number] for number in sorted(numbers))
+
+
+@functools.lru_cache(32)  # sessions share their defaults, which were most of what one of them held
+def _table(protected: tuple[_Protected, ...]) -> _Table:
+    at: dict[str, list[int]] = {}
+    for number, one in enumerate(protected):
+        for place in one.places:
+            at.setdefault(place, []).append(number)
+    return _Table(protected, at, tuple((n, one) for n, one in enumerate(protected) if one.expressions))
+
+
 def _and_above(folded: str) -> list[str]:
     """An absolute path and all folders that it lies in."""
     ends = [at for at, char in enumerate(folded) if char == "/" and at]
@@ -249,12 +277,8 @@ class PathRules:
                 protected[number] = msgspec.structs.replace(one, exceptions=tuple(exceptions))
         asked += moved_places(asked, environ, home, work_dir)
         protected += [self._compile(pattern, resolve) for pattern in asked]
-        self._protected = tuple(protected)
-        self._at: dict[str, list[int]] = {}  # most patterns mean one place: found without trying each
-        for number, one in enumerate(protected):
-            for place in one.places:
-                self._at.setdefault(place, []).append(number)
-        self._wild = [(number, one) for number, one in enumerate(protected) if one.expressions]
+        # Those of this session alone are few, and come after the defaults.
+        self._tables = (_table(tuple(protected[: len(usual)])), _table(tuple(protected[len(usual) :])))
         self._allowed = [
             compile_pattern(pattern, *places)
             for pattern in allow
@@ -264,7 +288,7 @@ class PathRules:
     @property
     def any_protected(self) -> bool:
         """Whether anything is."""
-        return bool(self._protected)
+        return any(table.protected for table in self._tables)
 
     @property
     def any_allowed(self) -> bool:
@@ -274,7 +298,7 @@ class PathRules:
     @property
     def patterns(self) -> tuple[str, ...]:
         """What is protected, to look for it: `~` and `./` made absolute, and all else as it was written."""
-        return tuple(dict.fromkeys(one.plain for one in self._protected))
+        return tuple(dict.fromkeys(one.plain for table in self._tables for one in table.protected))
 
     def _compile(self, pattern: str, resolve: Resolve) -> _Protected:
         """The pattern as written, and as its fixed part resolves."""
@@ -320,9 +344,8 @@ class PathRules:
             folded = fold_name(form)
             if any(allowed.fullmatch(folded) for allowed in self._allowed):
                 continue
-            hits = [number for place in _and_above(folded) for number in self._at.get(place, ())]
-            hits += [n for n, one in self._wild if any(each.fullmatch(folded) for each in one.expressions)]
-            for one in (self._protected[number] for number in sorted(hits)):
+            above = _and_above(folded)
+            for one in (hit for table in self._tables for hit in table.hits(folded, above)):
                 if not any(exception.fullmatch(folded) for exception in one.exceptions):
                     return one.pattern
         return path.fault
