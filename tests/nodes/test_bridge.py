@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -32,10 +33,11 @@ from cms.batch.remote import (
     queue_of,
 )
 from cms.fleet.machine import steady
+from cms.nodes import artifacts
 from cms.nodes import bridge as bridge_module
 from cms.nodes.bridge import Bridge
 from cms.nodes.engine import Engine, identity_of
-from cms.session.model import SessionOptions
+from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
 
 DAY = 86400.0
 #: By the engine's clock, which nobody else's is like.
@@ -310,6 +312,30 @@ def test_an_answer_that_makes_no_sense_is_lost(site: Site) -> None:
         activity.over.set()
         (ended,) = await site.ended()
         assert ended.how == "lost"
+
+    run(act)
+
+
+def test_an_answer_that_nobody_can_take_has_failed_at_its_cost(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is told that, and where it is: a longer line would be the end of whoever reads it, each time."""
+    monkeypatch.setattr(bridge_module, "LONGEST", 10_000)
+    came = DelegateResult(
+        Outcome.COMPLETED, "t-1", "", None, 0.5, 3, 1000, (), True, Safety(), session_id="s"
+    )
+    beside = {"patch": artifacts.store(str(tmp_path), b"x" * 10_000)}
+
+    async def act() -> None:
+        command = submit()
+        job = msgspec.structs.replace(command.job, artifacts=str(tmp_path))
+        site.bridge()._obey(msgspec.structs.replace(command, job=job))
+        (await site.known()).ends(Done("n-1", "host", came, begun=True, cost=0.5, beside=beside))
+        (ended,) = await site.ended()
+        assert ended.done is not None
+        assert ended.done.result is not None
+        assert (ended.done.result.status, ended.done.result.cost) == (Outcome.FAILED, 0.5)
+        assert beside["patch"] in (ended.done.result.error or "")
 
     run(act)
 

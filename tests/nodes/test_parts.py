@@ -83,7 +83,10 @@ class TestArtifacts:
         packed = artifacts.packed_answer(done, str(tmp_path))
         assert len(packed) < MOST
         decoded = msgspec.json.decode(packed, type=Done)
-        assert artifacts.unpacked_answer(decoded, str(tmp_path)) == done
+        assert artifacts.unpacked_answer(decoded, str(tmp_path), 3 * MOST) == done
+
+        with pytest.raises(artifacts.ArtifactError, match="its response is"):
+            artifacts.unpacked_answer(decoded, str(tmp_path), MOST)
 
     def test_without_a_folder_it_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(artifacts.ArtifactError, match="--artifacts"):

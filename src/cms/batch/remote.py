@@ -24,6 +24,9 @@ from cms.units import NAME_PATTERN, BadValue
 PROTOCOL: Final = 1
 #: Bytes of a `Assignment` or a `Done`. An engine takes 2 MB; what is larger goes beside it (`--artifacts`).
 MOST: Final = 1024 * 1024
+#: Bytes of a line between the daemon and the bridge: a task that is longer is not handed over, an answer that
+#: is longer not told. Less than what either of them reads.
+LONGEST: Final = 48 * 1024 * 1024
 #: The part of the heartbeat's time-out after which a node that hears nothing ends its own sessions: the rest
 #: is for ending them before anybody may call them lost.
 FENCE: Final = 0.5

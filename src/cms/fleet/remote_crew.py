@@ -28,6 +28,7 @@ from cms.batch.forecast import View
 from cms.batch.model import BatchRecord, Place, Task
 from cms.batch.remote import (
     AHEAD,
+    LONGEST,
     Assignment,
     Beat,
     CancelJob,
@@ -222,12 +223,17 @@ class RemoteCrew:
 
     async def _say(self, command: Command) -> None:
         """To the bridge. Where it is dying, the next one is told all of it again."""
+        line = msgspec.json.encode(command) + b"\n"
+        if isinstance(command, Submit) and len(line) > LONGEST:  # no bridge would live through it
+            why = f"the task is {len(line)} bytes long; {LONGEST} can be handed over"
+            self._take(Ended(command.job.id, "unbegun", reason=why))
+            return
         process = self._process
         if process is None or process.stdin is None:
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError), trio.CancelScope(shield=True):
             async with self._saying:  # whole lines, one after the other
-                await process.stdin.send_all(msgspec.json.encode(command) + b"\n")
+                await process.stdin.send_all(line)
 
     def _take(self, event: Event) -> None:
         match event:
@@ -367,7 +373,8 @@ class RemoteCrew:
             raise Elsewhere(f"node {done.node} did not take it: {trouble}")
         if done.begun:
             raise Lost(f"node {done.node}: {trouble}", cost=done.cost, place=there)
-        raise NotDone(CmsError(trouble.message, hint=trouble.hint), begun=False, cost=done.cost)
+        error = CmsError(f"node {done.node}: {trouble.message}", hint=trouble.hint)
+        raise NotDone(error, begun=False, cost=done.cost)
 
     async def _with_patch(self, task: Task, report: Report, done: Done | None) -> Report:
         """With what it changed, as a file here: on disk before the task is over in the store.

@@ -169,16 +169,21 @@ def without_texts(done: Done, why: str) -> Done:
     return _too_large(_set(done, beside={}), why)
 
 
-def unpacked_answer(done: Done, folder: str) -> Done:
-    """With what was beside it.
+def unpacked_answer(done: Done, folder: str, most: int) -> Done:
+    """With what was beside it, `most` bytes as JSON.
 
     Raises:
-        ArtifactError: it is not there.
+        ArtifactError: it is not there, or too large.
     """
-    for field, digest in done.beside.items():
+    beside = done.beside
+    for field, digest in beside.items():
         text = load(folder, digest).decode(errors="replace")
         if field == "response" and done.result is not None:
             done = _set(done, result=_set(done.result, response=text))
         elif field == "patch":
             done = _set(done, patch=text)
-    return _set(done, beside={})
+    done = _set(done, beside={})
+    if beside and (size := len(msgspec.json.encode(done))) > most:
+        parts = ", ".join(f"its {field} is {path_of(folder, digest)}" for field, digest in beside.items())
+        raise ArtifactError(f"the answer is {size} bytes long; {most} can be taken ({parts})")
+    return done

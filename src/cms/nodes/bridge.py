@@ -33,6 +33,7 @@ from temporalio.service import RPCError
 
 from cms.batch.address import parse
 from cms.batch.remote import (
+    LONGEST,
     Beat,
     Card,
     Command,
@@ -53,7 +54,7 @@ from cms.errors import UNREADABLE, CmsError, ExitCode
 from cms.fleet.machine import steady
 from cms.nodes import artifacts
 from cms.nodes.engine import ACTIVITY, Engine, connect, is_gone
-from cms.rpc.wire import MAX_LINE, LineBuffer
+from cms.rpc.wire import LineBuffer
 
 #: Longer than anything that a node's own limits let live.
 _LONGEST: Final = timedelta(days=30)
@@ -67,6 +68,8 @@ _LOOK: Final = 5.0
 _CANCEL: Final = 30.0
 #: Of the engine's memory, what is not relied upon.
 _MARGIN: Final = 3600.0
+#: Bytes of an event around its answer.
+_AROUND: Final = 4096
 
 _events: BinaryIO = sys.stdout.buffer
 
@@ -92,7 +95,7 @@ class Bridge:
         self._engine_ahead = now - steady()
         tell(Ready(self._engine.known_by, self._cards, now))
         watching = [asyncio.create_task(self._watch_nodes()), asyncio.create_task(self._watch_pulses())]
-        buffer = LineBuffer(MAX_LINE)
+        buffer = LineBuffer(LONGEST)
         while data := await lines.read(1 << 16):
             buffer.feed(data)
             while (line := buffer.next_line()) is not None:
@@ -210,7 +213,7 @@ class Bridge:
     def _answered(self, one: _Submitted, raw: bytes) -> Ended:
         self._note("")
         try:
-            done = artifacts.unpacked_answer(_done.decode(raw), one.command.job.artifacts)
+            done = artifacts.unpacked_answer(_done.decode(raw), one.command.job.artifacts, LONGEST - _AROUND)
         except (*UNREADABLE, TypeError) as error:
             return Ended(one.id, "lost", reason=f"its answer cannot be read: {error}", node=one.node)
         except artifacts.ArtifactError as error:

@@ -123,6 +123,13 @@ async def test_what_came_to_nothing(ended: Done | Ended, kind: type[Exception], 
     assert not crew._ways
 
 
+async def test_what_is_too_long_to_hand_over_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_crew, "LONGEST", 10_000)
+    record = BatchRecord("b", 0.0, BatchStatus.RUNNING, BatchOptions("/w", on="temporal://h:1/ns"))
+    with pytest.raises(NotDone, match="bytes long; 10000 can"):
+        await RemoteCrew(record, Path("/none"), {}).do(Job(TASK, "p" * 10_000), lambda _: None)
+
+
 async def test_a_node_that_is_not_logged_in_has_another_do_it() -> None:
     refused = result(Outcome.FAILED, api_status=401, error="log in", turns=0)
     ended = Ended("b/t/1", "done", done(result=refused, begun=True), node="n-1")
