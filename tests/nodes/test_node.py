@@ -20,7 +20,7 @@ from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 from temporalio.service import RPCError, RPCStatusCode
 
 from cms.batch.address import Address
-from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Pulse, queue_of
+from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Pulse, Trouble, queue_of
 from cms.config import Settings
 from cms.nodes import node as node_module
 from cms.nodes.engine import ACTIVITY, payloads
@@ -125,13 +125,18 @@ class Site:
         self.now = 1000.0
         self.runs: list[FakeRun] = []
         self.said: list[str] = []
+        self._home = home
+        self.node = self.made()
+
+    def made(self) -> Node:
+        """The node, started."""
         card = Card("n-1", "host", 1, "0.1")
-        self.node = Node(
-            Settings(home),
+        return Node(
+            Settings(self._home),
             Address("h:1"),
             card,
             self.folder,
-            work=home,
+            work=self._home,
             room=lambda _: "",
             tell=self.said.append,
         )
@@ -314,6 +319,46 @@ def test_a_full_disk_at_the_claim_begins_nothing_and_does_not_drain_the_batch(
 
     site.live(act)
     assert [run.job.task for run in site.runs] == ["other"]
+
+
+@pytest.mark.parametrize(("code", "rests"), [("containment", [5, 5, 5]), ("claude_not_found", [5, 10, 20])])
+def test_what_a_node_is_not_fit_for_keeps_it_from_others_for_a_moment(
+    site: Site, code: str, rests: list[int]
+) -> None:
+    """And is no task that it has done."""
+
+    async def act() -> None:
+        seen = []
+        for number in range(3):
+            token = bytes([number])
+            site.engine.put(job(str(number)), token)
+            run = await site.working(number + 1)
+            run.done = Done("n-1", "host", trouble=Trouble(code, "not here"), refused=True)
+            run.over.set()
+            await until(lambda count=number + 1: len(site.engine.answers) == count)  # type: ignore[misc]
+            seen.append(site.node._rests_until - site.now)
+            site.now += HOUR
+        assert seen == rests
+        assert site.node._state().done == 0
+
+    site.live(act)
+
+
+def test_what_was_spent_today_outlives_the_node_and_ends_with_the_day(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act() -> None:
+        site.engine.put(job())
+        (await site.working()).over.set()
+        await until(lambda: site.engine.answers)
+        assert site.node._state().cost_today == 0.5
+
+    site.live(act)
+    site.node = site.made()
+    assert site.node._state().cost_today == 0.5
+    assert site.node._state().done == 0
+    monkeypatch.setattr(time, "strftime", lambda _form: "tomorrow")
+    assert site.node._state().cost_today == 0.0
 
 
 def test_a_full_disk_at_the_end_loses_no_answer_and_begins_nothing_twice(

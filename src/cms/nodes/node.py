@@ -48,9 +48,11 @@ _BACKOFF: Final = 5.0
 _REST: Final = 5.0, 60.0
 #: Such troubles that are the task's, and would be the same anywhere.
 _NOT_OURS: Final = ("cancelled", "claimed", "version")
+#: Those between the two of them: it has no such folder, or is below what the task requires. It can do others,
+#: and is back soon.
+_OF_BOTH: Final = ("containment", "work_dir")
 #: Seconds that the sessions of a node that was told twice to end have to end in.
 _STOP: Final = 30.0
-_DAY: Final = 86400.0
 
 _assignment = msgspec.json.Decoder(Assignment)
 
@@ -127,8 +129,8 @@ class Node:
         self._reached = True
         self._started = time.time()
         self._done = 0
-        self._day = 0
-        self._cost_today = 0.0
+        earlier = folder.last()
+        self._day, self._cost_today = ("", 0.0) if earlier is None else (earlier.day, earlier.cost_today)
 
     async def run(self) -> None:
         """Until it is drained.
@@ -228,7 +230,8 @@ class Node:
         if trouble is None or not done.refused:
             self._rest = 0.0
         elif trouble.code not in _NOT_OURS:
-            self._rest = min(max(_REST[0], 2 * self._rest), _REST[1])
+            longer = min(max(_REST[0], 2 * self._rest), _REST[1])
+            self._rest = _REST[0] if trouble.code in _OF_BOTH else longer
             self._rests_until, self._rests_for = steady() + self._rest, trouble.message
             log.warning("%s; nothing is taken for %g s", trouble, self._rest)
 
@@ -388,10 +391,8 @@ class Node:
     # --- itself -----------------------------------------------------------------------------------
 
     def _note_done(self, done: Done) -> None:
-        day = int(time.time() // _DAY)
-        if day != self._day:
-            self._day, self._cost_today = day, 0.0
-        self._done += 1
+        self._turn_day()
+        self._done += not done.refused
         self._cost_today += done.result.cost if done.result is not None else done.cost
         if done.result is not None and done.result.api_status in (401, 403):
             self._tell(
@@ -400,6 +401,12 @@ class Node:
             self._drain("claude is not logged in here")
         elif done.result is not None and done.result.status is not Outcome.COMPLETED:
             log.info("%s: %s", done.result.name, done.result.status.value)
+
+    def _turn_day(self) -> None:
+        """A new day begins at midnight here, as it does for `cms cost`."""
+        today = time.strftime("%Y-%m-%d")
+        if today != self._day:
+            self._day, self._cost_today = today, 0.0
 
     def _on_signal(self) -> None:
         self._signals += 1
@@ -442,6 +449,7 @@ class Node:
         self._folder.write(self._state())
 
     def _state(self) -> NodeState:
+        self._turn_day()
         busy = tuple(
             Busy(
                 one.job.id,
@@ -462,6 +470,7 @@ class Node:
             busy,
             self._done,
             self._cost_today,
+            self._day,
         )
 
 

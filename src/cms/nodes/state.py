@@ -43,7 +43,7 @@ class Busy(Record, frozen=True):
 
 
 class NodeState(Record, frozen=True):
-    """What a node says of itself to its own machine."""
+    """What a node says of itself to its own machine. `done`: tasks since it was started."""
 
     card: Card
     address: str
@@ -54,6 +54,7 @@ class NodeState(Record, frozen=True):
     busy: tuple[Busy, ...] = ()
     done: int = 0
     cost_today: float = 0.0
+    day: str = ""
 
 
 class Claim(Record, frozen=True, omit_defaults=True):
@@ -83,13 +84,17 @@ class NodeFolder:
         try:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except OSError:
-            try:
-                return msgspec.json.decode((self.path / "state.json").read_bytes(), type=NodeState)
-            except (OSError, *UNREADABLE):
-                return None
+            return self.last()
         finally:
             os.close(lock)
         return None
+
+    def last(self) -> NodeState | None:
+        """What a node of this home has said last, whether it still runs or not."""
+        try:
+            return msgspec.json.decode((self.path / "state.json").read_bytes(), type=NodeState)
+        except (OSError, *UNREADABLE):
+            return None
 
     # --- of the node itself -----------------------------------------------------------------------
 
