@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from cms.batch.remote import Assignment, Card, Done
+from cms.batch.remote import Assignment, Card, Done, Repo
 from cms.config import Settings
 from cms.errors import (
     ClaudeNotFound,
@@ -24,18 +27,19 @@ from cms.nodes import work
 from cms.nodes.artifacts import ArtifactError
 from cms.nodes.checkout import CheckoutError
 from cms.nodes.work import Run
+from cms.rpc.audit import SESSION_AUDIT
 from cms.rpc.sessions import SESSION_CONTINUE, SESSION_DELEGATE, SESSION_GET
-from cms.session.model import SessionOptions
+from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
 
 
 class FakeDaemon:
-    """Answers each verb with an error.
+    """Answers each verb with an error, or a result.
 
     Attributes:
         asked: the verbs, in order.
     """
 
-    def __init__(self, errors: dict[str, CmsError]) -> None:
+    def __init__(self, errors: dict[str, CmsError | DelegateResult]) -> None:
         self.asked: list[str] = []
         self.graces: list[object] = []
         self._errors = errors
@@ -50,18 +54,25 @@ class FakeDaemon:
         self.asked.append(verb.name)
         if "lease" in how:
             self.graces.append(how["grace"])
-        raise self._errors[verb.name]
+        answer = self._errors[verb.name]
+        if isinstance(answer, CmsError):
+            raise answer
+        return answer
+
+
+def no_space(_file: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def done_of(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, errors: dict[str, CmsError], *, go_on: bool = False
+    monkeypatch: pytest.MonkeyPatch, folder: Path, errors: dict[str, Any], **keys: Any
 ) -> tuple[Done, list[str]]:
     daemon = FakeDaemon(errors)
     monkeypatch.setattr(work, "connect", lambda _settings: daemon)
     options = SessionOptions("t", str(folder))
-    job = Assignment("b/t/1", "b", "t", "t-1", "0.1", options, "do it", go_on=go_on, heartbeat=20.0)
+    job = Assignment("b/t/1", "b", "t", "t-1", "0.1", options, "do it", heartbeat=20.0, **keys)
     done = Run(Settings(folder), Card("n", "h", 1, "0.1"), job, folder).do()
-    assert daemon.graces == [5.0], "it is ended before the engine may call it lost"
+    assert daemon.graces in ([], [5.0]), "it is ended before the engine may call it lost"
     return done, daemon.asked
 
 
@@ -88,6 +99,50 @@ def test_what_is_wrong_with_the_task_is_wrong_everywhere(
     assert not done.refused
     assert not done.begun
     assert done.exact
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("turns", [0, 1])
+def test_what_was_accepted_and_had_no_room_to_begin_is_for_another_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, turns: int, *, full: bool
+) -> None:
+    (tmp_path / "node").mkdir()
+    came = DelegateResult(
+        Outcome.FAILED, "t-1", "", "never sent: no space left", 0.0, turns, 1, (), True, Safety()
+    )
+    answers: dict[str, Any] = {SESSION_DELEGATE.name: came, SESSION_AUDIT.name: CmsError("no")}
+    if full:
+        monkeypatch.setattr(os, "fsync", no_space)
+    done, _ = done_of(monkeypatch, tmp_path, answers)
+    assert done.refused is (full and not turns)
+    assert (done.result is None) is done.refused
+    assert not [path for path in (tmp_path / "node").iterdir() if "probe" in path.name]
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_checkout_without_room_is_for_another_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, full: bool
+) -> None:
+    said = b"error: unable to write file x: No space left on device\nfatal: unable to checkout"
+
+    def git(argv: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.CompletedProcess(argv, 128, b"", said if full else b"fatal: no such repository")
+
+    monkeypatch.setattr(subprocess, "run", git)
+    done, asked = done_of(monkeypatch, tmp_path, {}, repo=Repo(url="file:///x"))
+    assert done.refused is full
+    assert not done.begun
+    assert not asked
+    assert done.trouble is not None
+
+
+def test_a_folder_for_checkouts_that_cannot_be_made_is_for_another_node(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "node").write_text("no folder")
+    done, _ = done_of(monkeypatch, tmp_path, {}, repo=Repo(url="file:///x"))
+    assert done.refused
+    assert not done.begun
 
 
 @pytest.mark.parametrize("error", [StoreError("the disk is full"), DaemonUnavailable("it is gone")])

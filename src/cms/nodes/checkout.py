@@ -20,7 +20,7 @@ from typing import Final
 
 from cms.batch.remote import Repo
 from cms.changes import git
-from cms.errors import CmsError
+from cms.errors import CmsError, HomeUnusable
 from cms.nodes import artifacts
 
 #: Seconds for a clone, and for the reading of what was changed.
@@ -30,6 +30,10 @@ _PROTOCOLS: Final = "https:http:ssh:git:file"
 #: What a bundle holds (`cli.repo`).
 BUNDLED: Final = "refs/heads/cms"
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
+#: What git says where its disk is at fault, and not the repository.
+_DISK: Final = re.compile(
+    rb"No space left on device|Disk quota exceeded|Read-only file system|diskspace", re.I
+)
 
 
 class CheckoutError(CmsError):
@@ -99,7 +103,15 @@ def check_out(repo: Repo, node: Path, work: Path, name: str, shared: str) -> Che
     Raises:
         CheckoutError: it cannot be fetched, or there is no such commit.
         ArtifactError: its bundle is not there.
+        HomeUnusable: this machine has no place for it.
     """
+    try:
+        return _checked_out_anew(repo, node, work, name, shared)
+    except OSError as error:
+        raise HomeUnusable(f"{work / name} cannot be made: {error.strerror or error}") from None
+
+
+def _checked_out_anew(repo: Repo, node: Path, work: Path, name: str, shared: str) -> Checkout:
     source = artifacts.path_of(shared, repo.bundle) if repo.bundle else repo.url
     kept, folder = _kept(node, repo), work / name
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -180,7 +192,8 @@ def _git(argv: Sequence[str], cwd: Path) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CheckoutError(f"git did not run: {error}") from None
     if done.returncode != 0:
-        raise CheckoutError(_said(done.stderr))
+        kind = HomeUnusable if _DISK.search(done.stderr) else CheckoutError
+        raise kind(_said(done.stderr))
     return done.stdout.decode()
 
 

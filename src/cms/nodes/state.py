@@ -30,6 +30,8 @@ Standing = Literal["open", "draining", "full", "cut_off", "stopping"]
 
 #: Seconds for which claims are kept: longer than any engine remembers.
 KEEP: Final = 100 * 86400.0
+#: Bytes that are written to see whether anything can be.
+_PROBE: Final = 65536
 
 
 class Busy(Record, frozen=True):
@@ -137,6 +139,16 @@ class NodeFolder:
             replace_file(self.path / "state.json", msgspec.json.encode(state), durable=False)
         except OSError:
             pass  # a full disk must not end what runs
+
+    def disk_trouble(self) -> str:
+        """Why nothing can be written here now; "" if it can."""
+        path = self.path / f"probe.{secrets.token_hex(4)}"
+        try:
+            replace_file(path, bytes(_PROBE))
+            path.unlink()
+        except OSError as error:
+            return f"{self.path} cannot be written: {error.strerror or error}"
+        return ""
 
     def claim(self, job: str) -> bool:
         """Whether it is ours to begin: nobody has claimed it here before. On disk when this returns.

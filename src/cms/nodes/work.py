@@ -29,6 +29,7 @@ from cms.errors import (
 )
 from cms.nodes import artifacts
 from cms.nodes.checkout import Checkout, CheckoutError, check_out, checked_out
+from cms.nodes.state import NodeFolder
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.rpc.client import Client, connect
 from cms.rpc.sessions import (
@@ -165,6 +166,10 @@ class Run:
         self.pulse = pulse
 
     def _done(self, result: DelegateResult) -> Done:
+        if _came_to_nothing(result) and (why := NodeFolder(self._settings.home).disk_trouble()):
+            # It was accepted, and then there was no room to begin it: it is not the task that has failed.
+            trouble = Trouble(HomeUnusable.code, f"{why}: {result.error}")
+            return Done(self._card.id, self._card.host, trouble=trouble, refused=True)
         done = Done(self._card.id, self._card.host, result, begun=True)
         done = msgspec.structs.replace(done, cost=result.cost, exact=result.cost_exact)
         if self._checkout is not None:
@@ -221,3 +226,9 @@ class Run:
         return msgspec.structs.replace(
             done, begun=True, cost=session.total_cost_usd, exact=False, allowed=self._allowed()
         )
+
+
+def _came_to_nothing(result: DelegateResult) -> bool:
+    """Whether it has failed before the model had said or done anything."""
+    did = result.turns or result.tool_calls or result.cost or not result.cost_exact
+    return result.status is Outcome.FAILED and not did
