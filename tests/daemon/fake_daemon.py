@@ -44,4 +44,6 @@ if __name__ == "__main__":
             vars(module)["PROTOCOL"] = int(number)
     if seconds := os.environ.get("FAKE_LOOK"):
         vars(main)["_LOOK"] = float(seconds)
+    if "--detach" in sys.argv and os.fork():
+        os._exit(0)  # as `python -m cms.daemon` does
     sys.exit(main.main(opener=opener))

@@ -394,7 +394,7 @@ def _rotate(settings: Settings) -> None:
 
 
 def main(argv: Sequence[str] | None = None, *, opener: Opener | None = None) -> int:
-    """Run a daemon with the settings of the environment, here or (`--detach`) in the background.
+    """Run a daemon with the settings of the environment, in a terminal or (`--detach`) in the background.
 
     Returns the exit status; what went wrong is one line on stderr.
     """
@@ -403,10 +403,8 @@ def main(argv: Sequence[str] | None = None, *, opener: Opener | None = None) -> 
     parser.add_argument("--detach", action="store_true", help="go to the background")
     options = parser.parse_args(argv)
     if options.detach:
-        # The parent goes at once, so that whoever started us has no child to wait for. The starter has made
-        # a session of its own for us already; the child does not lead it, so no terminal can be acquired.
-        if os.fork():
-            os._exit(0)
+        # `__main__` has forked. Whoever started us has made a session of its own for us already; we do not
+        # lead it, so no terminal can be acquired.
         os.chdir("/")
     try:
         try:
