@@ -14,7 +14,7 @@ import trio
 import mounting
 from cms.containment import Layer, Mechanism, Spec, _mounts
 from cms.containment import _probe as probing
-from cms.errors import ContainmentError
+from cms.errors import ContainmentError, NotMounted
 from cms.testing import hostile
 from containment.children import ENV, read_all, read_until, shell
 
@@ -391,14 +391,14 @@ async def test_without_overlays_caches_are_written_and_nothing_else(
 async def test_a_folder_that_cannot_be_covered_is_found_out(
     walled: Mechanism, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And looked at once."""
+    """And looked at once: when the container could not be made with it."""
     starts: list[Spec] = []
     start = walled.start_without_fallback
 
     async def refuse(spec: Spec) -> object:
         starts.append(spec)
         if spec.covered:
-            raise ContainmentError("overlay: it is refused")
+            raise NotMounted("overlay: it is refused")
         return await start(spec)
 
     monkeypatch.setattr(walled, "_coverable", {})
@@ -407,7 +407,7 @@ async def test_a_folder_that_cannot_be_covered_is_found_out(
         assert (
             await run(walled, world.spec("echo x 2>/dev/null > ../../notes || echo refused")) == "refused\n"
         )
-    assert [bool(spec.covered) for spec in starts] == [True, False, False]
+    assert [bool(spec.covered) for spec in starts] == [True, True, False, False]
 
 
 async def test_what_changes_between_the_plan_and_its_mounts_is_looked_at_again(

@@ -22,6 +22,7 @@ from cms.containment import (
 )
 from cms.containment import _probe as probing
 from cms.containment._bwrap import BwrapMechanism
+from cms.containment._container import Container
 from cms.containment._model import Attempt, Strength
 from cms.errors import ContainmentError, UsageError
 from containment.children import ENV, PYTHON, read_all
@@ -45,6 +46,42 @@ async def test_the_best_that_works_is_taken_and_kept(machine: Found) -> None:
     assert report.level == found.level == found.guarantees.level
     assert report.attempts[-1].ok
     assert report.seconds > 0
+
+
+async def test_one_container_tells_all_of_it(walled: Mechanism, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs what a session's start does, at each start of a daemon."""
+    started: list[Spec] = []
+    start = walled.start_without_fallback
+
+    async def counted(spec: Spec) -> Container:
+        started.append(spec)
+        return await start(spec)
+
+    monkeypatch.setattr(walled, "start_without_fallback", counted)
+    with trio.fail_after(20):
+        attempts = await probing._try(walled)
+    assert [(attempt.step, attempt.ok) for attempt in attempts][1:] == [("copy-on-write", True)]
+    assert attempts[0].ok
+    assert len([spec for spec in started if spec.label == "probe"]) == 1
+
+
+async def test_without_copies_it_still_works_and_says_so(
+    walled: Mechanism, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = walled.start_without_fallback
+
+    async def refuse(spec: Spec) -> Container:
+        if spec.covered:
+            raise ContainmentError("overlay: it is refused")
+        return await start(spec)
+
+    monkeypatch.setattr(walled, "guarantees", walled.guarantees)
+    monkeypatch.setattr(walled, "start_without_fallback", refuse)
+    with trio.fail_after(20):
+        works, copies = await probing._try(walled)
+    assert works.ok
+    assert (copies.ok, copies.detail) == (False, "overlay: it is refused")
+    assert not walled.guarantees.copy_on_write.strong
 
 
 async def test_a_bwrap_that_may_not_make_namespaces(tmp_path: Path) -> None:
@@ -102,7 +139,7 @@ async def test_a_machine_without_user_namespaces(walled: Mechanism, tmp_path: Pa
 
 
 async def test_nothing_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(mechanism: Mechanism) -> Attempt:
+    async def fail(mechanism: Mechanism, *, copies: bool = False) -> Attempt:
         return Attempt(mechanism.name, ok=False, detail="no luck")
 
     monkeypatch.setattr(probing, "exercise", fail)

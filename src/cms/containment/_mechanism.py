@@ -67,12 +67,15 @@ class Mechanism(abc.ABC):
             DiskTimeout: a folder that it is to hold does not answer.
             WorkDirError: the command cannot start in its `cwd`.
         """
-        spec = await self._without_uncoverable(spec)
+        untried = await self._untried(spec)
         try:
-            return await self.start_without_fallback(spec)
+            container = await self.start_without_fallback(await self._without_uncoverable(spec))
         except NotMounted:
-            # Between the plan and its mounts others go on: a folder goes, or something is mounted in one.
-            return await self.start_without_fallback(spec)
+            # One cannot be a copy; or others went on between the plan and its mounts: a folder is gone.
+            await self._try_to_cover(untried)
+            return await self.start_without_fallback(await self._without_uncoverable(spec))
+        self._coverable.update(dict.fromkeys(untried, True))
+        return container
 
     @abc.abstractmethod
     async def start_without_fallback(self, spec: Spec) -> Container:
@@ -80,7 +83,6 @@ class Mechanism(abc.ABC):
 
     async def _without_uncoverable(self, spec: Spec) -> Spec:
         """Folders that cannot be copy-on-write here are read-only, and what cannot do without is writable."""
-        await self._try_to_cover([folder for folder in spec.covered if folder not in self._coverable])
         covered = tuple(folder for folder in spec.covered if self._coverable.get(folder, True))
         if covered == spec.covered:
             return spec
@@ -94,18 +96,23 @@ class Mechanism(abc.ABC):
             writable=(*spec.writable, *caches),
         )
 
+    async def _untried(self, spec: Spec) -> list[Path]:
+        """The folders that are to be copy-on-write, and of which it is not known whether they can be."""
+        asked = [folder for folder in spec.covered if folder not in self._coverable]
+        if not self.guarantees.copy_on_write.strong:
+            self._coverable.update(dict.fromkeys(asked, False))
+            return []
+        if not asked:
+            return []
+        return await ask_disk(
+            lambda: [folder for folder in asked if folder.is_dir()], "the folders that are to be copies"
+        )
+
     async def _try_to_cover(self, folders: list[Path]) -> None:
         """Found by doing it, once: overlayfs refuses some file systems, such as an overlay upon an overlay.
 
         All together, which is quick; only if that fails each for itself.
         """
-        if not self.guarantees.copy_on_write.strong:
-            self._coverable.update(dict.fromkeys(folders, False))
-            return
-        asked = folders
-        folders = await ask_disk(
-            lambda: [folder for folder in asked if folder.is_dir()], "the folders that are to be copies"
-        )
         if not folders:
             return
         trial = Spec(
