@@ -1,6 +1,10 @@
-"""A private world for the real `claude`: HOME, CMS_HOME and a scripted model of its own, and no survivors.
+"""A private world for the real `claude`: HOME, work dir and a scripted model of its own, and no survivors.
 
 These tests fail, and do not skip, where the binary cannot be had: a green run must mean that it was run.
+
+To start a daemon costs more than most tests do, so that one serves all worlds of a worker, as one serves
+all shells of a user. A test that does something to the daemon, or to what all sessions share (a budget,
+figures), is marked `own_daemon`.
 """
 
 from __future__ import annotations
@@ -9,23 +13,30 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import forks
 from cli.shell import Ran
-from cms.config import find_claude, load_settings
-from cms.testing.api import api_process, environment
+from cms.config import Settings, find_claude, load_settings
+from cms.rpc.client import NoDaemon, connect
+from cms.rpc.sessions import SESSION_DELETE, SESSION_LIST, DeleteParams, ListParams
+from cms.testing.api import environment
 
 
 class World:
-    """Where a test's commands live."""
+    """Where a test's commands live.
 
-    def __init__(self, root: Path, url: str) -> None:
+    Args:
+        cms_home: with the daemon that it shares with others; by default it has its own.
+    """
+
+    def __init__(self, root: Path, url: str, cms_home: Path | None = None) -> None:
         self.root = root
         self.home = root / "home"
-        self.cms_home = root / "cms"
+        self.cms_home = cms_home or root / "cms"
         self.work_dir = root / "project"
         self.home.mkdir()
         self.work_dir.mkdir()
@@ -84,6 +95,23 @@ class World:
                 continue
         return found
 
+    def left_behind(self) -> list[str]:
+        """Processes, and temporary folders, once nothing of it is to live any more."""
+        # The folder that all homes of a user share stays, and nothing in it.
+        shared = self.tmp / f"cms-{os.getuid()}"
+        folders = [path for path in self.tmp.iterdir() if path.name.startswith(("cms-", "claude-"))]
+        folders = [path for path in folders if path != shared]
+        if shared.exists():
+            folders += shared.iterdir()
+        return self.survivors() + list(map(str, folders))
+
+    def end_sessions(self) -> None:
+        """Delete every session, the live ones too, so that the next test may use their names."""
+        settings = Settings(home=self.cms_home)
+        with suppress(NoDaemon), connect(settings, start=False) as client:
+            for record in client.call(SESSION_LIST, ListParams()).sessions:
+                client.call(SESSION_DELETE, DeleteParams(record.name, force=True))
+
 
 @pytest.fixture(scope="session")
 def claude() -> str:
@@ -91,19 +119,40 @@ def claude() -> str:
     return find_claude(load_settings())[0]
 
 
+@pytest.fixture(scope="session")
+def model() -> Iterator[str]:
+    """The address of the scripted model, which keeps nothing between two conversations.
+
+    It ends with its standard input, and is nobody's child, for some tests count theirs.
+    """
+    stdin, held = os.pipe()
+    told, stdout = os.pipe()
+    beside = 'exec 3<&0; "$0" -m cms.testing.api <&3 &'
+    subprocess.run(["sh", "-c", beside, sys.executable], stdin=stdin, stdout=stdout, check=True)
+    os.close(stdin)
+    os.close(stdout)
+    with os.fdopen(told) as lines, os.fdopen(held, "w"):
+        yield lines.readline().strip()
+
+
+@pytest.fixture(scope="session")
+def daemon(tmp_path_factory: pytest.TempPathFactory, model: str) -> Iterator[Path]:
+    """The home of the daemon that the worlds share. Its own environment is none of theirs."""
+    host = World(tmp_path_factory.mktemp("host"), model)
+    started = host.cms("list")
+    assert started.code == 0, started
+    yield host.cms_home
+    host.cms("daemon", "stop")
+    assert not host.left_behind()
+
+
 @pytest.fixture
-def world(tmp_path: Path, claude: str) -> Iterator[World]:  # the binary must be there
-    with api_process() as url:
-        here = World(tmp_path, url)
-        yield here
+def world(request: pytest.FixtureRequest, tmp_path: Path, claude: str, model: str) -> Iterator[World]:
+    own = request.node.get_closest_marker("own_daemon") is not None
+    here = World(tmp_path, model, None if own else request.getfixturevalue("daemon"))
+    yield here
+    if own:
         here.cms("daemon", "stop")
-        left = here.survivors()
-        # The folder that all homes of a user share stays, and nothing in it.
-        shared = here.tmp / f"cms-{os.getuid()}"
-        found = [*here.tmp.iterdir(), *(shared.iterdir() if shared.exists() else ())]
-        folders = [
-            path.name for path in found if path != shared and path.name.startswith(("cms-", "claude-"))
-        ]
-        folders += [path.name for path in found if path.parent == shared]
-    assert not left, f"processes were left behind: {left}"
-    assert not folders, f"temporary folders were left behind: {folders}"
+    else:
+        here.end_sessions()
+    assert not here.left_behind()

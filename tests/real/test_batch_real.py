@@ -53,6 +53,7 @@ def tasks() -> list[dict[str, object]]:
     return found
 
 
+@pytest.mark.own_daemon
 def test_every_weather(world: World) -> None:
     (world.work_dir / "note.txt").write_text("hello\n")
     made = tasks()

@@ -12,7 +12,7 @@ from cms.testing.script import call, prompt, say
 from real.conftest import World
 from real.token_endpoint import token_endpoint
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.own_daemon]
 
 #: Where an agent would look. (The words that are looked for must not stand in the prompt.)
 SEARCH = """

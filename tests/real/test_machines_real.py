@@ -14,7 +14,7 @@ from real.conftest import World
 from receiver import receiver
 from telemetry.collector import collecting
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.own_daemon]
 
 parser = pytest.importorskip("prometheus_client.parser")
 

@@ -115,6 +115,7 @@ def test_a_cost_limit_ends_a_runaway_within_one_call(world: World) -> None:
     assert not world.survivors()
 
 
+@pytest.mark.own_daemon
 def test_the_daemons_sigkill_takes_everything_and_loses_nothing(world: World) -> None:
     assert (
         world.cms("spawn", "work", prompt("one", say("first answer", cost_usd=0.05, model=MODEL))).code == 0

@@ -15,7 +15,7 @@ from cli.shell import Ran
 from cms.testing.script import call, prompt, say
 from real.conftest import World
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.own_daemon]
 
 CALL = 0.05
 #: A script whose every reply costs five cents and asks for one more tool call.

@@ -217,6 +217,7 @@ def test_what_may_not_be_read_is_not_there(world: World, repository: Path) -> No
     assert (repository / ".env").read_text() == SECRET
 
 
+@pytest.mark.own_daemon
 def test_what_may_not_be_read_comes_in_by_no_other_way(world: World, repository: Path) -> None:
     """Without walls: what Grep finds, what CLAUDE.md brings along, what a link leads to."""
     (repository / "keys").mkdir()
@@ -269,6 +270,7 @@ class Log(msgspec.Struct):
     rows: list[Row]
 
 
+@pytest.mark.own_daemon
 def test_every_decision_is_in_the_audit_log(world: World, repository: Path) -> None:
     task = prompt(
         "Work",

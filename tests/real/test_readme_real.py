@@ -7,7 +7,7 @@ import pytest
 from documents import README, commands, files
 from real.conftest import World
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.own_daemon]
 
 
 def test_every_command_of_the_readme_works(world: World) -> None:

@@ -79,6 +79,7 @@ def start_hook(world: World, command: str) -> None:
     (world.home / ".claude" / "settings.json").write_bytes(msgspec.json.encode({"hooks": hooks}))
 
 
+@pytest.mark.own_daemon
 def test_hooks_of_the_user_may_take_longer_than_claude_gets(world: World) -> None:
     start_hook(world, "sleep 7")
     child = world.start("delegate", "one", prompt("Hello", say("hi there")), env={"CMS_START_TIMEOUT": "6"})

@@ -151,5 +151,5 @@ def test_a_secret_that_a_flag_gives_stands_in_no_argv(world: World) -> None:
     config = json.dumps({"env": {"TOKEN": secret}})
     result = world.cms("delegate", "one", turn, "--json", "--preset", "full", "--settings", config)
     assert result.code == 0
-    log = next((world.cms_home / "raw").iterdir()).read_bytes()
-    assert b'"content":"0"' in log.replace(b" ", b"")
+    log = world.cms("logs", "one", "--raw").out
+    assert '"content":"0"' in log.replace(" ", "")
