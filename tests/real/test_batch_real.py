@@ -17,7 +17,7 @@ from real.conftest import World
 
 pytestmark = pytest.mark.real
 
-PLAIN = int(os.environ.get("CMS_BATCH_TASKS", "12")) - 6
+PLAIN = int(os.environ.get("CMS_BATCH_TASKS", "9")) - 6
 
 
 def task(name: str, *replies: ScriptedReply, **more: object) -> dict[str, object]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,11 @@ def solution(command: str) -> str:
     return prompt("Solve it", call("Bash", command=command), say("solved")).replace("\n", " ")
 
 
-def run_three(world: World, how: str, solved: str, check: str = CHECK) -> dict[str, dict[str, object]]:
+def run_three(world: World, ways: Sequence[str], solved: str) -> dict[str, dict[str, object]]:
     """Three tasks at once; gives their results.
 
     Args:
+        ways: how each of them is isolated.
         solved: what a task does that is told of the other's change.
     """
     scripts = {
@@ -55,10 +57,13 @@ def run_three(world: World, how: str, solved: str, check: str = CHECK) -> dict[s
             script += f"; sed -i '1r {line}' app.py"
         tasks[name] = task(name, script, meet)
     flags = (
-        *(f"--isolate={how}", "--apply", "on-pass", "--verify", check, "--repair", "2"),
+        *("--apply", "on-pass", "--verify", CHECK, "--repair", "2"),
         *("--preset", "full", "--allow-write", str(meet), "--json"),
     )
-    children = {name: world.start("delegate", name, text, *flags) for name, text in tasks.items()}
+    children = {
+        name: world.start("delegate", name, text, f"--isolate={how}", *flags)
+        for (name, text), how in zip(tasks.items(), ways, strict=True)
+    }
     results = {}
     for name, child in children.items():
         out, err = child.communicate(timeout=180)
@@ -96,15 +101,13 @@ def check_applied(here: Path, *, repository: bool) -> None:
         }
 
 
-@pytest.mark.parametrize(("how", "repository"), [("worktree", True), ("copy", False)])
-def test_of_three_tasks_the_third_conflicts_is_told_and_keeps_its_change(
-    world: World, how: str, repository: bool
-) -> None:
-    if how == "copy" and os.geteuid() == 0 and ordinary_user.find_python() is not None:
+def test_of_three_tasks_the_third_conflicts_is_told_and_keeps_its_change(world: World) -> None:
+    """In copies, as for whoever has no overlays."""
+    if os.geteuid() == 0 and ordinary_user.find_python() is not None:
         pytest.skip("it is run as an ordinary user")
     here = world.work_dir
-    begin(here, repository=repository)
-    results = run_three(world, how, "true")
+    begin(here, repository=False)
+    results = run_three(world, ["copy"] * 3, "true")
     statuses = {name: str(result["status"]) for name, result in results.items()}
     assert statuses.pop("notes") == "completed", results
     assert sorted(statuses.values()) == ["completed", "verification_failed"], results
@@ -115,7 +118,7 @@ def test_of_three_tasks_the_third_conflicts_is_told_and_keeps_its_change(
     assert isinstance(rounds, list)
     assert len(rounds) == 3, "it was told twice"
     assert (here / "app.py").read_text().startswith(f"# {won}\n")
-    check_applied(here, repository=repository)
+    check_applied(here, repository=False)
     shown = world.cms("diff", lost)
     assert shown.code == 0, shown
     assert f"+# {lost}" in shown.out
@@ -128,10 +131,11 @@ def test_of_three_tasks_the_third_conflicts_is_told_and_keeps_its_change(
 
 
 def test_the_third_puts_its_conflict_right_and_is_applied_too(world: World) -> None:
+    """Each isolated in its own way."""
     here = world.work_dir
     begin(here, repository=True)
-    check = f"{sys.executable} -m pytest -q -p no:cacheprovider"
-    results = run_three(world, "overlay", "sed -i 's/^# header$/# both/; s/^# rival$/# both/' app.py", check)
+    both = "sed -i 's/^# header$/# both/; s/^# rival$/# both/' app.py"
+    results = run_three(world, ("overlay", "copy", "worktree"), both)
     assert {str(result["status"]) for result in results.values()} == {"completed"}, results
     assert "# both\n" in (here / "app.py").read_text()
     check_applied(here, repository=True)
@@ -139,5 +143,5 @@ def test_the_third_puts_its_conflict_right_and_is_applied_too(world: World) -> N
 
 def test_as_an_ordinary_user() -> None:
     path = f"{Path(sys.executable).parent}:{os.defpath}"
-    words = (__file__, "-k", "third_conflicts and copy")
+    words = (__file__, "-k", "third_conflicts")
     assert "1 passed" in ordinary_user.run_tests(*words, within=120, PATH=path)

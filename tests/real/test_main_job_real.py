@@ -57,27 +57,25 @@ def test_one_live_process_answers_every_shell_and_saves_the_restarts(world: Worl
     assert first.code == 0, first.err
     assert first.json()["text"] == "I am here"
     pids = {world.cms("status", "chat", "--json").json()["pid"]}
-    began = time.monotonic()
+    warm = []
     for number in range(3):
+        began = time.monotonic()
         answer = world.cms("send", "chat", prompt(f"question {number}", say(f"answer {number}")), "--json")
+        warm.append(time.monotonic() - began)
         assert answer.code == 0
         assert answer.json()["text"] == f"answer {number}"
-    warm = time.monotonic() - began
     pids.add(world.cms("status", "chat", "--json").json()["pid"])
     assert len(pids) == 1
     session = world.cms("status", "chat", "--json").json()["claudeSessionId"]
     world.cms("stop", "chat")
     began = time.monotonic()
-    for number in range(3):
-        cold = subprocess.run(
-            [claude, "-p", "--resume", str(session), "--model", MODEL,
-             prompt("again", say(f"cold {number}"))],
-            env={**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}, cwd=world.work_dir,
-            capture_output=True, text=True, check=True,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert cold.stdout.strip() == f"cold {number}"
-    assert warm < time.monotonic() - began
+    cold = subprocess.run(
+        [claude, "-p", "--resume", str(session), "--model", MODEL, prompt("again", say("cold"))],
+        env={**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}, cwd=world.work_dir,
+        capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert cold.stdout.strip() == "cold"
+    assert min(warm) < time.monotonic() - began
 
 
 def test_the_terminal_that_spawned_may_be_closed(world: World) -> None:
@@ -182,7 +180,7 @@ def test_a_detached_delegation_outlives_its_command(world: World) -> None:
     assert world.cms("output", "later", "--full").out.strip() == "done"
 
 
-def test_each_way_to_end_has_its_exit_code(world: World) -> None:
+def test_each_way_to_end_but_the_good_one_has_its_exit_code(world: World) -> None:
     work = world.work_dir
     question = {
         "question": "Which database?", "header": "DB", "multiSelect": False,
@@ -192,7 +190,6 @@ def test_each_way_to_end_has_its_exit_code(world: World) -> None:
     (work / "a.txt").write_text("text\n")
     hook = str(work / ".git" / "hooks" / "pre-commit")
     cases: list[tuple[str, int, str, tuple[str, ...]]] = [
-        ("completed", 0, prompt("go", read, say("done")), ()),
         ("needs_input", 3, prompt("go", call("AskUserQuestion", questions=[question])), ()),
         ("turns_exceeded", 5, prompt("go", *[read] * 9), ("--max-turns", "2")),
         (
@@ -203,14 +200,21 @@ def test_each_way_to_end_has_its_exit_code(world: World) -> None:
         ),
         ("protected_path", 7, prompt("go", call("Write", file_path=hook, content="x")), ()),
         ("verification_failed", 8, prompt("go", say("done")), ("--verify", "test -e made.txt")),
-        ("failed", 1, prompt("go", say("x").failing(400, times=99)), ()),
+        ("failed", 1, prompt("go", say("x").failing(401, times=99)), ()),
     ]
+    error = ""
     for status, code, script, flags in cases:
+        began = time.monotonic()
         ran = world.cms("delegate", status.replace("_", "-"), script, *flags, "--json")
         assert (ran.json()["status"], ran.code) == (status, code), ran
+        assert time.monotonic() - began < 20  # the ten retries of refused credentials would take minutes
+        error = str(ran.json()["error"])
+    assert "credentials" in error
     asked = world.cms("history", "needs-input", "--json").json()["interactions"]
     assert isinstance(asked, list)
-    assert asked[0]["questions"][0]["question"] == "Which database?"
+    (asked_for,) = asked[0]["questions"]
+    assert asked_for["question"] == "Which database?"
+    assert asked_for["options"] == ["SQLite", "Postgres"]
     assert not Path(hook).exists()
 
 
@@ -229,14 +233,6 @@ def test_a_usage_limit_is_told_as_such(world: World) -> None:
         "heardFrom": "limited",
         "over": False,
     }
-
-
-def test_credentials_that_are_refused_fail_fast(world: World) -> None:
-    began = time.monotonic()
-    ran = world.cms("delegate", "locked-out", prompt("go", say("x").failing(401, times=99)), "--json")
-    assert ran.code == 1
-    assert "credentials" in str(ran.json()["error"])
-    assert time.monotonic() - began < 20  # ten retries would take minutes
 
 
 def test_no_login_says_what_to_do(world: World) -> None:

@@ -13,11 +13,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import trio
-from mcp_types import CallToolResult
 
 from cms.testing.script import ScriptedReply, call, prompt, say
-from mcp_server.kit import bad, good, over_pipes, problem
+from mcp_server.kit import problem
 from mcp_server.test_server import SCHEMAS
 from real.conftest import World
 
@@ -345,45 +343,6 @@ def raw_lines(world: World, name: str) -> str:
     return "".join(path.read_text() for path in (world.cms_home / "raw").glob(f"{session}*"))
 
 
-async def test_the_sdk_s_client_runs_the_same_list(world: World) -> None:
-    with trio.fail_after(60):
-        async with over_pipes(world.env, world.work_dir) as client:
-
-            async def do(name: str, /, **arguments: object) -> CallToolResult:
-                result = await client.call_tool(name, arguments)
-                if not result.is_error:
-                    assert not problem(SCHEMAS[name], result.structured_content), name
-                return result
-
-            assert good(await do("spawn", name="chat", prompt=prompt("hi", say("here"))))["text"] == "here"
-            assert good(await do("send", name="chat", message=prompt("go", say("yes"))))["text"] == "yes"
-            costly = prompt("spend", *[call("Bash", command="true").costing(0.05, MODEL) for _ in range(9)])
-            over = good(await do("delegate", name="over", task=costly, maxCost=0.1, preset="full"))
-            assert over["outcome"] == "cost_exceeded"
-            assert "no session named" in bad(await do("send", name="nobody", message="x"))
-            told: list[str] = []
-
-            async def heard(progress: float, total: float | None, message: str | None) -> None:
-                told.append(message or "")
-
-            async with trio.open_nursery() as nursery:
-
-                async def work() -> None:
-                    task = {"name": "cancelled", "task": prompt("go", LONG, say("x")), "preset": "full"}
-                    await client.call_tool("delegate", task, progress_callback=heard)
-
-                nursery.start_soon(work)
-                while not any("Bash" in line for line in told):  # noqa: ASYNC110 - nothing tells a test
-                    await trio.sleep(0.02)
-                nursery.cancel_scope.cancel()
-            while good(await do("status", name="cancelled"))["live"]:  # noqa: ASYNC110 - likewise
-                await trio.sleep(0.02)
-            last = good(await do("output", name="cancelled"))["last"]
-            assert msgspec.convert(last, dict[str, object])["outcome"] == "interrupted"
-            killed = good(await do("kill", name="chat"))
-            assert (killed["wasAlive"], killed["provedEmpty"]) == (True, True)
-
-
 # --- setup ------------------------------------------------------------------------------------------
 
 
@@ -407,14 +366,9 @@ def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(
     if scope == "--local":
         assert '"\\u00e9", 1.0' in (world.work_dir / ".mcp.json").read_text()
     elif start == "with-others":
-        line = next(
-            line for line in run_claude(world, claude, "mcp", "list").stdout.splitlines() if "cms" in line
-        )
-        assert line.startswith("cms: ")
-        assert line.endswith("✔ Connected")
+        assert world.cms("setup", scope, "--guide", "--json").json()["changed"] is False
     else:
         assert "Status: ✔ Connected" in run_claude(world, claude, "mcp", "get", "cms").stdout
-    assert world.cms("setup", scope, "--guide", "--json").json()["changed"] is False
     assert world.cms("setup", "--uninstall").code == 0
     after = digests(world.home, world.work_dir)
     after = {path: digest for path, digest in after.items() if "/.cache" not in path}  # claude's own logs

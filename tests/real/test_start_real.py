@@ -85,6 +85,7 @@ def test_hooks_of_the_user_may_take_longer_than_claude_gets(world: World) -> Non
     child = world.start("delegate", "one", prompt("Hello", say("hi there")), env={"CMS_START_TIMEOUT": "6"})
     told = ""
     while child.poll() is None and "its own hook runs" not in told:
+        time.sleep(0.05)
         told = world.cms("status", "one", "--json").out
     assert "claude is starting: its own hook runs (SessionStart:startup)" in told
     out, err = child.communicate(timeout=60)

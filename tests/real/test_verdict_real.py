@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -88,28 +89,20 @@ def test_commands_of_claudes_own(world: World) -> None:
 # --- refused by somebody else -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("rule", "reply"),
-    [
-        ("Write", WRITE),  # the tool is gone: the call never comes to the gate
-        ("Bash(touch *)", call("Bash", command="touch a.txt")),
-    ],
-)
-def test_refused_by_the_users_own_rule(world: World, rule: str, reply: ScriptedReply) -> None:
-    settings(world, {"permissions": {"deny": [rule]}})
-    read = call("Bash", command="ls")
-    ran = delegate(world, read, reply, DONE, flags=("--preset", "full"))
+def test_refused_by_the_users_own_rules_and_hook(world: World) -> None:
+    rules: dict[str, object] = {"permissions": {"deny": ["NotebookEdit", "Bash(touch *)"]}}
+    settings(world, rules | hook("PreToolUse", "echo hands off >&2; exit 2", "Write"))
+    replies = (
+        call("Bash", command="ls"),
+        call("NotebookEdit", notebook_path="a.ipynb", new_source="x"),  # it is gone, and never at the gate
+        call("Bash", command="touch a.txt"),
+        WRITE,
+    )
+    ran = delegate(world, *replies, DONE, flags=("--preset", "full"))
     assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
-    assert denials(ran) == [(reply.calls[0].name, "claude")]
-    assert not (world.work_dir / "a.txt").exists()
-
-
-def test_refused_by_the_users_own_hook(world: World) -> None:
-    settings(world, hook("PreToolUse", "echo hands off >&2; exit 2", "Write"))
-    ran = delegate(world, WRITE, DONE)
-    assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
-    assert denials(ran) == [("Write", "claude")]
+    assert denials(ran) == [("NotebookEdit", "claude"), ("Bash", "claude"), ("Write", "claude")]
     assert "hands off" in ran.out
+    assert not (world.work_dir / "a.txt").exists()
 
 
 def test_a_reading_shell_does_not_hide_that_the_change_was_refused(world: World) -> None:
@@ -150,11 +143,11 @@ def test_what_has_no_transcript_is_not_promised(world: World) -> None:
         transcript.write_bytes(b"")  # as a full disk leaves it
     ran = world.cms("continue", "empty", prompt("Go on", DONE), "--json")
     assert (ran.code, ran.json()["canContinue"]) == (1, False), ran
-    projects.chmod(0o500)
-    ran = world.cms("delegate", "two", prompt("Work", DONE), "--json")
-    if not list(projects.rglob("*.jsonl")):  # (root writes all the same)
+    if os.geteuid() != 0:  # (who writes all the same)
+        projects.chmod(0o500)
+        ran = world.cms("delegate", "two", prompt("Work", DONE), "--json")
         assert ran.json()["canContinue"] is False
-    projects.chmod(0o700)
+        projects.chmod(0o700)
 
 
 # --- plan mode --------------------------------------------------------------------------------------
@@ -164,9 +157,11 @@ def test_what_has_no_transcript_is_not_promised(world: World) -> None:
 def test_the_model_does_not_change_the_mode_that_was_chosen(world: World, flags: tuple[str, str]) -> None:
     world.env["IS_SANDBOX"] = "1"
     bash = call("Bash", command="touch b.txt")
-    ran = delegate(world, call("EnterPlanMode"), WRITE, bash, DONE, flags=flags)
+    plan = (call("EnterPlanMode"), call("ExitPlanMode", plan="I would"))
+    ran = delegate(world, *plan, WRITE, bash, DONE, flags=flags)
     assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
-    assert denials(ran) == [("EnterPlanMode", "gate")]
+    assert ran.json()["response"] == "All done.", "and not the plan that nobody asked for"
+    assert ("EnterPlanMode", "gate") in denials(ran)
     assert (world.work_dir / "a.txt").exists()
     assert (world.work_dir / "b.txt").exists()
 
@@ -199,20 +194,21 @@ def test_the_work_stays_where_it_is_checked(world: World) -> None:
 def side_agent(world: World, isolation: str) -> ScriptedReply:
     """A call of a subagent whose own definition wants it isolated, and that writes."""
     agents = world.home / ".claude" / "agents"
-    agents.mkdir(parents=True)
-    (agents / "side.md").write_text(f"---\nname: side\ndescription: d\nisolation: {isolation}\n---\nDo.\n")
+    agents.mkdir(parents=True, exist_ok=True)
+    text = f"---\nname: {isolation}\ndescription: d\nisolation: {isolation}\n---\nDo.\n"
+    (agents / f"{isolation}.md").write_text(text)
     told = prompt("Make it", call("Bash", command="touch made"), WRITE, say("made"))
-    return call("Agent", description="make", prompt=told, subagent_type="side", run_in_background=False)
+    return call("Agent", description="make", prompt=told, subagent_type=isolation, run_in_background=False)
 
 
-@pytest.mark.parametrize("isolation", ["worktree", "remote"])
-def test_an_agent_that_is_isolated_by_its_definition(world: World, isolation: str) -> None:
+def test_an_agent_that_is_isolated_by_its_definition(world: World) -> None:
     """The call does not say it, so that the gate cannot see it. (Without a login, remote is a work tree.)"""
     repository(world)
-    ran = delegate(world, side_agent(world, isolation), DONE, flags=("--preset", "full", "--verify", "true"))
+    agents = (side_agent(world, "worktree"), side_agent(world, "remote"))
+    ran = delegate(world, *agents, DONE, flags=("--preset", "full", "--verify", "true"))
     assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
-    assert denials(ran) == [("WorktreeCreate", "gate")]
-    assert "work in the work dir" in world.cms("logs", "one", "--raw").out
+    assert denials(ran) == [("WorktreeCreate", "gate")] * 2
+    assert world.cms("logs", "one", "--raw").out.count("work in the work dir") >= 2
     assert not (world.work_dir / ".claude" / "worktrees").exists()
 
 
@@ -245,18 +241,9 @@ def test_a_conversation_that_was_left_in_a_work_tree(world: World, claude: str) 
     assert not (world.work_dir / ".claude" / "worktrees" / "side" / "a.txt").exists()
 
 
-def test_a_plan_that_nobody_asked_for_does_not_end_the_work(world: World) -> None:
-    ran = delegate(
-        world, call("EnterPlanMode"), call("ExitPlanMode", plan="I would"), DONE, flags=("--preset", "full")
-    )
-    assert ran.json()["status"] == "completed", ran.out
-    assert ran.json()["response"] == "All done.", "and not the plan"
-
-
 @pytest.mark.parametrize(
     ("replies", "response"),
     [
-        ((call("ExitPlanMode", plan="1. Do it."),), "1. Do it."),
         ((call("ExitPlanMode").saying("1. Do it."), say("That is all.")), "1. Do it.\n\nThat is all."),
         ((call("ExitPlanMode"), say("1. Do it.")), "1. Do it."),
         ((say("1. Do it."),), "1. Do it."),
