@@ -115,7 +115,7 @@ def figures(small: bool) -> list[Figure]:
         Figure(f"{what}: the daemon's processor time", last.core * 100, "% of a core"),
         Figure(
             f"{what}: memory of the daemon for each",
-            held / count / _KIB,
+            held / _KIB,
             "KiB",
             goal=100,
             limit="see below: what a live session is made of",
@@ -136,7 +136,7 @@ def figures(small: bool) -> list[Figure]:
 
 @contextmanager
 def _opened(count: int) -> Iterator[tuple[House, psutil.Process, list[Stream], int]]:
-    """So many sessions, each in the middle of a reply; and the bytes that they take in the daemon."""
+    """So many sessions, each in the middle of a reply; and the bytes that one more takes in the daemon."""
     with (
         open_house() as house,
         patch.dict(os.environ, house.env, clear=True),  # what sessions get is what their client has
@@ -147,15 +147,14 @@ def _opened(count: int) -> Iterator[tuple[House, psutil.Process, list[Stream], i
         launcher.chmod(0o755)
         feeder.bind(str(house.folder / "work" / fed_agent.FEEDER))
         feeder.listen(count)
-        feeder.settimeout(60)
+        feeder.settimeout(120)
         house.cms("list")
         daemon = house.daemon()
+        first = count // 5  # with these comes what all share: modules, threads, rows of the store's cache
+        streams = _spawn(house, feeder, range(first))
         before = daemon.memory_full_info().uss
-        with ThreadPoolExecutor(4) as spawning:
-            list(spawning.map(lambda numbers: _spawn(house, numbers), (range(n, count, 4) for n in range(4))))
-        streams = [Stream(_handed(feeder)) for _ in range(count)]
-        time.sleep(1.0)
-        held = daemon.memory_full_info().uss - before
+        streams += _spawn(house, feeder, range(first, count))
+        held = (daemon.memory_full_info().uss - before) // (count - first)
         try:
             yield house, daemon, streams, held
         finally:
@@ -165,11 +164,20 @@ def _opened(count: int) -> Iterator[tuple[House, psutil.Process, list[Stream], i
             connect(load_settings(house.env)).close()  # the next one clears up
 
 
-def _spawn(house: House, numbers: range) -> None:
-    with connect(load_settings(house.env)) as client:
-        for number in numbers:
-            options = SessionOptions(f"s{number}", str(house.folder / "work"))
-            client.call(SESSION_SPAWN, SpawnParams(options, "go", wait=False))
+def _spawn(house: House, feeder: socket.socket, numbers: range) -> list[Stream]:
+    """Sessions with these numbers, at work."""
+
+    def some(start: int) -> None:
+        with connect(load_settings(house.env)) as client:
+            for number in numbers[start::4]:
+                options = SessionOptions(f"s{number}", str(house.folder / "work"))
+                client.call(SESSION_SPAWN, SpawnParams(options, "go", wait=False))
+
+    with ThreadPoolExecutor(4) as spawning:
+        list(spawning.map(some, range(4)))
+    streams = [Stream(_handed(feeder)) for _ in numbers]
+    time.sleep(1.0)
+    return streams
 
 
 def _handed(feeder: socket.socket) -> socket.socket:

@@ -32,6 +32,7 @@ from cms.containment._cgroup import Delegation, Leaf
 from cms.containment._container import Container, Control, Streams, until
 from cms.containment._model import Spec
 from cms.containment._mounts import Plan, remove_placeholders, verify
+from cms.containment._read_end import ReadEnd
 from cms.containment._seccomp import seccomp_filter
 from cms.containment._shim import Orders
 from cms.errors import ContainmentError, NotMounted, WorkDirError
@@ -73,8 +74,8 @@ class _Attempt:
             self.theirs = terminal
         self.streams = Streams(
             trio.lowlevel.FdStream(our_stdin),
-            trio.lowlevel.FdStream(our_stdout),
-            trio.lowlevel.FdStream(our_stderr),
+            ReadEnd(our_stdout),
+            ReadEnd(our_stderr),
         )
         self.complaints: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `spawned` or `undo`)
         self.child: subprocess.Popen[bytes] | None = None
