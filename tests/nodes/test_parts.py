@@ -13,10 +13,13 @@ from cms.batch import ends, throttle
 from cms.batch.address import Address, parse
 from cms.batch.model import Place, Task, TaskOptions, TaskStatus
 from cms.batch.remote import MOST, Assignment, Card, Done, Repo, job_id, session_name
+from cms.cli.node_render import fleet_json, fleet_lines, node_lines
+from cms.cli.terminal import Style
 from cms.errors import UsageError
 from cms.nodes import artifacts
 from cms.nodes.checkout import CheckoutError, check_out, checked_out
 from cms.nodes.engine import Attendance, identity_of
+from cms.nodes.look import Overview
 from cms.nodes.start import has_room, memory_pressure, unit
 from cms.nodes.state import KEEP, NodeFolder, NodeState
 from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
@@ -42,6 +45,7 @@ def result(response: str) -> DelegateResult:
         ("temporal://h", Address("h:7233")),
         ("temporal://h:1/ns", Address("h:1", "ns")),
         ("temporal://[::1]:1/ns?heartbeat=2m", Address("[::1]:1", "ns", 120.0)),
+        ("temporal://h/ns?ui=https://u/t/", Address("h:7233", "ns", ui="https://u/t/")),
     ],
 )
 def test_an_address(text: str, address: Address) -> None:
@@ -53,11 +57,31 @@ def test_an_address(text: str, address: Address) -> None:
     [
         *("", "h:7233", "http://h", "temporal://", "temporal://h:x", "temporal://h/a/b", "temporal://h#x"),
         *("temporal://h?tls=1", "temporal://h?heartbeat=soon", "temporal://h?heartbeat=1", "temporal://k@h"),
+        *(
+            "temporal://h?ui=",
+            "temporal://h?ui=file:///x",
+            "temporal://h?ui=https://k:s@u",
+            "temporal://h?ui=//u",
+        ),
     ],
 )
 def test_no_address(text: str) -> None:
     with pytest.raises(UsageError):
         parse(text)
+
+
+def test_the_engine_s_own_page_is_told() -> None:
+    address = parse("temporal://h/ns?ui=https://u/t/")
+    assert address.page == "https://u/t/namespaces/ns/activities"
+    assert parse("temporal://h").page == ""
+    assert str(address) == "temporal://h:7233/ns"
+    state = NodeState(CARD, str(address), 1, 0.0, page="https://node/x")
+    fleet = Overview("temporal://h:7233/ns", ((CARD, state),), page=address.page)
+    style = Style(tty=False, colour=False)
+    assert fleet_lines(fleet, 0.0, style)[-1] == f"the engine's page: {address.page}"
+    assert fleet_json(fleet)["page"] == address.page
+    assert "page" not in "".join(fleet_lines(msgspec.structs.replace(fleet, page=""), 0.0, style)[-1:])
+    assert "  page         https://node/x" in node_lines(state, 0.0, style)
 
 
 def test_a_session_at_a_node_has_a_name_of_its_own() -> None:

@@ -39,6 +39,9 @@ def run(
         flags.switch("--dev-server", "Also run an engine here, on loopback, for a first try."),
     ] = False,
     port: Annotated[int, flags.count("--port", "Port of the --dev-server.")] = 7233,
+    ui_port: Annotated[
+        int | None, flags.count("--ui-port", "Also serve that engine's own web pages, at this port.")
+    ] = None,
     json: JsonErrorFlag = False,  # noqa: ARG001 - `cms.cli.app` looks at it
 ) -> int:
     """Run tasks of batches from other machines, taken from an engine.
@@ -56,12 +59,15 @@ def run(
 
     if bool(on) == dev_server:
         raise UsageError("node needs either --on URL or --dev-server", hint="cms node --help")
+    if ui_port is not None and not dev_server:
+        raise UsageError("--ui-port is for --dev-server", hint="with --on, add ?ui=https://HOST to the URL")
     return start(
         on,
         slots=None if slots == "auto" else _slots(slots),
         labels=_labels(labels),
         work=check_folder(work, "--work") if work else "",
         dev_port=port if dev_server else None,
+        ui_port=ui_port,
         tell=io.warn,
     )
 

@@ -20,7 +20,7 @@ def node_json(node: NodeState) -> dict[str, object]:
     return json_object(
         node,
         "id=card.id host=card.host address pid slots=card.slots labels=card.labels version=card.version"
-        " level=card.level standing why started tasks_done=done cost_usd=cost_today",
+        " level=card.level standing why started tasks_done=done cost_usd=cost_today page",
         tasks=[json_object(one) for one in node.busy],
     )
 
@@ -35,6 +35,7 @@ def node_lines(node: NodeState, now: float, style: Style) -> list[str]:
         ("containment", f"level {card.level}" if card.level else "unknown"),
         ("since", f"{render.age(node.started, now)}, pid {node.pid}, cms {card.version}"),
         ("done", f"{render.count(node.done, 'task')}, {render.cost(node.cost_today)} today"),
+        *([("page", render.one_line(node.page, style))] if node.page else []),
     ]
     lines = [f"node {card.id}", *render.fields(rows)]
     return lines + [_task_line(one, "", now, style) for one in node.busy]
@@ -54,6 +55,7 @@ def fleet_json(fleet: Overview) -> dict[str, object]:
         address=fleet.address,
         slots=sum(card.slots for card, _ in fleet.nodes),
         submitted=fleet.submitted,
+        page=fleet.page,
         cost_usd=sum(state.cost_today for _, state in fleet.nodes if state is not None),
         nodes=[
             json_object(card, standing="silent", tasks=[]) if state is None else node_json(state)
@@ -78,6 +80,7 @@ def fleet_lines(fleet: Overview, now: float, style: Style) -> list[str]:
         *(["", *tasks] if tasks else []),
         "",
         f"{total}, {waiting} waiting, {render.cost(today)} today",
+        *([f"the engine's page: {render.one_line(fleet.page, style)}"] if fleet.page else []),
     ]
 
 

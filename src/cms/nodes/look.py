@@ -32,11 +32,13 @@ class Overview(Record, frozen=True):
     Attributes:
         nodes: with what each says of itself; None: it does not answer.
         submitted: tasks that the engine knows and that have not ended; it may lag a little.
+        page: the engine's own, of its tasks; "" if neither the address nor a node says where it is.
     """
 
     address: str
     nodes: tuple[tuple[Card, NodeState | None], ...]
     submitted: int = 0
+    page: str = ""
 
 
 def look(address: Address) -> Overview:
@@ -58,7 +60,9 @@ async def _overview(address: Address) -> Overview:
         known = await engine.client.count_activities(query)
     except RPCError as error:
         raise unavailable(address, error) from None
-    return Overview(str(address), tuple(zip(cards, states, strict=True)), known.count)
+    told = (state.page for state in states if state is not None and state.page)
+    nodes = tuple(zip(cards, states, strict=True))
+    return Overview(str(address), nodes, known.count, address.page or next(told, ""))
 
 
 async def _ask(engine: Engine, card: Card, gate: asyncio.Semaphore) -> NodeState | None:

@@ -471,6 +471,7 @@ class Node:
             self._done,
             self._cost_today,
             self._day,
+            self._address.page,
         )
 
 

