@@ -28,6 +28,7 @@ from cms.batch.remote import (
     Done,
     Ended,
     Event,
+    Repo,
     Submit,
     own_queue,
     queue_of,
@@ -36,6 +37,7 @@ from cms.fleet.machine import steady
 from cms.nodes import artifacts
 from cms.nodes import bridge as bridge_module
 from cms.nodes.bridge import Bridge
+from cms.nodes.checkout import CheckoutError
 from cms.nodes.engine import Engine, identity_of
 from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
 
@@ -43,6 +45,7 @@ DAY = 86400.0
 #: By the engine's clock, which nobody else's is like.
 NOW = 4e9
 CARD = Card("n-1", "host", 1, "0.1")
+RESULT = DelegateResult(Outcome.COMPLETED, "t-1", "", None, 0.5, 3, 1000, (), True, Safety(), session_id="s")
 DONE = Done("n-1", "host", refused=True)
 
 
@@ -336,6 +339,37 @@ def test_an_answer_that_nobody_can_take_has_failed_at_its_cost(
         assert ended.done.result is not None
         assert (ended.done.result.status, ended.done.result.cost) == (Outcome.FAILED, 0.5)
         assert beside["patch"] in (ended.done.result.error or "")
+
+    run(act)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_a_branch_has_is_fetched(site: Site, monkeypatch: pytest.MonkeyPatch, *, there: bool) -> None:
+    """Where it cannot be, the task has completed all the same: the branch is there."""
+
+    def read(url: str, branch: str, commit: str) -> str:
+        if not there:
+            raise CheckoutError("no network")
+        return f"{url} {branch} {commit}"
+
+    monkeypatch.setattr(bridge_module, "read_branch", read)
+    command = submit()
+    command = msgspec.structs.replace(
+        command, job=msgspec.structs.replace(command.job, repo=Repo("file:///x"))
+    )
+    told = msgspec.structs.replace(DONE, result=RESULT, branch="cms/b/t", commit="c", fetch=True)
+
+    async def act() -> None:
+        site.bridge()._obey(command)
+        (await site.known()).ends(told)
+        (ended,) = await site.ended()
+        done = ended.done
+        assert done is not None
+        assert done.result is not None
+        assert done.result.status is Outcome.COMPLETED
+        assert done.patch == ("file:///x cms/b/t c" if there else "")
+        assert done.branch == "cms/b/t"
+        assert bool(done.result.reasons) is not there
 
     run(act)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cms.batch.remote import MOST
 from cms.testing.script import call
 from nodes.kit import Head, Host, Proxy, Server, eventually, sleeps, task
 
@@ -164,6 +165,21 @@ def test_each_task_has_a_checkout_of_its_own(server: Server, hosts: Hosts, tmp_p
     assert (head.work_dir / "new").read_text() == "not committed\n"
     assert not (head.work_dir / "binary").exists()
     assert not (head.work_dir / "ignored").exists()
+
+    # What is too large to travel comes by the branch that each task's change is pushed to.
+    large = task("large", call("Bash", command="seq 300000 > numbers"))
+    url = f"file://{other}"
+    ran = head.batch([large], server.url(), "--label", "repo", "--repo", url, "--push-branches")
+    assert ran.code == 0, ran.out
+    (told,) = ran.list("tasks")
+    assert Path(str(told["patch"])).stat().st_size > MOST
+    head.git("-C", str(other), "checkout", "-q", str(told["branch"]))
+    head.git("-C", str(other), "checkout", "-q", "-")
+    head.git("-C", str(other), "apply", str(told["patch"]))
+    assert (other / "numbers").read_text().endswith("\n300000\n")
+    refused = head.batch([task("a")], server.url(), "--repo", ".", "--artifacts", "shared", "--push-branches")
+    assert refused.code == 2
+    assert "--push-branches needs a repository" in refused.err
 
     gone = head.batch([task("a")], server.url(), "--label", "repo", "--repo", f"file://{tmp_path}/none")
     assert gone.code == 1

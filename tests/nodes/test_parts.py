@@ -12,12 +12,12 @@ import pytest
 from cms.batch import ends, throttle
 from cms.batch.address import Address, parse
 from cms.batch.model import Place, Task, TaskOptions, TaskStatus
-from cms.batch.remote import MOST, Assignment, Card, Done, Repo, job_id, session_name
+from cms.batch.remote import MOST, Assignment, Card, Done, Repo, branch_name, job_id, session_name
 from cms.cli.node_render import fleet_json, fleet_lines, node_lines
 from cms.cli.terminal import Style
 from cms.errors import UsageError
 from cms.nodes import artifacts
-from cms.nodes.checkout import CheckoutError, check_out, checked_out
+from cms.nodes.checkout import CheckoutError, check_out, checked_out, read_branch
 from cms.nodes.engine import Attendance, identity_of
 from cms.nodes.look import Overview
 from cms.nodes.start import has_room, memory_pressure, unit
@@ -111,6 +111,13 @@ class TestArtifacts:
 
         with pytest.raises(artifacts.ArtifactError, match="its response is"):
             artifacts.unpacked_answer(decoded, str(tmp_path), MOST)
+
+    def test_a_patch_that_is_too_large_stays_in_its_branch(self) -> None:
+        done = Done("n", "h", result("y"), patch="x" * MOST, branch="cms/b/t", commit="c")
+        told = msgspec.json.decode(artifacts.packed_answer(done, ""), type=Done)
+        assert told == msgspec.structs.replace(done, patch="", fetch=True)
+        small = msgspec.structs.replace(done, patch="x")
+        assert msgspec.json.decode(artifacts.packed_answer(small, ""), type=Done) == small
 
     def test_without_a_folder_it_says_so(self, tmp_path: Path) -> None:
         with pytest.raises(artifacts.ArtifactError, match="--artifacts"):
@@ -237,6 +244,22 @@ def test_a_repository_by_its_url(tmp_path: Path) -> None:
     (older.folder / "more").write_text("x\n")
     again = checked_out(Repo.parse(f"{url}#v1"), node, work, "b")
     assert "+++ b/more" in again.patch()
+    branch = branch_name("b-1", "a..b-1234")
+    commit = again.push(url, branch, "more")
+    assert git("rev-parse", branch) == commit
+    assert git("rev-parse", f"{branch}^") == git("rev-parse", "v1")
+    assert read_branch(url, branch, commit) == again.patch()
+    (older.folder / "more").write_bytes("ä\n".encode("latin-1"))
+    assert again.push(url, branch, "again") == git("rev-parse", branch) != commit
+    with pytest.raises(CheckoutError, match="no longer"):
+        read_branch(url, branch, commit)
+    git("checkout", "-q", "v1")
+    (tmp_path / "patch").write_text(again.patch())
+    git("apply", str(tmp_path / "patch"))
+    assert (source / "more").read_bytes() == b"\xe4\n", "text in another encoding comes back as it was"
+    for there, name in ((url, "main"), (f"file://{tmp_path}/none", branch)):
+        with pytest.raises(CheckoutError):
+            again.push(there, name, "no")
     older.remove()
     assert not older.folder.exists()
     with pytest.raises(CheckoutError, match="git: fatal"):

@@ -22,6 +22,7 @@ class Report(Record, frozen=True):
         checked: False: its work has ended, and its checks were cut off; this is what it came to without them.
         place: where it was done, if not here.
         patch: the file with what it changed there.
+        branch: of its repository, with the same.
     """
 
     result: DelegateResult
@@ -29,6 +30,7 @@ class Report(Record, frozen=True):
     checked: bool = True
     place: Place | None = None
     patch: str = ""
+    branch: str = ""
 
 
 class AtWork(Record, frozen=True):
@@ -100,7 +102,14 @@ def reported(task: Task, report: Report, fate: Fate, took: float, *, heard: bool
     result = report.result
     earlier = task.result.duration if task.result is not None else 0.0
     reasons = (fate.reason,) if fate.reason and fate.status in OVER else ()
-    kept = result_of(result, duration=earlier + took, reasons=reasons, place=report.place, patch=report.patch)
+    kept = result_of(
+        result,
+        duration=earlier + took,
+        reasons=reasons,
+        place=report.place,
+        patch=report.patch,
+        branch=report.branch,
+    )
     return End(fate, kept, result.cost, result.cost_exact, heard, result.resets_at)
 
 

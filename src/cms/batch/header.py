@@ -177,6 +177,14 @@ class Header(Record, frozen=True, omit_defaults=True):
         str | None,
         Option(TEXT, "Folder that all hosts share, for large files.", metavar="DIR", group="nodes"),
     ] = None
+    push_branches: Annotated[
+        bool | None,
+        Option(
+            SWITCH,
+            "Push each task's change to a branch of its repository, too: cms/BATCH/TASK-...",
+            group="nodes",
+        ),
+    ] = None
     rerun_lost: Annotated[
         bool | None, Option(SWITCH, "Start tasks again whose node was lost.", group="nodes")
     ] = None

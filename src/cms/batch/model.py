@@ -271,6 +271,7 @@ class BatchOptions(Record, frozen=True):
     label: str = ""  # only nodes with this label
     artifacts: str = ""  # a folder that all hosts share
     repo: str = ""  # of all tasks, before each could have its own
+    push_branches: bool = False  # what a task changed at a node goes to a branch of its repository, too
     rerun_lost: bool = False  # tasks whose node was lost are begun anew
 
 
@@ -326,6 +327,7 @@ class TaskResult(Record, frozen=True):
     cost_by_model: dict[str, float] = msgspec.field(default_factory=dict)
     place: Place | None = None  # None: on this machine
     patch: str = ""  # the file with what it changed in its checkout
+    branch: str = ""  # of its repository, with the same
     change: ChangeSummary | None = None  # of an isolated one
     next_step: str | None = None  # with its session, where that is here
 
@@ -397,6 +399,7 @@ class TaskView(Record, frozen=True, kw_only=True):
     node: str = ""  # where it was done, if not here
     host: str = ""
     patch: str = ""  # the file with what it changed there
+    branch: str = ""  # of its repository, with the same
     change: ChangeSummary | None = None
     next_step: str | None = None  # with its session (`session.next_step`)
 
@@ -408,6 +411,7 @@ def result_of(
     reasons: tuple[str, ...] = (),
     place: Place | None = None,
     patch: str = "",
+    branch: str = "",
 ) -> TaskResult:
     """What a task came to, by its last try. `reasons`: beside the try's own."""
     return TaskResult(
@@ -425,6 +429,7 @@ def result_of(
         rounds=result.rounds,
         place=place,
         patch=patch,
+        branch=branch,
         change=result.change,
         next_step=result.next_step if place is None else None,
     )
@@ -464,6 +469,7 @@ def view(task: Task) -> TaskView:
         node=result.place.node if result.place is not None else "",
         host=result.place.host if result.place is not None else "",
         patch=result.patch,
+        branch=result.branch,
         change=result.change,
         next_step=result.next_step,
     )

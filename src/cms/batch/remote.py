@@ -21,7 +21,7 @@ from cms.units import NAME_PATTERN, BadValue
 
 #: Raised whenever the meaning of `Assignment` or `Done` changes. It is in the names of the queues, so that a
 #: node never gets what it would misread.
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 #: Bytes of a `Assignment` or a `Done`. An engine takes 2 MB; what is larger goes beside it (`--artifacts`).
 MOST: Final = 1024 * 1024
 #: Bytes of a line between the daemon and the bridge: a task that is longer is not handed over, an answer that
@@ -32,6 +32,8 @@ LONGEST: Final = 48 * 1024 * 1024
 FENCE: Final = 0.5
 #: Of that time-out, too: for how long it ends them politely. The rest is for force, and its proof.
 GRACE: Final = 0.25
+#: How the branches begin that nodes push to: no other one is ever replaced.
+BRANCHES: Final = "cms/"
 #: Submitted at once, for each slot of the fleet: a node that becomes free finds work without asking.
 AHEAD: Final = 1.3
 
@@ -53,6 +55,11 @@ def session_name(task: str, job: str) -> str:
     """What the session of a job is called on its node, where other batches have tasks of that name too."""
     word = _ODD.sub("-", task).lstrip("-")[: _MAX_NAME - 9]  # of a row or a cell it has slashes
     return f"{word or 'task'}-{hashlib.sha256(job.encode()).hexdigest()[:8]}"
+
+
+def branch_name(batch: str, session: str) -> str:
+    """The branch of its repository that gets what a task changed, by the name of its session at the node."""
+    return f"{BRANCHES}{batch}/{re.sub(r'[.]{2,}|^[.]', '-', session)}"
 
 
 def check_labels(value: object) -> tuple[str, ...]:
@@ -126,6 +133,7 @@ class Assignment(Record, frozen=True, omit_defaults=True):
         go_on: in that session, which is there; `prompt` is the message.
         heartbeat: seconds without a word after which the engine calls it lost.
         pulse: seconds between two words.
+        branch: of its repository, to which what it changed is pushed; "": none.
         artifacts: the folder that all hosts share, for what is too large to travel.
         beside: fields of `options`, or `prompt` or `context`, that are there: field -> digest.
     """
@@ -142,6 +150,7 @@ class Assignment(Record, frozen=True, omit_defaults=True):
     heartbeat: float = 60.0
     pulse: float = 1.0
     repo: Repo | None = None
+    branch: str = ""
     artifacts: str = ""
     beside: Mapping[str, str] = {}
     protocol: int = PROTOCOL
@@ -169,6 +178,9 @@ class Done(Record, frozen=True, omit_defaults=True):
         allowed: the tools that the gate let through, a name for each call.
         fenced: the node was cut off from the engine, and ended it by itself.
         patch: what it changed in its `repo`; `beside` where that is too large.
+        branch: of that repository, which has the same as its newest commit.
+        commit: that commit.
+        fetch: the patch is too large to travel, and is to be read from there.
         beside: `response` or `patch` among the artifacts: field -> digest.
     """
 
@@ -183,6 +195,9 @@ class Done(Record, frozen=True, omit_defaults=True):
     allowed: tuple[str, ...] = ()
     fenced: bool = False
     patch: str = ""
+    branch: str = ""
+    commit: str = ""
+    fetch: bool = False
     beside: Mapping[str, str] = {}
 
 

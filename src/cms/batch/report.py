@@ -145,8 +145,9 @@ def rate_words(rate: Rate) -> str:
 
 def _change(task: TaskView) -> str:
     """What an isolated task, or one with a checkout at its node, has changed, and what became of it."""
-    if task.patch:
-        return f"patch: {task.patch}"
+    if task.patch or task.branch:
+        told = (("patch", task.patch), ("branch", task.branch))
+        return ", ".join(f"{what}: {where}" for what, where in told if where)
     change = task.change
     if change is None or (change.empty and not change.note):
         return ""

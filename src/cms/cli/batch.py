@@ -209,8 +209,8 @@ def _afar(options: BatchOptions) -> BatchOptions:
         if options.max_tokens is not None:
             raise UsageError("--max-tokens does not work with --on: nodes do not report tokens")
         options = msgspec.structs.replace(options, cache=False)  # their folders cannot be looked at
-    elif options.label or options.artifacts or options.rerun_lost:
-        raise UsageError("--labels, --artifacts and --rerun-lost need --on URL")
+    elif options.label or options.artifacts or options.push_branches or options.rerun_lost:
+        raise UsageError("--labels, --artifacts, --push-branches and --rerun-lost need --on URL")
     return options
 
 

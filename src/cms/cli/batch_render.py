@@ -94,6 +94,10 @@ def left_lines(task: TaskView, style: Style) -> list[str]:
     lines = []
     if task.change is not None and not task.change.empty:
         lines.append(f"    {change_words(task.change, task.name, style)}")
+    if task.branch:
+        lines.append(f"    branch: {one_line(task.branch, style)}")
+    if task.patch:
+        lines.append(f"    patch: {one_line(task.patch, style)}")
     if task.response:
         room = None if style.width is None else style.width - 4
         lines.append(f"    {cut(one_line(task.response[:_EXCERPT], style), room, style)}")

@@ -13,13 +13,12 @@ from pathlib import Path
 from cms.changes import git
 from cms.errors import CmsError, UsageError
 from cms.nodes import artifacts
-from cms.nodes.checkout import BUNDLED
+from cms.nodes.checkout import BUNDLED, WHO
 
 _SECONDS = 600.0
 _SHA256 = 64  # digits of a commit's name in a repository of that form
 _WHO = {
-    **{f"GIT_{who}_NAME": "cms" for who in ("AUTHOR", "COMMITTER")},
-    **{f"GIT_{who}_EMAIL": "cms@localhost" for who in ("AUTHOR", "COMMITTER")},
+    **WHO,
     **{f"GIT_{who}_DATE": "2000-01-01T00:00:00Z" for who in ("AUTHOR", "COMMITTER")},
 }
 

@@ -49,6 +49,8 @@ _NOT_HERE: Final = (
     " of its own with --isolate"
 )
 
+_NO_BRANCH: Final = "--push-branches needs a repository that nodes can push to: repo by its URL"
+
 #: Who does the tasks of that batch.
 MakeCrew = Callable[[BatchRecord], Crew]
 
@@ -120,7 +122,7 @@ class Batches:
         ]
         problems: list[str] = []
         if options.on:
-            new, problems = _for_nodes(new)
+            new, problems = _for_nodes(new, pushes=options.push_branches)
         else:
             problems = [f"line {one.line}: {_NOT_HERE}" for one in new if one.options.repo][:1]
         return problems or await self.store.write(batch_intake.add, batch_id, new)
@@ -531,7 +533,7 @@ async def open_batches(supervisor: Supervisor) -> AsyncIterator[Batches]:
             nursery.cancel_scope.cancel()
 
 
-def _for_nodes(new: list[NewTask]) -> tuple[list[NewTask], list[str]]:
+def _for_nodes(new: list[NewTask], *, pushes: bool) -> tuple[list[NewTask], list[str]]:
     """Tasks as nodes do them, and what is wrong with them: a checkout of its own isolates a task already."""
     problems = []
     for place, one in enumerate(new):
@@ -546,9 +548,13 @@ def _for_nodes(new: list[NewTask]) -> tuple[list[NewTask], list[str]]:
             )
         elif one.options.repo:
             try:
-                Repo.parse(one.options.repo)
+                repo = Repo.parse(one.options.repo)
+                if pushes and not repo.url:
+                    problems.append(f"line {one.line}: {_NO_BRANCH}")
             except UsageError as error:
                 problems.append(f"line {one.line}: {error}")
+        elif pushes:
+            problems.append(f"line {one.line}: {_NO_BRANCH}")
         options = msgspec.structs.replace(one.options, session=msgspec.structs.replace(session, isolate="no"))
         new[place] = msgspec.structs.replace(one, options=options)
     return new, problems

@@ -45,6 +45,7 @@ from cms.batch.remote import (
     Trouble,
     Unable,
     Word,
+    branch_name,
     job_id,
     session_name,
 )
@@ -322,13 +323,16 @@ class RemoteCrew:
         task = job.task
         key = job_id(self._batch, task.name, task.tries)
         place = _place_of(task)
-        options, repo = self._options, task.options.repo or self._options.repo
+        options = self._options
+        text = task.options.repo or options.repo
+        repo, session = Repo.parse(text) if text else None, self._session_of(task)
+        pushes = options.push_branches and repo is not None and bool(repo.url)
         return Submit(
             Assignment(
                 id=key,
                 batch=self._batch,
                 task=task.name,
-                session=self._session_of(task),
+                session=session,
                 version=__version__,
                 options=task.options.session,
                 prompt=retry.GO_ON if place is not None else job.prompt,
@@ -336,7 +340,8 @@ class RemoteCrew:
                 go_on=place is not None,
                 heartbeat=self._heartbeat,
                 pulse=max(1.0, len(self._ways) / _BEATS),
-                repo=Repo.parse(repo) if repo else None,
+                repo=repo,
+                branch=branch_name(self._batch, session) if pushes else "",
                 artifacts=options.artifacts,
             ),
             label=options.label,
@@ -382,7 +387,10 @@ class RemoteCrew:
         Raises:
             StoreError: it cannot be written.
         """
-        if done is None or not done.patch:
+        if done is None:
+            return report
+        report = msgspec.structs.replace(report, branch=done.branch)
+        if not done.patch:
             return report
         path = self._patches / f"{task.name.replace('/', '_')}-{task.tries}.patch"
         try:

@@ -128,6 +128,9 @@ def unpacked(job: Assignment) -> Assignment:
 def packed_answer(done: Done, folder: str) -> bytes:
     """How a job ended, as it travels. Never raises: an answer that cannot travel says so."""
     data = msgspec.json.encode(done)
+    if len(data) > MOST and done.branch:
+        done = _set(done, patch="", fetch=bool(done.patch))
+        data = msgspec.json.encode(done)
     if len(data) <= MOST:
         return data
     size = len(data)

@@ -53,6 +53,7 @@ from cms.batch.remote import (
 from cms.errors import UNREADABLE, CmsError, ExitCode
 from cms.fleet.machine import steady
 from cms.nodes import artifacts
+from cms.nodes.checkout import CheckoutError, read_branch
 from cms.nodes.engine import ACTIVITY, Engine, connect, is_gone
 from cms.rpc.wire import LineBuffer
 
@@ -200,7 +201,7 @@ class Bridge:
         backoff = 0.1
         while True:
             try:
-                return self._answered(one, await self._handle(one).result())
+                return await self._answered(one, await self._handle(one).result())
             except ActivityFailureError as failure:
                 return await self._failed(one, failure.cause)
             except RPCError as error:
@@ -210,15 +211,36 @@ class Bridge:
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, _BACKOFF)
 
-    def _answered(self, one: _Submitted, raw: bytes) -> Ended:
+    async def _answered(self, one: _Submitted, raw: bytes) -> Ended:
         self._note("")
         try:
-            done = artifacts.unpacked_answer(_done.decode(raw), one.command.job.artifacts, LONGEST - _AROUND)
+            done, shared = _done.decode(raw), one.command.job.artifacts
+            done = await asyncio.to_thread(artifacts.unpacked_answer, done, shared, LONGEST - _AROUND)
+            if done.fetch:
+                done = await self._with_branch(one, done)
         except (*UNREADABLE, TypeError) as error:
             return Ended(one.id, "lost", reason=f"its answer cannot be read: {error}", node=one.node)
         except artifacts.ArtifactError as error:
             done = artifacts.without_texts(_done.decode(raw), str(error))
         return Ended(one.id, "done", done, node=done.node)
+
+    async def _with_branch(self, one: _Submitted, done: Done) -> Done:
+        """With what it changed, from its branch. Where that cannot be had it is told: the branch is there."""
+        repo = one.command.job.repo
+        try:
+            if repo is None:
+                raise CheckoutError("nobody knows its repository")
+            patch = await asyncio.to_thread(read_branch, repo.url, done.branch, done.commit)
+            room = LONGEST - _AROUND - len(msgspec.json.encode(done))
+            if (size := len(msgspec.json.encode(patch))) > room:
+                raise CheckoutError(f"the patch is {size} bytes long; {room} can be taken")
+        except CheckoutError as error:
+            why = f"what it changed is in branch {done.branch}, without a patch here: {error}"
+            result = done.result
+            if result is not None:
+                result = msgspec.structs.replace(result, reasons=(*result.reasons, why))
+            return msgspec.structs.replace(done, fetch=False, result=result)
+        return msgspec.structs.replace(done, fetch=False, patch=patch)
 
     async def _failed(self, one: _Submitted, cause: BaseException | None) -> Ended:
         """The engine ended it: was anything of it begun?"""

@@ -1,5 +1,7 @@
 """A task's repository on its node: fetched once, checked out into a folder of its own, read back as a patch.
 
+Where that is wanted it is pushed to a branch, too.
+
 An agent can write everything in that folder, its `.git` included. So the fetched repository is not in it, but
 in the node's own folder, and what was changed is read from the files through that, with no configuration of
 the folder's (`changes.git`): a program that an agent has named there runs nowhere.
@@ -13,12 +15,13 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from cms.batch.remote import Repo
+from cms.batch.remote import BRANCHES, Repo
 from cms.changes import git
 from cms.errors import CmsError, HomeUnusable
 from cms.nodes import artifacts
@@ -29,6 +32,11 @@ _READ: Final = 600.0
 _PROTOCOLS: Final = "https:http:ssh:git:file"
 #: What a bundle holds (`cli.repo`).
 BUNDLED: Final = "refs/heads/cms"
+#: Who commits what nobody else does.
+WHO: Final = {
+    **{f"GIT_{who}_NAME": "cms" for who in ("AUTHOR", "COMMITTER")},
+    **{f"GIT_{who}_EMAIL": "cms@localhost" for who in ("AUTHOR", "COMMITTER")},
+}
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?\Z")
 #: What git says where its disk is at fault, and not the repository.
 _DISK: Final = re.compile(
@@ -61,6 +69,33 @@ class Checkout:
         Raises:
             CheckoutError: it cannot be read.
         """
+        with self._index() as env:
+            return _diff(["--cached", self.commit], env, self.folder)
+
+    def push(self, url: str, branch: str, message: str) -> str:
+        """Have the same as one commit in a branch of the repository it came from; the commit.
+
+        The branch is the task's alone: what an earlier try has pushed there is replaced.
+
+        Raises:
+            CheckoutError: it cannot be read, or not be pushed.
+        """
+        if not branch.startswith(BRANCHES):
+            raise CheckoutError(f"branch {branch[:80]!r} is not one for tasks")
+        with self._index() as env:
+            tree = _plain(["write-tree"], env, self.folder).decode().strip()
+            made = ["commit-tree", "-p", self.commit, "-m", message, tree]
+            try:  # by whoever the node's user is to git
+                commit = _plain(made, env, self.folder, own_configuration=True)
+            except CheckoutError:
+                commit = _plain(made, {**env, **WHO}, self.folder)
+        name = commit.decode().strip()
+        _git(["push", "--quiet", "--", url, f"+{name}:refs/heads/{branch}"], self._kept)
+        return name
+
+    @contextmanager
+    def _index(self) -> Iterator[dict[str, str]]:
+        """The environment in which git's index is what the folder has now."""
         index = self._kept.with_name(f"{self.folder.name}.index")
         env = {
             "GIT_DIR": str(self._kept),
@@ -70,22 +105,9 @@ class Checkout:
         try:
             _plain(["read-tree", self.commit], env, self.folder)
             _plain(["add", "--all", "."], env, self.folder)
-            made = _plain(
-                [
-                    "diff",
-                    "--cached",
-                    "--binary",
-                    "--full-index",
-                    "--no-ext-diff",
-                    "--no-textconv",
-                    self.commit,
-                ],
-                env,
-                self.folder,
-            )
+            yield env
         finally:
             index.unlink(missing_ok=True)
-        return made.decode("utf-8", "surrogateescape").encode("utf-8", "replace").decode()
 
     def remove(self) -> None:
         """Its work is done and told."""
@@ -137,6 +159,38 @@ def checked_out(repo: Repo, node: Path, work: Path, name: str) -> Checkout:
     kept = _kept(node, repo)
     commit = _git(["-C", str(kept), "rev-parse", "--verify", f"refs/tasks/{name}"], node).strip()
     return Checkout(work / name, kept, commit)
+
+
+def read_branch(url: str, branch: str, commit: str) -> str:
+    """What a task has pushed (`Checkout.push`), as a patch.
+
+    Raises:
+        CheckoutError: it cannot be fetched, or is something else by now.
+    """
+    with tempfile.TemporaryDirectory(prefix="cms-branch-") as name:
+        folder = Path(name)
+        _git(["init", "--quiet", "--bare", name], folder)
+        wanted = f"+refs/heads/{branch}:refs/cms/pushed"
+        _git(["fetch", "--quiet", "--no-tags", "--depth=2", "--", url, wanted], folder)
+        if _git(["rev-parse", "--verify", "refs/cms/pushed"], folder).strip() != commit:
+            raise CheckoutError(f"branch {branch} is no longer what the task pushed")
+        return _diff([f"{commit}^", commit], {"GIT_DIR": name}, folder)
+
+
+def _diff(what: list[str], env: dict[str, str], cwd: Path) -> str:
+    argv = ["diff", "--binary", "--full-index", "--no-ext-diff", "--no-textconv", *what]
+    made = _plain(argv, env, cwd)
+    try:
+        return made.decode()
+    except UnicodeDecodeError:
+        pass
+    # There is text in another encoding. As binary it goes in git's own letters.
+    with tempfile.TemporaryDirectory(prefix="cms-diff-") as name:
+        _git(["init", "--quiet", "--bare", name], Path(name))
+        Path(name, "info").mkdir(exist_ok=True)
+        Path(name, "info", "attributes").write_text("* -diff\n")
+        lent = {**env, "GIT_DIR": name, "GIT_OBJECT_DIRECTORY": f"{env['GIT_DIR']}/objects"}
+        return _plain(argv, lent, cwd).decode("utf-8", "replace")
 
 
 def _kept(node: Path, repo: Repo) -> Path:
@@ -197,9 +251,9 @@ def _git(argv: Sequence[str], cwd: Path) -> str:
     return done.stdout.decode()
 
 
-def _plain(argv: Sequence[str], env: dict[str, str], cwd: Path) -> bytes:
+def _plain(argv: Sequence[str], env: dict[str, str], cwd: Path, *, own_configuration: bool = False) -> bytes:
     try:
-        done = git.run(argv, cwd=cwd, env=env, seconds=_READ)
+        done = git.run(argv, cwd=cwd, env=env, own_configuration=own_configuration, seconds=_READ)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CheckoutError(f"what was changed cannot be read: {error}") from None
     if done.returncode != 0:

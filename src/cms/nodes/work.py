@@ -179,9 +179,16 @@ class Run:
         return msgspec.structs.replace(done, allowed=self._allowed())
 
     def _with_patch(self, done: Done, result: DelegateResult, checkout: Checkout) -> Done:
-        """With what was changed. Where that cannot be read, a task that completed has not."""
+        """With what was changed. Where that cannot be read or pushed, a task that completed has not."""
+        job = self.job
         try:
-            return msgspec.structs.replace(done, patch=checkout.patch())
+            done = msgspec.structs.replace(done, patch=checkout.patch())
+            if done.patch and job.branch and job.repo is not None:
+                self.pulse = msgspec.structs.replace(self.pulse, activity="pushes its branch")
+                message = f"{job.task}\n\nBatch {job.batch}, session {job.session} at {self._card.host}"
+                commit = checkout.push(job.repo.url, job.branch, message)
+                done = msgspec.structs.replace(done, branch=job.branch, commit=commit)
+            return done
         except CheckoutError as error:
             told = f"{error}; the folder is {checkout.folder} on node {self._card.id}"
             status = Outcome.FAILED if result.status is Outcome.COMPLETED else result.status
