@@ -6,8 +6,10 @@ Whatever cuts a delegation off in between (a crash, Ctrl-C, a full disk), whoeve
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -50,6 +52,28 @@ from fleet.kit import (
 from fleet.test_crash import begin
 
 ENDLESS = ("touch at-work-one; sleep 600",)
+
+
+async def test_how_often_it_goes_to_the_disk_and_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a fifth of a millisecond of the daemon and two wake-ups of it. Whoever adds one knows why."""
+    asked: Counter[str] = Counter()
+    ask_thread = trio.to_thread.run_sync
+
+    async def counted(function: Callable[..., object], *args: object, **how: Any) -> object:
+        kind = function.__qualname__ if function.__module__ == "cms.store.store" else "disk"
+        asked[kind.rpartition(".")[2]] += 1
+        return await ask_thread(function, *args, **how)
+
+    async with supervising(make_settings(tmp_path)) as supervisor:
+        await delegate(supervisor, prompt("Work", say("done")))
+        monkeypatch.setattr(trio.to_thread, "run_sync", counted)
+        await delegate(supervisor, prompt("Work", say("done")), name="two")
+        monkeypatch.undo()
+    assert asked["disk"] <= 15, asked
+    assert asked["look"] <= 5, asked  # reads of the store
+    assert asked["transact"] <= 11, asked
 
 
 async def test_the_supervisor_is_killed_while_a_check_runs(tmp_path: Path) -> None:

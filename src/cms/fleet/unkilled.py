@@ -69,8 +69,9 @@ class Unkilled:
         Raises:
             ContainmentError: processes of another one, or of its own earlier life, may be at work there.
         """
-        ours = await _folders(options)
-        for record in await self._store.read(sessions.unkilled):
+        unkilled = await self._store.read(sessions.unkilled)
+        ours = await _folders(options) if unkilled else []
+        for record in unkilled:
             place = _overlap(await _folders(record.options), ours)
             if place is None:
                 continue

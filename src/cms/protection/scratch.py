@@ -21,8 +21,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from cms.disk import ask_disk
@@ -142,20 +141,25 @@ async def session_folders(session_id: str) -> AsyncIterator[tuple[Path, Path]]:
     Raises:
         OSError, DiskTimeout: there is no room for them anywhere.
     """
-    async with AsyncExitStack() as stack:
-        made = []
-        for make in (make_scratch, make_config_folder):
-            made.append(await ask_disk(partial(make, session_id), "a scratch folder"))
-            stack.push_async_callback(_clear_folder, made[-1])
-        yield made[0], made[1]
+    scratch, config = await ask_disk(lambda: _make_both(session_id), "a scratch folder")
+    try:
+        yield scratch, config
+    finally:
+        with suppress(DiskTimeout):  # what does not answer stays, too
+            await ask_disk(lambda: remove_scratch(config, scratch), "a scratch folder")
 
 
-async def _clear_folder(folder: Path) -> None:
-    """`remove_scratch` for trio: what does not answer stays, too."""
-    with suppress(DiskTimeout):
-        await ask_disk(lambda: remove_scratch(folder), "a scratch folder")
+def _make_both(session_id: str) -> tuple[Path, Path]:
+    """In one question to the disk, as they are removed in one."""
+    scratch = make_scratch(session_id)
+    try:
+        return scratch, make_config_folder(session_id)
+    except BaseException:
+        remove_scratch(scratch)
+        raise
 
 
-def remove_scratch(folder: Path) -> None:
-    """Remove it. What cannot be removed stays; no session fails for it."""
-    shutil.rmtree(folder, ignore_errors=True)
+def remove_scratch(*folders: Path) -> None:
+    """Remove them. What cannot be removed stays; no session fails for it."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
