@@ -24,7 +24,7 @@ from containment.conftest import Found, on_linux
 SILENCE = 0.02
 #: What the guardian alone is tried with; all of them are tried with it beside a cgroup.
 FOR_THE_GUARDIAN = ("orphan", "comets", "bomb", "phoenix", "headless", "subreaper", "stealth", "regicide")
-ARGUMENTS = {"large": "64", "comets": "10", "spinners": "16", "bomb": "120"}  # `cms drill` takes them all
+ARGUMENTS = {"large": "64", "comets": "6", "spinners": "8", "bomb": "60"}  # `cms drill` takes them all
 
 
 async def silent(beat: Path) -> bool:
@@ -99,7 +99,9 @@ async def test_the_cases_are_hostile(machine: Found, tmp_path: Path, case: str) 
     )
     best = next(each for each, attempt in machine.values() if attempt.ok)
     with trio.fail_after(20):
-        async with await best.start(shell(naive, tmp_path, *hostile.command(case, beat))) as container:
+        async with await best.start(
+            shell(naive, tmp_path, *hostile.command(case, beat, ARGUMENTS.get(case, "")))
+        ) as container:
             await read_until(container, b"killed\n")
             before = hostile.last_beat(beat)
             while hostile.last_beat(beat) == before:  # noqa: ASYNC110 (the beat wakes nobody)

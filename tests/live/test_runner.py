@@ -468,11 +468,17 @@ async def test_one_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
     await consistent(settings)
 
 
+# At every place, and in every way: where it dies is told by its lines, how by its status.
 @pytest.mark.parametrize(
-    ("when", "response"), [("init", ""), ("reply", ""), ("tools", ""), ("result", "a word")]
-)
-@pytest.mark.parametrize(
-    ("status", "how"), [(0, "exited with 0"), (3, "exited with 3"), (-9, "was killed by signal 9")]
+    ("when", "response", "status", "how"),
+    [
+        ("init", "", -9, "was killed by signal 9"),
+        ("reply", "", 0, "exited with 0"),
+        ("reply", "", 3, "exited with 3"),
+        ("tools", "", -9, "was killed by signal 9"),
+        ("result", "a word", 0, "exited with 0"),
+        ("result", "a word", -9, "was killed by signal 9"),
+    ],
 )
 async def test_one_that_dies_in_a_turn(
     tmp_path: Path, when: str, response: str, status: int, how: str
