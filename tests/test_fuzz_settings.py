@@ -14,6 +14,7 @@ from cms.config_file import ConfigFile, FileSettings, read_config
 from cms.errors import CmsError, UsageError
 from cms.options import OPTIONS
 from cms.selftest.doctor import _read_login
+from sampling import sized
 
 KEYS = sorted(
     {
@@ -42,7 +43,7 @@ FILES = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sized(80), deadline=None)
 @given(FILES | st.binary(max_size=200))
 def test_any_file_gives_settings_or_an_error_that_names_it(content: bytes) -> None:
     with tempfile.TemporaryDirectory(prefix="cms-fuzz-") as folder:
@@ -62,7 +63,7 @@ def test_any_file_gives_settings_or_an_error_that_names_it(content: bytes) -> No
             assert error.message  # noqa: PT017 - both ways out are fine
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sized(80), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(sorted({*VARIABLES.values(), "CMS_HOME", "CMS_CHILD_SOCKET"})), st.text(max_size=8)

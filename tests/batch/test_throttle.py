@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cms.batch import throttle
 from cms.batch.throttle import COOL, LONGEST, SPREAD, backoff, initial
+from sampling import sized
 
 JITTER = st.floats(0, 0.999)
 
@@ -106,7 +107,7 @@ class Sky(RuleBasedStateMachine):
 
 
 TestSky = Sky.TestCase
-TestSky.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSky.settings = settings(max_examples=sized(40), stateful_step_count=40, deadline=None)
 
 
 def test_a_storm_halves_once_and_comes_back_by_small_steps() -> None:

@@ -1,7 +1,7 @@
 """Cancelled at each of its steps, a supervisor leaves no process, no open message, and no error but its own.
 
 A step is one run of some task, as trio's instruments count them; a delegation is cut short at the k-th one,
-for a sample of k over all of its life (REHEARSAL_SAMPLES says how many; all of them take minutes). What is
+for a sample of k over all of its life (REHEARSAL_SCALE takes more; all of them take minutes). What is
 cut is the program around the supervisor, or one caller of it, or the agent (which is killed).
 """
 
@@ -23,6 +23,7 @@ from cms.store import sessions
 from cms.store.store import open_store
 from cms.testing.script import call, prompt, say
 from fleet.kit import assert_nothing_left, consistent, make_options, make_settings
+from sampling import sized
 
 TASK = prompt(
     "Work",
@@ -105,8 +106,8 @@ async def judged(settings: Settings) -> None:
                 assert completed == (record.status is SessionStatus.COMPLETED), (record, found)
 
 
-SAMPLES = int(os.environ.get("REHEARSAL_SAMPLES", "8"))
-WITHIN = 20 + 2 * SAMPLES
+SAMPLES = sized(4)
+WITHIN = 28 + 2 * SAMPLES
 
 
 def sample(steps: int) -> range:

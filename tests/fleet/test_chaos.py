@@ -6,7 +6,6 @@ caller may see is an error of its own making (paused, stopping, not found ...), 
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from cms.store import sessions
 from cms.store.rawlog import raw_log_path, read_lines
 from cms.testing.script import Quirk, call, prompt, say
 from fleet.kit import consistent, make_options, make_settings, supervising
+from sampling import sized
 
-SEEDS = range(int(os.environ.get("REHEARSAL_SEEDS", "2")))
+SEEDS = range(sized(1))
 CALLERS = 6
 ACTS = 12
 NAMES = ("one", "two", "three")

@@ -17,6 +17,7 @@ from cms.protection.protected_paths import find_protected_paths
 from cms.protection.rules import build_rules
 from cms.protection.survey import survey
 from cms.session.model import SessionOptions
+from sampling import sized
 
 IDENTITY = ("-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "protocol.file.allow=always")
 
@@ -284,7 +285,7 @@ _PIECES = (
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=sized(60), deadline=None)
 @given(pieces=st.lists(st.sampled_from(_PIECES), max_size=14))
 def test_settings_are_read_as_git_reads_them(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[str]

@@ -25,6 +25,7 @@ from cms.session.budget import (
     stand,
 )
 from cms.session.ledger import EPSILON
+from sampling import sized
 
 replace = msgspec.structs.replace
 
@@ -67,7 +68,7 @@ calls = st.floats(min_value=0.0, max_value=2.0)
 steps = st.tuples(st.integers(0, 4), st.sampled_from(["go", "go", "go", "pay", "end", "die"]), calls)
 
 
-@settings(max_examples=400)
+@settings(max_examples=sized(150))
 @given(cap=st.floats(min_value=0.0, max_value=10.0), script=st.lists(steps, max_size=120))
 def test_whatever_the_order_the_cap_is_passed_by_one_call_each(
     cap: float, script: list[tuple[int, str, float]]

@@ -24,6 +24,7 @@ from cms.session.state import (
     Settled,
     StandingAsked,
 )
+from sampling import sized
 from session.test_state import EVENTS
 from session.world import (
     IDLE,
@@ -183,7 +184,7 @@ def play(world: World, steps: list[Event | float | str]) -> None:
             world.see(step)
 
 
-@settings(max_examples=250)
+@settings(max_examples=sized(100))
 @given(_LIMITS, st.sampled_from(["edit", "full", "read-only"]), _STEPS, _ASK_TIMEOUTS, st.booleans())
 def test_whatever_happens_the_worlds_rules_hold(
     limits: Limits, preset: str, steps: list[Event | float | str], ask_timeout: float, slow_disk: bool
@@ -193,7 +194,7 @@ def test_whatever_happens_the_worlds_rules_hold(
     play(world, steps)
 
 
-@settings(max_examples=250)
+@settings(max_examples=sized(100))
 @given(_LIMITS, _STEPS, st.sampled_from(["silent", "failing", "answering"]), _ASK_TIMEOUTS)
 def test_following_the_clock_always_gets_somewhere(
     limits: Limits, steps: list[Event | float | str], meter_is: str, ask_timeout: float
@@ -225,7 +226,7 @@ def test_following_the_clock_always_gets_somewhere(
     assert limits.max_silence is None
 
 
-@settings(max_examples=150)
+@settings(max_examples=sized(80))
 @given(_LIMITS, _STEPS, _ASK_TIMEOUTS)
 def test_every_breach_ends_in_the_end_of_the_turn_or_of_the_process(
     limits: Limits, steps: list[Event | float | str], ask_timeout: float

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cms.session.ledger import EPSILON, Charge, Ledger
 from cms.session.model import TokenUsage
+from sampling import sized
 
 NOTHING: dict[str, TokenUsage] = {}
 
@@ -118,7 +119,7 @@ def test_a_ledger_is_a_value() -> None:
 _CENTS = st.integers(0, 500)
 
 
-@settings(max_examples=60, stateful_step_count=30)
+@settings(max_examples=sized(40), stateful_step_count=30)
 class Oracle(RuleBasedStateMachine):
     """A claude that spends cents, and keeps its own total as the real one does.
 

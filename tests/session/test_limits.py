@@ -14,6 +14,7 @@ from cms.session.decide import PATIENCE, wake_at
 from cms.session.limits import METER_EVERY, METER_PATIENCE
 from cms.session.model import Limits, Outcome
 from cms.session.state import Began
+from sampling import sized
 from session.world import (
     IDLE,
     RUNNING,
@@ -337,7 +338,7 @@ _REPLIES = st.lists(
 )
 
 
-@settings(max_examples=250)
+@settings(max_examples=sized(100))
 @given(_REPLIES, st.sampled_from([0.05, 0.1, 0.3, 1.0]), st.integers(0, 3), st.booleans())
 def test_no_api_call_begins_when_the_limit_is_reached(
     replies: list[Reply], cap: float, lag: int, obeys: bool

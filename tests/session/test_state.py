@@ -73,6 +73,7 @@ from cms.session.state import (
 )
 from cms.session.verdict import conclude, response_of
 from protocol import takes
+from sampling import sized
 from session.replay import Replay, local
 from session.world import (
     IDLE,
@@ -637,7 +638,7 @@ def test_the_strategy_knows_every_event_that_fold_treats() -> None:
     assert not missing
 
 
-@settings(max_examples=250)
+@settings(max_examples=sized(100))
 @given(st.lists(EVENTS, max_size=40), st.booleans())
 def test_any_sequence_of_events_is_folded(events: list[Event], begun: bool) -> None:
     state = BUSY if begun else State()

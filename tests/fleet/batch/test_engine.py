@@ -25,6 +25,7 @@ from cms.fleet.crew import LocalCrew
 from cms.store import batch_tasks, batches
 from cms.store.store import open_store
 from fleet.batch.fake import COST, FakeSessions
+from sampling import sized
 
 #: A test must name the clock itself for pytest-trio to use it.
 Clock = trio.testing.MockClock
@@ -430,13 +431,14 @@ async def test_killed_at_any_instant_nothing_is_lost_or_done_twice(
     assert set(sessions.completed.values()) == {1}, "none was done twice"
 
 
-async def test_ten_thousand_tasks(tmp_path: Path, autojump_clock: Clock) -> None:
+async def test_thousands_of_tasks(tmp_path: Path, autojump_clock: Clock) -> None:
     autojump_clock.autojump_threshold = 0.0
+    number = sized(2_000)
     sessions = FakeSessions(longest=20.0)
     async with open_house(tmp_path, sessions) as house:
-        record = await house.run([spec(f"t{n}") for n in range(10_000)], max_parallel=200)
-        assert record.counts == {TaskStatus.COMPLETED: 10_000}
-    assert len(sessions.completed) == 10_000
+        record = await house.run([spec(f"t{n}") for n in range(number)], max_parallel=200)
+        assert record.counts == {TaskStatus.COMPLETED: number}
+    assert len(sessions.completed) == number
     assert set(sessions.completed.values()) == {1}
     assert sessions.most == 200
 
