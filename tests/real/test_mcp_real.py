@@ -177,7 +177,6 @@ def test_a_parent_delegates_under_limits_and_reads_the_verdicts(world: World, cl
             tool("delegate", name="maker", task=work, maxCost=0.5),
             tool("delegate", name="spender", task=costly, maxCost=0.1, preset="full"),
             tool("delegate", name="reacher", task=forbidden),
-            tool("delegate", name="reader", task=work.replace("made.txt", "no.txt"), preset="read-only"),
             tool("delegate", name="maker", task="again"),
             tool("status", name="makr"),
             tool("list"),
@@ -194,12 +193,10 @@ def test_a_parent_delegates_under_limits_and_reads_the_verdicts(world: World, cl
     assert 0.1 <= float(str(run.good(1)["cost"])) <= 0.1501
     assert run.good(2)["outcome"] == "protected_path"
     assert not refused.exists()
-    assert run.good(3)["toolsUsed"] == []
-    assert not (world.work_dir / "no.txt").exists()
-    assert "already exists" in run.bad(4)
-    assert "did you mean 'maker'?" in run.bad(5)
-    assert run.good(6)["total"] == 4
-    for number, name in enumerate(["delegate"] * 4):
+    assert "already exists" in run.bad(3)
+    assert "did you mean 'maker'?" in run.bad(4)
+    assert run.good(5)["total"] == 3
+    for number, name in enumerate(["delegate"] * 3):
         assert not problem(SCHEMAS[name], run.good(number))
     assert not [line for line in world.survivors() if "stream-json" in line]
 
@@ -377,7 +374,6 @@ def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(
 
 def test_a_project_s_server_works_once_it_is_approved(world: World, claude: str) -> None:
     setup(world, "--local", "--guide")
-    assert "Pending approval" in run_claude(world, claude, "mcp", "get", "cms").stdout
     run = parent(
         world,
         claude,

@@ -13,7 +13,7 @@ import trio
 
 from cms.config import find_claude, load_settings
 from cms.fleet.supervisor import Supervisor
-from cms.session.model import InteractionState, Limits, Outcome, SessionStatus
+from cms.session.model import Limits, Outcome, SessionStatus
 from cms.testing.api import serve_api
 from cms.testing.script import ScriptedReply, call, prompt, say
 from fleet.kit import (
@@ -21,7 +21,6 @@ from fleet.kit import (
     at_work,
     consistent,
     delegate,
-    last,
     make_settings,
     proved,
     start,
@@ -125,18 +124,6 @@ async def test_killed_before_it_read_its_first_message_it_can_begin_anew(tmp_pat
         assert (await ask(supervisor, "one", prompt("Hello", say("here")))).text == "here"
 
 
-async def test_a_conversation_that_is_gone_is_told(tmp_path: Path) -> None:
-    async with real(tmp_path) as supervisor:
-        await start(supervisor)
-        await ask(supervisor, "one", prompt("Hello", say("here")))
-        await supervisor.stop("one")
-        for transcript in (tmp_path / "home" / ".claude").rglob("*.jsonl"):
-            transcript.unlink()
-        reply = await ask(supervisor, "one", prompt("And", say("there")))
-        assert reply.outcome is Outcome.FAILED
-        assert "No conversation found" in reply.error
-
-
 async def test_a_background_subagents_late_result_and_cost_are_in(tmp_path: Path) -> None:
     async with real(tmp_path) as supervisor:
         task = prompt("Look around", cents(say("seen").after(1.0), 10))
@@ -149,14 +136,6 @@ async def test_a_background_subagents_late_result_and_cost_are_in(tmp_path: Path
 
 
 # --- the API's part ---------------------------------------------------------------------------------
-
-
-async def test_an_overloaded_api_is_waited_for(tmp_path: Path) -> None:
-    async with real(tmp_path) as supervisor:
-        result = await delegate(supervisor, prompt("Work", say("at last").failing(529, times=2)))
-        assert result.status is Outcome.COMPLETED
-        assert result.response == "at last"
-        assert (await last(supervisor)).state is InteractionState.DONE
 
 
 async def test_a_time_limit_while_the_api_is_silent(tmp_path: Path) -> None:

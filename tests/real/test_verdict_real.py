@@ -137,6 +137,7 @@ def test_what_has_no_transcript_is_not_promised(world: World) -> None:
         transcript.unlink()
     ran = world.cms("continue", "one", prompt("Go on", DONE), "--json")
     assert ran.code != 0
+    assert "No conversation found" in ran.out
     assert "send it again" not in ran.out + ran.err
     assert world.cms("delegate", "empty", prompt("Work", DONE)).code == 0
     for transcript in projects.rglob("*.jsonl"):

@@ -34,7 +34,7 @@ def shell(script: str) -> ScriptedReply:
     return call("Bash", command=script)
 
 
-def test_what_is_written_outside_is_a_copy_and_gone(world: World) -> None:
+def test_what_is_written_outside_is_a_copy_and_gone_but_where_it_was_allowed(world: World) -> None:
     claude = world.home / ".claude"
     claude.mkdir()
     (claude / "settings.json").write_text("{}\n")
@@ -44,18 +44,21 @@ def test_what_is_written_outside_is_a_copy_and_gone(world: World) -> None:
     (world.home / ".claude.json").write_text('{"mcpServers":{}}\n')
     (world.home / "notes").write_text("mine\n")
     (world.root / "beside").mkdir()
+    (world.home / "data").mkdir()
     before = state(world.home, world.root / "beside")
     script = (
         "echo x > ~/notes; mkdir -p ~/.config/autostart; echo x > ~/.config/autostart/evil.desktop\n"
         'echo \'{"mcpServers":{"evil":{"command":"sh"}}}\' > ~/.claude.json; echo x > ~/.claude/CLAUDE.md\n'
         "mkdir -p ~/.claude/skills/evil; echo x > ~/.claude/skills/evil/SKILL.md\n"
         "echo evil >> ~/.claude/projects/-other/x.jsonl; echo x > ../beside/x; echo x > /tmp/cms-test-evil\n"
+        "echo mine > ~/data/x\n"
         "cat ~/notes ../beside/x /tmp/cms-test-evil > seen; touch /usr/evil 2>> seen; true"
     )
     # In a file: claude asks before it runs a command that names its settings.
     (world.work_dir / "go.sh").write_text(script)
     task = prompt("Go", shell("bash go.sh"), say("done"))
-    ran = world.cms("delegate", "one", task, "--preset", "full", "--json")
+    allowed = ("--allow-write", "~/data")
+    ran = world.cms("delegate", "one", task, "--preset", "full", *allowed, "--json")
     assert ran.code == 0, ran
     assert ran.json()["reasons"] == [], ran
     assert (world.work_dir / "seen").read_text().startswith("x\nx\nx\n")
@@ -64,7 +67,8 @@ def test_what_is_written_outside_is_a_copy_and_gone(world: World) -> None:
     new = {name for name in after if name not in before}
     assert {name: after[name] for name in before} == before
     assert not Path("/tmp/cms-test-evil").exists()
-    # claude's own transcript, and nothing else.
+    # What was allowed, claude's own transcript, and nothing else.
+    new.remove(f"{world.home}/data/x")
     assert len(new) == 1, new
     assert f"{claude}/projects/-" in new.pop()
     again = world.cms("continue", "one", prompt("More", shell("cat ~/notes"), say("still here")), "--json")
@@ -78,16 +82,6 @@ def test_writes_anywhere_is_said(world: World) -> None:
     assert "it can write whatever you can" in ran.err
     assert ran.json()["status"] == "completed"
     assert ran.json()["reasons"] == ["it could write outside its work dir: --writes anywhere"]
-
-
-def test_a_place_is_opened_by_name(world: World) -> None:
-    data = world.home / "data"
-    data.mkdir()
-    task = prompt("Go", shell("echo x > ~/data/x; echo y > ~/y"), say("done"))
-    ran = world.cms("delegate", "one", task, "--preset", "full", "--allow-write", "~/data", "--json")
-    assert ran.code == 0, ran
-    assert (data / "x").read_text() == "x\n"
-    assert not (world.home / "y").exists()
 
 
 def test_the_tools_of_real_work(world: World) -> None:
