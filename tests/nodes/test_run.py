@@ -6,8 +6,9 @@ import errno
 import os
 import subprocess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
+import msgspec
 import pytest
 
 from cms.batch.remote import Assignment, Card, Done, Repo
@@ -25,7 +26,7 @@ from cms.errors import (
 )
 from cms.nodes import work
 from cms.nodes.artifacts import ArtifactError
-from cms.nodes.checkout import CheckoutError
+from cms.nodes.checkout import Checkout, CheckoutError
 from cms.nodes.work import Run
 from cms.rpc.audit import SESSION_AUDIT
 from cms.rpc.sessions import SESSION_CONTINUE, SESSION_DELEGATE, SESSION_GET
@@ -165,3 +166,51 @@ def test_what_goes_on_is_never_begun_anew(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert asked == [SESSION_CONTINUE.name]
     assert not done.begun
     assert not done.refused, "no other node has its conversation"
+
+
+class FakeCheckout:
+    folder = Path("/work/t-1")
+
+    def __init__(self, changed: str, refusal: str = "") -> None:
+        self._changed, self._refusal = changed, refusal
+        self.pushed: list[tuple[str, str]] = []
+
+    def patch(self) -> str:
+        return self._changed
+
+    def push(self, url: str, branch: str, _message: str) -> str:
+        if self._refusal:
+            raise CheckoutError(self._refusal)
+        self.pushed.append((url, branch))
+        return "c0ffee"
+
+
+def pushed_by(checkout: FakeCheckout, folder: Path) -> Done:
+    """What a task is told to have come to that completed with this in its checkout, and is to push it."""
+    job = Assignment("b/t/1", "b", "t", "t-1", "0.1", SessionOptions("t", str(folder)), "do it")
+    job = msgspec.structs.replace(job, repo=Repo("https://h/p.git"), branch="cms/b/t-1")
+    run = Run(Settings(folder), Card("n", "h", 1, "0.1"), job, folder)
+    run._checkout = cast("Checkout", checkout)
+    result = DelegateResult(Outcome.COMPLETED, "t-1", "", None, 0.5, 3, 1, (), True, Safety(), session_id="s")
+    return run._done(result)
+
+
+def test_what_was_changed_is_pushed(tmp_path: Path) -> None:
+    checkout = FakeCheckout("+x")
+    done = pushed_by(checkout, tmp_path)
+    assert (done.patch, done.branch, done.commit) == ("+x", "cms/b/t-1", "c0ffee")
+    assert checkout.pushed == [("https://h/p.git", "cms/b/t-1")]
+    nothing = FakeCheckout("")
+    assert not pushed_by(nothing, tmp_path).branch
+    assert not nothing.pushed
+
+
+def test_a_push_that_is_refused_fails_the_task_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_allowed", lambda _: ())
+    done = pushed_by(FakeCheckout("+x", "git: fatal: no permission"), tmp_path)
+    assert done.result is not None
+    assert done.result.status is Outcome.FAILED
+    assert "no permission; the folder is /work/t-1 on node n" in (done.result.error or "")
+    assert (done.patch, done.branch) == ("+x", "")
