@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from cms.batch.address import parse
 from cms.batch.remote import MOST
+from cms.nodes.engine import connect
 from cms.testing.script import call
 from nodes.kit import Head, Host, Proxy, Server, eventually, sleeps, task
 
@@ -35,6 +38,8 @@ def test_a_batch_over_two_nodes(server: Server, hosts: Hosts) -> None:
     assert len(one.claims()) + len(two.claims()) == 9
     assert all(claim.told and claim.done is not None for claim in (*one.claims(), *two.claims()))
 
+    assert all(abs(seen - time.time()) < 60 for seen in asyncio.run(clocks(server)))
+
     both = head.batch([task("g")], server.url(), "--labels", f"gpu,{label}")
     assert [each["node"] for each in both.list("tasks")] == [one.node_id]
     fleet = head.ok("fleet", "--on", server.url(), "--json").list("nodes")
@@ -53,6 +58,14 @@ def test_a_batch_over_two_nodes(server: Server, hosts: Hosts) -> None:
     two.ok("node", "drain", "--wait")
     assert two.node.wait(20) == 0
     assert two.cms("node", "status").code == 11
+
+
+async def clocks(server: Server) -> list[float]:
+    """The engine's own, as it is told to who knows of no node, and to who does."""
+    engine = await connect(parse(server.url()))
+    alone = await engine.now()
+    assert await engine.cards()
+    return [alone, await engine.now()]
 
 
 def test_nodes_that_are_killed_frozen_and_cut_off(server: Server, hosts: Hosts) -> None:

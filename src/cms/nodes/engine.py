@@ -36,6 +36,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from cms.batch.address import Address
 from cms.batch.remote import Card
 from cms.errors import UNREADABLE, EngineUnavailable, UsageError
+from cms.fleet.machine import steady
 
 #: What a task is to the engine.
 ACTIVITY: Final = "cms.task"
@@ -71,6 +72,7 @@ class Engine:
         self.known_by = known_by
         self.retention = retention
         self._attendance = Attendance()
+        self._ahead: float | None = None  # its clock, of one of ours that nobody sets
 
     # --- as a node ------------------------------------------------------------------------------
 
@@ -124,11 +126,15 @@ class Engine:
         )
 
     async def now(self) -> float:
-        """The time by the engine's clock, seconds since the epoch: when it took something in.
+        """The time by the engine's clock, seconds since the epoch; some minutes late at most.
+
+        It is when the last poll came that `cards` has heard of, else when the engine took something in.
 
         Raises:
             RPCError: the engine cannot be asked.
         """
+        if self._ahead is not None:
+            return self._ahead + steady()
         handle = await self.client.start_activity(
             CLOCK,
             id=f"{CLOCK}/{secrets.token_hex(8)}",
@@ -155,13 +161,13 @@ class Engine:
         answer = await self.client.workflow_service.describe_task_queue(
             request, timeout=timedelta(seconds=10)
         )
-        return self._attendance.take(
-            (
-                (poller.identity, poller.last_access_time.seconds + poller.last_access_time.nanos / 1e9)
-                for poller in answer.pollers
-            ),
-            time.monotonic(),
-        )
+        polls = [
+            (poller.identity, poller.last_access_time.seconds + poller.last_access_time.nanos / 1e9)
+            for poller in answer.pollers
+        ]
+        if polls:
+            self._ahead = max(polled for _, polled in polls) - steady()
+        return self._attendance.take(polls, time.monotonic())
 
 
 class Attendance:
