@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -20,7 +21,7 @@ from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 from temporalio.service import RPCError, RPCStatusCode
 
 from cms.batch.address import Address
-from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Pulse, Trouble, queue_of
+from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Pulse, Trouble, own_queue, queue_of
 from cms.config import Settings
 from cms.nodes import node as node_module
 from cms.nodes.engine import ACTIVITY, payloads
@@ -48,14 +49,17 @@ class FakeEngine:
     def __init__(self) -> None:
         self.reachable = True
         self.waiting: list[PollActivityTaskQueueResponse] = []
+        self.own: list[PollActivityTaskQueueResponse] = []  # at the queue of this node alone
         self.gone: set[bytes] = set()
         self.cancelled: set[bytes] = set()
         self.beats = self.polls = 0
         self.answers: dict[bytes, Done] = {}
 
-    def put(self, what: Assignment | bytes, token: bytes = b"1") -> None:
+    def put(
+        self, what: Assignment | bytes, token: bytes = b"1", queue: Literal["common", "own"] = "common"
+    ) -> None:
         raw = what if isinstance(what, bytes) else msgspec.json.encode(what)
-        self.waiting.append(
+        (self.waiting if queue == "common" else self.own).append(
             PollActivityTaskQueueResponse(
                 task_token=token, activity_type=ActivityType(name=ACTIVITY), input=payloads(raw)
             )
@@ -71,7 +75,8 @@ class FakeEngine:
         await asyncio.sleep(0.01)
         self.polls += 1
         self._look_at()
-        return self.waiting.pop(0) if self.waiting and queue == queue_of("") else None
+        waiting = {queue_of(""): self.waiting, own_queue("n-1"): self.own}.get(queue)
+        return waiting.pop(0) if waiting else None
 
     async def beat(self, token: bytes, _details: bytes, _identity: str, _patience: float) -> bool:
         self.beats += 1
@@ -319,6 +324,26 @@ def test_a_full_disk_at_the_claim_begins_nothing_and_does_not_drain_the_batch(
 
     site.live(act)
     assert [run.job.task for run in site.runs] == ["other"]
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_node_that_drains_goes_on_with_what_is_its_own_and_one_that_stops_hands_it_back(
+    site: Site, signals: int
+) -> None:
+    async def act() -> None:
+        site.engine.put(job())
+        await site.working()
+        for _ in range(signals):
+            site.node._on_signal()
+        site.engine.put(job("own", go_on=True), b"2", "own")
+        if signals == 1:
+            site.runs[0].over.set()
+            (await site.working(2)).over.set()
+        await until(lambda: b"2" in site.engine.answers)
+
+    site.live(act)
+    assert site.engine.answers[b"2"].refused == (signals == 2)
+    assert len(site.runs) == 3 - signals
 
 
 @pytest.mark.parametrize(("code", "rests"), [("containment", [5, 5, 5]), ("claude_not_found", [5, 10, 20])])

@@ -315,3 +315,5 @@ def test_the_unit_names_this_python_and_home(tmp_path: Path) -> None:
     text = unit({"CMS_HOME": str(tmp_path)})
     assert f"Environment=CMS_HOME={tmp_path}" in text
     assert "node --on" in text
+    assert "KillMode=process" in text, "the daemon outlives the node that has started it"
+    assert "RestartSec=10" in text, "five starts in ten seconds, and systemd gives up"

@@ -194,7 +194,7 @@ class Node:
 
     async def _listen(self, engine: Engine) -> None:
         """What only this node can do or say, also when there is no free slot, and while it drains."""
-        while True:
+        while self._standing != "stopping":
             try:
                 polled = steady()
                 found = await engine.poll(own_queue(self._card.id), self._identity)
@@ -267,6 +267,8 @@ class Node:
             self._spawn(self._answer(engine, found.task_token, refusal, ""))
             return
         held = Held(found.task_token, job, polled)
+        if self._standing == "stopping":  # by a poll that was under way; perhaps what was just stopped
+            held.end("the node was stopped")
         self._held[job.id] = held
         self._spawn(self._hold(engine, held))
         self._write()

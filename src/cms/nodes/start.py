@@ -53,10 +53,13 @@ Wants=cms.service
 [Service]
 Environment=CMS_NODE_ON=temporal://127.0.0.1:7233/default
 ExecStart={command} node --on ${{CMS_NODE_ON}}
-# SIGTERM drains; what is left after TimeoutStopSec is killed, and its daemon ends what it had begun.
-KillMode=mixed
+# SIGTERM drains; a node that is left after TimeoutStopSec is killed, and its daemon ends what it had begun.
+# The daemon may be of this unit, too, and have sessions of others.
+KillMode=process
 TimeoutStopSec=1h
 Restart=on-failure
+# For as long as the engine is not there: more often, and systemd gives up.
+RestartSec=10
 {environment}
 [Install]
 WantedBy=default.target
