@@ -4,9 +4,11 @@
     python -m benchmarks.fleet --tasks 100000 --nodes 1000
 
 Everything that the head of a batch decides is decided here, by the very functions that it uses
-(`batch.schedule`, `throttle`, `allowance`, `retry`, `ends`); nodes take what is submitted, in virtual time,
-and die, freeze or meet an overloaded API by chance. Printed: CPU time of the head's decisions for each task,
-memory, how much was ever submitted at once, and what was spent past the cap, beside what is promised.
+(`batch.schedule`, `throttle`, `allowance`, `retry`, `ends`); nodes take what is submitted, in virtual time.
+By chance one is killed, and all that it was doing is lost, as is told when the heartbeat's time-out is over;
+it comes back, and the window follows the fleet. Or the API is overloaded. Printed: CPU time of the head's
+decisions for each task, memory, how much was ever submitted at once, and what was spent past the cap, beside
+what is promised.
 What is not in it: the store (a transaction of about 0.1 ms for each start and end, several share one) and the
 engine itself (`start_activity` and the answer: 2 to 30 ms each, as it is set up, but not of the head's CPU).
 """
@@ -45,22 +47,51 @@ CAP = 0.5  # of a task, US dollars
 HEARTBEAT = 60.0
 
 
+#: Seconds after which a node that was killed is back, and after which the head has noticed either.
+REPAIR, NOTICED = 600.0, 30.0
+
+
+class Node:
+    """`life`: how often it has begun anew; what was placed in an earlier life is over."""
+
+    def __init__(self) -> None:
+        self.life = 0
+        self.up = True
+        self.tasks: dict[int, tuple[float, float, float]] = {}  # since when, for how long, at what cost
+
+
 class Fleet:
     """Nodes that take what was submitted. Virtual time; a heap of what will happen.
 
+    Args:
+        mtbf: seconds that a node lives, on average.
+        overload: the share of the tries that meet an overloaded API.
+
     Attributes:
         true: what the tasks really cost, lost ones included.
+        killed: nodes, in all.
     """
 
-    def __init__(self, nodes: int, slots: int, seed: int, deadly: float, overload: float) -> None:
+    def __init__(self, nodes: int, slots: int, seed: int, mtbf: float, overload: float) -> None:
         self.chance = random.Random(seed)
-        self.free = nodes * slots
+        self.nodes = [Node() for _ in range(nodes)]
+        self.each = slots
         self.slots = nodes * slots
-        self.deadly, self.overload = deadly, overload
+        self.mtbf, self.overload = mtbf, overload
+        self.free = deque((number, 0) for _ in range(slots) for number in range(nodes))
         self.queue: deque[int] = deque()
-        self.events: list[tuple[float, int, str, float]] = []
+        self.events: list[tuple[float, int, str, int, int, float]] = []
         self.true = 0.0
-        self.most_submitted = self.submitted = 0
+        self.killed = self.most_submitted = self.submitted = 0
+        self._next_death(0.0)
+
+    def _next_death(self, now: float) -> None:
+        """Of some node of the fleet."""
+        when = now + self.chance.expovariate(len(self.nodes) / self.mtbf)
+        self._will(when, -1, "dies", self.chance.randrange(len(self.nodes)))
+
+    def _will(self, when: float, seq: int, what: str, node: int, cost: float = 0.0) -> None:
+        heapq.heappush(self.events, (when, seq, what, node, self.nodes[node].life, cost))
 
     def submit(self, seq: int, now: float) -> None:
         self.submitted += 1
@@ -70,32 +101,65 @@ class Fleet:
 
     def serve(self, now: float) -> None:
         while self.queue and self.free:
+            number, life = self.free.popleft()
+            node = self.nodes[number]
+            if not node.up or node.life != life:
+                continue  # that slot died with its node
             seq = self.queue.popleft()
-            self.free -= 1
+            if self.chance.random() < self.overload:
+                node.tasks[seq] = now, 5.0, 0.0
+                self._will(now + 5.0, seq, "overload", number)
+                continue
             takes = self.chance.expovariate(1 / 300.0)
             cost = min(CAP, self.chance.expovariate(1 / 0.15))
             if cost >= CAP:
                 cost += self.chance.uniform(0, 0.02)  # one call that was at work when the limit was met
-            luck = self.chance.random()
-            if luck < self.deadly:
-                self.true += cost
-                heapq.heappush(self.events, (now + takes + HEARTBEAT, seq, "lost", cost))
-            elif luck < self.deadly + self.overload:
-                heapq.heappush(self.events, (now + 5.0, seq, "overload", 0.0))
-            else:
-                self.true += cost
-                heapq.heappush(self.events, (now + takes, seq, "done", cost))
+            node.tasks[seq] = now, takes, cost
+            self._will(now + takes, seq, "done", number, cost)
 
     def happen(self) -> tuple[float, int, str, float]:
-        event = heapq.heappop(self.events)
-        self.free += 1
-        self.submitted -= 1
-        self.serve(event[0])
-        return event
+        """The next thing that the head hears of: of a task, or (-1) how many slots there are now."""
+        while True:
+            now, seq, what, number, life, cost = heapq.heappop(self.events)
+            node = self.nodes[number]
+            if what == "dies":
+                self._next_death(now)
+                if node.up:
+                    self._kill(number, now)
+            elif what == "returns":
+                node.up = True
+                self.free.extend((number, node.life) for _ in range(self.each))
+                self._will(now + NOTICED, -1, "slots", number, self.each)
+                self.serve(now)
+            elif what == "slots":
+                self.slots += int(cost)
+                return now, -1, what, self.slots
+            elif what == "lost":
+                self.submitted -= 1
+                return now, seq, what, cost
+            elif life == node.life:
+                del node.tasks[seq]
+                self.true += cost
+                self.submitted -= 1
+                self.free.append((number, life))
+                self.serve(now)
+                return now, seq, what, cost
+
+    def _kill(self, number: int, now: float) -> None:
+        """All that it was doing is lost, and has cost what it had cost by then."""
+        node = self.nodes[number]
+        self.killed += 1
+        for seq, (since, takes, cost) in node.tasks.items():
+            self.true += cost * (now - since) / takes
+            self._will(now + HEARTBEAT, seq, "lost", number)
+        node.tasks.clear()
+        node.up, node.life = False, node.life + 1
+        self._will(now + NOTICED, -1, "slots", number, -self.each)
+        self._will(now + REPAIR, -1, "returns", number)
 
 
-def run(tasks: int, fleet: Fleet, cap: float) -> None:
-    """One batch to its end."""
+def run(tasks: int, fleet: Fleet, cap: float) -> Counter[TaskStatus]:
+    """One batch to its end; how many of its tasks ended how."""
     options = TaskOptions(SessionOptions("t", "/w"), "do it")
     window = max(1, ceil(AHEAD * fleet.slots))
     state = State(throttle=throttle.initial(window), allowance=Allowance(cap=cap), waiting=tasks)
@@ -142,6 +206,9 @@ def run(tasks: int, fleet: Fleet, cap: float) -> None:
         mark = time.process_time()
         now, seq, what, cost = fleet.happen()
         engine += time.process_time() - mark
+        if what == "slots":
+            state = schedule.fold(state, schedule.Resized(now, max(1, ceil(AHEAD * cost))))
+            continue
         task = tries.pop(seq, None) or Task(seq, "t", 1, TaskStatus.RUNNING, options)
         exact, trouble = True, None
         if what == "lost":
@@ -169,7 +236,7 @@ def run(tasks: int, fleet: Fleet, cap: float) -> None:
     cpu = took - engine
     past = max(0.0, fleet.true - cap)
     print(
-        f"{tasks} tasks, {fleet.slots} slots: {finish.status.value}, "
+        f"{tasks} tasks, {len(fleet.nodes)} nodes, {fleet.killed} of them killed: {finish.status.value}, "
         + ", ".join(f"{number} {status.value}" for status, number in sorted(ended.items()))
         + f"\n  head: {1e6 * cpu / max(1, over):.0f} us of CPU a task ({cpu:.0f} s in all), {memory:.0f} MiB"
         f"\n  submitted at once: {fleet.most_submitted} at most, {now / 3600:.1f} h of virtual time"
@@ -179,6 +246,7 @@ def run(tasks: int, fleet: Fleet, cap: float) -> None:
     )
     assert fleet.true <= cap + overruns + 1e-6
     assert fleet.most_submitted <= window
+    return ended
 
 
 def main() -> None:
@@ -186,13 +254,13 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1_000_000)
     parser.add_argument("--nodes", type=int, default=10_000)
     parser.add_argument("--slots", type=int, default=2)
-    parser.add_argument("--deadly", type=float, default=0.001, help="of the tries, how many lose their node")
+    parser.add_argument("--mtbf", type=float, default=80.0, help="hours that a node lives, on average")
     parser.add_argument("--overload", type=float, default=0.00002, help="how many meet an overloaded API")
     parser.add_argument("--cap", type=float, help="of the batch; by default a tenth more than it will count")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     cap = given.cap or given.tasks * 0.16 + given.nodes * given.slots * AHEAD * CAP
-    run(given.tasks, Fleet(given.nodes, given.slots, given.seed, given.deadly, given.overload), cap)
+    run(given.tasks, Fleet(given.nodes, given.slots, given.seed, given.mtbf * 3600, given.overload), cap)
 
 
 if __name__ == "__main__":
