@@ -112,3 +112,15 @@ def test_the_copies_of_isolated_tasks_must_fit_on_the_disk() -> None:
     full = forecast(replace(load, views=[(View(2**30, room, whole=False), 11)]), guesses, terms())
     assert "the copies of isolated tasks take about 11.0 GiB, and 10.0 GiB are free" in full.problems
     assert "too large to measure" in full.notes[0]
+
+
+def test_what_nodes_do_takes_no_memory_here() -> None:
+    load = Load({EDIT: 500}, None, None)
+    here, there = (
+        forecast(load, {EDIT: Guess(0, 0, 1, 9)}, terms(parallel=400, asked_parallel=400, afar=afar))
+        for afar in (False, True)
+    )
+    assert here.memory > here.memory_available
+    assert not here.fits
+    assert there.memory == 0
+    assert there.fits

@@ -121,20 +121,27 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What it has to fit into."""
+    """What it has to fit into.
+
+    Attributes:
+        memory: bytes available here now.
+        afar: none of it is done here.
+    """
 
     parallel: int
     asked_parallel: int | None
     max_cost: float | None
     max_time: float | None
-    memory: int  # bytes available now
+    memory: int
+    afar: bool = False
 
 
 class Forecast(Record, frozen=True):
     """What `--plan` tells.
 
     Attributes:
-        memory, memory_available: bytes, of all sessions that are at work at once.
+        memory, memory_available: bytes of this machine, of all sessions that are at work at once; 0: all are
+            on nodes.
         disk, disk_available: bytes that the copies of isolated tasks take before these write anything; None:
             no task is isolated.
         problems: why it cannot fit.
@@ -189,7 +196,7 @@ def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecas
     longest = work / parallel + load.chain * (1 - 1 / parallel)
     if not load.chain and known:
         longest += max(guesses[kind].duration for kind in load.kinds)
-    memory = parallel * SESSION_BYTES
+    memory = 0 if terms.afar else parallel * SESSION_BYTES
     problems: list[str] = []
     notes: list[str] = []
     if trouble := never_fits(load.dearest, terms.max_cost):

@@ -227,8 +227,10 @@ def _start(
         raise
     params = BatchParams(id=batch.id)
     if plan:
-        forecast = port.ask(BATCH_PLAN, params)
-        port.ask(BATCH_DISCARD, params)
+        try:
+            forecast = port.ask(BATCH_PLAN, params)
+        finally:
+            port.ask(BATCH_DISCARD, params)
         told = [one for one in problems if one not in forecast.problems]
         if told:
             forecast = msgspec.structs.replace(forecast, fits=False, problems=(*told, *forecast.problems))

@@ -193,7 +193,7 @@ def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
         *([("table", one_line(plan.table, style))] if plan.table else []),
         ("cost", f"{guess}{limit}"),
         ("time", time),
-        ("memory", f"about {size(plan.memory)} of {size(plan.memory_available)} free"),
+        ("memory", _memory(plan.memory, plan.memory_available)),
         *([("disk", _disk(plan.disk, plan.disk_available))] if plan.disk is not None else []),
         *([("limits", used)] if (used := plan_line(plan.plan_usage, now, style)) else []),
         ("history", f"{count(plan.samples, 'delegation')} like them" if plan.samples else "none"),
@@ -202,6 +202,10 @@ def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
     lines += [f"  note: {text}" for text in plan.notes]
     lines += [paint(f"  does not fit: {text}", "31", style) for text in plan.problems]
     return [*lines, "it fits" if plan.fits else "it cannot run like this; nothing was started"]
+
+
+def _memory(wanted: int, free: int) -> str:
+    return f"about {size(wanted)} of {size(free)} free" if wanted else "that of the nodes"
 
 
 def _disk(wanted: int, free: int | None) -> str:

@@ -171,6 +171,8 @@ class Batches:
         kinds: dict[Kind, int] = {}
         guesses: dict[Kind, forecast.Guess] = {}
         crew = self._make_crew(record)
+        slots = await crew.slots()
+        parallel = options.max_parallel or slots or default_parallel(memory, machine.cores())
         views: dict[tuple[str, str], tuple[forecast.View | None, int]] = {}
         times: list[float] = []
         after = -1
@@ -194,11 +196,12 @@ class Batches:
             load,
             guesses,
             forecast.Terms(
-                parallel=options.max_parallel or default_parallel(memory, machine.cores()),
+                parallel=parallel if slots is None else min(parallel, slots),
                 asked_parallel=options.max_parallel,
                 max_cost=options.max_cost,
                 max_time=options.max_time,
                 memory=memory,
+                afar=slots is not None,
             ),
         )
         used = tuple(await self.store.read(plan_usage.windows))

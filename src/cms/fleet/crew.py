@@ -135,6 +135,13 @@ class Crew(Protocol):
             CmsError: that cannot be told.
         """
 
+    async def slots(self) -> int | None:
+        """How many tasks it does at once; None: what this machine bears.
+
+        Raises:
+            CmsError: there is nobody who could do one.
+        """
+
     async def view(self, options: SessionOptions) -> View | None:
         """What a task with these options takes of our disk before it writes anything; None: nothing of ours.
 
@@ -241,6 +248,9 @@ class LocalCrew:
 
     async def around(self, task: Task) -> str:
         return await self._sessions.around(task.options.session.work_dir)
+
+    async def slots(self) -> int | None:
+        return None
 
     async def view(self, options: SessionOptions) -> View | None:
         return await self._sessions.view(options)

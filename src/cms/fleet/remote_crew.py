@@ -133,6 +133,7 @@ class RemoteCrew:
                         raise _error_of(event.trouble)
                     if isinstance(event, Ready):
                         self._check_nodes(event.cards)
+                        self._cards = event.cards
                         return
             raise EngineUnavailable(f"no engine at {self._options.on}: no answer")
         finally:
@@ -266,8 +267,10 @@ class RemoteCrew:
     # --- what the engine asks of a crew -----------------------------------------------------------
 
     def room(self) -> int | None:
-        slots = sum(card.slots for card in self._cards if card.serves(self._options.label))
-        return max(1, ceil(AHEAD * slots))
+        return max(1, ceil(AHEAD * self._slots()))
+
+    def _slots(self) -> int:
+        return sum(card.slots for card in self._cards if card.serves(self._options.label))
 
     def now(self) -> float | None:
         return None if self._engine_ahead is None else self._engine_ahead + steady()
@@ -453,6 +456,10 @@ class RemoteCrew:
 
     async def around(self, task: Task) -> str:
         raise Untold(f"what the folder of {task.name} holds at a node is not looked at")
+
+    async def slots(self) -> int | None:
+        await self.prepare()
+        return self._slots()
 
     async def view(self, _options: SessionOptions) -> View | None:
         return None

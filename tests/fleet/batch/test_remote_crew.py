@@ -211,6 +211,14 @@ async def test_cancelled_while_it_is_handed_over(ended: Ended, found: object) ->
     assert sum(isinstance(command, Submit) for command in crew.said) == 1
 
 
+async def test_a_plan_goes_by_the_slots_of_those_that_can_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def asked(_crew: RemoteCrew) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(RemoteCrew, "prepare", asked)
+    assert await Crew(cards=(CARD, OTHER, FOREIGN)).slots() == 4
+
+
 async def test_a_head_that_goes_lets_its_tries_be() -> None:
     crew = Crew()
     async with trio.open_nursery() as nursery:
