@@ -447,7 +447,16 @@ def test_cancelled_between_its_claim_and_its_start(site: Site, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "what", [job(protocol=PROTOCOL + 1), job(protocol=PROTOCOL - 1), b"{}", b"", b"\xff", b'{"id": 1}']
+    "what",
+    [
+        job(protocol=PROTOCOL + 1),
+        job(protocol=PROTOCOL - 1),
+        job(asked=("workDir", "limits.maxFuel")),
+        b"{}",
+        b"",
+        b"\xff",
+        b'{"id": 1}',
+    ],
 )
 def test_what_another_version_has_submitted_is_not_begun(site: Site, what: Assignment | bytes) -> None:
     async def act() -> None:

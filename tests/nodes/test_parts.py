@@ -12,7 +12,18 @@ import pytest
 from cms.batch import ends, throttle
 from cms.batch.address import Address, parse
 from cms.batch.model import Place, Task, TaskOptions, TaskStatus
-from cms.batch.remote import MOST, Assignment, Card, Done, Repo, branch_name, job_id, session_name
+from cms.batch.remote import (
+    MOST,
+    Assignment,
+    Card,
+    Done,
+    Repo,
+    asked_of,
+    branch_name,
+    job_id,
+    session_name,
+    unknown_to,
+)
 from cms.cli.node_render import fleet_json, fleet_lines, node_lines
 from cms.cli.terminal import Style
 from cms.errors import UsageError
@@ -22,7 +33,7 @@ from cms.nodes.engine import Attendance, identity_of
 from cms.nodes.look import Overview
 from cms.nodes.start import has_room, memory_pressure, unit
 from cms.nodes.state import KEEP, NodeFolder, NodeState
-from cms.session.model import DelegateResult, Outcome, Safety, SessionOptions
+from cms.session.model import DelegateResult, Limits, Outcome, Safety, SessionOptions
 from cms.units import MAX_NAME, check_name
 
 CARD = Card("n-1", "host", 2, "0.1", ("gpu",))
@@ -213,6 +224,18 @@ class TestEnds:
             assert end.exact
             task = end.applied(task, 0.0)
         assert ends.refused(task, "no container", 0.5).fate.status is TaskStatus.FAILED
+
+
+def test_an_option_that_a_node_does_not_know_is_named() -> None:
+    options = SessionOptions("t", "/w", safety=False, limits=Limits(max_turns=3))
+    asked = asked_of(options)
+    assert asked == ("name", "workDir", "limits.maxTurns", "safety")
+    assert not unknown_to(options, asked)
+    assert unknown_to(options, (*asked, "limits.maxFuel", "fuel", "fuel.kind")) == [
+        "limits.maxFuel",
+        "fuel",
+        "fuel.kind",
+    ]
 
 
 def test_a_repository_by_its_url(tmp_path: Path) -> None:

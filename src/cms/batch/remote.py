@@ -15,6 +15,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from cms.errors import UsageError
 from cms.session.model import ContainmentLevel, DelegateResult, Record, SessionOptions
 from cms.units import NAME_PATTERN, BadValue
@@ -136,6 +138,7 @@ class Assignment(Record, frozen=True, omit_defaults=True):
         branch: of its repository, to which what it changed is pushed; "": none.
         artifacts: the folder that all hosts share, for what is too large to travel.
         beside: fields of `options`, or `prompt` or `context`, that are there: field -> digest.
+        asked: the options that somebody has set (`asked_of`): a node that is older may not know one.
     """
 
     id: str
@@ -154,6 +157,31 @@ class Assignment(Record, frozen=True, omit_defaults=True):
     artifacts: str = ""
     beside: Mapping[str, str] = {}
     protocol: int = PROTOCOL
+    asked: tuple[str, ...] = ()
+
+
+def asked_of(options: Record) -> tuple[str, ...]:
+    """The options that are not as they would be by themselves: who does not know one must not go on."""
+    found: list[str] = []
+    for field in msgspec.structs.fields(options):
+        value = getattr(options, field.name)
+        if isinstance(value, Record):
+            found += [f"{field.encode_name}.{name}" for name in asked_of(value)]
+        elif field.required or value != field.default:
+            found.append(field.encode_name)
+    return tuple(found)
+
+
+def unknown_to(options: Record, asked: Sequence[str]) -> list[str]:
+    """Those of the options that this version has no place for."""
+    places = {field.encode_name: getattr(options, field.name) for field in msgspec.structs.fields(options)}
+    unknown = []
+    for name in asked:
+        head, _, rest = name.partition(".")
+        inner = places.get(head)
+        if head not in places or (rest and isinstance(inner, Record) and unknown_to(inner, [rest])):
+            unknown.append(name)
+    return unknown
 
 
 class Trouble(Record, frozen=True):

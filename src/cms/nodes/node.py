@@ -26,7 +26,17 @@ from temporalio.api.workflowservice.v1 import PollActivityTaskQueueResponse
 from temporalio.service import RPCError
 
 from cms.batch.address import Address
-from cms.batch.remote import FENCE, PROTOCOL, Assignment, Card, Done, Trouble, own_queue, queues_of
+from cms.batch.remote import (
+    FENCE,
+    PROTOCOL,
+    Assignment,
+    Card,
+    Done,
+    Trouble,
+    own_queue,
+    queues_of,
+    unknown_to,
+)
 from cms.config import Settings
 from cms.errors import UNREADABLE
 from cms.fleet.machine import steady
@@ -311,6 +321,12 @@ class Node:
         if job.protocol != PROTOCOL:
             return self._refusal(
                 "version", f"the task is of cms {job.version}, node {card.id} of {card.version}"
+            )
+        if unknown := unknown_to(job.options, job.asked):
+            names = ", ".join(unknown)[:200]
+            return self._refusal(
+                "version",
+                f"the task is of cms {job.version}; {card.version} on node {card.id} has no {names}",
             )
         await held.heard.wait()  # who knows how long ago it was given to us
         while not held.why and self._is_full():  # each queue has a poll: some may bring one too many
