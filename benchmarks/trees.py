@@ -38,11 +38,24 @@ async def _measure(sizes: tuple[int, ...], repeats: int) -> list[Figure]:
         )
     ]
     for size in sizes:
-        ours, theirs = float("inf"), float("inf")
+        ours = theirs = still = float("inf")
         for _ in range(min(repeats, 3 if size > 100 else repeats)):
             ours = min(ours, await _kill(mechanism, size))
             theirs = min(theirs, _kernel(size))
+            still = min(still, await _still(mechanism, size))
         bare = theirs < float("inf")
+        if bare and still < float("inf"):
+            found.append(
+                Figure(
+                    f"none of a tree of {size:,} runs any more",
+                    still * 1000,
+                    "ms",
+                    "the kernel alone, to end it",
+                    theirs * 1000,
+                    1.2 if size >= 10 else None,
+                    "the kernel's freezer",
+                )
+            )
         found.append(
             Figure(
                 f"kill and proof, tree of {size:,}",
@@ -51,7 +64,7 @@ async def _measure(sizes: tuple[int, ...], repeats: int) -> list[Figure]:
                 "the kernel alone" if bare else "",
                 theirs * 1000 if bare else None,
                 2.0 if size >= 100 else None,
-                "reading what was alive for the receipt: three files of /proc for each process",
+                "the kernel, and the receipt: three files of /proc for each process that was alive",
             )
         )
     return found
@@ -80,6 +93,20 @@ async def _kill(mechanism: Mechanism, size: int) -> float:
         took = time.perf_counter() - began
         assert proof.empty, proof
         return took
+
+
+async def _still(mechanism: Mechanism, size: int) -> float:
+    """A tree that is frozen, as every kill begins: until the kernel says that none of it runs."""
+    async with await mechanism.start(_spec(size)) as container:
+        await container.stdout.receive_some()
+        leaf = container._leaf
+        if leaf is None:
+            return float("inf")
+        began = time.perf_counter()
+        leaf.freeze(True)
+        while not leaf.is_frozen():  # noqa: ASYNC110 - there is no event to wait for
+            await trio.sleep(0.0001)
+        return time.perf_counter() - began
 
 
 def _kernel(size: int) -> float:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import trio
 
-from cms.containment import LostMount, Mechanism, Spec, _launch
+from cms.containment import LostMount, Mechanism, Spec, _launch, _proc
 from cms.errors import ContainmentError, WorkDirError
 from containment.children import PYTHON, open_descriptors, python, read_all, read_until, shell
 from containment.conftest import on_linux
@@ -110,14 +110,26 @@ async def test_terminate_reaches_the_command(mechanism: Mechanism, tmp_path: Pat
             container.terminate()
 
 
-async def test_pid_is_the_commands_as_the_host_counts(mechanism: Mechanism, tmp_path: Path) -> None:
+async def test_pid_is_the_commands_as_the_host_counts(
+    mechanism: Mechanism, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    read_stat = _proc.read_stat
+
+    def noting(pid: int) -> _proc.Stat | None:
+        read.append(pid)
+        return read_stat(pid)
+
+    monkeypatch.setattr(_proc, "read_stat", noting)
     with trio.fail_after(10):
         async with await mechanism.start(shell("echo ready; exec cat", tmp_path)) as container:
             await read_until(container, b"ready\n")
             await container.stdin.send_all(b"now it is cat\n")
             await read_until(container, b"cat\n")
             assert Path(f"/proc/{container.pid}/comm").read_bytes() == b"cat\n"  # noqa: ASYNC240
+            read.clear()
             members = await container.members()
+            assert read.count(container.pid) <= 1, "each is looked at once: a tree may have a thousand"
             assert [member.pid for member in members] == [container.pid]
             assert members[0].rss > 0
             assert container.statistics().processes == 1

@@ -496,9 +496,8 @@ class Container(abc.ABC):
             found = {}  # its pid may have been somebody else's for a while
         if self._leaf is not None:
             for pid in self._leaf.procs():
-                stat = _proc.read_stat(pid)
-                if stat is not None:
-                    found.setdefault(pid, stat)
+                if pid not in found and (stat := _proc.read_stat(pid)) is not None:
+                    found[pid] = stat
         members = map(_proc.member_of, found.values())
         return tuple(member for member in members if member is not None)
 
