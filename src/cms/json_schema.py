@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from cms.units import BadValue
+from cms.units import BadValue, size
 
 #: Bytes of a schema: claude takes it as a word of its argv.
 MOST_SCHEMA: Final = 64 * 1024
@@ -68,7 +68,7 @@ def check_schema(text: str) -> str:
         BadValue: it is none, or none that claude takes for an answer.
     """
     if len(text.encode()) > MOST_SCHEMA:
-        raise BadValue(f"the schema is longer than {MOST_SCHEMA // 1024} KiB")
+        raise BadValue(f"the schema is longer than {size(MOST_SCHEMA)}")
     try:
         schema = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -116,7 +116,7 @@ def problem(schema: str, answer: str) -> str:
     from referencing.exceptions import Unresolvable
 
     if len(answer.encode()) > MOST_ANSWER:
-        return f"it is longer than {MOST_ANSWER // 1024**2} MiB"
+        return f"it is longer than {size(MOST_ANSWER)}"
     try:
         value: object = json.loads(answer, parse_constant=_no_constant)
         error = best_match(_validator(json.loads(schema)).iter_errors(value))

@@ -1,4 +1,4 @@
-"""How people write values: durations, sizes, money, names, models, rules; in flags and in files.
+"""How people write values, in flags and in files, and read them: durations, sizes, money, names, rules.
 
 `parse_...` take a text and raise ValueError with a message that quotes what was written and says how to write
 it. `check_...` take a text or a value of JSON or TOML, and raise `BadValue` as well, with a hint.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, tzinfo
 from typing import Final, TypeVar
 
 import msgspec
@@ -45,19 +46,6 @@ def parse_seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{text!r} is not a positive duration")
     return value
-
-
-def time_word(seconds: float) -> str:
-    """What `parse_seconds` reads: `2h`, `90m`, `45s`."""
-    for unit, size in (("h", 3600), ("m", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g}{unit}"
-    return f"{seconds:g}s"
-
-
-def plural(number: int, noun: str, nouns: str = "") -> str:
-    """`1 file`, `3 files`; `nouns`: where it is no mere s."""
-    return f"{number} {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
 
 
 def parse_money(text: str) -> float:
@@ -105,6 +93,80 @@ def parse_size(text: str) -> int:
     if not 1 <= value < 2**63:
         raise ValueError(f"{text!r} is not a positive size")
     return int(value)
+
+
+# --- amounts, as people read them -----------------------------------------------------------------
+
+
+def plural(number: int, noun: str, nouns: str = "") -> str:
+    """`1 file`, `3 files`; `nouns`: where it is no mere s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {nouns or noun + 's'}"
+
+
+def money(usd: float, *, exact: bool = True) -> str:
+    """`$0.0421`; `>=$0.0421` where some of it is not known."""
+    return f"${usd:.4f}" if exact else f">=${usd:.4f}"
+
+
+def size(count: int) -> str:
+    """Bytes: `512 MiB`, `1.5 GiB`."""
+    for unit, name in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f}".removesuffix(".0") + f" {name}"
+    return f"{count} B"
+
+
+def time_word(seconds: float) -> str:
+    """What `parse_seconds` reads: `2h`, `90m`, `45s`."""
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def in_seconds(seconds: float) -> str:
+    """`2.0s`."""
+    return f"{seconds:.1f}s"
+
+
+def brief(seconds: float) -> str:
+    """A duration that may be tiny: `65 ms`, `2.0s`."""
+    return f"{seconds * 1000:.0f} ms" if seconds < 1 else in_seconds(seconds)
+
+
+def span(seconds: float) -> str:
+    """A duration that may be long: `45.2s`, `12m 05s`, `3h 07m`, `2d 04h`."""
+    return in_seconds(seconds) if seconds < 60 else " ".join(_two_units(int(seconds)))
+
+
+def short_span(seconds: float) -> str:
+    """The same in at most five letters up to a hundred days: `45s`, `12m05`, `3h20`, `5d02h`."""
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    most, rest = _two_units(whole)
+    return most + (rest if whole >= 86400 else rest[:-1])
+
+
+def _two_units(seconds: int) -> tuple[str, str]:
+    for unit, size, below, rest in (("d", 86400, "h", 3600), ("h", 3600, "m", 60)):
+        if seconds >= size:
+            return f"{seconds // size}{unit}", f"{seconds % size // rest:02}{below}"
+    return f"{seconds // 60}m", f"{seconds % 60:02}s"
+
+
+def ago(then: float, now: float) -> str:
+    """`just now`, `5m ago`, `3h ago`, `2d ago`."""
+    passed = int(now - then)
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if passed >= size:
+            return f"{passed // size}{unit} ago"
+    return "just now"
+
+
+def clock(at: float, zone: tzinfo | None) -> str:
+    """`2026-05-04 14:05:00`, as it is in a zone; None: in this machine's."""
+    return datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M:%S")
 
 
 # --- texts, and values of JSON and TOML -------------------------------------------------------------

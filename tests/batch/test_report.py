@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.batch.model import BatchOptions, BatchRecord, BatchStatus, TaskStatus, TaskView
-from cms.batch.report import ROWS, Gathered, Gathering, markdown, span
+from cms.batch.report import ROWS, Gathered, Gathering, markdown
 from cms.session.model import ChangeSummary
+from cms.units import span
 
 EVIL = "<script>alert(1)</script> | `x` [a](b) *c* \n# head \"'&"
 

@@ -124,7 +124,7 @@ def test_what_cannot_be_attached_starts_nothing(shell: Shell) -> None:
     assert "not a regular file" in refused(shell, "pipe").err
     assert "not an image (PNG, JPEG, GIF, WebP), a PDF or UTF-8 text" in refused(shell, "binary").err
     assert "not an image" in refused(shell, "fake.png").err
-    assert "a text may have 1.0 MB" in refused(shell, "long.txt").err
+    assert "a text may have 1 MiB" in refused(shell, "long.txt").err
     assert shell.cms("status", "never").code == 10
 
 

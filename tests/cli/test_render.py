@@ -29,6 +29,7 @@ from cms.session.model import (
     Step,
     Violation,
 )
+from cms.units import ago, clock
 
 PIPE = Style(zone=UTC)
 TERMINAL = Style(icons="unicode", colour=False, width=80, tty=True, zone=UTC)
@@ -165,7 +166,7 @@ def test_the_icons_are_the_originals() -> None:
      (86399, "23h ago"), (86400, "1d ago"), (40 * 86400, "40d ago"), (-5, "just now")],
 )  # fmt: skip
 def test_ages(seconds: float, words: str) -> None:
-    assert render.age(NOW - seconds, NOW) == words
+    assert ago(NOW - seconds, NOW) == words
 
 
 def test_status_of_a_live_session() -> None:
@@ -237,7 +238,7 @@ def test_the_receipt_of_a_kill() -> None:
     assert end_lines.end_line(dead, receipt) == "fix-auth: killed, nothing left running"
     assert end_lines.end_line(dead, None) == "fix-auth: was not running"
     ended = msgspec.structs.replace(dead, receipt=msgspec.structs.replace(RECEIPT, at=NOW - 60))
-    was = f"nothing was alive: it had ended at {render.clock(NOW - 60, TERMINAL)}"
+    was = f"nothing was alive: it had ended at {clock(NOW - 60, TERMINAL.zone)}"
     for lines in (
         end_lines.killed_lines(ended, None, TERMINAL),
         end_lines.stopped_lines(ended, None, TERMINAL),

@@ -39,7 +39,7 @@ def test_both_at_once_and_sizes_as_people_write_them() -> None:
         "the cap of 1 processes",
     ]
     assert "4 KiB" in describe_hits(Limits(max_memory=4096), LimitsHit(memory=1))[0]
-    assert "100 bytes" in describe_hits(Limits(max_memory=100), LimitsHit(memory=1))[0]
+    assert "100 B" in describe_hits(Limits(max_memory=100), LimitsHit(memory=1))[0]
     assert "the machine" in describe_hits(Limits(), LimitsHit(memory=1))[0]
 
 

@@ -43,7 +43,7 @@ def test_each_kind_has_its_bound() -> None:
     for start, (kind, _) in KINDS.items():
         most = MOST[kind]  # type: ignore[index] # a word of that type
         assert describe(start.ljust(most, b" "), "big", ID).size == most
-        with pytest.raises(UsageError, match=r"MB"):
+        with pytest.raises(UsageError, match=r"may have \d+ MiB"):
             describe(start.ljust(most + 1, b" "), "big", ID)
 
 
@@ -82,9 +82,9 @@ def test_how_claude_is_given_them() -> None:
 
 def test_what_people_are_shown() -> None:
     assert told(attachment(size=260)) == "[image a.gif, 260 B]"
-    assert told(attachment(kind="pdf", name="b.pdf", size=3_000_000)) == "[PDF b.pdf, 2.9 MB]"
+    assert told(attachment(kind="pdf", name="b.pdf", size=3_000_000)) == "[PDF b.pdf, 2.9 MiB]"
     one = Interaction("i", "s", 1, "send", "Look.", 0.0, attachments=(attachment(size=2048),))
-    assert with_names(one) == "[image a.gif, 2 KB]\nLook."
+    assert with_names(one) == "[image a.gif, 2 KiB]\nLook."
 
 
 @given(st.binary(max_size=200))

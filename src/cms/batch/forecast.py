@@ -18,6 +18,7 @@ import msgspec
 
 from cms.session.model import Record
 from cms.session.plan_usage import UsageWindow
+from cms.units import size
 
 #: Samples of a kind that make a history.
 ENOUGH: Final = 3
@@ -214,14 +215,13 @@ def forecast(load: Load, guesses: Mapping[Kind, Guess], terms: Terms) -> Forecas
         )
     if terms.asked_parallel is not None and memory > terms.memory:
         problems.append(
-            f"{parallel} sessions at once take about {memory / 2**30:.1f} GiB, and "
-            f"{terms.memory / 2**30:.1f} GiB are free"
+            f"{parallel} sessions at once take about {size(memory)}, and {size(terms.memory)} are free"
         )
     disk = sum(view.bytes * count for view, count in load.views)
     free = min((view.free for view, _ in load.views), default=0)
     if disk > free:
-        copies = f"the copies of isolated tasks take about {disk / 2**30:.1f} GiB"
-        problems.append(f"{copies}, and {free / 2**30:.1f} GiB are free")
+        copies = f"the copies of isolated tasks take about {size(disk)}"
+        problems.append(f"{copies}, and {size(free)} are free")
     if not all(view.whole for view, _ in load.views):
         notes.append("a work dir is too large to measure: its copies need more disk than shown")
     if known < tasks:

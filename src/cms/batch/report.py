@@ -8,14 +8,14 @@ with its reason. Everything that an agent or a file wrote is escaped. At most `R
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, tzinfo
+from datetime import tzinfo
 from typing import Final
 
 import msgspec
 
 from cms.batch.model import BatchOptions, BatchRecord, TaskStatus, TaskView
 from cms.batch.scores import CellScore, Rate
-from cms.units import plural
+from cms.units import clock, money, plural, span
 
 ROWS: Final = 1000
 PAGE_ROWS: Final = 10_000
@@ -103,22 +103,6 @@ def _by_cost(costs: Mapping[str, float]) -> list[tuple[str, float]]:
     return sorted(costs.items(), key=lambda pair: -pair[1])
 
 
-def _money(usd: float, *, exact: bool = True) -> str:
-    return f"${usd:.4f}" if exact else f">=${usd:.4f}"
-
-
-def span(seconds: float) -> str:
-    """`45.2s`, `12m 05s`, `3h 07m`, `2d 04h`."""
-    if seconds < 60:
-        return f"{seconds:.1f}s"
-    whole = int(seconds)
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
-
-
 def score_rows(scores: Sequence[CellScore]) -> tuple[list[str], list[list[str]]]:
     """Pass rates, cell by cell: the heads of a table and its rows. The first column is the cell's."""
     ks = sorted({rate.k for score in scores for rate in score.rates})
@@ -132,7 +116,7 @@ def score_rows(scores: Sequence[CellScore]) -> tuple[list[str], list[list[str]]]
                 str(score.tasks),
                 f"{score.passed} of {score.counted}",
                 *(rate_words(by_k[k]) if k in by_k else "" for k in ks),
-                _money(score.cost),
+                money(score.cost),
             ]
         )
     return heads, rows
@@ -156,10 +140,6 @@ def _change(task: TaskView) -> str:
     return f"{plural(change.files, 'file')}, +{change.added} -{change.removed}{commits}, {change.state}{note}"
 
 
-def _clock(at: float | None, zone: tzinfo | None) -> str:
-    return "" if at is None else datetime.fromtimestamp(at, zone).strftime("%Y-%m-%d %H:%M:%S")
-
-
 def table_words(options: BatchOptions) -> str:
     """`rows.csv, shuffled by 7, at most 100; 2 attempts; model=opus,haiku`; "" for tasks as they are."""
     rows = [
@@ -181,15 +161,15 @@ def table_words(options: BatchOptions) -> str:
 def _facts(batch: BatchRecord, zone: tzinfo | None) -> list[tuple[str, str]]:
     options = batch.options
     took = "" if batch.started is None or batch.ended is None else span(batch.ended - batch.started)
-    cap = f" of {_money(options.max_cost)}" if options.max_cost is not None else ""
+    cap = f" of {money(options.max_cost)}" if options.max_cost is not None else ""
     counts = ", ".join(f"{count} {status.value}" for status, count in sorted(batch.counts.items()) if count)
     facts = [
         ("status", batch.status.value + (f" ({batch.reason})" if batch.reason else "")),
         ("tasks", f"{batch.total}: {counts}"),
-        ("cost", _money(batch.spent, exact=batch.exact) + cap),
+        ("cost", money(batch.spent, exact=batch.exact) + cap),
         ("reused", f"{plural(batch.reused, 'result')} from earlier batches" if batch.reused else ""),
-        ("started", _clock(batch.started, zone)),
-        ("ended", _clock(batch.ended, zone)),
+        ("started", "" if batch.started is None else clock(batch.started, zone)),
+        ("ended", "" if batch.ended is None else clock(batch.ended, zone)),
         ("took", took),
         ("file", options.source),
         ("table", table_words(options)),
@@ -246,11 +226,11 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
         ]
     if found.by_model:
         lines += ["", "## Cost by model", "", "| model | cost |", "| --- | ---: |"]
-        lines += [f"| {_md(model)} | {_money(cost)} |" for model, cost in _by_cost(found.by_model)]
+        lines += [f"| {_md(model)} | {money(cost)} |" for model, cost in _by_cost(found.by_model)]
     if found.by_cost:
         lines += ["", "## Most expensive tasks", "", "| task | cost | turns |", "| --- | ---: | ---: |"]
         lines += [
-            f"| {_md(task.name)} | {_money(task.cost, exact=task.cost_exact)} | {task.turns} |"
+            f"| {_md(task.name)} | {money(task.cost, exact=task.cost_exact)} | {task.turns} |"
             for task in found.by_cost
         ]
     lines += [
@@ -266,7 +246,7 @@ def markdown(batch: BatchRecord, found: Gathered, zone: tzinfo | None = None) ->
         bar = _bar(task, first, last)
         lines.append(
             f"| {_md(task.name)} | {icon} {task.status.value}{_where(task)} "
-            f"| {_money(task.cost, exact=task.cost_exact)} | "
+            f"| {money(task.cost, exact=task.cost_exact)} | "
             f"{span(task.duration / 1000)} | {f'`{bar}`' if bar else ''} |"
         )
     if found.left_out:

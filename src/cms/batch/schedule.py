@@ -28,6 +28,7 @@ from cms.batch.allowance import EPSILON, Allowance
 from cms.batch.many import Many
 from cms.batch.model import ERRORED, BatchOptions, BatchStatus, TaskStatus
 from cms.batch.throttle import Throttle, Trouble
+from cms.units import money
 
 #: Why a batch ends before its work is done.
 Why = Literal["", "cost", "tokens", "time", "errors", "asked", "auth", "trouble"]
@@ -513,7 +514,7 @@ def _short(state: State) -> str:
     allowance = state.allowance
     least = min((one.limit for one in state.ready if one.limit is not None), default=None)
     wants = f"the next task may cost ${least:.2f}" if least is not None else "what is left has no limit"
-    return f"${allowance.spent:.4f} of ${allowance.cap or 0:.4f} are spent, and {wants}"
+    return f"{money(allowance.spent)} of {money(allowance.cap or 0)} are spent, and {wants}"
 
 
 def _wind_up(state: State) -> tuple[Action, ...]:

@@ -25,6 +25,7 @@ from cms.rpc.conversations import (
     ConversationsParams,
 )
 from cms.session.conversation import Conversation
+from cms.units import ago
 
 #: Letters of an id that are shown: enough to name one, and any other number does.
 _SHOWN = 8
@@ -113,7 +114,7 @@ def _lines(found: tuple[Conversation, ...], style: Style) -> list[str]:
     rows = [("ID", "AGE", "FOLDER", "SESSION", "FIRST WORDS")]
     for one in found:
         where, words = render.one_line(one.folder, style), render.one_line(one.first, style)
-        rows.append((one.id[:_SHOWN], render.age(one.at, now), where, one.session, words))
+        rows.append((one.id[:_SHOWN], ago(one.at, now), where, one.session, words))
     return [
         *render.table(rows, style, shrink=((4, 20), (2, 16)), from_end=(2,)),
         "",

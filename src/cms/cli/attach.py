@@ -17,6 +17,7 @@ from cms.json_output import json_object
 from cms.rpc.client import Client
 from cms.rpc.sessions import SESSION_ATTACH, AttachParams, AttachResult
 from cms.session.model import Outcome, exit_code_of
+from cms.units import money, plural
 
 #: As `live.attached.LEFT`: the person left claude, which they know.
 _LEFT = "claude was left"
@@ -106,9 +107,9 @@ def _tell(fd: int) -> None:
 
 def _told(result: AttachResult, style: Style) -> list[str]:
     one, session, receipt = result.interaction, result.session, result.receipt
-    spent = render.cost(one.cost) if one.cost_exact else f"at least {render.cost(one.cost)}"
-    turns = render.count(one.turns, "turn")
-    lines = [f"{session.name}: {turns} by hand, {spent}; {render.cost(session.total_cost_usd)} in all"]
+    spent = money(one.cost) if one.cost_exact else f"at least {money(one.cost)}"
+    turns = plural(one.turns, "turn")
+    lines = [f"{session.name}: {turns} by hand, {spent}; {money(session.total_cost_usd)} in all"]
     why = one.error or ("" if receipt is None or receipt.reason == _LEFT else receipt.reason)
     if why:
         lines.append(f"  ended: {render.one_line(why, style)}")

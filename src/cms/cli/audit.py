@@ -11,7 +11,7 @@ from cms.errors import ExitCode
 from cms.json_output import json_object
 from cms.rpc.audit import SESSION_AUDIT, AuditParams
 from cms.session.audit import AuditLog, AuditRow
-from cms.units import plural
+from cms.units import clock, money, plural
 
 #: What `--json` tells of a decision. `cost`: the session's dollars so far.
 _ROW = (
@@ -87,6 +87,6 @@ def row_line(row: AuditRow, style: Style) -> str:
         about = f"{about} ({one.reason})" if about else one.reason
     what = one.verdict if one.kind == "call" else f"{one.kind}: {one.verdict}"
     return (
-        f"{row.number:>4}  {render.clock(one.at, style)}  {render.cost(one.cost)}  "
+        f"{row.number:>4}  {clock(one.at, style.zone)}  {money(one.cost)}  "
         f"{render.one_line(what, style):<22}  {render.one_line(about, style)}"
     )

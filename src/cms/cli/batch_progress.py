@@ -10,7 +10,6 @@ from cms.batch.model import BatchRecord, BatchStatus
 from cms.cli import batch_render as render
 from cms.cli import io, terminal
 from cms.cli.batch_client import Port
-from cms.cli.render import clock
 from cms.errors import CmsError
 from cms.rpc.batches import (
     BATCH_ENDED,
@@ -18,6 +17,7 @@ from cms.rpc.batches import (
     BatchPageParams,
     BatchParams,
 )
+from cms.units import clock
 
 _POLL = 0.4  # seconds between two looks at a batch that runs
 
@@ -80,7 +80,7 @@ class BatchProgress:
         if batch.status is BatchStatus.PARKED and batch.until != self._parked and batch.until is not None:
             self._parked = batch.until
             self._erase()
-            until = clock(batch.until, self._style)
+            until = clock(batch.until, self._style.zone)
             io.warn(f"cms: {batch.id} waits until {until}: {batch.reason}")
 
     def _tell_ended(self) -> None:

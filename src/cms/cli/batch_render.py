@@ -12,24 +12,12 @@ from cms.batch.model import (
     TaskStatus,
     TaskView,
 )
-from cms.batch.report import score_rows, span, table_words
+from cms.batch.report import score_rows, table_words
 from cms.batch.scores import CellScore
-from cms.cli.render import (
-    age,
-    change_words,
-    clock,
-    cost,
-    count,
-    cut,
-    display_width,
-    next_lines,
-    one_line,
-    paint,
-    size,
-    table,
-)
+from cms.cli.render import change_words, cut, display_width, next_lines, one_line, paint, table
 from cms.cli.terminal import Style
 from cms.cli.usage import plan_line
+from cms.units import ago, clock, money, plural, size, span
 
 #: status: (icon, its ASCII stand-in, SGR colour).
 TASK_ICONS: dict[TaskStatus, tuple[str, str, str]] = {
@@ -75,7 +63,7 @@ def over_count(batch: BatchRecord) -> int:
 
 def task_line(task: TaskView, style: Style) -> str:
     """`✓ name  $0.0123  12.3s`, or `✗ name  failed: why`."""
-    figures = f"{cost(task.cost, exact=task.cost_exact)}  {span(task.duration / 1000)}"
+    figures = f"{money(task.cost, exact=task.cost_exact)}  {span(task.duration / 1000)}"
     if task.reused:
         figures = f"reused from {task.reused}"
     head = f"{_icon(task.status, style)} {task.name}{' (chosen)' if task.chosen else ''}"
@@ -109,7 +97,7 @@ def left_lines(task: TaskView, style: Style) -> list[str]:
 def counts_words(batch: BatchRecord) -> str:
     """`58 completed, 1 failed, 1 skipped of 60`."""
     words = [f"{batch.counts[status]} {status.value}" for status in TaskStatus if batch.counts.get(status)]
-    return f"{', '.join(words) or 'nothing'} of {count(batch.total, 'task')}"
+    return f"{', '.join(words) or 'nothing'} of {plural(batch.total, 'task')}"
 
 
 def _of(most: int | None) -> str:
@@ -117,16 +105,16 @@ def _of(most: int | None) -> str:
 
 
 def money_words(batch: BatchRecord) -> str:
-    cap = f" of {cost(batch.options.max_cost)}" if batch.options.max_cost is not None else ""
-    held = f", {cost(batch.reserved)} reserved" if batch.reserved else ""
-    return f"{cost(batch.spent, exact=batch.exact)}{cap}{held}"
+    cap = f" of {money(batch.options.max_cost)}" if batch.options.max_cost is not None else ""
+    held = f", {money(batch.reserved)} reserved" if batch.reserved else ""
+    return f"{money(batch.spent, exact=batch.exact)}{cap}{held}"
 
 
 def status_words(batch: BatchRecord, style: Style) -> str:
     """The status with what it means just now."""
     word = paint(batch.status.value, BATCH_COLOURS.get(batch.status, ""), style)
     if batch.status is BatchStatus.PARKED and batch.until is not None:
-        word += f" until {clock(batch.until, style)}"
+        word += f" until {clock(batch.until, style.zone)}"
     return f"{word}: {one_line(batch.reason, style)}" if batch.reason else word
 
 
@@ -140,7 +128,7 @@ def summary_lines(
     rows = [
         ("tasks", counts_words(batch)),
         ("cost", money_words(batch)),
-        ("reused", f"{count(batch.reused, 'result')} from earlier batches" if batch.reused else ""),
+        ("reused", f"{plural(batch.reused, 'result')} from earlier batches" if batch.reused else ""),
         ("time", ", ".join(part for part in (took, left) if part)),
         ("tokens", f"{batch.tokens:,}{_of(batch.options.max_tokens)}" if batch.tokens else ""),
         ("at once", str(batch.parallel) if batch.ended is None and batch.parallel else ""),
@@ -174,8 +162,8 @@ def batches_table(batches: Sequence[BatchRecord], now: float, style: Style) -> l
             batch.id,
             batch.status.value,
             f"{over_count(batch)}/{batch.total}",
-            cost(batch.spent, exact=batch.exact),
-            age(batch.created, now),
+            money(batch.spent, exact=batch.exact),
+            ago(batch.created, now),
         )
         for batch in batches
     ]
@@ -185,7 +173,7 @@ def batches_table(batches: Sequence[BatchRecord], now: float, style: Style) -> l
 
 def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
     """What `--plan` tells."""
-    limit = "no limit" if plan.cost_limit is None else f"at most {cost(plan.cost_limit)} (sum of the limits)"
+    limit = "no limit" if plan.cost_limit is None else f"at most {money(plan.cost_limit)} (sum of the limits)"
     guess = f"about ${plan.cost:.2f}, up to ${plan.cost_high:.2f}; " if plan.known else ""
     time = f"{span(plan.seconds)} to {span(plan.seconds_high)}" if plan.known else "unknown"
     rows = [
@@ -196,7 +184,7 @@ def plan_lines(plan: Forecast, now: float, style: Style) -> list[str]:
         ("memory", _memory(plan.memory, plan.memory_available)),
         *([("disk", _disk(plan.disk, plan.disk_available))] if plan.disk is not None else []),
         *([("limits", used)] if (used := plan_line(plan.plan_usage, now, style)) else []),
-        ("history", f"{count(plan.samples, 'delegation')} like them" if plan.samples else "none"),
+        ("history", f"{plural(plan.samples, 'delegation')} like them" if plan.samples else "none"),
     ]
     lines = [f"  {label:<8} {value}" for label, value in rows]
     lines += [f"  note: {text}" for text in plan.notes]
@@ -225,7 +213,7 @@ def progress_line(batch: BatchRecord, style: Style) -> str:
         f"{running} running",
         f"{failed} failed" if failed else "",
         batch.status.value if batch.status is not BatchStatus.RUNNING else "",
-        f"until {clock(batch.until, style)[11:]}" if batch.until is not None else "",
+        f"until {clock(batch.until, style.zone)[11:]}" if batch.until is not None else "",
         money_words(batch).partition(",")[0],
         f"{span(batch.eta)} left" if batch.eta is not None else "",
     ]

@@ -7,13 +7,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, io, render
+from cms.cli import flags, io
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode, UsageError
 from cms.json_output import json_object
 from cms.rpc.money import BUDGET_GET, BUDGET_SET, SetBudgetParams
 from cms.rpc.verbs import Nothing
 from cms.session.budget import ALL, DAY, Budget, name_of
+from cms.units import money
 
 #: What `--json` tells of a cap, in US dollars. `unknown`: counted for calls that never reported their price.
 _SCOPE = "scope cap spent unknown reserved=held at_work=holders left=free"
@@ -92,17 +93,17 @@ def _tell(budget: Budget, *, json: bool) -> int:
 def lines(budget: Budget) -> list[str]:
     """The budget for a person."""
     found = [
-        f"spent today   {render.cost(budget.today.spent)}",
-        f"spent ever    {render.cost(budget.ever.spent)}",
+        f"spent today   {money(budget.today.spent)}",
+        f"spent ever    {money(budget.ever.spent)}",
     ]
     if not budget.scopes:
         return [*found, "no cap is set; `cms budget set --daily 20` sets one"]
     for one in budget.scopes:
-        parts = [f"{render.cost(one.used)} of {render.cost(one.cap)} used"]
+        parts = [f"{money(one.used)} of {money(one.cap)} used"]
         if one.unknown:
-            parts.append(f"{render.cost(one.unknown)} of it for calls that never reported their price")
+            parts.append(f"{money(one.unknown)} of it for calls that never reported their price")
         if one.holders:
-            parts.append(f"{render.cost(one.held)} reserved by {one.holders} at work")
-        parts.append(f"{render.cost(one.free)} left")
+            parts.append(f"{money(one.held)} reserved by {one.holders} at work")
+        parts.append(f"{money(one.free)} left")
         found.append(f"{name_of(one.scope)}: {', '.join(parts)}")
     return found

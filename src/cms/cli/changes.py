@@ -25,6 +25,7 @@ from cms.rpc.changes import (
     DiscardParams,
     ExportParams,
 )
+from cms.units import plural
 
 #: Columns of the numbers in a pipe.
 _WIDTH = 80
@@ -140,7 +141,7 @@ def discard(name: NameWord = None, /, *, name_flag: NameFlag = None, json: JsonF
         io.show_json(json_object(reply))
     else:
         change = reply.change
-        what = f"{render.count(change.files, 'file')}, +{change.added} -{change.removed}"
+        what = f"{plural(change.files, 'file')}, +{change.added} -{change.removed}"
         io.show_lines([f"{reply.name}: discarded ({what})"])
     return ExitCode.COMPLETED
 
@@ -174,7 +175,7 @@ def export(
     if json:
         io.show_json(json_object(reply))
     else:
-        io.show_lines([f"{reply.name}: {render.count(reply.files, 'file')} in {reply.target}"])
+        io.show_lines([f"{reply.name}: {plural(reply.files, 'file')} in {reply.target}"])
     if not reply.whole:
         io.warn("cms: part of the change is not in there, so it still counts as not exported")
         io.warn(
@@ -220,7 +221,7 @@ def _apply_lines(reply: ApplyResult, style: terminal.Style) -> list[str]:
         if any(one.why == "conflict" for one in reply.refused):
             lines.append(f"write them with conflict markers: cms apply {reply.name} --conflict-markers")
         return lines
-    lines = [f"{reply.name}: applied to {reply.folder}, {render.count(len(reply.written), 'path')} written"]
+    lines = [f"{reply.name}: applied to {reply.folder}, {plural(len(reply.written), 'path')} written"]
     lines += [f"  merged: {render.one_line(one, style)}" for one in reply.merged if one not in reply.marked]
     lines += [f"  conflict markers: {render.one_line(one, style)}" for one in reply.marked]
     return lines

@@ -14,7 +14,7 @@ from cms.errors import ExitCode, UsageError
 from cms.json_output import json_object, plain
 from cms.rpc.money import LEDGER_TOTALS, ROWS, CostParams, CostResult, CostRow
 from cms.session.model import Grouping, TokenUsage
-from cms.units import plural
+from cms.units import money, plural
 
 _BAR = 24  # columns of the longest bar
 _FIGURES = 38  # columns between the name and the bar, and one to spare
@@ -110,7 +110,7 @@ def lines(reply: CostResult, by: Grouping, style: Style) -> list[str]:
     for name, row in zip(names, reply.rows, strict=True):
         label = render.cut(name, width, style)
         label += " " * (width - render.display_width(label))
-        spent = render.cost(row.usage.cost_usd, exact=row.exact)
+        spent = money(row.usage.cost_usd, exact=row.exact)
         share = f"{row.usage.cost_usd / total:.0%}" if total else ""
         drawn = render.bar(row.usage.cost_usd, most, bar_width, style)
         found.append(
@@ -118,7 +118,7 @@ def lines(reply: CostResult, by: Grouping, style: Style) -> list[str]:
             f"{tokens(row.usage.output_tokens):>6}  {drawn}".rstrip()
         )
     rest = " of all; --limit N shows more rows" if reply.more else ""
-    found += ["", f"total: {render.cost(total, exact=reply.exact)}{rest}"]
+    found += ["", f"total: {money(total, exact=reply.exact)}{rest}"]
     return found
 
 

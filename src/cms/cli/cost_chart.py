@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import Literal
 
-from cms.cli import render
 from cms.cli.terminal import Style
+from cms.units import money
 
 _HEIGHT = 6  # lines
 _WIDEST = 4  # columns of a bar and the gap behind it
@@ -35,7 +35,7 @@ def columns(spent: Mapping[str, float], by: Literal["day", "week"], style: Style
     """
     shown = with_gaps(list(spent), by)
     most = max(spent.values(), default=0.0)
-    top = render.cost(most)
+    top = money(most)
     room = (style.width or 0) - len(top) - 4
     if style.width is None or len(shown) < _LEAST or room < _LEAST or most <= 0:
         return []
@@ -45,7 +45,7 @@ def columns(spent: Mapping[str, float], by: Literal["day", "week"], style: Style
     lines = []
     for line in range(_HEIGHT - 1, -1, -1):
         cells = [_cell(spent.get(key, 0.0) / most, line, style) * bar for key in shown]
-        label = top if line == _HEIGHT - 1 else render.cost(0.0) if not line else ""
+        label = top if line == _HEIGHT - 1 else money(0.0) if not line else ""
         lines.append(f"{label:>{len(top)}} | {(' ' * (wide - bar)).join(cells)}".rstrip())
     first, last = shown[0], shown[-1]
     gap = max(2, wide * len(shown) - len(first) - len(last))

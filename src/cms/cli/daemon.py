@@ -21,7 +21,7 @@ from cms.json_output import json_object
 from cms.rpc.client import NoDaemon
 from cms.rpc.daemon import DAEMON_STATUS, DAEMON_STOP, DaemonStatus, DaemonStopParams
 from cms.rpc.verbs import Nothing
-from cms.units import time_word
+from cms.units import plural, short_span, time_word
 
 _LEAVING = 30.0  # seconds on top of the grace, for force and proof
 _POLL = 0.25  # seconds between two looks at the log with --follow
@@ -188,9 +188,9 @@ def _status_lines(status: DaemonStatus) -> list[str]:
                 ("pid", str(status.pid)),
                 ("version", status.version),
                 ("home", status.home),
-                ("up", render.lasted(status.uptime)),
-                ("live", render.count(status.live, "session")),
-                ("known", render.count(status.sessions, "session")),
+                ("up", short_span(status.uptime)),
+                ("live", plural(status.live, "session")),
+                ("known", plural(status.sessions, "session")),
                 ("clients", str(status.clients)),
                 ("containment", status.containment),
                 ("claude", status.claude),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cms.cli.render import brief, clock, cut, one_line, receipt_line, session_line
+from cms.cli.render import cut, one_line, receipt_line, session_line
 from cms.cli.terminal import Style
 from cms.session.model import Receipt, SessionRecord
-from cms.units import plural
+from cms.units import brief, clock, plural
 
 
 def end_line(session: SessionRecord, receipt: Receipt | None) -> str:
@@ -26,7 +26,7 @@ def end_words(session: SessionRecord, receipt: Receipt | None, style: Style) -> 
     if receipt is not None:
         return receipt_line(receipt)
     before = session.receipt
-    return "nothing was alive" + (f": it had ended at {clock(before.at, style)}" if before else "")
+    return "nothing was alive" + (f": it had ended at {clock(before.at, style.zone)}" if before else "")
 
 
 def killed_lines(session: SessionRecord, receipt: Receipt | None, style: Style) -> list[str]:

@@ -40,6 +40,7 @@ from cms.rpc.sessions import (
     StopResult,
 )
 from cms.session.model import LIVE, Receipt, SessionRecord, SessionStatus
+from cms.units import plural, size
 
 R = TypeVar("R")
 
@@ -192,7 +193,7 @@ def kill(
     with _or_without_daemon(" ".join(names) or name_flag or "--all"):
         chosen = _pick("kill", names, name_flag, all_, LIVE | {SessionStatus.ERROR})
     if all_ and chosen:
-        question = f"Kill {render.count(len(chosen), 'session')} and all that {_they(chosen)} started?"
+        question = f"Kill {plural(len(chosen), 'session')} and all that {_they(chosen)} started?"
         if not agreed("kill", question, yes=yes, json=json):
             return ExitCode.FAILED
 
@@ -292,7 +293,7 @@ def delete(
     statuses = frozenset(SessionStatus) if force else frozenset(SessionStatus) - LIVE
     chosen = _pick("delete", names, name_flag, all_, statuses)
     if all_ and chosen:
-        question = f"Delete {render.count(len(chosen), 'session')} for good?"
+        question = f"Delete {plural(len(chosen), 'session')} for good?"
         if not agreed("delete", question, yes=yes, json=json):
             return ExitCode.FAILED
 
@@ -506,10 +507,10 @@ def agreed(command: str, question: str, *, yes: bool, json: bool) -> bool:
 
 def deleted_line(gone: Deleted) -> str:
     """What is gone, and what became of its logs."""
-    size = f" ({render.size(gone.log_bytes)})" if gone.log_bytes else ""
+    taken = f" ({size(gone.log_bytes)})" if gone.log_bytes else ""
     if not gone.audited:
-        return f"{gone.session.name}: deleted with its logs{size}"
-    raw = f"its raw log{size} is in the trash, " if gone.log else ""
+        return f"{gone.session.name}: deleted with its logs{taken}"
+    raw = f"its raw log{taken} is in the trash, " if gone.log else ""
     return f"{gone.session.name}: deleted; {raw}its audit log stays"
 
 
@@ -517,16 +518,16 @@ def cleanup_lines(reply: CleanupResult, days: float, *, dry_run: bool) -> list[s
     """A line for each session, and the totals."""
     lines = []
     for gone in reply.deleted:
-        log = f", raw log {render.size(gone.log_bytes)}" if gone.log_bytes else ""
+        log = f", raw log {size(gone.log_bytes)}" if gone.log_bytes else ""
         lines.append(f"{gone.session.name}: {'would be deleted' if dry_run else 'deleted'}{log}")
     lines += [f"{one.name}: {one.status.value}, left alone (--force kills it)" for one in reply.live]
     lines += [f"{one.name}: left alone, {one.lost} (cms diff {one.name})" for one in reply.kept]
     verb = "to delete" if dry_run else "deleted"
-    lines.append(f"total: {render.count(len(reply.deleted), 'session')} {verb}, unchanged for {days:g} days")
+    lines.append(f"total: {plural(len(reply.deleted), 'session')} {verb}, unchanged for {days:g} days")
     if reply.trash_files:
         verb = "would be removed" if dry_run else "removed"
-        what = render.count(reply.trash_files, "old log")
-        lines.append(f"trash: {what} ({render.size(reply.trash_bytes)}) {verb}")
+        what = plural(reply.trash_files, "old log")
+        lines.append(f"trash: {what} ({size(reply.trash_bytes)}) {verb}")
     if reply.audit_logs:
         verb = "would be removed" if dry_run else "removed"
         lines.append(f"audit logs of sessions deleted before: {reply.audit_logs} {verb}")

@@ -18,6 +18,7 @@ from cms.json_output import encode, json_object
 from cms.session.model import ENDED, Interaction
 from cms.session.transcript import Moment
 from cms.store.rawlog import Entry
+from cms.units import clock, in_seconds, money, plural
 
 #: A record of the log, and what it means to a person.
 Told = tuple[Entry, tuple[Moment, ...]]
@@ -239,7 +240,7 @@ def fitting(word: str, room: int) -> str:
 
 def head_of(at: float, word: str, style: Style) -> str:
     """`11:30:00 answer   `, not painted."""
-    return f"{render.clock(at, style)[11:]} {word:<8} "
+    return f"{clock(at, style.zone)[11:]} {word:<8} "
 
 
 def open_text(moment: Moment, style: Style) -> tuple[str, Flow]:
@@ -276,7 +277,7 @@ def moment_lines(moment: Moment, style: Style) -> list[str]:
 
     match moment.kind:
         case "start":
-            day = render.clock(moment.at, style)[:10]
+            day = clock(moment.at, style.zone)[:10]
             return ["", line("start", f"claude, on {day}", "2")]
         case "prompt":
             first, *rest = flowing(moment.text, style)
@@ -285,7 +286,7 @@ def moment_lines(moment: Moment, style: Style) -> list[str]:
         case "tool" | "refused":
             return [line(moment.kind, tool + moment.text, _COLOURS[moment.kind])]
         case "done":
-            cost = "" if moment.cost is None else render.cost(moment.cost)
+            cost = "" if moment.cost is None else money(moment.cost)
             word = "error" if moment.is_error else "done"
             text = "  ".join(part for part in (cost, moment.text) if part)
             return [line(word, text, "31" if moment.is_error else "32")]
@@ -298,9 +299,9 @@ def verdict_lines(last: Interaction | None, step: str | None, style: Style) -> l
     if last is None or last.outcome is None or last.state not in ENDED:
         return []
     figures = (
-        render.cost(last.cost, exact=last.cost_exact),
-        render.count(last.turns, "turn"),
-        render.seconds(last.duration),
+        money(last.cost, exact=last.cost_exact),
+        plural(last.turns, "turn"),
+        in_seconds(last.duration),
     )
     word = render.outcome_word(last.outcome, style)
     colour = render.OUTCOME_ICONS[last.outcome][2]

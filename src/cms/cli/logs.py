@@ -20,7 +20,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, io, render
+from cms.cli import flags, io
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.keys import Keyboard, has_keyboard
 from cms.cli.log_lines import (
@@ -49,6 +49,7 @@ from cms.rpc.sessions import (
 from cms.session.model import LIVE, Interaction
 from cms.session.transcript import Moment, Transcript
 from cms.store.rawlog import Entry, raw_log_path, read_entries
+from cms.units import size
 
 #: Bytes of log that a follower may lag behind before it skips to the present.
 MAX_LAG = 64 * 1024 * 1024
@@ -209,7 +210,7 @@ def _leave_by_key(wake: int) -> Iterator[Callable[[], bool]]:
 
 def _pump(log: Log, sieve: Sieve, teller: Teller) -> None:
     if (skipped := log.catch_up(MAX_LAG)) > 0:
-        teller.note(f"{render.size(skipped)} of log left out: this watcher is slow (cms logs shows all)")
+        teller.note(f"{size(skipped)} of log left out: this watcher is slow (cms logs shows all)")
     teller.tell(sieve.of(log.news()))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cms.cli import render
 from cms.cli.terminal import Style
 from cms.json_output import json_object
+from cms.units import ago, money, plural
 
 if TYPE_CHECKING:
     from cms.batch.remote import Card
@@ -33,8 +34,8 @@ def node_lines(node: NodeState, now: float, style: Style) -> list[str]:
         ("slots", f"{len(node.busy)} of {card.slots} taken"),
         ("labels", ", ".join(card.labels) or "none"),
         ("containment", f"level {card.level}" if card.level else "unknown"),
-        ("since", f"{render.age(node.started, now)}, pid {node.pid}, cms {card.version}"),
-        ("done", f"{render.count(node.done, 'task')}, {render.cost(node.cost_today)} today"),
+        ("since", f"{ago(node.started, now)}, pid {node.pid}, cms {card.version}"),
+        ("done", f"{plural(node.done, 'task')}, {money(node.cost_today)} today"),
         *([("page", render.one_line(node.page, style))] if node.page else []),
     ]
     lines = [f"node {card.id}", *render.fields(rows)]
@@ -47,7 +48,7 @@ def _standing(node: NodeState) -> str:
 
 def _task_line(task: Busy, where: str, now: float, style: Style) -> str:
     doing = render.one_line(task.activity, style)
-    return f"  {task.id}{where}  {render.age(task.since, now)}  {render.cost(task.cost)}  {doing}"
+    return f"  {task.id}{where}  {ago(task.since, now)}  {money(task.cost)}  {doing}"
 
 
 def fleet_json(fleet: Overview) -> dict[str, object]:
@@ -74,12 +75,12 @@ def fleet_lines(fleet: Overview, now: float, style: Style) -> list[str]:
     slots = sum(card.slots for card, _ in fleet.nodes)
     taken = sum(len(state.busy) for state in states)
     waiting, today = max(0, fleet.submitted - taken), sum(one.cost_today for one in states)
-    total = f"{render.count(len(fleet.nodes), 'node')}, {taken} of {slots} slots taken"
+    total = f"{plural(len(fleet.nodes), 'node')}, {taken} of {slots} slots taken"
     return [
         *lines,
         *(["", *tasks] if tasks else []),
         "",
-        f"{total}, {waiting} waiting, {render.cost(today)} today",
+        f"{total}, {waiting} waiting, {money(today)} today",
         *([f"the engine's page: {render.one_line(fleet.page, style)}"] if fleet.page else []),
     ]
 
@@ -93,6 +94,6 @@ def _row(card: Card, state: NodeState | None) -> tuple[str, ...]:
         card.version,
         card.level or "?",
         "?" if state is None else str(state.done),
-        "?" if state is None else render.cost(state.cost_today),
+        "?" if state is None else money(state.cost_today),
         "does not answer" if state is None else _standing(state),
     )

@@ -18,11 +18,12 @@ import time
 from types import TracebackType
 from typing import Literal, TextIO
 
-from cms.cli.render import STATUS_ICONS, cost, cut, display_width, one_line, paint, with_icon
+from cms.cli.render import STATUS_ICONS, cut, display_width, one_line, paint, with_icon
 from cms.cli.terminal import Style, can_rewrite, encodable, neutral, rewrite, style_of
 from cms.protocol.tools import QUESTION_TOOL
 from cms.rpc.wire import ProgressNote
 from cms.session.model import Progress, SessionStatus
+from cms.units import money
 
 #: What gets a line of its own between two texts.
 _DOING = ("tool", "denied", "note")
@@ -237,7 +238,7 @@ def progress_line(progress: Progress, elapsed: float, style: Style) -> str:
     turns = (
         f"{progress.turns}/{progress.max_turns}" if progress.max_turns is not None else f"{progress.turns}"
     )
-    spent = cost(progress.cost)
+    spent = money(progress.cost)
     if progress.max_cost is not None:
         spent += f"/${progress.max_cost:.2f}"
     figures = f"{turns} {'turns' if turns != '1' else 'turn'}  {spent}  {elapsed:.0f}s"

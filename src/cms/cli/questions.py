@@ -30,6 +30,7 @@ from cms.rpc.sessions import SESSION_CONTINUE, SESSION_SEND, ContinueParams, Sen
 from cms.session.next_step import next_step
 from cms.session.questions import AskedQuestion, OpenQuestion, answers_as_message, choose
 from cms.transcripts import has_transcript
+from cms.units import ago, plural, short_span
 
 #: Characters of what is to be permitted, on a terminal.
 _SHOWN = 10_000
@@ -125,7 +126,7 @@ def _told(reply: AnswerResult, texts: tuple[str, ...], *, json: bool) -> int:
     if json:
         io.show_json(json_object(reply, "name=session.name question left"))
     else:
-        more = f"; {render.count(reply.left, 'question')} left" if reply.left else ""
+        more = f"; {plural(reply.left, 'question')} left" if reply.left else ""
         # A choice as it was understood: a number that was none went as the person's own words.
         said = [choose(asked, text) for asked, text in zip(reply.question.questions, texts, strict=False)]
         style = io.out_style()
@@ -171,7 +172,7 @@ def ask_lines(reply: QuestionsResult, now: float, style: Style) -> list[str]:
 
 
 def _open_lines(one: OpenQuestion, now: float, style: Style, *, by_id: bool) -> list[str]:
-    left = render.lasted(max(0.0, one.expires - now))
+    left = short_span(max(0.0, one.expires - now))
     number = f" --id {one.id}" if by_id else ""
     if one.kind == "permission":
         what = render.one_line(f"{one.tool} {one.detail}", style)
@@ -218,7 +219,7 @@ def question_lines(question: AskedQuestion, style: Style) -> list[str]:
 
 def _ended_lines(one: Unanswered, now: float, style: Style) -> list[str]:
     name, last = one.session.name, one.interaction
-    when = render.age(last.ended or last.timestamp, now)
+    when = ago(last.ended or last.timestamp, now)
     found = [render.paint(f"{name} needed a person, {when}", "1", style)]
     for question in last.questions:
         found.append(f"  {render.one_line(question.question, style)}")

@@ -11,7 +11,6 @@ there it is data.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
 
 from cms.cli.terminal import PROBE, Style, neutral
 from cms.cli.terminal import paint as paint  # those who render take it from here
@@ -31,10 +30,7 @@ from cms.session.model import (
     SessionStatus,
     Walls,
 )
-from cms.units import plural, time_word
-
-#: `1 turn`, `3 turns`.
-count = plural
+from cms.units import ago, brief, clock, in_seconds, money, plural, size, time_word
 
 #: status: (icon, its ASCII stand-in, SGR colour).
 STATUS_ICONS: dict[SessionStatus, tuple[str, str, str]] = {
@@ -71,49 +67,6 @@ _OUR_OWN = str.maketrans("", "", PROBE)
 
 
 # --- small pieces ---------------------------------------------------------------------------------
-
-
-def cost(usd: float, *, exact: bool = True) -> str:
-    return f"${usd:.4f}" if exact else f">=${usd:.4f}"
-
-
-def seconds(value: float) -> str:
-    return f"{value:.1f}s"
-
-
-def lasted(value: float) -> str:
-    """A duration that may be long: `45s`, `12m`, `3h05m`."""
-    if value < 60:
-        return f"{int(value)}s"
-    minutes = int(value // 60)
-    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-def brief(value: float) -> str:
-    """A duration that may be tiny: `65 ms`, `2.0s`."""
-    return f"{value * 1000:.0f} ms" if value < 1 else seconds(value)
-
-
-def age(then: float, now: float) -> str:
-    passed = now - then
-    if passed < 60:
-        return "just now"
-    if passed < 3600:
-        return f"{int(passed // 60)}m ago"
-    if passed < 86400:
-        return f"{int(passed // 3600)}h ago"
-    return f"{int(passed // 86400)}d ago"
-
-
-def clock(then: float, style: Style) -> str:
-    return datetime.fromtimestamp(then, style.zone).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def size(number: int) -> str:
-    for unit, name in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
-        if number >= unit:
-            return f"{number / unit:.1f} {name}"
-    return f"{number} B"
 
 
 def safe(text: str, style: Style) -> str:
@@ -386,9 +339,9 @@ def status_lines(
     limits = session.options.limits
     passed = session.options.verify if last is not None and last.outcome is Outcome.COMPLETED else ()
     told = "" if last is None else last.error
-    spent = cost(session.total_cost_usd, exact=session.cost_exact)
+    spent = money(session.total_cost_usd, exact=session.cost_exact)
     not_understood = ", ".join(
-        f"{count(number, word)}"
+        f"{plural(number, word)}"
         for number, word in ((session.unknown_lines, "unknown line"), (session.noise_lines, "noise line"))
         if number
     )
@@ -400,7 +353,7 @@ def status_lines(
                 ("session id", session.conversation),
                 ("work dir", session.options.work_dir),
                 ("preset", session.options.preset + ("" if session.options.safety else ", SAFETY OFF")),
-                ("cost", f"{spent} of {cost(limits.max_cost)}" if limits.max_cost is not None else spent),
+                ("cost", f"{spent} of {money(limits.max_cost)}" if limits.max_cost is not None else spent),
                 ("turns", _of(session.total_turns, limits.max_turns)),
                 (
                     "tool calls",
@@ -412,8 +365,8 @@ def status_lines(
                 ("tags", one_line(", ".join(session.options.tags), style)),
                 ("interactions", str(session.interaction_count)),
                 ("pid", "" if session.pid is None else str(session.pid)),
-                ("created", f"{clock(session.created, style)} ({age(session.created, now)})"),
-                ("last saved", f"{clock(session.last_saved, style)} ({age(session.last_saved, now)})"),
+                ("created", f"{clock(session.created, style.zone)} ({ago(session.created, now)})"),
+                ("last saved", f"{clock(session.last_saved, style.zone)} ({ago(session.last_saved, now)})"),
                 ("now", one_line(activity, style)),
                 ("isolated", "" if session.walls is None else one_line(session.walls.isolation, style)),
                 (
@@ -442,7 +395,7 @@ def walls_fields(walls: Walls | None, style: Style) -> list[tuple[str, str]]:
     notes = [("note", one_line(one, style)) for one in (*walls.left_out, *walls.mistakes)]
     if not walls.safety:
         return notes
-    held = f"{count(walls.held, 'path')} held by the system"
+    held = f"{plural(walls.held, 'path')} held by the system"
     more = [("not held", one) for one in (*walls.unheld, *walls.lost)]
     more += [("changed", one) for one in (*walls.changed, *walls.outside)]
     return [("protected", held), *((name, one_line(one, style)) for name, one in more), *notes]
@@ -460,7 +413,7 @@ def output_lines(
         return safe(last.response, style).split("\n")
     lines = [
         f"prompt:  {one_line(cut_characters(last.prompt, 100), style)}",
-        f"time:    {clock(last.timestamp, style)}",
+        f"time:    {clock(last.timestamp, style.zone)}",
     ]
     if not answered_well(last):
         lines.append(f"state:   {interaction_fate(last, style)}")
@@ -480,8 +433,8 @@ def history_lines(
     lines = []
     for item in interactions:
         head = (
-            f"#{item.number} {item.type}  {clock(item.timestamp, style)}  "
-            f"{cost(item.cost, exact=item.cost_exact)}  {seconds(item.duration)}"
+            f"#{item.number} {item.type}  {clock(item.timestamp, style.zone)}  "
+            f"{money(item.cost, exact=item.cost_exact)}  {in_seconds(item.duration)}"
         )
         lines.append(paint(head, "1", style))
         if not answered_well(item):
@@ -495,7 +448,7 @@ def history_lines(
             lines += _block("response", item.response, 300, style, full=full)
         lines.append("")
     lines.append(
-        f"total: {count(len(interactions), 'interaction')}, {cost(sum(item.cost for item in interactions))}"
+        f"total: {plural(len(interactions), 'interaction')}, {money(sum(item.cost for item in interactions))}"
     )
     return lines
 
@@ -508,7 +461,7 @@ def _block(label: str, text: str, limit: int, style: Style, *, full: bool) -> li
 
 def reply_lines(reply: Reply, style: Style) -> list[str]:
     """The answer to one message: name, status, cost, turns, duration, text."""
-    figures = (cost(reply.cost), count(reply.turns, "turn"), seconds(reply.duration / 1000))
+    figures = (money(reply.cost), plural(reply.turns, "turn"), in_seconds(reply.duration / 1000))
     lines = ["  ".join((reply.name, paint_status(reply.status, style), *figures))]
     if reply.is_error or reply.outcome is not Outcome.COMPLETED:
         asks = any(one.question == reply.error for one in reply.questions)
@@ -527,25 +480,25 @@ def reply_lines(reply: Reply, style: Style) -> list[str]:
 def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     """The verdict of a delegation and what it rests on, then the response."""
     figures = (
-        cost(result.cost, exact=result.cost_exact),
-        count(result.turns, "turn"),
-        seconds(result.duration / 1000),
+        money(result.cost, exact=result.cost_exact),
+        plural(result.turns, "turn"),
+        in_seconds(result.duration / 1000),
     )
     lines = ["  ".join((paint_outcome(result.status, style), result.name, *figures))]
     if result.error and not any(one.question == result.error for one in result.questions):
         lines.append(f"error: {one_line(result.error, style)}")
     known = (
         result.error,
-        f"{count(len(result.safety.denials), 'tool call')} refused",
+        f"{plural(len(result.safety.denials), 'tool call')} refused",
     )  # they are named below
     label = "note" if result.status is Outcome.COMPLETED else "because"  # (a good end needs no reason)
     lines += [f"{label}: {one_line(why, style)}" for why in result.reasons if why not in known]
     lines += [f"check passed: {one_line(check, style)}" for check in result.verified]
     if (said := result.judge) is not None:
         why = one_line(said.reason, style) if said.verdict == "pass" else ""  # else it is the error
-        lines.append("  ".join(part for part in (f"judge: {said.verdict}", cost(said.cost), why) if part))
+        lines.append("  ".join(part for part in (f"judge: {said.verdict}", money(said.cost), why) if part))
     if result.rounds:
-        told = (f"{one.status.value} {cost(one.cost)}" for one in result.rounds)
+        told = (f"{one.status.value} {money(one.cost)}" for one in result.rounds)
         lines.append(f"rounds: {', '.join(told)}")
     if result.tools_used:
         lines.append(f"tools: {one_line(', '.join(result.tools_used), style)}")
@@ -554,7 +507,7 @@ def delegate_lines(result: DelegateResult, style: Style) -> list[str]:
     if not result.safety.enabled:
         lines.append("safety: OFF (--no-safety)")
     if result.safety.total_violations:
-        lines.append(f"safety: {count(result.safety.total_violations, 'violation')}")
+        lines.append(f"safety: {plural(result.safety.total_violations, 'violation')}")
         lines += [f"  {one_line(violation.message, style)}" for violation in result.safety.violations]
     denials = [denial for denial in result.safety.denials if not denial.violation]
     lines += denial_lines(denials, style, told=result.error)
@@ -572,9 +525,9 @@ def change_words(change: ChangeSummary, name: str, style: Style) -> str:
     """What an isolated session has changed, and what became of it, in a line."""
     if change.empty and not change.note:
         return "nothing was changed"
-    what = f"{count(change.files, 'file')}, +{change.added} -{change.removed}"
+    what = f"{plural(change.files, 'file')}, +{change.added} -{change.removed}"
     if change.commits:
-        what += f", {count(change.commits, 'commit')}"
+        what += f", {plural(change.commits, 'commit')}"
     how = f" (cms diff {name}, cms apply {name})" if change.state == "kept" else ""
     fate = "applied" if change.state == "applied" else f"not applied{how}"
     return f"{what}, {fate}" + (f": {one_line(change.note, style)}" if change.note else "")

@@ -15,6 +15,7 @@ from cms.errors import ExitCode, UsageError
 from cms.json_output import json_object
 from cms.rpc.search import HITS, SEARCH_FIND, SearchParams
 from cms.session.search import Found, Hit
+from cms.units import clock, plural
 
 _INDENT = 4  # columns before a snippet
 _HIT = "session session_id message=number kind at snippet marks"
@@ -59,7 +60,7 @@ def lines(found: Found, style: Style) -> list[str]:
     """Two lines for each hit: where it is, and what stands around it."""
     shown: list[str] = []
     for hit in found.hits:
-        where = f"#{hit.number} {hit.kind}, {render.clock(hit.at, style)[:16]}"
+        where = f"#{hit.number} {hit.kind}, {clock(hit.at, style.zone)[:16]}"
         shown += [f"{render.paint(hit.session, '1', style)} {where}"]
         shown += [" " * _INDENT + line for line in marked(hit, style)]
         shown.append("")
@@ -70,9 +71,9 @@ def lines(found: Found, style: Style) -> list[str]:
     if found.hits:
         shown.append(f"cms history {found.hits[0].session} --full shows it whole")
     if found.left:
-        since = f" It goes back to {render.clock(found.since, style)[:16]};" if found.since else ""
+        since = f" It goes back to {clock(found.since, style.zone)[:16]};" if found.since else ""
         shown += [
-            f"The search index is still being made.{since} {render.count(found.left, 'message')} to go.",
+            f"The search index is still being made.{since} {plural(found.left, 'message')} to go.",
             "Search again in a moment.",
         ]
     return shown if shown[-1] else shown[:-1]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
 from cms.errors import ExitCode
+from cms.units import plural, size
 
 if TYPE_CHECKING:
     from cms.selftest.doctor import Checkup, Claude, Containment, Daemon, Home, Isolation
@@ -145,7 +146,7 @@ def _claude(found: Claude | None) -> str:
 
 
 def _home(found: Home) -> str:
-    return f"{found.path}, {render.size(found.free)} free" if found.usable else f"{found.path}, NOT USABLE"
+    return f"{found.path}, {size(found.free)} free" if found.usable else f"{found.path}, NOT USABLE"
 
 
 def _isolation(found: Isolation) -> str:
@@ -155,5 +156,5 @@ def _isolation(found: Isolation) -> str:
 def _daemon(found: Daemon) -> str:
     if not found.running:
         return "not running; the first command that needs it starts it"
-    live = render.count(found.live, "live session")
+    live = plural(found.live, "live session")
     return f"runs: pid {found.pid}, version {found.version}, {live}, {found.containment}"

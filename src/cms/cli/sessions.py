@@ -30,7 +30,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import P, Verb
 from cms.session.model import Outcome, Reply, exit_code_of
-from cms.units import check_model, check_name
+from cms.units import check_model, check_name, in_seconds, money
 
 #: What a branch is told when nobody says more.
 GO_ON = "Go on from here."
@@ -316,7 +316,7 @@ def wait_lines(reply: WaitResult, style: Style) -> list[str]:
 def _waited_line(one: Waited, style: Style) -> str:
     if one.last is None or one.last.outcome is None:
         return f"{one.session.name}  {render.paint_status(one.session.status, style)}"
-    spent = render.cost(one.last.cost, exact=one.last.cost_exact)
+    spent = money(one.last.cost, exact=one.last.cost_exact)
     why = f": {render.one_line(one.last.error, style)}" if one.last.error else ""
     outcome = render.paint_outcome(one.last.outcome, style)
-    return f"{one.session.name}  {outcome}  {spent}  {render.seconds(one.last.duration)}{why}"
+    return f"{one.session.name}  {outcome}  {spent}  {in_seconds(one.last.duration)}{why}"

@@ -23,7 +23,7 @@ from cms.rpc.sessions import (
     NameParams,
 )
 from cms.session.model import Order, Outcome, SessionRecord, SessionStatus, shown_as
-from cms.units import meant
+from cms.units import ago, meant, money, plural
 
 _HEADS = ("NAME", "STATUS", "MODEL", "TURNS", "COST", "MSGS", "AGE", "FOLDER")
 #: What gives way on a narrow terminal, and how far: the folder, the name and the model, never a figure.
@@ -232,9 +232,9 @@ def list_table(
             render.with_icon(what.value, render.icons_of(what), style),
             session.options.model,
             str(session.total_turns),
-            render.cost(session.total_cost_usd, exact=session.cost_exact),
+            money(session.total_cost_usd, exact=session.cost_exact),
             str(session.interaction_count),
-            render.age(session.last_saved if active else session.created, now),
+            ago(session.last_saved if active else session.created, now),
             render.one_line(short_folder(session.options.work_dir, home), style),
         )
         for session, what in zip(sessions, shown, strict=True)
@@ -253,13 +253,13 @@ def list_table(
     if beyond:
         sort = "" if order == "age" else f" --sort {order}"
         more = f"the next: cms list{only}{sort} --after {sessions[-1].name}"
-        there = render.count(len(sessions) + beyond, "session")
-        return [*lines, "", f"total: {there}, {render.cost(total_cost)}; {len(sessions)} shown; {more}"]
+        there = plural(len(sessions) + beyond, "session")
+        return [*lines, "", f"total: {there}, {money(total_cost)}; {len(sessions)} shown; {more}"]
     sums = (
-        render.count(len(sessions), "session"),
-        render.count(sum(session.interaction_count for session in sessions), "interaction"),
-        render.count(sum(session.total_turns for session in sessions), "turn"),
-        render.cost(total_cost),
+        plural(len(sessions), "session"),
+        plural(sum(session.interaction_count for session in sessions), "interaction"),
+        plural(sum(session.total_turns for session in sessions), "turn"),
+        money(total_cost),
     )
     return [*lines, "", f"total: {', '.join(sums)}"]
 

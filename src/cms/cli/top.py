@@ -21,7 +21,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from cms.cli import end_lines, flags, io, render, terminal
+from cms.cli import end_lines, flags, io, terminal
 from cms.cli.flags import JsonFlag
 from cms.cli.keys import Keyboard, has_keyboard
 from cms.cli.log_lines import Joiner
@@ -50,6 +50,7 @@ from cms.session.model import SessionStatus
 from cms.session.questions import OpenQuestion, choose
 from cms.session.transcript import Moment
 from cms.store.rawlog import raw_log_path
+from cms.units import plural
 
 #: What `--json` tells of a live session. `memory` in bytes.
 _LIVE: Final = "*session activity frozen queued open_questions=questions processes memory task since"
@@ -340,7 +341,7 @@ class Screen:
 
         def send() -> None:
             reply = self._client.call(SESSION_ANSWER, AnswerParams(one.name, texts, one.id))
-            more = f"; {render.count(reply.left, 'question')} left" if reply.left else ""
+            more = f"; {plural(reply.left, 'question')} left" if reply.left else ""
             said = [choose(asked, text) for asked, text in zip(one.questions, texts, strict=False)] or texts
             self._change(message=f"{one.name}: told {'; '.join(said)}{more}", open=None)
 

@@ -22,6 +22,7 @@ from cms.rpc.overview import OverviewResult
 from cms.session.model import LiveSession, SessionStatus
 from cms.session.questions import OpenQuestion
 from cms.session.transcript import Moment
+from cms.units import money, plural, short_span, size
 
 #: What is on the screen.
 Page = Literal["list", "details", "help", "answer"]
@@ -148,11 +149,11 @@ def sums_line(reply: OverviewResult) -> str:
     asking = sum(one.questions > 0 for one in reply.sessions)
     plan = usage.brief(reply.plan, reply.at, Style(tty=True))
     words = (
-        render.count(len(reply.sessions), "live session"),
+        plural(len(reply.sessions), "live session"),
         f"{sum(one.session.status is SessionStatus.BUSY for one in reply.sessions)} busy",
         f"{asking} waiting for you" if asking else "",
-        render.size(sum(one.memory for one in reply.sessions)),
-        f"{render.cost(reply.spent_today)} today",
+        size(sum(one.memory for one in reply.sessions)),
+        f"{money(reply.spent_today)} today",
         f"plan {plan}" if plan else "",
     )
     return ", ".join(word for word in words if word)
@@ -180,7 +181,7 @@ def table(
 
 def _row(one: LiveSession, now: float, home: str, style: Style) -> tuple[str, ...]:
     session, limits = one.session, one.session.options.limits
-    spent = render.cost(session.total_cost_usd, exact=session.cost_exact)
+    spent = money(session.total_cost_usd, exact=session.cost_exact)
     if limits.max_cost is not None:
         spent += f"/{limits.max_cost:.2f}"
     turns = str(session.total_turns)
@@ -189,12 +190,12 @@ def _row(one: LiveSession, now: float, home: str, style: Style) -> tuple[str, ..
     return (
         _state(one, style)[0],
         session.name,
-        elapsed(now - one.since) if one.since else "",
+        short_span(now - one.since) if one.since else "",
         turns,
         spent,
         render.one_line(session.options.model, style),
         render.one_line(short_folder(session.options.work_dir, home), style),
-        render.size(one.memory),
+        size(one.memory),
         str(one.processes),
         render.one_line(one.task, style),
     )
@@ -204,9 +205,9 @@ def doing(one: LiveSession, style: Style) -> str:
     """What it does now, and what waits for it, in a line."""
     words = [one.activity] if one.activity and not one.questions else []
     if one.questions:
-        words.append(f"asks {render.count(one.questions, 'question')}: cms ask {one.session.name}")
+        words.append(f"asks {plural(one.questions, 'question')}: cms ask {one.session.name}")
     if one.queued:
-        words.append(f"{render.count(one.queued, 'message')} waiting")
+        words.append(f"{plural(one.queued, 'message')} waiting")
     return render.cut(render.one_line("; ".join(words), style), style.width, style)
 
 
@@ -294,18 +295,6 @@ def _state(one: LiveSession, style: Style) -> tuple[str, str]:
     return render.with_icon(one.session.status.value, icons, style), icons[2]
 
 
-def elapsed(seconds: float) -> str:
-    """`45s`, `12m05`, `3h20`, `5d02h`: at most five letters up to a hundred days."""
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02}"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02}"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02}h"
-
-
 # --- the chosen one -------------------------------------------------------------------------------
 
 
@@ -359,11 +348,11 @@ def _about(view: View, one: LiveSession) -> str:
         options.model,
         options.preset,
         *(() if options.safety else ("SAFETY OFF",)),
-        render.count(one.processes, "process", "processes"),
-        render.size(one.memory),
+        plural(one.processes, "process", "processes"),
+        size(one.memory),
     ]
     if one.queued:
-        words.append(f"{render.count(one.queued, 'message')} waiting")
+        words.append(f"{plural(one.queued, 'message')} waiting")
     return ", ".join(words)
 
 
@@ -371,7 +360,7 @@ def details_lines(view: View, one: LiveSession, room: int, style: Style) -> list
     """All about one session, and the end of its log."""
     session, limits = one.session, one.session.options.limits
     state, colour = _state(one, style)
-    passed = elapsed(view.reply.at - one.since) if one.since else ""
+    passed = short_span(view.reply.at - one.since) if one.since else ""
     room_for_name = (style.width or 80) - render.display_width(state) - len(passed) - 4
     name = render.cut(session.name, max(room_for_name, 0), style)
     head = f"{name}  {paint(state, colour, style)}  {passed}".rstrip()
@@ -380,7 +369,7 @@ def details_lines(view: View, one: LiveSession, room: int, style: Style) -> list
             "cost",
             session.total_cost_usd,
             limits.max_cost,
-            render.cost(session.total_cost_usd, exact=session.cost_exact),
+            money(session.total_cost_usd, exact=session.cost_exact),
             f"${limits.max_cost:.2f}" if limits.max_cost is not None else "",
             style,
         ),
@@ -434,7 +423,7 @@ def answer_lines(view: View, room: int, style: Style) -> list[str]:
     one = view.open
     if one is None:
         return []
-    left = elapsed(one.expires - view.reply.at)
+    left = short_span(one.expires - view.reply.at)
     if one.kind == "permission":
         head = f"{one.name} wants to use {one.tool}; it waits {left} more"
         body, whole = permission_lines(one, room - 2, style)

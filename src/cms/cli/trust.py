@@ -20,6 +20,7 @@ from cms.protection.trust import accept, forget, grants, own_folder, standing_of
 from cms.session.model import Record
 from cms.session.project_config import Item
 from cms.session.trust import Standing, TrustedBy, stand
+from cms.units import ago
 
 
 class ItemView(Record, frozen=True):
@@ -138,7 +139,7 @@ def _list(settings: Settings, *, json: bool) -> int:
     style = io.out_style()
     lines = [
         f"{view.folder}  {'trusted' if view.trusted else 'CHANGED since it was trusted'}, "
-        f"{render.age(view.at or 0.0, time.time())}"
+        f"{ago(view.at or 0.0, time.time())}"
         for view in views
     ]
     io.show_lines([render.one_line(line, style) for line in lines] or ["no folder is trusted"])

@@ -14,6 +14,7 @@ from cms.json_output import json_object
 from cms.rpc.overview import USAGE_GET
 from cms.rpc.verbs import Nothing
 from cms.session.plan_usage import UsageWindow, fullest
+from cms.units import ago, clock, short_span
 
 _BAR: Final = 20
 _HEADS: Final = ("WINDOW", "USED", "RESETS", "HEARD", "FROM", "BY", "")
@@ -52,7 +53,7 @@ def _row(one: UsageWindow, now: float, style: Style) -> tuple[str, ...]:
         render.one_line(one.called, style),
         _used(one, now),
         "" if one.resets_at is None else _when(one.resets_at, now, style),
-        render.age(one.heard, now),
+        ago(one.heard, now),
         render.one_line(one.heard_from, style),
         one.heard_by,
         render.bar(0 if one.over(now) else one.used or 0, 1, _BAR, style),
@@ -67,16 +68,12 @@ def _used(one: UsageWindow, now: float) -> str:
 
 
 def _when(at: float, now: float, style: Style) -> str:
-    """`14:05`, or with its date if that is not today's; `in 42m` behind it, while that is to come."""
-    clock, today = render.clock(at, style)[:-3], render.clock(now, style)[:10]
-    shown = clock.removeprefix(today).strip()
+    """`14:05`, or with its date if that is not today's; `in 42m05` behind it, while that is to come."""
+    shown, today = clock(at, style.zone)[:-3], clock(now, style.zone)[:10]
+    shown = shown.removeprefix(today).strip()
     if at <= now:
         return f"{shown} (was)"
-    minutes = int((at - now) // 60)
-    left = (
-        f"{minutes}m" if minutes < 60 else f"{minutes // 60}h" if minutes < 48 * 60 else f"{minutes // 1440}d"
-    )
-    return f"{shown} (in {left})"
+    return f"{shown} (in {short_span(at - now)})"
 
 
 def brief(windows: Sequence[UsageWindow], now: float, style: Style) -> str:
@@ -86,7 +83,7 @@ def brief(windows: Sequence[UsageWindow], now: float, style: Style) -> str:
 
 
 def plan_line(windows: Sequence[UsageWindow], now: float, style: Style) -> str:
-    """All windows that run, in a line: `5 hours 92% until 14:05 (in 42m), 7 days 30% ...; heard 3m ago`.
+    """All windows that run, in a line: `5 hours 92% until 14:05 (in 42m05), 7 days 30% ...; heard 3m ago`.
 
     "" where nothing was heard, or all have begun anew since.
     """
@@ -96,4 +93,4 @@ def plan_line(windows: Sequence[UsageWindow], now: float, style: Style) -> str:
         + ("" if one.resets_at is None else f" until {_when(one.resets_at, now, style)}")
         for one in running
     )
-    return f"{said}; heard {render.age(max(one.heard for one in running), now)}" if running else ""
+    return f"{said}; heard {ago(max(one.heard for one in running), now)}" if running else ""

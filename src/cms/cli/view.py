@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cms.cli import flags, io, render
+from cms.cli import flags, io
 from cms.cli.flags import JsonFlag
 from cms.config import Settings, load_settings
 from cms.errors import ExitCode, MachineError, UsageError
 from cms.json_output import json_object
+from cms.units import plural
 
 if TYPE_CHECKING:
     from cms.view.guard import Keys
@@ -110,9 +111,9 @@ def _export(settings: Settings, folder: str, *, json: bool) -> int:
     if json:
         io.show_json(done)
     else:
-        batches = render.count(done.batches, "batch", "batches")
-        what = f"{render.count(done.sessions, 'session')}, {batches}"
+        batches = plural(done.batches, "batch", "batches")
+        what = f"{plural(done.sessions, 'session')}, {batches}"
         io.show_lines([f"{what} in {Path(os.path.normpath(done.folder)) / 'index.html'}"])
         if done.left_out:
-            io.warn(f"cms: {render.count(done.left_out, 'older session')} left out")
+            io.warn(f"cms: {plural(done.left_out, 'older session')} left out")
     return ExitCode.COMPLETED

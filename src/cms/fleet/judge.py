@@ -22,6 +22,7 @@ from cms.session.model import (
 )
 from cms.session.rounds import Failure
 from cms.store import sessions
+from cms.units import money
 
 if TYPE_CHECKING:
     from cms.fleet.supervisor import Supervisor
@@ -41,7 +42,7 @@ async def judge_work(supervisor: Supervisor, session: SessionRecord, work: Inter
     spent = sum(one.total_cost_usd for one in judges if one.judges in ids)
     left = session.options.judge_max_cost - spent
     if left < _LEAST:
-        return _none(f"${spent:.4f} of ${session.options.judge_max_cost:.4f} spent on judging", "", 0.0)
+        return _none(f"{money(spent)} of {money(session.options.judge_max_cost)} spent on judging", "", 0.0)
     name = await _free_name(supervisor, session.name)
     options = judge_options(session.options, name, max_cost=left, limits=limits_of(DELEGATION))
     first = await supervisor.store.read(sessions.message, session.id, 1)

@@ -31,6 +31,7 @@ from cms.protection.rules import load_rules
 from cms.session.model import LIVE, Receipt, SessionRecord, SessionStatus
 from cms.store import sessions
 from cms.store.store import Store
+from cms.units import money
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ class Processes(Sessions):
             most = record.options.limits.max_cost
             if most is not None and record.total_cost_usd >= most:
                 raise UsageError(
-                    f"{name!r} has spent ${record.total_cost_usd:.4f} of ${most:.4f}",
+                    f"{name!r} has spent {money(record.total_cost_usd)} of {money(most)}",
                     hint=f"cms attach {name} --max-cost {2 * most:g}",
                 )
             held = await self._prepare(name, AttachedRunner, terminal)

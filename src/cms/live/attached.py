@@ -36,6 +36,7 @@ from cms.session.limits import BUDGET_PATIENCE
 from cms.session.model import Interaction, InteractionState, Outcome, SessionStatus, TokenUsage
 from cms.store import sessions, turns
 from cms.store.rawlog import RawLog
+from cms.units import money
 
 #: Seconds between two looks at what was spent.
 LOOK_EVERY: Final = 0.5
@@ -200,7 +201,7 @@ class AttachedRunner(Runner):
         spent, most = self._context.state.ledger.spent, self.record.options.limits.max_cost
         why = ""
         if most is not None and spent >= most - EPSILON:
-            why = f"${spent:.4f} spent of ${most:.4f}"
+            why = f"{money(spent)} spent of {money(most)}"
         elif not granted.short:
             self._short_since = None
         elif granted.final:

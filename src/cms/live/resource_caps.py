@@ -6,6 +6,7 @@ from typing import Literal
 
 from cms.containment import LimitsHit
 from cms.session.model import Limits
+from cms.units import size
 
 ResourceCap = Literal["memory", "processes"]
 
@@ -21,10 +22,10 @@ def describe_hits(limits: Limits, hit: LimitsHit, passed: ResourceCap | None = N
     found = []
     if hit.memory:
         found.append(
-            f"the memory cap of {_size(limits.max_memory)} was reached: the kernel killed {hit.memory}x"
+            f"the memory cap of {_cap(limits.max_memory)} was reached: the kernel killed {hit.memory}x"
         )
     elif passed == "memory":
-        found.append(f"the memory cap of {_size(limits.max_memory)} was exceeded: everything was killed")
+        found.append(f"the memory cap of {_cap(limits.max_memory)} was exceeded: everything was killed")
     if hit.processes:
         found.append(
             f"the cap of {limits.max_procs} processes was reached: {hit.processes} starts were refused"
@@ -36,10 +37,5 @@ def describe_hits(limits: Limits, hit: LimitsHit, passed: ResourceCap | None = N
     return tuple(found)
 
 
-def _size(number: int | None) -> str:
-    if number is None:
-        return "the machine"
-    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if number >= unit:
-            return f"{number / unit:.4g} {name}"
-    return f"{number} bytes"
+def _cap(number: int | None) -> str:
+    return "the machine" if number is None else size(number)

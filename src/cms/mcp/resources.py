@@ -19,7 +19,7 @@ from cms.rpc.sessions import (
 )
 from cms.rpc.verbs import Nothing
 from cms.session.model import ENDED, Interaction, SessionRecord
-from cms.units import BadValue, check_name, plural
+from cms.units import BadValue, check_name, money, plural
 
 MARKDOWN = "text/markdown"
 TRANSCRIPT = "cms://session/{name}/transcript"
@@ -47,7 +47,7 @@ def transcripts(call: DaemonCall) -> list[Listed]:
             uri=TRANSCRIPT.replace("{name}", quote(record.name, safe="")),
             name=record.name,
             title=f"Transcript of {record.name}",
-            description=f"{record.status}, {_messages(record)}, ${record.total_cost_usd:.4f}",
+            description=f"{record.status}, {_messages(record)}, {money(record.total_cost_usd)}",
         )
         for record in reply.sessions
     ]
@@ -61,7 +61,7 @@ def reports(call: DaemonCall) -> list[Listed]:
             uri=REPORT.replace("{id}", batch.id),
             name=batch.id,
             title=f"Report of batch {batch.id}",
-            description=f"{batch.status}, {plural(batch.total, 'task')}, ${batch.spent:.4f}",
+            description=f"{batch.status}, {plural(batch.total, 'task')}, {money(batch.spent)}",
         )
         for batch in reply.batches[:MAX_LISTED]
     ]
@@ -103,7 +103,7 @@ def transcript(session: SessionRecord, interactions: tuple[Interaction, ...]) ->
     """A session as Markdown: what it is, then each message with its answer."""
     options = session.options
     turns = plural(session.total_turns, "turn")
-    figures = f"{_messages(session)}, {turns}, ${session.total_cost_usd:.4f}"
+    figures = f"{_messages(session)}, {turns}, {money(session.total_cost_usd)}"
     lines = [
         f"# {session.name}",
         "",
@@ -127,7 +127,7 @@ def transcript(session: SessionRecord, interactions: tuple[Interaction, ...]) ->
             notes.append(f"error: {interaction.error}")
         notes.append(
             f"{interaction.outcome or interaction.state}; {interaction.turns} turns, "
-            f"${interaction.cost:.4f}, {interaction.duration:.1f} s"
+            f"{money(interaction.cost)}, {interaction.duration:.1f} s"
         )
         lines += ["", *(f"- {note}" for note in notes)]
     return "\n".join(lines) + "\n"

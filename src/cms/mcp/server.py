@@ -41,6 +41,7 @@ from cms.mcp.call import DaemonCall
 from cms.mcp.tool import Tool
 from cms.mcp.tools import TOOLS
 from cms.session.model import Progress
+from cms.units import money
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +303,7 @@ async def _report(context: Context, notes: trio.MemoryReceiveChannel[Progress]) 
 def progress_text(note: Progress) -> str:
     """A progress note as one short line."""
     turns = f"{note.turns}" if note.max_turns is None else f"{note.turns}/{note.max_turns}"
-    cost = f"${note.cost:.4f}" if note.max_cost is None else f"${note.cost:.4f}/${note.max_cost:.2f}"
+    cost = money(note.cost) if note.max_cost is None else f"{money(note.cost)}/${note.max_cost:.2f}"
     doing = " ".join(f"{note.tool} {note.text}".split())
     return f"{note.name}: {doing[:100] or note.status} ({turns} turns, {cost})"
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from cms.errors import UsageError
 from cms.rpc.verbs import Verb
-from cms.session.attachments import MOST_OF_ANY, check_all, size
+from cms.session.attachments import MOST_OF_ANY, check_all
 from cms.session.model import Attachment, Record
+from cms.units import size
 
 
 class KeepParams(Record, frozen=True):

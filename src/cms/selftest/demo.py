@@ -31,6 +31,7 @@ from cms.json_output import encode
 from cms.session.model import DelegateResult, Limits, Outcome, Record, SessionOptions
 from cms.testing.api import serve_api
 from cms.testing.script import call, prompt, say
+from cms.units import money
 
 _BUGGY = '''def mean(numbers):
     """The arithmetic mean."""
@@ -211,7 +212,7 @@ async def _runaway(supervisor: Supervisor, work_dir: Path, tell: Callable[[str],
 
 def _tell_result(result: DelegateResult, tell: Callable[[str], None]) -> None:
     tell(
-        f"   verdict  {result.status}: ${result.cost:.4f}, {result.turns} turns, "
+        f"   verdict  {result.status}: {money(result.cost)}, {result.turns} turns, "
         f"{result.duration / 1000:.1f} s, tools: {', '.join(result.tools_used)}"
     )
     if result.response:

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from cms.errors import UsageError
 from cms.protocol.messages import Base64Source, DocumentPart, ImagePart, Part, TextPart
 from cms.session.model import Attachment, Interaction
+from cms.units import size
 
 Kind = Literal["image", "pdf", "text"]
 
@@ -103,10 +104,3 @@ def part_of(attachment: Attachment, data: bytes) -> Part:
         return DocumentPart(Base64Source(attachment.media_type, data), attachment.name)
     name = attachment.name.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return TextPart(f'<file name="{name}">\n{data.decode(errors="replace")}\n</file>')
-
-
-def size(count: int) -> str:
-    """Bytes, for people."""
-    if count < 1024:
-        return f"{count} B"
-    return f"{count / 1024:.0f} KB" if count < _MIB else f"{count / _MIB:.1f} MB"

@@ -34,6 +34,7 @@ from datetime import datetime
 from typing import Final
 
 from cms.session.model import Record
+from cms.units import money
 
 #: Everything that is ever spent in this home.
 ALL: Final = "all"
@@ -211,14 +212,14 @@ def name_of(scope: str) -> str:
 def describe(standing: Standing) -> str:
     """Why there is no more, and what to do, in a line."""
     what, advice = name_of(standing.scope), _NAMES.get(standing.scope, ("", "raise it to continue"))[1]
-    parts = [f"{_money(standing.spent)} of {_money(standing.cap)} spent"]
+    parts = [f"{money(standing.spent)} of {money(standing.cap)} spent"]
     if standing.unknown:
-        parts.append(f"{_money(standing.unknown)} counted for calls that never reported their price")
+        parts.append(f"{money(standing.unknown)} counted for calls that never reported their price")
     if standing.holders:
-        parts.append(f"{_money(standing.held)} reserved by {standing.holders} at work")
+        parts.append(f"{money(standing.held)} reserved by {standing.holders} at work")
     left = max(standing.cap - standing.used, 0.0)
     state = "used up" if standing.exhausted else "all reserved"
-    return f"{what} is {state}: {', '.join(parts)}, {_money(left)} left; {advice}"
+    return f"{what} is {state}: {', '.join(parts)}, {money(left)} left; {advice}"
 
 
 def raising(reason: str) -> str:
@@ -227,7 +228,3 @@ def raising(reason: str) -> str:
         if reason.startswith(name_of(scope)):
             return f"cms budget set {flag} USD"
     return "cms budget show" if reason.startswith("the budget ") else ""
-
-
-def _money(usd: float) -> str:
-    return f"${usd:.4f}"

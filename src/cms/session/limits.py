@@ -25,6 +25,7 @@ from cms.session.gate import Rules, awaits_person
 from cms.session.ledger import EPSILON
 from cms.session.model import Limits, Outcome
 from cms.session.state import Breach, PendingCall, Phase, State, is_over, more_to_come, out_of_budget
+from cms.units import money
 
 METER_EVERY = 2.0
 METER_PATIENCE = 30.0
@@ -70,7 +71,7 @@ def find_breach(state: State, rules: Rules, now: float) -> Breach | None:
     hooks = [call for call in state.gate if call.kind == "hook"]
     spent = state.ledger.spent
     if limits.max_cost is not None and spent >= limits.max_cost - EPSILON and more_to_come(state):
-        return Breach(Outcome.COST_EXCEEDED, f"${spent:.4f} spent of ${limits.max_cost:.4f}", now)
+        return Breach(Outcome.COST_EXCEEDED, f"{money(spent)} spent of {money(limits.max_cost)}", now)
     allowance = turn.allowance
     if (
         allowance.short
@@ -122,7 +123,7 @@ def used_up(state: State, limits: Limits) -> tuple[Outcome, str] | None:
 def spent_up(spent: float, turns: int, limits: Limits) -> tuple[Outcome, str] | None:
     """The same of a session that has spent so much and had so many turns."""
     if limits.max_cost is not None and spent >= limits.max_cost:
-        return Outcome.COST_EXCEEDED, f"${spent:.4f} of ${limits.max_cost:.4f} were spent before"
+        return Outcome.COST_EXCEEDED, f"{money(spent)} of {money(limits.max_cost)} were spent before"
     if limits.max_turns is not None and turns >= limits.max_turns:
         return Outcome.TURNS_EXCEEDED, f"{turns} of {limits.max_turns} turns were used before"
     return None

@@ -29,6 +29,7 @@ from cms.protocol.tools import READ_TOOLS, WRITE_TOOLS
 from cms.session.callers import Caller, ChildLimits
 from cms.session.model import Limits, Preset, SessionOptions, SessionRecord
 from cms.session.path_rules import anchor
+from cms.units import money
 
 T = TypeVar("T")
 
@@ -265,7 +266,7 @@ def _left(asked: float | None, parent: SessionRecord) -> float | None:
     left = cost - parent.total_cost_usd
     if left <= 0:
         raise UsageError(
-            f"session {parent.name!r} has nothing left to spend: ${parent.total_cost_usd:.4f} of "
+            f"session {parent.name!r} has nothing left to spend: {money(parent.total_cost_usd)} of "
             f"${cost:.2f} are spent",
             hint="finish with what you have",
         )

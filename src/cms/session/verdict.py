@@ -35,7 +35,7 @@ from cms.session.model import (
 from cms.session.next_step import next_step
 from cms.session.rounds import together, told
 from cms.session.state import Phase, State, Turn, agents, is_over, shells
-from cms.units import plural
+from cms.units import money, plural
 
 #: `terminal_reason`s of a turn that the model itself brought to its end (a command of claude's has none).
 _FINISHED = frozenset({"completed", "stop_hook_prevented"})
@@ -114,7 +114,7 @@ def conclude(state: State, *, end: str = "", failure: str = "") -> Conclusion:
         # What was wanted was there before the turn was ended; how it ended does not matter.
         return Conclusion(Outcome.COMPLETED, "", tuple(reasons))
     if result.subtype == "error_max_budget_usd":
-        error = f"${state.ledger.spent:.4f} spent: stopped by claude's own limit"
+        error = f"{money(state.ledger.spent)} spent: stopped by claude's own limit"
         return Conclusion(Outcome.COST_EXCEEDED, error, (error, *reasons))
     if result.subtype == "error_max_turns":
         error = f"{state.turns} turns used: stopped by claude's own limit"

@@ -43,7 +43,7 @@ export function clock(at, now = Date.now() / 1000) {
 
 export function size(bytes) {
   for (const [unit, name] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
-    if (bytes >= unit) return `${(bytes / unit).toFixed(1)} ${name}`;
+    if (bytes >= unit) return `${(bytes / unit).toFixed(1).replace(/\.0$/, "")} ${name}`;
   }
   return `${bytes} B`;
 }
