@@ -358,6 +358,8 @@ SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
             "did you mean 'status'? " + COMMANDS_OF.format("daemon"),
         ),
         ("batch shwo x", "unknown command 'shwo'", "did you mean 'show'? " + FLAGS.format("batch")),
+        ("batch lst", "unknown command 'lst'", "did you mean `cms batches`? " + FLAGS.format("batch")),
+        ("node list", "unknown command 'list'", "did you mean `cms fleet`? " + FLAGS.format("node")),
         (
             "batch tasks.json",
             "unexpected argument 'tasks.json'",
@@ -365,6 +367,7 @@ SEND, DELEGATE = FLAGS.format("send"), FLAGS.format("delegate")
         ),
         ("send x --mesage y", "unknown flag '--mesage'", f"did you mean '--message'? {SEND}"),
         ("send x --zzz y", "unknown flag '--zzz'", SEND),
+        ("send x --prompt-file y", "unknown flag '--prompt-file'", f"did you mean '--message-file'? {SEND}"),
         ("send x --message", "--message needs a value", SEND),
         ("send x y z", "unexpected argument 'z'", f"quote a text of several words; {SEND}"),
         ("send", "send needs the name of a session", "usage: cms send NAME MESSAGE (cms send --help)"),

@@ -61,6 +61,10 @@ BOTH = {
 }
 
 
+#: What commands call the text that they are given.
+_TEXTS = ("task", "prompt", "message")
+#: What is no command of a family, but is looked for there, and the one that does it.
+_ELSEWHERE = {"batch": {"list": "cms batches", "status": "cms batch show ID"}, "node": {"list": "cms fleet"}}
 _BY_FLAG = {"batch": "give the file with --file; ", "node": "give the engine with --on; "}
 
 
@@ -123,8 +127,17 @@ def check_command(app: App, word: str) -> str:
     raise _unknown("command", word, names, "`cms help` lists all commands")
 
 
-def _unknown(what: str, word: str, names: Sequence[str], otherwise: str) -> UsageError:
-    near = nearest(word, names)
+def _same_text(word: str, known: Sequence[str]) -> str:
+    """The flag by which this command takes its text, for one by which another does; else ""."""
+    for suffix in ("", "-file"):
+        names = [f"--{text}{suffix}" for text in _TEXTS]
+        if word in names:
+            return next((name for name in names if name in known), "")
+    return ""
+
+
+def _unknown(what: str, word: str, names: Sequence[str], otherwise: str, *, near: str = "") -> UsageError:
+    near = near or nearest(word, names)
     return UsageError(
         f"unknown {what} {shorten(word)!r}",
         hint=f"did you mean {near!r}? {otherwise}" if near else otherwise,
@@ -153,14 +166,20 @@ def _explain(error: CycloptsError, app: App) -> UsageError:
             return UsageError(
                 f"unknown flag {shorten(word)!r}", hint="put a text that begins with a hyphen after `--`"
             )
-        return _unknown("flag", word, [*known, "--help"], ask)
+        return _unknown("flag", word, [*known, "--help"], ask, near=_same_text(word, known))
     if isinstance(error, MissingArgumentError) and error.argument is not None:
         return UsageError(f"{error.keyword or error.argument.name} needs a value", hint=ask)
     if isinstance(error, UnusedCliTokensError):
         word = unmark((error.unused_tokens or ["?"])[0])
         if chain in BOTH:
             names = [name for name, *_ in FAMILIES[chain][2]]
-            if nearest(word, names):
+            elsewhere = _ELSEWHERE.get(chain, {})
+            found = nearest(word, [*names, *elsewhere])
+            if found in elsewhere:
+                return UsageError(
+                    f"unknown command {shorten(word)!r}", hint=f"did you mean `{elsewhere[found]}`? {ask}"
+                )
+            if found:
                 return _unknown("command", word, names, ask)
             hint = _BY_FLAG.get(chain, "")
         else:
