@@ -77,7 +77,7 @@ Combine = Literal["later", "adds_up", "own", "stricter"]
 #: Who may say it: a command by its flag; [defaults] and profiles ("profile"); a file of tasks, for all of
 #: them ("file") or for one ("task"). What MCP tools take says `Option.tool`.
 Way = Literal["delegate", "spawn", "continue", "batch", "profile", "file", "task"]
-ToolName = Literal["delegate", "spawn", "continue", "batch_start", "task"]
+ToolName = Literal["delegate", "spawn", "continue", "batch_start", "task", "batch_requeue"]
 
 
 class Tool(msgspec.Struct, frozen=True):

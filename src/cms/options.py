@@ -116,7 +116,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             tool=Tool(
                 "sonnet (default), opus (harder work, about twice the price), haiku (simple work, a "
                 "twentieth), or a model's full id.",
-                _TOOLS,
+                {**_TOOLS, "batch_requeue": "Another model for these tasks."},
                 Meta(pattern=r"^\S+$", max_length=100, examples=["sonnet"]),
             ),
         ),
@@ -174,6 +174,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
                     "batch_start": "US dollars for each task; a task starts when that much is left. By "
                     "default an even share, but no less than a tenth of maxCost and no more than 2.",
                     "task": "Instead of taskMaxCost.",
+                    "batch_requeue": "A new limit in US dollars for each of these tasks.",
                 },
                 Meta(gt=0, le=1000),
             ),
@@ -189,7 +190,12 @@ class Layer(Record, frozen=True, omit_defaults=True):
             task=_TURNS,
             tool=Tool(
                 f"Model calls for the whole session; by default {_TURNS}.",
-                {**_NEW, "continue": "A new limit of model calls for the whole session.", "task": ""},
+                {
+                    **_NEW,
+                    "continue": "A new limit of model calls for the whole session.",
+                    "task": "",
+                    "batch_requeue": "A new limit of model calls for each of these tasks.",
+                },
                 Meta(ge=1, le=10_000),
             ),
         ),
@@ -202,7 +208,7 @@ class Layer(Record, frozen=True, omit_defaults=True):
             common=_STARTS,
             tool=Tool(
                 "Minutes for one message. Off by default.",
-                _NEW,
+                {**_NEW, "batch_requeue": "A new limit in minutes for each of these tasks."},
                 Meta(gt=0, le=10_080),
                 key="maxMinutes",
                 unit=60.0,

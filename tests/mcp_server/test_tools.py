@@ -7,14 +7,16 @@ from typing import Annotated
 import msgspec
 import pytest
 
+from cms.batch.header import ALTERABLE_TASKS
 from cms.cli.commands import COMMANDS
 from cms.errors import UsageError
-from cms.mcp.batch import task_share
+from cms.mcp.batch import RequeueArguments, task_share
 from cms.mcp.call import DaemonCall
 from cms.mcp.params import NewName
 from cms.mcp.schema import schema_of
 from cms.mcp.tool import Params, Tool
 from cms.mcp.tools import TOOLS
+from cms.options import Layer
 from cms.rpc.verbs import all_verbs
 from cms.session.model import Record
 from cms.units import NAME_PATTERN, check_name
@@ -101,6 +103,12 @@ REQUIRED: dict[str, object] = {
     "tasks": [{"name": "a", "task": "t"}],
     "maxCost": 1,
 }
+
+
+def test_tasks_done_again_have_the_limits_that_are_given() -> None:
+    given = msgspec.convert({"id": "b", "model": "opus", "maxCost": 3, "maxMinutes": 2}, RequeueArguments)
+    assert given.layer == Layer(model="opus", max_cost=3.0, max_time=120.0)
+    assert set(RequeueArguments.taken) <= set(ALTERABLE_TASKS)
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,8 @@ Reason = Annotated[str, msgspec.Meta(description="Why, for the audit log.", max_
 TaskNames = Annotated[tuple[OtherTask, ...], msgspec.Meta(max_length=MAX_TASKS)]
 
 
-class RequeueArguments(Params, frozen=True, kw_only=True):
+@takes("batch_requeue")
+class RequeueArguments(Options, frozen=True, kw_only=True):
     id: BatchId
     tasks: Annotated[TaskNames, described("Only these; by default all that failed.")] = ()
     errored: Annotated[bool, described("Only those that ended otherwise than by their checks.")] = False
@@ -251,7 +252,7 @@ class RequeueArguments(Params, frozen=True, kw_only=True):
 def requeue(call: DaemonCall, given: RequeueArguments) -> Batch:
     if given.tasks and given.errored:
         raise UsageError("give tasks or errored, not both")
-    params = BatchRequeueParams(given.id, given.tasks, given.errored, given.reason)
+    params = BatchRequeueParams(given.id, given.tasks, given.errored, given.reason, given.layer)
     return _shown(call, call.call(BATCH_REQUEUE, params).batch, -1, 50, 300)
 
 
@@ -330,7 +331,8 @@ TOOLS = (
         Batch,
         requeue,
         """Do tasks of a batch again that did not complete, and those skipped because of them, also when the
-        batch is over; each begins anew. Costs model calls, within the batch's maxCost. Returns at once.""",
+        batch is over; each begins anew. One that ended at its limit needs a higher one. Costs model calls,
+        within the batch's maxCost. Returns at once.""",
         destructive=True,
         open_world=True,
         inside=False,
