@@ -1,9 +1,11 @@
-"""What the system's own schedulers are told: words and times as systemd and cron write them. Pure."""
+"""What the system's own schedulers are told: words and times as systemd and cron write them."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -54,17 +56,17 @@ def _shell_word(word: str) -> str:
     return "".join(f'"{PLACES[part]}"' if part in PLACES else shlex.quote(part) for part in parts if part)
 
 
-def user_unit(template: str, name: str, *, python: str, home: str) -> str:
-    """A user unit that runs cms.
+def user_unit(template: str, name: str, environ: Mapping[str, str]) -> str:
+    """A user unit that runs cms, for this environment's home, with this very Python.
 
     Args:
         template: with `{path}` of the unit's own file, `{command}` and `{environment}`.
-        python: the interpreter that runs it.
-        home: CMS_HOME, absolute; "": the usual one.
     """
+    home = environ.get("CMS_HOME", "")
+    home = os.path.abspath(home) if home else ""  # noqa: PTH100 - links stay as they are written
     return template.format(
         path=f"~/.config/systemd/user/{name}.service",
-        command=f"{exec_word(python)} -P -m cms",
+        command=f"{exec_word(sys.executable)} -P -m cms",
         environment=f"Environment={quoted(f'CMS_HOME={home}')}\n" if home else "",
     )
 

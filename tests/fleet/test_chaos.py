@@ -131,7 +131,7 @@ async def test_whatever_they_do(tmp_path: Path, seed: int) -> None:
             nursery.start_soon(end_in_the_end)
             await callers.run()
             nursery.cancel_scope.cancel()
-        assert not supervisor._locks
+        assert len(supervisor.turn) == 0
         records = {record.id: record for record in await supervisor.sessions()}
         for one in callers.accepted:
             stored = await supervisor.store.read(sessions.interaction, one.id)

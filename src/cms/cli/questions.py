@@ -13,7 +13,7 @@ from typing import Annotated
 
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
-from cms.cli.terminal import Style
+from cms.cli.terminal import Style, escape
 from cms.errors import ExitCode, NothingAsked, UsageError
 from cms.json_output import json_object
 from cms.rpc.client import Client
@@ -199,13 +199,6 @@ def _whole_lines(one: OpenQuestion, style: Style) -> list[str]:
     if more > 0:
         lines.append(f"  {mark} [{more} more characters: cms ask {one.name} --json has all of it]")
     return lines
-
-
-def escape(text: str) -> str:
-    """With each character that a terminal would not show as itself written as in a string of Python's."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
 
 
 def question_lines(question: AskedQuestion, style: Style) -> list[str]:

@@ -34,6 +34,16 @@ def neutral(text: str) -> str:
     return text if text.isprintable() else _UNSAFE.sub("?", text.replace("\r\n", "\n"))
 
 
+def escape(text: str) -> str:
+    """With each character that a terminal would not show as itself written as in a string of Python's.
+
+    Nothing is hidden then, and nothing commands the terminal: for what a person is to say yes to.
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
 def encodable(text: str, stream: TextIO, environ: Mapping[str, str] = os.environ) -> str:
     """The text with what this stream cannot show replaced."""
     encoding = stream.encoding or "utf-8"

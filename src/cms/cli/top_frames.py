@@ -14,10 +14,10 @@ import msgspec
 
 from cms.cli import render, usage
 from cms.cli.log_lines import fitting, moment_lines
-from cms.cli.questions import escape, question_lines
+from cms.cli.questions import question_lines
 from cms.cli.render import paint
 from cms.cli.status import short_folder
-from cms.cli.terminal import Style
+from cms.cli.terminal import Style, escape
 from cms.rpc.overview import OverviewResult
 from cms.session.model import LiveSession, SessionStatus
 from cms.session.questions import OpenQuestion

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
+from cms.cli.terminal import escape
 from cms.config import Settings, load_settings_and_file
 from cms.errors import ExitCode, UsageError
 from cms.protection.project import Project, read_project
@@ -94,7 +95,7 @@ def trust(
         if json:
             io.show_json(TrustView(os.path.realpath(folder), trusted=False, by=""))
         else:
-            io.show_lines([_escaped(f"{os.path.realpath(folder)} is no longer trusted")])
+            io.show_lines([escape(f"{os.path.realpath(folder)} is no longer trusted")])
         return ExitCode.COMPLETED
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is not a folder")
@@ -188,22 +189,15 @@ def _lines(view: TrustView) -> list[str]:
         head = f"{view.folder} is not trusted. It would bring:"
     else:
         head = f"{view.folder} brings nothing that needs trust"
-    lines = [_escaped(head)]
+    lines = [escape(head)]
     for item in view.items:
         change = f"  [{item.change}]" if item.change else ""
         name = f" {item.name}" if item.name else ""
-        lines.append(_escaped(f"  {item.kind}{name}  ({item.path}){change}"))
-        lines += [f"    - {_escaped(line)}" for line in item.before.splitlines()]
+        lines.append(escape(f"  {item.kind}{name}  ({item.path}){change}"))
+        lines += [f"    - {escape(line)}" for line in item.before.splitlines()]
         mark = "+ " if item.before else ""
-        lines += [f"    {mark}{_escaped(line)}" for line in item.what.splitlines()]
+        lines += [f"    {mark}{escape(line)}" for line in item.what.splitlines()]
     if view.never:
         lines.append("  Never in force, trusted or not (name them with --allow):")
-        lines += [f"    {_escaped(rule)}" for rule in view.never]
+        lines += [f"    {escape(rule)}" for rule in view.never]
     return lines
-
-
-def _escaped(text: str) -> str:
-    """A text in which nothing is hidden and nothing commands a terminal."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )

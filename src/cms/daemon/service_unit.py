@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import MutableMapping
 
 import trio
@@ -90,6 +89,4 @@ class Service:
 
 def unit(environ: MutableMapping[str, str]) -> str:
     """The text of a systemd user unit for the daemon of this environment's home, with this very Python."""
-    home = environ.get("CMS_HOME", "")
-    home = os.path.abspath(home) if home else ""  # noqa: PTH100 - links stay as they are written
-    return user_unit(_UNIT, "cms", python=sys.executable, home=home)
+    return user_unit(_UNIT, "cms", environ)

@@ -35,6 +35,7 @@ from cms.fleet.batch_sessions import SupervisorSessions
 from cms.fleet.crew import Crew, LocalCrew
 from cms.fleet.remote_crew import RemoteCrew
 from cms.fleet.supervisor import Supervisor
+from cms.fleet.turns import Turns
 from cms.groups import at_own_door
 from cms.options import Layer
 from cms.store import batch_intake, batch_steering, batch_tasks, batches, plan_usage
@@ -85,7 +86,8 @@ class Batches:
         self._make_crew = make_crew
         self._nursery = nursery
         self._engines: dict[str, Engine] = {}
-        self._locks: dict[str, trio.Lock] = {}
+        #: One at a time takes a batch up, or lays it down: between the look and the deed others run.
+        self._turn = Turns()
         self._recovering: set[str] = set()  # a dead process was at work on them
         self._closed = False
 
@@ -245,17 +247,6 @@ class Batches:
             if changes is not None:
                 record = msgspec.structs.replace(record, options=changes)
             return self._launch(record)
-
-    @asynccontextmanager
-    async def _turn(self, batch_id: str) -> AsyncIterator[None]:
-        """One at a time takes a batch up, or lays it down: between the look and the deed others run."""
-        lock = self._locks.setdefault(batch_id, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked() and self._locks.get(batch_id) is lock:
-                del self._locks[batch_id]
 
     def _engine(self, record: BatchRecord) -> Engine:
         crew = self._make_crew(record)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import msgspec
@@ -22,6 +22,7 @@ from cms.fleet.children import Children
 from cms.fleet.conversations import find_conversations
 from cms.fleet.delegation import UnderWay
 from cms.fleet.schema_checks import Answers
+from cms.fleet.turns import Turns
 from cms.live.runner import Runner
 from cms.protection.scratch import clear_scratch, left_scratch
 from cms.session.attachments import check_all
@@ -83,7 +84,7 @@ class Sessions:
         self.store = store
         self._runners: dict[str, Runner] = {}
         self._unsaved: dict[str, Runner] = {}  # gone, and the store did not take its end
-        self._locks: dict[str, trio.Lock] = {}
+        self.turn = Turns()
         self.under_way = UnderWay(store)
         self.answers = Answers(SCHEMA)
         self.children = Children(settings.child_limits, self._runners, self.by_id, settings.home)
@@ -265,17 +266,6 @@ class Sessions:
     async def interactions(self, name: str, last: int | None = None) -> list[Interaction]:
         """A session's interactions, oldest first, or only the newest `last`."""
         return await self.store.read(sessions.interactions, (await self.get(name)).id, last)
-
-    @asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[None]:
-        """One at a time for each name; the lock is there for as long as somebody holds it or waits for it."""
-        lock = self._locks.setdefault(name, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked() and self._locks.get(name) is lock:
-                del self._locks[name]
 
     async def clear_left_scratch(self) -> None:
         """Remove what sessions have left that no process works on; one that is brought up waits for it.

@@ -6,7 +6,6 @@ memory and cores bear, and a node that feels pressure meanwhile takes nothing mo
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -229,6 +228,4 @@ def dev_server_argv(program: str, port: int, database: Path, ui_port: int | None
 
 def unit(environ: Mapping[str, str]) -> str:
     """The text of a systemd user unit for a node of this environment's home, with this very Python."""
-    home = environ.get("CMS_HOME", "")
-    home = os.path.abspath(home) if home else ""  # noqa: PTH100 - links stay as they are written
-    return user_unit(_UNIT, "cms-node", python=sys.executable, home=home)
+    return user_unit(_UNIT, "cms-node", environ)
