@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from cms.files import create_file, replace_file, rewrite_file
+from cms.files import create_file, open_regular, replace_file, rewrite_file
 
 
 @pytest.fixture
@@ -88,3 +88,16 @@ def test_a_person_s_file_stays_behind_its_link_with_its_permissions(old: Path) -
     assert (link.is_symlink(), old.read_text(), mode_of(old)) == (True, "new", 0o640)
     rewrite_file(link, b"newer", mode=0o600)
     assert (old.read_text(), mode_of(old)) == ("newer", 0o600)
+
+
+def test_only_a_regular_file_is_opened(old: Path) -> None:
+    link, pipe = old.with_name("link"), old.with_name("pipe")
+    link.symlink_to(old)
+    os.mkfifo(pipe)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names, not paths
+    for path in (link, pipe, old.parent, Path("/dev/zero"), old.with_name("none")):
+        with pytest.raises(OSError, match=r"regular file|symbolic links|No such"):
+            open_regular(path)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    with os.fdopen(open_regular(old)) as file:
+        assert file.read() == "old"

@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 import trio
 
 from cms.errors import DiskTimeout
-from cms.files import replace_file
+from cms.files import open_regular, replace_file
 
 T = TypeVar("T")
 
@@ -94,11 +94,8 @@ def read_part(path: Path, start: int, most: int) -> bytes:
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | _FILE), "rb") as file:
-        info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        file.seek(max(info.st_size + start, 0) if start < 0 else start)
+    with os.fdopen(open_regular(path), "rb") as file:
+        file.seek(max(os.fstat(file.fileno()).st_size + start, 0) if start < 0 else start)
         return file.read(most)
 
 

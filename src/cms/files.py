@@ -1,15 +1,55 @@
-"""Files of ours, written whole or not at all: beside the place, onto the disk, then into the place.
+"""Files: ours are written whole or not at all, and of a stranger's only a regular one is opened.
 
-For folders that no agent writes in; what lies in an agent's folder is written through `disk.py`. Cheap to
-import: the fast commands load it.
+Writing is for folders that no agent writes in: beside the place, onto the disk, then into the place. What
+lies in an agent's folder is written through `disk.py`. Cheap to import: the fast commands load it.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+#: What the system says where there is no room, and where something may not be written.
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_ACCESS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
+#: ioctl: let a file have the content of another one, both to be changed by themselves (btrfs, xfs, bcachefs).
+_FICLONE: Final = 0x40049409
+
+
+def open_regular(path: str | bytes | os.PathLike[str], *, at: int | None = None) -> int:
+    """A descriptor to read a regular file. A link at its end is not followed, a pipe not waited for.
+
+    Args:
+        at: a descriptor of the folder that `path` is relative to.
+
+    Raises:
+        OSError: it cannot be opened (ELOOP: it is a link), or is no regular file (EINVAL).
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=at)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
+    return fd
+
+
+def share_blocks(source: int, target: int) -> bool:
+    """Make an empty file a copy that shares its blocks, where the file system can. False: it cannot."""
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
 
 
 def create_file(

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.errors import StoreError
-from cms.store.rawlog import Direction, RawLog, raw_log_path, read_entries, read_lines
+from cms.session.transcript import Direction
+from cms.store.rawlog import RawLog, raw_log_path, read_entries, read_lines
 
 directions: list[Direction] = ["in", "out", "err", "note"]
 written = st.lists(

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 from cms.changes import locks, transaction
 from cms.changes.content import Store
@@ -21,9 +21,7 @@ from cms.changes.stage import Failed, Overtaken
 from cms.changes.told import read_told
 from cms.changes.tree import Tree
 from cms.errors import ChangeUnreadable, WrongChange
-
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+from cms.files import NO_ACCESS, NO_SPACE
 
 
 def _nothing(_path: bytes) -> str:
@@ -202,7 +200,7 @@ def _change(
             raise
         return _refused("folder", f"{folder} is gone")
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in NO_SPACE:
             return _refused("space", "no space left to back up what is in the folder")
         raise
 
@@ -222,9 +220,9 @@ def _carry_out(
 
 def _why_failed(failed: Failed) -> Refusal:
     error = failed.error
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         return Refusal(b"", "space", f"no space for {as_text(failed.path) or 'it'} on its file system")
-    if error.errno in _NOT_ALLOWED:
+    if error.errno in NO_ACCESS:
         return Refusal(failed.path, "permission", f"cannot be written: {error.strerror}")
     if error.errno == errno.EXDEV:
         return Refusal(failed.path, "mount", "lies on another file system than the folder")

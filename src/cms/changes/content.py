@@ -13,7 +13,6 @@ import errno
 import hashlib
 import os
 import secrets
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -21,13 +20,13 @@ from typing import Final
 from cms.changes.model import Bound
 from cms.changes.reading import check_time
 from cms.errors import ChangeTooBig
+from cms.files import share_blocks
 
 _BLOCK: Final = 1 << 20
 _PLAIN: Final = 64 << 20
 _EMPTY_BLOCK: Final = hashlib.sha256(bytes(_BLOCK)).digest()
 #: Above so many files the whole file system is synced, not each.
 _MANY: Final = 300
-_FICLONE: Final = 0x40049409
 
 
 class Store:
@@ -126,7 +125,7 @@ def copy_file(source: int, target: int, account: Callable[[int], None]) -> int:
         account: is told how many bytes come next.
     """
     size = os.fstat(source).st_size
-    if size >= _BLOCK and _clone(source, target):
+    if size >= _BLOCK and share_blocks(source, target):
         return size
     at = 0
     for start, end in extents(source, size):
@@ -148,19 +147,6 @@ def _write_at(target: int, piece: bytes, at: int) -> None:
         done = os.pwrite(target, view, at)
         view = view[done:]
         at += done
-
-
-def _clone(source: int, target: int) -> bool:
-    """Share the blocks, where the file system can."""
-    if sys.platform != "linux":
-        return False
-    import fcntl
-
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError:
-        return False
-    return True
 
 
 def extents(fd: int, size: int) -> Iterator[tuple[int, int]]:

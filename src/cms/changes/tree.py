@@ -15,8 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from cms.files import open_regular
+
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ThroughLink(OSError):
@@ -136,11 +137,7 @@ class Tree:
             OSError: there is none, or it cannot be read.
         """
         above, name = self.place(path)
-        fd = os.open(name, _FILE, dir_fd=above)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "not a regular file", os.fsdecode(path))
-        return fd
+        return open_regular(name, at=above)
 
     def link_target(self, path: bytes) -> bytes:
         """Where a symbolic link leads, as it says."""

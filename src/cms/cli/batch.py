@@ -46,7 +46,6 @@ from cms.units import check_prompt, plural
 _HERE = Path()
 
 OptionsOf = Callable[[Header, str], BatchOptions]
-IdWord = Annotated[str | None, flags.word("The batch's id, or its first letters.", "ID")]
 
 
 @takes("batch", HEADER)

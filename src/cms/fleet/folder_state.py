@@ -21,6 +21,7 @@ from typing import Final
 
 from cms.changes import git
 from cms.errors import CmsError
+from cms.files import open_regular
 
 #: Files that are read for one look, and their bytes in all.
 MOST_FILES: Final = 5000
@@ -135,7 +136,7 @@ class _Reading:
             return b"40000"
         if not stat.S_ISREG(found.st_mode):
             raise Untold(f"{path} is neither a file nor a folder")
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(path)
         try:
             size = os.fstat(fd).st_size
             digest = hashlib.sha1(b"blob %d\0" % size)  # noqa: S324 - git's names

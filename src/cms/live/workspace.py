@@ -11,7 +11,6 @@ only by `renew` and `remove`, and who calls those has looked at the change first
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import stat
@@ -30,7 +29,7 @@ from cms.config import Settings
 from cms.containment import Layer, Mechanism
 from cms.disk import ask_disk
 from cms.errors import UNREADABLE, ChangeUnreadable, UsageError
-from cms.files import replace_file
+from cms.files import open_regular, replace_file, share_blocks
 from cms.protection.places import layered_folders
 from cms.session.model import SessionOptions
 
@@ -46,8 +45,6 @@ _NOTE: Final = "layer.json"
 _COPY: Final = "copy.json"
 #: Beside a work tree: what was copied into it that is not committed.
 _COPIED: Final = "copied.json"
-#: ioctl: let a file have the content of another one, both to be changed by themselves (btrfs, xfs, bcachefs).
-_FICLONE: Final = 0x40049409
 #: Seconds for what is quick unless a disk hangs.
 _PATIENCE: Final = 30.0
 
@@ -476,13 +473,8 @@ def copy_tree(source: Path, target: Path) -> None:
 
 def _copy_file(source: Path, target: Path, *, clone: bool) -> bool:
     """Returns whether to try sharing the content of the next one, too."""
-    fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as read, target.open("xb") as written:
-        if clone:
-            try:
-                fcntl.ioctl(written.fileno(), _FICLONE, read.fileno())
-            except OSError:
-                clone = False
+    with os.fdopen(open_regular(source), "rb") as read, target.open("xb") as written:
+        clone = clone and share_blocks(read.fileno(), written.fileno())
         if not clone:
             shutil.copyfileobj(read, written, 1024 * 1024)
     shutil.copystat(source, target, follow_symlinks=False)

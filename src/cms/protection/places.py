@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
+
+from cms.files import open_regular
 
 #: In claude's folder: what a conversation needs to last, besides its transcripts.
 _LASTING: Final = ("file-history", "todos", "tasks")
@@ -175,10 +176,8 @@ def _submodule_of(folder: Path) -> Path | None:
 def _read(path: Path) -> str:
     """The text of a small regular file; "" for anything else."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(path)
     except OSError:
         return ""
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return ""
         return file.read(_LONGEST_FILE).decode("utf-8", "surrogateescape")

@@ -28,6 +28,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from cms import config_file
+from cms.files import open_regular
 
 #: Bytes up to which a file is compared by its content.
 HASHED: Final = 1024 * 1024
@@ -176,9 +177,7 @@ def _kind(mode: int) -> Kind:
 
 
 def _digest(path: AnyPath) -> str:
-    # Not followed, and never waited for: a pipe in the place of the file must not hold us up.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.sha256(file.read(HASHED + 1)).hexdigest()
 
 

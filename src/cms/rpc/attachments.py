@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cms.errors import UsageError
+from cms.files import open_regular
 from cms.rpc.verbs import Verb
 from cms.session.attachments import MOST_OF_ANY, check_all
 from cms.session.model import Attachment, Record
@@ -62,11 +62,7 @@ def read_file(path: Path) -> bytes:
         UsageError: it is not there, a link, no regular file, or too big.
     """
     try:
-        with os.fdopen(
-            os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb"
-        ) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise UsageError(f"{path} cannot be attached: it is not a regular file")
+        with os.fdopen(open_regular(path), "rb") as file:
             data = file.read(MOST_OF_ANY + 1)
     except OSError as error:
         if error.errno == errno.ELOOP:

@@ -5,7 +5,6 @@ Nobody outside of this room handles a `sqlite3.Error` or an `OSError` of the sto
 
 from __future__ import annotations
 
-import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -13,9 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cms.errors import StoreError
-
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+from cms.files import NO_ACCESS, NO_SPACE
 
 
 def _full(path: Path) -> StoreError:
@@ -63,9 +60,9 @@ def from_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
 
 def from_os(error: OSError, path: Path) -> StoreError:
     """The StoreError that says what `error` means for the file at `path`."""
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         return _full(path)
-    if error.errno in _NO_ACCESS:
+    if error.errno in NO_ACCESS:
         return _read_only(path)
     reason = os.strerror(error.errno) if error.errno else str(error)
     return StoreError(f"reading or writing {path} failed: {reason}", hint="check the disk")

@@ -25,13 +25,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Self, get_args
+from typing import Final, NamedTuple, Self, get_args
 
 from cms.errors import StoreError
+from cms.session.transcript import Direction
 from cms.store.errors import from_os
 
 #: `in` to claude's stdin, `out` from its stdout, `err` from its stderr, `note` from us (a start, an end).
-Direction = Literal["in", "out", "err", "note"]
 
 _DIRECTIONS: Final[dict[bytes, Direction]] = {name.encode(): name for name in get_args(Direction)}
 _FULL: Final = b"full: "  # how the note begins after which nothing comes but another such note
