@@ -16,10 +16,11 @@ from cms.errors import MachineError, UsageError
 from cms.fleet.supervisor import Supervisor
 from cms.session.model import ENDED, Interaction, SessionStatus
 from cms.store import sessions
-from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.rawlog import raw_log_path
 from cms.testing.script import Quirk, call, prompt, say
 from fleet.kit import consistent, make_options, make_settings, supervising
 from sampling import sized
+from store.reading import read_lines
 
 SEEDS = range(sized(1))
 CALLERS = 6

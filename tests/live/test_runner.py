@@ -35,7 +35,7 @@ from cms.session.model import (
 from cms.session.terms import Terms
 from cms.store import audit, money, sessions, turns
 from cms.store.database import Database
-from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.rawlog import raw_log_path
 from cms.store.recovery import recover
 from cms.store.store import Store, open_store
 from cms.testing.script import FOREVER, Quirk, ScriptedReply, call, prompt, say, together
@@ -58,6 +58,7 @@ from fleet.kit import (
     until,
 )
 from store import reading
+from store.reading import read_lines
 
 P = ParamSpec("P")
 T = TypeVar("T")

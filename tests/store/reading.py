@@ -1,11 +1,16 @@
-"""Rows that the product only adds, read back."""
+"""What the product only adds, read back: rows, and the lines of a raw log."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
 from cms.session.model import Receipt, TokenUsage
+from cms.session.transcript import Direction
 from cms.store.database import Database
+from cms.store.rawlog import read_entries
 from cms.store.records import Charge
 
 
@@ -29,3 +34,8 @@ def receipts(db: Database, session_id: str) -> list[Receipt]:
     """How the processes of a session ended, oldest first."""
     rows = db.execute("SELECT receipt FROM receipts WHERE session_id = ? ORDER BY rowid", (session_id,))
     return [msgspec.json.decode(receipt, type=Receipt) for (receipt,) in rows]
+
+
+def read_lines(path: Path, direction: Direction) -> Iterator[bytes]:
+    """The exact lines of one direction, without line feeds."""
+    return (entry.line for entry in read_entries(path) if entry.direction == direction)

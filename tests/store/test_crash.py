@@ -13,10 +13,11 @@ import trio
 from cms.config import Settings
 from cms.session.model import InteractionState, SessionStatus
 from cms.store import audit, money, sessions
-from cms.store.rawlog import raw_log_path, read_lines
+from cms.store.rawlog import raw_log_path
 from cms.store.recovery import recover
 from cms.store.store import open_store
 from store import making, reading
+from store.reading import read_lines
 
 #: Several tasks write at once; each prints the number of what it wrote only after the store said so.
 WRITER = """

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cms.errors import StoreError
 from cms.session.transcript import Direction
-from cms.store.rawlog import RawLog, raw_log_path, read_entries, read_lines
+from cms.store.rawlog import RawLog, raw_log_path, read_entries
+from store.reading import read_lines
 
 directions: list[Direction] = ["in", "out", "err", "note"]
 written = st.lists(

@@ -95,8 +95,8 @@ class Gathering:
         )
 
 
-def _dearest(tasks: Sequence[TaskView], most: int = 20) -> list[TaskView]:
-    return sorted((task for task in tasks if task.cost), key=lambda task: -task.cost)[:most]
+def _dearest(tasks: Sequence[TaskView]) -> list[TaskView]:
+    return sorted((task for task in tasks if task.cost), key=lambda task: -task.cost)[:20]
 
 
 def _by_cost(costs: Mapping[str, float]) -> list[tuple[str, float]]:

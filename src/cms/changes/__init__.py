@@ -4,7 +4,7 @@
     ...
     reading = read_layer(folder, upper)              # or read_trees(copy_of_before, after)
     change = freeze(reading, keep, start)            # durable, with the contents, in a folder of its own
-    for piece in patch(keep): ...                    # or stat, rows, name_status, excerpt
+    for piece in patch(keep): ...                    # or stat, rows, excerpt
     outcome = apply(keep, folder, forbids=is_protected)
     outcome = revert(keep)
 
@@ -23,7 +23,7 @@ from __future__ import annotations
 from cms.changes.apply import apply, discard, find_applied, recover, revert
 from cms.changes.branch import bring_branch
 from cms.changes.checkout import check_out, why_no_checkout
-from cms.changes.diff import excerpt, fits_a_patch, name_status, patch, rows, stat, stat_text
+from cms.changes.diff import excerpt, fits_a_patch, patch, rows, stat, stat_text
 from cms.changes.export import write_files
 from cms.changes.freeze import freeze, load, note_start
 from cms.changes.layer import read_layer
@@ -79,7 +79,6 @@ __all__ = [
     "fits_a_patch",
     "freeze",
     "load",
-    "name_status",
     "note_copy",
     "note_start",
     "note_told",

@@ -18,7 +18,6 @@ from cms.units import plural
 
 #: A binary file above this is named in a patch, and not carried by it.
 BIGGEST_BINARY: Final = 64 << 20
-_LETTERS: Final = {"added": "A", "modified": "M", "deleted": "D", "mode": "M", "type": "T"}
 _BASE85: Final = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~"
 
 
@@ -36,14 +35,13 @@ def stat(change: Change) -> Diffstat:
     )
 
 
-def stat_text(change: Change, *, width: int = 80, most: int = 200, ignored: bool = False) -> str:
+def stat_text(change: Change, *, width: int = 80, most: int = 200) -> str:
     """As `git diff --stat` shows it, one line a file, and a line with the sums; "" if nothing was changed.
 
     Args:
         most: lines; then only how many more.
-        ignored: with the files that git ignores.
     """
-    shown = [entry for entry in _shown(change, ignored=ignored) if not _is_plain_folder(entry)]
+    shown = [entry for entry in _shown(change) if not _is_plain_folder(entry)]
     if not shown:
         return ""
     names = [printable(entry.path) for entry in shown[:most]]
@@ -71,22 +69,6 @@ def stat_text(change: Change, *, width: int = 80, most: int = 200, ignored: bool
     if removed or not added:
         parts.append(f"{plural(removed, 'deletion')}(-)")
     return "\n".join([*found, f" {', '.join(parts)}"]) + "\n"
-
-
-def name_status(change: Change, *, ignored: bool = False) -> str:
-    """As `git diff --name-status` shows it: a letter (A, M, D, T, R), a tab, the name as git quotes it."""
-    renamed = _renamed(change)
-    gone = set(renamed.values())
-    found = []
-    for entry in _shown(change, ignored=ignored):
-        name = quoted(entry.path).decode()
-        if _is_plain_folder(entry) or entry.path in gone:
-            continue
-        if entry.path in renamed:
-            found.append(f"R100\t{quoted(renamed[entry.path]).decode()}\t{name}")
-        else:
-            found.append(f"{_LETTERS[entry.kind]}\t{name}")
-    return "".join(f"{line}\n" for line in found)
 
 
 def rows(change: Change) -> tuple[FileChange, ...]:

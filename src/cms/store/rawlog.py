@@ -209,15 +209,6 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[Entry]:
         raise from_os(error, path) from error
 
 
-def read_lines(path: Path, direction: Direction) -> Iterator[bytes]:
-    """The exact lines of one direction, without line feeds.
-
-    Raises:
-        StoreError: the log cannot be read.
-    """
-    return (entry.line for entry in read_entries(path) if entry.direction == direction)
-
-
 def _parse(record: bytes, end: int) -> Entry | None:
     """The entry of one line of the file; None if it was cut short or is not ours."""
     parts = record.split(b" ", 3)
