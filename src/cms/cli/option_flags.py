@@ -129,21 +129,26 @@ def _default(option: Option, way: Way) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SessionFlags:
-    """What was typed about a session that is to begin."""
-
-    profile: Annotated[
-        str, text_flag("--profile", "Use this profile of config.toml (`cms config`).", "NAME", rare=True)
-    ] = ""
+class TypedFlags:
+    """What was typed about a session."""
 
     @property
     def layer(self) -> Layer:
         """What was typed, its folders and files absolute.
 
         Raises:
-            UsageError: one is not there.
+            UsageError: one is not there, or a file is none that can be meant.
         """
         return Folders(flag_of).settle(msgspec.structs.replace(Layer(), **typed(self)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionFlags(TypedFlags):
+    """What was typed about a session that is to begin."""
+
+    profile: Annotated[
+        str, text_flag("--profile", "Use this profile of config.toml (`cms config`).", "NAME", rare=True)
+    ] = ""
 
     @property
     def person(self) -> Layer:
@@ -196,14 +201,5 @@ class TaskFlags(SessionFlags):
 
 
 @takes("continue")
-class LimitFlags:
+class LimitFlags(TypedFlags):
     """What `continue` takes: other limits, and what is to be different from now on."""
-
-    @property
-    def layer(self) -> Layer:
-        """What was typed.
-
-        Raises:
-            UsageError: a file is not there, or is none that can be meant.
-        """
-        return Folders(flag_of).settle(msgspec.structs.replace(Layer(), **typed(self)))

@@ -47,8 +47,10 @@ class Guarantee(msgspec.Struct, frozen=True):
         return self.strength == "strong"
 
 
-class Guarantees(msgspec.Struct, frozen=True):
+class Guarantees(msgspec.Struct, frozen=True, rename="camel"):
     """What a mechanism promises on this machine, one field for each thing that can be asked of it.
+
+    `cms doctor --json` shows it as it is.
 
     - `kill_all`: kill ends every descendant, whatever it does to escape.
     - `dies_with_supervisor`: our own death, SIGKILL included, ends them too.

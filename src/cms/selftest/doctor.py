@@ -22,7 +22,7 @@ import trio
 
 from cms._version import __version__
 from cms.config import Settings, find_claude, load_settings, load_settings_and_file
-from cms.containment import Attempt, Guarantee, Level, find_mechanism, probe
+from cms.containment import Attempt, Guarantees, Level, find_mechanism, probe
 from cms.errors import ClaudeNotFound, ClaudeUnfit, CmsError
 from cms.home import prepare_home
 from cms.live.argv import build_environment
@@ -49,20 +49,6 @@ class Problem(Record, frozen=True):
     why: str
     hint: str
     fatal: bool  # cms cannot do its work with it
-
-
-class Guarantees(Record, frozen=True):
-    """The guarantees of the mechanism, under the names that scripts see (`containment`)."""
-
-    kill_all: Guarantee
-    dies_with_supervisor: Guarantee
-    protected_paths: Guarantee
-    hidden_paths: Guarantee
-    freeze: Guarantee
-    memory_cap: Guarantee
-    process_cap: Guarantee
-    no_tampering: Guarantee
-    copy_on_write: Guarantee
 
 
 class Containment(Record, frozen=True):
@@ -186,8 +172,9 @@ async def _containment(settings: Settings, problems: list[Problem]) -> Containme
         why = f"level {report.level.value}: {report.guarantees.kill_all.why}"
         problems.append(Problem("containment", why, "this is missing", fatal=True))
     problems += [Problem(each.step, each.detail, each.hint, fatal=False) for each in report.missing]
-    guarantees = Guarantees(**msgspec.structs.asdict(report.guarantees))
-    return Containment(report.mechanism, report.level.value, guarantees, report.attempts, report.seconds)
+    return Containment(
+        report.mechanism, report.level.value, report.guarantees, report.attempts, report.seconds
+    )
 
 
 async def _claude(settings: Settings, problems: list[Problem]) -> Claude | None:
