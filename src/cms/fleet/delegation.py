@@ -495,7 +495,7 @@ class Delegations:
                     # Somebody has gone on with the session already, or it was killed, or is not proved dead.
                     await supervisor.store.write(sessions.save_interaction, judged)
         supervisor.telemetry.judged(judged)
-        return await self._tell(judged, record, receipt)
+        return await self._supervisor.whole(judged, record, receipt)
 
     async def _result(self, name: str, interaction_id: str) -> DelegateResult:
         """Of a delegation that was judged."""
@@ -503,9 +503,4 @@ class Delegations:
         judged = await self._supervisor.store.read(sessions.interaction, interaction_id)
         if judged is None or judged.outcome is None:
             raise _unstored()
-        return await self._tell(judged, session, session.receipt)
-
-    async def _tell(
-        self, judged: Interaction, session: SessionRecord, receipt: Receipt | None
-    ) -> DelegateResult:
-        return await self._supervisor.whole(judged, session, receipt)
+        return await self._supervisor.whole(judged, session, session.receipt)

@@ -95,7 +95,7 @@ def begin(
     """
     begun = []
     for seq in seqs:
-        found = _get(db, batch_id, seq)
+        found = at(db, batch_id, seq)
         if found is None or found.status is not TaskStatus.WAITING:
             continue
         before: tuple[str, int, float] | None = db.execute(
@@ -199,7 +199,7 @@ def _skip(db: Database, batch_id: str, failed: Task) -> int:
     ).fetchall()
     skipped = 0
     for (seq,) in rows:
-        lost = _get(db, batch_id, seq)
+        lost = at(db, batch_id, seq)
         if lost is None or lost.status is not TaskStatus.WAITING:
             continue
         place = _last_place(db, batch_id) + 1
@@ -289,10 +289,6 @@ def _put(
 
 def at(db: Database, batch_id: str, seq: int) -> Task | None:
     """The task at that place of the file."""
-    return _get(db, batch_id, seq)
-
-
-def _get(db: Database, batch_id: str, seq: int) -> Task | None:
     return next(iter(_tasks(db, "batch_id = ? AND seq = ?", batch_id, seq)), None)
 
 
