@@ -27,7 +27,6 @@ from cms.units import money, plural, short_span, size
 #: What is on the screen.
 Page = Literal["list", "details", "help", "answer"]
 
-_DETAILS: Final = 4  # lines about the chosen session below the list
 _LEAST: Final = 16  # lines of a screen that has them
 _LEAST_LOG: Final = 3  # lines that must be free for its log to be shown
 _KEYS: Final = {
