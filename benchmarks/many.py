@@ -118,7 +118,7 @@ def figures(small: bool) -> list[Figure]:
             held / _KIB,
             "KiB",
             goal=100,
-            limit="a dozen of trio's tasks, and where its mounts are",
+            limit="a dozen of trio's tasks",
         ),
     ]
     full = next((one for one in loads if one.core >= FULL), None)

@@ -65,7 +65,7 @@ def figures(small: bool) -> list[Figure]:
             held,
             "KiB",
             goal=100,
-            limit="a dozen of trio's tasks, and where its mounts are",
+            limit="a dozen of trio's tasks",
         ),
         Figure(
             f"SIGKILL of the daemon among {count} sessions, to the first answer of the next",

@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -56,13 +57,21 @@ _RANK: dict[Word, int] = {"pin": 0, "cover": 1, "write": 2, "layer": 3, "read": 
 _COVERED = frozenset({"bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs"})
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, weakref=True):
     """One mount; `layer` of the word of that name, `mode` of the folder that is covered."""
 
     word: Word
     path: Path
     layer: Layer | None = None
     mode: int = 0
+
+
+_steps: WeakValueDictionary[Step, Step] = WeakValueDictionary()
+
+
+def _shared(step: Step) -> Step:
+    """The same step, as one object for all containers that live: most of the system's folders."""
+    return _steps.setdefault(step, step)
 
 
 class Placeholder(msgspec.Struct, frozen=True):
@@ -300,7 +309,7 @@ class _Planner:
         if word == "cover":
             with suppress(OSError):  # it has just gone: the mount says so
                 mode = stat.S_IMODE(path.stat().st_mode)
-        return Step(word, path, self.layers.get(path), mode)
+        return _shared(Step(word, path, self.layers.get(path), mode))
 
     def plan(self) -> Plan:
         """What was wanted, in mounting order."""
@@ -310,7 +319,7 @@ class _Planner:
         deep = sorted(self.wanted.items(), key=lambda item: (_depth(item[0]), item[0]))
         return Plan(
             sandbox=self.spec.sandbox,
-            steps=(*first, *(self._step(word, path) for path, word in deep)),
+            steps=(*map(_shared, first), *(self._step(word, path) for path, word in deep)),
             absent=tuple(self.absent),
             unenforced=tuple(self.unenforced),
             placeholders=tuple(self.placeholders),
