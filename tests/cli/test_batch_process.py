@@ -287,6 +287,7 @@ def test_what_is_wrong_with_a_table_is_one_line_and_nothing_begins(empty_shell: 
         (("--file", "rows.csv"), "give the table with --data"),
         (("--file", file, "--prompt", "x"), "batch needs one of"),
         (("--resume", "x", "--attempts", "2"), "--attempts is for --file"),
+        (("--resume", "x", "--push-branches"), "--push-branches is for --file"),
     ):  # fmt: skip
         ran = empty_shell("batch", *words)
         assert ran.code == ExitCode.USAGE, (words, ran.out)

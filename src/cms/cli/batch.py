@@ -169,7 +169,8 @@ def _check(
         )
     if plan and resume is not None:
         raise UsageError("--plan needs --file; `cms batch show ID` shows what a batch has left")
-    made = [HEADER[field].flags[0] for field in MAKES_TASKS if getattr(header, field) is not None]
+    settled = (*MAKES_TASKS, "push_branches")  # for which each task's repository was looked at
+    made = [HEADER[field].flags[0] for field in settled if getattr(header, field) is not None]
     if resume is not None and made:
         raise UsageError(f"--resume goes on with tasks as they were added: {made[0]} is for --file")
 
