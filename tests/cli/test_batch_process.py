@@ -317,7 +317,7 @@ def test_agents_with_a_graph(shell: Shell) -> None:
     assert f"u{third - 1}" in (shell.work / "r.md").read_text()
     batch = shell.newest()
     assert (batch["status"], batch["exitCode"]) == ("completed", 0)
-    shown = shell("batch", "show", str(batch["id"])[:7], "--json").json()
+    shown = shell("batch", "show", str(batch["id"])[:-1], "--json").json()
     assert [one["name"] for one in shown["tasks"]] == [one["name"] for one in tasks]
     assert {one["status"] for one in shown["tasks"]} == {"completed"}
     history = shell("history", "u0", "--full")
