@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nodes.kit import Head, Host, Server
+
+Hosts = Callable[[str], Host]
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +20,39 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
     """Machines by their names."""
+    with machines(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    """Machines that serve all tests of a module."""
+    with machines(tmp_path_factory.mktemp("hosts")) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def head(lasting: Hosts) -> Host:
+    """For a test that does not kill its head."""
+    return lasting("head")
+
+
+@pytest.fixture(scope="module")
+def node(lasting: Hosts, server: Server) -> Host:
+    """A host with a node, for a test that does not kill it: for tasks with one of these labels."""
+    host = lasting("node")
+    host.start_node(server.url(), "--labels", "both,gpu,repo")
+    return host
+
+
+@contextmanager
+def machines(folder: Path) -> Iterator[Hosts]:
     made: list[Host] = []
 
     def make(name: str) -> Host:
-        made.append((Head if name.startswith("head") else Host)(tmp_path / name))
+        made.append((Head if name.startswith("head") else Host)(folder / name))
         return made[-1]
 
     yield make

@@ -189,8 +189,10 @@ class Head(Host):
     def batch(self, tasks: list[dict[str, Any]], url: str, *flags: str, timeout: float = PATIENCE) -> Ran:
         return self.cms("batch", "--file", self.file(tasks), "--on", url, "--json", *flags, timeout=timeout)
 
-    def begin(self, tasks: list[dict[str, Any]], url: str, *flags: str) -> subprocess.Popen[str]:
-        return self.start("batch", "--file", self.file(tasks), "--on", url, "--json", *flags)
+    def begin(
+        self, tasks: list[dict[str, Any]], url: str, *flags: str, file: str = "tasks.json"
+    ) -> subprocess.Popen[str]:
+        return self.start("batch", "--file", self.file(tasks, file), "--on", url, "--json", *flags)
 
     def show(self, batch: str = "tasks") -> dict[str, Any]:
         return json.loads(self.ok("batch", "show", batch, "--json").out)  # type: ignore[no-any-return]
