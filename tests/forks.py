@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -28,8 +29,13 @@ from types import FrameType
 
 #: What an interpreter reads when it starts. The one that is loaded has UTF-8, as on most machines.
 LOCALE = ("LANG", "LC_ALL", "LC_CTYPE", "PYTHONIOENCODING")
-#: They load trio, with which every command would end more slowly.
+#: These commands load trio, with which any command would end more slowly: another process has them loaded.
+_HEAVY = {"doctor", "drill", "setup", "trust"}
 _LATE = {"cms.cli.setup", "cms.cli.trust"}
+_LATEST = (
+    *_LATE,
+    *("cms.cli.foreground", "cms.fleet.supervisor", "cms.selftest.doctor", "cms.selftest.drill.run"),
+)
 _PIPE = 65536  # bytes that a pipe takes before anybody reads
 
 
@@ -64,7 +70,7 @@ def run(
             stack.callback(os.close, reading)
             ready.register(reading, selectors.EVENT_READ, output)
             theirs.append(writing)
-        answer.connect(_loaded())
+        answer.connect(_loaded(heavy=not _HEAVY.isdisjoint(words[:1]) or "--foreground" in words))
         socket.send_fds(answer, [len(request).to_bytes(8)], theirs)
         answer.sendall(request)
         for file in theirs:
@@ -102,8 +108,8 @@ def _run_anew(
 
 
 @cache
-def _loaded() -> str:
-    """Where the process that forks listens; it is started for the first command of this process."""
+def _loaded(*, heavy: bool) -> str:
+    """Where the process that forks such commands listens; it is started for the first of them."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind("")  # a name of the kernel's choice, in no folder
     listener.listen()
@@ -112,7 +118,7 @@ def _loaded() -> str:
     env = {name: value for name, value in os.environ.items() if name not in LOCALE}
     path = os.pathsep.join(entry for entry in sys.path if entry)
     subprocess.run(
-        [sys.executable, "-P", __file__, *map(str, files)],
+        [sys.executable, "-P", __file__, *map(str, (*files, int(heavy)))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         env={**env, "LANG": "C.UTF-8", "PYTHONPATH": path},
@@ -174,6 +180,7 @@ def _become(request: bytes, files: list[int]) -> list[str]:
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
+    tempfile.tempdir = None  # whoever has asked for it looked at another environment
     os.chdir(cwd)
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -184,7 +191,7 @@ def _become(request: bytes, files: list[int]) -> list[str]:
     return list(words)
 
 
-def main(listener: int, starter: int) -> int:
+def main(listener: int, starter: int, heavy: int) -> int:
     """Load, let whoever waits go on, and fork; in the process of a command: run it."""
     from cms.cli import main as run_command
     from cms.cli import parser
@@ -196,6 +203,8 @@ def main(listener: int, starter: int) -> int:
     for module in {target.partition(":")[0] for target in targets} - _LATE:
         import_module(module)
     assert "trio" not in sys.modules
+    for module in _LATEST if heavy else ():
+        import_module(module)
     if os.fork():
         os._exit(0)
     words = Server(socket.socket(fileno=listener), starter).serve()

@@ -1,7 +1,7 @@
 """The daemon killed with SIGKILL at random instants under load: nobody is left, nothing acknowledged is lost,
 and no message is sent twice.
 
-Twenty kills here; for a hundred with another seed: `CMS_FAULT_KILLS=100 CMS_FAULT_SEED=7 pytest
+Ten kills here; for a hundred with another seed: `CMS_FAULT_KILLS=100 CMS_FAULT_SEED=7 pytest
 tests/cli/test_faults.py -s`. What the simulated agents were really sent is read from their own transcripts.
 """
 
@@ -42,7 +42,7 @@ from cms.session.model import ENDED, DelegateResult, Interaction, InteractionSta
 from cms.testing.script import Message, call, prompt, say
 from cms.testing.script import ScriptedReply as Scripted
 
-KILLS = int(os.environ.get("CMS_FAULT_KILLS", "20"))
+KILLS = int(os.environ.get("CMS_FAULT_KILLS", "10"))
 SEED = int(os.environ.get("CMS_FAULT_SEED", "1"))
 CLIENTS = 4
 #: Between two kills there are at most so many answers, and then some time (in seconds).

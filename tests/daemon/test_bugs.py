@@ -93,12 +93,12 @@ class Fault:
 
 
 @asynccontextmanager
-async def daemon(settings: Settings) -> AsyncIterator[None]:
+async def daemon(settings: Settings, *, within: float) -> AsyncIterator[None]:
     """The real one, in this process; it ends by being told, and leaves nothing."""
     prepare_home(settings.home)
     lock = HomeLock(settings)
     try:
-        with trio.fail_after(25):
+        with trio.fail_after(within):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_Daemon(settings, lock, _Announcement(None), _open_fleet).run)
                 while not settings.socket.is_socket():  # noqa: ASYNC110 - there is no event for it
@@ -119,36 +119,36 @@ async def ask(settings: Settings, verb: Verb[P, R], params: P) -> R:
         return await trio.to_thread.run_sync(talk, abandon_on_cancel=True)
 
 
-async def delegate(settings: Settings) -> None:
-    await ask(settings, SESSION_DELEGATE, DelegateParams(make_options(settings, "odd"), "hello"))
+async def delegate(settings: Settings, name: str) -> None:
+    await ask(settings, SESSION_DELEGATE, DelegateParams(make_options(settings, name), "hello"))
 
 
-async def delegate_with_cms(settings: Settings) -> None:
-    options = make_options(settings, "odd", allow_cms=True)
+async def delegate_with_cms(settings: Settings, name: str) -> None:
+    options = make_options(settings, name, allow_cms=True)
     await ask(settings, SESSION_DELEGATE, DelegateParams(options, "hello"))
 
 
-async def spawn_once(settings: Settings) -> None:
-    await ask(settings, SESSION_SPAWN, SpawnParams(make_options(settings, "odd"), "hi", stop=True))
+async def spawn_once(settings: Settings, name: str) -> None:
+    await ask(settings, SESSION_SPAWN, SpawnParams(make_options(settings, name), "hi", stop=True))
 
 
-async def look(settings: Settings) -> None:
+async def look(settings: Settings, _: str) -> None:
     await ask(settings, SESSION_LIST, ListParams())
 
 
-async def run_batch(settings: Settings) -> None:
+async def run_batch(settings: Settings, name: str) -> None:
     options = BatchOptions(work_dir=str(settings.home.parent / "work"), on_done="true")
     made = await ask(settings, BATCH_CREATE, BatchCreateParams(options))
-    task = LineOf(TaskSpec(name="odd", prompt="hello"), 1)
+    task = LineOf(TaskSpec(name=name, prompt="hello"), 1)
     await ask(settings, BATCH_ADD, BatchAddParams(made.batch.id, 0, (task,)))
     await ask(settings, BATCH_RUN, BatchRunParams(made.batch.id))
 
 
-async def nothing(_: Settings) -> None:
+async def nothing(_: Settings, _name: str) -> None:
     """It comes by itself."""
 
 
-Provoke = Callable[[Settings], Awaitable[None]]
+Provoke = Callable[[Settings, str], Awaitable[None]]
 
 #: What goes wrong, and what makes it be called.
 CASES: tuple[tuple[object, str, Provoke], ...] = (
@@ -192,28 +192,56 @@ CASES: tuple[tuple[object, str, Provoke], ...] = (
 AT_ONCE = ("wait_idle", "keep_alive", "holds", "list_")  # called, or bound, as soon as it serves
 
 
-@pytest.mark.parametrize(("owner", "name", "provoke"), CASES, ids=[name for _, name, _ in CASES])
-async def test_a_bug_ends_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, provoke: Provoke
-) -> None:
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setattr(main, "_TRIM", 0.05)
     monkeypatch.setattr(main, "_LOOK", 0.05)
-    settings = msgspec.structs.replace(make_settings(tmp_path), idle_exit=600.0)
-    fault = Fault(monkeypatch, owner, name) if name in AT_ONCE else None
-    async with daemon(settings):
-        beside = SpawnParams(make_options(settings, "beside"), "hello")
-        reply = await ask(settings, SESSION_SPAWN, beside)
-        assert isinstance(reply, Reply)
-        fault = fault or Fault(monkeypatch, owner, name)
-        try:
-            await provoke(settings)
-        except CmsError:
-            pass  # whoever asked is told
-        with trio.fail_after(20):
-            await fault.struck.wait()
-        again = await ask(settings, SESSION_SEND, SendParams("beside", "are you there?"))
-        assert isinstance(again, Reply)
-        assert (again.is_error, again.pid) == (False, reply.pid)
-        # Nobody waits for ever: what had the bug has come to an end.
-        sessions = (await ask(settings, SESSION_LIST, ListParams())).sessions
-        assert {one.name for one in sessions if one.status in ("starting", "busy")} == set()
+    return msgspec.structs.replace(make_settings(tmp_path), idle_exit=600.0)
+
+
+async def begin_beside(settings: Settings) -> Reply:
+    """The session that is to notice nothing; its first answer."""
+    params = SpawnParams(make_options(settings, "beside"), "hello")
+    reply = await ask(settings, SESSION_SPAWN, params)
+    assert isinstance(reply, Reply)
+    return reply
+
+
+async def check(settings: Settings, fault: Fault, provoke: Provoke, name: str, reply: Reply) -> None:
+    """See the bug strike, and nothing come of it."""
+    try:
+        await provoke(settings, name)
+    except CmsError:
+        pass  # whoever asked is told
+    with trio.fail_after(20):
+        await fault.struck.wait()
+    again = await ask(settings, SESSION_SEND, SendParams("beside", "are you there?"))
+    assert isinstance(again, Reply)
+    assert (again.is_error, again.pid) == (False, reply.pid)
+    # Nobody waits for ever: what had the bug has come to an end.
+    sessions = (await ask(settings, SESSION_LIST, ListParams())).sessions
+    assert {one.name for one in sessions if one.status in ("starting", "busy")} == set()
+
+
+@pytest.mark.parametrize("provoke", {provoke: None for _, _, provoke in CASES}, ids=lambda one: one.__name__)
+async def test_a_bug_ends_nothing_else(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, provoke: Provoke
+) -> None:
+    """One after the other in one daemon, which has to bear them all."""
+    cases = [(owner, name) for owner, name, one in CASES if one is provoke and name not in AT_ONCE]
+    async with daemon(settings, within=25 + 5 * len(cases)):
+        reply = await begin_beside(settings)
+        for number, (owner, name) in enumerate(cases):
+            with monkeypatch.context() as patch:
+                await check(settings, Fault(patch, owner, name), provoke, f"odd-{number}", reply)
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+async def test_a_bug_that_strikes_at_once_ends_nothing_else(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    ((owner, provoke),) = [(owner, provoke) for owner, one, provoke in CASES if one == name]
+    fault = Fault(monkeypatch, owner, name)
+    async with daemon(settings, within=25):
+        reply = await begin_beside(settings)
+        await check(settings, fault, provoke, "odd", reply)

@@ -237,17 +237,17 @@ async def test_what_the_environment_moves_is_closed_to_a_child_as_to_its_parent(
         assert done.outcome is Outcome.PROTECTED_PATH
 
 
-@pytest.mark.parametrize("name", ["../../escaped", "\x1b]0;x\x07", "a/b", "", "x" * 65, "a\n", "-rf"])
-async def test_a_name_is_checked_whoever_gives_it(tmp_path: Path, name: str) -> None:
+async def test_a_name_is_checked_whoever_gives_it(tmp_path: Path) -> None:
     async with house(tmp_path) as supervisor:
         inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
-        with pytest.raises(UsageError, match="name"):
-            await inside.spawn(name)
-        for new in (name, f"{name}~1"):
+        for name in ("../../escaped", "\x1b]0;x\x07", "a/b", "", "x" * 65, "a\n", "-rf"):
             with pytest.raises(UsageError, match="name"):
-                await supervisor.rename("parent", new)
-        with pytest.raises(UsageError, match="name"):
-            await supervisor.fork("parent", name)
+                await inside.spawn(name)
+            for new in (name, f"{name}~1"):
+                with pytest.raises(UsageError, match="name"):
+                    await supervisor.rename("parent", new)
+            with pytest.raises(UsageError, match="name"):
+                await supervisor.fork("parent", name)
         assert [record.name for record in await supervisor.sessions()] == ["parent"]
 
 
@@ -291,19 +291,16 @@ async def test_it_sees_and_reaches_what_is_below_it_and_nothing_else(tmp_path: P
         assert (await supervisor.get("stranger")).status == "ready"
 
 
-@pytest.mark.parametrize(
-    ("verb", "params"),
-    [
-        (DAEMON_STOP, DaemonStopParams()),
-        (BUDGET_SET, SetBudgetParams({"day": 1000.0})),
-        (BUDGET_GET, Nothing()),
-    ],
-)
-async def test_what_no_session_may_ask_for(tmp_path: Path, verb: Verb[P, Record], params: P) -> None:
+async def test_what_no_session_may_ask_for(tmp_path: Path) -> None:
     async with house(tmp_path) as supervisor:
         inside = Inside(supervisor, await spawn(supervisor, "parent", allow_cms=True))
-        with pytest.raises(UsageError, match="may not call"):
-            await inside.ask(verb, params)
+        for asking in (
+            inside.ask(DAEMON_STOP, DaemonStopParams()),
+            inside.ask(BUDGET_SET, SetBudgetParams({"day": 1000.0})),
+            inside.ask(BUDGET_GET, Nothing()),
+        ):
+            with pytest.raises(UsageError, match="may not call"):
+                await asking
 
 
 async def test_a_session_has_no_commands_run_and_nothing_sent_for_it(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ import msgspec
 import pytest
 import trio
 
+import forks
 import ordinary_user
+from cli.shell import Ran
 from cms.cli.selftest import drill
 from cms.containment import Container, Proof
 from cms.errors import ExitCode
@@ -24,20 +26,13 @@ from cms.selftest.drill.trials import Case, Finding, Plan
 from cms.testing.agent import write_launcher
 
 
-def run(tmp_path: Path, *words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(tmp_path: Path, *words: str, env: dict[str, str] | None = None) -> Ran:
     """The command, with a simulated agent where the real one would play."""
     (tmp_path / "tmp").mkdir()
     claude = write_launcher(tmp_path / "claude")
     environ = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "CMS_CLAUDE": str(claude), **(env or {})}
-    return subprocess.run(
-        [sys.executable, "-m", "cms", "drill", *words],
-        env=environ,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    code, out, err = forks.run(("drill", *words), env=environ, cwd=tmp_path, timeout=100)
+    return Ran(code, out.decode(), err.decode())
 
 
 def left_in(folder: Path) -> list[Path]:
@@ -56,10 +51,10 @@ def test_a_quick_drill(tmp_path: Path) -> None:
         "folder",
     )  # the others are the real binary's (test_kill_real.py)
     ran = run(tmp_path, "--quick", "--json", *(f"--only={group}" for group in groups))
-    report = msgspec.json.decode(ran.stdout, type=DrillReport)
+    report = msgspec.json.decode(ran.out, type=DrillReport)
     failed = [case for case in report.cases if case.verdict == "failed"]
     assert not failed
-    assert (ran.returncode, report.ok, report.quick) == (0, True, True)
+    assert (ran.code, report.ok, report.quick) == (0, True, True)
     assert {case.group for case in report.cases} == set(groups)
     assert {case.name for case in report.cases} >= {
         *("orphan", "comets", "git hook", "CMS_HOME", "--max-procs", "moved place", "copy-on-write"),
@@ -188,14 +183,14 @@ def test_the_exit_code_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_group_that_there_is_not(tmp_path: Path) -> None:
     ran = run(tmp_path, "--only", "everything")
-    assert (ran.returncode, ran.stdout) == (2, "")
-    assert "one of kill, freeze, walls, caps, folder, limits, crash" in ran.stderr
+    assert (ran.code, ran.out) == (2, "")
+    assert "one of kill, freeze, walls, caps, folder, limits, crash" in ran.err
 
 
 def test_a_mechanism_that_there_is_not_is_told_as_such(tmp_path: Path) -> None:
     ran = run(tmp_path, "--quick", env={"CMS_CONTAINMENT": "moat"})
-    assert ran.returncode == ExitCode.USAGE
-    assert "there is no containment mechanism 'moat'" in ran.stderr
+    assert ran.code == ExitCode.USAGE
+    assert "there is no containment mechanism 'moat'" in ran.err
 
 
 def test_ctrl_c_ends_it_without_a_word_and_leaves_nothing(tmp_path: Path) -> None:
