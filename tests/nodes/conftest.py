@@ -35,7 +35,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 
 @pytest.fixture(scope="module")
 def head(lasting: Hosts) -> Host:
-    """For a test that does not kill its head."""
+    """For a test that does not kill its head, and has names of its own for its tasks."""
     return lasting("head")
 
 
