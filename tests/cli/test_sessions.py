@@ -56,7 +56,7 @@ def test_what_is_not_alive_cannot_be_paused(shell: Shell) -> None:
 def test_a_frozen_session_stands_still_and_goes_on(shell: Shell) -> None:
     """It counts to a file; frozen it does not, and resumed it counts on to its end."""
     counter = shell.work_dir / "counter"
-    counting_ = counting(counter, 20)
+    counting_ = counting(counter, 60)
     shell.ok(
         *("spawn", "ice", "--detach", "--preset", "full"),
         prompt("go", call("Bash", command=counting_), say("counted")),
@@ -70,7 +70,7 @@ def test_a_frozen_session_stands_still_and_goes_on(shell: Shell) -> None:
     assert counter.stat().st_size == size  # two commands took longer than it needs for the next line
     assert shell.ok("resume", "ice", "--json").json()["status"] == "busy"
     assert shell.ok("wait", "ice").out.startswith("ice  ✓ completed  $")
-    assert counter.read_text().splitlines()[-1] == "20"
+    assert counter.read_text().splitlines()[-1] == "60"
 
 
 def test_a_frozen_session_can_be_killed_and_stopped(shell: Shell) -> None:
@@ -240,4 +240,4 @@ def waits_for(gate: Path) -> ScriptedReply:
 
 
 def counting(counter: Path, times: int) -> str:
-    return f"for i in $(seq {times}); do echo $i >> {counter}; sleep 0.05; done"
+    return f"for i in $(seq {times}); do echo $i >> {counter}; sleep 0.02; done"
