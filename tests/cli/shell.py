@@ -105,7 +105,7 @@ class Shell:
         end = time.monotonic() + 20
         while not condition(found := self.status(name)):
             assert time.monotonic() < end, found
-            time.sleep(0.02)
+            time.sleep(0.05)  # to ask again at once would keep from work what is waited for
         return found
 
     def wait_for(self, path: Path) -> None:

@@ -28,7 +28,8 @@ def runs(case: str, beat: Path) -> ScriptedReply:
     """A tool call that starts a hostile program and does not wait for it."""
     command = shlex.join(hostile.command(case, beat))
     return call(
-        "Bash", command=f"({command} > {beat}.said 2>&1 &); until grep -q ^ready {beat}.said; do :; done"
+        "Bash",
+        command=f"({command} > {beat}.said 2>&1 &); until grep -q ^ready {beat}.said; do sleep 0.02; done",
     )
 
 

@@ -40,7 +40,7 @@ def wait_for_question(shell: Shell, name: str) -> dict[str, object]:
     end = time.monotonic() + 20
     while (ran := shell.cms("ask", name, "--json")).code == ExitCode.NOT_FOUND or not ran.list("open"):
         assert time.monotonic() < end, ran
-        time.sleep(0.02)
+        time.sleep(0.05)
     return ran.list("open")[0]
 
 
