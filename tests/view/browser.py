@@ -24,6 +24,7 @@ _FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
     "--disable-default-apps", "--no-default-browser-check", "--disable-dev-shm-usage", "--mute-audio",
     "--disable-features=Translate,OptimizationHints,MediaRouter,DialMediaRouteProvider",
+    "--renderer-process-limit=1", "--disable-site-isolation-trials",  # one for each tab takes more
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 #: The protocol's pipes are 3 and 4.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -351,7 +352,7 @@ def test_the_browser_gets_an_address_of_its_own(shell: Shell, tmp_path: Path) ->
     printed = child.stdout.readline().strip()
     shell.wait_for(tmp_path / "opened")
     while not (opened := (tmp_path / "opened").read_text().strip()):
-        pass
+        time.sleep(0.01)
     assert opened.partition("token=")[0] == printed.partition("token=")[0]
     assert opened != printed
     child.send_signal(signal.SIGTERM)
