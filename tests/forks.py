@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import selectors
 import signal
@@ -36,6 +37,8 @@ _LATEST = (
     *_LATE,
     *("cms.cli.foreground", "cms.fleet.supervisor", "cms.selftest.doctor", "cms.selftest.drill.run"),
 )
+#: What a test may have set for its process, and a child has from its parent.
+_LIMITS = (resource.RLIMIT_NOFILE, resource.RLIMIT_CORE, resource.RLIMIT_FSIZE, resource.RLIMIT_NPROC)
 _PIPE = 65536  # bytes that a pipe takes before anybody reads
 
 
@@ -55,7 +58,8 @@ def run(
     plain = all(env.get(name, "UTF-8").upper().endswith("UTF-8") for name in LOCALE)
     if not plain or len(stdin or b"") > _PIPE:
         return _run_anew(words, env=env, cwd=cwd, stdin=stdin, timeout=timeout)
-    request = json.dumps([list(words), dict(env), str(cwd or Path.cwd())]).encode()
+    limits = {number: resource.getrlimit(number) for number in _LIMITS}
+    request = json.dumps([list(words), dict(env), str(cwd or Path.cwd()), _umask(), limits]).encode()
     outputs = (bytearray(), bytearray())
     with ExitStack() as stack, socket.socket(socket.AF_UNIX) as answer, selectors.DefaultSelector() as ready:
         if stdin is None:
@@ -105,6 +109,14 @@ def _run_anew(
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def _umask() -> int:
+    """Without setting another, as `os.umask` would."""
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("Umask:")
+    )
+    return int(line.split()[1], 8)
 
 
 @cache
@@ -176,7 +188,10 @@ class Server:
 
 def _become(request: bytes, files: list[int]) -> list[str]:
     """Have what a command of its own starts with."""
-    words, env, cwd = json.loads(request)
+    words, env, cwd, umask, limits = json.loads(request)
+    os.umask(umask)
+    for number, limit in limits.items():
+        resource.setrlimit(int(number), limit)
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
