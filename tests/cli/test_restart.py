@@ -1,6 +1,6 @@
 """A daemon killed with everything at work: the next command is answered at once, and tells of each session.
 
-Twelve sessions here; for a hundred: `CMS_RESTART_SESSIONS=100 pytest -n 0 -s tests/cli/test_restart.py`.
+Six sessions here; for a hundred: `CMS_RESTART_SESSIONS=100 pytest -n 0 -s tests/cli/test_restart.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cms.session.model import LIVE, InteractionState, SessionOptions, SessionSta
 from cms.testing.agent import write_launcher
 from cms.testing.script import call, prompt, say
 
-SESSIONS = int(os.environ.get("CMS_RESTART_SESSIONS", "12"))
+SESSIONS = int(os.environ.get("CMS_RESTART_SESSIONS", "6"))
 #: Seconds that the next command may take longer than the first one of all, which started a daemon, too.
 LONGER = 1.0
 BUSY = prompt("go", call("Bash", command="sleep 600"), say("done"))
