@@ -26,7 +26,7 @@ def test_a_detached_delegation_tells_its_end_and_no_secret_is_anywhere(shell: Sh
         while not db.execute("SELECT count(*) FROM hooks").fetchone()[0]:
             time.sleep(0.01)
     while len(shell.survivors()) < 2:  # the daemon, and what the session starts
-        time.sleep(0.01)
+        time.sleep(0.05)
     listings = (("status", "a", "--json"), ("list", "--json"), ("audit", "a", "--json"))
     seen = [shell.ok(*words).out for words in listings]
     alive = [line.split()[0] for line in shell.survivors()]
