@@ -212,7 +212,7 @@ def test_what_we_run_on_is_refused_at_the_gate_and_looked_at_afterwards(
         map(Path, paths.base)
     )
     assert all(Path(path).is_relative_to(world.work) for path in paths.base)
-    everything = set(find_base_files(rules.folders, (), environ, anywhere=True))
+    everything = set(map(Path, find_base_files(rules.folders, (), environ, anywhere=True)))
     assert {Path(trio.__file__), Path(os.path.realpath(sys.executable))} <= everything
 
 

@@ -109,7 +109,7 @@ def find_all_paths(
         found,
         protected=(*found.protected, *find_trusted(rules.folders, programs, anywhere=anywhere)),
         hidden=(*found.hidden, *find_escape_sockets(rules.paths, environ)),
-        base=tuple(sys.intern(str(path)) for path in base),
+        base=tuple(map(sys.intern, base)),
         places=None if anywhere else find_places(rules.folders, rules.opened, environ),
     )
 

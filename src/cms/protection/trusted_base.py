@@ -55,7 +55,7 @@ def find_trusted(
 
 def find_base_files(
     folders: Sequence[str], programs: Sequence[str], environ: Mapping[str, str], *, anywhere: bool
-) -> tuple[Path, ...]:
+) -> tuple[str, ...]:
     """The files of that to look at, as far as the session can write them; the system's are held, not watched.
 
     Also those that are not there, and would be taken before ours: a `git` in an earlier folder of PATH.
@@ -65,31 +65,35 @@ def find_base_files(
         anywhere: it can write outside of its folders.
     """
     roots = tuple(f"{root}/" for folder in folders for root in (folder, os.path.realpath(folder)))
-    found = dict.fromkeys(_programs(Path(folders[0]), programs, environ))
+    # Strings: there are well over a thousand of them, before each session's start.
+    found = dict.fromkeys(map(str, _programs(Path(folders[0]), programs, environ)))
     homes = (sys.prefix, sys.base_prefix, str(Path(cms.__file__).parent))
     if anywhere or any(f"{os.path.realpath(home)}/".startswith(roots) for home in homes):
         found.update(dict.fromkeys(_python_files()))
     return tuple(
         path
         for path in found
-        if (str(path).startswith(roots) or (anywhere and not str(path).startswith(_SYSTEM)))
-        and "__pycache__" not in path.parts
+        if (path.startswith(roots) or (anywhere and not path.startswith(_SYSTEM)))
+        and f"{os.sep}__pycache__{os.sep}" not in path
     )
 
 
-def _python_files() -> Iterator[Path]:
-    yield from Path(cms.__file__).parent.rglob("*")
+def _python_files() -> Iterator[str]:
+    for folder, folders, files in os.walk(Path(cms.__file__).parent):
+        if "__pycache__" in folders:
+            folders.remove("__pycache__")
+        yield from (f"{folder}/{name}" for name in (*folders, *files))
     for module in list(sys.modules.values()):
         if isinstance(file := getattr(module, "__file__", None), str) and file:
-            yield Path(file)
+            yield file
     for prefix in (sys.prefix, sys.base_prefix):
-        yield Path(prefix) / "pyvenv.cfg"
+        yield f"{prefix}/pyvenv.cfg"
     places = [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
-    for place in map(Path, places):
-        yield from place.glob("*.pth")
-        yield from (place / name for name in _AT_START)
-    yield Path(sys.executable)
-    yield Path(os.path.realpath(sys.executable))
+    for place in places:
+        yield from map(str, Path(place).glob("*.pth"))
+        yield from (f"{place}/{name}" for name in _AT_START)
+    yield sys.executable
+    yield os.path.realpath(sys.executable)
 
 
 def _programs(work_dir: Path, programs: Sequence[str], environ: Mapping[str, str]) -> Iterator[Path]:
