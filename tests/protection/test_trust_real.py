@@ -208,10 +208,12 @@ def subagents(project: Path) -> str:
     return prompt("Have it done.", call("Skill", skill="hooked"), *with_them, say("Done."))
 
 
+#: `review` has the mode of `read-only` and of `edit`, and tools between theirs.
+PRESETS: tuple[Preset, ...] = ("read-only", "plan", "edit", "full")
 TEXTS = ("TEXT-TOP", "TEXT-IMPORTED", "TEXT-LOCAL", "TEXT-RULE", "TEXT-NESTED")
 
 
-@pytest.mark.parametrize("preset", ["read-only", "review", "plan", "edit", "full"])
+@pytest.mark.parametrize("preset", PRESETS)
 async def test_nothing_of_an_untrusted_repository_runs(tmp_path: Path, preset: Preset) -> None:
     async with stage(tmp_path) as here:
         here.hostile()
@@ -234,7 +236,7 @@ async def test_nothing_of_an_untrusted_repository_runs(tmp_path: Path, preset: P
             assert "has been denied" in str(results)
 
 
-@pytest.mark.parametrize("preset", ["read-only", "review", "plan", "edit", "full"])
+@pytest.mark.parametrize("preset", PRESETS)
 async def test_everything_of_a_trusted_repository_runs_and_raises_nothing(
     tmp_path: Path, preset: Preset
 ) -> None:
