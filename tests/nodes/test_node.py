@@ -130,6 +130,7 @@ class Site:
         self.now = 1000.0
         self.runs: list[FakeRun] = []
         self.said: list[str] = []
+        self.pressed = ""  # why the machine bears no more
         self._home = home
         self.node = self.made()
 
@@ -142,7 +143,7 @@ class Site:
             card,
             self.folder,
             work=self._home,
-            room=lambda _: "",
+            room=lambda _: self.pressed,
             tell=self.said.append,
         )
 
@@ -365,6 +366,22 @@ def test_what_a_node_is_not_fit_for_keeps_it_from_others_for_a_moment(
             site.now += HOUR
         assert seen == rests
         assert site.node._state().done == 0
+
+    site.live(act)
+
+
+def test_under_pressure_a_node_takes_nothing_and_says_why(site: Site) -> None:
+    async def act() -> None:
+        site.pressed = "memory is low"
+        await until(lambda: site.node._state().standing == "full")
+        site.engine.put(job())
+        await site.shown()
+        assert site.engine.waiting, "it is free for others"
+        assert site.node._state().why == "memory is low"
+        site.pressed = ""
+        (await site.working()).over.set()
+        await until(lambda: site.engine.answers)
+        assert site.node._state().standing == "open"
 
     site.live(act)
 

@@ -11,6 +11,7 @@ import pytest
 
 from cms.batch import ends, throttle
 from cms.batch.address import Address, parse
+from cms.batch.forecast import SESSION_BYTES
 from cms.batch.model import Place, Task, TaskOptions, TaskStatus
 from cms.batch.remote import (
     MOST,
@@ -27,11 +28,12 @@ from cms.batch.remote import (
 from cms.cli.node_render import fleet_json, fleet_lines, node_lines
 from cms.cli.terminal import Style
 from cms.errors import UsageError
-from cms.nodes import artifacts
+from cms.fleet import machine
+from cms.nodes import artifacts, start
 from cms.nodes.checkout import CheckoutError, check_out, checked_out, read_branch
 from cms.nodes.engine import Attendance, identity_of
 from cms.nodes.look import Overview
-from cms.nodes.start import has_room, memory_pressure, unit
+from cms.nodes.start import PRESSURE, has_room, memory_pressure, unit
 from cms.nodes.state import KEEP, NodeFolder, NodeState
 from cms.session.model import DelegateResult, Limits, Outcome, Safety, SessionOptions
 from cms.units import MAX_NAME, check_name
@@ -332,6 +334,23 @@ def test_pressure(tmp_path: Path) -> None:
     assert memory_pressure(file) == 12.5
     assert memory_pressure(tmp_path / "none") == 0.0
     assert has_room(0) == ""
+
+
+@pytest.mark.parametrize(
+    ("running", "free", "waits", "why"),
+    [
+        (0, 0, 99.0, ""),  # one is always borne
+        (1, 10 * SESSION_BYTES, PRESSURE, ""),
+        (1, SESSION_BYTES, 0.0, "memory is low"),
+        (1, 10 * SESSION_BYTES, PRESSURE + 1, "programs wait for memory 11 % of the time"),
+    ],
+)
+def test_a_machine_under_pressure_bears_no_more(
+    monkeypatch: pytest.MonkeyPatch, running: int, free: int, waits: float, why: str
+) -> None:
+    monkeypatch.setattr(machine, "available_memory", lambda: free)
+    monkeypatch.setattr(start, "memory_pressure", lambda: waits)
+    assert has_room(running) == why
 
 
 def test_the_unit_names_this_python_and_home(tmp_path: Path) -> None:
