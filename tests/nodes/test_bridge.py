@@ -83,6 +83,7 @@ class FakeEngine:
         self.known: dict[str, Activity] = {}
         self.known_by, self.retention = "ns", 30 * DAY
         self.silent = 0
+        self.most = MOST
         self.swallowed = 0
         self.client = self
 
@@ -94,7 +95,9 @@ class FakeEngine:
             self.silent -= 1
             raise RPCError("no answer", RPCStatusCode.UNAVAILABLE, b"")
 
-    async def start_activity(self, kind: str, _packed: bytes, **keys: Any) -> None:
+    async def start_activity(self, kind: str, packed: bytes, **keys: Any) -> None:
+        if len(packed) > self.most:
+            raise RPCError("input exceeds length limit", RPCStatusCode.INVALID_ARGUMENT, b"")
         name = keys["id"]
         if not self.swallowed:
             self._call()
@@ -372,6 +375,20 @@ def test_what_a_branch_has_is_fetched(site: Site, monkeypatch: pytest.MonkeyPatc
         assert bool(done.result.reasons) is not there
 
     run(act)
+
+
+def test_what_the_engine_never_takes_is_not_begun(site: Site) -> None:
+    """One that is set up to take less than others: to ask it again would be for ever."""
+    site.engine.most = 100
+
+    async def act() -> None:
+        site.bridge()._obey(submit("x" * 1000))
+        (ended,) = await site.ended()
+        assert ended.how == "unbegun"
+        assert "input exceeds" in ended.reason
+
+    run(act)
+    assert not site.engine.known
 
 
 def test_what_is_too_large_is_not_submitted(site: Site) -> None:

@@ -29,7 +29,7 @@ from temporalio.exceptions import (
     TerminatedError,
     TimeoutType,
 )
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from cms.batch.address import parse
 from cms.batch.remote import (
@@ -173,6 +173,8 @@ class Bridge:
             except ActivityAlreadyStartedError:
                 break  # by us, and the answer was lost; by us before a crash; by another head of this batch
             except RPCError as error:
+                if error.status is RPCStatusCode.INVALID_ARGUMENT:  # and never will: it takes less at once
+                    return Ended(one.id, "unbegun", reason=f"the engine does not take it: {error.message}")
                 self._note(error.message)
                 await asyncio.sleep(backoff)
                 backoff = min(2 * backoff, _BACKOFF)
