@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.config import Settings
-from cms.daemon.connection import MAX_CALLS
+from cms.daemon.connection import MAX_CALLS, _kept_once
 from cms.daemon.outbox import Outbox
 from cms.daemon.server import open_listener
 from cms.errors import ContainmentError, HomeUnusable, SessionNotFound
@@ -133,6 +133,12 @@ async def test_progress_comes_between_acceptance_and_answer_in_order(tmp_path: P
             note = decode((await until(peer, "progress")).params, type=ProgressNote)
             assert (note.request_id, note.progress.text, note.dropped) == (1, str(number), 0)
         assert (await peer.answer(1)).kind == "Reply"
+
+
+def test_what_clients_of_one_shell_say_of_it_is_kept_once() -> None:
+    said = msgspec.json.encode({"EDITOR": "vi -R", "LANG": "C.UTF-8"})
+    kept = [_kept_once(msgspec.json.decode(said)) for _ in range(2)]
+    assert len({id(text) for environ in kept for item in environ.items() for text in item}) == 4
 
 
 async def test_pieces_of_text_come_together_and_all_of_them(tmp_path: Path) -> None:

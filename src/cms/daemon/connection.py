@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from math import inf
 from typing import TYPE_CHECKING
@@ -184,7 +185,8 @@ class Connection:
                 hello = msgspec.json.decode(request.params, type=Hello)
                 self._protocol = hello.protocol
                 if self._child_socket is None:
-                    self._environ, self._caller = hello.environ or None, Caller(max(hello.depth, 0))
+                    self._environ = _kept_once(hello.environ) or None
+                    self._caller = Caller(max(hello.depth, 0))
         except UNREADABLE as error:
             self._fail(request.id, INVALID_PARAMS, f"bad params for {request.method}: {error}")
             return False
@@ -313,6 +315,11 @@ class _Call:
     def _tell(self, *notes: Progress) -> None:
         for progress in join_texts(notes):
             self._connection.outbox.put_note(ProgressNote(self.id, progress))
+
+
+def _kept_once(environ: Mapping[str, str]) -> dict[str, str]:
+    """The same variables, each text once for all clients: a session keeps what it was started with."""
+    return {sys.intern(name): sys.intern(value) for name, value in environ.items()}
 
 
 def _waiting(notes: trio.MemoryReceiveChannel[Progress]) -> list[Progress]:
