@@ -11,8 +11,6 @@ import sys
 import time
 from typing import Annotated, BinaryIO
 
-from cyclopts import Parameter
-
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonErrorFlag, JsonFlag
 from cms.config import load_settings, load_settings_and_file
@@ -119,15 +117,7 @@ def stop(
 def logs(
     *,
     lines: Annotated[int, flags.count("--lines", "Show the last N lines.")] = 50,
-    follow: Annotated[
-        bool,
-        Parameter(
-            name=("--follow", "-f"),
-            negative=(),
-            show_default=False,
-            help="Keep printing new lines until Ctrl-C.",
-        ),
-    ] = False,
+    follow: Annotated[bool, flags.follow("Keep printing new lines until Ctrl-C.")] = False,
     json: JsonFlag = False,
 ) -> int:
     """Show the daemon's own log.

@@ -138,6 +138,11 @@ def seconds(flag: str, help_text: str) -> Parameter:
     return Parameter(name=flag, converter=to_seconds, metavar="TIME", help=help_text)
 
 
+def follow(help_text: str) -> Parameter:
+    """`--follow`, `-f`: go on with what comes."""
+    return Parameter(name=("--follow", "-f"), negative=(), show_default=False, help=help_text)
+
+
 def since(help_text: str) -> Parameter:
     """`--since`: a moment in the past (`to_since`)."""
     return Parameter(name="--since", converter=to_since, metavar="TIME", help=help_text)

@@ -18,8 +18,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from cms.cli import flags, io
 from cms.cli.flags import JsonFlag, NameFlag, NameWord
 from cms.cli.keys import Keyboard, has_keyboard
@@ -64,15 +62,7 @@ def logs(
     /,
     *,
     name_flag: NameFlag = None,
-    follow: Annotated[
-        bool,
-        Parameter(
-            name=("--follow", "-f"),
-            negative=(),
-            show_default=False,
-            help="Follow until the session's process ends, or q.",
-        ),
-    ] = False,
+    follow: Annotated[bool, flags.follow("Follow until the session's process ends, or q.")] = False,
     last: Annotated[int | None, flags.count("--last", "Start with the last N messages.")] = None,
     since: Annotated[
         float | None, flags.since("Only what happened since then: 10m, 2h, today, or a date.")

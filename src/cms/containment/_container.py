@@ -506,6 +506,13 @@ class Container(abc.ABC):
             leaf = self._leaf
             await until(lambda: not leaf.populated())
 
+    def _strike_leaf(self, rounds: int, how: list[str]) -> None:
+        if self._leaf is not None:
+            self._leaf.kill()
+            if rounds > 1:
+                self._leaf.kill_each()
+            how.append("cgroup.kill")
+
 
 class NamespaceContainer(Container):
     """In a pid namespace of its own: killing its init makes the kernel kill all, and wait for all."""
@@ -513,11 +520,7 @@ class NamespaceContainer(Container):
     _is_namespace = True
 
     def _strike(self, rounds: int, how: list[str]) -> None:
-        if self._leaf is not None:
-            self._leaf.kill()
-            if rounds > 1:
-                self._leaf.kill_each()
-            how.append("cgroup.kill")
+        self._strike_leaf(rounds, how)
         _proc.send(self._shim_fd, signal.SIGKILL)
         how.append("SIGKILL to the namespace's init")
         if rounds > 1:
@@ -540,11 +543,7 @@ class GuardContainer(Container):
     """Without namespaces: the shim is a subreaper, kills its children until it has none, and says so."""
 
     def _strike(self, rounds: int, how: list[str]) -> None:
-        if self._leaf is not None:
-            self._leaf.kill()
-            if rounds > 1:
-                self._leaf.kill_each()
-            how.append("cgroup.kill")
+        self._strike_leaf(rounds, how)
         if not self._control.ended:
             # Each time: a command that still waits for leave to exec takes the first one for a refusal.
             self._control.send("kill")
