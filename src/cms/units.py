@@ -140,11 +140,13 @@ def span(seconds: float) -> str:
 
 
 def short_span(seconds: float) -> str:
-    """The same in at most five letters up to a hundred days: `45s`, `12m05`, `3h20`, `5d02h`."""
+    """The same in at most five letters up to a hundred days: `45s`, `12m`, `12m05`, `3h20`, `5d02h`."""
     whole = max(0, int(seconds))
     if whole < 60:
         return f"{whole}s"
     most, rest = _two_units(whole)
+    if rest.startswith("00"):
+        return most
     return most + (rest if whole >= 86400 else rest[:-1])
 
 

@@ -53,7 +53,7 @@ def test_how_amounts_are_shown() -> None:
         *("1023 B", "4 KiB", "1.5 GiB", "512 MiB"),
     ]
     assert [units.short_span(one) for one in (-3, 5.9, 60, 3599, 3600, 86399, 90000)] == [
-        *("0s", "5s", "1m00", "59m59", "1h00", "23h59", "1d01h"),
+        *("0s", "5s", "1m", "59m59", "1h", "23h59", "1d01h"),
     ]
     assert [units.brief(one) for one in (0.0654, 2)] == ["65 ms", "2.0s"]
     assert (units.money(0.0421), units.money(1.5, exact=False)) == ("$0.0421", ">=$1.5000")

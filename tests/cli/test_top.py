@@ -170,7 +170,7 @@ def test_a_question_and_a_permission_are_shown_whole_or_not_at_all() -> None:
     style = Style(width=40, tty=True)
     view = View(overview(live(questions=1)), "fix-auth", "answer", open=asking("fix-auth"), typed="Post")
     lines = frame(view, 24, style)
-    assert lines[0] == "fix-auth asks; it waits 10m00 more"
+    assert lines[0] == "fix-auth asks; it waits 10m more"
     assert lines[2:5] == ["  Which database??", "    1. SQLite - small", "    2. Postgres?[2J - big"]
     assert lines[7] == "> Post_"
     short, whole = permission_lines(asking("a", kind="permission", whole="rm \x1b[A -rf\n\nx"), 20, style)

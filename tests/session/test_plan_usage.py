@@ -90,11 +90,11 @@ def test_how_it_reads() -> None:
     told = lines((heard, over), NOW, PIPE)
     assert told[0].split() == ["WINDOW", "USED", "RESETS", "HEARD", "FROM", "BY"]
     assert told[1].split("  ")[0] == "5 hours"
-    for word in ("92%", "(in 42m00)", "3m ago", "fix-auth", "get_usage"):
+    for word in ("92%", "(in 42m)", "3m ago", "fix-auth", "get_usage"):
         assert word in told[1]
     assert "7 days, opus  not known" in told[2]
     assert plan_line((heard, over), NOW, PIPE).startswith("5 hours 92% until ")
-    assert plan_line((heard, over), NOW, PIPE).endswith("(in 42m00); heard 3m ago")
+    assert plan_line((heard, over), NOW, PIPE).endswith("(in 42m); heard 3m ago")
     assert plan_line((over,), NOW, PIPE) == brief((over,), NOW, PIPE) == plan_line((), NOW, PIPE) == ""
     assert brief((heard, full), NOW, PIPE).startswith("100%, full of a")
     assert len(lines((), NOW, PIPE)) == 1
