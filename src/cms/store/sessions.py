@@ -347,12 +347,13 @@ def count(
 ) -> tuple[int, float]:
     """How many sessions `page` finds in all, without those with the ids `but`, and what they cost."""
     where, values = _in_status(status, tags)
-    row: tuple[int, float] = db.execute(
-        "SELECT count(*), coalesce(sum(total_cost_usd), 0.0) FROM sessions"  # noqa: S608 - words of ours
-        f" WHERE {where} AND id NOT IN (SELECT value FROM json_each(?))",
-        (*values, to_json(list(but))),
-    ).fetchone()
-    return row
+    figures = f"SELECT count(*), coalesce(sum(total_cost_usd), 0.0) FROM sessions WHERE {where}"  # noqa: S608
+    number, usd = db.execute(figures, values).fetchone()
+    if but:  # Taken off again: to ask of each of them all whether it is one takes three times as long.
+        these = f"{figures} AND id IN (SELECT value FROM json_each(?))"  # noqa: S608
+        few, less = db.execute(these, (*values, to_json(list(but)))).fetchone()
+        return number - few, usd - less
+    return number, usd
 
 
 def started_by(db: Database, session_id: str) -> list[SessionRecord]:
