@@ -1,7 +1,7 @@
 """SIGKILL of the daemon at any instant of isolated delegations, their checks and applies: no change and no
 commit is lost, none is half in the folder, and what is said of each is true of the folder.
 
-Ten kills here; for 1,000 with another seed: `CMS_APPLY_KILLS=1000 CMS_FAULT_SEED=7 pytest
+Six kills here; for 1,000 with another seed: `CMS_APPLY_KILLS=1000 CMS_FAULT_SEED=7 pytest
 tests/cli/test_faulty_applies.py -s`.
 """
 
@@ -28,7 +28,7 @@ from cms.rpc.sessions import SESSION_DELEGATE, SESSION_LIST, DelegateParams, Lis
 from cms.session.model import DelegateResult, SessionOptions, SessionRecord
 from cms.testing.script import call, prompt, say
 
-KILLS = int(os.environ.get("CMS_APPLY_KILLS", "10"))
+KILLS = int(os.environ.get("CMS_APPLY_KILLS", "6"))
 SEED = int(os.environ.get("CMS_FAULT_SEED", "1"))
 CLIENTS = 3
 #: Between two kills there are at most so many results, and then some time (in seconds).

@@ -1,6 +1,6 @@
 """SIGKILL of the daemon at random instants of delegations with checks: no verdict that the folder belies.
 
-Ten kills here; for 200 with another seed: `CMS_VERDICT_KILLS=200 CMS_FAULT_SEED=7 pytest
+Six kills here; for 200 with another seed: `CMS_VERDICT_KILLS=200 CMS_FAULT_SEED=7 pytest
 tests/cli/test_faulty_verdicts.py -s`. Each check writes down what it found, so what is true is in the folder.
 """
 
@@ -41,7 +41,7 @@ from cms.session.model import (
 )
 from cms.testing.script import call, prompt, say
 
-KILLS = int(os.environ.get("CMS_VERDICT_KILLS", "10"))
+KILLS = int(os.environ.get("CMS_VERDICT_KILLS", "6"))
 SEED = int(os.environ.get("CMS_FAULT_SEED", "1"))
 CLIENTS = 4
 #: Between two kills there are at most so many results, and then some time (in seconds).
