@@ -31,7 +31,7 @@ async def watch(mechanism: Mechanism, folder: Path, kills: list[str]) -> None:
 @pytest.mark.parametrize("mechanism", ["bwrap", "unshare", "guard+cgroup"], indirect=True)
 async def test_nothing_outlives_it(mechanism: Mechanism, tmp_path: Path) -> None:
     shift = [mechanism.name in names for names in MECHANISMS.values()].index(True)
-    moments = range(3 * shift, 60, 12)  # not the same for any two
+    moments = range(3 * shift, 60, 20)  # not the same for any two
     kills = ["deaf", "stealth", "subreaper", *(f"orphan@{ms}" for ms in moments)]
     if mechanism.guarantees.dies_with_supervisor.strong:
         kills += ["phoenix", "comets"]
