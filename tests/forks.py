@@ -127,13 +127,13 @@ def _loaded(*, heavy: bool) -> str:
     listener.listen()
     ours, theirs = os.pipe()
     files = (listener.fileno(), ours)
-    env = {name: value for name, value in os.environ.items() if name not in LOCALE}
     path = os.pathsep.join(entry for entry in sys.path if entry)
     subprocess.run(
         [sys.executable, "-P", __file__, *map(str, (*files, int(heavy)))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        env={**env, "LANG": "C.UTF-8", "PYTHONPATH": path},
+        # No HOME: one that a test has just set would make it a process that the test looks for.
+        env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "PYTHONPATH": path},
         pass_fds=files,
         check=True,
     )
