@@ -124,10 +124,14 @@ def test_the_log_follows_a_session_and_ends_with_it(world: World) -> None:
     reply = say("One two three four five.").chunked(4, 0.02)
     assert world.cms("spawn", "story", prompt("hello", say("Here."))).code == 0
     watchers = [world.start("logs", "story", "-f") for _ in range(2)]
+    assert all(next(iter(watcher.stdout or ())) for watcher in watchers)
     assert world.cms("send", "story", prompt("tell", reply)).code == 0
     assert world.cms("stop", "story").code == 0
     for watcher in watchers:
-        out, err = watcher.communicate(timeout=30)
+        with watcher:
+            assert watcher.stdout is not None
+            assert watcher.stderr is not None
+            out, err = watcher.stdout.read(), watcher.stderr.read()
         assert (watcher.returncode, err) == (0, "")
         assert " answer   Here.\n" in out
         assert " answer   One two three four five.\n" in out
