@@ -109,7 +109,6 @@ def test_a_cost_limit_ends_a_runaway_within_one_call(world: World) -> None:
     assert isinstance(result["cost"], float)
     assert result["cost"] <= 0.15 + 1e-9
     assert '"empty":true' in ran.out
-    world.cms("daemon", "stop")
     assert not world.survivors()
 
 
