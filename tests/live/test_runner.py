@@ -20,6 +20,7 @@ from cms.errors import CmsError, StoreError, WrongStatus
 from cms.live.stop_ladder import Ladder
 from cms.live.watchers import LAG, Watchers
 from cms.protection import scratch as scratch_module
+from cms.protection.path_guard import PathGuard
 from cms.protection.scratch import remove_scratch
 from cms.session.model import (
     Interaction,
@@ -31,6 +32,7 @@ from cms.session.model import (
     Receipt,
     SessionRecord,
     SessionStatus,
+    Walls,
 )
 from cms.session.terms import Terms
 from cms.store import audit, money, sessions, turns
@@ -440,6 +442,39 @@ async def test_one_that_ends_while_idle(tmp_path: Path, stage: str, error: str) 
         assert record.status is SessionStatus.FAILED
         assert error in record.error
     await consistent(settings)
+
+
+async def test_whoever_reads_that_it_has_ended_reads_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while its last things are looked at: its message has failed by then, and its waiters look."""
+    looking, go_on = trio.Event(), trio.Event()
+    finish = PathGuard.finish
+
+    async def look(guard: PathGuard) -> Walls:
+        looking.set()
+        await go_on.wait()
+        return await finish(guard)
+
+    monkeypatch.setattr(PathGuard, "finish", look)
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        await start(supervisor)
+        await supervisor.submit("one", prompt("go", toil()), type="send")
+        await at_work(supervisor)
+        pid = (await supervisor.get("one")).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await looking.wait()
+        early = await supervisor.get("one")
+        go_on.set()
+        await until(lambda: supervisor.live_count() == 0)
+        record = await supervisor.get("one")
+    assert early.status is record.status is SessionStatus.FAILED
+    assert early.error == record.error
+    assert "was killed by signal 9 in the middle of a turn" in record.error
+    assert early.receipt is not None
+    assert early.receipt.empty
 
 
 async def test_one_that_dies_of_a_message(tmp_path: Path) -> None:

@@ -80,28 +80,31 @@ class FinalRecord:
 
     async def finish(self) -> None:
         """Whatever happened: write down how it ended, and let nobody wait for ever."""
-        error = ""
-        status = self._context.end_status if self._end.has_begun() else SessionStatus.FAILED
+        # Before its state says that it is over: from then on anybody may read how it ended.
+        self._tell_end()
         if self._process is not None:
             self._driver.process_gone()
             self._driver.note_caps()
             await self._look_at_paths()
-            if self.receipt is None or not self.receipt.empty:
-                left = ", ".join(self.receipt.left) if self.receipt is not None else ""
-                status = SessionStatus.ERROR
-                error = f"its end is not proved, processes may be left: {left or 'unknown'}"
-        failure = self._end.failure
-        if failure is not None:
-            error = f"{failure}; {error}" if error else str(failure)
+        self._tell_end()
         self._context.update(
-            status=status,
-            pid=None,
-            claude_session_id=self._conversation(),
-            error=error,
-            receipt=self.receipt,
+            status=self._context.end_status, pid=None, claude_session_id=self._conversation()
         )
         self._driver.note_usage()
         await self.write()
+
+    def _tell_end(self) -> None:
+        """How it ended as far as that is known, for the record."""
+        failure = self._end.failure
+        error = "" if failure is None else str(failure)
+        if not self._end.has_begun():
+            self._context.set_end_status(SessionStatus.FAILED)
+        if self._process is not None and (self.receipt is None or not self.receipt.empty):
+            self._context.set_end_status(SessionStatus.ERROR)
+            left = ", ".join(self.receipt.left) if self.receipt is not None else ""
+            unproved = f"its end is not proved, processes may be left: {left or 'unknown'}"
+            error = f"{error}; {unproved}" if error else unproved
+        self._context.update(error=error, receipt=self.receipt)
 
     async def _look_at_paths(self) -> None:
         """What became of the protected paths, for the record and the receipt. Not worth the end itself."""
