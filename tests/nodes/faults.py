@@ -1,7 +1,7 @@
 """A batch over four nodes, while nodes, the head and the engine are killed, frozen and cut off at random.
 
-    cd tests && python -m nodes.faults                                  # 10,000 tasks, 20 SIGKILLs: an hour
-    cd tests && python -m nodes.faults --tasks 500 --faults 18          # minutes
+    cd tests && python -m nodes.faults                            # 10,000 tasks, 20 SIGKILLs: half an hour
+    cd tests && python -m nodes.faults --tasks 500 --faults 18    # minutes
 
 Simulated agents, each a real process in a container. At the end: each task was begun at most once, every one
 that is not lost completed, what was spent is under the cap, nothing is left running. Then a batch is
