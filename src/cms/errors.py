@@ -251,10 +251,6 @@ class ContainmentError(MachineError):
     code = "containment"
 
 
-class NotMounted(ContainmentError):
-    """The mounts of a container could not be made; nothing was begun in it."""
-
-
 class DaemonUnavailable(MachineError):
     """The daemon does not answer, could not be started, or went away in the middle of a request."""
 

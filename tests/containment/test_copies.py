@@ -14,7 +14,7 @@ import trio
 import mounting
 from cms.containment import Layer, Mechanism, Spec, _mounts
 from cms.containment import _probe as probing
-from cms.errors import ContainmentError, NotMounted
+from cms.errors import ContainmentError
 from cms.testing import hostile
 from containment.children import ENV, read_all, read_until, shell
 
@@ -398,7 +398,7 @@ async def test_a_folder_that_cannot_be_covered_is_found_out(
     async def refuse(spec: Spec) -> object:
         starts.append(spec)
         if spec.covered:
-            raise NotMounted("overlay: it is refused")
+            raise _mounts.NotMounted("overlay: it is refused")
         return await start(spec)
 
     monkeypatch.setattr(walled, "_coverable", {})

@@ -31,11 +31,11 @@ from cms.containment import _libc, _shim
 from cms.containment._cgroup import Delegation, Leaf
 from cms.containment._container import Container, Control, Streams, until
 from cms.containment._model import Spec
-from cms.containment._mounts import Plan, remove_placeholders, verify
+from cms.containment._mounts import NotMounted, Plan, remove_placeholders, verify
 from cms.containment._read_end import ReadEnd
 from cms.containment._seccomp import seccomp_filter
 from cms.containment._shim import Orders
-from cms.errors import ContainmentError, NotMounted, WorkDirError
+from cms.errors import ContainmentError, WorkDirError
 
 START_WITHIN = 20.0
 # The shim travels as compiled code, in the file that also holds its orders: that saves compiling it, and it

@@ -14,10 +14,10 @@ import trio
 from cms.containment._cgroup import Delegation
 from cms.containment._container import Container
 from cms.containment._model import Guarantee, Guarantees, Layer, Level, Spec
-from cms.containment._mounts import below, mounts_of
+from cms.containment._mounts import NotMounted, below, mounts_of
 from cms.containment._seccomp import seccomp_filter
 from cms.disk import ask_disk
-from cms.errors import ContainmentError, NotMounted
+from cms.errors import ContainmentError
 
 STRONG = Guarantee("strong")
 

@@ -57,6 +57,10 @@ _RANK: dict[Word, int] = {"pin": 0, "cover": 1, "write": 2, "layer": 3, "read": 
 _COVERED = frozenset({"bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs"})
 
 
+class NotMounted(ContainmentError):
+    """The mounts of a container could not be made; nothing was begun in it."""
+
+
 class Step(msgspec.Struct, frozen=True, weakref=True):
     """One mount; `layer` of the word of that name, `mode` of the folder that is covered."""
 
