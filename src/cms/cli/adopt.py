@@ -7,16 +7,15 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 from cyclopts import Parameter
 
 from cms.cli import flags, io, render
 from cms.cli.flags import JsonFlag
-from cms.cli.option_flags import SessionFlags, takes
+from cms.cli.option_flags import AdoptFlags
 from cms.cli.terminal import Style
 from cms.errors import ExitCode, UsageError
 from cms.json_output import json_object
-from cms.options import OPTIONS, Layer
+from cms.options import Layer
 from cms.rpc.client import Client
 from cms.rpc.conversations import (
     CONVERSATIONS_LIST,
@@ -30,12 +29,6 @@ from cms.units import ago
 
 #: Letters of an id that are shown: enough to name one, and any other number does.
 _SHOWN = 8
-_WORK_DIR = msgspec.structs.replace(OPTIONS["work_dir"], default="the conversation's")
-
-
-@takes("spawn", {**OPTIONS, "work_dir": _WORK_DIR})
-class _Flags(SessionFlags):
-    """What a new session takes."""
 
 
 def adopt(
@@ -49,7 +42,7 @@ def adopt(
         flags.text_flag("--name", "The session's name. [default: made from the folder]", "NAME"),
     ] = None,
     limit: Annotated[int, flags.count("--limit", "List at most N.")] = LISTED,
-    said: Annotated[_Flags, Parameter(name="*")] = _Flags(),  # noqa: B008 - it is frozen
+    said: Annotated[AdoptFlags, Parameter(name="*")] = AdoptFlags(),  # noqa: B008 - it is frozen
     json: JsonFlag = False,
 ) -> int:
     """Turn a conversation begun in claude itself into a session.
@@ -104,7 +97,7 @@ def _name_of(one: Conversation) -> str:
     return f"{word or 'session'}-{one.id[:_SHOWN]}"
 
 
-def _work_dir(one: Conversation, said: _Flags) -> str:
+def _work_dir(one: Conversation, said: AdoptFlags) -> str:
     given = said.layer.work_dir
     if given and Path(given).resolve() != Path(one.folder).resolve():
         raise UsageError(

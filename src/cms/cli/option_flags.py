@@ -195,6 +195,15 @@ class SpawnFlags(SessionFlags):
     """What `spawn` takes."""
 
 
+_OF_CONVERSATION = msgspec.structs.replace(OPTIONS["work_dir"], default="the conversation's")
+
+
+# (Here, as the fields of its base are named in words of this module.)
+@takes("spawn", {**OPTIONS, "work_dir": _OF_CONVERSATION})
+class AdoptFlags(SessionFlags):
+    """What `adopt` takes: what a new session does."""
+
+
 @takes("batch")
 class TaskFlags(SessionFlags):
     """What `batch` takes of all its tasks."""
