@@ -87,9 +87,7 @@ class FinalRecord:
             self._driver.note_caps()
             await self._look_at_paths()
         self._tell_end()
-        self._context.update(
-            status=self._context.end_status, pid=None, claude_session_id=self._conversation()
-        )
+        self._context.update(status=self._context.end_status, claude_session_id=self._conversation())
         self._driver.note_usage()
         await self.write()
 
@@ -104,7 +102,7 @@ class FinalRecord:
             left = ", ".join(self.receipt.left) if self.receipt is not None else ""
             unproved = f"its end is not proved, processes may be left: {left or 'unknown'}"
             error = f"{error}; {unproved}" if error else unproved
-        self._context.update(error=error, receipt=self.receipt)
+        self._context.update(error=error, receipt=self.receipt, pid=None)
 
     async def _look_at_paths(self) -> None:
         """What became of the protected paths, for the record and the receipt. Not worth the end itself."""
