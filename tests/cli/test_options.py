@@ -51,7 +51,15 @@ from cms.option_kinds import (
     Way,
 )
 from cms.options import OPTIONS
-from cms.rpc.batches import BatchAddParams, BatchCreateParams, BatchProblems, BatchResult, BatchTasksResult
+from cms.rpc.batches import (
+    BatchAddParams,
+    BatchChanged,
+    BatchCreateParams,
+    BatchProblems,
+    BatchRequeueParams,
+    BatchResult,
+    BatchTasksResult,
+)
 from cms.rpc.sessions import ContinueParams, DelegateParams, SpawnParams
 from cms.rpc.verbs import Nothing
 from cms.session.model import Limits, Outcome, Record, SessionOptions
@@ -188,6 +196,7 @@ def house(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cms: Cms)
         "batch.run": answer(BatchResult(batch)),
         "batch.tasks": answer(BatchTasksResult(())),
         "batch.discard": answer(Nothing()),
+        "batch.requeue": answer(BatchChanged(batch, 1)),
     }
     with serve(home, script) as daemon:
         house.daemon = daemon
@@ -217,6 +226,10 @@ def found(house: House, way: str) -> Callable[[Option], object]:
         return lambda option: found_in_session(option, spawned)
     if way == "continue":
         return house.continued()
+    if way == "batch_requeue":
+        (requeued,) = house.daemon.of(BatchRequeueParams)
+        assert isinstance(requeued, BatchRequeueParams)
+        return lambda option: getattr(requeued.options, option.field)
     added = house.added()
     return lambda option: found_in_task(option, added)
 
@@ -407,6 +420,7 @@ def call_of(name: ToolName, given: dict[str, object]) -> tuple[str, dict[str, ob
         "continue": ("continue", {"name": "x", "message": "go", **given}),
         "batch_start": ("batch_start", {"tasks": [task], "maxCost": 5.0, **given}),
         "task": ("batch_start", {"tasks": [{**task, **given}], "maxCost": 5.0}),
+        "batch_requeue": ("batch_requeue", {"id": "night", **given}),
     }
     return calls[name]
 
