@@ -37,6 +37,7 @@ def figures(small: bool) -> list[Figure]:
         before = _private(daemon)
         _spawn(house, range(some, count), pieces)
         held = (_private(daemon) - before) / (count - some) / _KIB
+        beside = _beside_agents(daemon) / count / _KIB
         alone, lines = _per_line(house, daemon, seconds)
         with _watchers(house, count):
             watched, _ = _per_line(house, daemon, seconds)
@@ -68,6 +69,13 @@ def figures(small: bool) -> list[Figure]:
             limit="a dozen of trio's tasks",
         ),
         Figure(
+            "memory of what keeps each live session contained",
+            beside,
+            "KiB",
+            goal=6500,  # a tenth of the terminal host that `claude --bg` has for each
+            limit="two Pythons that have loaded nothing",
+        ),
+        Figure(
             f"SIGKILL of the daemon among {count} sessions, to the first answer of the next",
             first * 1000,
             "ms",
@@ -79,6 +87,15 @@ def figures(small: bool) -> list[Figure]:
 
 def _private(process: psutil.Process) -> int:
     return int(process.memory_full_info().uss)
+
+
+def _beside_agents(daemon: psutil.Process) -> int:
+    """Bytes of the processes that stand between the daemon and the agents; what they share by shares."""
+    keepers = [
+        one for one in daemon.children(recursive=True) if "cms: keeps one session" in str(one.cmdline())
+    ]
+    assert keepers
+    return sum(int(one.memory_full_info().pss) for one in keepers)
 
 
 def _spawn(house: House, numbers: range, pieces: int) -> None:
