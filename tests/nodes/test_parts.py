@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from cms.batch import ends, throttle
@@ -37,6 +41,7 @@ from cms.nodes.start import PRESSURE, has_room, memory_pressure, unit
 from cms.nodes.state import KEEP, NodeFolder, NodeState
 from cms.session.model import DelegateResult, Limits, Outcome, Safety, SessionOptions
 from cms.units import MAX_NAME, check_name
+from nodes.kit import eventually
 
 CARD = Card("n-1", "host", 2, "0.1", ("gpu",))
 
@@ -359,3 +364,30 @@ def test_the_unit_names_this_python_and_home(tmp_path: Path) -> None:
     assert "node --on" in text
     assert "KillMode=process" in text, "the daemon outlives the node that has started it"
     assert "RestartSec=10" in text, "five starts in ten seconds, and systemd gives up"
+
+
+# --- a development server -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no util-linux")
+def test_a_development_server_does_not_outlive_its_node(tmp_path: Path) -> None:
+    """Nor does it where nobody can end it any more: the node is killed."""
+    (tmp_path / "node").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    stand_in = tmp_path / "temporal"
+    stand_in.write_text(
+        f"#!{sys.executable} -IS\n"
+        f"import signal, socket\nlistener = socket.create_server(('127.0.0.1', {port}))\nsignal.pause()\n"
+    )
+    stand_in.chmod(0o755)
+    node = (
+        "import os, signal; from pathlib import Path; from cms.nodes.start import _dev_server\n"
+        f"server = _dev_server(Path({str(tmp_path)!r}), {port}, None)\n"
+        "print(server.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    ran = subprocess.run([sys.executable, "-c", node], env=env, capture_output=True, check=False)
+    server = int(ran.stdout)
+    eventually(lambda: not psutil.pid_exists(server), "it has gone with its node")

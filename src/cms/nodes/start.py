@@ -193,7 +193,7 @@ def _dev_server(home: Path, port: int, ui_port: int | None) -> subprocess.Popen[
     log = home / "node" / "engine.log"
     with log.open("ab") as out:
         server = subprocess.Popen(
-            dev_server_argv(program, port, home / "node" / "engine.db", ui_port),
+            [*_bound_to_us(), *dev_server_argv(program, port, home / "node" / "engine.db", ui_port)],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
@@ -208,6 +208,12 @@ def _dev_server(home: Path, port: int, ui_port: int | None) -> subprocess.Popen[
     server.kill()
     server.wait()
     raise EngineUnavailable(f"the development server did not come up at port {port}", hint=f"see {log}")
+
+
+def _bound_to_us() -> list[str]:
+    """Words before a command that end it when this process is killed; none where util-linux is not."""
+    setpriv = shutil.which("setpriv")
+    return [] if setpriv is None else [setpriv, "--pdeathsig", "TERM", "--"]
 
 
 def _is_taken(port: int) -> bool:
