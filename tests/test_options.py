@@ -8,17 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cms.batch.model import TaskOptions, TaskSpec
+from cms.layers import DELEGATION, TASK, limits_of, resolve, session_options
 from cms.option_kinds import SWITCH, Option
-from cms.options import (
-    DELEGATION,
-    OPTIONS,
-    TASK,
-    Layer,
-    limits_of,
-    options_of,
-    resolve,
-    session_options,
-)
+from cms.options import OPTIONS, Layer, options_of
 from cms.session.model import Limits, Record, SessionOptions
 
 ALL = pytest.mark.parametrize("option", OPTIONS.values(), ids=list(OPTIONS))

@@ -244,7 +244,8 @@ def said_by_person(settings: Settings, profile: str = "") -> Layer:
         HomeUnusable: the file cannot be read.
     """
     from cms.config_file import read_config
-    from cms.options import Layer, resolve
+    from cms.layers import resolve
+    from cms.options import Layer
 
     environment = Layer(require_containment=settings.require_containment)
     if settings.child_socket is not None:

@@ -29,7 +29,8 @@ from typing import TypeVar
 import msgspec
 
 from cms.errors import HomeUnusable, UsageError
-from cms.options import OPTIONS, Layer, resolve
+from cms.layers import resolve
+from cms.options import OPTIONS, Layer
 from cms.session.model import ContainmentLevel
 from cms.units import BadValue, meant, parse_seconds, parse_size
 

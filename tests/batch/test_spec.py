@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from cms.batch.entries import Entry, Fault
 from cms.batch.model import TaskSpec, resolve_task
 from cms.batch.spec import Format, Reader, sniff
-from cms.options import TASK, Layer, resolve
+from cms.layers import TASK, resolve
+from cms.options import Layer
 from cms.session.model import Outcome
 from cms.units import split_rules
 

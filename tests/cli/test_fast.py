@@ -18,7 +18,14 @@ FORBIDDEN = {
     *("typing_extensions", "inspect", "ast"),
     *("difflib", "dataclasses", "shutil", "subprocess", "tempfile", "logging", "sqlite3"),
     *("cms.live", "cms.fleet", "cms.store", "cms.protocol"),
-    *("cms.options", "cms.cli.option_flags", "cms.cli.delegation", "cms.cli.progress", "cms.cli.parser"),
+    *(
+        "cms.options",
+        "cms.layers",
+        "cms.cli.option_flags",
+        "cms.cli.delegation",
+        "cms.cli.progress",
+        "cms.cli.parser",
+    ),
     "cms.cli.cost",
 }
 

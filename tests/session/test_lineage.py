@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from cms.errors import UsageError
+from cms.layers import narrow
 from cms.live.argv import ARRANGEMENTS
-from cms.options import OPTIONS, narrow
+from cms.options import OPTIONS
 from cms.session.callers import Caller, ChildLimits
 from cms.session.lineage import check_depth, check_room, scope
 from cms.session.model import PRESETS, Limits, SessionOptions, SessionRecord, SessionStatus

@@ -12,8 +12,9 @@ import msgspec
 
 from cms.batch import template
 from cms.errors import ExitCode
+from cms.layers import TASK, resolve, session_options
 from cms.option_kinds import NAME, PROMPT, TEXTS, Option, Way
-from cms.options import TASK, Layer, resolve, session_options
+from cms.options import Layer
 from cms.session.model import (
     Attachment,
     ChangeSummary,

@@ -32,7 +32,7 @@ from cms.cli.hook_flags import addresses
 from cms.cli.option_flags import BATCH, TaskFlags, takes, typed
 from cms.errors import ExitCode, UsageError
 from cms.folders import Folders, check_folder, key_of
-from cms.options import resolve
+from cms.layers import resolve
 from cms.rpc.batches import (
     BATCH_DISCARD,
     BATCH_GET,

@@ -13,7 +13,7 @@ from cms.cli.hook_flags import Notify, OnAsk, OnDone, OnFail, Webhook, hooks
 from cms.cli.option_flags import TASK, DelegateFlags, LimitFlags
 from cms.cli.sessions import MessageFile, MessageFlag, MessageWord, show_accepted
 from cms.errors import UsageError
-from cms.options import DELEGATION, terms_of
+from cms.layers import DELEGATION, terms_of
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
     SESSION_DELEGATE,

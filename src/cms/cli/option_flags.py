@@ -16,8 +16,9 @@ from cms.cli import io
 from cms.cli.flags import grouped, switch, text_flag, unmark
 from cms.config import load_settings, said_by_person
 from cms.folders import Folders, check_folder, flag_of
+from cms.layers import resolve, session_options
 from cms.option_kinds import MONEY, SECONDS, SWITCH, Option, Way
-from cms.options import OPTIONS, Layer, resolve, session_options
+from cms.options import OPTIONS, Layer
 from cms.session.model import SessionOptions
 from cms.units import check_name
 

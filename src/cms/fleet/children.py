@@ -15,8 +15,8 @@ import msgspec
 from cms.config import caller
 from cms.disk import ask_disk
 from cms.errors import InternalError, UsageError, WrongStatus
+from cms.layers import narrow
 from cms.live.runner import Runner
-from cms.options import narrow
 from cms.protection.links import locate
 from cms.protection.rules import load_rules, real_folders
 from cms.session.callers import ChildLimits

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cms.errors import CmsError
 from cms.fleet.checks import Checked, shown_change
-from cms.options import DELEGATION, limits_of
+from cms.layers import DELEGATION, limits_of
 from cms.session.judge import MOST_CHANGE, judge_options, judge_prompt, read_verdict
 from cms.session.model import (
     Interaction,

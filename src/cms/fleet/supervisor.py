@@ -40,9 +40,9 @@ from cms.fleet.sessions import elsewhere
 from cms.fleet.telemetry import Telemetry
 from cms.fleet.unkilled import Unkilled
 from cms.groups import at_own_door, single_error
+from cms.layers import change
 from cms.live.process import check_work_dir
 from cms.live.runner import OpenChildSocket
-from cms.options import change
 from cms.session import lineage
 from cms.session.audit import about
 from cms.session.judge import SCHEMA

@@ -13,11 +13,12 @@ import msgspec
 
 from cms.batch.model import ACTIVE, BatchOptions, BatchRecord, BatchStatus, TaskSpec, TaskStatus, TaskView
 from cms.errors import CmsError, UsageError
+from cms.layers import TASK, resolve
 from cms.mcp.call import DaemonCall
 from cms.mcp.params import LONG_TEXT, NewSession, Options, takes
 from cms.mcp.results import Money, Result, cut, described
 from cms.mcp.tool import Params, tool
-from cms.options import TASK, Layer, resolve
+from cms.options import Layer
 from cms.rpc.batches import (
     BATCH_ADD,
     BATCH_CANCEL,

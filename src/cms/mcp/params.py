@@ -10,11 +10,12 @@ import msgspec
 
 from cms.config import said_by_person
 from cms.folders import Folders
+from cms.layers import DELEGATION, resolve, session_options
 from cms.mcp.call import DaemonCall
 from cms.mcp.results import described
 from cms.mcp.tool import Params
 from cms.option_kinds import COMMANDS, FOLDER, SWITCH, TEXT, Kind, Option, Tool, ToolName
-from cms.options import DELEGATION, OPTIONS, Layer, resolve, session_options
+from cms.options import OPTIONS, Layer
 from cms.session.model import SessionOptions
 from cms.units import NAME_PATTERN
 

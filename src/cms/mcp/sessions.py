@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from cms.errors import CmsError
+from cms.layers import terms_of
 from cms.mcp.call import DaemonCall
 from cms.mcp.params import (
     LONG_TEXT,
@@ -42,7 +43,6 @@ from cms.mcp.results import (
     verdict_of,
 )
 from cms.mcp.tool import Params, tool
-from cms.options import terms_of
 from cms.rpc.sessions import (
     SESSION_CONTINUE,
     SESSION_DELEGATE,
