@@ -36,9 +36,11 @@ def delegate(world: World, *replies: ScriptedReply, flags: tuple[str, ...] = (),
 
 
 def test_the_next_step_that_is_named_does_what_was_refused(world: World) -> None:
+    """And a shell that only read does not hide that the change was refused."""
     command = call("Bash", command="npm run build; echo made > made.txt")
-    first = delegate(world, command, DONE)
+    first = delegate(world, call("Bash", command="ls"), command, DONE)
     assert (first.code, first.json()["status"]) == (3, "needs_input"), first.out
+    assert denials(first) == [("Bash", "nobody")]
     words = shlex.split(str(first.json()["nextStep"]))
     assert words[:4] == ["cms", "continue", "one", "go on"]
     assert set(words[4::2]) == {"--allow"}
@@ -57,33 +59,32 @@ def denials(ran: Ran) -> list[tuple[str, str]]:
 # --- nothing was asked, nothing was answered --------------------------------------------------------
 
 
-def test_a_message_that_a_hook_of_the_users_keeps_back(world: World) -> None:
-    settings(world, hook("UserPromptSubmit", "echo not today >&2; exit 2"))
-    ran = delegate(world, DONE)
-    assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
-    assert "not today" in str(ran.json()["error"])
-    assert ran.json()["turns"] == 0
-
-
-def test_an_empty_answer(world: World) -> None:
-    ran = delegate(world, WRITE, say(""), say(""))
-    assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
-    assert ran.json()["error"] == "the model gave no answer"
-
-
-def test_commands_of_claudes_own(world: World) -> None:
+def test_what_a_conversation_says_of_each_message(world: World) -> None:
+    """One that a hook of the user's keeps back, empty and broken answers, commands of claude's own."""
+    settings(world, hook("UserPromptSubmit", "if grep -q 'Keep this'; then echo not today >&2; exit 2; fi"))
     assert world.cms("spawn", "one", prompt("Hello", say("here"))).code == 0
-    for command in ("/cost", "/clear"):
-        ran = world.cms("send", "one", command, "--json")
-        assert (ran.code, ran.json()["outcome"]) == (0, "completed"), ran.out
-    for command in ("/nosuch", "/plan it", "/exit"):  # (an unknown one goes to the model)
-        ran = world.cms("send", "one", command, "--json")
-        unknown = command == "/nosuch"
-        assert (ran.code, ran.json()["outcome"]) == ((0, "completed") if unknown else (1, "failed")), ran.out
-    ran = world.cms("delegate", "two", "/cost", "--json")
-    assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
-    assert "without asking the model" in str(ran.json()["reasons"])
-    assert ran.json()["response"]
+
+    def send(message: str) -> Ran:
+        return world.cms("send", "one", message, "--json")
+
+    kept = send(prompt("Keep this back", DONE))
+    assert (kept.code, kept.json()["outcome"], kept.json()["turns"]) == (1, "failed", 0), kept.out
+    assert "not today" in str(kept.json()["error"])
+    # claude takes a reply that was cut off for the end.
+    cut = msgspec.structs.replace(say("I go on in a moment."), stop_reason="pause_turn")
+    for last, error in (
+        ((say(""), say("")), "the model gave no answer"),
+        ((cut,), "the model's last reply was cut off (pause_turn)"),
+    ):
+        ran = send(prompt("Work", WRITE, *last))
+        assert (ran.code, ran.json()["outcome"], ran.json()["error"]) == (1, "failed", error), ran.out
+    cost = send("/cost")
+    assert (cost.code, cost.json()["outcome"], cost.json()["turns"]) == (0, "completed", 0), cost.out
+    assert cost.json()["text"], "and the model was not asked"
+    # (An unknown one goes to the model.)
+    for command, code in (("/clear", 0), ("/nosuch", 0), ("/plan it", 1), ("/exit", 1)):
+        ran = send(command)
+        assert (ran.code, ran.json()["outcome"]) == (code, "failed" if code else "completed"), ran.out
 
 
 # --- refused by somebody else -----------------------------------------------------------------------
@@ -105,73 +106,42 @@ def test_refused_by_the_users_own_rules_and_hook(world: World) -> None:
     assert not (world.work_dir / "a.txt").exists()
 
 
-def test_a_reading_shell_does_not_hide_that_the_change_was_refused(world: World) -> None:
-    ran = delegate(world, call("Bash", command="ls"), call("Bash", command="touch b"), DONE)
-    assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
-    assert denials(ran) == [("Bash", "nobody")]
-
-
 # --- what is missing --------------------------------------------------------------------------------
 
 
-def test_a_server_of_the_users_that_does_not_start_is_told(world: World) -> None:
+def test_a_conversation_is_gone_on_with_where_it_was_begun_and_while_it_is_there(world: World) -> None:
+    config = world.root / "config"
+    config.mkdir()
     gone = {"mcpServers": {"gone": {"command": "/nonexistent"}}}
-    (world.home / ".claude.json").write_text(json.dumps(gone))
-    ran = delegate(world, DONE)
-    assert ran.json()["status"] == "completed"
-    assert "an MCP server was not there: gone (failed)" in str(ran.json()["reasons"])
-
-
-def test_a_conversation_is_gone_on_with_where_it_was_begun(world: World) -> None:
-    elsewhere = {"CLAUDE_CONFIG_DIR": str(world.root / "config")}
+    (config / ".claude.json").write_text(json.dumps(gone))
+    elsewhere = {"CLAUDE_CONFIG_DIR": str(config)}
     first = world.cms("delegate", "one", prompt("Work", DONE), "--json", env=elsewhere)
-    assert first.json()["canContinue"] is True, first.out
-    again = world.cms("continue", "one", prompt("Go on", say("Here I am.")), "--json")
+    assert (first.json()["status"], first.json()["canContinue"]) == ("completed", True), first.out
+    assert "an MCP server was not there: gone (failed)" in str(first.json()["reasons"])
+    go_on = ("continue", "one", prompt("Go on", say("Here I am.")), "--json")
+    again = world.cms(*go_on)
     assert (again.code, again.json()["response"]) == (0, "Here I am."), (again.out, again.err)
 
-
-def test_what_has_no_transcript_is_not_promised(world: World) -> None:
-    assert delegate(world, DONE).json()["canContinue"] is True
-    projects = world.home / ".claude" / "projects"
-    for transcript in projects.rglob("*.jsonl"):
+    transcripts = list((config / "projects").rglob("*.jsonl"))
+    assert transcripts
+    for transcript in transcripts:
+        transcript.write_bytes(b"")  # as a full disk leaves it
+    ran = world.cms(*go_on)
+    assert (ran.code, ran.json()["canContinue"]) == (1, False), ran
+    for transcript in transcripts:
         transcript.unlink()
-    ran = world.cms("continue", "one", prompt("Go on", DONE), "--json")
+    ran = world.cms(*go_on)
     assert ran.code != 0
     assert "No conversation found" in ran.out
     assert "send it again" not in ran.out + ran.err
-    assert world.cms("delegate", "empty", prompt("Work", DONE)).code == 0
-    for transcript in projects.rglob("*.jsonl"):
-        transcript.write_bytes(b"")  # as a full disk leaves it
-    ran = world.cms("continue", "empty", prompt("Go on", DONE), "--json")
-    assert (ran.code, ran.json()["canContinue"]) == (1, False), ran
     if os.geteuid() != 0:  # (who writes all the same)
-        projects.chmod(0o500)
-        ran = world.cms("delegate", "two", prompt("Work", DONE), "--json")
+        (config / "projects").chmod(0o500)
+        ran = world.cms("delegate", "two", prompt("Work", DONE), "--json", env=elsewhere)
         assert ran.json()["canContinue"] is False
-        projects.chmod(0o700)
+        (config / "projects").chmod(0o700)
 
 
 # --- plan mode --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("flags", [("--preset", "full"), ("--permission-mode", "bypassPermissions")])
-def test_the_model_does_not_change_the_mode_that_was_chosen(world: World, flags: tuple[str, str]) -> None:
-    world.env["IS_SANDBOX"] = "1"
-    bash = call("Bash", command="touch b.txt")
-    plan = (call("EnterPlanMode"), call("ExitPlanMode", plan="I would"))
-    ran = delegate(world, *plan, WRITE, bash, DONE, flags=flags)
-    assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
-    assert ran.json()["response"] == "All done.", "and not the plan that nobody asked for"
-    assert ("EnterPlanMode", "gate") in denials(ran)
-    assert (world.work_dir / "a.txt").exists()
-    assert (world.work_dir / "b.txt").exists()
-
-
-def test_a_reply_that_was_cut_off_is_no_end(world: World) -> None:
-    """claude takes it for one."""
-    cut = msgspec.structs.replace(say("I go on in a moment."), stop_reason="pause_turn")
-    ran = delegate(world, WRITE, cut, flags=("--preset", "full"))
-    assert (ran.code, ran.json()["error"]) == (1, "the model's last reply was cut off (pause_turn)"), ran.out
 
 
 def repository(world: World) -> None:
@@ -180,15 +150,24 @@ def repository(world: World) -> None:
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
 
 
-def test_the_work_stays_where_it_is_checked(world: World) -> None:
+@pytest.mark.parametrize("flags", [("--preset", "full"), ("--permission-mode", "bypassPermissions")])
+def test_the_model_changes_neither_the_mode_nor_the_place_that_was_chosen(
+    world: World, flags: tuple[str, str]
+) -> None:
     """claude's own work trees: the work would lie in `.claude/worktrees`, and the check would not see it."""
+    world.env["IS_SANDBOX"] = "1"
     repository(world)
+    plan = (call("EnterPlanMode"), call("ExitPlanMode", plan="I would"))
     look = {"description": "look", "prompt": prompt("Look", say("seen")), "subagent_type": "general-purpose"}
-    apart, make = call("Agent", isolation="worktree", **look), call("Bash", command="touch made")
-    flags = ("--preset", "full", "--verify", "test -e made")
-    ran = delegate(world, call("EnterWorktree", name="side"), apart, make, DONE, flags=flags)
+    away = (call("EnterWorktree", name="side"), call("Agent", isolation="worktree", **look))
+    bash = call("Bash", command="touch b.txt")
+    checked = (*flags, "--verify", "test -e a.txt -a -e b.txt")
+    ran = delegate(world, *plan, *away, WRITE, bash, DONE, flags=checked)
     assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
-    assert denials(ran) == [("EnterWorktree", "gate"), ("Agent", "gate")]
+    assert ran.json()["response"] == "All done.", "and not the plan that nobody asked for"
+    assert set(denials(ran)) >= {("EnterPlanMode", "gate"), ("EnterWorktree", "gate"), ("Agent", "gate")}
+    assert (world.work_dir / "a.txt").exists()
+    assert (world.work_dir / "b.txt").exists()
     assert not (world.work_dir / ".claude" / "worktrees").exists()
 
 
@@ -202,15 +181,30 @@ def side_agent(world: World, isolation: str) -> ScriptedReply:
     return call("Agent", description="make", prompt=told, subagent_type=isolation, run_in_background=False)
 
 
-def test_an_agent_that_is_isolated_by_its_definition(world: World) -> None:
-    """The call does not say it, so that the gate cannot see it. (Without a login, remote is a work tree.)"""
+def test_no_work_is_done_in_a_work_tree_that_claude_makes(world: World, claude: str) -> None:
+    world.env["IS_SANDBOX"] = "1"
     repository(world)
+    # The definition isolates the agent and the call does not say it, so that the gate cannot see it.
+    # (Without a login, remote is a work tree.)
     agents = (side_agent(world, "worktree"), side_agent(world, "remote"))
     ran = delegate(world, *agents, DONE, flags=("--preset", "full", "--verify", "true"))
     assert (ran.code, ran.json()["status"]) == (3, "needs_input"), ran.out
     assert denials(ran) == [("WorktreeCreate", "gate")] * 2
     assert world.cms("logs", "one", "--raw").out.count("work in the work dir") >= 2
-    assert not (world.work_dir / ".claude" / "worktrees").exists()
+    trees = world.work_dir / ".claude" / "worktrees"
+    assert not trees.exists()
+
+    # A conversation that somebody left in one: claude goes back there when it goes on.
+    away = prompt("Go", call("EnterWorktree", name="side"), DONE)
+    session = f"--resume={ran.json()['sessionId']}"
+    left = {**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}
+    resume = [claude, "-p", session, "--dangerously-skip-permissions", away]
+    subprocess.run(resume, cwd=world.work_dir, env=left, check=True, capture_output=True)
+    assert (trees / "side").exists()
+    ran = world.cms("continue", "one", prompt("Work", WRITE, DONE), "--json")
+    assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
+    assert "side, where no check runs; start a session in that folder" in str(ran.json()["error"])
+    assert not (trees / "side" / "a.txt").exists()
 
 
 def test_an_agent_whose_work_tree_a_hook_of_the_users_makes(world: World) -> None:
@@ -226,35 +220,17 @@ def test_an_agent_whose_work_tree_a_hook_of_the_users_makes(world: World) -> Non
     assert not list(tree.iterdir())
 
 
-def test_a_conversation_that_was_left_in_a_work_tree(world: World, claude: str) -> None:
-    """claude goes back there when it goes on."""
-    world.env["IS_SANDBOX"] = "1"
-    repository(world)
-    session = str(delegate(world, DONE).json()["sessionId"])
-    away = prompt("Go", call("EnterWorktree", name="side"), DONE)
-    resume = [claude, "-p", f"--resume={session}", "--dangerously-skip-permissions", away]
-    left = {**world.env, "CLAUDE_CODE_TMPDIR": str(world.root)}
-    subprocess.run(resume, cwd=world.work_dir, env=left, check=True, capture_output=True)
-    assert (world.work_dir / ".claude" / "worktrees" / "side").exists()
-    ran = world.cms("continue", "one", prompt("Work", WRITE, DONE), "--json")
-    assert (ran.code, ran.json()["status"]) == (1, "failed"), ran.out
-    assert "side, where no check runs; start a session in that folder" in str(ran.json()["error"])
-    assert not (world.work_dir / ".claude" / "worktrees" / "side" / "a.txt").exists()
-
-
-@pytest.mark.parametrize(
-    ("replies", "response"),
-    [
+def test_the_plan_is_the_answer(world: World) -> None:
+    start = ("spawn", "one", "--preset", "plan")
+    for replies, plan in (
         ((call("ExitPlanMode").saying("1. Do it."), say("That is all.")), "1. Do it.\n\nThat is all."),
         ((call("ExitPlanMode"), say("1. Do it.")), "1. Do it."),
         ((say("1. Do it."),), "1. Do it."),
-    ],
-)
-def test_the_plan_is_the_answer(world: World, replies: tuple[ScriptedReply, ...], response: str) -> None:
-    ran = delegate(world, *replies, flags=("--preset", "plan"))
-    assert (ran.code, ran.json()["status"]) == (0, "completed"), ran.out
-    assert ran.json()["response"] == response
-    assert denials(ran) == []
+    ):
+        ran = world.cms(*start, prompt("Work", *replies), "--json")
+        assert (ran.code, ran.json()["outcome"], ran.json()["text"]) == (0, "completed", plan), ran.out
+        assert not ran.json().get("denials"), ran.out
+        start = ("send", "one")
 
 
 def test_a_batch_builds_what_was_planned(world: World) -> None:
