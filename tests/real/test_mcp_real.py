@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import msgspec
 import pytest
 
+from cms.config import Settings
+from cms.setup.claude_cli import NAME
+from cms.setup.install import SKILL, entry_for, guide_text
 from cms.testing.script import ScriptedReply, call, prompt, say
 from mcp_server.kit import problem
 from mcp_server.test_server import SCHEMAS
@@ -53,6 +55,7 @@ class Line(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
+    outcome: str
     response: str
 
 
@@ -89,7 +92,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
+        time.sleep(0.1)  # to ask is a command: it would keep from work what is waited for
 
 
 def own_env(world: World) -> dict[str, str]:
@@ -98,7 +101,12 @@ def own_env(world: World) -> dict[str, str]:
 
 
 def start(
-    world: World, claude: str, text: str, *words: str, stdin: int = subprocess.DEVNULL
+    world: World,
+    claude: str,
+    text: str,
+    *words: str,
+    stdin: int = subprocess.DEVNULL,
+    env: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
     """A parent: Claude Code as it comes, with the configuration of its HOME."""
     stream = ("--output-format", "stream-json", "--verbose", "--allowedTools=mcp__cms")
@@ -109,13 +117,13 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         # The server takes a second to start, and here many programs start at once.
-        env={**own_env(world), "CLAUDE_CODE_MCP_STARTUP_WAIT_MS": "30000"},
+        env={**own_env(world), "CLAUDE_CODE_MCP_STARTUP_WAIT_MS": "30000", **(env or {})},
         cwd=world.work_dir,
     )
 
 
-def parent(world: World, claude: str, text: str, *words: str) -> Parent:
-    child = start(world, claude, text, *words)
+def parent(world: World, claude: str, text: str, *words: str, env: Mapping[str, str]) -> Parent:
+    child = start(world, claude, text, *words, env=env)
     out, err = child.communicate(timeout=60)
     lines = [msgspec.json.decode(line, type=Line) for line in out.splitlines()]
     inits = [line for line in lines if (line.type, line.subtype) == ("system", "init")]
@@ -130,40 +138,33 @@ def parent(world: World, claude: str, text: str, *words: str) -> Parent:
     return Parent(inits[0], results, lines[-1].result)
 
 
-def setup(world: World, *words: str) -> None:
-    ran = world.cms("setup", *words)
-    assert ran.code == 0, ran
+def register(world: World) -> None:
+    """Leave the HOME as `cms setup --global --guide` does; how that does it is tried below."""
+    entry = entry_for(Settings(home=world.cms_home, environ=world.env), "user")
+    server = {"type": "stdio", **msgspec.to_builtins(entry)}
+    (world.home / ".claude.json").write_bytes(msgspec.json.encode({"mcpServers": {NAME: server}}))
+    skill = world.home / ".claude" / "skills" / SKILL
+    skill.mkdir(parents=True)
+    (skill / "SKILL.md").write_text(guide_text())
 
 
-#: What `cms setup` wrote into a HOME, by path; the place of the world taken out.
-WRITTEN: dict[str, str] = {}
-
-
-def set_up(world: World) -> None:
-    """Leave the HOME as `cms setup --global --guide` does: it runs once, later HOMEs get what it wrote."""
-    if not WRITTEN:
-        setup(world, "--global", "--guide")
-        for path in world.home.rglob("*"):
-            if path.is_file():
-                text = path.read_text().replace(str(world.root), "<world>")
-                WRITTEN[str(path.relative_to(world.home))] = text
-    for name, text in WRITTEN.items():
-        place = world.home / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text.replace("<world>", str(world.root)))
-
-
-def digests(*roots: Path) -> dict[str, str]:
-    """Every file and folder, by content; our own state left out."""
+def digests(world: World) -> dict[str, str]:
+    """Every file and folder of the user and the project, by content; claude's logs and backups left out."""
     return {
         str(path): hashlib.sha256(path.read_bytes() if path.is_file() else b"").hexdigest()
-        for root in roots
+        for root in (world.home, world.work_dir)
         for path in sorted(root.rglob("*"))
+        if "/.cache" not in str(path) and "/.claude/backups" not in str(path)
     }
 
 
-def test_a_parent_delegates_under_limits_and_reads_the_verdicts(world: World, claude: str) -> None:
-    set_up(world)
+def test_a_parent_delegates_under_limits_and_holds_a_conversation(world: World, claude: str) -> None:
+    """In a project whose servers are approved. Afterwards setup is taken back, and each file is as it was."""
+    use_other_servers(world)
+    before = digests(world)
+    report = world.cms("setup", "--local", "--guide", "--json")
+    assert (report.code, report.json()["health"]) == (0, "pending approval"), report
+    assert '"\\u00e9"], "n": 1.0' in (world.work_dir / ".mcp.json").read_text()
     place = world.work_dir / "made.txt"
     refused = world.work_dir / ".git" / "config"
     work = prompt("work", call("Write", file_path=str(place), content="made"), say("made it"))
@@ -174,67 +175,55 @@ def test_a_parent_delegates_under_limits_and_reads_the_verdicts(world: World, cl
         claude,
         prompt(
             "go",
-            tool("delegate", name="maker", task=work, maxCost=0.5),
+            tool("delegate", name="maker", task=work, maxCost=0.5, detach=True),
             tool("delegate", name="spender", task=costly, maxCost=0.1, preset="full"),
             tool("delegate", name="reacher", task=forbidden),
             tool("delegate", name="maker", task="again"),
+            tool("wait", names=["maker"], timeoutSeconds=30),
             tool("status", name="makr"),
             tool("list"),
-            say("all done"),
-        ),
-    )
-    assert [(one.name, one.status) for one in run.init.mcp_servers] == [("cms", "connected")]
-    assert set(SCHEMAS) == {name.removeprefix("mcp__cms__") for name in run.init.tools if "mcp__cms" in name}
-    assert "delegate-with-cms" in run.init.skills
-    assert run.said == "all done"
-    assert (run.good(0)["outcome"], run.good(0)["response"]) == ("completed", "made it")
-    assert place.read_text() == "made"
-    assert run.good(1)["outcome"] == "cost_exceeded"
-    assert 0.1 <= float(str(run.good(1)["cost"])) <= 0.1501
-    assert run.good(2)["outcome"] == "protected_path"
-    assert not refused.exists()
-    assert "already exists" in run.bad(3)
-    assert "did you mean 'maker'?" in run.bad(4)
-    assert run.good(5)["total"] == 3
-    for number, name in enumerate(["delegate"] * 3):
-        assert not problem(SCHEMAS[name], run.good(number))
-    assert not [line for line in world.survivors() if "stream-json" in line]
-
-
-def test_a_parent_holds_a_conversation_kills_and_collects(world: World, claude: str) -> None:
-    set_up(world)
-    run = parent(
-        world,
-        claude,
-        prompt(
-            "go",
             tool("spawn", name="chat", prompt=prompt("hello", say("I am here"))),
             tool("send", name="chat", message=prompt("more", say("still here"))),
-            tool("delegate", name="later", task=prompt("work", say("collected")), detach=True),
-            tool("spawn", name="busy", prompt=prompt("work", LONG, say("x")), preset="full", detach=True),
-            tool("wait", names=["later"], timeoutSeconds=30),
-            tool("kill", name="busy"),
             tool("stop", name="chat"),
             tool("send", name="chat", message=prompt("again", say("back again"))),
             tool("history", name="chat"),
             tool("kill", name="chat"),
             say("all done"),
         ),
+        "--settings",
+        '{"enableAllProjectMcpServers": true}',
+        env={"CLAUDE_CONFIG_DIR": str(world.root / "config")},  # else it writes into what is compared
     )
-    assert run.good(0)["text"] == "I am here"
-    assert run.good(1)["text"] == "still here"
-    assert run.good(2)["acceptedOnly"] is True
-    (collected,) = msgspec.convert(run.good(4)["done"], list[Through])
-    assert collected.last.response == "collected"
-    assert (run.good(5)["wasAlive"], run.good(5)["provedEmpty"]) == (True, True)
-    assert run.good(7)["text"] == "back again"  # a conversation that was stopped goes on
-    assert len(msgspec.convert(run.good(8)["messages"], list[object])) == 3
+    assert ("cms", "connected") in [(one.name, one.status) for one in run.init.mcp_servers]
+    assert set(SCHEMAS) == {name.removeprefix("mcp__cms__") for name in run.init.tools if "mcp__cms" in name}
+    assert SKILL in run.init.skills
     assert run.said == "all done"
+    for number in range(3):
+        assert not problem(SCHEMAS["delegate"], run.good(number))
+    assert run.good(0)["acceptedOnly"] is True
+    assert run.good(1)["outcome"] == "cost_exceeded"
+    assert 0.1 <= float(str(run.good(1)["cost"])) <= 0.1501
+    assert run.good(2)["outcome"] == "protected_path"
+    assert not refused.exists()
+    assert "already exists" in run.bad(3)
+    (collected,) = msgspec.convert(run.good(4)["done"], list[Through])
+    assert (collected.last.outcome, collected.last.response) == ("completed", "made it")
+    assert place.read_text() == "made"
+    assert "did you mean 'maker'?" in run.bad(5)
+    assert run.good(6)["total"] == 3
+    assert [run.good(number)["text"] for number in (7, 8)] == ["I am here", "still here"]
+    assert run.good(10)["text"] == "back again"  # a conversation that was stopped goes on
+    assert len(msgspec.convert(run.good(11)["messages"], list[object])) == 3
+    assert (run.good(12)["wasAlive"], run.good(12)["provedEmpty"]) == (True, True)
+    assert not [line for line in world.survivors() if "stream-json" in line]
+    place.unlink()
+    assert world.cms("setup", "--uninstall").code == 0
+    assert digests(world) == before
 
 
 def test_a_parent_that_gives_up_takes_its_delegation_with_it(world: World, claude: str) -> None:
     """Interrupted, Claude Code cancels the request and lives on; terminated, it takes the server with it."""
-    set_up(world)
+    register(world)
     child = start(world, claude, "", "--input-format", "stream-json", "-p", stdin=subprocess.PIPE)
     assert child.stdin is not None
     assert child.stdout is not None
@@ -262,6 +251,7 @@ def test_a_parent_that_gives_up_takes_its_delegation_with_it(world: World, claud
             for line in map(msgspec.json.Decoder(Line).decode, child.stdout):
                 if line.subtype == "init":
                     connected = [server.status for server in line.mcp_servers] == ["connected"]
+                    assert SKILL in line.skills
                 elif line.type == "result":
                     break
         delegate("first")
@@ -279,18 +269,20 @@ def test_a_parent_that_gives_up_takes_its_delegation_with_it(world: World, claud
     wait_until(lambda: not [line for line in world.survivors() if "time.sleep(600)" in line])
 
 
-def test_a_session_cannot_use_cms_unless_it_was_allowed_to(world: World, claude: str) -> None:
-    """Though the server is registered for this user: no tool, no daemon to reach, no store to read."""
-    set_up(world)
+def test_only_a_session_that_may_uses_cms_and_its_children_are_less_than_itself(
+    world: World, claude: str
+) -> None:
+    """The others: no tool though it is registered for this user, no daemon to reach, no store to read."""
+    register(world)
     look = (
         f"cms list; ls -A {world.cms_home}; "
         f"env -u CMS_PARENT CMS_HOME={world.cms_home} cms list; echo CMS_CHILD_SOCKET=$CMS_CHILD_SOCKET"
     )
-    done = world.cms(
-        "delegate", "plain", "--preset", "full", "--json",
+    plain = world.cms(
+        "spawn", "plain", "--preset", "full", "--json",
         prompt("try", tool("list"), call("Bash", command=look), say("no way")),
     )  # fmt: skip
-    assert done.json()["status"] == "completed", done
+    assert plain.json()["text"] == "no way", plain
     raw = raw_lines(world, "plain")
     assert "No such tool available: mcp__cms__list" in raw
     assert "this session may not use cms" in raw
@@ -298,9 +290,6 @@ def test_a_session_cannot_use_cms_unless_it_was_allowed_to(world: World, claude:
     assert "CMS_CHILD_SOCKET=\\n" in raw or 'CMS_CHILD_SOCKET="' in raw
     assert "cms.db" not in raw.partition("this session may not use cms")[2]
 
-
-def test_a_session_that_may_starts_children_that_are_less_than_itself(world: World, claude: str) -> None:
-    set_up(world)
     child = prompt("work", say("child done", cost_usd=0.02, model=MODEL))
     spawned = world.cms(
         "spawn", "head", "--json", "--allow-cms", "--max-cost", "0.5",
@@ -311,12 +300,11 @@ def test_a_session_that_may_starts_children_that_are_less_than_itself(world: Wor
             tool("delegate", name="away", task="x", workDir="/usr"),
             tool("spawn", name="live", prompt="hello"),
             tool("list"),
-            tool("kill", name="stranger"),
+            tool("kill", name="plain"),
             say("all done"),
         ),
     )  # fmt: skip
     assert spawned.json()["text"] == "all done", spawned
-    assert world.cms("spawn", "stranger", "hello").code == 0
     status = world.cms("status", "child", "--json").json()
     assert (status["depth"], status["status"]) == (1, "completed")
     limits = msgspec.convert(status["limits"], dict[str, float | None])
@@ -325,13 +313,13 @@ def test_a_session_that_may_starts_children_that_are_less_than_itself(world: Wor
     raw = raw_lines(world, "head")
     assert "a session may not start one with preset full: this session has edit" in raw
     assert "a session may not start one with folder /usr" in raw
-    assert "no session named 'stranger'" in raw
+    assert "no session named 'plain'" in raw
     for name in ("wide", "away"):
         assert world.cms("status", name).code == 10
     assert world.cms("status", "live", "--json").json()["status"] == "ready"
     assert world.cms("kill", "head").code == 0
     assert world.cms("status", "live", "--json").json()["status"] == "killed"
-    assert world.cms("status", "stranger", "--json").json()["status"] == "ready"
+    assert world.cms("status", "plain", "--json").json()["status"] == "ready"
 
 
 def raw_lines(world: World, name: str) -> str:
@@ -343,57 +331,25 @@ def raw_lines(world: World, name: str) -> str:
 # --- setup ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("start", "scope"), [("fresh", "--global"), ("with-others", "--global"), ("with-others", "--local")]
-)
-def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(
-    world: World, claude: str, scope: str, start: str
-) -> None:
+def use_other_servers(world: World) -> None:
+    """What is there before setup, written as people write."""
+    other = (
+        '{"mcpServers":\t{"%s": {"type": "stdio", "command": "/bin/true", "args": ["\\u00e9"], "n": 1.0}}}\n'
+    )
+    (world.home / ".claude.json").write_text(other % "one")
+    (world.work_dir / ".mcp.json").write_text(other % "two")
+    (world.home / ".claude").mkdir()
+    (world.home / ".claude" / "settings.json").write_text('{"model":   "opus"}')
+
+
+@pytest.mark.parametrize("start", ["fresh", "with-others"])
+def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(world: World, start: str) -> None:
+    """For the user; for a project: above."""
     if start == "with-others":
-        for where, name in (("user", "one"), ("project", "two")):
-            done = run_claude(world, claude, "mcp", "add", "--scope", where, name, "--", "/bin/true", "é")
-            assert done.returncode == 0, done
-        shared = world.work_dir / ".mcp.json"
-        shared.write_text(shared.read_text().replace("  ", "\t").replace('"é"', '"\\u00e9", 1.0') + "\n")
-        (world.home / ".claude" / "settings.json").write_text('{"model":   "opus"}')
-    before = digests(world.home, world.work_dir)
-    report = world.cms("setup", scope, "--guide", "--json")
-    assert report.code == 0, report
-    assert report.json()["health"] == ("connected" if scope == "--global" else "pending approval")
-    if scope == "--local":
-        assert '"\\u00e9", 1.0' in (world.work_dir / ".mcp.json").read_text()
-    elif start == "with-others":
-        assert world.cms("setup", scope, "--guide", "--json").json()["changed"] is False
-    else:
-        assert "Status: ✔ Connected" in run_claude(world, claude, "mcp", "get", "cms").stdout
+        use_other_servers(world)
+    before = digests(world)
+    report = world.cms("setup", "--global", "--guide", "--json")
+    assert (report.code, report.json()["health"]) == (0, "connected"), report
+    assert world.cms("setup", "--global", "--guide", "--dry-run", "--json").json()["changed"] is False
     assert world.cms("setup", "--uninstall").code == 0
-    after = digests(world.home, world.work_dir)
-    after = {path: digest for path, digest in after.items() if "/.cache" not in path}  # claude's own logs
-    assert after == before
-
-
-def test_a_project_s_server_works_once_it_is_approved(world: World, claude: str) -> None:
-    setup(world, "--local", "--guide")
-    run = parent(
-        world,
-        claude,
-        prompt("go", tool("delegate", name="one", task=prompt("hi", say("done"))), say("ok")),
-        "--settings",
-        '{"enableAllProjectMcpServers": true}',
-    )
-    assert [(one.name, one.status) for one in run.init.mcp_servers] == [("cms", "connected")]
-    assert "delegate-with-cms" in run.init.skills
-    assert run.good(0)["response"] == "done"
-
-
-def run_claude(world: World, claude: str, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [claude, *words],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env=own_env(world),
-        cwd=world.work_dir,
-        timeout=60,
-        check=False,
-    )
+    assert digests(world) == before
