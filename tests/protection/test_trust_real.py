@@ -143,6 +143,32 @@ class Stage:
             git(project, "config", key, self.mark(f"git-{key}"))
         write(project / ".gitattributes", "* filter=x\n")
 
+    def at_home(self) -> None:
+        """Commands of the project's own that tell where they run."""
+        write(self.project / "scripts/it's.sh", 'echo "$1 $PWD $CLAUDE_PROJECT_DIR" >> "$RAN/places"\n')
+        run = 'sh "$CLAUDE_PROJECT_DIR/scripts/it\'s.sh"'
+        argv = {"command": "sh", "args": ["${CLAUDE_PROJECT_DIR}/scripts/it's.sh", "argv"]}
+        settings = msgspec.json.decode((self.project / ".claude/settings.json").read_bytes())
+        settings["hooks"]["SessionStart"] += [{"hooks": [{"type": "command", "command": f"{run} shell"}]}]
+        settings["hooks"]["Stop"] += [{"hooks": [{"type": "command", **argv}]}]
+        settings["apiKeyHelper"] = f"{run} helper; {settings['apiKeyHelper']}"
+        write(self.project / ".claude/settings.json", settings)
+        servers = msgspec.json.decode((self.project / ".mcp.json").read_bytes())
+        servers["mcpServers"]["s"] = {"command": "sh", "args": ["scripts/it's.sh", "server"]}
+        write(self.project / ".mcp.json", servers)
+
+    def persons(self) -> set[str]:
+        """What a person has of his own, who also accepted this folder in claude's dialog; gives what runs."""
+        write(self.take.home / ".claude/settings.json", {"hooks": {"SessionStart": self.hook("own-hook")}})
+        write(self.take.home / ".claude/CLAUDE.md", "TEXT-OWN\n")
+        skill = "---\nname: own\ndescription: SKILL-OWN\n---\nx\n"
+        write(self.take.home / ".claude/skills/own/SKILL.md", skill)
+        servers = {"mine": self.server("own-server")}
+        here = {"hasTrustDialogAccepted": True, "mcpServers": {"local": self.server("own-local-server")}}
+        projects = {str(self.project): here}
+        write(self.take.home / ".claude.json", {"mcpServers": servers, "projects": projects})
+        return {"own-hook", "own-server", "own-local-server"}
+
     def answer(self, request: Line) -> Line:
         """As our gate does: everything but the shell is allowed, and of the shell nothing is said."""
         given = request["input"]
@@ -190,14 +216,15 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
 
 def everything(project: Path) -> tuple[str, ...]:
     """Turns that use whatever a repository could bring."""
+    shell = (call("Bash", command=command) for command in ("echo", "echo denied"))
     return (
-        prompt("Look.", call("Read", file_path=str(project / "deep/a.txt")), call("Bash", command="echo")),
+        prompt("Look.", call("Read", file_path=str(project / "deep/a.txt")), *shell),
         *(
             prompt(f"Use {name}.", call("Skill", skill=name))
             for name in ("power", "command", "nested", "plain")
         ),
         "/power",
-        prompt("Shell.", call("Bash", command="echo denied"), say("Done.")),
+        prompt("Touch.", call("Bash", command="touch permitted"), say("Done.")),
     )
 
 
@@ -208,8 +235,8 @@ def subagents(project: Path) -> str:
     return prompt("Have it done.", call("Skill", skill="hooked"), *with_them, say("Done."))
 
 
-#: `review` has the mode of `read-only` and of `edit`, and tools between theirs.
-PRESETS: tuple[Preset, ...] = ("read-only", "plan", "edit", "full")
+#: `read-only` and `review` have the mode of `edit` and fewer of its tools.
+PRESETS: tuple[Preset, ...] = ("plan", "edit", "full")
 TEXTS = ("TEXT-TOP", "TEXT-IMPORTED", "TEXT-LOCAL", "TEXT-RULE", "TEXT-NESTED")
 
 
@@ -221,12 +248,16 @@ async def test_nothing_of_an_untrusted_repository_runs(tmp_path: Path, preset: P
         if preset in ("edit", "full"):  # these have the tools for what newer versions read
             here.newer()
             turns += (subagents(here.project), "/w", "/loop")
-        assert await here.run(*turns, preset=preset) == set()
+        own = here.persons() if preset == "edit" else set()
+        assert await here.run(*turns, preset=preset) == own
+        # Whatever the project permits, a shell is for the preset to permit.
+        assert (here.project / "permitted").exists() == (preset == "full")
         assert not (here.project / ".claude/worktrees").exists()
         said = here.said()
         assert [text for text in TEXTS if text not in said] == []
         assert "TEXT-ABROAD" not in said
         assert "POWER-" not in said
+        assert ("TEXT-OWN" in said) == ("SKILL-OWN" in said) == bool(own)
         if preset in ("edit", "full"):
             assert "SKILL-PLAIN" in said
             assert "BODY-PLAIN" in said
@@ -242,85 +273,24 @@ async def test_everything_of_a_trusted_repository_runs_and_raises_nothing(
 ) -> None:
     async with stage(tmp_path) as here:
         here.hostile()
+        here.at_home()
+        own = here.persons() if preset == "edit" else set()
         ran = await here.run(*everything(here.project), preset=preset, trusted=True)
         always = {"hook-SessionStart", "hook-local", "hook-UserPromptSubmit", "hook-Stop", "hook-PostToolUse"}
-        always |= {"hook-PreToolUse", "hook-InstructionsLoaded", "server", "server-above", "helper"}
+        always |= {"hook-PreToolUse", "hook-InstructionsLoaded", "server", "server-above", "helper", "places"}
+        always |= own
         # The commands of a skill are shell commands: they run where the preset permits every one.
         powers = {"skill", "command", "environment"} if preset == "full" else set()
         assert ran - {"environment"} >= always
         assert ran - always - {"environment"} == powers - {"environment"}
+        assert (here.project / "permitted").exists() == (preset == "full")
         assert [text for text in TEXTS if text not in here.said()] == []
+        places = {tuple(line.split()) for line in (here.ran / "places").read_text().splitlines()}
+        home = str(here.project)
+        assert places == {(name, home, home) for name in ("shell", "argv", "helper", "server")}
 
 
 async def test_the_second_wall_holds_what_claude_starts_by_itself(tmp_path: Path) -> None:
     async with stage(tmp_path) as here:
         here.hostile()
         assert await here.run(*everything(here.project), first_wall=False) <= {"skill", "command", "nested"}
-
-
-async def test_a_shell_that_a_project_would_permit_is_still_refused(tmp_path: Path) -> None:
-    turn = prompt("Touch.", call("Bash", command="touch permitted"), say("Done."))
-    for trusted in (False, True):
-        folder = tmp_path / str(trusted)
-        folder.mkdir()
-        async with stage(folder) as here:
-            here.hostile()
-            power = prompt("Use power.", call("Skill", skill="power"))
-            write(
-                here.take.home / ".claude.json",
-                {"projects": {str(here.project): {"hasTrustDialogAccepted": True}}},
-            )
-            await here.run(power, turn, trusted=trusted)
-            assert not (here.project / "permitted").exists()
-
-
-async def test_a_command_of_a_trusted_project_finds_itself_at_home(tmp_path: Path) -> None:
-    async with stage(tmp_path) as here:
-        git(here.project, "init", "-q")
-        write(here.project / "scripts/it's.sh", 'echo "$1 $PWD $CLAUDE_PROJECT_DIR" >> "$RAN/places"\n')
-        run = 'sh "$CLAUDE_PROJECT_DIR/scripts/it\'s.sh"'
-        write(
-            here.project / ".claude/settings.json",
-            {
-                "hooks": {
-                    "SessionStart": [{"hooks": [{"type": "command", "command": f"{run} shell"}]}],
-                    "Stop": [
-                        {
-                            "hooks": [
-                                {
-                                    "type": "command",
-                                    "command": "sh",
-                                    "args": ["${CLAUDE_PROJECT_DIR}/scripts/it's.sh", "argv"],
-                                }
-                            ]
-                        }
-                    ],
-                },
-                "apiKeyHelper": f"{run} helper; echo key",
-            },
-        )
-        write(
-            here.project / ".mcp.json",
-            {"mcpServers": {"s": {"command": "sh", "args": ["scripts/it's.sh", "server"]}}},
-        )
-        await here.run("Hello.", trusted=True)
-        places = {
-            line.split()[0]: line.split()[1:] for line in (here.ran / "places").read_text().splitlines()
-        }
-        home = str(here.project)
-        assert places == {name: [home, home] for name in ("shell", "argv", "helper", "server")}
-
-
-async def test_the_users_own_configuration_stays_in_force(tmp_path: Path) -> None:
-    async with stage(tmp_path) as here:
-        here.hostile()
-        home = here.take.home
-        write(home / ".claude/settings.json", {"hooks": {"SessionStart": here.hook("own-hook")}})
-        write(home / ".claude/CLAUDE.md", "TEXT-OWN\n")
-        write(home / ".claude/skills/own/SKILL.md", "---\nname: own\ndescription: SKILL-OWN\n---\nx\n")
-        servers = {"mine": here.server("own-server")}
-        local = {str(here.project): {"mcpServers": {"local": here.server("own-local-server")}}}
-        write(home / ".claude.json", {"mcpServers": servers, "projects": local})
-        assert await here.run("Hello.") == {"own-hook", "own-server", "own-local-server"}
-        assert "TEXT-OWN" in here.said()
-        assert "SKILL-OWN" in here.said()
