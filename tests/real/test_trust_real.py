@@ -36,7 +36,7 @@ def ran(world: World) -> Path:
         "permissions": {"allow": ["Bash(touch:*)"]},
     }
     (project / ".claude/settings.json").write_text(json.dumps(settings))
-    servers = {"inside": {"command": "sh", "args": ["-c", f"touch {folder}/server; cat"]}}
+    servers = {"inside": {"command": "sh", "args": ["-c", f"touch {folder}/server"]}}
     (project / ".mcp.json").write_text(json.dumps({"mcpServers": servers}))
     (project / ".claude/skills/power/SKILL.md").write_text(
         f"---\nname: power\ndescription: p\nallowed-tools: Bash(*)\n---\n!`touch {folder}/skill`\n"
@@ -63,6 +63,11 @@ def reasons(result: Ran) -> str:
 
 def test_a_repository_runs_what_its_user_trusts_as_long_as_it_is_that(world: World, ran: Path) -> None:
     project = world.work_dir.resolve()
+    delegate(world, "alone", "--trust-project")
+    assert names(ran) == {"hook", "server"}
+    for path in ran.iterdir():
+        path.unlink()
+    # One session's trust is that session's alone.
     first = delegate(world, "first")
     assert names(ran) == set()
     assert f"not loaded from {project} (not trusted): 2 hooks, MCP server inside, skill" in reasons(first)
@@ -88,15 +93,7 @@ def test_a_repository_runs_what_its_user_trusts_as_long_as_it_is_that(world: Wor
     assert "(changed since it was trusted)" in reasons(third)
     assert "[changed]" in world.cms("trust").out
     assert "CHANGED" in world.cms("trust", "--list").out
-
-    delegate(world, "fourth", "--trust-project")
-    assert names(ran) == {"other", "server"}
     assert world.cms("trust", "--remove").code == 0
-    for path in ran.iterdir():
-        path.unlink()
-    # One session's trust is that session's alone.
-    delegate(world, "fifth")
-    assert names(ran) == set()
 
 
 def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
@@ -107,27 +104,34 @@ def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
     assert (batch.out + batch.err).count("not loaded from") == 1, batch
 
 
+SERVERS = {"gone": {"command": "/no/such/server"}, "s": {"command": 3}}
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (("--agent", "revewer"), "--agent: there is no 'revewer'"),
-        (("--settings", '{"permissions": {"deny": ["Bash("]}}'), "claude rejects the deny rule 'Bash('"),
-        (("--settings", '{"hooks": 5}'), "claude rejects the value of 'hooks'"),
-        (("--settings", "{no json"), "not a JSON"),
         (
-            ("--mcp-config", '{"mcpServers": {"gone": {"command": "/no/such/server"}}}'),
-            "the server 'gone' is failed",
+            ("--settings", '{"permissions": {"deny": ["Bash("]}, "hooks": 5}'),
+            ("claude rejects the deny rule 'Bash('", "claude rejects the value of 'hooks'"),
         ),
-        (("--effort", "turbo"), "--effort turbo is not in effect"),
-        (("--mcp-config", '{"mcpServers": {"s": {"command": 3}}}'), "claude does not know the server 's'"),
+        (("--settings", "{no json"), ("not a JSON",)),
+        (
+            ("--agent=revewer", "--effort=turbo", "--mcp-config", json.dumps({"mcpServers": SERVERS})),
+            (
+                "--agent: there is no 'revewer'",
+                "--effort turbo is not in effect",
+                "the server 'gone' is failed",
+                "claude does not know the server 's'",
+            ),
+        ),
     ],
 )
 def test_what_was_asked_for_and_is_not_in_force_is_an_error(
-    world: World, flags: tuple[str, ...], told: str
+    world: World, flags: tuple[str, ...], told: tuple[str, ...]
 ) -> None:
     result = delegate(world, "one", *flags)
     assert result.code != 0
-    assert told in result.out + result.err
+    assert [one for one in told if one not in result.out + result.err] == []
     assert "turns" not in result.out or result.json().get("turns", 0) == 0
 
 
@@ -142,14 +146,3 @@ def test_a_mistake_in_the_users_own_settings_is_told(world: World) -> None:
     result = delegate(world, "two")
     assert result.code == 0
     assert "settings not in effect" in reasons(result)
-
-
-def test_a_secret_that_a_flag_gives_stands_in_no_argv(world: World) -> None:
-    secret = "s3cr3t-in-settings"
-    line = f"tr '\\0' ' ' < /proc/$PPID/cmdline | grep -c {secret}; true"
-    turn = prompt("Look.", call("Bash", command=line), say("Done."))
-    config = json.dumps({"env": {"TOKEN": secret}})
-    result = world.cms("delegate", "one", turn, "--json", "--preset", "full", "--settings", config)
-    assert result.code == 0
-    log = world.cms("logs", "one", "--raw").out
-    assert '"content":"0"' in log.replace(" ", "")
