@@ -239,7 +239,7 @@ def test_a_parent_that_gives_up_takes_its_delegation_with_it(world: World, claud
     def delegate(name: str) -> None:
         doomed = tool("delegate", name=name, task=prompt("work", LONG, say("x")), preset="full")
         say_to(prompt("go", doomed, say("x")))
-        wait_until(lambda: "Bash" in world.cms("status", name, "--json").out)
+        wait_until(lambda: str(world.cms("status", name, "--json").json().get("activity")).startswith("Bash"))
 
     def wait_given_up(name: str) -> None:
         wait_until(lambda: world.cms("output", name, "--json").json()["outcome"] == "interrupted")
