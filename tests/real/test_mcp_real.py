@@ -27,6 +27,10 @@ MODEL = "sonnet"
 LONG = call("Bash", command='python3 -c "import time; time.sleep(600)"')
 
 
+#: What is there before setup, written as people write.
+OTHERS = '{"mcpServers":\t{"one": {"command": "/bin/true", "args": ["\\u00e9"], "n": 1.0}}}\n'
+
+
 class Block(msgspec.Struct):
     type: str
     content: str | list[dict[str, object]] = ""
@@ -160,7 +164,7 @@ def digests(world: World) -> dict[str, str]:
 
 def test_a_parent_delegates_under_limits_and_holds_a_conversation(world: World, claude: str) -> None:
     """In a project whose servers are approved. Afterwards setup is taken back, and each file is as it was."""
-    use_other_servers(world)
+    (world.work_dir / ".mcp.json").write_text(OTHERS)  # and claude has never been started in this HOME
     before = digests(world)
     report = world.cms("setup", "--local", "--guide", "--json")
     assert (report.code, report.json()["health"]) == (0, "pending approval"), report
@@ -331,22 +335,11 @@ def raw_lines(world: World, name: str) -> str:
 # --- setup ------------------------------------------------------------------------------------------
 
 
-def use_other_servers(world: World) -> None:
-    """What is there before setup, written as people write."""
-    other = (
-        '{"mcpServers":\t{"%s": {"type": "stdio", "command": "/bin/true", "args": ["\\u00e9"], "n": 1.0}}}\n'
-    )
-    (world.home / ".claude.json").write_text(other % "one")
-    (world.work_dir / ".mcp.json").write_text(other % "two")
+def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(world: World) -> None:
+    """For the user; for a project, and in a new HOME: above."""
     (world.home / ".claude").mkdir()
     (world.home / ".claude" / "settings.json").write_text('{"model":   "opus"}')
-
-
-@pytest.mark.parametrize("start", ["fresh", "with-others"])
-def test_setup_then_uninstall_leaves_the_configuration_byte_for_byte(world: World, start: str) -> None:
-    """For the user; for a project: above."""
-    if start == "with-others":
-        use_other_servers(world)
+    (world.home / ".claude.json").write_text(OTHERS)
     before = digests(world)
     report = world.cms("setup", "--global", "--guide", "--json")
     assert (report.code, report.json()["health"]) == (0, "connected"), report

@@ -225,29 +225,10 @@ def test_the_plan_is_the_answer(world: World) -> None:
     for replies, plan in (
         ((call("ExitPlanMode").saying("1. Do it."), say("That is all.")), "1. Do it.\n\nThat is all."),
         ((call("ExitPlanMode"), say("1. Do it.")), "1. Do it."),
+        ((call("ExitPlanMode", plan="1. Do it."), say("Never said.")), "1. Do it."),
         ((say("1. Do it."),), "1. Do it."),
     ):
         ran = world.cms(*start, prompt("Work", *replies), "--json")
         assert (ran.code, ran.json()["outcome"], ran.json()["text"]) == (0, "completed", plan), ran.out
         assert ran.json()["denials"] == [], ran.out
         start = ["send", "one"]
-
-
-def test_a_batch_builds_what_was_planned(world: World) -> None:
-    planned = prompt("Plan it", call("ExitPlanMode", plan="Write a.txt."))
-    tasks = [
-        {"name": "plan", "prompt": planned, "preset": "plan"},
-        {
-            "name": "build",
-            "needs": ["plan"],
-            "prompt": "Build: {{needs.plan.response}} " + prompt("", WRITE, DONE),
-        },
-    ]
-    file = world.root / "tasks.jsonl"
-    file.write_text("".join(json.dumps(task) + "\n" for task in tasks))
-    ran = world.cms("batch", "--file", str(file), "--json")
-    assert ran.code == 0, (ran.out, ran.err)
-    assert (world.work_dir / "a.txt").exists()
-    asked = world.cms("history", "build", "--json").json()["interactions"]
-    assert isinstance(asked, list)
-    assert "Build: Write a.txt." in asked[0]["prompt"]
