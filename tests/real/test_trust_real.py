@@ -48,9 +48,11 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+LOOK = prompt("Look around.", call("Bash", command="ls"), say("Done."))
+
+
 def delegate(world: World, name: str, *flags: str) -> Ran:
-    turn = prompt("Look around.", call("Bash", command="ls"), say("Done."))
-    return world.cms("delegate", name, turn, "--json", *EVIDENCE, str(world.root / "ran"), *flags)
+    return world.cms("delegate", name, LOOK, "--json", *EVIDENCE, str(world.root / "ran"), *flags)
 
 
 #: What runs could write there: else it would leave no trace whether it ran or not.
@@ -67,15 +69,18 @@ def test_a_repository_runs_what_its_user_trusts_as_long_as_it_is_that(world: Wor
     assert names(ran) == {"hook", "server"}
     for path in ran.iterdir():
         path.unlink()
-    # One session's trust is that session's alone.
-    first = delegate(world, "first")
+    # One session's trust is that session's alone. A batch says once what was left out.
+    tasks = world.root / "tasks.json"
+    tasks.write_text(json.dumps([{"name": name, "prompt": LOOK} for name in ("first", "other")]))
+    batch = world.cms("batch", "--file", str(tasks), *EVIDENCE, str(ran), timeout=120)
+    told = batch.out + batch.err
     assert names(ran) == set()
-    assert f"not loaded from {project} (not trusted): 2 hooks, MCP server inside, skill" in reasons(first)
-    assert f"`cms trust {project}`" in reasons(first)
-    assert "permission rules" in reasons(first)
+    assert told.count("not loaded from") == 1, batch
+    assert f"not loaded from {project} (not trusted): 2 hooks, MCP server inside, skill" in told
+    assert f"`cms trust {project}`" in told
+    assert "permission rules" in told
     assert "not loaded from" in world.cms("status", "first").out
     assert "left out" in world.cms("audit", "first").out
-    assert first.json()["receipt"]["walls"]["leftOut"]  # type: ignore[index]
 
     shown = world.cms("trust")
     assert shown.code == 1
@@ -91,17 +96,10 @@ def test_a_repository_runs_what_its_user_trusts_as_long_as_it_is_that(world: Wor
     third = delegate(world, "third")
     assert names(ran) == set()
     assert "(changed since it was trusted)" in reasons(third)
+    assert third.json()["receipt"]["walls"]["leftOut"]  # type: ignore[index]
     assert "[changed]" in world.cms("trust").out
     assert "CHANGED" in world.cms("trust", "--list").out
     assert world.cms("trust", "--remove").code == 0
-
-
-def test_a_batch_says_once_what_was_left_out(world: World, ran: Path) -> None:
-    tasks = [{"name": f"t{number}", "prompt": prompt("Hello.", say("Hi."))} for number in range(2)]
-    (world.root / "tasks.json").write_text(json.dumps(tasks))
-    batch = world.cms("batch", "--file", str(world.root / "tasks.json"), *EVIDENCE, str(ran), timeout=120)
-    assert names(ran) == set()
-    assert (batch.out + batch.err).count("not loaded from") == 1, batch
 
 
 SERVERS = {"gone": {"command": "/no/such/server"}, "s": {"command": 3}}
