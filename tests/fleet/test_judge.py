@@ -13,7 +13,7 @@ from cms.batch.model import BatchOptions, TaskSpec, TaskStatus
 from cms.fleet.batches import open_batches
 from cms.fleet.supervisor import Supervisor
 from cms.session.judge import SCHEMA
-from cms.session.model import DelegateResult, InteractionState, Limits, Outcome, SessionStatus
+from cms.session.model import InteractionState, Limits, Outcome, SessionStatus
 from cms.testing.script import ScriptedReply, call, prompt, say
 from fleet.kit import (
     assert_nothing_left,
@@ -39,23 +39,16 @@ def question(*replies: ScriptedReply) -> str:
     return prompt("Is it good?", *replies)
 
 
-async def judged(place: Path, *replies: ScriptedReply, **changes: object) -> DelegateResult:
-    settings = make_settings(place)
-    async with supervising(settings) as supervisor:
-        options = make_options(settings, judge=question(*replies), **changes)
-        result = await supervisor.delegate(options, WORK)
-    await consistent(settings)
-    return result
-
-
 async def test_a_pass_completes_it_and_its_cost_is_counted(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
-        result = await delegate(supervisor, WORK, judge=question(rules("pass")))
+        # It may not run anything, and judges all the same.
+        tries = call("Bash", command="true").costing(0.01, "sonnet")
+        result = await delegate(supervisor, WORK, judge=question(tries, rules("pass")))
         assert result.status is Outcome.COMPLETED
         assert result.judge is not None
         assert (result.judge.verdict, result.judge.session) == ("pass", "one~judge1")
-        assert result.cost == pytest.approx(0.03)
+        assert result.cost == pytest.approx(0.04)
         judge = await supervisor.get("one~judge1")
         assert (judge.options.preset, judge.options.tags) == ("read-only", ("judge",))
         assert judge.status is SessionStatus.COMPLETED
@@ -67,50 +60,45 @@ async def test_a_pass_completes_it_and_its_cost_is_counted(tmp_path: Path) -> No
         again = await supervisor.continue_("one", prompt("Go on", say("more")))
         assert again.judge is not None
         assert (again.status, again.judge.session) == (Outcome.COMPLETED, "one~judge2")
-        assert again.cost == pytest.approx(0.02, abs=0.001)
+        assert again.cost == pytest.approx(0.03, abs=0.001)
     await consistent(settings)
 
 
-async def test_what_it_fails_is_not_complete(tmp_path: Path) -> None:
-    result = await judged(tmp_path, rules("fail", "the test\x1b[2J is missing"))
-    assert result.status is Outcome.VERIFICATION_FAILED
-    assert result.error == "the judge: the test\\x1b[2J is missing"
-
-
-@pytest.mark.parametrize(
-    ("replies", "words"),
-    [
-        ((say("It is all very good: pass"),), "failed: it gave no answer that matches"),
-        ((rules("maybe"),), "failed: its answer does not match"),
-        ((say("x").failing(400),), "failed: "),
-        ((call("Bash", command="true"), rules("pass")), ""),
-    ],
-)
-async def test_no_verdict_is_a_fail(tmp_path: Path, replies: tuple[ScriptedReply, ...], words: str) -> None:
-    result = await judged(tmp_path, *replies, repair=2)
-    assert result.judge is not None
-    if not words:  # it may not run anything, and judges all the same
-        assert (result.status, result.judge.verdict) == (Outcome.COMPLETED, "pass")
-        return
-    assert result.status is Outcome.VERIFICATION_FAILED
-    assert f"the judge gave no verdict: {words}" in (result.error or "")
-    assert result.judge.verdict == "none"
-    assert result.rounds == (), "there is nothing to repair by that"
-
-
-async def test_it_has_a_cap_of_its_own_and_for_all_rounds(tmp_path: Path) -> None:
-    # The first judging takes 0.02 of 0.03, so the second has 0.01, which its first reply passes.
-    read = call("Read", file_path=str(tmp_path / "work" / "x")).costing(0.02, "sonnet")
-    result = await judged(tmp_path, rules("fail"), judge_max_cost=0.03, repair=1, limits=Limits(max_cost=0.5))
-    assert (result.status, len(result.rounds)) == (Outcome.VERIFICATION_FAILED, 2)
+async def test_no_verdict_is_a_fail(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
-        short = await delegate(
-            supervisor, WORK, name="two", judge=question(read, rules("pass")), judge_max_cost=0.01
-        )
-        assert short.status is Outcome.VERIFICATION_FAILED
-        assert "the judge gave no verdict: cost_exceeded" in (short.error or "")
-        assert not (await supervisor.get("two")).total_cost_usd > 0.011, "its own money is not touched"
+        for name, reply, words in (
+            ("silent", say("It is all very good: pass"), "failed: it gave no answer that matches"),
+            ("odd", rules("maybe"), "failed: its answer does not match"),
+            ("refused", say("x").failing(400), "failed: "),
+        ):
+            result = await delegate(supervisor, WORK, name=name, judge=question(reply), repair=2)
+            assert result.judge is not None
+            assert result.status is Outcome.VERIFICATION_FAILED
+            assert f"the judge gave no verdict: {words}" in (result.error or "")
+            assert result.judge.verdict == "none"
+            assert result.rounds == (), "there is nothing to repair by that"
+    await consistent(settings)
+
+
+async def test_its_reason_goes_back_and_the_work_is_judged_anew(tmp_path: Path) -> None:
+    """What it has for itself is for all rounds together."""
+    settings = make_settings(tmp_path)
+    # What it quotes is a script for the model that it goes back to.
+    mend = prompt("Mend\x1b[2J it", call("Bash", command="touch fixed"), say("mended"))
+    async with supervising(settings) as supervisor:
+        # The first judging takes 0.02 of 0.03, so the second has 0.01, which its first reply passes.
+        judge = question(rules("fail", mend))
+        result = await delegate(supervisor, WORK, judge=judge, judge_max_cost=0.03, repair=1)
+        assert (result.status, len(result.rounds)) == (Outcome.VERIFICATION_FAILED, 2)
+        assert "the judge: Mend\\x1b[2J it" in (result.rounds[0].error or "")
+        assert "the judge gave no verdict: cost_exceeded" in (result.error or "")
+        assert (tmp_path / "work" / "fixed").exists()
+        said = await supervisor.interactions("one")
+        assert [one.judge.session for one in said if one.judge] == ["one~judge1", "one~judge2"]
+        assert (await supervisor.get("one~judge2")).judges == said[1].id
+        assert (await supervisor.get("one")).total_cost_usd < 0.02, "its own money is not touched"
+    await consistent(settings)
 
 
 async def test_it_is_charged_to_what_the_work_is_charged_to(tmp_path: Path) -> None:
@@ -126,25 +114,10 @@ async def test_it_is_charged_to_what_the_work_is_charged_to(tmp_path: Path) -> N
     await consistent(settings)
 
 
-async def test_its_reason_goes_back_and_the_work_is_judged_anew(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    # What it quotes is a script for the model that it goes back to.
-    mend = prompt("Mend it", call("Bash", command="touch fixed"), say("mended"))
-    async with supervising(settings) as supervisor:
-        begun = await supervisor.start_delegate(
-            make_options(settings, judge=question(rules("fail", mend)), repair=1), WORK
-        )
-        reply = await supervisor.wait(begun)
-        assert reply.outcome is Outcome.VERIFICATION_FAILED
-        assert (tmp_path / "work" / "fixed").exists()
-        said = await supervisor.interactions("one")
-        assert [one.judge.session for one in said if one.judge] == ["one~judge1", "one~judge2"]
-        assert (await supervisor.get("one~judge2")).judges == said[1].id
-    await consistent(settings)
-
-
 async def test_commands_come_first_and_a_failed_one_costs_no_judge(tmp_path: Path) -> None:
-    result = await judged(tmp_path, rules("pass"), verify=("false",))
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        result = await delegate(supervisor, WORK, judge=question(rules("pass")), verify=("false",))
     assert result.status is Outcome.VERIFICATION_FAILED
     assert result.judge is None
     assert result.cost == pytest.approx(0.01)
@@ -212,7 +185,7 @@ async def test_without_the_library_nothing_is_begun(tmp_path: Path, monkeypatch:
 # --- cut off --------------------------------------------------------------------------------------
 
 
-async def at_judging(supervisor: Supervisor, name: str = "one~judge1") -> None:
+async def at_judging(supervisor: Supervisor, name: str) -> None:
     def there() -> bool:
         record = supervisor.runner(name)
         return record is not None and record.record.status is SessionStatus.BUSY
@@ -220,49 +193,37 @@ async def at_judging(supervisor: Supervisor, name: str = "one~judge1") -> None:
     await until(there)
 
 
-async def test_cancelled_while_it_judges(tmp_path: Path) -> None:
+async def test_cut_off_while_it_judges(tmp_path: Path) -> None:
+    """By its caller, or by whoever ends the session, or who ends the judge: there is no verdict."""
     settings = make_settings(tmp_path)
+    judge = question(rules("pass").stalling("headers"))
     async with supervising(settings) as supervisor:
         scope, results = trio.CancelScope(), []
-        options = make_options(settings, judge=question(rules("pass").stalling("headers")))
 
         async def go() -> None:
+            options = make_options(settings, "cancelled", judge=judge)
             results.append(await supervisor.delegate(options, WORK, within=scope))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(go)
-            await at_judging(supervisor)
+            await at_judging(supervisor, "cancelled~judge1")
             scope.cancel()
         assert results[0].status is Outcome.INTERRUPTED
-        assert (await last(supervisor)).state is InteractionState.UNCHECKED
-        assert (await supervisor.get("one~judge1")).status is SessionStatus.STOPPED
+        assert (await last(supervisor, "cancelled")).state is InteractionState.UNCHECKED
+        assert (await supervisor.get("cancelled~judge1")).status is SessionStatus.STOPPED
         assert supervisor.live_count() == 0
-    await consistent(settings)
-
-
-async def test_who_is_stopped_at_judging_has_said_nothing(tmp_path: Path) -> None:
-    settings = make_settings(tmp_path)
-    async with supervising(settings) as supervisor:
-        options = make_options(settings, judge=question(rules("pass").stalling("headers")))
-        sent = await supervisor.start_delegate(options, WORK)
-        await at_judging(supervisor)
+        for name, end in (("stopped", supervisor.stop), ("killed", supervisor.kill)):
+            sent = await supervisor.start_delegate(make_options(settings, name, judge=judge), WORK)
+            await at_judging(supervisor, f"{name}~judge1")
+            await end(name)
+            assert supervisor.live_count() == 0
+            assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
+            assert (await last(supervisor, name)).state is InteractionState.UNCHECKED
+        sent = await supervisor.start_delegate(make_options(settings, judge=judge), WORK)
+        await at_judging(supervisor, "one~judge1")
         await supervisor.stop("one~judge1")
         assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
         assert "the judge was interrupted" in (await last(supervisor)).error
-    await consistent(settings)
-
-
-@pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_whoever_ends_the_session_ends_who_judges_it(tmp_path: Path, how: str) -> None:
-    settings = make_settings(tmp_path)
-    async with supervising(settings) as supervisor:
-        options = make_options(settings, judge=question(rules("pass").stalling("headers")))
-        sent = await supervisor.start_delegate(options, WORK)
-        await at_judging(supervisor)
-        await (supervisor.stop if how == "stop" else supervisor.kill)("one")
-        assert supervisor.live_count() == 0
-        assert (await supervisor.wait(sent)).outcome is Outcome.INTERRUPTED
-        assert (await last(supervisor)).state is InteractionState.UNCHECKED
     await consistent(settings)
 
 
@@ -301,16 +262,12 @@ async def test_a_batch_counts_it(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor, open_batches(supervisor) as batches:
         record = await batches.create(BatchOptions(str(tmp_path / "work"), max_cost=3.0), "b")
-        good, bad = question(rules("pass")), question(rules("fail"))
-        tasks = (
-            TaskSpec(name="good", prompt=WORK, judge=good, max_cost=1.0),
-            TaskSpec(name="bad", prompt=WORK, judge=bad, max_cost=1.0),
-        )
-        assert await batches.add(record.id, 0, [(spec, line) for line, spec in enumerate(tasks, 1)]) == []
+        spec = TaskSpec(name="bad", prompt=WORK, judge=question(rules("fail")), max_cost=1.0)
+        assert await batches.add(record.id, 0, [(spec, 1)]) == []
         assert await batches.check(record.id) == []
         ended = await (await batches.start(record.id)).wait()
-        assert ended.counts == {TaskStatus.COMPLETED: 1, TaskStatus.VERIFICATION_FAILED: 1}
-        assert ended.spent == pytest.approx(0.06)
+        assert ended.counts == {TaskStatus.VERIFICATION_FAILED: 1}
+        assert ended.spent == pytest.approx(0.03)
     await consistent(settings)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec import convert
 
-from cms.testing.api import ScriptedAPI, api_process, serve_api
+from cms.testing.api import Request, ScriptedAPI, api_process, serve_api
 from cms.testing.script import call, prompt, say, together
 from testing import record
-from testing.record import Take, allow_all, claude, kind, recorded
+from testing.record import Line, Take, allow_all, claude, kind, recorded
 
 pytestmark = pytest.mark.real
 
@@ -28,27 +29,36 @@ def results(take: Take) -> list[object]:
     return [line["result"] for line in take.written if line["type"] == "result"]
 
 
-async def test_a_text_turn_costs_what_the_script_says(tmp_path: Path) -> None:
-    async with stage(tmp_path) as (take, api):
-        async with take.running():
-            await take.turn(prompt("Say hello.", say("Hello.", cost_usd=0.05)))
-            await take.turn("Plain words.")
-        assert results(take) == ["Hello.", "You said: Plain words."]
-        first = next(line for line in take.written if line["type"] == "result")
-        assert first["total_cost_usd"] == pytest.approx(0.05)
-        assert [(request.step, request.scripted, request.prompt) for request in api.requests] == [
-            (0, True, "Say hello."),
-            (0, False, "Plain words."),
-        ]
-        assert {request.session_id for request in api.requests} == {take.session_id}
+def totals(take: Take) -> list[float]:
+    """What it had cost by the end of each turn."""
+    return [convert(line["total_cost_usd"], float) for line in take.written if line["type"] == "result"]
 
 
-async def test_a_tool_turn_really_uses_the_tools(tmp_path: Path) -> None:
+async def test_a_conversation_by_scripts(tmp_path: Path) -> None:
+    """One process: text, tools, subagents, faults, and compaction in the middle of it."""
     async with stage(tmp_path) as (take, api):
-        odd = 'x < y > z @here "quoted" \\ back\n'
+        asked = 0
+
+        async def turn(text: str, results: int = 1) -> list[Request]:
+            """The requests that it led to."""
+            nonlocal asked
+            before = asked
+            await take.turn(text, results=results)
+            asked = len(api.requests)
+            return list(api.requests)[before:]
+
         async with take.running("--permission-mode=dontAsk"):
             await take.gate(allow_all)
-            await take.turn(
+            # Text costs what the script says; without one the prompt is said again.
+            (first,) = await turn(prompt("Say hello.", say("Hello.", cost_usd=0.05)))
+            assert (first.step, first.scripted, first.prompt) == (0, True, "Say hello.")
+            (second,) = await turn("Plain words.")
+            assert (second.step, second.scripted, second.prompt) == (0, False, "Plain words.")
+            assert results(take) == ["Hello.", "You said: Plain words."]
+            assert totals(take)[0] == pytest.approx(0.05)
+            # The tools are really used.
+            odd = 'x < y > z @here "quoted" \\ back\n'
+            requests = await turn(
                 prompt(
                     "Write it.",
                     call("Write", file_path=take.path("a.txt"), content=odd).saying("First this."),
@@ -56,25 +66,31 @@ async def test_a_tool_turn_really_uses_the_tools(tmp_path: Path) -> None:
                     say("Written."),
                 )
             )
-        assert await trio.Path(take.path("b.txt")).read_text() == odd
-        assert [request.step for request in api.requests] == [0, 1, 2]
-
-
-async def test_subagents_and_the_turns_they_start_find_their_own_scripts(tmp_path: Path) -> None:
-    inner = prompt("Look.", call("Bash", command="echo inside"), say("Looked.", cost_usd=0.1))
-    async with stage(tmp_path) as (take, _api):
-        async with take.running("--permission-mode=dontAsk"):
-            await take.gate(allow_all)
+            assert await trio.Path(take.path("b.txt")).read_text() == odd
+            assert [request.step for request in requests] == [0, 1, 2]
+            # Subagents, and the turns that they start, find their own scripts.
+            inner = prompt("Look.", call("Bash", command="echo inside"), say("Looked.", cost_usd=0.1))
             script = (
                 call("Agent", description="a", prompt=inner, run_in_background=False),
                 call("Agent", description="b", prompt=inner, run_in_background=True),
                 say("Both begun."),
                 say("Both done."),
             )
-            await take.turn(prompt("Delegate.", *script), results=2)
-        assert results(take) == ["Both begun.", "Both done."]
-        last = [line for line in take.written if line["type"] == "result"][-1]
-        assert last["total_cost_usd"] == pytest.approx(0.2, abs=0.001)
+            spent = totals(take)[-1]
+            await turn(prompt("Delegate.", *script), results=2)
+            assert results(take)[-2:] == ["Both begun.", "Both done."]
+            assert totals(take)[-1] - spent == pytest.approx(0.2, abs=0.001)
+            # Faults are retried until the reply comes.
+            requests = await turn(prompt("Try.", say("At last.").failing(529).dropping("headers")))
+            assert results(take)[-1] == "At last."
+            tries = [(request.attempt, request.status) for request in requests]
+            assert tries == [(0, 529), (1, 0), (2, 200)]
+            # Compaction is a side call, and what comes after it works.
+            assert [request.side for request in await turn("/compact")] == [True]
+            requests = await turn(prompt("Again.", call("Read", file_path="a"), say("Hello again.")))
+            assert results(take)[-1] == "Hello again."
+            assert [request.side for request in requests] == [False, False]
+        assert {request.session_id for request in api.requests} == {take.session_id}
 
 
 async def _until_written(take: Take, text: str) -> None:
@@ -103,34 +119,14 @@ async def test_a_script_survives_resume_and_fork(tmp_path: Path) -> None:
         assert [request.step for request in api.requests][2:] == [0, 1, 0, 1]
 
 
-async def test_compaction_is_a_side_call_and_what_comes_after_it_works(tmp_path: Path) -> None:
-    async with stage(tmp_path) as (take, api):
-        async with take.running():
-            await take.turn(prompt("Say hello.", say("Hello.")))
-            await take.turn("/compact")
-            await take.turn(prompt("Again.", call("Read", file_path="a"), say("Hello again.")))
-        assert results(take)[-1] == "Hello again."
-        assert [request.side for request in api.requests] == [False, True, False, False]
-
-
-async def test_faults_are_retried_until_the_reply_comes(tmp_path: Path) -> None:
-    async with stage(tmp_path) as (take, api):
-        async with take.running():
-            await take.turn(prompt("Try.", say("At last.").failing(529).dropping("headers")))
-        assert results(take) == ["At last."]
-        assert [(request.attempt, request.status) for request in api.requests] == [(0, 529), (1, 0), (2, 200)]
-
-
 async def test_an_api_in_a_process_of_its_own_will_do(tmp_path: Path) -> None:
     with api_process() as url, trio.fail_after(60):
-        take = Take("real", [claude()], url, tmp_path)
-        async with take.running():
-            await take.turn(prompt("Say hello.", say("Hello.")))
-        assert results(take) == ["Hello."]
+        take = Take("text", [claude()], url, tmp_path)
+        await record.text(take)
+    assert kinds(take.written) == kinds(recorded("text"))
 
 
 STABLE: list[Callable[[Take], Awaitable[None]]] = [
-    record.text,
     record.refused,
     record.hook_stopped,
     record.questions,
@@ -139,6 +135,10 @@ STABLE: list[Callable[[Take], Awaitable[None]]] = [
     record.max_budget,
     record.resumed,
 ]
+
+
+def kinds(lines: list[Line]) -> list[str]:
+    return [kind(line) for line in lines]
 
 
 @pytest.mark.parametrize("scene", STABLE)
@@ -150,4 +150,4 @@ async def test_the_recordings_are_still_what_it_does(
         async with serve_api() as api:
             take = Take(scene.__name__, [claude()], api.url, tmp_path)
             await scene(take)
-    assert [kind(line) for line in take.written] == [kind(line) for line in recorded(scene.__name__)]
+    assert kinds(take.written) == kinds(recorded(scene.__name__))
