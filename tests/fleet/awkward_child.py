@@ -3,6 +3,7 @@
     python awkward_child.py STAGE [claude's flags ...]
 
 It says what it must to get to the stage named, and then does what the stage is called. Standard library only.
+With `as_the_folder_says` its work dir is called like the stage.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import NoReturn
 
 TOTAL: dict[str, object] = {"session": {"total_cost_usd": 0.0, "model_usage": {}}}
@@ -41,6 +43,8 @@ def for_ever() -> NoReturn:
 
 
 def main(stage: str) -> None:
+    if stage == "as_the_folder_says":
+        stage = Path.cwd().name
     if stage == "knows_no_flag":
         if "--version" in sys.argv:
             print("2.1.199 (Claude Code)")  # noqa: T201
