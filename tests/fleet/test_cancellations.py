@@ -68,13 +68,18 @@ async def whole_life(supervisor: Supervisor) -> None:
     await supervisor.continue_("one", prompt("And", say("that")))
 
 
+_steps: list[int] = []
+
+
 async def steps_of(settings: Settings) -> int:
-    """How many steps a whole life takes."""
-    with at_step(10**9, lambda: None) as counter:
-        async with open_supervisor(settings) as supervisor:
-            counter.begin()
-            await whole_life(supervisor)
-    return 10**9 - counter._left
+    """How many steps a whole life takes. It is lived once for all tests."""
+    if not _steps:
+        with at_step(10**9, lambda: None) as counter:
+            async with open_supervisor(settings) as supervisor:
+                counter.begin()
+                await whole_life(supervisor)
+        _steps.append(10**9 - counter._left)
+    return _steps[0]
 
 
 def places(folder: Path, number: int) -> Settings:
@@ -111,7 +116,7 @@ WITHIN = 28 + 2 * SAMPLES
 
 
 def sample(steps: int) -> range:
-    return range(0, steps, max(steps // SAMPLES, 1))
+    return range(0, steps, -(-steps // SAMPLES))
 
 
 async def test_the_program_is_cancelled_at_each_step(tmp_path: Path) -> None:

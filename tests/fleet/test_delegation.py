@@ -109,50 +109,45 @@ async def test_the_supervisor_is_killed_while_a_check_runs(tmp_path: Path) -> No
     await consistent(settings)
 
 
-async def judged_again(tmp_path: Path, verdict: str) -> DelegateResult:
-    """A batch's view of a try that was cut off in its check, which does `verdict` the next time."""
-    settings = make_settings(tmp_path)
-    async with supervising(settings) as supervisor:
-        check = f"if test -e again; then {verdict}; else touch again at-work-one; sleep 600; fi"
-        await cut_off_in_check(supervisor, check)
-        traces = await SupervisorSessions(supervisor, "batch:x").traces("one", "", 0, check=True)
-        assert isinstance(traces, Report)
-        result = traces.result
-        one = await last(supervisor)
-        assert (one.outcome, one.state) == (result.status, InteractionState.DONE)
-        assert one.reasons == result.reasons
-        assert (await supervisor.judge_again("one")).status is result.status
-    await consistent(settings)
-    return result
-
-
-async def cut_off_in_check(supervisor: Supervisor, check: str) -> None:
+async def cut_off_in_check(supervisor: Supervisor, name: str, check: str) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            options = make_options(supervisor.settings, verify=(check,))
+            options = make_options(supervisor.settings, name, verify=(check,))
             nursery.start_soon(supervisor.delegate, options, prompt("Work", say("done")))
-            await at_work(supervisor)
+            await at_work(supervisor, name)
             scope.cancel()
-    one = await last(supervisor)
+    one = await last(supervisor, name)
     assert (one.state, one.outcome) == (InteractionState.UNCHECKED, Outcome.INTERRUPTED)
     assert one.error == "its checks did not finish: the delegation was cancelled"
     assert one.is_error
     assert one.response == "done"
-    record = await supervisor.get("one")
+    record = await supervisor.get(name)
     assert record.status is SessionStatus.STOPPED
     assert record.error == one.error
 
 
-async def test_a_batch_checks_again_what_was_cut_off_and_it_holds(tmp_path: Path) -> None:
-    result = await judged_again(tmp_path, "true")
-    assert result.status is Outcome.COMPLETED
-    assert result.error is None
-
-
-async def test_a_batch_checks_again_what_was_cut_off_and_it_fails(tmp_path: Path) -> None:
-    result = await judged_again(tmp_path, "echo no; false")
-    assert result.status is Outcome.VERIFICATION_FAILED
-    assert "exit status 1: no" in (result.error or "")
+async def test_a_batch_checks_again_what_was_cut_off(tmp_path: Path) -> None:
+    """It holds by then, or fails."""
+    settings = make_settings(tmp_path)
+    async with supervising(settings) as supervisor:
+        for name, verdict, outcome, words in (
+            ("good", "true", Outcome.COMPLETED, ""),
+            ("bad", "echo no; false", Outcome.VERIFICATION_FAILED, "exit status 1: no"),
+        ):
+            again = f"again-{name}"
+            check = f"if test -e {again}; then {verdict}; else touch {again} at-work-{name}; sleep 600; fi"
+            await cut_off_in_check(supervisor, name, check)
+            traces = await SupervisorSessions(supervisor, "batch:x").traces(name, "", 0, check=True)
+            assert isinstance(traces, Report)
+            result = traces.result
+            assert result.status is outcome
+            assert words in (result.error or "")
+            assert bool(result.error) == bool(words)
+            one = await last(supervisor, name)
+            assert (one.outcome, one.state) == (result.status, InteractionState.DONE)
+            assert one.reasons == result.reasons
+        assert (await supervisor.judge_again("good")).status is Outcome.COMPLETED
+    await consistent(settings)
 
 
 async def test_who_waits_for_the_message_waits_for_the_verdict(tmp_path: Path) -> None:
@@ -207,11 +202,8 @@ async def test_a_batch_that_is_stopped_while_a_check_runs_leaves_it_for_later(
         assert (await last(supervisor)).outcome is Outcome.COMPLETED
 
 
-@pytest.mark.parametrize("stage", ["takes_no_gate", "is_too_old"])
-async def test_a_claude_that_is_none_to_work_with_stops_a_batch_at_the_first_task(
-    tmp_path: Path, stage: str
-) -> None:
-    settings = make_settings(tmp_path, claude=awkward(stage), grace=0.2)
+async def test_a_claude_that_is_none_to_work_with_stops_a_batch_at_the_first_task(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path, claude=awkward("takes_no_gate"), grace=0.2)
     async with supervising(settings) as supervisor, open_batches(supervisor) as batches:
         record = await batches.create(BatchOptions(str(tmp_path / "work"), max_parallel=2), "b")
         specs = [(TaskSpec(name=f"t{number}", prompt="Work"), number) for number in range(20)]

@@ -26,8 +26,6 @@ from cms.testing.script import call, prompt, say
 from fleet.kit import delegate, make_options, make_settings, marked, supervising, until
 from fleet.test_crash import begin
 
-WAYS: tuple[Isolate, ...] = ("overlay", "copy")
-
 
 def bash(*scripts: str) -> str:
     """A task whose agent runs these."""
@@ -76,43 +74,37 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("writes", ["workdir", "anywhere"])
-@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize(("how", "writes"), [("overlay", "anywhere"), ("copy", "workdir")])
 async def test_the_folder_stays_and_what_was_written_is_kept(
     tmp_path: Path, work: Path, how: Isolate, writes: str
 ) -> None:
+    """Its checks see what it has left, and add nothing to that."""
     before = seen(work)
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
         task = bash("echo new > code; rm gone; mv sub moved; echo .env >> .env; cat code sub/deep; pwd")
-        result = await delegate(supervisor, task, isolate=how, writes=writes, verify=("grep new code",))
-        assert result.status is Outcome.COMPLETED, result
+        checks = (
+            "grep new code; test ! -e gone && echo litter > litter",
+            "grep litter litter",
+            "grep old code",
+        )
+        result = await delegate(supervisor, task, isolate=how, writes=writes, verify=checks)
+        assert result.status is Outcome.VERIFICATION_FAILED
+        failed = [reason for reason in result.reasons if reason.startswith("check failed")]
+        assert failed == ["check failed: grep old code: exit status 1"]
         assert result.receipt is not None
         assert result.receipt.walls is not None
         assert result.receipt.walls.isolation == how
         assert seen(work) == before
         place = await left(supervisor, settings)
         assert (place / "code").read_text() == "new\n"
+        if how == "overlay":
+            assert not (place / "litter").exists()
         # A follow-up, another process, goes on with it.
         task = bash("test -e moved/deep && test ! -e gone && cat code >> more")
         await supervisor.continue_("one", task)
         assert (await left(supervisor, settings) / "more").read_text() == "new\n"
         assert seen(work) == before
-
-
-@pytest.mark.parametrize("how", WAYS)
-async def test_checks_see_what_the_task_left_and_add_nothing(
-    tmp_path: Path, work: Path, how: Isolate
-) -> None:
-    settings = make_settings(tmp_path)
-    async with supervising(settings) as supervisor:
-        checks = ("test ! -e gone && echo litter > litter", "grep litter litter", "grep other code")
-        result = await delegate(supervisor, bash("rm gone"), isolate=how, verify=checks)
-        assert result.status is Outcome.VERIFICATION_FAILED
-        assert result.reasons[0].startswith("check failed: grep other code")
-        assert not (work / "litter").exists()
-        if how == "overlay":
-            assert not (await left(supervisor, settings) / "litter").exists()
 
 
 async def test_what_is_protected_meets_no_wall_in_the_view(tmp_path: Path, work: Path) -> None:
@@ -183,7 +175,7 @@ async def test_other_folders_are_only_read(tmp_path: Path, work: Path) -> None:
         assert not list(other.iterdir())
 
 
-async def test_three_sessions_at_once_in_one_folder(tmp_path: Path, work: Path) -> None:
+async def test_two_sessions_at_once_in_one_folder(tmp_path: Path, work: Path) -> None:
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
 
@@ -195,9 +187,9 @@ async def test_three_sessions_at_once_in_one_folder(tmp_path: Path, work: Path) 
             assert result.status is Outcome.COMPLETED, result
 
         async with trio.open_nursery() as nursery:
-            for name in ("a", "b", "c"):
+            for name in ("a", "b"):
                 nursery.start_soon(one, name)
-        for name in ("a", "b", "c"):
+        for name in ("a", "b"):
             place = await left(supervisor, settings, name)
             assert seen(place) == {name: "old\n", "code": f"{name}\n"}
         assert (work / "code").read_text() == "old\n"
@@ -505,7 +497,7 @@ def test_a_tree_goes_whatever_is_in_it(tmp_path: Path) -> None:
     (tree / "out").symlink_to(tmp_path)
     (tree / "closed").chmod(0)
     here = os.open(tree, os.O_RDONLY)
-    for _ in range(1500):
+    for _ in range(1100):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)

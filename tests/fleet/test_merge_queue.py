@@ -57,29 +57,13 @@ async def test_what_passed_is_in_the_folder_before_the_verdict(tmp_path: Path, w
         await supervisor.delete("one")
 
 
-async def test_what_did_not_pass_is_not_applied(tmp_path: Path, work: Path) -> None:
-    settings = make_settings(tmp_path)
-    before = seen(work)
-    async with supervising(settings) as supervisor:
-        result = await delegate(
-            supervisor, bash("echo new > code"), isolate="auto", apply="on-pass", verify=("false",)
-        )
-        assert result.status is Outcome.VERIFICATION_FAILED
-        assert result.change is not None
-        assert result.change.state == "kept"
-        assert seen(work) == before
-
-
-@pytest.mark.parametrize("how", WAYS)
-async def test_three_at_once_two_apply_and_the_third_conflicts(
-    tmp_path: Path, work: Path, how: Isolate
-) -> None:
-    """Each waits until the others have begun, so all start from the same folder."""
+async def test_three_at_once_two_apply_and_the_third_conflicts(tmp_path: Path, work: Path) -> None:
+    """Each waits until the others have begun, so all start from the same folder, by an overlay or a copy."""
     settings = make_settings(tmp_path)
     results: dict[str, DelegateResult] = {}
     async with supervising(settings) as supervisor:
 
-        async def one(name: str, script: str) -> None:
+        async def one(name: str, how: Isolate, script: str) -> None:
             wait = f"touch {tmp_path}/begun-{name}; while ! test -e {tmp_path}/go; do sleep 0.01; done; "
             results[name] = await delegate(
                 supervisor,
@@ -91,9 +75,9 @@ async def test_three_at_once_two_apply_and_the_third_conflicts(
             )
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(one, "a", "echo a > a; sed -i s/old/first/ code")
-            nursery.start_soon(one, "b", "echo b > b; rm gone")
-            nursery.start_soon(one, "c", "echo c > c; sed -i s/old/third/ code")
+            nursery.start_soon(one, "a", "overlay", "echo a > a; sed -i s/old/first/ code")
+            nursery.start_soon(one, "b", "copy", "echo b > b; rm gone")
+            nursery.start_soon(one, "c", "copy", "echo c > c; sed -i s/old/third/ code")
             await until(lambda: all((tmp_path / f"begun-{name}").exists() for name in "abc"))
             (tmp_path / "go").touch()
         outcomes = {name: result.status for name, result in results.items()}
@@ -219,23 +203,29 @@ async def test_cancelled_while_it_is_checked_again_it_stays_a_change(tmp_path: P
         assert outcome.merged == (b"code",)
 
 
-async def test_without_isolation_there_is_nothing_to_apply(tmp_path: Path, work: Path) -> None:
+async def test_when_there_is_nothing_to_apply(tmp_path: Path, work: Path) -> None:
+    """It did not pass; it changed nothing; there is no isolation."""
     settings = make_settings(tmp_path)
+    before = seen(work)
     async with supervising(settings) as supervisor:
-        with pytest.raises(UsageError, match="needs --isolate"):
-            await delegate(supervisor, bash("true"), apply="on-pass")
-
-
-async def test_nothing_changed_is_completed(tmp_path: Path, work: Path) -> None:
-    settings = make_settings(tmp_path)
-    async with supervising(settings) as supervisor:
+        task = bash("echo new > code")
+        result = await delegate(
+            supervisor, task, name="failed", isolate="auto", apply="on-pass", verify=("false",)
+        )
+        assert result.status is Outcome.VERIFICATION_FAILED
+        assert result.change is not None
+        assert result.change.state == "kept"
         task = prompt("Look", call("Bash", command="cat code"), say("fine"))
         result = await delegate(supervisor, task, isolate="auto", apply="on-pass", verify=("true",))
         assert result.status is Outcome.COMPLETED, result
         assert result.change is not None
         assert result.change.empty
+        await supervisor.delete("failed", force=True)
         await supervisor.delete("one")
         assert not list(settings.layers.iterdir())
+        with pytest.raises(UsageError, match="needs --isolate"):
+            await delegate(supervisor, bash("true"), apply="on-pass")
+        assert seen(work) == before
 
 
 async def test_a_batch_of_isolated_tasks(tmp_path: Path, work: Path) -> None:
