@@ -41,9 +41,9 @@ def head(lasting: Hosts) -> Host:
 
 @pytest.fixture(scope="module")
 def node(lasting: Hosts, server: Server) -> Host:
-    """A host with a node, for a test that does not kill it: for tasks with one of these labels."""
+    """A host with a node, for a test that does not kill it."""
     host = lasting("node")
-    host.start_node(server.url(), "--labels", "both,gpu,repo")
+    host.start_node(server.url(), "--labels", "both,gpu")
     return host
 
 
