@@ -94,15 +94,15 @@ def test_a_drill_of_an_ordinary_user(tmp_path: Path) -> None:
     assert (done.returncode, {case.group for case in report.cases}) == (0, {"walls", "folder"})
 
 
-async def fewer_cases(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, strict: bool = False
+async def one_case(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, group: str, *, strict: bool = False
 ) -> DrillReport:
-    """One hostile case, and the walls around one file."""
+    """One hostile case ("kill"), or the walls around one file ("walls")."""
     said: list[str] = []
     monkeypatch.setattr(machine, "QUICK", ("orphan",))
-    for name in ("_hidden", "_assassin", "_exits", "_moved", "_copied"):
+    for name in ("_hidden", "_assassin", "_exits", "_moved", "_copied", "_outside", "_forge"):
         monkeypatch.setattr(machine.Machine, name, _nothing)
-    plan = Plan(quick=True, strict=strict, only=("kill", "walls"))
+    plan = Plan(quick=True, strict=strict, only=(group,))
     with trio.fail_after(40):
         report = await run_drill(tmp_path, said.append, plan)
     assert said[-1].startswith("\ncertified" if report.ok else "\nNOT CERTIFIED")
@@ -141,7 +141,7 @@ async def test_a_kill_that_leaves_something_is_seen(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Container, "aclose", leave)
     try:
-        report = await fewer_cases(monkeypatch, tmp_path)
+        report = await one_case(monkeypatch, tmp_path, "kill")
         assert of(report, "orphan").verdict == "failed"
         assert "something still ran" in of(report, "orphan").detail
         assert not report.ok
@@ -158,7 +158,7 @@ async def test_what_is_not_promised_fails_only_when_asked_to(
     monkeypatch.setenv("CMS_CONTAINMENT", "guard")  # no walls at all
     for strict in (False, True):
         (tmp_path / str(strict)).mkdir()
-        report = await fewer_cases(monkeypatch, tmp_path / str(strict), strict=strict)
+        report = await one_case(monkeypatch, tmp_path / str(strict), "walls", strict=strict)
         assert (report.containment, report.level) == ("guard", "D")
         assert of(report, "git hook").verdict == "unpromised"
         assert of(report, "git hook").detail.startswith("changed, by ")
@@ -167,11 +167,11 @@ async def test_what_is_not_promised_fails_only_when_asked_to(
 
 async def test_what_takes_too_long_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(trials, "PATIENCE", 0.01)
-    report = await fewer_cases(monkeypatch, tmp_path)
+    report = await one_case(monkeypatch, tmp_path, "kill")
     assert of(report, "orphan").detail == "it did not end"
     monkeypatch.setattr(trials, "TOTAL_QUICK", 0.0)
     (tmp_path / "more").mkdir()
-    report = await fewer_cases(monkeypatch, tmp_path / "more")
+    report = await one_case(monkeypatch, tmp_path / "more", "kill")
     assert {case.verdict for case in report.cases} == {"untested"}
 
 
