@@ -379,7 +379,10 @@ def test_a_development_server_does_not_outlive_its_node(tmp_path: Path) -> None:
     stand_in = tmp_path / "temporal"
     stand_in.write_text(
         f"#!{sys.executable} -IS\n"
-        f"import signal, socket\nlistener = socket.create_server(('127.0.0.1', {port}))\nsignal.pause()\n"
+        "import os, signal, socket\n"
+        "os.environ['USER']\n"
+        f"listener = socket.create_server(('127.0.0.1', {port}))\n"
+        "signal.pause()\n"
     )
     stand_in.chmod(0o755)
     node = (
@@ -388,6 +391,7 @@ def test_a_development_server_does_not_outlive_its_node(tmp_path: Path) -> None:
         "print(server.pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env.pop("USER", None)  # as for a service; Temporal does not start then
     ran = subprocess.run([sys.executable, "-c", node], env=env, capture_output=True, check=False)
     server = int(ran.stdout)
     eventually(lambda: not psutil.pid_exists(server), "it has gone with its node")

@@ -6,6 +6,7 @@ memory and cores bear, and a node that feels pressure meanwhile takes nothing mo
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -194,6 +195,8 @@ def _dev_server(home: Path, port: int, ui_port: int | None) -> subprocess.Popen[
     with log.open("ab") as out:
         server = subprocess.Popen(
             [*_bound_to_us(), *dev_server_argv(program, port, home / "node" / "engine.db", ui_port)],
+            # It does not start without this name, which a service or a cron job need not have.
+            env={"USER": str(os.getuid()), **os.environ},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
