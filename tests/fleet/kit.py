@@ -33,11 +33,12 @@ from cms.session.model import Reply as Answer
 from cms.store import sessions
 from cms.store.database import Database
 from cms.store.store import Store
+from cms.testing import agent
 from cms.testing.script import ScriptedReply, call
 
 T = TypeVar("T")
 
-AGENT = (sys.executable, "-m", "cms.testing.agent")
+AGENT = agent.command()
 #: Seconds that any test may take.
 WITHIN = 20.0
 #: In the environment of every process that a test starts, so that each can be found again.

@@ -33,21 +33,30 @@ import sys
 from pathlib import Path
 
 
-def write_launcher(path: Path) -> Path:
-    """Write an executable that starts the simulated agent, for where a `claude` is wanted (`CMS_CLAUDE`).
+def command() -> tuple[str, ...]:
+    """What starts the simulated agent from any folder, with little to load; a `claude`'s flags are to follow.
 
-    It runs the interpreter that wrote it, with the import path of this process, from any folder.
+    It takes the interpreter and the import path of this process.
     """
+    return (sys.executable, "-SE", "-c", _program())
+
+
+def write_launcher(path: Path) -> Path:
+    """Write an executable that does the same, for where one file is wanted (`CMS_CLAUDE`)."""
+    path.write_text(f"#!{sys.executable} -SE\n{_program()}")
+    path.chmod(0o755)
+    return path
+
+
+def _program() -> str:
     lines = (
-        f"#!{sys.executable} -SE",  # the path below is all that it needs of what `site` finds
         "import gc, sys",
         "gc.disable()",  # while modules are loaded it finds nothing
         "sys.modules['typing_extensions'] = None",  # as `cms.cli.main` does
+        # All that is needed of what `site` finds, which -S leaves out.
         f"sys.path[:] = {[entry for entry in sys.path if entry]!r}",
         "from cms.testing.agent.__main__ import main",
         "gc.enable()",
         "main()",
     )
-    path.write_text("\n".join(lines) + "\n")
-    path.chmod(0o755)
-    return path
+    return "".join(f"{line}\n" for line in lines)
