@@ -224,7 +224,7 @@ def test_a_detached_table_survives_kills_and_costs_nothing_again(own_shell: Shel
 
     CMS_TEST_ROWS=300 is the full size.
     """
-    count = int(os.environ.get("CMS_TEST_ROWS", "4"))
+    count = int(os.environ.get("CMS_TEST_ROWS", "3"))
     rows = own_shell.work / "rows.csv"
     rows.write_text("id,good\n" + "".join(f"r{n},{'no' if n % 3 == 0 else 'yes'}\n" for n in range(count)))
     (own_shell.work / "yes").touch()
