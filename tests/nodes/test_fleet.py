@@ -21,21 +21,30 @@ from nodes.kit import Head, Host, Proxy, Server, eventually, sleeps, task
 Hosts = Callable[[str], Any]
 
 
-def test_a_batch_over_two_nodes(server: Server, head: Head, node: Host, hosts: Hosts) -> None:
+def test_a_batch_over_two_nodes_goes_on_when_the_engine_is_killed(
+    server: Server, head: Head, node: Host, hosts: Hosts
+) -> None:
     one, two = node, hosts("two")
     label = "both"
     two.start_node(server.url(), "--labels", label)
     marks = head.work_dir / "marks-of-both"
     marks.mkdir()
-    # Four that wait for one another: neither node has the slots for all of them.
-    meet = f"until test $(ls {marks} | wc -l) = 4; do sleep 0.05; done"
-    tasks = [task(f"t{n}", call("Bash", command=f"touch {marks}/{n}; {meet}")) for n in range(4)]
+    # Four at once: neither node has the slots for all of them.
+    wait = f"until test -e {marks}/go; do sleep 0.05; done"
+    tasks = [task(f"t{n}", call("Bash", command=f"echo x >> {marks}/{n}; {wait}")) for n in range(4)]
     tasks.append(task("last", needs=["t0", "t3"], prompt="x {{needs.t0.response}}"))
-    ran = head.batch(tasks, server.url(), "--labels", label, "--max-cost", "6")
-    assert ran.code == 0, ran
-    done = ran.json()
+    running = head.begin(tasks, server.url(heartbeat=20), "--labels", label, "--max-cost", "6")
+    eventually(lambda: len(list(marks.iterdir())) == 4, "they are at work")
+    server.kill()
+    time.sleep(1)
+    server.start()
+    (marks / "go").write_text("x\n")
+    out, err = running.communicate(timeout=40)
+    assert running.returncode == 0, (out, err)
+    done = json.loads(out)
     assert done["counts"] == {"completed": 5}
-    nodes = {str(each["node"]) for each in ran.list("tasks")}
+    assert {path.read_text() for path in marks.iterdir()} == {"x\n"}, "each is begun once"
+    nodes = {str(each["node"]) for each in done["tasks"]}
     assert nodes == {one.node_id, two.node_id}
     claims = claims_of(one, done["id"]) + claims_of(two, done["id"])
     assert len(claims) == 5
@@ -237,19 +246,6 @@ def test_a_head_dies_and_moves_to_another_home(server: Server, node: Host, hosts
     assert {path.read_text() for path in marks.iterdir()} == {"x\n"}
     assert len(claims_of(node, ran.json()["id"])) == 2
     assert len(claims_of(node, head.show("left")["id"])) == 1
-
-
-def test_the_engine_is_killed(server: Server, head: Head, node: Host) -> None:
-    mark = head.work_dir / "mark-under-way"
-    tasks = [task("under-way", sleeps(3, mark)), task("waiting", needs=["under-way"])]
-    running = head.begin(tasks, server.url(heartbeat=20))
-    eventually(mark.exists, "it is at work")
-    server.kill()
-    time.sleep(1)
-    server.start()
-    out, _ = running.communicate(timeout=40)
-    assert json.loads(out)["counts"] == {"completed": 2}
-    assert mark.read_text() == "x\n"
 
 
 def test_an_engine_that_is_not_there(head: Head) -> None:
