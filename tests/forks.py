@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -171,7 +171,8 @@ class Server:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
                 return _become(request, files)
-            connection.send(pid.to_bytes(4))
+            with suppress(OSError):
+                connection.send(pid.to_bytes(4))
             self._running[pid] = connection
             for file in files:
                 os.close(file)
@@ -182,7 +183,8 @@ class Server:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
-            with self._running.pop(pid) as connection:
+            # (Whoever gave up waiting has gone.)
+            with self._running.pop(pid) as connection, suppress(OSError):
                 connection.send(os.waitstatus_to_exitcode(status).to_bytes(4, signed=True))
 
 
