@@ -32,9 +32,10 @@ from cms.session.model import (
 from cms.session.model import Reply as Answer
 from cms.store import sessions
 from cms.store.database import Database
+from cms.store.rawlog import raw_log_path
 from cms.store.store import Store
 from cms.testing import agent
-from cms.testing.script import ScriptedReply, call
+from cms.testing.script import Quirk, ScriptedReply, call, say
 
 T = TypeVar("T")
 
@@ -171,6 +172,17 @@ async def until(condition: Callable[[], bool]) -> None:
 def toil(name: str = "one") -> ScriptedReply:
     """A tool call that never ends by itself, and tells `at_work` that it has begun."""
     return call("Bash", command=f"touch at-work-{name}; sleep 600")
+
+
+#: Hears nothing, neither on its stdin nor a SIGTERM; `is_deaf` waits until it does so.
+DEAF = say("x").quirky(Quirk("ignore_sigterm"), Quirk("unknown"), Quirk("hang"))
+
+
+async def is_deaf(settings: Settings, supervisor: Supervisor, name: str = "one") -> None:
+    """Until the session has come to `DEAF`."""
+    await until(lambda: supervisor.live_count() > 0)
+    log = raw_log_path(settings.raw, (await supervisor.get(name)).id)
+    await until(lambda: log.exists() and b"unheard_of" in log.read_bytes())
 
 
 async def at_work(supervisor: Supervisor, name: str = "one") -> None:

@@ -31,8 +31,9 @@ from cms.session.model import (
     SessionStatus,
 )
 from cms.store.live_files import read_all
-from cms.testing.script import Quirk, call, prompt, say
+from cms.testing.script import call, prompt, say
 from fleet.kit import (
+    DEAF,
     FullDisk,
     ask,
     assert_nothing_left,
@@ -40,6 +41,7 @@ from fleet.kit import (
     awkward,
     consistent,
     delegate,
+    is_deaf,
     last,
     make_options,
     make_settings,
@@ -429,18 +431,16 @@ async def test_cancelled_at_work(tmp_path: Path) -> None:
 
 async def test_what_is_deaf_is_forced_to_end_within_the_grace_of_its_caller(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, grace=600.0)
-    deaf = say("").quirky(Quirk("ignore_sigterm"), Quirk("hang"))
-    task = prompt("Work", call("Bash", command="touch at-work-one"), deaf)
     results = []
     async with supervising(settings) as supervisor, trio.open_nursery() as nursery:
         scope = trio.CancelScope()
 
         async def go() -> None:
-            options = make_options(settings)
+            task, options = prompt("Work", DEAF), make_options(settings)
             results.append(await supervisor.delegate(options, task, within=scope, grace=0.2))
 
         nursery.start_soon(go)
-        await at_work(supervisor)
+        await is_deaf(settings, supervisor)
         scope.cancel()
     (result,) = results
     assert result.status is Outcome.INTERRUPTED

@@ -45,6 +45,7 @@ from cms.store.recovery import recover
 from cms.store.store import Store, open_store
 from cms.testing.script import FOREVER, Quirk, ScriptedReply, call, prompt, say, together
 from fleet.kit import (
+    DEAF,
     FullDisk,
     StoreOver,
     ask,
@@ -53,6 +54,7 @@ from fleet.kit import (
     awkward,
     consistent,
     delegate,
+    is_deaf,
     last,
     make_settings,
     marked,
@@ -466,21 +468,24 @@ async def test_whoever_reads_that_it_has_ended_reads_how(
     settings = make_settings(tmp_path)
     async with supervising(settings) as supervisor:
         await start(supervisor)
-        await supervisor.submit("one", prompt("go", toil()), type="send")
+        sent = await supervisor.submit("one", prompt("go", toil()), type="send")
         await at_work(supervisor)
         pid = (await supervisor.get("one")).pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+        await supervisor.finished(sent)
+        told = [await supervisor.get("one")]
         await looking.wait()
-        early = await supervisor.get("one")
+        told.append(await supervisor.get("one"))
         go_on.set()
         await until(lambda: supervisor.live_count() == 0)
-        record = await supervisor.get("one")
-    assert early.status is record.status is SessionStatus.FAILED
-    assert early.error == record.error
-    assert "was killed by signal 9 in the middle of a turn" in record.error
-    assert early.receipt is not None
-    assert early.receipt.empty
+        told.append(await supervisor.get("one"))
+    for record in told:
+        assert record.status is SessionStatus.FAILED
+        assert "was killed by signal 9 in the middle of a turn" in record.error
+        assert record.pid is None
+        assert record.receipt is not None
+        assert record.receipt.empty
 
 
 async def test_one_that_dies_of_a_message(tmp_path: Path) -> None:
@@ -610,11 +615,8 @@ async def test_one_that_hangs(tmp_path: Path) -> None:
     settings = make_settings(tmp_path, grace=0.3)
     async with supervising(settings) as supervisor:
         await start(supervisor)
-        sign = tmp_path / "work" / "sign"
-        begin = call("Write", file_path="sign", content="x")
-        deaf = say("x").quirky(Quirk("ignore_sigterm"), Quirk("hang"))
-        sent = await supervisor.submit("one", prompt("Work", begin, deaf), type="send")
-        await until(sign.exists)
+        sent = await supervisor.submit("one", prompt("Work", DEAF), type="send")
+        await is_deaf(settings, supervisor)
         receipt = proved(await supervisor.stop("one"))
         assert [step.name for step in receipt.steps] == ["interrupt", "eof", "terminate", "kill"]
         assert receipt.seconds < 2

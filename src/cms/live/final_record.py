@@ -78,12 +78,16 @@ class FinalRecord:
         """The process has ended so."""
         self.receipt = receipt
 
-    async def finish(self) -> None:
-        """Whatever happened: write down how it ended, and let nobody wait for ever."""
-        # Before its state says that it is over: from then on anybody may read how it ended.
+    def note_gone(self) -> None:
+        """The process is gone. How it ended is told first: once it is over, anybody may read that."""
         self._tell_end()
         if self._process is not None:
             self._driver.process_gone()
+
+    async def finish(self) -> None:
+        """Whatever happened: write down how it ended, and let nobody wait for ever."""
+        self.note_gone()
+        if self._process is not None:
             self._driver.note_caps()
             await self._look_at_paths()
         self._tell_end()

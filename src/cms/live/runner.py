@@ -513,7 +513,7 @@ class Runner:
             # write queue store it.
             with trio.move_on_after(self._settings.grace):
                 await reader.wait_drained()
-            self._driver.process_gone()
+            self._final.note_gone()
             self._writes.close()
             await self._writes.wait_done()
             nursery.cancel_scope.cancel()
