@@ -50,7 +50,7 @@ def _load_msgspec() -> None:
         return
     sys.modules["typing_extensions"] = None  # type: ignore[assignment] # "there is no such module", in Python's words
     try:
-        import msgspec  # noqa: F401
+        import msgspec  # noqa: F401 - for whoever imports it next
     finally:
         del sys.modules["typing_extensions"]
 

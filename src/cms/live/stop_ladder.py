@@ -62,9 +62,8 @@ class Ladder:
         with self._polite:
             if interrupt is not None:
                 await self._step("interrupt", interrupt)
-            await (
-                trio.lowlevel.checkpoint()
-            )  # in a hurry nothing is asked: the receipt has who was alive then
+            # In a hurry nothing is asked: the receipt has who was alive then.
+            await trio.lowlevel.checkpoint()
             self._process.close_stdin()
             if not (eof and await self._step("eof", container.wait)):
                 container.terminate()

@@ -347,6 +347,7 @@ def count(
 ) -> tuple[int, float]:
     """How many sessions `page` finds in all, without those with the ids `but`, and what they cost."""
     where, values = _in_status(status, tags)
+    # (`where` is made of words of ours; what anybody has said is among the values.)
     figures = f"SELECT count(*), coalesce(sum(total_cost_usd), 0.0) FROM sessions WHERE {where}"  # noqa: S608
     number, usd = db.execute(figures, values).fetchone()
     if but:  # Taken off again: to ask of each of them all whether it is one takes three times as long.
